@@ -1,0 +1,2 @@
+//! The md engine: sans-IO, deterministic.
+#![forbid(unsafe_code)]

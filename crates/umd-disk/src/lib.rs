@@ -1,0 +1,1 @@
+//! Members behind one small batch trait.

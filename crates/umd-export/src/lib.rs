@@ -1,0 +1,2 @@
+//! Doors: NBD.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! The weighbridge: kernel md, mdadm, GRUB and NBD clients as oracles.

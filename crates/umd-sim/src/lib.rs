@@ -1,0 +1,2 @@
+//! The wind tunnel: the shipped core under deterministic simulation.
+#![forbid(unsafe_code)]

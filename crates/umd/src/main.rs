@@ -1,0 +1,3 @@
+//! The umd binary.
+
+fn main() {}
