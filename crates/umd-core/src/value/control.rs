@@ -1,7 +1,7 @@
 //! What an administrator can ask a running array to do.
 
-use crate::sync::SyncAction;
-use crate::value::MemberId;
+use super::ids::MemberId;
+use super::sync_action::SyncAction;
 
 /// A control request.
 #[derive(Debug, Clone)]
