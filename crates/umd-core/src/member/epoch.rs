@@ -59,7 +59,11 @@ impl Epoch {
 
     /// Slots without an in-sync member.
     pub fn degraded(&self) -> u16 {
-        let lost = self.columns.iter().filter(|c| !c.is_some_and(|c| c.in_sync)).count();
+        let lost = self
+            .columns
+            .iter()
+            .filter(|c| !c.is_some_and(|c| c.in_sync))
+            .count();
         u16::try_from(lost).expect("slots fit 16 bits")
     }
 

@@ -109,13 +109,24 @@ impl Io {
             _ => 0,
         };
         let submitted = self.now.mono;
-        let flight = Flight { io: IoId(0), member, owner, submitted, read_bytes };
+        let flight = Flight {
+            io: IoId(0),
+            member,
+            owner,
+            submitted,
+            read_bytes,
+        };
         let index = self.flights.insert(flight);
         assert!(index < 1 << INDEX_BITS, "too many member I/Os under way");
         self.sequence += 1;
         let io = IoId(self.sequence << INDEX_BITS | u64::from(index));
         self.flights.get_mut(index).expect("just inserted").io = io;
-        self.out.push(Command::Io(MemberIo { io, member, purpose, op }));
+        self.out.push(Command::Io(MemberIo {
+            io,
+            member,
+            purpose,
+            op,
+        }));
     }
 
     /// Starts a read of `len_sectors` into a fresh buffer.
@@ -129,7 +140,15 @@ impl Io {
     ) {
         let bytes = usize::try_from(len_sectors * 512).expect("reads fit memory");
         let buf = self.pool.take(bytes);
-        self.submit(member, purpose, IoOp::Read { offset_sectors, buf }, owner);
+        self.submit(
+            member,
+            purpose,
+            IoOp::Read {
+                offset_sectors,
+                buf,
+            },
+            owner,
+        );
     }
 
     /// Starts a metadata write: durable on completion.
@@ -142,7 +161,16 @@ impl Io {
         owner: Owner,
     ) {
         let data = SmallVec::from_iter([data]);
-        self.submit(member, purpose, IoOp::Write { offset_sectors, data, fua: true }, owner);
+        self.submit(
+            member,
+            purpose,
+            IoOp::Write {
+                offset_sectors,
+                data,
+                fua: true,
+            },
+            owner,
+        );
     }
 
     /// A completion from the driver. Those of I/O given up on are dropped.
@@ -169,11 +197,16 @@ impl Io {
     /// Ends all I/O to a member with an error, now. What the driver reports later is dropped; the
     /// buffers stay with the driver until then.
     pub fn orphan(&mut self, member: MemberId) {
-        let lost: Vec<u32> =
-            self.flights.iter().filter(|(_, f)| f.member == member).map(|(i, _)| i).collect();
+        let lost: Vec<u32> = self
+            .flights
+            .iter()
+            .filter(|(_, f)| f.member == member)
+            .map(|(i, _)| i)
+            .collect();
         for index in lost {
             let flight = self.flights.remove(index).expect("just listed");
-            self.ready.push_back((flight.owner, member, Err(IoError::Gone)));
+            self.ready
+                .push_back((flight.owner, member, Err(IoError::Gone)));
         }
     }
 
@@ -225,10 +258,16 @@ mod tests {
         assert_eq!(io.next_ready().map(|r| r.1), Some(MemberId(1)));
         let second = read(&mut io, 2);
         assert_ne!(first, second);
-        io.complete(Completion { io: first, result: Ok(IoDone::Done) });
+        io.complete(Completion {
+            io: first,
+            result: Ok(IoDone::Done),
+        });
         assert!(io.next_ready().is_none());
         let buf = io.pool.take(512);
-        io.complete(Completion { io: second, result: Ok(IoDone::Read(buf)) });
+        io.complete(Completion {
+            io: second,
+            result: Ok(IoDone::Read(buf)),
+        });
         assert!(io.next_ready().is_some_and(|r| r.2.is_ok()));
         assert_eq!(io.in_flight(), 0);
     }
@@ -238,7 +277,10 @@ mod tests {
         let mut io = Io::new(Pool::new());
         let id = read(&mut io, 1);
         let buf = io.pool.take(100);
-        io.complete(Completion { io: id, result: Ok(IoDone::Read(buf)) });
+        io.complete(Completion {
+            io: id,
+            result: Ok(IoDone::Read(buf)),
+        });
         assert!(io.next_ready().is_some_and(|r| r.2.is_err()));
     }
 
@@ -246,7 +288,13 @@ mod tests {
     fn hung_members_are_found() {
         let mut io = Io::new(Pool::new());
         read(&mut io, 4);
-        io.begin(Now { mono: Instant(31_000_000_000), wall_seconds: 0 }, Vec::new());
+        io.begin(
+            Now {
+                mono: Instant(31_000_000_000),
+                wall_seconds: 0,
+            },
+            Vec::new(),
+        );
         assert_eq!(io.overdue(Span::secs(30)), [MemberId(4)]);
         assert_eq!(io.overdue(Span::secs(32)), []);
     }

@@ -105,7 +105,9 @@ impl Members {
 
     /// The working member in a slot.
     pub fn in_slot(&self, slot: Slot) -> Option<&Member> {
-        self.list.iter().find(|m| m.slot == Some(slot) && m.is_active())
+        self.list
+            .iter()
+            .find(|m| m.slot == Some(slot) && m.is_active())
     }
 
     /// Takes a member in. Panics on an identity or number that is in use.
@@ -122,19 +124,34 @@ impl Members {
 
     /// The lowest device number at or above `from` that nobody has.
     pub fn free_number(&self, from: u32) -> u32 {
-        (from..).find(|n| self.list.iter().all(|m| m.number() != *n)).expect("a free number")
+        (from..)
+            .find(|n| self.list.iter().all(|m| m.number() != *n))
+            .expect("a free number")
     }
 
     /// What must hold at any moment: identities, numbers and slots are held once.
     pub fn check(&self) {
         for (i, a) in self.list.iter().enumerate() {
-            assert!(!a.is_active() || a.slot.is_some(), "an active member has a slot");
-            assert!(a.state != State::Spare || a.slot.is_none(), "a spare has no slot");
+            assert!(
+                !a.is_active() || a.slot.is_some(),
+                "an active member has a slot"
+            );
+            assert!(
+                a.state != State::Spare || a.slot.is_none(),
+                "a spare has no slot"
+            );
             for b in &self.list[i + 1..] {
                 assert!(a.id != b.id, "two members with one identity");
-                assert!(a.number() != b.number(), "two members with one device number");
+                assert!(
+                    a.number() != b.number(),
+                    "two members with one device number"
+                );
                 let both = a.is_active() && b.is_active();
-                assert!(!both || a.slot != b.slot, "two members in slot {:?}", a.slot);
+                assert!(
+                    !both || a.slot != b.slot,
+                    "two members in slot {:?}",
+                    a.slot
+                );
             }
         }
     }

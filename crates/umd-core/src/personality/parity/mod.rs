@@ -17,7 +17,7 @@
 //! | recover | everything usable | no more unusable columns than parities |
 
 use smallvec::SmallVec;
-use umd_parity::{Lost, Loss};
+use umd_parity::{Loss, Lost};
 
 use crate::geometry::Row;
 use crate::value::{Buf, Pool, Purpose, Slice};
@@ -93,24 +93,40 @@ pub fn plan_write(
     assert_eq!(touched.len(), row.data.len(), "one flag per data index");
     let keep: SmallVec<[u16; 2]> = parities(row).filter(|s| present(access, *s)).collect();
     let by_touch = |wanted: bool| {
-        let chosen = row.data.iter().zip(touched).filter(move |(_, t)| **t == wanted);
-        chosen.map(|(slot, _)| *slot).collect::<SmallVec<[u16; 16]>>()
+        let chosen = row
+            .data
+            .iter()
+            .zip(touched)
+            .filter(move |(_, t)| **t == wanted);
+        chosen
+            .map(|(slot, _)| *slot)
+            .collect::<SmallVec<[u16; 16]>>()
     };
     let (old, rest) = (by_touch(true), by_touch(false));
     if keep.is_empty() {
         let writable = old.iter().all(|s| present(access, *s));
-        let plan = WritePlan { kind: WriteKind::Full, reads: SmallVec::new() };
+        let plan = WritePlan {
+            kind: WriteKind::Full,
+            reads: SmallVec::new(),
+        };
         return writable.then_some(plan);
     }
     let modify = trusted && old.iter().chain(&keep).all(|s| usable(access, *s));
     let reconstruct = rest.iter().all(|s| usable(access, *s));
     if reconstruct && (!modify || rest.len() <= old.len() + keep.len()) {
-        let kind = if rest.is_empty() { WriteKind::Full } else { WriteKind::Reconstruct };
+        let kind = if rest.is_empty() {
+            WriteKind::Full
+        } else {
+            WriteKind::Reconstruct
+        };
         return Some(WritePlan { kind, reads: rest });
     }
     if modify {
         let reads = old.iter().chain(&keep).copied().collect();
-        return Some(WritePlan { kind: WriteKind::ReadModify, reads });
+        return Some(WritePlan {
+            kind: WriteKind::ReadModify,
+            reads,
+        });
     }
     let lost_data = row.data.iter().filter(|s| !usable(access, **s)).count();
     let good: SmallVec<[u16; 2]> = parities(row).filter(|s| usable(access, *s)).collect();
@@ -119,18 +135,29 @@ pub fn plan_write(
     }
     let data = row.data.iter().copied().filter(|s| usable(access, *s));
     let reads = data.chain(good.iter().copied()).collect();
-    Some(WritePlan { kind: WriteKind::Recover, reads })
+    Some(WritePlan {
+        kind: WriteKind::Recover,
+        reads,
+    })
 }
 
 /// What has to be read to get the content of a data slot that cannot be read, or `None` if it
 /// cannot be had.
 pub fn plan_reconstruct(row: &Row, access: &[Access], wanted: u16) -> Option<SmallVec<[u16; 16]>> {
-    let lost = row.data.iter().filter(|s| **s == wanted || !usable(access, **s)).count();
+    let lost = row
+        .data
+        .iter()
+        .filter(|s| **s == wanted || !usable(access, **s))
+        .count();
     let good: SmallVec<[u16; 2]> = parities(row).filter(|s| usable(access, *s)).collect();
     if lost > good.len() {
         return None;
     }
-    let others = row.data.iter().copied().filter(|s| *s != wanted && usable(access, *s));
+    let others = row
+        .data
+        .iter()
+        .copied()
+        .filter(|s| *s != wanted && usable(access, *s));
     Some(others.chain(good[..lost].iter().copied()).collect())
 }
 
@@ -141,8 +168,7 @@ pub fn parity_of<'a>(
     p: Option<&mut [u8]>,
     q: Option<&mut [u8]>,
 ) {
-    let data: SmallVec<[Option<&[u8]>; 16]> =
-        row.order.iter().map(|s| s.map(&column)).collect();
+    let data: SmallVec<[Option<&[u8]>; 16]> = row.order.iter().map(|s| s.map(&column)).collect();
     match (p, q) {
         (Some(p), Some(q)) => umd_parity::pq(p, q, &data),
         (Some(p), None) => {
@@ -157,13 +183,18 @@ pub fn parity_of<'a>(
 /// Computes the content of the `wanted` slots of a row from those that were read. Slots without
 /// bytes count as lost, all of them; panics if those are more than the parities.
 pub fn rebuild(row: &Row, column: &[Option<&[u8]>], wanted: &mut [(u16, &mut [u8])]) {
-    let data: SmallVec<[Option<&[u8]>; 16]> =
-        row.order.iter().map(|s| s.and_then(|s| column[usize::from(s)])).collect();
+    let data: SmallVec<[Option<&[u8]>; 16]> = row
+        .order
+        .iter()
+        .map(|s| s.and_then(|s| column[usize::from(s)]))
+        .collect();
     let p = column[usize::from(row.p)];
     let q = row.q.and_then(|q| column[usize::from(q)]);
     let mut lost: SmallVec<[Loss<'_>; 4]> = SmallVec::new();
-    let mut wanted: SmallVec<[Option<(u16, &mut [u8])>; 4]> =
-        wanted.iter_mut().map(|(slot, out)| Some((*slot, &mut **out))).collect();
+    let mut wanted: SmallVec<[Option<(u16, &mut [u8])>; 4]> = wanted
+        .iter_mut()
+        .map(|(slot, out)| Some((*slot, &mut **out)))
+        .collect();
     let slots = row.data.iter().copied().chain(parities(row));
     for slot in slots.filter(|s| column[usize::from(*s)].is_none()) {
         let what = match row.power_of(slot) {
@@ -171,10 +202,15 @@ pub fn rebuild(row: &Row, column: &[Option<&[u8]>], wanted: &mut [(u16, &mut [u8
             None if slot == row.p => Lost::P,
             None => Lost::Q,
         };
-        let entry = wanted.iter_mut().find(|w| w.as_ref().is_some_and(|w| w.0 == slot));
+        let entry = wanted
+            .iter_mut()
+            .find(|w| w.as_ref().is_some_and(|w| w.0 == slot));
         lost.push((what, entry.and_then(Option::take).map(|w| w.1)));
     }
-    assert!(wanted.iter().all(Option::is_none), "a wanted column was read");
+    assert!(
+        wanted.iter().all(Option::is_none),
+        "a wanted column was read"
+    );
     umd_parity::recover(&data, p, q, &mut lost);
 }
 
@@ -204,10 +240,19 @@ pub fn compute_write(kind: WriteKind, mut band: Band<'_>) -> SmallVec<[BandWrite
             fresh_parity(&band)
         }
     };
-    let data = band.row.data.iter().zip(band.new).filter_map(|(slot, new)| {
-        let bytes = new.clone()?;
-        present(band.access, *slot).then_some(BandWrite { slot: *slot, purpose: Purpose::Data, bytes })
-    });
+    let data = band
+        .row
+        .data
+        .iter()
+        .zip(band.new)
+        .filter_map(|(slot, new)| {
+            let bytes = new.clone()?;
+            present(band.access, *slot).then_some(BandWrite {
+                slot: *slot,
+                purpose: Purpose::Data,
+                bytes,
+            })
+        });
     let parity = parity.into_iter().map(|(slot, buf)| BandWrite {
         slot,
         purpose: Purpose::Parity,
@@ -219,13 +264,19 @@ pub fn compute_write(kind: WriteKind, mut band: Band<'_>) -> SmallVec<[BandWrite
 fn modify_parity(band: &mut Band<'_>) -> SmallVec<[(u16, Buf); 2]> {
     let mut take = |slot: u16| {
         let wanted = present(band.access, slot);
-        wanted.then(|| band.old[usize::from(slot)].take().expect("old parity was read"))
+        wanted.then(|| {
+            band.old[usize::from(slot)]
+                .take()
+                .expect("old parity was read")
+        })
     };
     let mut p = take(band.row.p);
     let mut q = band.row.q.and_then(&mut take);
     for (slot, new) in band.row.data.iter().zip(band.new) {
         let Some(new) = new else { continue };
-        let old = band.old[usize::from(*slot)].as_ref().expect("old data was read");
+        let old = band.old[usize::from(*slot)]
+            .as_ref()
+            .expect("old data was read");
         let power = band.row.power_of(*slot).expect("data has a power");
         let power = u8::try_from(power).expect("powers of g fit a byte");
         umd_parity::pq_delta(
@@ -250,7 +301,10 @@ fn fresh_parity(band: &Band<'_>) -> SmallVec<[(u16, Buf); 2]> {
             let index = band.row.index_of(slot).expect("a data slot");
             match &band.new[index] {
                 Some(new) => new.as_slice(),
-                None => band.old[usize::from(slot)].as_ref().expect("old data").as_slice(),
+                None => band.old[usize::from(slot)]
+                    .as_ref()
+                    .expect("old data")
+                    .as_slice(),
             }
         };
         let p = p.as_mut().map(Buf::as_mut_slice);
@@ -271,16 +325,25 @@ fn recover_untouched(band: &mut Band<'_>) {
         .filter(|(slot, new)| new.is_none() && band.old[usize::from(**slot)].is_none())
         .map(|(slot, _)| *slot)
         .collect();
-    let mut bufs: SmallVec<[(u16, Buf); 2]> =
-        need.iter().map(|slot| (*slot, band.pool.take(band.len_bytes))).collect();
+    let mut bufs: SmallVec<[(u16, Buf); 2]> = need
+        .iter()
+        .map(|slot| (*slot, band.pool.take(band.len_bytes)))
+        .collect();
     if bufs.is_empty() {
         return;
     }
-    let column: SmallVec<[Option<&[u8]>; 16]> =
-        band.old.iter().map(|b| b.as_ref().map(Buf::as_slice)).collect();
-    let mut wanted: SmallVec<[(u16, &mut [u8]); 2]> =
-        bufs.iter_mut().map(|(slot, buf)| (*slot, buf.as_mut_slice())).collect();
-    rebuild(band.row, &column, &mut wanted);
+    {
+        let column: SmallVec<[Option<&[u8]>; 16]> = band
+            .old
+            .iter()
+            .map(|b| b.as_ref().map(Buf::as_slice))
+            .collect();
+        let mut wanted: SmallVec<[(u16, &mut [u8]); 2]> = bufs
+            .iter_mut()
+            .map(|(slot, buf)| (*slot, buf.as_mut_slice()))
+            .collect();
+        rebuild(band.row, &column, &mut wanted);
+    }
     for (slot, buf) in bufs {
         band.old[usize::from(slot)] = Some(buf);
     }

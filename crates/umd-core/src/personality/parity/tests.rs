@@ -58,7 +58,13 @@ fn losses(n: u16, max: u16) -> Vec<Vec<u16>> {
 }
 
 /// Writes a band by the plan and returns what is on the slots afterwards.
-fn write(row: &Row, slots: &[Vec<u8>], access: &[Access], touched: &[bool], trusted: bool) -> Vec<Vec<u8>> {
+fn write(
+    row: &Row,
+    slots: &[Vec<u8>],
+    access: &[Access],
+    touched: &[bool],
+    trusted: bool,
+) -> Vec<Vec<u8>> {
     let pool = Pool::new();
     let plan = plan_write(row, access, touched, trusted).expect("within redundancy");
     let mut after = slots.to_vec();
@@ -69,14 +75,30 @@ fn write(row: &Row, slots: &[Vec<u8>], access: &[Access], touched: &[bool], trus
         .collect();
     let mut old: Vec<Option<Buf>> = slots.iter().map(|_| None).collect();
     for slot in &plan.reads {
-        assert_eq!(access[usize::from(*slot)], Access::Usable, "read what must not be read");
+        assert_eq!(
+            access[usize::from(*slot)],
+            Access::Usable,
+            "read what must not be read"
+        );
         let mut buf = pool.take(LEN);
-        buf.as_mut_slice().copy_from_slice(&slots[usize::from(*slot)]);
+        buf.as_mut_slice()
+            .copy_from_slice(&slots[usize::from(*slot)]);
         old[usize::from(*slot)] = Some(buf);
     }
-    let band = Band { row, access, new: &new, old, len_bytes: LEN, pool: &pool };
+    let band = Band {
+        row,
+        access,
+        new: &new,
+        old,
+        len_bytes: LEN,
+        pool: &pool,
+    };
     for write in compute_write(plan.kind, band) {
-        assert_ne!(access[usize::from(write.slot)], Access::Lost, "wrote to a lost slot");
+        assert_ne!(
+            access[usize::from(write.slot)],
+            Access::Lost,
+            "wrote to a lost slot"
+        );
         after[usize::from(write.slot)] = write.bytes.as_slice().to_vec();
     }
     after
@@ -119,11 +141,17 @@ fn one_case(map: &Raid456, row: &Row, lost: &[u16], mask: u32) {
             .map(|s| (!lost.contains(&(s as u16))).then(|| after[s].as_slice()))
             .collect();
         let mut outs: Vec<(u16, Vec<u8>)> = lost.iter().map(|s| (*s, vec![0; LEN])).collect();
-        let mut wanted: Vec<(u16, &mut [u8])> =
-            outs.iter_mut().map(|(s, v)| (*s, v.as_mut_slice())).collect();
+        let mut wanted: Vec<(u16, &mut [u8])> = outs
+            .iter_mut()
+            .map(|(s, v)| (*s, v.as_mut_slice()))
+            .collect();
         rebuild(row, &column, &mut wanted);
         for (slot, bytes) in outs {
-            assert_eq!(bytes, expected[usize::from(slot)], "slot {slot} {row:?} {mask:b}");
+            assert_eq!(
+                bytes,
+                expected[usize::from(slot)],
+                "slot {slot} {row:?} {mask:b}"
+            );
         }
         for slot in (0..after.len()).filter(|s| !lost.contains(&(*s as u16))) {
             assert_eq!(after[slot], expected[slot], "slot {slot} {row:?} {mask:b}");
@@ -164,7 +192,8 @@ fn reads_of_every_lost_column_are_planned() {
         for lost in losses(map.raid_disks(), map.parities()) {
             let slots = consistent(&map, &row, 5);
             let mut access = vec![Access::Usable; slots.len()];
-            lost.iter().for_each(|s| access[usize::from(*s)] = Access::Lost);
+            lost.iter()
+                .for_each(|s| access[usize::from(*s)] = Access::Lost);
             for wanted in lost.iter().filter(|s| row.index_of(**s).is_some()) {
                 let reads = plan_reconstruct(&row, &access, *wanted).expect("recoverable");
                 assert!(reads.iter().all(|s| !lost.contains(s)));
@@ -195,12 +224,27 @@ fn the_cheaper_way_is_taken() {
     let map = Raid456::new(Level::Raid5, 5, 6, 8, 800).expect("map");
     let row = map.row(0);
     let access = vec![Access::Usable; 6];
-    let plan = |touched: [bool; 5], trusted| {
-        plan_write(&row, &access, &touched, trusted).expect("plan")
-    };
-    assert_eq!(plan([true, false, false, false, false], true).kind, WriteKind::ReadModify);
-    assert_eq!(plan([true, false, false, false, false], true).reads.as_slice(), [0, 5]);
-    assert_eq!(plan([true, false, false, false, false], false).kind, WriteKind::Reconstruct);
-    assert_eq!(plan([true, true, true, false, false], true).reads.as_slice(), [3, 4]);
+    let plan =
+        |touched: [bool; 5], trusted| plan_write(&row, &access, &touched, trusted).expect("plan");
+    assert_eq!(
+        plan([true, false, false, false, false], true).kind,
+        WriteKind::ReadModify
+    );
+    assert_eq!(
+        plan([true, false, false, false, false], true)
+            .reads
+            .as_slice(),
+        [0, 5]
+    );
+    assert_eq!(
+        plan([true, false, false, false, false], false).kind,
+        WriteKind::Reconstruct
+    );
+    assert_eq!(
+        plan([true, true, true, false, false], true)
+            .reads
+            .as_slice(),
+        [3, 4]
+    );
     assert_eq!(plan([true; 5], true).kind, WriteKind::Full);
 }
