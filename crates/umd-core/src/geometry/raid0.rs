@@ -69,7 +69,7 @@ impl Raid0 {
         }
         // md masks with chunk - 1 even when the chunk is no power of two; the array's size on
         // disk follows from that, so it is done the same way here.
-        let masked: u64 = sizes_sectors.iter().map(|s| s & !(chunk_sectors - 1)).sum();
+        let masked: u64 = rounded.iter().map(|s| s & !(chunk_sectors - 1)).sum();
         let end = zones.last().map_or(0, |z| z.end_sectors);
         Ok(Raid0 {
             chunk_sectors,
