@@ -95,9 +95,15 @@ fn unusable(
         });
         return Ok(());
     }
-    Err(RefusalKind::Unusable {
-        member,
-        why: why.to_string(),
+    Err(match why {
+        NoSuperblock::V090 => RefusalKind::NotSupported {
+            what: "metadata version 0.90".to_owned(),
+            member,
+        },
+        _ => RefusalKind::Unusable {
+            member,
+            why: why.to_string(),
+        },
     })
 }
 
