@@ -221,6 +221,23 @@ impl Unit {
         }
     }
 
+    fn write_done(
+        &mut self,
+        rig: &mut SyncRig<'_>,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) {
+        if let Err(error) = result {
+            rig.io
+                .effects
+                .push(Effect::Fail(member, format!("write failed: {error}")));
+            self.replan = true;
+        } else if self.unreadable.iter().any(|slot| u32::from(*slot) == tag) {
+            rig.io.effects.push(Effect::Corrected(member));
+        }
+    }
+
     fn over(&self) -> UnitEnd {
         UnitEnd::Done {
             mismatch_sectors: self.mismatch_sectors,
