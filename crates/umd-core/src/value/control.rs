@@ -41,7 +41,7 @@ pub struct NewMember {
     /// Host reads avoid it.
     pub write_mostly: bool,
     /// The superblock found on it, if one was.
-    pub superblock: Option<Box<umd_format::v1::Superblock>>,
+    pub superblock: Option<Box<umd_format::SuperblockV1>>,
 }
 
 /// What `umd action` can ask for.
