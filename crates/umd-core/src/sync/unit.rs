@@ -200,14 +200,7 @@ impl Unit {
         match self.stage {
             Stage::Locking => unreachable!("no I/O before the lock"),
             Stage::Reading => self.read_done(rig, tag, member, result),
-            Stage::Writing => {
-                if let Err(error) = result {
-                    rig.io
-                        .effects
-                        .push(Effect::Fail(member, format!("write failed: {error}")));
-                    self.replan = true;
-                }
-            }
+            Stage::Writing => self.write_done(rig, tag, member, result),
         }
         if self.left > 0 {
             return None;
