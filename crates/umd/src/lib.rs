@@ -1,0 +1,9 @@
+//! The umd binary as a library, so that tests can call its rooms.
+//!
+//! ```text
+//!   argv --> cli (one item per option) --+--> text / json        (pure renderers)
+//!                                        +--> client --socket--> daemon (control API)
+//!                                                                  |
+//!                                      one thread per array <------+------> NBD listener
+//! ```
+#![forbid(unsafe_code)]
