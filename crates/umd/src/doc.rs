@@ -11,8 +11,9 @@
 
 use serde::{Deserialize, Serialize};
 use umd_core::array::{ArrayState, MemberRole, MemberStatus, Status};
-use umd_core::sync::SyncAction;
 use umd_core::value::SECTOR_BYTES;
+use umd_core::value::SyncAction;
+use umd_format::Uuid;
 
 use crate::words;
 
@@ -36,7 +37,10 @@ impl Stamp {
             .ok()
             .and_then(|s| jiff::Timestamp::from_second(s).ok())
             .map_or_else(|| format!("@{seconds}"), |stamp| stamp.to_string());
-        Stamp { iso, epoch: seconds }
+        Stamp {
+            iso,
+            epoch: seconds,
+        }
     }
 }
 
@@ -242,8 +246,8 @@ impl ArrayDoc {
             name: around.name.clone(),
             array_state: state_word(status.state).to_owned(),
             reason: around.reason.clone(),
-            uuid: words::uuid_md(&status.uuid),
-            uuid_canonical: words::uuid_canonical(&status.uuid),
+            uuid: Uuid(status.uuid).to_string(),
+            uuid_canonical: Uuid(status.uuid).canonical(),
             set_name: status.set_name.clone(),
             metadata: format!("1.{}", status.minor),
             level: level_word(status.level),
@@ -271,13 +275,19 @@ impl ArrayDoc {
             sync_action,
             sync,
             sync_pending: status.sync_pending,
-            last_sync_action: status.last_sync.map(|action| action_word(action).to_owned()),
+            last_sync_action: status
+                .last_sync
+                .map(|action| action_word(action).to_owned()),
             mismatch_cnt: status.mismatch_sectors,
             logical_block_bytes: status.logical_block_bytes,
             requests_in_flight: status.requests_in_flight as u64,
             nbd: around.nbd.clone(),
             pid: std::process::id(),
-            members: status.members.iter().map(|m| member_doc(m, around)).collect(),
+            members: status
+                .members
+                .iter()
+                .map(|m| member_doc(m, around))
+                .collect(),
         }
     }
 
@@ -380,7 +390,10 @@ pub(crate) mod tests {
     pub(crate) fn raid5() -> Status {
         Status {
             state: ArrayState::Clean,
-            uuid: words::parse_uuid("11112222:33334444:55556666:77778888").expect("uuid"),
+            uuid: "11112222:33334444:55556666:77778888"
+                .parse::<Uuid>()
+                .expect("uuid")
+                .0,
             set_name: "host:r5".into(),
             minor: 2,
             level: 5,

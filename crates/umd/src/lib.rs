@@ -1,9 +1,14 @@
 //! The umd binary as a library, so that tests can call its rooms.
 //!
 //! ```text
-//!   argv --> cli (one item per option) --+--> text / json        (pure renderers)
+//!   argv --> cli (one item per option) --+--> text / doc         (pure renderers)
 //!                                        +--> client --socket--> daemon (control API)
 //!                                                                  |
 //!                                      one thread per array <------+------> NBD listener
 //! ```
 #![forbid(unsafe_code)]
+
+pub mod doc;
+pub mod text;
+pub mod units;
+pub mod words;

@@ -93,7 +93,16 @@ mod tests {
         assert_eq!(parse_sectors("24s"), Some(24));
         assert_eq!(parse_sectors("0"), Some(0));
         for bad in [
-            "", "K", "s", "-1", "+1", "1.5G", "64KB", "x", " 1", "36028797018963968T",
+            "",
+            "K",
+            "s",
+            "-1",
+            "+1",
+            "1.5G",
+            "64KB",
+            "x",
+            " 1",
+            "36028797018963968T",
             "99999999999999999999",
         ] {
             assert_eq!(parse_sectors(bad), None, "{bad}");

@@ -132,37 +132,18 @@ pub fn metadata_minor(word: &str) -> Option<u8> {
     }
 }
 
-/// A UUID as md prints it: four groups of eight hex digits, bytes in order.
-pub fn uuid_md(uuid: &[u8; 16]) -> String {
-    let hex: Vec<String> = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    let groups: Vec<String> = hex.chunks(4).map(|group| group.concat()).collect();
-    groups.join(":")
-}
-
-/// A UUID in the usual 8-4-4-4-12 form.
-pub fn uuid_canonical(uuid: &[u8; 16]) -> String {
-    let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    let cuts = [0..8, 8..12, 12..16, 16..20, 20..32];
-    cuts.map(|cut| hex[cut].to_owned()).join("-")
-}
-
-/// Reads a UUID: 32 hex digits, with any of `:`, `-`, `.` or blanks between them.
-pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let mut digits = Vec::with_capacity(32);
-    for c in text.chars() {
-        match c {
-            ':' | '-' | '.' | ' ' => {}
-            _ => digits.push(u8::try_from(c.to_digit(16)?).ok()?),
-        }
-    }
-    if digits.len() != 32 {
-        return None;
-    }
+/// Sixteen random bytes made a version 4 UUID, for a new array or member.
+pub fn random_uuid() -> umd_format::Uuid {
     let mut uuid = [0; 16];
-    for (byte, pair) in uuid.iter_mut().zip(digits.chunks(2)) {
-        *byte = pair[0] << 4 | pair[1];
+    let mut filled = 0;
+    while filled < uuid.len() {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        filled += rustix::rand::getrandom(&mut uuid[filled..], flags)
+            .expect("the kernel has random bytes");
     }
-    Some(uuid)
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    umd_format::Uuid(uuid)
 }
 
 #[cfg(test)]
@@ -171,7 +152,13 @@ mod tests {
 
     #[test]
     fn levels_have_their_words() {
-        for (word, level) in [("0", 0), ("stripe", 0), ("mirror", 1), ("raid6", 6), ("10", 10)] {
+        for (word, level) in [
+            ("0", 0),
+            ("stripe", 0),
+            ("mirror", 1),
+            ("raid6", 6),
+            ("10", 10),
+        ] {
             assert_eq!(level_number(word), Some(level));
         }
         assert_eq!(level_number("raid7"), None);
@@ -208,12 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn uuids_read_in_all_forms() {
-        let uuid = parse_uuid("11112222:33334444:55556666:77778888").expect("md form");
-        assert_eq!(uuid_md(&uuid), "11112222:33334444:55556666:77778888");
-        assert_eq!(uuid_canonical(&uuid), "11112222-3333-4444-5555-666677778888");
-        assert_eq!(parse_uuid(&uuid_canonical(&uuid)), Some(uuid));
-        assert_eq!(parse_uuid("1111"), None);
-        assert_eq!(parse_uuid("g1112222:33334444:55556666:77778888"), None);
+    fn random_uuids_differ() {
+        assert_ne!(random_uuid(), random_uuid());
+        assert_eq!(random_uuid().0[6] >> 4, 4);
     }
 }

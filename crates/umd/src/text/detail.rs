@@ -43,7 +43,10 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     if array.chunk_bytes > 0 {
         line("Chunk Size", format!("{}K\n", array.chunk_bytes / 1024));
     }
-    line("Consistency Policy", format!("{}\n", array.consistency_policy));
+    line(
+        "Consistency Policy",
+        format!("{}\n", array.consistency_policy),
+    );
     if let Some(sync) = &array.sync {
         let label = match sync.action.as_str() {
             "recover" => "Rebuild Status",
@@ -52,7 +55,10 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
         };
         line(label, format!("{}% complete\n", sync.percent as u64));
     }
-    line("Name", format!("{}{}", array.set_name, context.local_tail(&array.set_name)));
+    line(
+        "Name",
+        format!("{}{}", array.set_name, context.local_tail(&array.set_name)),
+    );
     line("UUID", array.uuid.clone());
     line("Events", format!("{}\n", array.events));
     out.push_str(&table(array));
@@ -133,7 +139,11 @@ fn row(out: &mut String, member: &MemberDoc, slot: Option<u16>) {
 pub fn brief(array: &ArrayDoc, verbose: bool) -> String {
     let mut out = format!("ARRAY /dev/md/{}", array.name);
     if verbose {
-        let _ = write!(out, " level={} num-devices={}", array.level, array.raid_disks);
+        let _ = write!(
+            out,
+            " level={} num-devices={}",
+            array.level, array.raid_disks
+        );
     }
     let _ = write!(out, " metadata={}", array.metadata);
     if array.spare_devices() > 0 {
@@ -191,7 +201,7 @@ mod tests {
     use crate::doc::tests::{doc, member, raid5};
     use crate::text::tests::context;
     use umd_core::array::{ArrayState, MemberRole, Status, SyncStatus};
-    use umd_core::sync::SyncAction;
+    use umd_core::value::SyncAction;
 
     #[test]
     fn a_clean_raid5() {
@@ -322,7 +332,10 @@ Consistency Policy : resync
         );
         let long = brief(&array, true);
         assert!(long.starts_with("ARRAY /dev/md/r5 level=raid1 num-devices=2 metadata=1.2"));
-        assert!(long.ends_with("\n   devices=/tmp/a.img,/tmp/c.img,/tmp/d.img\n"), "{long}");
+        assert!(
+            long.ends_with("\n   devices=/tmp/a.img,/tmp/c.img,/tmp/d.img\n"),
+            "{long}"
+        );
         let expected = "\
 MD_LEVEL=raid1
 MD_DEVICES=2

@@ -109,7 +109,10 @@ fn slot_letters(array: &ArrayDoc) -> String {
 /// The kernel's progress line for a sync action: a bar of 20 cells, percent, KiB done and to do,
 /// the estimated rest and the speed.
 pub fn progress(sync: &SyncDoc) -> String {
-    let (done, total) = (sync.done_sectors.min(sync.total_sectors), sync.total_sectors);
+    let (done, total) = (
+        sync.done_sectors.min(sync.total_sectors),
+        sync.total_sectors,
+    );
     let per_milli = (done >> 10) * 1000 / ((total >> 10) + 1);
     let cells = usize::try_from(per_milli / 50).unwrap_or(20).min(20);
     let word = match sync.action.as_str() {
@@ -142,7 +145,10 @@ fn bitmap_line(bitmap: &BitmapDoc) -> String {
     } else {
         format!("{}KB", bitmap.chunk_bytes / 1024)
     };
-    format!("bitmap: {used}/{pages} pages [{}KB], {chunk} chunk", used * 4)
+    format!(
+        "bitmap: {used}/{pages} pages [{}KB], {chunk} chunk",
+        used * 4
+    )
 }
 
 #[cfg(test)]
@@ -150,7 +156,7 @@ mod tests {
     use super::*;
     use crate::doc::tests::{doc, member, raid5};
     use umd_core::array::{ArrayState, BitmapStatus, MemberRole, SyncStatus};
-    use umd_core::sync::SyncAction;
+    use umd_core::value::SyncAction;
 
     #[test]
     fn a_clean_raid5_and_a_raid0() {
@@ -260,7 +266,10 @@ r5 : active (auto-read-only) raid1 c.img[2](S) b.img[1](W) a.img[0]
         );
         // The end of the range: never more than 20 cells.
         let end = progress(&sync(2 << 40, 2 << 40, Some(0)));
-        assert!(end.starts_with("[===================>.]  check = 99.9%"), "{end}");
+        assert!(
+            end.starts_with("[===================>.]  check = 99.9%"),
+            "{end}"
+        );
         let none = progress(&sync(0, 64_000, None));
         assert!(none.contains("(0/32000) finish=33.3min"), "{none}");
     }

@@ -22,7 +22,10 @@ impl Context {
     pub fn system() -> Context {
         Context {
             zone: TimeZone::system(),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: rustix::system::uname()
+                .nodename()
+                .to_string_lossy()
+                .into_owned(),
         }
     }
 

@@ -96,7 +96,10 @@ mod tests {
     fn a_terminal_gets_one_line_in_place() {
         let mut progress = Progress::new(true);
         let first = progress.update("r5", &sync(10)).expect("a line");
-        assert!(first.starts_with("\rr5: [=>...................]  recovery = "), "{first}");
+        assert!(
+            first.starts_with("\rr5: [=>...................]  recovery = "),
+            "{first}"
+        );
         assert!(!first.contains('\n'));
         assert_eq!(progress.end().as_deref(), Some("\n"));
         assert_eq!(progress.end(), None);
