@@ -8,6 +8,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod doc;
 pub mod text;
 pub mod units;
