@@ -285,7 +285,10 @@ mod tests {
         assert_eq!(read(plain).expect("reads"), Some((200, b"hi".to_vec())));
         let chunked = "HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n\
                        3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
-        assert_eq!(read(chunked).expect("reads"), Some((404, b"abcde".to_vec())));
+        assert_eq!(
+            read(chunked).expect("reads"),
+            Some((404, b"abcde".to_vec()))
+        );
         let empty = "HTTP/1.1 204 No Content\r\n\r\n";
         assert_eq!(read(empty).expect("reads"), Some((204, Vec::new())));
     }

@@ -8,8 +8,12 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod cli;
+pub mod client;
+pub mod daemon;
 pub mod doc;
+pub mod runtime;
 pub mod text;
 pub mod units;
 pub mod words;

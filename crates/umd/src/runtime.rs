@@ -171,10 +171,16 @@ mod tests {
     #[test]
     fn the_default_follows_the_user() {
         let xdg = Path::new("/run/user/1000");
-        assert_eq!(default_dir(Some(xdg), 1000), Path::new("/run/user/1000/umd"));
+        assert_eq!(
+            default_dir(Some(xdg), 1000),
+            Path::new("/run/user/1000/umd")
+        );
         assert_eq!(default_dir(None, 0), Path::new("/run/umd"));
         assert_eq!(default_dir(None, 1000), Path::new("/tmp/umd-1000"));
-        assert_eq!(default_dir(Some(Path::new("x")), 7), Path::new("/tmp/umd-7"));
+        assert_eq!(
+            default_dir(Some(Path::new("x")), 7),
+            Path::new("/tmp/umd-7")
+        );
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make a new array and start it
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// Start an existing array, made by the kernel or by umd
     Assemble(AssembleArgs),
     /// Run one array in the foreground, in this process

@@ -116,12 +116,10 @@ fn mode_first(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
             continue;
         }
         let (found, kept) = split_mode(&text)?;
-        if let Some(found) = found {
-            if command.replace(found).is_some_and(|before| before != found) {
-                return Err(Failure::usage(format!(
-                    "{text} would set the mode a second time"
-                )));
-            }
+        if let Some(found) = found
+            && command.replace(found).is_some_and(|before| before != found)
+        {
+            return Err(Failure::usage(format!("{text} would set the mode a second time")));
         }
         rest.extend(kept.map(OsString::from));
     }

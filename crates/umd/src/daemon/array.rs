@@ -20,6 +20,7 @@ use umd_disk::MemberFile;
 use umd_export::nbd::{ExportInfo, Socket, Transmission};
 use umd_format::SuperblockV1;
 
+use super::open::How;
 use crate::api::EventDoc;
 use crate::doc::{ArrayDoc, Surroundings};
 
@@ -74,6 +75,8 @@ pub struct Handle {
     pub export: ExportInfo,
     /// What happens to it.
     pub events: broadcast::Sender<EventDoc>,
+    /// How its members were opened, and new ones will be.
+    pub how: Arc<How>,
 }
 
 /// The array's thread is gone.
@@ -89,6 +92,7 @@ impl Handle {
     pub fn new(
         export: ExportInfo,
         events: broadcast::Sender<EventDoc>,
+        how: How,
     ) -> std::io::Result<(Handle, Inbox)> {
         use rustix::event::{EventfdFlags, eventfd};
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
@@ -102,6 +106,7 @@ impl Handle {
             wake,
             export,
             events,
+            how: Arc::new(how),
         };
         Ok((handle, inbox))
     }

@@ -61,13 +61,21 @@ impl Doors {
         requests: &mut Vec<Request>,
     ) -> io::Result<()> {
         let number = self.next;
-        self.next = self.next.checked_add(1).expect("2^32 connections to one array");
+        self.next = self
+            .next
+            .checked_add(1)
+            .expect("2^32 connections to one array");
         let mut connection = Connection::new(transmission, number, self.pool.clone());
         if connection.take_requests(requests).is_err() {
             return Ok(()); // It said nonsense in its first bytes.
         }
         let interest = interest_of(&connection);
-        epoll::add(epoll, &socket, epoll::EventData::new_u64(number.into()), interest)?;
+        epoll::add(
+            epoll,
+            &socket,
+            epoll::EventData::new_u64(number.into()),
+            interest,
+        )?;
         let door = Door {
             socket,
             connection,
@@ -81,7 +89,9 @@ impl Doors {
 
     /// The poller said something about a connection.
     pub fn ready(&mut self, mark: u64, flags: epoll::EventFlags, requests: &mut Vec<Request>) {
-        let door = u32::try_from(mark).ok().and_then(|n| self.doors.get_mut(&n));
+        let door = u32::try_from(mark)
+            .ok()
+            .and_then(|n| self.doors.get_mut(&n));
         let Some(door) = door else {
             return; // Dropped earlier in this very turn.
         };

@@ -47,7 +47,10 @@ pub fn log_line(event: &EventDoc) -> Option<String> {
     if event.event == "Changed" {
         return None;
     }
-    let mut line = format!("{} event detected on md device {}", event.event, event.array);
+    let mut line = format!(
+        "{} event detected on md device {}",
+        event.event, event.array
+    );
     if let Some(member) = &event.member {
         line.push_str(&format!(", component device {member}"));
     }

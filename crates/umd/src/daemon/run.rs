@@ -1,7 +1,7 @@
 //! The thread of one array. See `array` for the drawing.
 
 use std::collections::{BTreeMap, HashSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 use rustix::event::{Timespec, epoll};
@@ -108,7 +108,12 @@ impl<E: Engine, B: Backend> Loop<E, B> {
     ) -> std::io::Result<Loop<E, B>> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = epoll::EventFlags::IN;
-        epoll::add(&epoll, &*inbox.wake, epoll::EventData::new_u64(MARK_WAKE), flags)?;
+        epoll::add(
+            &epoll,
+            &*inbox.wake,
+            epoll::EventData::new_u64(MARK_WAKE),
+            flags,
+        )?;
         let mark = epoll::EventData::new_u64(MARK_MEMBERS);
         epoll::add(&epoll, backend.event_fd(), mark, flags)?;
         let now = std::time::Instant::now();
@@ -159,20 +164,20 @@ impl<E: Engine, B: Backend> Loop<E, B> {
         self.commands = commands;
         self.carry_out();
         while !self.stopped {
-            self.work_until_quiet();
+            let quiet = self.work_until_quiet();
             self.doors.tend(&self.epoll);
             if self.stopped {
                 break;
             }
-            self.wait()?;
+            self.wait(quiet)?;
         }
         self.farewell();
         Ok(())
     }
 
-    /// Requests, commands and completions, until nothing is left to do without waiting (or it is
-    /// the poller's turn again).
-    fn work_until_quiet(&mut self) {
+    /// Requests, commands and completions, until nothing is left to do without waiting. Returns
+    /// `false` when that took too long and it is the poller's turn again.
+    fn work_until_quiet(&mut self) -> bool {
         for _ in 0..REAPS_PER_TURN {
             self.doors.take_held_back(&mut self.requests);
             self.serve_requests();
@@ -182,9 +187,10 @@ impl<E: Engine, B: Backend> Loop<E, B> {
                 self.reap();
             }
             if !ready && self.requests.is_empty() && self.commands.is_empty() {
-                break;
+                return true;
             }
         }
+        false
     }
 
     fn serve_requests(&mut self) {
@@ -303,10 +309,8 @@ impl<E: Engine, B: Backend> Loop<E, B> {
     }
 
     fn notify(&mut self, notice: Notice) {
-        match &notice {
-            Notice::Broken(why) => self.broken = Some(why.clone()),
-            Notice::Changed => {}
-            _ => {}
+        if let Notice::Broken(why) = &notice {
+            self.broken = Some(why.clone());
         }
         let path = |id: MemberId| self.members.get(&id).map(|member| member.name.clone());
         if let Some(event) = notices::event(&self.name, &notice, path) {
@@ -318,8 +322,12 @@ impl<E: Engine, B: Backend> Loop<E, B> {
     }
 
     /// Sleeps until something happens, then takes it in.
-    fn wait(&mut self) -> std::io::Result<()> {
-        let timeout = self.sleep_time();
+    fn wait(&mut self, quiet: bool) -> std::io::Result<()> {
+        let timeout = if quiet {
+            self.sleep_time()
+        } else {
+            Duration::ZERO
+        };
         let timeout = Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
@@ -355,8 +363,13 @@ impl<E: Engine, B: Backend> Loop<E, B> {
             return Duration::ZERO;
         }
         let now = self.now().mono;
-        let until_check = self.next_check.saturating_duration_since(std::time::Instant::now());
-        let timers = self.timers.values().map(|at| Duration::from_nanos((*at - now).0));
+        let until_check = self
+            .next_check
+            .saturating_duration_since(std::time::Instant::now());
+        let timers = self
+            .timers
+            .values()
+            .map(|at| Duration::from_nanos((*at - now).0));
         timers.chain([until_check]).min().unwrap_or(until_check)
     }
 
@@ -381,12 +394,9 @@ impl<E: Engine, B: Backend> Loop<E, B> {
         while let Ok(message) = self.inbox.receiver.try_recv() {
             match message {
                 Message::Connection(socket, transmission) => {
-                    let admitted = self.doors.admit(
-                        &self.epoll,
-                        socket,
-                        *transmission,
-                        &mut self.requests,
-                    );
+                    let admitted =
+                        self.doors
+                            .admit(&self.epoll, socket, *transmission, &mut self.requests);
                     if let Err(error) = admitted {
                         let text = format!("{}: a client was turned away: {error}", self.name);
                         crate::cli::outcome::say(&text);
@@ -442,7 +452,8 @@ impl<E: Engine, B: Backend> Loop<E, B> {
             write_mostly: offer.write_mostly,
             superblock: offer.superblock,
         };
-        self.members.insert(member, Attached::of(&offer.file, &offer.name));
+        self.members
+            .insert(member, Attached::of(&offer.file, &offer.name));
         self.backend.attach(member, offer.file);
         let control = match offer.re_add {
             true => Control::ReAdd(new),
