@@ -45,7 +45,8 @@ pub trait Backend {
     fn reap(&mut self, out: &mut Vec<Completion>);
 
     /// Becomes readable when completions may be waiting. Only for polling; the same for the whole
-    /// life of the backend.
+    /// life of the backend. On older kernels completions may also interrupt the poll (EINTR): poll
+    /// again, or reap.
     fn event_fd(&self) -> BorrowedFd<'_>;
 
     /// Closes and unlocks the member: now, or in the [`reap`](Backend::reap) that returns its last

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use crate::error::{Holder, OpenError};
 
 /// How often a taken lock is tried again.
-const RETRY: Duration = Duration::from_millis(20);
+pub(crate) const RETRY: Duration = Duration::from_millis(20);
 
 /// Locks the file, exclusively or shared, waiting up to `wait` for another holder to let go.
 pub(crate) fn lock(

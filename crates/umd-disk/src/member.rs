@@ -120,7 +120,8 @@ impl MemberFile {
     /// Opens and locks a regular file or a block device.
     ///
     /// A lock that somebody holds is an error at once ([`OpenError::InUse`]); only for block
-    /// devices a second is allowed, as udev locks them for a moment whenever they change.
+    /// devices a second is allowed, as udev locks them for a moment whenever they change, and the
+    /// kernel may take a moment to let go of one.
     pub fn open(path: &Path, mode: Mode, engine: Engine) -> Result<MemberFile, OpenError> {
         crate::open::open(path, mode, engine, Duration::ZERO)
     }

@@ -15,14 +15,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FallocateFlags, FileType, OFlags, SeekFrom, Stat, StatxFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 use umd_core::value::SECTOR_BYTES;
 
 use crate::error::{Holder, OpenError};
-use crate::lock::{kernel_holder, lock};
+use crate::lock::{RETRY, kernel_holder, lock};
 use crate::medium::Medium;
 use crate::member::{Engine, MemberFile, Mode, Route};
 use crate::memory::Memory;
@@ -30,8 +30,9 @@ use crate::pieces::{Align, bounce_pool};
 use crate::raw::{RawFile, ZeroWays};
 use crate::ring;
 
-/// How long udev may hold a block device's lock while it looks at it.
-const UDEV_WAIT: Duration = Duration::from_secs(1);
+/// How long udev may hold a block device's lock while it looks at it, or the kernel may take to
+/// let go of a device whose ring was closed.
+const DEVICE_WAIT: Duration = Duration::from_secs(1);
 /// Larger units of direct I/O (ZFS records, for example) are not worth it.
 const DIRECT_BYTES_MAX: u32 = 4096;
 /// File systems that are memory (statfs(2)).
@@ -46,12 +47,9 @@ pub(crate) fn open(
 ) -> Result<MemberFile, OpenError> {
     let path = std::path::absolute(path).map_err(|e| OpenError::io(path, "find it", e))?;
     let writable = mode == Mode::ReadWrite && engine != Engine::Memory;
-    let (file, stat, is_block) = open_file(&path, mode, writable)?;
+    let (file, stat, is_block) = open_file(&path, mode, writable, lock_wait)?;
     if mode != Mode::Examine {
-        let wait = match is_block {
-            true => lock_wait.max(UDEV_WAIT),
-            false => lock_wait,
-        };
+        let wait = wait_for(is_block, lock_wait);
         lock(&file, &path, mode == Mode::ReadWrite, wait)?;
     }
     let size = rustix::fs::seek(&file, SeekFrom::End(0))
@@ -82,8 +80,20 @@ pub(crate) fn open(
     choose(path, raw, mode, engine, in_memory)
 }
 
+fn wait_for(is_block: bool, lock_wait: Duration) -> Duration {
+    match is_block {
+        true => lock_wait.max(DEVICE_WAIT),
+        false => lock_wait,
+    }
+}
+
 /// Opens without side effects on anything but files and block devices.
-fn open_file(path: &Path, mode: Mode, writable: bool) -> Result<(File, Stat, bool), OpenError> {
+fn open_file(
+    path: &Path,
+    mode: Mode,
+    writable: bool,
+    lock_wait: Duration,
+) -> Result<(File, Stat, bool), OpenError> {
     let kind = |stat: &Stat| match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(false),
         FileType::BlockDevice => Ok(true),
@@ -108,10 +118,12 @@ fn open_file(path: &Path, mode: Mode, writable: bool) -> Result<(File, Stat, boo
             false => Holder::Unknown,
         },
     };
+    let deadline = Instant::now() + wait_for(is_block, lock_wait);
     let file = loop {
         match rustix::fs::open(path, flags, rustix::fs::Mode::empty()) {
             Ok(fd) => break File::from(fd),
             Err(Errno::INTR) => {}
+            Err(Errno::BUSY) if Instant::now() < deadline => std::thread::sleep(RETRY),
             Err(Errno::BUSY | Errno::TXTBSY) => return Err(in_use()),
             Err(errno) => return Err(OpenError::io(path, "open it", errno)),
         }

@@ -327,3 +327,108 @@ impl Medium for RawFile {
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::member::{Engine, MemberFile, Mode};
+
+    /// A file that claims to want 4096-byte blocks.
+    fn coarse(size_bytes: u64) -> (tempfile::TempDir, RawFile) {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("member.img");
+        let made = File::create(&path).and_then(|file| file.set_len(size_bytes));
+        made.expect("file");
+        let member = MemberFile::open(&path, Mode::ReadWrite, Engine::Sync).expect("open");
+        let raw = member.raw.clone().expect("a file");
+        drop(member);
+        let mut raw = std::sync::Arc::into_inner(raw).expect("the only one");
+        raw.align = Align {
+            memory: 512,
+            offset: 4096,
+        };
+        (dir, raw)
+    }
+
+    fn fill(raw: &RawFile, offset: u64, len: usize, value: u8) {
+        raw.write(offset, &[IoSlice::new(&vec![value; len])], false)
+            .expect("write");
+    }
+
+    fn bytes(raw: &RawFile, offset: u64, len: usize) -> Vec<u8> {
+        let mut buf = vec![0xee; len];
+        raw.read(offset, &mut buf).expect("read");
+        buf
+    }
+
+    #[test]
+    fn sectors_of_large_blocks_are_changed_one_by_one() {
+        let (_dir, raw) = coarse(4 << 20);
+        let size = 4 << 20;
+        let mut model = vec![0u8; size];
+        let cases = [
+            (512, 512),
+            (0, 512),
+            (3584, 512),
+            (3584, 1024),
+            (8192, 4096),
+            (8704, 8192),
+            (16384, 4608),
+            (size - 512, 512),
+            (1024, BOUNCE_BYTES + 8192),
+            (BOUNCE_BYTES - 512, 2 * BOUNCE_BYTES),
+        ];
+        for (round, (offset, len)) in cases.into_iter().enumerate() {
+            let value = round as u8 + 1;
+            fill(&raw, offset as u64, len, value);
+            model[offset..offset + len].fill(value);
+            assert!(bytes(&raw, 0, size) == model, "{offset}+{len}");
+            assert_eq!(bytes(&raw, offset as u64, len), vec![value; len]);
+        }
+        assert_eq!(raw.file.metadata().expect("stat").len(), size as u64);
+    }
+
+    #[test]
+    fn neighbours_in_one_block_do_not_undo_each_other() {
+        let (_dir, raw) = coarse(1 << 20);
+        std::thread::scope(|scope| {
+            for sector in 0..8u64 {
+                let raw = &raw;
+                scope.spawn(move || {
+                    for round in 0..50 {
+                        fill(raw, sector * 512, 512, round);
+                    }
+                });
+            }
+        });
+        assert_eq!(bytes(&raw, 0, 4096), vec![49; 4096]);
+    }
+
+    #[test]
+    #[should_panic(expected = "leaves the member")]
+    fn nothing_is_written_past_the_recorded_size() {
+        let (_dir, raw) = coarse(8192);
+        fill(&raw, 4096, 8192, 1);
+    }
+
+    #[test]
+    fn a_refused_way_of_zeroing_is_not_tried_again() {
+        let ways = ZeroWays {
+            punch: AtomicBool::new(true),
+            zero_range: AtomicBool::new(true),
+        };
+        let punch = ways.next(true, None).expect("a way");
+        assert!(punch.contains(FallocateFlags::PUNCH_HOLE));
+        let range = ways.next(false, None).expect("a way");
+        assert!(range.contains(FallocateFlags::ZERO_RANGE));
+        assert_eq!(ways.next(true, Some(punch)), Some(range));
+        assert_eq!(ways.next(true, Some(range)), None);
+        assert!(ways.refused(punch, Errno::INVAL));
+        assert_eq!(ways.next(true, None), Some(punch), "this range only");
+        assert!(ways.refused(punch, Errno::OPNOTSUPP));
+        assert_eq!(ways.next(true, None), Some(range));
+        assert!(ways.refused(range, Errno::OPNOTSUPP));
+        assert_eq!(ways.next(true, None), None);
+        assert!(!ways.refused(range, Errno::IO));
+    }
+}

@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs::OpenOptions;
+use std::time::Duration;
 
 use common::{Dice, Kind, MEMBER, Rig, SIZE_BYTES, SIZE_SECTORS, pattern, write_op};
 use umd_core::array::{Extent, IoDone, IoError, IoOp};
@@ -17,7 +18,7 @@ macro_rules! suite {
                 zeroes_in_one_large_range, allocation_is_told, sixty_four_deep_against_a_model,
                 thirty_two_mib_at_once, closes_with_io_in_flight, refuses_what_leaves_the_member,
                 nothing_to_do_is_quiet, a_shrunk_file_is_gone, a_vanished_file_is_gone,
-                deeper_than_any_queue, data_outlives_closing);
+                deeper_than_any_queue, data_outlives_closing, dropped_with_io_in_flight);
         }
     )*};
     (@tests $kind:ident: $($name:ident),*) => {$(
@@ -320,6 +321,41 @@ fn closes_with_io_in_flight(mut rig: Rig) {
     }
     if rig.kind.is_file() || rig.kind == Kind::FaultCache {
         assert_eq!(rig.file_bytes(63 * 65536, 65536), pattern(63, 65536));
+    }
+}
+
+fn dropped_with_io_in_flight(mut rig: Rig) {
+    rig.write(0, &pattern(99, 64 * 65536));
+    let mut reads = Vec::new();
+    for i in 0..64 {
+        let piece = rig.pool.copy_of(&pattern(i, 65536));
+        rig.submit(write_op(i * 128, vec![piece], false));
+        let op = rig.read_op(i * 128, 128);
+        reads.push(rig.submit(op));
+    }
+    let _ = rig.mux.kick();
+    rig.mux = umd_disk::Mux::new().expect("backend");
+    // What the kernel still writes to is not given to others.
+    let quiet: Vec<Slice> = (0..64)
+        .map(|_| rig.pool.take_zeroed(65536).freeze())
+        .collect();
+    if rig.kind == Kind::Memory {
+        return;
+    }
+    let wait = Duration::from_secs(30);
+    let engine = Engine::Auto;
+    let file = MemberFile::open_waiting(&rig.path, Mode::ReadWrite, engine, wait);
+    let file = file.expect("the lock is free when the I/O has ended");
+    let zeros = vec![0; 65536];
+    assert!(quiet.iter().all(|slice| slice.as_slice() == zeros));
+    if rig.kind.is_file() {
+        let old = pattern(99, 64 * 65536);
+        for i in 0..64 {
+            let found = file.read_at(i * 65536, 65536).expect("read");
+            let new = pattern(i, 65536);
+            let range = i as usize * 65536..(i as usize + 1) * 65536;
+            assert!(found == new || found == old[range], "block {i}");
+        }
     }
 }
 

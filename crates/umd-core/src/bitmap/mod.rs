@@ -182,7 +182,7 @@ impl Bitmap {
             return false;
         };
         let changed = kept.writer.advance(io, members, &mut kept.regions, leave);
-        if !kept.daemon_armed && leave.may_clear && kept.regions.any_clearable() {
+        if !kept.daemon_armed && leave.may_clear && kept.regions.dirty() > 0 {
             kept.daemon_armed = true;
             let at = io.now().mono + kept.daemon_sleep();
             io.out

@@ -32,6 +32,22 @@ pub struct Ticket {
 #[derive(Debug)]
 pub struct Intent {
     span: Option<(u64, u64)>,
+    region_sectors: u64,
+}
+
+impl Intent {
+    /// Panics when the intent does not cover these member data sectors.
+    pub fn assert_covers(&self, start_sectors: u64, len_sectors: u64) {
+        let Some((first, last)) = self.span else {
+            return;
+        };
+        let end = (last + 1) * self.region_sectors;
+        let inside = first * self.region_sectors <= start_sectors;
+        assert!(
+            inside && start_sectors + len_sectors <= end,
+            "a write outside its intent"
+        );
+    }
 }
 
 impl Ticket {
@@ -49,7 +65,10 @@ impl Ticket {
             self.span.is_none(),
             "a counted ticket is redeemed by its bitmap"
         );
-        Intent { span: None }
+        Intent {
+            span: None,
+            region_sectors: 0,
+        }
     }
 }
 
@@ -221,7 +240,10 @@ impl Regions {
                 );
             }
         }
-        Ok(Intent { span: ticket.span })
+        Ok(Intent {
+            span: ticket.span,
+            region_sectors: self.region_sectors,
+        })
     }
 
     /// The write is over.
@@ -295,11 +317,6 @@ impl Regions {
                     .map(move |i| base + i)
             });
         regions.take_while(|r| *r < self.count)
-    }
-
-    /// Whether there is a bit that may go one day.
-    pub(super) fn any_clearable(&self) -> bool {
-        self.dirty > 0 && self.set_regions().any(|r| self.idle(r))
     }
 
     /// One pass of aging; returns whether some region was idle for the second time.

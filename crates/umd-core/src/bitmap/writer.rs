@@ -75,6 +75,12 @@ impl Writer {
         self.offset_sectors
     }
 
+    /// Since these events bits may be missing: a member that left earlier cannot be told by them
+    /// what it missed.
+    pub fn events_cleared(&self) -> Events {
+        Events(self.superblock.fields.events_cleared)
+    }
+
     /// Seconds between clearing passes.
     pub fn daemon_sleep_seconds(&self) -> u32 {
         self.superblock.fields.daemon_sleep_s

@@ -64,28 +64,32 @@ pub(crate) fn probe() -> std::io::Result<()> {
     }
 }
 
-/// The best set-up this kernel knows: completions are processed when we ask (6.1), or at least
-/// without interrupting us (5.19), or whenever it likes.
-fn new_ring(entries: u32) -> std::io::Result<IoUring> {
-    let base = || {
-        let mut builder = IoUring::builder();
+/// Ways to set up a ring, best first: completions are processed when we ask (since Linux 6.1), or
+/// at least without interrupting us (5.19), or whenever the kernel likes.
+fn setups() -> [io_uring::Builder; 3] {
+    let mut builders = [(); 3].map(|()| IoUring::builder());
+    for builder in &mut builders {
         builder.setup_clamp().setup_cqsize(CQ_ENTRIES);
-        builder
-    };
-    let mut deferred = base();
-    deferred
+    }
+    builders[0]
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_taskrun_flag();
-    let mut cooperative = base();
-    cooperative.setup_coop_taskrun().setup_taskrun_flag();
-    for builder in [deferred, cooperative] {
-        match builder.build(entries) {
+    builders[1].setup_coop_taskrun().setup_taskrun_flag();
+    builders
+}
+
+/// The best ring this kernel knows.
+fn new_ring(entries: u32) -> std::io::Result<IoUring> {
+    let mut result = Err(std::io::Error::from(ErrorKind::Unsupported));
+    for builder in setups() {
+        result = builder.build(entries);
+        match &result {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            result => return result,
+            _ => break,
         }
     }
-    base().build(entries)
+    result
 }
 
 /// Where a member's I/O goes: an index into the ring's file table, or a descriptor.
@@ -123,7 +127,10 @@ pub(crate) struct Ring {
 impl Ring {
     /// A ring that signals `wake`. Belongs to the calling thread from here on.
     pub(crate) fn new(wake: BorrowedFd<'_>) -> std::io::Result<Ring> {
-        let ring = new_ring(SQ_ENTRIES)?;
+        Ring::with(new_ring(SQ_ENTRIES)?, wake)
+    }
+
+    fn with(ring: IoUring, wake: BorrowedFd<'_>) -> std::io::Result<Ring> {
         ring.submitter().register_eventfd(wake.as_raw_fd())?;
         // Both are improvements only: old kernels do without.
         let has_file_table = ring.submitter().register_files_sparse(FILES).is_ok();
@@ -189,9 +196,22 @@ impl Ring {
     /// Takes an I/O that is aligned as the member asks, and is not an allocation query.
     pub(crate) fn submit(&mut self, seat: usize, io: MemberIo) {
         let entry = self.seats[seat].as_mut().expect("the seat is taken");
-        match entry.free.pop() {
-            Some(slot) => self.start(seat, slot, io),
-            None => entry.backlog.push_back(io),
+        entry.backlog.push_back(io);
+        self.pump(seat);
+    }
+
+    /// Starts what waits, as far as there are slots.
+    fn pump(&mut self, seat: usize) {
+        loop {
+            let entry = self.seats[seat].as_mut().expect("the seat is taken");
+            if entry.free.is_empty() {
+                return;
+            }
+            let Some(io) = entry.backlog.pop_front() else {
+                return;
+            };
+            let slot = entry.free.pop().expect("looked at above");
+            self.start(seat, slot, io);
         }
     }
 
@@ -320,10 +340,7 @@ impl Ring {
             result,
         });
         entry.free.push(slot);
-        if let Some(next) = entry.backlog.pop_front() {
-            let slot = entry.free.pop().expect("freed above");
-            self.start(seat, slot, next);
-        }
+        self.pump(seat);
     }
 }
 
@@ -335,11 +352,158 @@ impl Seat {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        for seat in self.seats.iter_mut().flatten() {
-            if seat.free.len() < seat.slots.len() {
+        for index in 0..self.seats.len() {
+            match &mut self.seats[index] {
                 // The kernel may use this memory until the I/O ends, which nobody waits for now.
-                std::mem::forget(std::mem::take(&mut seat.slots));
+                Some(busy) if busy.free.len() < busy.slots.len() => {
+                    std::mem::forget(std::mem::take(&mut busy.slots));
+                }
+                // The kernel takes a ring apart at its leisure; these files are free now.
+                Some(_) => self.detach(index),
+                None => {}
             }
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::path::Path;
+
+    use umd_core::array::{IoOp, Purpose};
+    use umd_core::value::Pool;
+
+    use super::*;
+    use crate::finish::Wake;
+    use crate::member::{Engine, MemberFile, Mode};
+
+    const SECTORS: u64 = 4096;
+
+    /// A member the ring can use, and its directory.
+    fn member(dir: &Path) -> Arc<RawFile> {
+        let path = dir.join("member.img");
+        let file = std::fs::File::create(&path);
+        let made = file.and_then(|file| file.set_len(SECTORS * 512));
+        made.expect("file");
+        let member = MemberFile::open(&path, Mode::ReadWrite, Engine::Sync).expect("open");
+        member.raw.clone().expect("a file")
+    }
+
+    fn io(n: u64, op: IoOp) -> MemberIo {
+        MemberIo {
+            io: IoId(n),
+            member: MemberId(0),
+            purpose: Purpose::Data,
+            op,
+        }
+    }
+
+    fn settle(ring: &mut Ring, wake: &Wake, count: usize) -> Vec<Finished> {
+        let mut out = Vec::new();
+        while out.len() < count {
+            if !ring.kick() {
+                let mut fds = [rustix::event::PollFd::new(
+                    wake,
+                    rustix::event::PollFlags::IN,
+                )];
+                let wait = rustix::event::Timespec {
+                    tv_sec: 20,
+                    tv_nsec: 0,
+                };
+                match rustix::event::poll(&mut fds, Some(&wait)) {
+                    Err(rustix::io::Errno::INTR) => {}
+                    woken => assert_eq!(woken, Ok(1), "completions wake the loop"),
+                }
+            }
+            wake.clear();
+            ring.reap(&mut out);
+        }
+        out
+    }
+
+    /// Older kernels get the simpler set-ups; all must work where this is tested, too.
+    #[test]
+    fn every_way_to_set_up_a_ring_works() {
+        if let Err(error) = probe() {
+            return eprintln!("skipped: no io_uring here ({error})");
+        }
+        for (index, builder) in setups().into_iter().enumerate() {
+            for in_table in [true, false] {
+                let Ok(ring) = builder.build(8) else {
+                    assert_ne!(index, 2, "the plainest always works");
+                    continue;
+                };
+                let wake = Wake::new().expect("wake");
+                let mut ring = Ring::with(ring, wake.as_fd()).expect("ring");
+                ring.has_file_table &= in_table;
+                let dir = tempfile::tempdir().expect("directory");
+                let seat = ring.attach(MemberId(0), member(dir.path()));
+                round_trip(&mut ring, &wake, seat);
+                ring.detach(seat);
+            }
+        }
+    }
+
+    fn round_trip(ring: &mut Ring, wake: &Wake, seat: usize) {
+        let pool = Pool::new();
+        for n in 0..300 {
+            let piece = pool.copy_of(&[n as u8; 2048]);
+            let op = IoOp::Write {
+                offset_sectors: n * 8,
+                data: [piece.sub(0..512), piece.sub(512..2048)]
+                    .into_iter()
+                    .collect(),
+                fua: n == 7,
+            };
+            ring.submit(seat, io(n, op));
+        }
+        ring.submit(seat, io(300, IoOp::Flush));
+        let ended = settle(ring, wake, 301);
+        assert!(ended.iter().all(|e| matches!(e.result, Ok(IoDone::Done))));
+        for n in 0..300 {
+            let op = IoOp::Read {
+                offset_sectors: n * 8,
+                buf: pool.take(4096),
+            };
+            ring.submit(seat, io(n, op));
+        }
+        for Finished { io, result, .. } in settle(ring, wake, 300) {
+            let Ok(IoDone::Read(buf)) = result else {
+                panic!("{result:?}");
+            };
+            assert_eq!(buf.as_slice()[..2048], [io.0 as u8; 2048]);
+            assert_eq!(buf.as_slice()[2048..], [0; 2048]);
+        }
+    }
+
+    #[test]
+    fn refusals_do_not_hold_up_what_waits_behind_them() {
+        let wake = Wake::new().expect("wake");
+        let Ok(mut ring) = Ring::new(wake.as_fd()) else {
+            return eprintln!("skipped: no io_uring here");
+        };
+        let dir = tempfile::tempdir().expect("directory");
+        let raw = member(dir.path());
+        let seat = ring.attach(MemberId(0), raw);
+        std::fs::remove_file(dir.path().join("member.img")).expect("remove");
+        let pool = Pool::new();
+        for n in 0..400 {
+            // All of the flushes are refused: the file is gone.
+            let op = match n {
+                0..DEPTH_IOS => IoOp::Read {
+                    offset_sectors: 0,
+                    buf: pool.take(4096),
+                },
+                _ => IoOp::Flush,
+            };
+            ring.submit(seat, io(n, op));
+        }
+        let ended = settle(&mut ring, &wake, 400);
+        let refused = ended.iter().filter(|e| e.result.is_err()).count();
+        assert_eq!(refused as u64, 400 - DEPTH_IOS);
+        ring.detach(seat);
+    }
+
+    const DEPTH_IOS: u64 = DEPTH as u64;
 }

@@ -300,6 +300,13 @@ impl Client {
         Ok(())
     }
 
+    /// Gives the memory of a read back for another: fresh memory costs more than the transfer.
+    pub fn recycle(&mut self, answer: Answer) {
+        if let Answer::Data(data) = answer {
+            self.waiting.spare.push(data);
+        }
+    }
+
     /// Requests started and not reaped yet.
     pub fn in_flight(&self) -> usize {
         self.waiting.len()

@@ -154,6 +154,8 @@ pub(super) struct Waiting {
     table: Vec<Option<Awaited>>,
     free: Vec<u32>,
     started: u64,
+    /// Memory for reads to come.
+    pub spare: Vec<Vec<u8>>,
 }
 
 const UNKNOWN_COOKIE: ClientError = ClientError::Protocol("a reply to no request");
@@ -167,6 +169,7 @@ impl Waiting {
             table: Vec::new(),
             free: Vec::new(),
             started: 0,
+            spare: Vec::new(),
         }
     }
 
@@ -178,7 +181,9 @@ impl Waiting {
         let read = match *operation {
             // Memory only for what the server may send.
             Operation::Read { offset, len, .. } if len < CHUNK_BYTES_MAX => {
-                Some((offset, vec![0; len as usize]))
+                let mut data = self.spare.pop().unwrap_or_default();
+                data.resize(len as usize, 0);
+                Some((offset, data))
             }
             _ => None,
         };
