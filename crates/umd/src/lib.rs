@@ -12,6 +12,7 @@ pub mod api;
 pub mod cli;
 pub mod client;
 pub mod daemon;
+pub mod demo;
 pub mod doc;
 pub mod runtime;
 pub mod text;

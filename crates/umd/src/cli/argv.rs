@@ -119,7 +119,9 @@ fn mode_first(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         if let Some(found) = found
             && command.replace(found).is_some_and(|before| before != found)
         {
-            return Err(Failure::usage(format!("{text} would set the mode a second time")));
+            return Err(Failure::usage(format!(
+                "{text} would set the mode a second time"
+            )));
         }
         rest.extend(kept.map(OsString::from));
     }

@@ -11,6 +11,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use tokio::sync::{broadcast, oneshot};
@@ -71,8 +72,8 @@ pub struct Snapshot {
 pub struct Handle {
     sender: mpsc::Sender<Message>,
     wake: Arc<OwnedFd>,
-    /// The export as clients are shown it.
-    pub export: ExportInfo,
+    export: ExportInfo,
+    read_only: Arc<AtomicBool>,
     /// What happens to it.
     pub events: broadcast::Sender<EventDoc>,
     /// How its members were opened, and new ones will be.
@@ -104,11 +105,25 @@ impl Handle {
         let handle = Handle {
             sender,
             wake,
+            read_only: Arc::new(AtomicBool::new(export.read_only)),
             export,
             events,
             how: Arc::new(how),
         };
         Ok((handle, inbox))
+    }
+
+    /// The export as new clients are shown it.
+    pub fn export(&self) -> ExportInfo {
+        ExportInfo {
+            read_only: self.read_only.load(Ordering::Relaxed),
+            ..self.export.clone()
+        }
+    }
+
+    /// New clients are told that it is read-only, or is not any more.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.read_only.store(read_only, Ordering::Relaxed);
     }
 
     /// Sends a message and wakes the array's thread.

@@ -83,8 +83,12 @@ fn minor_of(request: &CreateRequest) -> Minor {
 /// # Errors
 /// When anything about the array or its devices is in the way; nothing has been written then.
 pub fn prepare(request: &CreateRequest, dry_run: bool) -> Result<Prepared, ErrorDoc> {
-    let requests: Vec<&DeviceRequest> =
-        request.slots.iter().flatten().chain(&request.spares).collect();
+    let requests: Vec<&DeviceRequest> = request
+        .slots
+        .iter()
+        .flatten()
+        .chain(&request.spares)
+        .collect();
     check_names(&requests)?;
     let mut prepared = Prepared {
         devices: Vec::new(),
@@ -146,7 +150,11 @@ fn take(
             return Ok(taken);
         }
         make_file(path, taken.sectors).map_err(|error| {
-            refused(format!("cannot make {}: {}", device.path, open::os_text(&error)))
+            refused(format!(
+                "cannot make {}: {}",
+                device.path,
+                open::os_text(&error)
+            ))
         })?;
     }
     let opened = match dry_run {
@@ -161,7 +169,11 @@ fn take(
     })?;
     taken.sectors = file.size_sectors();
     // Superblocks are written in sectors, as the kernel does on files; 4 KiB devices need more.
-    taken.block_bytes = if file.is_block() { file.logical_block_bytes() as usize } else { 512 };
+    taken.block_bytes = if file.is_block() {
+        file.logical_block_bytes() as usize
+    } else {
+        512
+    };
     taken.file = Some(file);
     Ok(taken)
 }
@@ -202,8 +214,8 @@ fn file_sectors(request: &CreateRequest, size: u64) -> Result<u64, ErrorDoc> {
         .filter(|sectors| *sectors < u64::MAX / SECTOR_BYTES)
         .ok_or_else(|| usage(format!("a size of {size} sectors is too large")))?;
     let region = wants_bitmap(request, size).then_some(region_wish(request));
-    let space = plan(&wish(request, region), &[roomy])
-        .map_err(|error| refused(error.to_string()))?;
+    let space =
+        plan(&wish(request, region), &[roomy]).map_err(|error| refused(error.to_string()))?;
     let member = space.members[0];
     let used = member.data_offset_sectors + size;
     Ok(match minor_of(request) {
@@ -215,7 +227,9 @@ fn file_sectors(request: &CreateRequest, size: u64) -> Result<u64, ErrorDoc> {
 }
 
 fn region_wish(request: &CreateRequest) -> RegionWish {
-    request.bitmap_chunk_bytes.map_or(RegionWish::Default, RegionWish::Bytes)
+    request
+        .bitmap_chunk_bytes
+        .map_or(RegionWish::Default, RegionWish::Bytes)
 }
 
 /// mdadm gives large arrays with redundancy a bitmap unless told otherwise.
@@ -281,7 +295,9 @@ fn part_of_array(path: &str, found: &Superblock) -> String {
 
 fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, ErrorDoc> {
     let uuid = match &request.uuid {
-        Some(text) => text.parse::<Uuid>().map_err(|error| usage(error.to_string()))?,
+        Some(text) => text
+            .parse::<Uuid>()
+            .map_err(|error| usage(error.to_string()))?,
         None => words::random_uuid(),
     };
     let new = |device: &Device| NewMember {
@@ -294,10 +310,21 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
         },
     };
     let mut next = devices.iter().map(new);
-    let mut take = || next.next().expect("one device was opened for each that was asked for");
-    let slots = request.slots.iter().map(|slot| slot.as_ref().map(|_| take())).collect();
+    let mut take = || {
+        next.next()
+            .expect("one device was opened for each that was asked for")
+    };
+    let slots = request
+        .slots
+        .iter()
+        .map(|slot| slot.as_ref().map(|_| take()))
+        .collect();
     let spares = request.spares.iter().map(|_| take()).collect();
-    let smallest = devices.iter().map(|device| device.sectors).min().unwrap_or(0);
+    let smallest = devices
+        .iter()
+        .map(|device| device.sectors)
+        .min()
+        .unwrap_or(0);
     let used = size_wish(request).unwrap_or(smallest);
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let array = NewArray {
@@ -322,7 +349,9 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
 fn create_error(error: &create::CreateError, devices: &[Device]) -> ErrorDoc {
     match error {
         create::CreateError::Space(SpaceError::DeviceTooSmall { device, .. }) => {
-            let path = devices.get(*device).map_or("", |device| device.request.path.as_str());
+            let path = devices
+                .get(*device)
+                .map_or("", |device| device.request.path.as_str());
             refused(format!("{path}: {error}"))
         }
         create::CreateError::Shape(text) => usage(text.clone()),
@@ -335,7 +364,10 @@ impl Prepared {
         let slots = self.created.slots.iter().flatten().map(|sb| (sb, true));
         let spares = self.created.spares.iter().map(|sb| (sb, false));
         let superblocks = slots.chain(spares);
-        self.devices.iter().zip(superblocks).map(|(device, (sb, active))| (device, sb, active))
+        self.devices
+            .iter()
+            .zip(superblocks)
+            .map(|(device, (sb, active))| (device, sb, active))
     }
 
     /// What would be written where, a line each.
@@ -349,8 +381,14 @@ impl Prepared {
                 let bytes = device.sectors * SECTOR_BYTES;
                 lines.push(format!("would make {path}, {bytes} bytes"));
             }
-            for sector in device.old.iter().filter(|at| **at != fields.super_offset_sectors) {
-                lines.push(format!("would erase the superblock at sector {sector} of {path}"));
+            for sector in device
+                .old
+                .iter()
+                .filter(|at| **at != fields.super_offset_sectors)
+            {
+                lines.push(format!(
+                    "would erase the superblock at sector {sector} of {path}"
+                ));
             }
             if let (Some(image), Some(sector), true) = (&bitmap, fields.bitmap_sector(), active) {
                 let sectors = image.len() as u64 / SECTOR_BYTES;
@@ -380,9 +418,19 @@ impl Prepared {
         assert!(!self.dry_run, "a dry run writes nothing");
         let bitmap = self.created.bitmap_image();
         for (device, superblock, active) in self.members() {
-            let file = device.file.as_ref().expect("every device is open outside a dry run");
-            write_member(file, device, superblock, bitmap.as_deref().filter(|_| active))
-                .map_err(|error| refused(format!("cannot write to {}: {error}", device.request.path)))?;
+            let file = device
+                .file
+                .as_ref()
+                .expect("every device is open outside a dry run");
+            write_member(
+                file,
+                device,
+                superblock,
+                bitmap.as_deref().filter(|_| active),
+            )
+            .map_err(|error| {
+                refused(format!("cannot write to {}: {error}", device.request.path))
+            })?;
         }
         self.kept = true;
         let devices = std::mem::take(&mut self.devices);
@@ -413,7 +461,11 @@ fn write_member(
     bitmap: Option<&[u8]>,
 ) -> Result<(), IoError> {
     let fields = &superblock.fields;
-    for sector in device.old.iter().filter(|at| **at != fields.super_offset_sectors) {
+    for sector in device
+        .old
+        .iter()
+        .filter(|at| **at != fields.super_offset_sectors)
+    {
         // The block a superblock of another place or version starts with; without its magic it is
         // none any more.
         file.write_at(sector * SECTOR_BYTES, &[0; 4096][..device.block_bytes])?;
@@ -469,7 +521,10 @@ mod tests {
             let mut request = request(dir.path(), level, &["a", "b", "c", "d"]);
             request.minor = minor;
             request.bitmap = Some(level != 0);
-            let opened = prepare(&request, false).expect("prepares").write().expect("writes");
+            let opened = prepare(&request, false)
+                .expect("prepares")
+                .write()
+                .expect("writes");
             assert_eq!(opened.len(), 4);
             let found = open::superblock(&opened[3].file, None).expect("reads");
             let Some(Superblock::V1(found)) = found else {
@@ -478,11 +533,18 @@ mod tests {
             let sectors = opened[3].file.size_sectors();
             let verified = found.verify(sectors).expect("a good superblock");
             if level != 0 {
-                assert_eq!(verified.fields.size_sectors, 16 << 11, "1.{minor} level {level}");
+                assert_eq!(
+                    verified.fields.size_sectors,
+                    16 << 11,
+                    "1.{minor} level {level}"
+                );
             } else {
                 assert_eq!(verified.fields.data_size_sectors, 16 << 11);
             }
-            assert!(sectors < (18 << 11), "1.{minor} level {level}: {sectors} sectors");
+            assert!(
+                sectors < (18 << 11),
+                "1.{minor} level {level}: {sectors} sectors"
+            );
         }
     }
 
@@ -501,17 +563,37 @@ mod tests {
     fn occupied_devices_are_refused_and_left_alone() {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut again = request(dir.path(), 5, &["a", "b", "c"]);
-        drop(prepare(&again, false).expect("prepares").write().expect("writes"));
+        drop(
+            prepare(&again, false)
+                .expect("prepares")
+                .write()
+                .expect("writes"),
+        );
         let before = fs::read(dir.path().join("a")).expect("reads");
         let error = prepare(&again, false).expect_err("refused");
         assert_eq!(error.error, OCCUPIED);
         assert_eq!(error.messages.len(), 3);
-        assert!(error.messages[0].contains("appears to be part of a raid array:\n       level=raid5 devices=3 ctime="));
+        assert!(
+            error.messages[0].contains(
+                "appears to be part of a raid array:\n       level=raid5 devices=3 ctime="
+            )
+        );
         assert_eq!(fs::read(dir.path().join("a")).expect("reads"), before);
-        again.destroy = again.slots.iter().flatten().map(|d| d.path.clone()).collect();
+        again.destroy = again
+            .slots
+            .iter()
+            .flatten()
+            .map(|d| d.path.clone())
+            .collect();
         prepare(&again, false).expect("named, so allowed");
         again.destroy.pop();
-        assert_eq!(prepare(&again, false).expect_err("one is not named").messages.len(), 1);
+        assert_eq!(
+            prepare(&again, false)
+                .expect_err("one is not named")
+                .messages
+                .len(),
+            1
+        );
     }
 
     #[test]
@@ -528,7 +610,11 @@ mod tests {
     fn the_same_device_twice_is_refused() {
         let dir = tempfile::tempdir().expect("tempdir");
         let error = prepare(&request(dir.path(), 1, &["a", "a"]), false).expect_err("refused");
-        assert!(error.error.ends_with("a is listed more than once"), "{}", error.error);
+        assert!(
+            error.error.ends_with("a is listed more than once"),
+            "{}",
+            error.error
+        );
     }
 
     #[test]
@@ -536,11 +622,19 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut request = request(dir.path(), 1, &["a", "b"]);
         request.minor = 0;
-        drop(prepare(&request, false).expect("prepares").write().expect("writes"));
+        drop(
+            prepare(&request, false)
+                .expect("prepares")
+                .write()
+                .expect("writes"),
+        );
         request.minor = 2;
         request.size_sectors = None;
         request.destroy_all = true;
-        let opened = prepare(&request, false).expect("prepares").write().expect("writes");
+        let opened = prepare(&request, false)
+            .expect("prepares")
+            .write()
+            .expect("writes");
         let old = open::superblock(&opened[0].file, Some(Minor::V1_0)).expect("reads");
         assert_eq!(old, None);
     }

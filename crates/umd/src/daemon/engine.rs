@@ -15,6 +15,8 @@ use umd_core::value::Now;
 
 /// What the loop drives.
 pub trait Engine: Send {
+    /// Begins what the array owes (resync, recovery). Called once, before the first event.
+    fn begin(&mut self, now: Now, out: &mut Commands);
     /// The one way in; what it wants done is appended to `out`.
     fn handle(&mut self, now: Now, event: Event, out: &mut Commands);
     /// What can be seen of it.
@@ -54,12 +56,22 @@ impl<E: Engine> Contained<E> {
     /// Panics when it was frozen before.
     #[must_use]
     pub fn handle(&mut self, now: Now, event: Event, out: &mut Commands) -> bool {
+        self.guard(out, |engine, out| engine.handle(now, event, out))
+    }
+
+    /// Lets the engine begin. Otherwise as `handle`.
+    #[must_use]
+    pub fn begin(&mut self, now: Now, out: &mut Commands) -> bool {
+        self.guard(out, |engine, out| engine.begin(now, out))
+    }
+
+    fn guard(&mut self, out: &mut Commands, step: impl FnOnce(&mut E, &mut Commands)) -> bool {
         let Contained::Running(engine) = self else {
             panic!("a frozen array gets no events");
         };
         let before = out.len();
         // What the engine left half done is never looked at again, except for its status.
-        let outcome = catch_unwind(AssertUnwindSafe(|| engine.handle(now, event, out)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| step(engine, out)));
         let Err(payload) = outcome else {
             return true;
         };
@@ -132,6 +144,8 @@ mod tests {
     struct Fragile;
 
     impl Engine for Fragile {
+        fn begin(&mut self, _: Now, _: &mut Commands) {}
+
         fn handle(&mut self, _: Now, event: Event, out: &mut Commands) {
             out.push(Command::Release(MemberId(1)));
             assert!(
@@ -149,7 +163,7 @@ mod tests {
     fn a_broken_invariant_freezes_and_takes_its_commands_back() {
         let mut engine = Contained::new(Fragile);
         let mut out = Commands::new();
-        assert!(engine.handle(Now::default(), Event::Timer(Timer::Sync), &mut out));
+        assert!(engine.handle(Now::default(), Event::Timer(Timer::SafeMode), &mut out));
         assert_eq!(out.len(), 1);
         assert!(!engine.handle(Now::default(), Event::Timer(Timer::BitmapDaemon), &mut out));
         assert_eq!(out.len(), 1, "the command of the broken event is gone");
@@ -164,6 +178,6 @@ mod tests {
         let mut engine = Contained::new(Fragile);
         let mut out = Commands::new();
         let _ = engine.handle(Now::default(), Event::Timer(Timer::BitmapDaemon), &mut out);
-        let _ = engine.handle(Now::default(), Event::Timer(Timer::Sync), &mut out);
+        let _ = engine.handle(Now::default(), Event::Timer(Timer::SafeMode), &mut out);
     }
 }

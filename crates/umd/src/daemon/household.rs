@@ -16,7 +16,7 @@ use crate::api::{
     ActionRequest, ArraysDoc, AssembleRequest, CreateRequest, DoneDoc, ErrorDoc, EventDoc,
     ManageRequest, SCHEMA, StartedDoc, WaitDoc,
 };
-use crate::doc::ArrayDoc;
+use crate::doc::{ArrayDoc, MemberDoc};
 
 /// Events kept for listeners that are slow to read.
 const EVENTS_KEPT: usize = 256;
@@ -66,7 +66,10 @@ impl Default for Household {
 impl Household {
     /// Where all arrays are served.
     pub fn addresses(&self) -> Vec<String> {
-        self.nbd.lock().expect("nobody panics while holding the list").clone()
+        self.nbd
+            .lock()
+            .expect("nobody panics while holding the list")
+            .clone()
     }
 
     fn handle(&self, name: &str) -> Answer<Handle> {
@@ -119,17 +122,26 @@ impl Household {
         let made = blocking(move || {
             let reservation = around.reserve(&request.name)?;
             let opened = create::prepare(&request, false)?.write()?;
+            let engine = request.io_engine.as_deref();
             let wish = start::Wishes {
-                readonly: request.readonly,
-                // A new array may lack members from the start.
-                run: true,
+                name: Some(request.name.clone()),
+                wish: umd_core::assembly::Wish {
+                    readonly: request.readonly,
+                    ..Default::default()
+                },
+                how: How {
+                    readonly: request.readonly,
+                    engine: open::engine(engine).map_err(ErrorDoc::new)?,
+                    ..How::default()
+                },
                 ..start::Wishes::default()
             };
             start::start(&around, Some(reservation), opened, &wish)
         });
         let started = made.await?;
         let mut done = self.started(&started.name, started.messages).await?;
-        done.messages.push(format!("array {} started.", started.name));
+        done.messages
+            .push(format!("array {} started.", started.name));
         Ok(done)
     }
 
@@ -199,7 +211,9 @@ impl Household {
             "fail" => self.fail(name, &handle, &request.device).await,
             "remove" => self.remove(name, &handle, &request.device).await,
             "add" | "re-add" => self.add(name, &handle, &request).await,
-            other => Err(ErrorDoc::new(format!("{other} is no operation on an array"))),
+            other => Err(ErrorDoc::new(format!(
+                "{other} is no operation on an array"
+            ))),
         }
     }
 
@@ -208,8 +222,12 @@ impl Household {
         let member = find_member(&snapshot.status, device).map_err(|text| {
             ErrorDoc::new(format!("set device faulty failed for {device}:  {text}"))
         })?;
-        let answer = handle.control(Control::Fail(member)).await.map_err(stopped(name))?;
-        answer.map_err(|error| refused(&format!("set device faulty failed for {device}"), &error))?;
+        let answer = handle
+            .control(Control::Fail(member))
+            .await
+            .map_err(stopped(name))?;
+        answer
+            .map_err(|error| refused(&format!("set device faulty failed for {device}"), &error))?;
         Ok(DoneDoc {
             messages: vec![format!("set {device} faulty in {name}")],
             ..DoneDoc::plain()
@@ -223,7 +241,9 @@ impl Household {
             "failed" | "faulty" => {
                 let members = snapshot.status.members.iter();
                 let faulty = members.filter(|member| member.role == MemberRole::Faulty);
-                faulty.map(|member| (member.id, member.name.clone())).collect()
+                faulty
+                    .map(|member| (member.id, member.name.clone()))
+                    .collect()
             }
             _ => {
                 let member = find_member(&snapshot.status, device).map_err(|text| {
@@ -233,9 +253,13 @@ impl Household {
             }
         };
         for (member, device) in wanted {
-            let answer = handle.control(Control::Remove(member)).await.map_err(stopped(name))?;
+            let answer = handle
+                .control(Control::Remove(member))
+                .await
+                .map_err(stopped(name))?;
             answer.map_err(|error| refused(&format!("hot remove failed for {device}"), &error))?;
-            done.messages.push(format!("hot removed {device} from {name}"));
+            done.messages
+                .push(format!("hot removed {device} from {name}"));
         }
         Ok(done)
     }
@@ -277,13 +301,15 @@ impl Household {
                 let what = format!("--re-add for {device} to {name} is not possible");
                 Err(refused(&what, &error))
             }
-            Err(ControlError::TooSmall(text)) => {
-                Err(ErrorDoc::new(format!("{device} not large enough to join array: {text}")))
-            }
-            Err(error) => Err(refused(&format!("add new device failed for {device}"), &error)),
+            Err(ControlError::TooSmall(text)) => Err(ErrorDoc::new(format!(
+                "{device} not large enough to join array: {text}"
+            ))),
+            Err(error) => Err(refused(
+                &format!("add new device failed for {device}"),
+                &error,
+            )),
         }
     }
-
 
     /// Starts or stops a sync action.
     ///
@@ -300,7 +326,10 @@ impl Household {
             "recover" => SyncRequest::Start(SyncAction::Recover),
             other => return Err(ErrorDoc::new(format!("{other} is no sync action"))),
         };
-        let answer = handle.control(Control::Sync(wanted)).await.map_err(stopped(name))?;
+        let answer = handle
+            .control(Control::Sync(wanted))
+            .await
+            .map_err(stopped(name))?;
         let what = format!("cannot start {} on {name}", request.action);
         answer.map_err(|error| refused(&what, &error))?;
         Ok(DoneDoc::plain())
@@ -312,10 +341,17 @@ impl Household {
     /// When the array refuses.
     pub async fn readonly(&self, name: &str, readonly: bool) -> Answer<DoneDoc> {
         let handle = self.handle(name)?;
+        if !readonly && handle.how.readonly {
+            return Err(ErrorDoc::new(format!(
+                "failed to set writable for {name}: it was started read-only, and its members are \
+                 open for reading; stop it and assemble it again"
+            )));
+        }
         let control = Control::ReadOnly(readonly);
         let answer = handle.control(control).await.map_err(stopped(name))?;
         let word = if readonly { "readonly" } else { "writable" };
         answer.map_err(|error| refused(&format!("failed to set {word} for {name}"), &error))?;
+        handle.set_read_only(readonly);
         Ok(DoneDoc::plain())
     }
 
@@ -347,11 +383,17 @@ pub fn is_busy(array: &ArrayDoc, grace: bool) -> bool {
     if array.sync.is_some() {
         return true;
     }
-    let held = matches!(array.array_state.as_str(), "readonly" | "read-auto" | "broken" | "frozen");
+    let held = matches!(
+        array.array_state.as_str(),
+        "readonly" | "read-auto" | "broken" | "frozen"
+    );
     if held || array.sync_action == "frozen" || array.failed {
         return false;
     }
-    let waiting = array.members.iter().any(|member| member.state == "recovering");
+    let waiting = array
+        .members
+        .iter()
+        .any(|member| member.state == "recovering");
     let could = array.degraded > 0 && array.members.iter().any(|member| member.state == "spare");
     waiting || grace && could
 }
@@ -383,12 +425,24 @@ pub fn find_member(status: &Status, device: &str) -> Result<MemberId, String> {
         return Ok(member.id);
     }
     let last = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
-    let mut alike = status.members.iter().filter(|member| last(&member.name) == last(device));
+    let mut alike = status
+        .members
+        .iter()
+        .filter(|member| last(&member.name) == last(device));
     match (alike.next(), alike.next()) {
         (Some(member), None) => Ok(member.id),
         (None, _) => Err("it is not a member".into()),
         (Some(_), Some(_)) => Err("several members have that name; give the whole path".into()),
     }
+}
+
+/// The member a user means in a document: by path, or by the file it leads to.
+pub fn find_in<'a>(array: &'a ArrayDoc, device: &str) -> Option<&'a MemberDoc> {
+    let real = std::fs::canonicalize(device).ok();
+    array.members.iter().find(|member| {
+        let same = || real.is_some() && std::fs::canonicalize(&member.path).ok() == real;
+        member.path == device || same()
+    })
 }
 
 /// Opens a device for `add`, and makes sure that nothing of value is on it.
@@ -440,7 +494,11 @@ mod tests {
         assert!(find_member(&status, "x.img").is_err());
         status.members[2].name = "/other/b.img".into();
         assert_eq!(find_member(&status, "/other/b.img"), Ok(MemberId(2)));
-        assert!(find_member(&status, "b.img").expect_err("two").contains("several"));
+        assert!(
+            find_member(&status, "b.img")
+                .expect_err("two")
+                .contains("several")
+        );
     }
 
     #[test]

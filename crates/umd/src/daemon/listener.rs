@@ -81,12 +81,16 @@ fn greet(mut reception: Reception, registry: &Registry, quit: &OwnedFd) -> io::R
         if !watched[1].revents().is_empty() {
             return Ok(());
         }
-        reception.turn(registry, Some(Duration::ZERO), &mut |socket, transmission| {
-            // An array that stopped since the client found it: closing is the answer.
-            if let Some(handle) = registry.get(&transmission.export.name) {
-                let _ = handle.send(Message::Connection(socket, Box::new(transmission)));
-            }
-        })?;
+        reception.turn(
+            registry,
+            Some(Duration::ZERO),
+            &mut |socket, transmission| {
+                // An array that stopped since the client found it: closing is the answer.
+                if let Some(handle) = registry.get(&transmission.export.name) {
+                    let _ = handle.send(Message::Connection(socket, Box::new(transmission)));
+                }
+            },
+        )?;
     }
 }
 

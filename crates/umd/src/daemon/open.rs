@@ -13,8 +13,8 @@ use umd_disk::{Engine, MemberFile, Mode, OpenError};
 use umd_format::bitmap;
 use umd_format::place::{self, Format, Minor, SUPERBLOCK_READ_SECTORS};
 use umd_format::signature::{self, HEAD_BYTES, Signature, TAIL_BYTES, Window};
-use umd_format::v090::SuperblockV090;
 use umd_format::v1::Unverified;
+use umd_format::v090::SuperblockV090;
 use umd_format::{ParseError, SuperblockV1};
 
 /// How long a lock that a dying process still holds is waited for: its last writes may be on
@@ -57,7 +57,11 @@ pub fn engine(word: Option<&str>) -> Result<Engine, String> {
 /// When it is in use, of the wrong kind, or the system refuses.
 pub fn open(name: &str, how: &How) -> Result<Opened, String> {
     let untouched = how.readonly || how.overlay.is_some();
-    let mode = if untouched { Mode::ReadOnly } else { Mode::ReadWrite };
+    let mode = if untouched {
+        Mode::ReadOnly
+    } else {
+        Mode::ReadWrite
+    };
     let path = Path::new(name);
     let file = MemberFile::open_waiting(path, mode, how.engine, LOCK_WAIT).map_err(open_text)?;
     let file = match &how.overlay {
@@ -111,7 +115,7 @@ pub fn os_text(error: &std::io::Error) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Superblock {
     /// Version 1.x, not verified yet.
-    V1(Unverified),
+    V1(Box<Unverified>),
     /// Version 0.90.
     V090(Box<SuperblockV090>),
 }
@@ -142,7 +146,7 @@ pub fn superblock(file: &MemberFile, only: Option<Minor>) -> Result<Option<Super
             Format::V1(minor) => {
                 // One whose own place is elsewhere is a copy, or seen through another device.
                 let parsed = Unverified::parse(&bytes, minor).ok();
-                found.extend(parsed.map(Superblock::V1));
+                found.extend(parsed.map(|one| Superblock::V1(Box::new(one))));
             }
             Format::V090 => {
                 let parsed = SuperblockV090::parse(&bytes).ok();
@@ -160,13 +164,18 @@ pub fn facts(id: MemberId, opened: &Opened, only: Option<Minor>) -> MemberFacts 
     let unreadable = |error: IoError| NoSuperblock::Unreadable(error.to_string());
     let superblock = match superblock(file, only).map_err(unreadable) {
         Err(error) => Err(error),
-        Ok(None) => Err(NoSuperblock::Invalid(ParseError::NoMagic { found: first_word(file) })),
+        Ok(None) => Err(NoSuperblock::Invalid(ParseError::NoMagic {
+            found: first_word(file),
+        })),
         Ok(Some(Superblock::V090(_))) => Err(NoSuperblock::V090),
-        Ok(Some(Superblock::V1(found))) => {
-            found.verify(file.size_sectors()).map_err(NoSuperblock::Invalid)
-        }
+        Ok(Some(Superblock::V1(found))) => found
+            .verify(file.size_sectors())
+            .map_err(NoSuperblock::Invalid),
     };
-    let bitmap = superblock.as_ref().ok().and_then(|found| read_bitmap(file, found));
+    let bitmap = superblock
+        .as_ref()
+        .ok()
+        .and_then(|found| read_bitmap(file, found));
     MemberFacts {
         id,
         name: opened.name.clone(),
@@ -214,9 +223,18 @@ pub fn signatures(file: &MemberFile) -> Result<Vec<Signature>, IoError> {
     let old_len = 4096.min(size_bytes - old_start);
     let old = file.read_at(old_start, old_len as usize)?;
     let windows = [
-        Window { offset_bytes: 0, bytes: &head },
-        Window { offset_bytes: old_start, bytes: &old },
-        Window { offset_bytes: tail_start, bytes: &tail },
+        Window {
+            offset_bytes: 0,
+            bytes: &head,
+        },
+        Window {
+            offset_bytes: old_start,
+            bytes: &old,
+        },
+        Window {
+            offset_bytes: tail_start,
+            bytes: &tail,
+        },
     ];
     Ok(signature::scan(&windows, size_bytes))
 }
@@ -237,7 +255,8 @@ mod tests {
         for (minor, ctime) in [(Minor::V1_2, 5u8), (Minor::V1_0, 9)] {
             bytes[64] = ctime;
             let sector = minor.superblock_sector(204_800).expect("large enough");
-            file.write_at(sector * SECTOR_BYTES, &bytes).expect("writes");
+            file.write_at(sector * SECTOR_BYTES, &bytes)
+                .expect("writes");
         }
         let Some(Superblock::V1(found)) = superblock(&file, None).expect("reads") else {
             panic!("a superblock is there");
@@ -245,14 +264,21 @@ mod tests {
         assert_eq!(found.minor(), Minor::V1_0);
         let only = superblock(&file, Some(Minor::V1_2)).expect("reads");
         assert!(matches!(only, Some(Superblock::V1(found)) if found.minor() == Minor::V1_2));
-        let kinds: Vec<Kind> = signatures(&file).expect("reads").iter().map(|s| s.kind).collect();
+        let kinds: Vec<Kind> = signatures(&file)
+            .expect("reads")
+            .iter()
+            .map(|s| s.kind)
+            .collect();
         assert_eq!(kinds, [Kind::Md, Kind::Md]);
     }
 
     #[test]
     fn a_missing_file_gets_mdadms_sentence() {
         let error = open("/nonexistent/a.img", &How::default()).expect_err("not there");
-        assert_eq!(error, "cannot open /nonexistent/a.img: No such file or directory");
+        assert_eq!(
+            error,
+            "cannot open /nonexistent/a.img: No such file or directory"
+        );
     }
 
     #[test]

@@ -70,7 +70,9 @@ fn tokio_runtime() -> Result<tokio::runtime::Runtime, Failure> {
 /// When another one runs already, or its sockets cannot be had.
 pub fn daemon(options: DaemonOptions) -> Outcome {
     let runtime = &options.runtime;
-    runtime.make().map_err(|error| Failure::failed(error.to_string()))?;
+    runtime
+        .make()
+        .map_err(|error| Failure::failed(error.to_string()))?;
     if options.report_ready {
         // Its own session: a Ctrl-C meant for the command that started it is not for it.
         let _ = rustix::process::setsid();
@@ -83,7 +85,9 @@ pub fn daemon(options: DaemonOptions) -> Outcome {
         }
         None => {
             let dir = runtime.dir().display();
-            return Err(Failure::failed(format!("a daemon is running already in {dir}")));
+            return Err(Failure::failed(format!(
+                "a daemon is running already in {dir}"
+            )));
         }
     };
     let outcome = tokio_runtime()?.block_on(household(&options));
@@ -122,7 +126,10 @@ fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
         }
         if start.elapsed() > LOCK_PATIENCE {
             let text = "another process keeps it locked and does not answer".to_owned();
-            return Err(failed("lock", io::Error::new(io::ErrorKind::TimedOut, text)));
+            return Err(failed(
+                "lock",
+                io::Error::new(io::ErrorKind::TimedOut, text),
+            ));
         }
         std::thread::sleep(LOCK_PAUSE);
     }
@@ -176,7 +183,10 @@ fn open_doors<'a>(
     for address in addresses {
         let door = open_door(address, household.registry.clone())
             .map_err(|error| Failure::failed(error.to_string()))?;
-        let mut listed = household.nbd.lock().expect("nobody panics while holding the list");
+        let mut listed = household
+            .nbd
+            .lock()
+            .expect("nobody panics while holding the list");
         listed.push(door.address().to_string());
         doors.push(door);
     }
@@ -200,9 +210,10 @@ fn until_true(mut leaving: watch::Receiver<bool>) -> Pin<Box<dyn Future<Output =
 
 /// SIGTERM or SIGINT.
 async fn told_to_go() {
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         return std::future::pending().await;
     };
     tokio::select! {
@@ -249,10 +260,13 @@ pub fn serve(options: ServeOptions) -> Outcome {
 
 async fn serve_one(options: &ServeOptions) -> Outcome {
     let household = Arc::new(Household::default());
-    let started = household.assemble(options.request.clone()).await.map_err(|error| {
-        error.messages.iter().for_each(|line| say(line));
-        Failure::failed(error.error).with_code(error.exit_code)
-    })?;
+    let started = household
+        .assemble(options.request.clone())
+        .await
+        .map_err(|error| {
+            error.messages.iter().for_each(|line| say(line));
+            Failure::failed(error.error).with_code(error.exit_code)
+        })?;
     let outcome = served(options, &household, &started).await;
     // Whatever happened: a running array is stopped cleanly.
     let failures = household.stop_all().await;
@@ -269,15 +283,23 @@ async fn served(
     let name = started.array.name.clone();
     let registered = register(options, &name)?;
     let own = Address::Unix(options.runtime.serve_nbd(&name));
-    let default = registered.as_ref().map(|_| &own).filter(|_| options.nbd.is_empty());
+    let default = registered
+        .as_ref()
+        .map(|_| &own)
+        .filter(|_| options.nbd.is_empty());
     if default.is_none() && options.nbd.is_empty() {
-        return Err(Failure::failed("nowhere to serve: give --nbd unix:PATH or tcp:HOST:PORT"));
+        return Err(Failure::failed(
+            "nowhere to serve: give --nbd unix:PATH or tcp:HOST:PORT",
+        ));
     }
     let doors = open_doors(household, default.into_iter().chain(&options.nbd))?;
     if !options.quiet {
         started.messages.iter().for_each(|line| say(line));
         for door in &doors {
-            say(&format!("{name} is served at {}", door.address().uri(&name)));
+            say(&format!(
+                "{name} is served at {}",
+                door.address().uri(&name)
+            ));
         }
     }
     let stopped = async {
@@ -322,22 +344,24 @@ async fn served(
 }
 
 /// Makes the array known to other commands; `None` when that cannot be had and need not be.
-fn register(
-    options: &ServeOptions,
-    name: &str,
-) -> Result<Option<(ControlSocket, File)>, Failure> {
+fn register(options: &ServeOptions, name: &str) -> Result<Option<(ControlSocket, File)>, Failure> {
     match try_register(&options.runtime, name) {
         Ok(registered) => Ok(Some(registered)),
         Err(failure) if options.must_register => Err(failure),
         Err(failure) => {
-            say(&format!("{} (other commands will not see {name})", failure.text));
+            say(&format!(
+                "{} (other commands will not see {name})",
+                failure.text
+            ));
             Ok(None)
         }
     }
 }
 
 fn try_register(runtime: &Runtime, name: &str) -> Result<(ControlSocket, File), Failure> {
-    runtime.make().map_err(|error| Failure::failed(error.to_string()))?;
+    runtime
+        .make()
+        .map_err(|error| Failure::failed(error.to_string()))?;
     let failed = |path: &Path, error: io::Error| {
         Failure::failed(format!("cannot use {}: {error}", path.display()))
     };
@@ -357,9 +381,8 @@ fn try_register(runtime: &Runtime, name: &str) -> Result<(ControlSocket, File), 
         .mode(0o600)
         .open(&lock_path)
         .map_err(|error| failed(&lock_path, error))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        Failure::failed(format!("an array named {name} is being served already"))
-    })?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Failure::failed(format!("an array named {name} is being served already")))?;
     let socket = ControlSocket::bind(&path).map_err(|error| failed(&path, error))?;
     Ok((socket, lock))
 }

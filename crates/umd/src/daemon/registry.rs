@@ -10,7 +10,10 @@ use super::array::Handle;
 enum Entry {
     /// Being started: the name is taken.
     Reserved,
-    Running { uuid: Uuid, handle: Handle },
+    Running {
+        uuid: Uuid,
+        handle: Handle,
+    },
 }
 
 /// All arrays. Cheap to clone; all clones share them.
@@ -42,7 +45,9 @@ pub enum Taken {
 
 impl Registry {
     fn lock(&self) -> MutexGuard<'_, Vec<(String, Entry)>> {
-        self.0.lock().expect("no thread panics while it holds the registry")
+        self.0
+            .lock()
+            .expect("no thread panics while it holds the registry")
     }
 
     /// Takes a name for an array that is about to be started.
@@ -120,17 +125,22 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let reserved = |entry: &Entry| matches!(entry, Entry::Reserved);
-        self.registry.lock().retain(|(name, entry)| *name != self.name || !reserved(entry));
+        self.registry
+            .lock()
+            .retain(|(name, entry)| *name != self.name || !reserved(entry));
     }
 }
 
 impl Exports for Registry {
     fn list(&self) -> Vec<ExportInfo> {
-        self.all().into_iter().map(|(_, handle)| handle.export).collect()
+        self.all()
+            .into_iter()
+            .map(|(_, handle)| handle.export())
+            .collect()
     }
 
     fn find(&self, name: &str) -> Option<ExportInfo> {
-        self.get(name).map(|handle| handle.export)
+        self.get(name).map(|handle| handle.export())
     }
 }
 
@@ -148,7 +158,9 @@ mod tests {
             read_only: false,
         };
         let (events, _) = tokio::sync::broadcast::channel(4);
-        Handle::new(export, events, Default::default()).expect("a descriptor").0
+        Handle::new(export, events, Default::default())
+            .expect("a descriptor")
+            .0
     }
 
     #[test]
@@ -162,7 +174,10 @@ mod tests {
         let second = registry.reserve("r5").expect("free again");
         second.fill(Uuid([1; 16]), handle("r5")).expect("fills");
         assert!(registry.get("r5").is_some());
-        assert_eq!(registry.find("r5").map(|info| info.name).as_deref(), Some("r5"));
+        assert_eq!(
+            registry.find("r5").map(|info| info.name).as_deref(),
+            Some("r5")
+        );
         registry.remove("r5");
         assert!(registry.is_empty());
     }

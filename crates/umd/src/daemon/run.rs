@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use tokio::sync::oneshot;
 use umd_core::array::{
     Command, Commands, Completion, Control, ControlError, Event, NewMember, Notice, Request,
@@ -27,6 +27,8 @@ const EVENTS_PER_TURN: usize = 128;
 const REAPS_PER_TURN: usize = 64;
 /// How often members are looked at for having vanished or shrunk.
 const MEMBER_CHECK_EVERY: Duration = Duration::from_secs(3);
+/// How long an array that has stopped waits for member I/O that does not end.
+const LAST_IO_PATIENCE: Duration = Duration::from_secs(5);
 /// After this long without a request, free memory goes back to the system.
 const IDLE_TRIM_AFTER: Duration = Duration::from_secs(10);
 
@@ -93,8 +95,8 @@ pub struct Loop<E, B> {
 }
 
 impl<E: Engine, B: Backend> Loop<E, B> {
-    /// A loop around an engine that has been started; `members` have been attached to `backend`
-    /// already, `commands` are what starting it asked for.
+    /// A loop around an engine that has not begun; `members` have been attached to `backend`
+    /// already.
     ///
     /// # Errors
     /// When the system has no descriptor for it.
@@ -146,8 +148,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
         })
     }
 
-    /// The instant zero of this loop's clock, for whoever starts the engine before `run`.
-    pub fn now(&self) -> Now {
+    fn now(&self) -> Now {
         let nanos = self.started.elapsed().as_nanos();
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Now {
@@ -156,12 +157,15 @@ impl<E: Engine, B: Backend> Loop<E, B> {
         }
     }
 
-    /// Runs until the array has stopped. `commands` are what starting the engine asked for.
+    /// Runs until the array has stopped.
     ///
     /// # Errors
     /// When the poller fails, which no array survives.
-    pub fn run(mut self, commands: Commands) -> std::io::Result<()> {
-        self.commands = commands;
+    pub fn run(mut self) -> std::io::Result<()> {
+        let now = self.now();
+        if !self.engine.begin(now, &mut self.commands) {
+            self.freeze();
+        }
         self.carry_out();
         while !self.stopped {
             let quiet = self.work_until_quiet();
@@ -518,14 +522,40 @@ impl<E: Engine, B: Backend> Loop<E, B> {
     fn farewell(&mut self) {
         self.doors.stop();
         self.doors.tend(&self.epoll);
-        for id in std::mem::take(&mut self.members).into_keys() {
-            if !self.backend.is_closed(id) {
-                self.backend.close(id);
+        let members: Vec<MemberId> = (0..self.next_member).map(MemberId).collect();
+        for id in &members {
+            if !self.backend.is_closed(*id) {
+                self.backend.close(*id);
             }
         }
+        self.wait_for_last_io(&members);
         for (_, sender) in std::mem::take(&mut self.controls) {
             if let Some(sender) = sender {
                 let _ = sender.send(Ok(umd_core::array::ControlReply::Done));
+            }
+        }
+    }
+
+    /// Members stay locked until their last I/O has ended. One that hangs is not waited for for
+    /// ever: the kernel holds its lock for as long as it must.
+    fn wait_for_last_io(&mut self, members: &[MemberId]) {
+        let start = std::time::Instant::now();
+        while start.elapsed() < LAST_IO_PATIENCE {
+            self.completions.clear();
+            self.backend.reap(&mut self.completions);
+            if members.iter().all(|id| self.backend.is_closed(*id)) {
+                return;
+            }
+            if !self.backend.kick() {
+                let mut watched = [PollFd::from_borrowed_fd(
+                    self.backend.event_fd(),
+                    PollFlags::IN,
+                )];
+                let pause = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 50_000_000,
+                };
+                let _ = poll(&mut watched, Some(&pause)); // Only shortens the pause.
             }
         }
     }
