@@ -1,11 +1,13 @@
-//! `cargo xtask oracle`: the independent implementations the tests compare with, as unpacked Debian packages.
+//! `cargo xtask oracle`: the independent implementations the tests compare with, as unpacked Debian
+//! packages.
 //!
-//! Nothing is installed and root is not needed: packages are fetched with `apt-get download` and unpacked with
-//! `dpkg -x`. Shared libraries the machine already has are taken from the machine; missing ones are fetched too.
+//! Nothing is installed and root is not needed: packages are fetched with `apt-get download` and
+//! unpacked with `dpkg -x`. Shared libraries the machine already has are taken from the machine;
+//! missing ones are fetched too.
 //!
 //! ```text
 //! target/oracle/
-//!   stamp       what was fetched, one package=version a line; written last, so its presence means complete
+//!   stamp       what was fetched, one package=version a line; written last: there means complete
 //!   debs/       the packages as fetched
 //!   root/       all of them unpacked over each other
 //!   apt/        package lists of our own, only when the machine's lists know no candidate
@@ -37,7 +39,8 @@ const NEEDED: [&str; 10] = [
     "fuse2fs",
 ];
 
-/// Packages that only some releases have: nbdfuse was part of libnbd-bin, nbdkit's basic plugins of nbdkit.
+/// Packages that only some releases have: nbdfuse was part of libnbd-bin, nbdkit's basic plugins of
+/// nbdkit.
 const WHERE_THEY_EXIST: [&str; 3] = ["nbdfuse", "nbdkit-plugin-basic", "nbdkit-basic-plugins"];
 
 /// The programs that must find all their libraries, searched in the folders of [`PROGRAM_DIRS`].
@@ -63,17 +66,13 @@ const PROGRAMS: [&str; 17] = [
 
 const PROGRAM_DIRS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
 
-/// Runs the task. `--fresh` fetches again what is there.
-pub fn run(args: &[String]) -> Result<()> {
-    let fresh = match args {
-        [] => false,
-        [one] if one == "--fresh" => true,
-        _ => bail!("usage: cargo xtask oracle [--fresh]"),
-    };
+/// Runs the task. `fresh` fetches again what is there.
+pub fn run(fresh: bool) -> Result<()> {
     ensure(fresh).map(|dir| println!("oracle: ready in {}", dir.display()))
 }
 
-/// Makes the oracle folder complete and returns it. With a matching stamp there this only reads one file.
+/// Makes the oracle folder complete and returns it. With a matching stamp there this only reads one
+/// file.
 pub fn ensure(fresh: bool) -> Result<PathBuf> {
     let dir = workspace::oracle();
     let stamp = dir.join("stamp");
@@ -114,7 +113,8 @@ struct Apt {
 }
 
 impl Apt {
-    /// Uses the machine's lists if they know every needed package; else fetches lists into `dir/apt`.
+    /// Uses the machine's lists if they know every needed package; else fetches lists into
+    /// `dir/apt`.
     fn find(dir: &Path) -> Result<Apt> {
         let system = Apt {
             options: Vec::new(),
@@ -151,8 +151,8 @@ impl Apt {
         )
     }
 
-    /// The newest version of a package that can be fetched, if there is one. What is installed does not count: it may
-    /// have come from somewhere that is no source any more.
+    /// The newest version of a package that can be fetched, if there is one. What is installed does
+    /// not count: it may have come from somewhere that is no source any more.
     fn candidate(&self, package: &str) -> Result<Option<String>> {
         let table = self.text("apt-cache", &["madison", package])?;
         Ok(table.lines().find_map(|line| {
@@ -239,8 +239,8 @@ impl Fetch {
         Ok(())
     }
 
-    /// Fetches the libraries the programs miss, until none is missing. First the package whose name fits the library;
-    /// if none fits, every library package among the dependencies.
+    /// Fetches the libraries the programs miss, until none is missing. First the package whose name
+    /// fits the library; if none fits, every library package among the dependencies.
     fn libraries(&mut self) -> Result<()> {
         let packages: Vec<String> = self.got.keys().cloned().collect();
         let closure = self.apt.closure(&packages)?;

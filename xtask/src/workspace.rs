@@ -18,8 +18,9 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// The folder of the oracles: `UMD_ORACLE_DIR`, else `oracle` in the target folder. `umd-interop` looks in the same
-/// place; `cargo xtask` hands it down in the environment so that the two cannot disagree.
+/// The folder of the oracles: `UMD_ORACLE_DIR`, else `oracle` in the target folder. `umd-interop`
+/// looks in the same place; `cargo xtask` hands it down in the environment so that the two cannot
+/// disagree.
 pub fn oracle() -> PathBuf {
     match std::env::var_os("UMD_ORACLE_DIR") {
         Some(dir) => std::path::absolute(dir).expect("UMD_ORACLE_DIR is not empty"),

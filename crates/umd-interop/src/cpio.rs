@@ -1,8 +1,8 @@
 //! Writes a cpio archive in the "newc" form, which the kernel takes as an initramfs.
 //!
-//! Each entry is a header of `070701` and thirteen 8-digit hex numbers, the NUL-ended name padded to 4 bytes, the data
-//! padded to 4 bytes; the archive ends with an empty entry named `TRAILER!!!`. (Linux,
-//! Documentation/driver-api/early-userspace/buffer-format.rst.)
+//! Each entry is a header of `070701` and thirteen 8-digit hex numbers, the NUL-ended name padded
+//! to 4 bytes, the data padded to 4 bytes; the archive ends with an empty entry named `TRAILER!!!`.
+//! (Linux, Documentation/driver-api/early-userspace/buffer-format.rst.)
 
 const FILE: u32 = 0o100_000;
 const DIRECTORY: u32 = 0o040_000;

@@ -1,8 +1,8 @@
 //! The weighbridge: kernel md under User Mode Linux, mdadm, GRUB and NBD clients as oracles.
 //!
-//! Nothing here is part of umd; it is the other side of every comparison. `cargo xtask oracle` fetches the programs,
-//! [`oracle`] finds them, [`uml`] runs scripts inside a kernel with real md, [`pattern`] makes contents in which every
-//! place is recognisable.
+//! Nothing here is part of umd; it is the other side of every comparison. `cargo xtask oracle`
+//! fetches the programs, [`oracle`] finds them, [`uml`] runs scripts inside a kernel with real md,
+//! [`pattern`] makes contents in which every place is recognisable.
 #![forbid(unsafe_code)]
 
 pub mod cpio;

@@ -35,7 +35,8 @@ impl Oracle {
     /// Opens the oracle folder for a test, or says loudly on stderr that `test` is skipped.
     ///
     /// # Panics
-    /// When the oracles are missing and the environment has `CI=true`: there a skipped test is a failed one.
+    /// When the oracles are missing and the environment has `CI=true`: there a skipped test is a
+    /// failed one.
     pub fn or_skip(test: &str) -> Option<Oracle> {
         match Oracle::open() {
             Ok(oracle) => Some(oracle),
@@ -109,8 +110,8 @@ impl Oracle {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// The file of one of nbdkit's plugins (`file`, `memory`, ...): nbdkit takes a path where its built-in folder does
-    /// not apply.
+    /// The file of one of nbdkit's plugins (`file`, `memory`, ...): nbdkit takes a path where its
+    /// built-in folder does not apply.
     ///
     /// # Errors
     /// When the plugin was not fetched.
@@ -144,7 +145,8 @@ pub fn skipped(test: &str, why: &str) {
         std::env::var_os("CI").is_none_or(|value| value != "true"),
         "{test} cannot run and CI=true allows no skipping: {why}"
     );
-    // Not eprintln!: libtest would swallow it for a passing test. A closed stderr is no reason to fail.
+    // Not eprintln!: libtest would swallow it for a passing test. A closed stderr is no reason to
+    // fail.
     let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {test}: {why}\n");
 }
 

@@ -1,4 +1,5 @@
-//! Contents in which every 8-byte word tells where it belongs, so that a misplaced, stale or torn block shows.
+//! Contents in which every 8-byte word tells where it belongs, so that a misplaced, stale or torn
+//! block shows.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -11,7 +12,8 @@ const STEP: usize = 1 << 20;
 
 /// The word at byte offset `offset` (a multiple of 8) of the content named `seed`.
 pub fn word(seed: u64, offset: u64) -> u64 {
-    // The finaliser of splitmix64: a bijection, so equal seeds never repeat a word at another place.
+    // The finaliser of splitmix64: a bijection, so equal seeds never repeat a word at another
+    // place.
     let mut z = (offset / 8).wrapping_add(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,4 +1,5 @@
-//! Runs a shell script inside a real Linux kernel with real md: User Mode Linux, an ordinary process.
+//! Runs a shell script inside a real Linux kernel with real md: User Mode Linux, an ordinary
+//! process.
 //!
 //! ```text
 //!  host                                 kernel
@@ -9,8 +10,9 @@
 //!  stdout, status <-- hostfs ---------- the script, with stderr in its stdout
 //! ```
 //!
-//! The initramfs holds a static busybox, mdadm, mke2fs and e2fsck with their libraries, and the md modules. There is
-//! no udev inside; devtmpfs makes the nodes. Scripts see the functions of `prelude.sh`.
+//! The initramfs holds a static busybox, mdadm, mke2fs and e2fsck with their libraries, and the md
+//! modules. There is no udev inside; devtmpfs makes the nodes. Scripts see the functions of
+//! `prelude.sh`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -129,8 +131,8 @@ impl Kernel {
     /// Boots, runs the script, waits for the end.
     ///
     /// # Errors
-    /// When the kernel cannot be started, does not reach the script, panics, or is not done in time. A script that
-    /// fails is no error here: see [`KernelRun::status`].
+    /// When the kernel cannot be started, does not reach the script, panics, or is not done in
+    /// time. A script that fails is no error here: see [`KernelRun::status`].
     pub fn run(&self) -> Result<KernelRun> {
         let dir = tempfile::Builder::new().prefix("umd-uml").tempdir()?;
         fs::write(dir.path().join("initrd"), self.initrd()?)?;
@@ -175,7 +177,8 @@ impl Kernel {
     /// Boots and runs a script that must end with status 0.
     ///
     /// # Errors
-    /// As [`Kernel::run`], and when the script fails; the message carries its output and the kernel's log.
+    /// As [`Kernel::run`], and when the script fails; the message carries its output and the
+    /// kernel's log.
     pub fn run_ok(&self) -> Result<KernelRun> {
         let run = self.run()?;
         ensure!(
@@ -386,7 +389,8 @@ sync
 poweroff -f
 ";
 
-/// Module files from the first to be loaded to the module itself; `modules.dep` lists them from the last to the first.
+/// Module files from the first to be loaded to the module itself; `modules.dep` lists them from the
+/// last to the first.
 fn load_order(modules_dep: &str, name: &str) -> Option<Vec<String>> {
     let line = modules_dep.lines().find(|line| {
         line.split(':')

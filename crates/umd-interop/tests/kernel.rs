@@ -1,4 +1,5 @@
-//! The kernel oracle itself: it creates arrays of every level on our files, and the files hold what the facts say.
+//! The kernel oracle itself: it creates arrays of every level on our files, and the files hold what
+//! the facts say.
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests; clippy knows only #[test] functions"
@@ -107,7 +108,8 @@ fn kernel_makes_and_fills_an_array_of_every_level() {
     }
 }
 
-/// Compares members with the content by rules simple enough to be seen right: copies, stripes, and the xor of a row.
+/// Compares members with the content by rules simple enough to be seen right: copies, stripes, and
+/// the xor of a row.
 fn check_data(level: &str, files: &[PathBuf], offset: u64, content: &Path) {
     match level {
         "0" => {

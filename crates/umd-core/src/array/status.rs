@@ -1,0 +1,141 @@
+//! What can be seen of an array: plain data, taken at any moment, rendered elsewhere.
+
+use crate::sync::SyncAction;
+use crate::value::{Events, MemberId, Slot};
+
+/// md's words for the state of an array (sysfs `array_state`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArrayState {
+    /// No writes, no resync, no superblock update.
+    ReadOnly,
+    /// As read-only until the first write.
+    ReadAuto,
+    /// Superblocks say clean.
+    Clean,
+    /// Superblocks say that writes may be in flight.
+    Active,
+    /// Too many members are lost: writes fail.
+    Broken,
+    /// An invariant of the engine did not hold: reads and writes fail.
+    Frozen,
+}
+
+/// Everything `detail` and `mdstat` print about a running array.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// `array_state`.
+    pub state: ArrayState,
+    /// Array UUID, raw byte order.
+    pub uuid: [u8; 16],
+    /// `set_name`, without padding (may be "host:name").
+    pub set_name: String,
+    /// Metadata minor: 0, 1 or 2.
+    pub minor: u8,
+    /// Level number (0, 1, 4, 5, 6).
+    pub level: i32,
+    /// Raw layout number (-1: none stored).
+    pub layout: i32,
+    /// 0 for RAID1.
+    pub chunk_sectors: u32,
+    /// Slots.
+    pub raid_disks: u16,
+    /// Size of the array.
+    pub array_sectors: u64,
+    /// Used size of each member (0 for RAID0).
+    pub dev_sectors: u64,
+    /// Creation, seconds since 1970.
+    pub ctime_seconds: u64,
+    /// Last superblock update, seconds since 1970.
+    pub utime_seconds: u64,
+    /// Metadata generation.
+    pub events: Events,
+    /// Slots without an in-sync member.
+    pub degraded: u16,
+    /// Members in the order they were added, the oldest first.
+    pub members: Vec<MemberStatus>,
+    /// What the sync machine does; `None` when idle.
+    pub sync: Option<SyncStatus>,
+    /// A resync is needed and not running (read-only, frozen).
+    pub sync_pending: bool,
+    /// `sync_action` is frozen.
+    pub sync_frozen: bool,
+    /// The last sync action that ended.
+    pub last_sync: Option<SyncAction>,
+    /// Sectors found to differ by the last check or repair.
+    pub mismatch_sectors: u64,
+    /// The write-intent bitmap, if there is one.
+    pub bitmap: Option<BitmapStatus>,
+    /// Logical block size hosts have to use.
+    pub logical_block_bytes: u32,
+    /// Host I/O in flight.
+    pub requests_in_flight: usize,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberStatus {
+    /// The driver's identity for it.
+    pub id: MemberId,
+    /// Its name (a path).
+    pub name: String,
+    /// md's device number (`desc_nr`), permanent.
+    pub number: u32,
+    /// Its slot; `None` for spares and for faulty members that lost theirs.
+    pub slot: Option<Slot>,
+    /// What it is.
+    pub role: MemberRole,
+    /// Host reads avoid it.
+    pub write_mostly: bool,
+    /// Where array data starts on it.
+    pub data_offset_sectors: u64,
+    /// Room for array data on it.
+    pub data_size_sectors: u64,
+    /// Read errors corrected by rewriting.
+    pub corrected_read_errors: u32,
+}
+
+/// What a member is to the array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberRole {
+    /// Holds valid data.
+    InSync,
+    /// Has a slot and is being rebuilt (or waits for it); valid below the offset.
+    Recovering {
+        /// Valid below this, from the start of its data.
+        recovered_sectors: u64,
+    },
+    /// No slot.
+    Spare,
+    /// Failed.
+    Faulty,
+}
+
+/// A sync action under way. Units as in `/proc/mdstat`: sectors of the range being walked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SyncStatus {
+    /// Which.
+    pub action: SyncAction,
+    /// Done so far.
+    pub done_sectors: u64,
+    /// The whole range.
+    pub total_sectors: u64,
+    /// Current speed, KiB/s.
+    pub speed_kib_s: u64,
+    /// Estimated rest, if it can be told.
+    pub finish_seconds: Option<u64>,
+}
+
+/// The write-intent bitmap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BitmapStatus {
+    /// Sectors from the superblock.
+    pub offset_sectors: i32,
+    /// Bytes per bit.
+    pub chunk_bytes: u64,
+    /// Bits.
+    pub bits: u64,
+    /// Bits that are set.
+    pub dirty_bits: u64,
+    /// Seconds between clearing passes.
+    pub daemon_sleep_seconds: u32,
+}

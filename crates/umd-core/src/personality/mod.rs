@@ -1,0 +1,3 @@
+//! What each level does with a piece of work: pure plans and pure maths, no I/O.
+
+pub mod parity;

@@ -1,0 +1,3 @@
+//! Sync actions: resync, recovery, check, repair.
+
+pub use crate::value::SyncAction;

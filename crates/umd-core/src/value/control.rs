@@ -1,0 +1,88 @@
+//! What an administrator can ask a running array to do.
+
+use super::ids::MemberId;
+use super::sync_action::SyncAction;
+
+/// A control request.
+#[derive(Debug, Clone)]
+pub enum Control {
+    /// Mark a member faulty.
+    Fail(MemberId),
+    /// Take a faulty or spare member out; its device is released.
+    Remove(MemberId),
+    /// Put a new member in: a spare, which is rebuilt at once if a slot is empty. On failure the
+    /// core does not keep the member.
+    Add(NewMember),
+    /// Put a member back that belonged to the array before (mdadm `--re-add`): accepted only if
+    /// its superblock shows it held this array's data in a slot that is empty now and the bitmap
+    /// tells what it missed.
+    ReAdd(NewMember),
+    /// Start or stop a sync action.
+    Sync(SyncRequest),
+    /// Switch between read-only and read-write.
+    ReadOnly(bool),
+    /// Stop: refuse new requests, finish those in flight, end syncing at a checkpoint, mark clean.
+    Stop,
+}
+
+/// A device offered to a running array. Already opened and locked by the driver.
+#[derive(Debug, Clone)]
+pub struct NewMember {
+    /// The identity the driver gave it.
+    pub id: MemberId,
+    /// Its name for messages (a path).
+    pub name: String,
+    /// Its size.
+    pub size_sectors: u64,
+    /// Its logical block size (512 or 4096).
+    pub logical_block_bytes: u32,
+    /// Random identity for its superblock.
+    pub device_uuid: [u8; 16],
+    /// Host reads avoid it.
+    pub write_mostly: bool,
+    /// The superblock found on it, if one was.
+    pub superblock: Option<Box<umd_format::SuperblockV1>>,
+}
+
+/// What `umd action` can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncRequest {
+    /// Run this action now.
+    Start(SyncAction),
+    /// End what runs; what is needed may start again.
+    Idle,
+    /// End what runs and start nothing until `Idle`.
+    Frozen,
+}
+
+/// A successful answer to a control request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlReply {
+    /// Done.
+    Done,
+    /// The member was taken in under this device number.
+    Added {
+        /// md's device number.
+        number: u32,
+    },
+}
+
+/// Why a control request was refused. Each text is one sentence for a human.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// Not now (EBUSY).
+    #[error("{0}")]
+    Busy(String),
+    /// Never (EINVAL).
+    #[error("{0}")]
+    Invalid(String),
+    /// Too small (ENOSPC).
+    #[error("{0}")]
+    TooSmall(String),
+    /// The device failed while it was prepared (EIO).
+    #[error("{0}")]
+    Io(String),
+    /// No such member (ENODEV).
+    #[error("{0}")]
+    NotFound(String),
+}

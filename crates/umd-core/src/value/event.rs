@@ -1,0 +1,164 @@
+//! What goes into the core.
+
+use super::buf::{Buf, Slice};
+use super::ids::{ControlId, IoId, RequestId};
+
+use super::control::Control;
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A door wants something.
+    Request(Request),
+    /// A member I/O ended (or, for an I/O the core gave up on, ends at last: then it is ignored).
+    Done(Completion),
+    /// A timer armed by [`Command::Arm`](super::Command::Arm) is due. A spurious one does no harm.
+    Timer(Timer),
+    /// An administrator or a program wants something.
+    Control(ControlId, Control),
+}
+
+/// One host request. Offsets are array sectors.
+#[derive(Debug)]
+pub struct Request {
+    /// The door's name for it; comes back in [`Command::Complete`](super::Command::Complete).
+    pub id: RequestId,
+    /// What is wanted.
+    pub op: RequestOp,
+}
+
+/// What a host can ask for. Ranges that leave the array are answered with
+/// [`RequestError::OutOfRange`].
+#[derive(Debug)]
+pub enum RequestOp {
+    /// Read; answered with [`Reply::Data`].
+    Read {
+        /// First array sector.
+        offset_sectors: u64,
+        /// Length, not 0.
+        len_sectors: u32,
+    },
+    /// Write. The bytes are stable: the door copied them once, nobody changes them any more.
+    Write {
+        /// First array sector.
+        offset_sectors: u64,
+        /// Whole sectors, not empty.
+        data: Slice,
+        /// Durable before the answer.
+        fua: bool,
+    },
+    /// Make the range read as zeros.
+    WriteZeroes {
+        /// First array sector.
+        offset_sectors: u64,
+        /// Length, not 0.
+        len_sectors: u64,
+        /// Durable before the answer.
+        fua: bool,
+        /// Members may give the space back to their file system.
+        may_unmap: bool,
+    },
+    /// The host no longer needs the range (advice; parts of it may be kept).
+    Trim {
+        /// First array sector.
+        offset_sectors: u64,
+        /// Length, not 0.
+        len_sectors: u64,
+        /// Durable before the answer.
+        fua: bool,
+    },
+    /// Everything answered before this request was made is durable on every member that holds it.
+    Flush,
+    /// Which parts are allocated; answered with [`Reply::Extents`], which may cover less than
+    /// was asked for, but never nothing.
+    Allocation {
+        /// First array sector.
+        offset_sectors: u64,
+        /// Length, not 0.
+        len_sectors: u64,
+    },
+}
+
+/// A successful answer to a host.
+#[derive(Debug)]
+pub enum Reply {
+    /// The bytes read, in order, in one or more pieces.
+    Data(Vec<Slice>),
+    /// Done.
+    Done,
+    /// Allocation, from the start of the range asked for.
+    Extents(Vec<Extent>),
+}
+
+/// A run of sectors with one allocation state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Length of the run, not 0.
+    pub len_sectors: u64,
+    /// `false`: a hole that reads as zeros.
+    pub data: bool,
+}
+
+/// Why a host request failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Not enough members hold the data (EIO).
+    #[error("I/O error: {0}")]
+    Io(String),
+    /// The array is read-only (EPERM).
+    #[error("the array is read-only")]
+    ReadOnly,
+    /// The range leaves the array (EINVAL; a write past the end: ENOSPC).
+    #[error("the range lies outside the array")]
+    OutOfRange,
+    /// The array is being stopped (ESHUTDOWN).
+    #[error("the array is stopping")]
+    Stopping,
+}
+
+/// The end of one member I/O.
+#[derive(Debug)]
+pub struct Completion {
+    /// Which one.
+    pub io: IoId,
+    /// How it ended. A read gives its buffer back, filled, or not at all.
+    pub result: Result<IoDone, IoError>,
+}
+
+/// What a member I/O brings.
+#[derive(Debug)]
+pub enum IoDone {
+    /// A read: the buffer that came with the command, all of it filled.
+    Read(Buf),
+    /// A write, flush or zeroing.
+    Done,
+    /// An allocation query: runs from the start of the range asked for; may be shorter.
+    Extents(Vec<Extent>),
+}
+
+/// How a member I/O can fail. Short transfers are failures too.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IoError {
+    /// The medium could not give or take these sectors; the rest of the member may be fine.
+    #[error("media error")]
+    Media,
+    /// The member is gone: vanished file, shrunk file, closed connection, dead device.
+    #[error("device gone")]
+    Gone,
+    /// Anything else, with the operating system's word for it.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// The core's timers. One of each at most is armed; arming again moves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// No write for a while: the array may be marked clean.
+    SafeMode,
+    /// The bitmap's lazy clearing.
+    BitmapDaemon,
+    /// Progress marks, throttle and checkpoints of a sync action.
+    Sync,
+    /// Looks for member I/O that never ended.
+    IoTimeout,
+}
