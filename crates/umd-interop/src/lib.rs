@@ -6,6 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod cpio;
+pub mod matrix;
 pub mod oracle;
 pub mod pattern;
+pub mod umd;
 pub mod uml;

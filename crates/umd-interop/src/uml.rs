@@ -30,7 +30,7 @@ use crate::oracle::Oracle;
 /// Minors of the ubd driver.
 const UBD_MAX: usize = 16;
 /// Loop devices made at boot.
-const LOOP_MAX: usize = 64;
+const LOOP_MAX: usize = 200;
 /// The modules scripts may count on; what they depend on is loaded before them.
 const MODULES: [&str; 6] = ["md-mod", "raid0", "raid1", "raid10", "raid456", "loop"];
 /// Modules that only some kernels have.
