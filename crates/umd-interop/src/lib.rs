@@ -9,5 +9,6 @@ pub mod cpio;
 pub mod matrix;
 pub mod oracle;
 pub mod pattern;
+pub mod scratch;
 pub mod umd;
 pub mod uml;
