@@ -6,7 +6,10 @@
 #![forbid(unsafe_code)]
 
 pub mod cpio;
+pub mod ledger;
 pub mod matrix;
+pub mod mount;
+pub mod nbd;
 pub mod oracle;
 pub mod pattern;
 pub mod scratch;

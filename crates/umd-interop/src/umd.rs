@@ -186,6 +186,16 @@ impl Served {
         format!("nbd+unix:///{}?socket={}", self.name, self.socket.display())
     }
 
+    /// The path of its socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The name of the array, which is the name of the export.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What it printed so far.
     pub fn messages(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -235,6 +235,10 @@ impl Kernel {
             "too many members for one boot"
         );
         let mut text = format!("H=/host\nCTL=/host{}\n{PRELUDE}\n", dir.display());
+        for program in PROGRAMS {
+            // A function, because busybox's shell prefers its own programs to those in PATH.
+            text.push_str(&format!("{program}() {{ /oracle/{program} \"$@\"; }}\n"));
+        }
         for (index, path) in self.members.iter().enumerate() {
             let device = Kernel::device(index);
             if index >= UBD_MAX {
@@ -305,7 +309,7 @@ impl Kernel {
                 };
                 files.insert(place, library);
             }
-            files.insert(format!("bin/{program}"), path);
+            files.insert(format!("oracle/{program}"), path);
         }
         let mut dirs: Vec<&str> = files
             .keys()
@@ -314,7 +318,7 @@ impl Kernel {
             .collect();
         dirs.sort_unstable();
         dirs.dedup();
-        for dir in dirs.into_iter().filter(|dir| *dir != "bin") {
+        for dir in dirs.into_iter() {
             archive.directory(dir);
         }
         for (place, path) in &files {
