@@ -145,9 +145,14 @@ pub fn skipped(test: &str, why: &str) {
         std::env::var_os("CI").is_none_or(|value| value != "true"),
         "{test} cannot run and CI=true allows no skipping: {why}"
     );
+    notice(&format!("SKIPPED {test}: {why}"));
+}
+
+/// Says something on stderr past the test harness's capture.
+pub fn notice(text: &str) {
     // Not eprintln!: libtest would swallow it for a passing test. A closed stderr is no reason to
     // fail.
-    let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {test}: {why}\n");
+    let _ = writeln!(std::io::stderr(), "\n*** {text}\n");
 }
 
 fn folder() -> Result<PathBuf> {

@@ -212,6 +212,22 @@ fn a_tcp_door_serves_the_same_array() {
     served.stop().unwrap();
 }
 
+#[test]
+fn an_idle_array_stays_small() {
+    let Some((_oracle, _umd, _scratch, served)) = set_up("memory of an idle array") else {
+        return;
+    };
+    std::thread::sleep(Duration::from_millis(500));
+    let status = fs::read_to_string(format!("/proc/{}/status", served.pid())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap();
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 20 << 10, "{kib} KiB resident");
+    served.stop().unwrap();
+}
+
 /// The client of the kill test, against a server that is not ours.
 #[test]
 fn our_own_client_speaks_with_nbdkit() {
