@@ -254,6 +254,8 @@ fn cargo(args: &[&str]) -> Command {
     command.current_dir(workspace::root()).args(args);
     command.env("UMD_ORACLE_DIR", workspace::oracle());
     command.env("UMD_BIN", binary(&workspace::target()));
+    // Errors of the tests say what happened; where they were made is noise in a long log.
+    command.env("RUST_LIB_BACKTRACE", "0");
     command
 }
 
