@@ -19,6 +19,7 @@ pub mod assembly;
 pub mod bitmap;
 pub mod geometry;
 pub mod lane;
+pub mod member;
 pub mod metadata;
 pub mod personality;
 pub mod sync;

@@ -1,15 +1,3 @@
 //! Sync actions: resync, recovery, check, repair.
 
-/// What the sync machine can do. Never mixed: resync makes redundancy agree after an unclean stop,
-/// recovery fills a member, check counts differences, repair removes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SyncAction {
-    /// Make redundancy agree with the data.
-    Resync,
-    /// Rebuild members that are not in sync.
-    Recover,
-    /// Read everything, count differences.
-    Check,
-    /// Read everything, mend differences.
-    Repair,
-}
+pub use crate::value::SyncAction;

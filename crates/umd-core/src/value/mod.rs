@@ -1,14 +1,27 @@
-//! Small values that every room of the core speaks: identities, time, buffers.
+//! What every room of the core speaks: identities, time, buffers, and the words of the one door
+//! (events in, commands out).
 //!
 //! Sectors are plain `u64` with the unit in the name (`offset_sectors`, always 512 bytes): they are
 //! computed with on every line of the geometry, and the name is what a reader needs there.
 
 mod buf;
+mod command;
+mod control;
+mod event;
 mod ids;
+mod slab;
+mod sync_action;
 mod time;
 
 pub use buf::{Buf, Pool, Slice, slices_len};
+pub use command::{Command, Commands, IoOp, MemberIo, Notice, Purpose};
+pub use control::{Control, ControlError, ControlReply, NewMember, SyncRequest};
+pub use event::{
+    Completion, Event, Extent, IoDone, IoError, Reply, Request, RequestError, RequestOp, Timer,
+};
 pub use ids::{ControlId, Events, IoId, MemberId, RequestId, Slot};
+pub use slab::Slab;
+pub use sync_action::SyncAction;
 pub use time::{Instant, Now, Span};
 
 /// Bytes of one sector, the unit of every `_sectors` quantity in md.

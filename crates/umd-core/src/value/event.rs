@@ -1,6 +1,7 @@
 //! What goes into the core.
 
-use crate::value::{Buf, ControlId, IoId, RequestId, Slice};
+use super::buf::{Buf, Slice};
+use super::ids::{ControlId, IoId, RequestId};
 
 use super::control::Control;
 

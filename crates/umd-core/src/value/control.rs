@@ -1,7 +1,7 @@
 //! What an administrator can ask a running array to do.
 
-use crate::sync::SyncAction;
-use crate::value::MemberId;
+use super::ids::MemberId;
+use super::sync_action::SyncAction;
 
 /// A control request.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ pub struct NewMember {
     /// Host reads avoid it.
     pub write_mostly: bool,
     /// The superblock found on it, if one was.
-    pub superblock: Option<Box<umd_format::v1::Superblock>>,
+    pub superblock: Option<Box<umd_format::SuperblockV1>>,
 }
 
 /// What `umd action` can ask for.

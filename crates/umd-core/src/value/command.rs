@@ -2,10 +2,13 @@
 
 use smallvec::SmallVec;
 
-use crate::value::{Buf, ControlId, Instant, IoId, MemberId, RequestId, Slice};
+use super::buf::{Buf, Slice};
+use super::ids::{ControlId, IoId, MemberId, RequestId};
+use super::time::Instant;
 
 use super::control::{ControlError, ControlReply};
 use super::event::{Reply, RequestError, Timer};
+use super::sync_action::SyncAction;
 
 /// Something the driver has to do. Commands are carried out in order; none may be dropped, except
 /// notices.
@@ -135,11 +138,11 @@ pub enum Notice {
     /// A member became an in-sync part of the array.
     Activated(MemberId),
     /// A sync action began.
-    SyncStarted(crate::sync::SyncAction),
+    SyncStarted(SyncAction),
     /// A sync action ended.
     SyncEnded {
         /// Which.
-        action: crate::sync::SyncAction,
+        action: SyncAction,
         /// Whether it reached the end of the array.
         complete: bool,
         /// Sectors found to differ (check and repair).
@@ -151,6 +154,6 @@ pub enum Notice {
     Frozen(String),
     /// Something an administrator may want to read in the log.
     Message(String),
-    /// The state shown by [`Array::status`](super::Array::status) changed.
+    /// The state shown by `Array::status` changed.
     Changed,
 }

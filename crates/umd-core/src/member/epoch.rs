@@ -1,0 +1,74 @@
+//! The immutable snapshot of who holds what.
+//!
+//! ```text
+//!   control --publish--> epoch 7   (requests plan by it, and hold it while their I/O flies)
+//!                        epoch 6   (kept alive by requests planned earlier; drained when dropped)
+//! ```
+//!
+//! A request never sees half of a change: it plans by one epoch, and what was planned by an older
+//! one is planned again before anything is written.
+
+use std::sync::Arc;
+
+use super::table::{Members, State};
+use crate::value::{MemberId, Slot};
+
+/// What a slot is to the requests of one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column {
+    /// The member in the slot.
+    pub member: MemberId,
+    /// Where array data starts on it.
+    pub data_offset_sectors: u64,
+    /// Holds valid data everywhere. Otherwise it is being rebuilt: valid below the sync cursor.
+    pub in_sync: bool,
+    /// Host reads avoid it.
+    pub write_mostly: bool,
+}
+
+/// One snapshot.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Epoch {
+    /// Rises by one with each publication.
+    pub number: u64,
+    /// By slot; `None` where nothing usable is.
+    pub columns: Vec<Option<Column>>,
+}
+
+impl Epoch {
+    /// The snapshot of these members.
+    pub fn of(number: u64, members: &Members, raid_disks: u16) -> Arc<Epoch> {
+        let columns = (0..raid_disks)
+            .map(|slot| {
+                let member = members.in_slot(Slot(slot))?;
+                Some(Column {
+                    member: member.id,
+                    data_offset_sectors: member.data_offset_sectors(),
+                    in_sync: member.state == State::InSync,
+                    write_mostly: member.write_mostly,
+                })
+            })
+            .collect();
+        Arc::new(Epoch { number, columns })
+    }
+
+    /// The column of a slot.
+    pub fn column(&self, slot: u16) -> Option<&Column> {
+        self.columns[usize::from(slot)].as_ref()
+    }
+
+    /// Slots without an in-sync member.
+    pub fn degraded(&self) -> u16 {
+        let lost = self
+            .columns
+            .iter()
+            .filter(|c| !c.is_some_and(|c| c.in_sync))
+            .count();
+        u16::try_from(lost).expect("slots fit 16 bits")
+    }
+
+    /// The in-sync columns, in slot order.
+    pub fn in_sync(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().flatten().filter(|c| c.in_sync)
+    }
+}

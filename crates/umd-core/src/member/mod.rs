@@ -1,0 +1,9 @@
+//! Members, the snapshots requests plan by, and the I/O that is under way.
+
+mod epoch;
+mod io;
+mod table;
+
+pub use epoch::{Column, Epoch};
+pub use io::{Effect, Io, Owner};
+pub use table::{Member, Members, State};

@@ -1,0 +1,158 @@
+//! The members of a running array.
+
+use umd_format::{Role, SuperblockV1};
+
+use crate::value::{MemberId, Slot};
+
+/// What a member is to the array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// In a slot, with valid data everywhere.
+    InSync,
+    /// In a slot, valid below the offset that was last made durable.
+    Recovering {
+        /// Checkpoint, in sectors of its data.
+        checkpoint_sectors: u64,
+    },
+    /// Without a slot.
+    Spare,
+    /// Failed; no I/O goes to it any more.
+    Faulty,
+}
+
+/// One member. (kernel: `md_rdev`)
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// The driver's identity for it.
+    pub id: MemberId,
+    /// Its name for messages (a path).
+    pub name: String,
+    /// What it is.
+    pub state: State,
+    /// Its slot; faulty members keep the one they had for messages.
+    pub slot: Option<Slot>,
+    /// Size of the device.
+    pub size_sectors: u64,
+    /// Logical block size of the device.
+    pub logical_block_bytes: u32,
+    /// Host reads avoid it.
+    pub write_mostly: bool,
+    /// Its superblock, as last written or about to be.
+    pub superblock: SuperblockV1,
+    /// Why it failed.
+    pub fault: Option<String>,
+}
+
+impl Member {
+    /// Its device number (kernel: `desc_nr`).
+    pub fn number(&self) -> u32 {
+        self.superblock.fields.dev_number
+    }
+
+    /// Where array data starts on it.
+    pub fn data_offset_sectors(&self) -> u64 {
+        self.superblock.fields.data_offset_sectors
+    }
+
+    /// Whether it takes part in I/O with a slot.
+    pub fn is_active(&self) -> bool {
+        matches!(self.state, State::InSync | State::Recovering { .. })
+    }
+
+    /// The role that superblocks record for it.
+    pub fn role(&self) -> Role {
+        match (self.state, self.slot) {
+            (State::InSync | State::Recovering { .. }, Some(slot)) => Role::Active(slot.0),
+            (State::Faulty, _) => Role::Faulty,
+            _ => Role::Spare,
+        }
+    }
+}
+
+/// All members, in the order they were added.
+#[derive(Debug, Clone, Default)]
+pub struct Members {
+    list: Vec<Member>,
+}
+
+impl Members {
+    /// The members of a starting array.
+    pub fn new(list: Vec<Member>) -> Members {
+        let members = Members { list };
+        members.check();
+        members
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.list.iter()
+    }
+
+    /// All of them, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
+        self.list.iter_mut()
+    }
+
+    /// The member with this identity.
+    pub fn get(&self, id: MemberId) -> Option<&Member> {
+        self.list.iter().find(|m| m.id == id)
+    }
+
+    /// The member with this identity, to be changed.
+    pub fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
+        self.list.iter_mut().find(|m| m.id == id)
+    }
+
+    /// The working member in a slot.
+    pub fn in_slot(&self, slot: Slot) -> Option<&Member> {
+        self.list
+            .iter()
+            .find(|m| m.slot == Some(slot) && m.is_active())
+    }
+
+    /// Takes a member in. Panics on an identity or number that is in use.
+    pub fn push(&mut self, member: Member) {
+        self.list.push(member);
+        self.check();
+    }
+
+    /// Takes a member out.
+    pub fn remove(&mut self, id: MemberId) -> Option<Member> {
+        let index = self.list.iter().position(|m| m.id == id)?;
+        Some(self.list.remove(index))
+    }
+
+    /// The lowest device number at or above `from` that nobody has.
+    pub fn free_number(&self, from: u32) -> u32 {
+        (from..)
+            .find(|n| self.list.iter().all(|m| m.number() != *n))
+            .expect("a free number")
+    }
+
+    /// What must hold at any moment: identities, numbers and slots are held once.
+    pub fn check(&self) {
+        for (i, a) in self.list.iter().enumerate() {
+            assert!(
+                !a.is_active() || a.slot.is_some(),
+                "an active member has a slot"
+            );
+            assert!(
+                a.state != State::Spare || a.slot.is_none(),
+                "a spare has no slot"
+            );
+            for b in &self.list[i + 1..] {
+                assert!(a.id != b.id, "two members with one identity");
+                assert!(
+                    a.number() != b.number(),
+                    "two members with one device number"
+                );
+                let both = a.is_active() && b.is_active();
+                assert!(
+                    !both || a.slot != b.slot,
+                    "two members in slot {:?}",
+                    a.slot
+                );
+            }
+        }
+    }
+}

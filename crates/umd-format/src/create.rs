@@ -1,0 +1,375 @@
+//! The superblocks of a new array, and of a member that joins an existing one.
+//!
+//! Device numbers: slots 0 to n-1 in order, then the spares. A new array with redundancy starts
+//! with `resync_offset` 0, so that its members are made equal; what is marked instead when
+//! members are missing:
+//!
+//! | level       | missing | consistent because                             | marked             |
+//! |-------------|---------|------------------------------------------------|--------------------|
+//! | raid1       | all but one | there is nothing to differ from            | clean              |
+//! | raid1       | some    | -                                              | resync from 0      |
+//! | raid4/raid5 | one     | the missing block is whatever parity says      | clean              |
+//! | raid6       | two     | the same, twice                                | clean              |
+//! | raid6       | one     | one equation too many: P and Q may disagree    | clean, and the last present member is rebuilt from 0 |
+//!
+//! (An array that is not clean and lacks a member may not be started at level 4, 5 or 6, so the
+//! last row cannot simply ask for a resync.)
+
+use crate::bitmap::{self, BitmapSuperblock};
+use crate::place::Minor;
+use crate::space::{
+    self, ArraySpace, BBLOG_SECTORS, MemberSpace, RegionWish, SpaceError, SpaceWish,
+};
+use crate::v1::{
+    DeviceFlags, Features, Fields, HEADER_BYTES, ParseError, ROLES_MAX, Role, UnixTime,
+};
+use crate::{Level, SECTOR_BYTES, SECTOR_MAX, SuperblockV1, Uuid};
+
+/// The longest name in bytes; shorter than the field, which ends with a NUL as mdadm has it.
+pub const NAME_BYTES_MAX: usize = 31;
+
+/// A new array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewArray {
+    /// Metadata version.
+    pub minor: Minor,
+    /// Its identity, random.
+    pub set_uuid: Uuid,
+    /// Its name, "host:name" or "name".
+    pub name: String,
+    /// The time now, seconds since 1970.
+    pub ctime_seconds: u64,
+    /// Level; linear and raid10 are not made yet.
+    pub level: Level,
+    /// Layout number; for raid0 1 or 2 (0 leaves it unsaid).
+    pub layout: u32,
+    /// Chunk, 0 for raid1.
+    pub chunk_sectors: u32,
+    /// Size of each member, as much as there is when `None`.
+    pub size_sectors: Option<u64>,
+    /// Data offset, mdadm's rule when `None`.
+    pub data_offset_sectors: Option<u64>,
+    /// Internal bitmap.
+    pub bitmap: Option<RegionWish>,
+    /// Bad-block log; mdadm makes one unless told otherwise.
+    pub bad_block_log: bool,
+    /// The user says that the members are in sync already.
+    pub assume_clean: bool,
+    /// One entry per slot, `None` for a missing member.
+    pub slots: Vec<Option<NewMember>>,
+    /// Spares.
+    pub spares: Vec<NewMember>,
+}
+
+/// A device of a new array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewMember {
+    /// Its size.
+    pub device_sectors: u64,
+    /// Its identity, random.
+    pub device_uuid: Uuid,
+    /// Write-mostly, failfast.
+    pub flags: DeviceFlags,
+}
+
+/// What to write for a new array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Created {
+    /// One per slot, `None` where the member is missing.
+    pub slots: Vec<Option<SuperblockV1>>,
+    /// One per spare.
+    pub spares: Vec<SuperblockV1>,
+    /// The bitmap to write to every member with a slot, at its `bitmap_sector`.
+    pub bitmap: Option<BitmapSuperblock>,
+}
+
+impl Created {
+    /// The bytes of the bitmap, if there is one.
+    pub fn bitmap_image(&self) -> Option<Vec<u8>> {
+        self.bitmap.as_ref().map(bitmap::initial_image)
+    }
+}
+
+/// Why an array cannot be created.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CreateError {
+    /// The description makes no array.
+    #[error("{0}")]
+    Shape(String),
+    /// It does not fit on the devices. The index counts present members by slot, then spares.
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    /// The outcome would not be a valid superblock.
+    #[error("these values make no valid superblock: {0}")]
+    Superblock(#[from] ParseError),
+}
+
+/// Makes the superblocks and the bitmap of a new array.
+///
+/// # Errors
+/// When the description is no array, or does not fit.
+pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
+    check_shape(array)?;
+    let present = array.slots.iter().flatten().chain(&array.spares);
+    let device_sectors: Vec<u64> = present.map(|member| member.device_sectors).collect();
+    let wish = SpaceWish {
+        minor: array.minor,
+        level: array.level,
+        chunk_sectors: array.chunk_sectors,
+        bitmap: array.bitmap,
+        bad_block_log: array.bad_block_log,
+        data_offset_sectors: array.data_offset_sectors,
+        size_sectors: array.size_sectors,
+    };
+    let space = space::plan(&wish, &device_sectors)?;
+    let common = common_fields(array, &space);
+    let rebuilt = rebuilt_slot(array);
+    let mut places = space.members.iter();
+    let mut member = |number: usize, new: &NewMember| {
+        let place = places.next().expect("a place was planned for every device");
+        let fields = member_fields(&common, array.level, number, new, place);
+        let fields = if rebuilt == Some(number) {
+            rebuilding(fields)
+        } else {
+            fields
+        };
+        SuperblockV1::build(array.minor, fields, new.device_sectors)
+    };
+    let mut slots = Vec::with_capacity(array.slots.len());
+    for (slot, new) in array.slots.iter().enumerate() {
+        slots.push(new.as_ref().map(|new| member(slot, new)).transpose()?);
+    }
+    let mut spares = Vec::with_capacity(array.spares.len());
+    for (index, new) in array.spares.iter().enumerate() {
+        spares.push(member(array.slots.len() + index, new)?);
+    }
+    let bitmap = space
+        .bitmap
+        .map(|place| BitmapSuperblock::new(array.set_uuid, space.size_sectors, place.region_bytes));
+    Ok(Created {
+        slots,
+        spares,
+        bitmap,
+    })
+}
+
+fn check_shape(array: &NewArray) -> Result<(), CreateError> {
+    let level = array.level;
+    let shape = |text| Err(CreateError::Shape(text));
+    let supported = level.is_parity() || matches!(level, Level::Raid0 | Level::Raid1);
+    if !supported {
+        return shape(format!("level {level} cannot be created yet"));
+    }
+    let (disks, devices) = (array.slots.len(), array.slots.len() + array.spares.len());
+    if disks < level.min_disks() as usize || devices > ROLES_MAX {
+        let least = level.min_disks();
+        return shape(format!(
+            "{level} needs {least} to {ROLES_MAX} devices, not {devices}"
+        ));
+    }
+    let missing = array.slots.iter().filter(|slot| slot.is_none()).count();
+    let most = level
+        .max_missing(disks as u32)
+        .expect("a supported level has a number");
+    if missing > most as usize {
+        return shape(format!(
+            "{level} on {disks} devices can lack {most}, not {missing}"
+        ));
+    }
+    if !level.is_redundant() && !array.spares.is_empty() {
+        return shape(format!("{level} has no use for spares"));
+    }
+    if level.is_striped() && (array.chunk_sectors < 8 || !array.chunk_sectors.is_power_of_two()) {
+        let chunk = array.chunk_sectors;
+        return shape(format!(
+            "chunk of {chunk} sectors is no power of two of 4 KiB or more"
+        ));
+    }
+    if !level.is_striped() && array.chunk_sectors != 0 {
+        return shape(format!("{level} has no chunk"));
+    }
+    let unnamed = match level {
+        Level::Raid5 | Level::Raid6 => false,
+        _ => array.layout == 0,
+    };
+    if !unnamed && level.layout_name(array.layout).is_none() {
+        return shape(format!("{level} has no layout {}", array.layout));
+    }
+    if array.name.len() > NAME_BYTES_MAX || array.name.contains('\0') {
+        return shape(format!(
+            "name {:?} is longer than 31 bytes or has a NUL",
+            array.name
+        ));
+    }
+    Ok(())
+}
+
+/// Where the array is in sync from the start (see the table at the top).
+fn is_born_clean(array: &NewArray) -> bool {
+    let missing = array.slots.iter().filter(|slot| slot.is_none()).count();
+    array.assume_clean
+        || match array.level {
+            Level::Raid1 => array.slots.len() - missing == 1,
+            Level::Raid4 | Level::Raid5 | Level::Raid6 => missing > 0,
+            _ => true,
+        }
+}
+
+/// The slot whose member must be rebuilt although it is present (see the table at the top).
+fn rebuilt_slot(array: &NewArray) -> Option<usize> {
+    let missing = array.slots.iter().filter(|slot| slot.is_none()).count();
+    if array.level != Level::Raid6 || array.assume_clean || missing != 1 {
+        return None;
+    }
+    array.slots.iter().rposition(Option::is_some)
+}
+
+fn rebuilding(mut fields: Fields) -> Fields {
+    fields.features = fields.features.with(Features::RECOVERY_OFFSET);
+    fields.recovery_offset_raw = 0;
+    fields
+}
+
+/// Entries mdadm makes room for: as many as fill the superblock's sectors.
+fn role_entries(devices: usize) -> usize {
+    let bytes = (HEADER_BYTES + 2 * devices).next_multiple_of(SECTOR_BYTES);
+    ((bytes - HEADER_BYTES) / 2).min(ROLES_MAX)
+}
+
+/// All fields that are the same on every member.
+fn common_fields(array: &NewArray, space: &ArraySpace) -> Fields {
+    let mut features = Features::default();
+    if space.bitmap.is_some() {
+        features = features.with(Features::BITMAP_OFFSET);
+    }
+    if array.level == Level::Raid0 && array.layout != 0 {
+        features = features.with(Features::RAID0_LAYOUT);
+    }
+    let mut set_name = [0; 32];
+    set_name[..array.name.len()].copy_from_slice(array.name.as_bytes());
+    let devices = array.slots.len() + array.spares.len();
+    let mut roles = vec![Role::Spare; role_entries(devices)];
+    for (slot, member) in array.slots.iter().enumerate() {
+        if member.is_some() {
+            roles[slot] = Role::Active(slot as u16);
+        }
+    }
+    let bitmap_offset_sectors = space.bitmap.map_or(0, |place| place.offset_sectors);
+    let has_log = space.bblog_offset_sectors != 0;
+    Fields {
+        features,
+        set_uuid: array.set_uuid,
+        set_name,
+        ctime: UnixTime::from_seconds(array.ctime_seconds),
+        level: array.level,
+        layout: array.layout,
+        size_sectors: space.size_sectors,
+        chunk_sectors: array.chunk_sectors,
+        raid_disks: array.slots.len() as u32,
+        bitmap_offset_raw: bitmap_offset_sectors as u32,
+        new_level: Level::Raid0,
+        reshape_position_sectors: 0,
+        delta_disks: 0,
+        new_layout: 0,
+        new_chunk_sectors: 0,
+        new_offset_sectors: 0,
+        data_offset_sectors: 0,
+        data_size_sectors: 0,
+        super_offset_sectors: 0,
+        recovery_offset_raw: 0,
+        dev_number: 0,
+        corrected_reads: 0,
+        device_uuid: Uuid::default(),
+        flags: DeviceFlags::default(),
+        bblog_shift: 0,
+        bblog_size_sectors: if has_log { BBLOG_SECTORS } else { 0 },
+        bblog_offset_sectors: space.bblog_offset_sectors,
+        utime: UnixTime::from_seconds(array.ctime_seconds),
+        events: 0,
+        resync_offset_sectors: if is_born_clean(array) { SECTOR_MAX } else { 0 },
+        logical_block_bytes: 0,
+        roles,
+    }
+}
+
+fn member_fields(
+    common: &Fields,
+    level: Level,
+    number: usize,
+    new: &NewMember,
+    place: &MemberSpace,
+) -> Fields {
+    assert!(level == common.level && number < common.roles.len());
+    Fields {
+        data_offset_sectors: place.data_offset_sectors,
+        data_size_sectors: place.data_size_sectors,
+        super_offset_sectors: place.super_offset_sectors,
+        dev_number: number as u32,
+        device_uuid: new.device_uuid,
+        flags: new.flags,
+        ..common.clone()
+    }
+}
+
+/// Makes the superblock of a device that joins the array of `peer` as a spare under `number`.
+///
+/// Data offset, bitmap and bad-block log lie as on the peer. The peer's role table must give
+/// `number` to nobody; entries are not changed, except that one for `number` is added.
+///
+/// # Errors
+/// `DeviceTooSmall` says by how many sectors the device is too small; `Superblock` when the
+/// peer's places do not fit on it.
+///
+/// # Panics
+/// When `number` is at or above 1920, or taken.
+pub fn spare_for(
+    peer: &SuperblockV1,
+    number: u32,
+    new: &NewMember,
+) -> Result<SuperblockV1, CreateError> {
+    let mut fields = peer.fields.clone();
+    assert_eq!(
+        fields.role_of(number),
+        Role::Spare,
+        "device number {number} is taken"
+    );
+    let minor = peer.minor();
+    let have_sectors = new.device_sectors;
+    let too_small = |need_sectors| SpaceError::DeviceTooSmall {
+        device: 0,
+        need_sectors,
+        have_sectors,
+    };
+    let super_offset_sectors = minor
+        .superblock_sector(have_sectors)
+        .ok_or(too_small(crate::place::DEVICE_SECTORS_MIN))?;
+    let data_end = match minor {
+        Minor::V1_1 | Minor::V1_2 => have_sectors,
+        // What the peer keeps between data and superblock is kept here as well.
+        Minor::V1_0 => {
+            let peer_end = fields.data_offset_sectors + fields.data_size_sectors;
+            let between = fields.super_offset_sectors - peer_end;
+            super_offset_sectors.saturating_sub(between)
+        }
+    };
+    let behind_data = have_sectors - data_end;
+    let used = fields.size_sectors.max(crate::v1::DATA_SECTORS_MIN);
+    let need_sectors = fields.data_offset_sectors + used + behind_data;
+    if have_sectors < need_sectors {
+        return Err(too_small(need_sectors).into());
+    }
+    fields.super_offset_sectors = super_offset_sectors;
+    fields.data_size_sectors = data_end - fields.data_offset_sectors;
+    let of_the_peer = Features::RECOVERY_OFFSET
+        .with(Features::BAD_BLOCKS)
+        .with(Features::REPLACEMENT)
+        .with(Features::RECOVERY_BITMAP);
+    fields.features = fields.features.without(of_the_peer);
+    fields.recovery_offset_raw = 0;
+    fields.corrected_reads = 0;
+    fields.device_uuid = new.device_uuid;
+    fields.flags = new.flags;
+    fields.dev_number = number;
+    fields.set_role(number, Role::Spare);
+    Ok(SuperblockV1::build(minor, fields, have_sectors)?)
+}

@@ -1,0 +1,72 @@
+//! Which kernels would refuse a member, and why.
+//!
+//! Bytes that we keep because they are none of our business can still matter elsewhere:
+//! kernel 6.19 gave byte 224 a meaning, and every kernel before it refuses a member where that
+//! byte is not 0. Facts: superblocks.md section 2 and 6, bitmap.md section 10.
+
+use crate::Level;
+use crate::bitmap;
+use crate::bytes::u32_at;
+use crate::v1::{Fields, HEADER_BYTES};
+
+/// One reason why some kernels do not take a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelRefusal {
+    /// The kernels, for example "up to 6.18".
+    pub kernels: &'static str,
+    /// What they do not accept.
+    pub why: String,
+}
+
+/// Lists the refusals for a superblock with these `fields` and bytes, and, when it is known, for a
+/// bitmap of `bitmap_version`.
+///
+/// # Panics
+/// When `raw` is shorter than a superblock's header.
+pub fn refusals(fields: &Fields, raw: &[u8], bitmap_version: Option<u32>) -> Vec<KernelRefusal> {
+    assert!(raw.len() >= HEADER_BYTES);
+    let mut found = Vec::new();
+    let mut refuse = |kernels, why: String| found.push(KernelRefusal { kernels, why });
+    if fields.features.unknown() != 0 {
+        refuse(
+            "all known",
+            format!("features {:#x} are unknown", fields.features.unknown()),
+        );
+    }
+    if u32_at(raw, 12) != 0 {
+        refuse("all known", "bytes 12 to 15 must be 0".to_owned());
+    }
+    if raw[228..HEADER_BYTES].iter().any(|&byte| byte != 0) {
+        refuse("all known", "bytes 228 to 255 must be 0".to_owned());
+    }
+    if fields.logical_block_bytes != 0 {
+        let bytes = fields.logical_block_bytes;
+        refuse(
+            "up to 6.18",
+            format!("the logical block size ({bytes}) is recorded at byte 224"),
+        );
+    }
+    match fields.level {
+        Level::Linear => refuse("6.8 to 6.13", "level linear is not there".to_owned()),
+        Level::Multipath | Level::Faulty => {
+            refuse("from 6.8", format!("level {} is not there", fields.level));
+        }
+        _ => {}
+    }
+    match bitmap_version {
+        Some(bitmap::VERSION_LOCKLESS) => {
+            refuse(
+                "up to 6.17",
+                "the bitmap is lockless (version 6)".to_owned(),
+            );
+        }
+        Some(bitmap::VERSION_CLUSTERED) => {
+            refuse(
+                "without md-cluster",
+                "the bitmap is clustered (version 5)".to_owned(),
+            );
+        }
+        _ => {}
+    }
+    found
+}

@@ -1,0 +1,129 @@
+//! Where superblocks lie on a device, and which of several found ones is meant.
+//!
+//! ```text
+//!   sector 0        8                                    n&~127-128     (n-16)&~7      n
+//!   | 1.1           | 1.2 |  bitmap, bad blocks | data ... | 0.90 ...      | 1.0         |
+//! ```
+//!
+//! Facts: superblocks.md section 1.
+
+use std::fmt;
+
+/// Smallest device that can hold a v1.x superblock, in sectors.
+pub const DEVICE_SECTORS_MIN: u64 = 24;
+
+/// Sectors to read at a superblock's place: 4 KiB holds the largest one.
+pub const SUPERBLOCK_READ_SECTORS: u64 = 8;
+
+/// The minor version of a v1 superblock. It is not stored: the place tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Minor {
+    /// 1.0, near the end of the device.
+    V1_0,
+    /// 1.1, at the start.
+    V1_1,
+    /// 1.2, 4 KiB from the start; what mdadm makes unless told otherwise.
+    V1_2,
+}
+
+impl Minor {
+    /// All minors, in the order in which they are looked for.
+    pub const ALL: [Minor; 3] = [Minor::V1_2, Minor::V1_1, Minor::V1_0];
+
+    /// The number after "1.".
+    pub fn number(self) -> u32 {
+        match self {
+            Minor::V1_0 => 0,
+            Minor::V1_1 => 1,
+            Minor::V1_2 => 2,
+        }
+    }
+
+    /// The sector where this superblock lies on a device of `device_sectors`; `None` when the
+    /// device is too small to have one.
+    pub fn superblock_sector(self, device_sectors: u64) -> Option<u64> {
+        if device_sectors < DEVICE_SECTORS_MIN {
+            return None;
+        }
+        Some(match self {
+            Minor::V1_0 => (device_sectors - 16) & !7,
+            Minor::V1_1 => 0,
+            Minor::V1_2 => 8,
+        })
+    }
+}
+
+impl fmt::Display for Minor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "1.{}", self.number())
+    }
+}
+
+/// A metadata family and its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Format {
+    /// Version 1.x.
+    V1(Minor),
+    /// Version 0.90 (and 0.91, the same while a reshape runs).
+    V090,
+}
+
+impl Format {
+    /// The sector where such a superblock lies, `None` when the device is too small.
+    pub fn superblock_sector(self, device_sectors: u64) -> Option<u64> {
+        match self {
+            Format::V1(minor) => minor.superblock_sector(device_sectors),
+            Format::V090 => (device_sectors & !127).checked_sub(128),
+        }
+    }
+}
+
+/// The places to look at, in order: format and sector. Look at all of them: when several
+/// superblocks load, the one with the newest creation time is meant (`newest`).
+pub fn probe_order(device_sectors: u64) -> Vec<(Format, u64)> {
+    let formats = Minor::ALL.map(Format::V1).into_iter().chain([Format::V090]);
+    formats
+        .filter_map(|format| Some((format, format.superblock_sector(device_sectors)?)))
+        .collect()
+}
+
+/// Of several superblocks that load from one device, the index of the one that is meant: the
+/// newest creation time, the earliest in probe order when two are equal.
+///
+/// An old superblock of another format can survive at its own place; mdadm decides the same way.
+pub fn newest(creation_seconds: &[u64]) -> Option<usize> {
+    let latest = creation_seconds.iter().max()?;
+    creation_seconds
+        .iter()
+        .position(|seconds| seconds == latest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_follow_the_table() {
+        assert_eq!(Minor::V1_0.superblock_sector(204_800), Some(204_784));
+        assert_eq!(Minor::V1_0.superblock_sector(204_807), Some(204_784));
+        assert_eq!(Minor::V1_1.superblock_sector(204_800), Some(0));
+        assert_eq!(Minor::V1_2.superblock_sector(204_800), Some(8));
+        assert_eq!(Format::V090.superblock_sector(204_801), Some(204_672));
+    }
+
+    #[test]
+    fn small_devices_have_no_place() {
+        assert_eq!(Minor::V1_2.superblock_sector(23), None);
+        assert_eq!(Minor::V1_0.superblock_sector(24), Some(8));
+        assert_eq!(Format::V090.superblock_sector(127), None);
+        assert_eq!(Format::V090.superblock_sector(128), Some(0));
+        assert!(probe_order(0).is_empty());
+        assert_eq!(probe_order(204_800).len(), 4);
+    }
+
+    #[test]
+    fn newest_prefers_probe_order_on_a_tie() {
+        assert_eq!(newest(&[]), None);
+        assert_eq!(newest(&[5, 7, 7]), Some(1));
+    }
+}

@@ -1,0 +1,421 @@
+//! Where a new array's data, bitmap and bad-block log go on each member.
+//!
+//! ```text
+//!   1.2:  | - | sb | bitmap      | log |  head room (for a later reshape)  | data ......... |
+//!         0   8    16            ..                              data_offset
+//!   1.0:  | data ............................................ | bitmap     | log | sb | - |
+//!         0                                                                       (n-16)&~7
+//! ```
+//!
+//! The numbers are mdadm's, so that arrays made here look like any other (superblocks.md
+//! section 9). All members get the same data offset: that of the smallest one.
+
+use crate::Level;
+use crate::bitmap::{default_region_bytes, least_region_bytes, on_disk_sectors, regions};
+use crate::place::{DEVICE_SECTORS_MIN, Minor};
+use crate::v1::DATA_SECTORS_MIN;
+
+/// Sectors of a bad-block log.
+pub const BBLOG_SECTORS: u16 = 8;
+
+/// Sectors a superblock keeps to itself, whatever it uses.
+const SUPERBLOCK_SECTORS: u64 = 8;
+/// Data offsets are multiples of 1 MiB.
+const DATA_ALIGN_SECTORS: u64 = 2048;
+/// The most head room: 128 MiB.
+const HEADROOM_SECTORS_MAX: u64 = 262_144;
+/// Size is cut to this for levels without a chunk, when metadata is at the end: 64 KiB.
+const UNCHUNKED_ALIGN_SECTORS: u64 = 128;
+
+/// What is wanted of the members' space.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpaceWish {
+    /// Metadata version.
+    pub minor: Minor,
+    /// Level of the array.
+    pub level: Level,
+    /// Chunk, 0 for levels without.
+    pub chunk_sectors: u32,
+    /// Room for a bitmap, and what its regions should be.
+    pub bitmap: Option<RegionWish>,
+    /// Room for a bad-block log.
+    pub bad_block_log: bool,
+    /// The data offset the user asks for.
+    pub data_offset_sectors: Option<u64>,
+    /// The size of each member the user asks for.
+    pub size_sectors: Option<u64>,
+}
+
+/// What size a bitmap's regions should have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegionWish {
+    /// mdadm's rule.
+    Default,
+    /// This many bytes, a power of two.
+    Bytes(u32),
+}
+
+/// The space of a whole array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArraySpace {
+    /// Sectors used of each member; 0 for raid0 and linear, where each gives what it has.
+    pub size_sectors: u64,
+    /// The bitmap, if one is wanted.
+    pub bitmap: Option<BitmapSpace>,
+    /// Bad-block log, sectors from the superblock; 0 for none.
+    pub bblog_offset_sectors: i32,
+    /// The members, in the order of the devices given.
+    pub members: Vec<MemberSpace>,
+}
+
+/// A bitmap's place, the same on all members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BitmapSpace {
+    /// Sectors from the superblock.
+    pub offset_sectors: i32,
+    /// Size of a region.
+    pub region_bytes: u32,
+}
+
+/// One member's space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberSpace {
+    /// Where the superblock goes.
+    pub super_offset_sectors: u64,
+    /// Where data begins.
+    pub data_offset_sectors: u64,
+    /// Sectors usable for data.
+    pub data_size_sectors: u64,
+}
+
+/// Why the wish cannot be had. `device` is the index of the device at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpaceError {
+    /// No devices were given.
+    #[error("there is no device to put the array on")]
+    NoDevices,
+    /// A device is too small.
+    #[error(
+        "device is too small: {need_sectors} sectors needed, it has {have_sectors} \
+         ({} sectors short)", need_sectors - have_sectors
+    )]
+    DeviceTooSmall {
+        /// Which device.
+        device: usize,
+        /// Least sectors it must have.
+        need_sectors: u64,
+        /// Sectors it has.
+        have_sectors: u64,
+    },
+    /// The data offset leaves no room for what lies before the data.
+    #[error("data offset of {wanted_sectors} sectors is too small, {least_sectors} are needed")]
+    DataOffsetTooSmall {
+        /// What the user asked for.
+        wanted_sectors: u64,
+        /// The least that would do.
+        least_sectors: u64,
+    },
+    /// A data offset was given for metadata that lies at the end.
+    #[error("a data offset cannot be given with metadata version 1.0")]
+    DataOffsetNotUsed,
+    /// The regions are too small for the bits to fit, or no power of two.
+    #[error("bitmap chunk of {wanted_bytes} bytes cannot be had, the least is {least_bytes}")]
+    RegionTooSmall {
+        /// What the user asked for.
+        wanted_bytes: u32,
+        /// The least that would do.
+        least_bytes: u32,
+    },
+    /// No bitmap fits, whatever its regions.
+    #[error("there is no room for a bitmap; create the array without one")]
+    NoRoomForBitmap,
+    /// The level has no use for a bitmap.
+    #[error("a bitmap makes no sense with level {0}")]
+    BitmapNotUsed(Level),
+    /// The size is less than one chunk.
+    #[error("a size of {size_sectors} sectors is below one chunk of {chunk_sectors}")]
+    SizeBelowChunk {
+        /// What the user asked for.
+        size_sectors: u64,
+        /// The chunk.
+        chunk_sectors: u32,
+    },
+}
+
+/// Plans the space for `wish` on devices of these sizes, in sectors.
+///
+/// # Errors
+/// When it does not fit; the error says by how much.
+pub fn plan(wish: &SpaceWish, device_sectors: &[u64]) -> Result<ArraySpace, SpaceError> {
+    if wish.bitmap.is_some() && !wish.level.is_redundant() {
+        return Err(SpaceError::BitmapNotUsed(wish.level));
+    }
+    let smallest = smallest(device_sectors)?;
+    let reserved = Reserved::of(wish, device_sectors[smallest])?;
+    let members = device_sectors
+        .iter()
+        .enumerate()
+        .map(|(device, &sectors)| reserved.member(wish, device, sectors))
+        .collect::<Result<Vec<_>, _>>()?;
+    let size_sectors = common_size(wish, &members[smallest])?;
+    let bitmap = match wish.bitmap {
+        None => None,
+        Some(region) => Some(reserved.bitmap(wish.minor, region, size_sectors)?),
+    };
+    let data_offset_sectors = members[smallest].data_offset_sectors;
+    let bblog_offset_sectors = if wish.bad_block_log {
+        reserved.bblog(wish.minor, bitmap, size_sectors, data_offset_sectors)
+    } else {
+        0
+    };
+    let size_sectors = if wish.level.is_redundant() {
+        size_sectors
+    } else {
+        0
+    };
+    let mut space = ArraySpace {
+        size_sectors,
+        bitmap,
+        bblog_offset_sectors,
+        members,
+    };
+    if let (false, Some(most)) = (wish.level.is_redundant(), wish.size_sectors) {
+        // Without redundancy each member gives what it has, so the wish limits that instead.
+        for member in &mut space.members {
+            member.data_size_sectors = member.data_size_sectors.min(most);
+        }
+    }
+    Ok(space)
+}
+
+/// The index of the smallest device.
+fn smallest(device_sectors: &[u64]) -> Result<usize, SpaceError> {
+    let by_size = |index: &usize| device_sectors[*index];
+    let device = (0..device_sectors.len())
+        .min_by_key(by_size)
+        .ok_or(SpaceError::NoDevices)?;
+    let have_sectors = device_sectors[device];
+    let need_sectors = DEVICE_SECTORS_MIN;
+    if have_sectors < need_sectors {
+        return Err(SpaceError::DeviceTooSmall {
+            device,
+            need_sectors,
+            have_sectors,
+        });
+    }
+    Ok(device)
+}
+
+/// Sectors of each member that the array uses.
+fn common_size(wish: &SpaceWish, smallest: &MemberSpace) -> Result<u64, SpaceError> {
+    let asked = wish.size_sectors.unwrap_or(smallest.data_size_sectors);
+    let chunk = u64::from(wish.chunk_sectors);
+    let size_sectors = if chunk > 0 {
+        asked - asked % chunk
+    } else if wish.minor == Minor::V1_0 && wish.size_sectors.is_none() {
+        asked & !(UNCHUNKED_ALIGN_SECTORS - 1)
+    } else {
+        asked
+    };
+    if size_sectors < chunk.max(DATA_SECTORS_MIN) {
+        let chunk_sectors = wish.chunk_sectors;
+        return Err(SpaceError::SizeBelowChunk {
+            size_sectors: asked,
+            chunk_sectors,
+        });
+    }
+    Ok(size_sectors)
+}
+
+/// Sectors mdadm keeps for a bitmap, whether or not there is one.
+pub fn bitmap_room_sectors(device_sectors: u64) -> u64 {
+    const GIB: u64 = 1 << 21;
+    if device_sectors < 128 {
+        0
+    } else if device_sectors - 128 >= 200 * GIB {
+        256
+    } else if device_sectors - 8 > 8 * GIB {
+        128
+    } else {
+        8
+    }
+}
+
+/// The data offset mdadm chooses for metadata 1.1 and 1.2.
+fn default_data_offset(device_sectors: u64, chunk_sectors: u32) -> u64 {
+    let chunk_kib = u64::from(chunk_sectors) / 2;
+    let mut headroom = HEADROOM_SECTORS_MAX;
+    while headroom * 1024 > device_sectors
+        && headroom > 1
+        && (chunk_kib == 0 || headroom / 2 >= chunk_kib * 4)
+    {
+        headroom /= 2;
+    }
+    let used = 24 + bitmap_room_sectors(device_sectors) + headroom;
+    used.next_multiple_of(DATA_ALIGN_SECTORS)
+}
+
+/// The superblock's sector for metadata that lies before the data.
+fn place_at_start(minor: Minor) -> Option<u64> {
+    match minor {
+        Minor::V1_0 => None,
+        Minor::V1_1 => Some(0),
+        Minor::V1_2 => Some(8),
+    }
+}
+
+/// What is set aside on every member.
+struct Reserved {
+    /// Sectors a bitmap may take.
+    room_sectors: u64,
+    /// Where data begins.
+    data_offset_sectors: u64,
+}
+
+impl Reserved {
+    fn of(wish: &SpaceWish, device_sectors: u64) -> Result<Reserved, SpaceError> {
+        let room_sectors = bitmap_room_sectors(device_sectors);
+        let Some(super_offset) = place_at_start(wish.minor) else {
+            if wish.data_offset_sectors.is_some_and(|wanted| wanted != 0) {
+                return Err(SpaceError::DataOffsetNotUsed);
+            }
+            return Ok(Reserved {
+                room_sectors,
+                data_offset_sectors: 0,
+            });
+        };
+        let Some(wanted_sectors) = wish.data_offset_sectors else {
+            let data_offset_sectors = default_data_offset(device_sectors, wish.chunk_sectors);
+            return Ok(Reserved {
+                room_sectors,
+                data_offset_sectors,
+            });
+        };
+        // What lies before the data: superblock, one page of bitmap, bad-block log.
+        let fixed = super_offset + SUPERBLOCK_SECTORS;
+        let page = if wish.bitmap.is_some() { 8 } else { 0 };
+        let log = if wish.bad_block_log {
+            u64::from(BBLOG_SECTORS)
+        } else {
+            0
+        };
+        let least_sectors = fixed + page + log;
+        if wanted_sectors < least_sectors {
+            return Err(SpaceError::DataOffsetTooSmall {
+                wanted_sectors,
+                least_sectors,
+            });
+        }
+        let room_sectors = room_sectors.max(page).min(wanted_sectors - fixed - log);
+        Ok(Reserved {
+            room_sectors,
+            data_offset_sectors: wanted_sectors,
+        })
+    }
+
+    fn member(
+        &self,
+        wish: &SpaceWish,
+        device: usize,
+        have_sectors: u64,
+    ) -> Result<MemberSpace, SpaceError> {
+        let super_offset_sectors = wish
+            .minor
+            .superblock_sector(have_sectors)
+            .expect("the smallest device has a place");
+        let around = match wish.minor {
+            // Alignment, superblock and what is behind it, bad-block log, bitmap.
+            Minor::V1_0 => (have_sectors & 7) + 16 + 8 + self.room_sectors,
+            Minor::V1_1 | Minor::V1_2 => self.data_offset_sectors,
+        };
+        let chunk = u64::from(wish.chunk_sectors);
+        let least = if wish.level.is_redundant() {
+            wish.size_sectors.unwrap_or(0)
+        } else {
+            0
+        };
+        let need_sectors = around.saturating_add(least.max(chunk).max(DATA_SECTORS_MIN));
+        if have_sectors < need_sectors {
+            return Err(SpaceError::DeviceTooSmall {
+                device,
+                need_sectors,
+                have_sectors,
+            });
+        }
+        Ok(MemberSpace {
+            super_offset_sectors,
+            data_offset_sectors: self.data_offset_sectors,
+            data_size_sectors: have_sectors - around,
+        })
+    }
+
+    fn bitmap(
+        &self,
+        minor: Minor,
+        region: RegionWish,
+        size_sectors: u64,
+    ) -> Result<BitmapSpace, SpaceError> {
+        let least_bytes = least_region_bytes(size_sectors, self.room_sectors)
+            .ok_or(SpaceError::NoRoomForBitmap)?;
+        let region_bytes = match region {
+            RegionWish::Default => default_region_bytes(size_sectors, self.room_sectors)
+                .expect("when the least region fits, a larger one does"),
+            RegionWish::Bytes(wanted_bytes)
+                if wanted_bytes < least_bytes || !wanted_bytes.is_power_of_two() =>
+            {
+                return Err(SpaceError::RegionTooSmall {
+                    wanted_bytes,
+                    least_bytes,
+                });
+            }
+            RegionWish::Bytes(wanted_bytes) => wanted_bytes,
+        };
+        let length = bitmap_sectors(size_sectors, region_bytes);
+        let offset_sectors = match minor {
+            Minor::V1_0 => -length - i32::from(BBLOG_SECTORS),
+            Minor::V1_1 | Minor::V1_2 => SUPERBLOCK_SECTORS as i32,
+        };
+        Ok(BitmapSpace {
+            offset_sectors,
+            region_bytes,
+        })
+    }
+
+    /// The place of the bad-block log; 0 when there is none left.
+    fn bblog(
+        &self,
+        minor: Minor,
+        bitmap: Option<BitmapSpace>,
+        size_sectors: u64,
+        data_offset_sectors: u64,
+    ) -> i32 {
+        let Some(super_offset) = place_at_start(minor) else {
+            return -i32::from(BBLOG_SECTORS);
+        };
+        let bitmap_end = match bitmap {
+            Some(bitmap) => {
+                bitmap.offset_sectors + bitmap_sectors(size_sectors, bitmap.region_bytes)
+            }
+            None => SUPERBLOCK_SECTORS as i32,
+        };
+        let behind = match bitmap {
+            Some(_) => bitmap_end,
+            None => bitmap_end + self.room_sectors as i32,
+        };
+        let most = data_offset_sectors - super_offset;
+        let last = i32::try_from(most).unwrap_or(i32::MAX) - i32::from(BBLOG_SECTORS);
+        if behind <= last {
+            behind
+        } else if bitmap_end <= last {
+            last
+        } else {
+            0
+        }
+    }
+}
+
+/// Sectors of the bitmap, which the room limits to a small number.
+fn bitmap_sectors(size_sectors: u64, region_bytes: u32) -> i32 {
+    let sectors = on_disk_sectors(regions(size_sectors, region_bytes));
+    i32::try_from(sectors).expect("a bitmap is at most 128 KiB unless a data offset is given")
+}
