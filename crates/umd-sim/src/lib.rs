@@ -4,6 +4,7 @@
 pub mod disk;
 pub mod layout;
 pub mod metaview;
+pub mod monitor;
 pub mod oracle;
 pub mod queue;
 pub mod rng;
