@@ -222,27 +222,34 @@ impl Oracle {
         assert!(old.is_none(), "flush {number} is in flight already");
     }
 
-    /// A flush was answered.
-    pub fn flush_ended(&mut self, number: u64, well: bool) {
-        let issued = self
-            .flushes
-            .remove(&number)
-            .expect("the flush is in flight");
+    /// A flush was answered. Gives the sectors of which it made something durable.
+    pub fn flush_ended(&mut self, number: u64, well: bool) -> BTreeSet<u64> {
+        let issued = self.flushes.remove(&number);
+        let issued = issued.expect("the flush is in flight");
         if well {
-            self.settle(issued);
+            self.settle(issued)
+        } else {
+            BTreeSet::new()
         }
     }
 
-    fn settle(&mut self, issued: u64) {
+    fn settle(&mut self, issued: u64) -> BTreeSet<u64> {
         let loose = std::mem::take(&mut self.loose);
+        let mut settled = BTreeSet::new();
         for sector in loose {
             let versions = self.versions(sector);
+            let before = versions.len();
             versions.retain(|v| v.overwritten >= issued);
-            assert!(!versions.is_empty(), "the newest version is never gone");
-            if versions.len() > 1 {
+            let after = versions.len();
+            assert!(after > 0, "the newest version is never gone");
+            if after < before {
+                settled.insert(sector);
+            }
+            if after > 1 {
                 self.loose.insert(sector);
             }
         }
+        settled
     }
 
     /// A read that began at tick `began` returned `bytes` for the sectors from `first_sector` on.
@@ -306,6 +313,16 @@ impl Oracle {
             sector,
             found,
             allowed: versions.join(" | "),
+        }
+    }
+
+    /// Whether a read that began at tick `began` may find this content now. Decides nothing.
+    pub fn may_read(&self, began: u64, sector: u64, found: Content) -> bool {
+        match self.sectors.get(&sector) {
+            None => shows(self.unwritten, found, sector),
+            Some(versions) => versions
+                .iter()
+                .any(|v| v.overwritten > began && shows(v.look, found, sector)),
         }
     }
 

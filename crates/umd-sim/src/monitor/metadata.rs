@@ -218,6 +218,14 @@ impl Monitor {
         }
     }
 
+    /// Everything has settled: redundancy agrees on the media.
+    pub fn check_parity_at_rest(&self, scene: Scene<'_>) -> Verdict {
+        match self.media(scene).disagreement(0..u64::MAX, Needs::InSync) {
+            None => Ok(()),
+            Some(text) => broken(Rule::Parity, format!("at rest, {text}")),
+        }
+    }
+
     /// The media of the array as the engine sees its members.
     pub fn media<'a>(&'a self, scene: Scene<'a>) -> Media<'a> {
         let mut columns = vec![None; usize::from(self.geometry.slots)];
