@@ -4,14 +4,15 @@
 //! with `resync_offset` 0, so that its members are made equal; what is marked instead when
 //! members are missing:
 //!
-//! | level       | missing | consistent because                             | marked             |
-//! |-------------|---------|------------------------------------------------|--------------------|
-//! | raid1       | all but one | there is nothing to differ from            | clean              |
-//! | raid1       | some    | -                                              | resync from 0      |
-//! | raid4/raid5 | one     | the missing block is whatever parity says      | clean              |
-//! | raid6       | two     | the same, twice                                | clean              |
-//! | raid6       | one     | one equation too many: P and Q may disagree    | clean, and the last present member is rebuilt from 0 |
+//! | level     | missing     | consistent because                       | marked             |
+//! |-----------|-------------|------------------------------------------|--------------------|
+//! | raid1     | all but one | there is nothing to differ from          | clean              |
+//! | raid1     | some        | -                                        | resync from 0      |
+//! | raid4, 5  | one         | the missing block is what parity says    | clean              |
+//! | raid6     | two         | the same, twice                          | clean              |
+//! | raid6     | one         | one equation too many: P, Q may disagree | clean, one rebuilt |
 //!
+//! The one that is rebuilt, from 0, is the last present member.
 //! (An array that is not clean and lacks a member may not be started at level 4, 5 or 6, so the
 //! last row cannot simply ask for a resync.)
 

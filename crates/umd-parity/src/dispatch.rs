@@ -1,11 +1,12 @@
 //! Which kernel runs: the widest this CPU has, found once; or the one a caller forces.
 //!
-//! | kernel    | instructions   | found on                                  |
-//! |-----------|----------------|-------------------------------------------|
-//! | `scalar`  | none special   | everything                                |
-//! | `avx2`    | AVX2           | x86-64 since about 2013                   |
-//! | `gfni256` | AVX2, GFNI     | Intel client parts without AVX-512        |
-//! | `gfni512` | AVX-512F, GFNI | Intel since Ice Lake server, AMD since Zen 4 |
+//! | kernel    | instructions   | found on                                            |
+//! |-----------|----------------|-----------------------------------------------------|
+//! | `scalar`  | none special   | everything                                          |
+//! | `ssse3`   | SSSE3          | x86-64 since about 2006; small storage boxes longer |
+//! | `avx2`    | AVX2           | x86-64 since about 2013                             |
+//! | `gfni256` | AVX2, GFNI     | Intel desktops and small servers without AVX-512    |
+//! | `gfni512` | AVX-512F, GFNI | Intel servers since Ice Lake, AMD since Zen 4       |
 //!
 //! All kernels give the same bytes; forcing one is for measuring and testing. The environment is
 //! never read here: a program that wants a variable for it reads the variable itself.
@@ -24,12 +25,14 @@ use crate::x86;
 pub enum Kernel {
     /// 64-bit words, no special instructions.
     Scalar = 1,
+    /// SSSE3: as AVX2, with half the width.
+    Ssse3 = 2,
     /// AVX2: doubling by comparison, multiplication by nibble shuffles.
-    Avx2 = 2,
+    Avx2 = 3,
     /// AVX2 with GFNI affine transformations.
-    Gfni256 = 3,
+    Gfni256 = 4,
     /// AVX-512 with GFNI affine transformations.
-    Gfni512 = 4,
+    Gfni512 = 5,
 }
 
 /// The kernel in use; 0 until the first call needs one.
@@ -39,13 +42,20 @@ static IN_USE: AtomicU8 = AtomicU8::new(0);
 
 impl Kernel {
     /// Every kernel, slowest first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Gfni256, Self::Gfni512];
+    pub const ALL: [Self; 5] = [
+        Self::Scalar,
+        Self::Ssse3,
+        Self::Avx2,
+        Self::Gfni256,
+        Self::Gfni512,
+    ];
 
     /// Whether this CPU (and its operating system) can run the kernel.
     pub fn is_available(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return match self {
             Self::Scalar => true,
+            Self::Ssse3 => is_x86_feature_detected!("ssse3"),
             Self::Avx2 => is_x86_feature_detected!("avx2"),
             Self::Gfni256 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("gfni"),
             Self::Gfni512 => {
@@ -56,10 +66,11 @@ impl Kernel {
         return self == Self::Scalar;
     }
 
-    /// The name `FromStr` takes: `scalar`, `avx2`, `gfni256` or `gfni512`.
+    /// The name `FromStr` takes: `scalar`, `ssse3`, `avx2`, `gfni256` or `gfni512`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Ssse3 => "ssse3",
             Self::Avx2 => "avx2",
             Self::Gfni256 => "gfni256",
             Self::Gfni512 => "gfni512",
@@ -169,6 +180,8 @@ pub(crate) fn run<C: Columns, F: Finish>(len: usize, columns: C, finish: F) {
         match kernel() {
             Kernel::Scalar => walk_scalar(len, columns, finish),
             #[cfg(target_arch = "x86_64")]
+            Kernel::Ssse3 => walk_ssse3(len, columns, finish),
+            #[cfg(target_arch = "x86_64")]
             Kernel::Avx2 => walk_avx2(len, columns, finish),
             #[cfg(target_arch = "x86_64")]
             Kernel::Gfni256 => walk_gfni256(len, columns, finish),
@@ -186,6 +199,15 @@ pub(crate) fn run<C: Columns, F: Finish>(len: usize, columns: C, finish: F) {
 unsafe fn walk_scalar<C: Columns, F: Finish>(len: usize, columns: C, finish: F) {
     // SAFETY: passed on to the caller; plain words need no special instructions.
     unsafe { walk::<crate::vector::Swar, C, F>(len, columns, finish) }
+}
+
+/// # Safety
+/// As [`walk`], and the CPU has SSSE3.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "ssse3")]
+unsafe fn walk_ssse3<C: Columns, F: Finish>(len: usize, columns: C, finish: F) {
+    // SAFETY: passed on to the caller.
+    unsafe { walk::<x86::Ssse3, C, F>(len, columns, finish) }
 }
 
 /// # Safety

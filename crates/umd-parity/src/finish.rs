@@ -1,17 +1,17 @@
 //! What each operation does with the sums p and q of its columns (see `walk`).
 //!
-//! | finish       | writes                                        | operation                       |
-//! |--------------|-----------------------------------------------|---------------------------------|
-//! | `PutP`       | P = p                                         | `xor_many`, `p_only`            |
-//! | `PutQ`       | Q = q                                         | `q_only`                        |
-//! | `PutBoth`    | P = p, Q = q                                  | `pq`                            |
-//! | `AddP`       | P += p                                        | `xor_into`, `pq_delta`          |
-//! | `AddTimes`   | Q += c p                                      | `mul_xor`, `pq_delta`           |
-//! | `AddBoth`    | P += p, Q += c p                              | `pq_delta`                      |
-//! | `Scale`      | d = c d                                       | `mul`                           |
-//! | `DataFromP`  | Dx = P + p; Q = q + 2^x Dx                    | `recover`: data, or data and Q  |
-//! | `DataFromQ`  | Dx = 2^-x (Q + q); P = p + Dx                 | `recover`: data, or data and P  |
-//! | `TwoData`    | Dx = A (P + p) + B (Q + q); Dy = P + p + Dx   | `recover`: two data             |
+//! | finish      | writes                                      | operation                |
+//! |-------------|---------------------------------------------|--------------------------|
+//! | `PutP`      | P = p                                       | `xor_many`, `p_only`     |
+//! | `PutQ`      | Q = q                                       | `q_only`                 |
+//! | `PutBoth`   | P = p, Q = q                                | `pq`                     |
+//! | `AddP`      | P += p                                      | `xor_into`, `pq_delta`   |
+//! | `AddTimes`  | Q += c p                                    | `mul_xor`, `pq_delta`    |
+//! | `AddBoth`   | P += p, Q += c p                            | `pq_delta`               |
+//! | `Scale`     | d = c d                                     | `mul`                    |
+//! | `DataFromP` | Dx = P + p; Q = q + 2^x Dx                  | `recover`: data (and Q)  |
+//! | `DataFromQ` | Dx = 2^-x (Q + q); P = p + Dx               | `recover`: data (and P)  |
+//! | `TwoData`   | Dx = A (P + p) + B (Q + q); Dy = P + p + Dx | `recover`: two data      |
 
 use crate::vector::Vector;
 use crate::walk::{Finish, add, load, store, times};

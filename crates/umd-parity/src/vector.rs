@@ -3,7 +3,8 @@
 //! | vector    | bytes | doubling                    | multiplication by a constant   |
 //! |-----------|-------|-----------------------------|--------------------------------|
 //! | `Byte`    | 1     | shift, reduce               | table of logarithms            |
-//! | `Swar`    | 16    | shift, mask, reduce on u64s | eight doublings (shift-and-add)|
+//! | `Swar`    | 16    | shift, mask, reduce on u64s | a product per bit of the data    |
+//! | `Ssse3`   | 16    | compare, add, reduce        | two 16-entry nibble shuffles   |
 //! | `Avx2`    | 32    | compare, add, reduce        | two 16-entry nibble shuffles   |
 //! | `Gfni256` | 32    | one affine transformation   | one affine transformation      |
 //! | `Gfni512` | 64    | one affine transformation   | one affine transformation      |
@@ -101,14 +102,18 @@ impl Swar {
         u64::from_ne_bytes([byte; 8])
     }
 
+    /// `byte` in the lanes where `bits` is 1, 0 where it is 0: an ordinary product, since no lane
+    /// carries into the next.
+    #[inline(always)]
+    fn times_bits(bits: u64, byte: u8) -> u64 {
+        bits.wrapping_mul(u64::from(byte))
+    }
+
     #[inline(always)]
     fn double_word(word: u64) -> u64 {
         let carry = (word >> 7) & Self::splat(1);
         let shifted = (word << 1) & Self::splat(0xfe);
-        // 1 -> 0xff in every lane that shifted a bit out: lanes do not borrow from each other,
-        // each subtraction stays within its own lane.
-        let mask = (carry << 8).wrapping_sub(carry);
-        shifted ^ (mask & Self::splat(gf::REDUCE))
+        shifted ^ Self::times_bits(carry, gf::REDUCE)
     }
 }
 
@@ -145,11 +150,12 @@ impl Vector for Swar {
     #[inline(always)]
     fn mul(self, factor: u8) -> Self {
         let mut sum = [0u64; 2];
-        let mut power = self;
+        let mut power = factor;
         for bit in 0..8 {
-            let mask = 0u64.wrapping_sub(u64::from(factor >> bit & 1));
-            sum = [sum[0] ^ (power.0[0] & mask), sum[1] ^ (power.0[1] & mask)];
-            power = power.double();
+            for (sum, word) in sum.iter_mut().zip(self.0) {
+                *sum ^= Self::times_bits((word >> bit) & Self::splat(1), power);
+            }
+            power = gf::double(power);
         }
         Self(sum)
     }

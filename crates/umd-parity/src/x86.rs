@@ -1,4 +1,4 @@
-//! Vectors of x86-64: AVX2, AVX2 with GFNI, AVX-512 with GFNI.
+//! Vectors of x86-64: SSSE3, AVX2, AVX2 with GFNI, AVX-512 with GFNI.
 //!
 //! GFNI's own multiplication is fixed to the AES polynomial; its affine transformation is not:
 //! multiplying by a constant is linear over the bits, so an 8x8 bit matrix does it in any field.
@@ -59,6 +59,66 @@ const fn nibbles() -> [[u8; 32]; 256] {
 
 /// Multiplication by 2 as a bit matrix.
 const DOUBLE: i64 = matrix(2) as i64;
+
+/// 16 bytes, SSSE3.
+#[derive(Clone, Copy)]
+pub(crate) struct Ssse3(__m128i);
+
+impl Vector for Ssse3 {
+    const BYTES: usize = 16;
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        // SAFETY: every x86-64 has SSE2.
+        Self(unsafe { _mm_setzero_si128() })
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const u8) -> Self {
+        // SAFETY: the caller vouches for 16 readable bytes; every x86-64 has SSE2.
+        Self(unsafe { _mm_loadu_si128(from.cast()) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut u8) {
+        // SAFETY: the caller vouches for 16 writable bytes; every x86-64 has SSE2.
+        unsafe { _mm_storeu_si128(to.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    fn xor(self, other: Self) -> Self {
+        // SAFETY: every x86-64 has SSE2.
+        Self(unsafe { _mm_xor_si128(self.0, other.0) })
+    }
+
+    #[inline(always)]
+    fn double(self) -> Self {
+        // SAFETY: every x86-64 has SSE2.
+        unsafe {
+            // As for AVX2 below.
+            let carry = _mm_cmpgt_epi8(_mm_setzero_si128(), self.0);
+            let reduce = _mm_and_si128(carry, _mm_set1_epi8(gf::REDUCE as i8));
+            Self(_mm_xor_si128(_mm_add_epi8(self.0, self.0), reduce))
+        }
+    }
+
+    #[inline(always)]
+    fn mul(self, factor: u8) -> Self {
+        let table = NIBBLES[usize::from(factor)].as_ptr();
+        // SAFETY: self proves SSSE3; the table of one factor has two halves of 16 bytes.
+        unsafe {
+            let low = _mm_loadu_si128(table.cast());
+            let high = _mm_loadu_si128(table.add(16).cast());
+            let nibble = _mm_set1_epi8(0x0f);
+            let low_index = _mm_and_si128(self.0, nibble);
+            let high_index = _mm_and_si128(_mm_srli_epi16::<4>(self.0), nibble);
+            Self(_mm_xor_si128(
+                _mm_shuffle_epi8(low, low_index),
+                _mm_shuffle_epi8(high, high_index),
+            ))
+        }
+    }
+}
 
 /// 32 bytes, AVX2.
 #[derive(Clone, Copy)]

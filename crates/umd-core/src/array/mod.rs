@@ -1,10 +1,18 @@
 //! The running array: control, and the one way in and out.
 
+mod control;
+mod engine;
+mod faults;
+mod setup;
 mod status;
+mod stop;
+mod view;
 
 pub use crate::value::{
     Command, Commands, Completion, Control, ControlError, ControlReply, Event, Extent, IoDone,
     IoError, IoOp, MemberIo, NewMember, Notice, Purpose, Reply, Request, RequestError, RequestOp,
     SyncRequest, Timer,
 };
+pub use engine::Array;
+pub use setup::{Options, Setup};
 pub use status::{ArrayState, BitmapStatus, MemberRole, MemberStatus, Status, SyncStatus};

@@ -1,1 +1,199 @@
-//! bitmap.
+//! The write-intent bitmap: which regions may differ between members after a crash.
+//!
+//! ```text
+//!   write --join--> Ticket --(its batch is on every member)--> Intent --> member data writes
+//!                                                                |
+//!   bit cleared <-- members flushed <-- idle for two passes <-- retire
+//! ```
+//!
+//! A bit reaches the disks before the data it covers: member data writes are built from an
+//! [`Intent`], and only this room makes one. It is cleared lazily, and only when every member is
+//! in sync and holds the data durably. Facts: bitmap.md sections 4-7.
+
+mod regions;
+mod writer;
+
+pub use regions::{Intent, Regions, Ticket};
+pub use writer::Writer;
+
+use umd_format::bitmap::BitmapSuperblock;
+
+use crate::member::{Io, Members};
+use crate::value::{Events, IoDone, IoError, MemberId, Span, Timer};
+
+/// What the array tells the bitmap when it lets it work.
+#[derive(Debug, Clone, Copy)]
+pub struct Leave {
+    /// The array is writable.
+    pub may_write: bool,
+    /// Every slot is in sync, all faults are recorded, the array is writable: bits may go.
+    pub may_clear: bool,
+    /// The events that superblocks on disk carry.
+    pub events: Events,
+}
+
+/// The bitmap of a running array; also the place where arrays without one get their intents.
+#[derive(Debug)]
+pub struct Bitmap {
+    kept: Option<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    regions: Regions,
+    writer: Writer,
+    daemon_armed: bool,
+}
+
+impl Bitmap {
+    /// An array without a bitmap: every intent is granted at once.
+    pub fn none() -> Bitmap {
+        Bitmap { kept: None }
+    }
+
+    /// The internal bitmap read from a member.
+    ///
+    /// `image` is the area as read, superblock included. Bits of regions that end above
+    /// `resync_from_sectors` need a resync (`MAX_SECTOR`: none). A `stale` bitmap counts as all
+    /// set, and is written out that way before anything else.
+    pub fn load(
+        superblock: BitmapSuperblock,
+        offset_sectors: i32,
+        image: &[u8],
+        dev_sectors: u64,
+        resync_from_sectors: u64,
+        stale: bool,
+        block_bytes: u32,
+    ) -> Bitmap {
+        let mut regions = Regions::load(&superblock, image, dev_sectors, resync_from_sectors);
+        if stale {
+            regions.set_all(resync_from_sectors);
+        }
+        let writer = Writer::new(superblock, offset_sectors, block_bytes, &regions);
+        Bitmap {
+            kept: Some(Kept {
+                regions,
+                writer,
+                daemon_armed: false,
+            }),
+        }
+    }
+
+    /// The regions, if there is a bitmap.
+    pub fn regions(&self) -> Option<&Regions> {
+        self.kept.as_ref().map(|k| &k.regions)
+    }
+
+    /// The regions, to be changed by the sync machine.
+    pub fn regions_mut(&mut self) -> Option<&mut Regions> {
+        self.kept.as_mut().map(|k| &mut k.regions)
+    }
+
+    /// The writer, for status.
+    pub fn writer(&self) -> Option<&Writer> {
+        self.kept.as_ref().map(|k| &k.writer)
+    }
+
+    /// A write of these sectors (member data sectors) is about to be made: its regions are marked,
+    /// in memory, and counted.
+    pub fn join(&mut self, start_sectors: u64, len_sectors: u64) -> Ticket {
+        match &mut self.kept {
+            Some(kept) => kept.regions.join(start_sectors, len_sectors),
+            None => Ticket::free(),
+        }
+    }
+
+    /// The proof that the regions of a ticket are marked on disk, or the ticket back.
+    pub fn redeem(&mut self, ticket: Ticket) -> Result<Intent, Ticket> {
+        match &self.kept {
+            Some(kept) => kept.regions.redeem(ticket),
+            None => Ok(ticket.grant_free()),
+        }
+    }
+
+    /// The write is over.
+    pub fn retire(&mut self, intent: Intent) {
+        if let Some(kept) = &mut self.kept {
+            kept.regions.retire(intent);
+        }
+    }
+
+    /// The write was given up before it began.
+    pub fn abandon(&mut self, ticket: Ticket) {
+        if let Some(kept) = &mut self.kept {
+            kept.regions.abandon(ticket);
+        }
+    }
+
+    /// Asks for the bitmap superblock to carry `events` on every member.
+    pub fn want_events(&mut self, events: Events) {
+        if let Some(kept) = &mut self.kept {
+            kept.writer.want_events(events);
+        }
+    }
+
+    /// Whether the superblock carries `events` everywhere and no member waits for its first copy.
+    pub fn has_events(&self, events: Events) -> bool {
+        self.kept
+            .as_ref()
+            .is_none_or(|k| k.writer.has_events(events))
+    }
+
+    /// Asks for a complete copy on a member that is about to join.
+    pub fn want_copy(&mut self, member: MemberId) {
+        if let Some(kept) = &mut self.kept {
+            kept.writer.want_copy(member);
+        }
+    }
+
+    /// Asks for everything idle to be cleared now (array stop).
+    pub fn want_final_clear(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.regions.mark_all_idle();
+            kept.writer.want_clear();
+        }
+    }
+
+    /// Whether no bitmap I/O is under way or wanted.
+    pub fn is_quiet(&self) -> bool {
+        self.kept
+            .as_ref()
+            .is_none_or(|k| k.writer.is_idle() && !k.writer.has_work(&k.regions))
+    }
+
+    /// A bitmap I/O ended.
+    pub fn done(&mut self, io: &mut Io, member: MemberId, result: Result<IoDone, IoError>) {
+        let kept = self.kept.as_mut().expect("bitmap I/O only with a bitmap");
+        kept.writer.done(io, member, result);
+    }
+
+    /// The timer fired: regions that stayed idle since the last pass may be cleared.
+    pub fn daemon(&mut self, leave: Leave) {
+        let Some(kept) = &mut self.kept else { return };
+        kept.daemon_armed = false;
+        if leave.may_clear && kept.regions.age() {
+            kept.writer.want_clear();
+        }
+    }
+
+    /// Carries on with what is wanted. Returns whether anything changed.
+    pub fn advance(&mut self, io: &mut Io, members: &Members, leave: Leave) -> bool {
+        let Some(kept) = &mut self.kept else {
+            return false;
+        };
+        let changed = kept.writer.advance(io, members, &mut kept.regions, leave);
+        if !kept.daemon_armed && leave.may_clear && kept.regions.dirty() > 0 {
+            kept.daemon_armed = true;
+            let at = io.now().mono + kept.daemon_sleep();
+            io.out
+                .push(crate::value::Command::Arm(Timer::BitmapDaemon, at));
+        }
+        changed
+    }
+}
+
+impl Kept {
+    fn daemon_sleep(&self) -> Span {
+        Span::secs(u64::from(self.writer.daemon_sleep_seconds()))
+    }
+}

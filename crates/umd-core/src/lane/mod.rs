@@ -1,1 +1,246 @@
-//! lane.
+//! The data lane: host requests, and the jobs they are made of.
+//!
+//! ```text
+//!   request --> jobs --(lock)--> plan --> reads --> gate --> member writes --> settle --> answer
+//!                                ^  epoch changed, or a read failed   |
+//!                                +------------------------------------+
+//!
+//!   gate: superblocks say active (Active), bits durable (Intent), faults recorded (FaultRecorded)
+//! ```
+//!
+//! Nothing here waits: a job that cannot go on is parked (behind a lock, at the gate), and is
+//! resumed by the event that removes the reason. A parked job holds no I/O.
+
+mod band;
+mod direct;
+mod ladder;
+mod locks;
+mod read;
+mod reconstruct;
+mod request;
+mod service;
+mod split;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+pub use locks::{Holder, LockId, RangeLocks};
+pub use request::HostRequest;
+pub use split::{Piece, member_span, pieces};
+
+use crate::bitmap::Bitmap;
+use crate::geometry::Geometry;
+use crate::member::{Cover, Epoch, Io, Members, Owner};
+use crate::metadata::Metadata;
+use crate::value::{IoDone, IoError, MemberId, RequestError, Slab, Slice};
+
+/// What a job may look at and use while it is stepped.
+pub struct Rig<'a> {
+    /// Member I/O.
+    pub io: &'a mut Io,
+    /// The members, for names.
+    pub members: &'a Members,
+    /// The current snapshot.
+    pub epoch: &'a Arc<Epoch>,
+    /// Intents.
+    pub bitmap: &'a mut Bitmap,
+    /// Activity and faults.
+    pub metadata: &'a mut Metadata,
+    /// Reach of rebuilds and resync.
+    pub cover: &'a Cover,
+    /// More members are lost than the level tolerates.
+    pub broken: bool,
+    /// Members may be written.
+    pub writable: bool,
+}
+
+/// One job. Each kind is a machine of its own, in its own file.
+enum Job {
+    Read(read::Read),
+    Mend(read::Mend),
+    Reconstruct(reconstruct::Reconstruct),
+    Direct(direct::Direct),
+    Band(band::Band),
+    Flush(service::Flush),
+    Allocation(service::Allocation),
+}
+
+/// What a step leaves behind.
+enum Step {
+    /// The job goes on with its I/O, or behind its lock.
+    Stay(Job),
+    /// The job waits at the gate.
+    Gate(Job),
+    /// The job is over.
+    Over,
+}
+
+/// The lane of an array.
+pub struct Lane {
+    geometry: Arc<Geometry>,
+    /// Ranges of member data, shared with the sync machine.
+    pub locks: RangeLocks,
+    requests: Slab<HostRequest>,
+    jobs: Slab<Option<Job>>,
+    gated: VecDeque<u32>,
+    granted: VecDeque<Holder>,
+    ended: Vec<u32>,
+    balance: read::Balance,
+    zeros: Option<Slice>,
+}
+
+impl Lane {
+    /// The lane of an array with this geometry.
+    pub fn new(geometry: Arc<Geometry>) -> Lane {
+        let balance = read::Balance::new(geometry.raid_disks());
+        Lane {
+            geometry,
+            locks: RangeLocks::default(),
+            requests: Slab::default(),
+            jobs: Slab::default(),
+            gated: VecDeque::new(),
+            granted: VecDeque::new(),
+            ended: Vec::new(),
+            balance,
+            zeros: None,
+        }
+    }
+
+    /// Host requests under way.
+    pub fn requests_in_flight(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Nothing is under way, mending included.
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.jobs.is_empty()
+    }
+
+    fn add_job(&mut self, rig: &mut Rig<'_>, job: Job) {
+        let index = self.jobs.insert(None);
+        let step = self.start(rig, index, job);
+        self.put_back(index, step);
+    }
+
+    fn start(&mut self, rig: &mut Rig<'_>, index: u32, job: Job) -> Step {
+        match job {
+            Job::Read(job) => job.start(self, rig, index),
+            Job::Mend(job) => job.start(self, rig, index),
+            Job::Reconstruct(job) => job.start(self, rig, index),
+            Job::Direct(job) => job.start(self, rig, index),
+            Job::Band(job) => job.start(self, rig, index),
+            Job::Flush(job) => job.start(self, rig, index),
+            Job::Allocation(job) => job.start(self, rig, index),
+        }
+    }
+
+    fn put_back(&mut self, index: u32, step: Step) {
+        let job = match step {
+            Step::Stay(job) => job,
+            Step::Gate(job) => {
+                self.gated.push_back(index);
+                job
+            }
+            Step::Over => {
+                self.jobs.remove(index);
+                return;
+            }
+        };
+        *self
+            .jobs
+            .get_mut(index)
+            .expect("a job's place is kept while it is stepped") = Some(job);
+    }
+
+    fn take(&mut self, index: u32) -> Job {
+        let place = self.jobs.get_mut(index).expect("an I/O belongs to a job");
+        place
+            .take()
+            .expect("a job is stepped by one event at a time")
+    }
+
+    /// A member I/O of a job ended.
+    pub fn done(
+        &mut self,
+        rig: &mut Rig<'_>,
+        index: u32,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) {
+        let step = match self.take(index) {
+            Job::Read(job) => job.done(self, rig, index, member, result),
+            Job::Mend(job) => job.done(self, rig, index, member, result),
+            Job::Reconstruct(job) => job.done(self, rig, index, tag, member, result),
+            Job::Direct(job) => job.done(self, rig, tag, member, result),
+            Job::Band(job) => job.done(self, rig, index, tag, member, result),
+            Job::Flush(job) => job.done(self, rig, member, result),
+            Job::Allocation(job) => job.done(self, tag, result),
+        };
+        self.put_back(index, step);
+    }
+
+    /// Gives a lock back; who waited for it is resumed by the next `resume`.
+    pub fn unlock(&mut self, lock: LockId) {
+        let granted = self.locks.release(lock);
+        self.granted.extend(granted);
+    }
+
+    /// Resumes jobs whose lock was granted and jobs at the gate. Units that were granted theirs
+    /// are returned. `changed` tells whether anything moved.
+    pub fn resume(&mut self, rig: &mut Rig<'_>, changed: &mut bool) -> Vec<u32> {
+        let mut units = Vec::new();
+        while let Some(holder) = self.granted.pop_front() {
+            *changed = true;
+            match holder {
+                Holder::Unit(unit) => units.push(unit),
+                Holder::Job(index) => {
+                    let step = match self.take(index) {
+                        Job::Mend(job) => job.locked(self, rig, index),
+                        Job::Reconstruct(job) => job.locked(self, rig, index),
+                        Job::Direct(job) => job.locked(self, rig, index),
+                        Job::Band(job) => job.locked(self, rig, index),
+                        _ => unreachable!("only these jobs lock"),
+                    };
+                    self.put_back(index, step);
+                }
+            }
+        }
+        for _ in 0..self.gated.len() {
+            let index = self.gated.pop_front().expect("counted above");
+            let waiting = self.gated.len();
+            let step = match self.take(index) {
+                Job::Direct(job) => job.gate(self, rig, index),
+                Job::Band(job) => job.gate(self, rig, index),
+                _ => unreachable!("only writes stand at the gate"),
+            };
+            self.put_back(index, step);
+            *changed |= self.gated.len() <= waiting;
+        }
+        units
+    }
+
+    fn owner(index: u32, tag: u32) -> Owner {
+        Owner::Job { job: index, tag }
+    }
+
+    /// Zeros for writes that cannot be handed to the device as such.
+    fn zeros(&mut self, io: &Io, len_bytes: usize) -> Slice {
+        const MAX: usize = (split::JOB_SECTORS_MAX * 512) as usize;
+        assert!(len_bytes <= MAX, "zeros for one job");
+        let zeros = self
+            .zeros
+            .get_or_insert_with(|| io.pool.take_zeroed(MAX).freeze());
+        zeros.sub(0..len_bytes)
+    }
+}
+
+/// Sectors as a length in bytes.
+fn bytes(sectors: u64) -> usize {
+    usize::try_from(sectors * 512).expect("a job fits memory")
+}
+
+/// An I/O error of the array, for the host.
+fn eio(why: impl Into<String>) -> RequestError {
+    RequestError::Io(why.into())
+}

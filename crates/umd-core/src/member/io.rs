@@ -102,6 +102,11 @@ impl Io {
         self.out = out;
     }
 
+    /// The commands of the event that was handled.
+    pub fn end(&mut self) -> Commands {
+        std::mem::take(&mut self.out)
+    }
+
     /// Starts an I/O.
     pub fn submit(&mut self, member: MemberId, purpose: Purpose, op: IoOp, owner: Owner) {
         let read_bytes = match &op {

@@ -1,9 +1,11 @@
 //! Members, the snapshots requests plan by, and the I/O that is under way.
 
+mod cover;
 mod epoch;
 mod io;
 mod table;
 
+pub use cover::{Access, Cover};
 pub use epoch::{Column, Epoch};
 pub use io::{Effect, Io, Owner};
 pub use table::{Member, Members, State};

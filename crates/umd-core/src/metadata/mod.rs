@@ -1,1 +1,327 @@
-//! metadata.
+//! Superblocks: who may call the array active, what has been recorded, and the one writer.
+//!
+//! ```text
+//!   want (active | fault | change | clean)
+//!     |
+//!     v
+//!   Idle -> Flush -> BitmapEvents -> InSync -> Rest -> Idle
+//!           (only    (bitmap super-  (members  (rebuilding
+//!            where    blocks first)   in sync)  and spare)
+//!            needed)
+//! ```
+//!
+//! Members in sync are written before all others: the newest events always stand on a member whose
+//! data is whole. Events only ever rise. Facts: superblocks.md section 5; design.md section 4.
+
+mod encode;
+
+use umd_format::SuperblockV1;
+
+use crate::bitmap::Bitmap;
+use crate::member::{Effect, Io, Members, Owner, State};
+use crate::value::{Events, Instant, IoDone, IoError, IoOp, MemberId, Purpose, Slice};
+
+/// Proof that superblocks on every member say "active", and a count that keeps them so.
+#[derive(Debug)]
+pub struct Active(());
+
+/// Proof that, at this moment, every known fault is recorded on the surviving superblocks.
+#[derive(Debug)]
+pub struct FaultRecorded(());
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Idle,
+    Flush,
+    BitmapEvents,
+    InSync,
+    Rest,
+}
+
+/// What an update makes durable.
+#[derive(Debug, Clone, Copy, Default)]
+struct Content {
+    clean: bool,
+    resync_offset_sectors: u64,
+    fault: u64,
+    change: u64,
+}
+
+/// What the array knows that superblocks have to say.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// Everything below this is known to agree (`MAX_SECTOR`: everything).
+    pub resync_offset_sectors: u64,
+    /// Superblocks may be written (not read-only, not broken).
+    pub may_write: bool,
+}
+
+/// The superblock writer of an array.
+#[derive(Debug)]
+pub struct Metadata {
+    events: Events,
+    utime_seconds: u64,
+    /// RAID0 has no redundancy to agree: it is never marked active.
+    tracks_activity: bool,
+    clean: bool,
+    wants_active: bool,
+    wants_clean: bool,
+    writers: u64,
+    last_write: Instant,
+    fault: u64,
+    fault_recorded: u64,
+    change: u64,
+    change_recorded: u64,
+    flush_for_change: bool,
+    stage: Stage,
+    content: Content,
+    left: usize,
+    rest: Vec<(MemberId, u64, Slice)>,
+}
+
+impl Metadata {
+    /// The writer of an array at `events`, described by `superblock`. It starts out as clean: the
+    /// first write is preceded by an update, which also records who is missing by then.
+    pub fn new(superblock: &SuperblockV1, events: Events, tracks_activity: bool) -> Metadata {
+        Metadata {
+            events,
+            utime_seconds: superblock.fields.utime.seconds(),
+            tracks_activity,
+            clean: true,
+            wants_active: false,
+            wants_clean: false,
+            writers: 0,
+            last_write: Instant(0),
+            fault: 0,
+            fault_recorded: 0,
+            change: 0,
+            change_recorded: 0,
+            flush_for_change: false,
+            stage: Stage::Idle,
+            content: Content::default(),
+            left: 0,
+            rest: Vec::new(),
+        }
+    }
+
+    /// The events that superblocks carry, or are about to.
+    pub fn events(&self) -> Events {
+        self.events
+    }
+
+    /// When superblocks were last written, seconds since 1970.
+    pub fn utime_seconds(&self) -> u64 {
+        self.utime_seconds
+    }
+
+    /// Whether superblocks say "clean".
+    pub fn is_clean(&self) -> bool {
+        self.clean
+    }
+
+    /// Whether a member failed since what is on the disks was written.
+    pub fn fault_pending(&self) -> bool {
+        self.fault != self.fault_recorded
+    }
+
+    /// Whether everything known is on the disks and no update is under way.
+    pub fn is_quiet(&self) -> bool {
+        self.stage == Stage::Idle
+            && !self.fault_pending()
+            && self.change == self.change_recorded
+            && !(self.wants_active && self.clean)
+    }
+
+    /// The proof that all known faults are recorded.
+    pub fn fault_recorded(&self) -> Option<FaultRecorded> {
+        (!self.fault_pending()).then_some(FaultRecorded(()))
+    }
+
+    /// A write wants to begin: the proof that superblocks say "active", or a note to make them.
+    pub fn admit(&mut self) -> Option<Active> {
+        let leaving = self.stage != Stage::Idle && self.content.clean && !self.clean;
+        if self.tracks_activity && (self.clean || leaving) {
+            self.wants_active = true;
+            return None;
+        }
+        self.writers += 1;
+        self.wants_clean = false;
+        Some(Active(()))
+    }
+
+    /// The write is over.
+    pub fn retire(&mut self, active: Active, now: Instant) {
+        let Active(()) = active;
+        assert!(self.writers > 0, "more writes retired than admitted");
+        self.writers -= 1;
+        self.last_write = now;
+    }
+
+    /// Whether the array could be marked clean: active, and no write for a while.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let idle = self.tracks_activity && !self.clean && self.writers == 0 && !self.wants_active;
+        idle.then_some(self.last_write)
+    }
+
+    /// Mark the array clean if no write comes in between.
+    pub fn want_clean(&mut self) {
+        self.wants_clean = true;
+    }
+
+    /// A member failed: until this is recorded nothing is acknowledged.
+    pub fn note_fault(&mut self) {
+        self.fault += 1;
+    }
+
+    /// Something about members changed. `flush` if superblocks will call data valid that members
+    /// may still hold in a cache. Returns a number to wait for.
+    pub fn note_change(&mut self, flush: bool) -> u64 {
+        self.change += 1;
+        self.flush_for_change |= flush;
+        self.change
+    }
+
+    /// Whether the change with this number is on the disks.
+    pub fn has_recorded(&self, change: u64) -> bool {
+        self.change_recorded >= change
+    }
+
+    /// A superblock write or a flush ended.
+    pub fn done(&mut self, io: &mut Io, member: MemberId, result: Result<IoDone, IoError>) {
+        assert!(self.left > 0, "a superblock I/O that nobody started");
+        self.left -= 1;
+        if let Err(error) = result {
+            let what = if self.stage == Stage::Flush {
+                "flush"
+            } else {
+                "superblock write"
+            };
+            io.effects
+                .push(Effect::Fail(member, format!("{what} failed: {error}")));
+        }
+    }
+
+    /// Carries on with what is wanted. Returns whether anything changed.
+    pub fn advance(
+        &mut self,
+        io: &mut Io,
+        members: &mut Members,
+        bitmap: &mut Bitmap,
+        facts: Facts,
+    ) -> bool {
+        if self.left > 0 {
+            return false;
+        }
+        match self.stage {
+            Stage::Idle => return facts.may_write && self.begin(io, members, facts),
+            Stage::Flush => {
+                bitmap.want_events(self.events);
+                self.stage = Stage::BitmapEvents;
+            }
+            Stage::BitmapEvents if !facts.may_write => self.stage = Stage::Idle,
+            Stage::BitmapEvents => {
+                if !bitmap.has_events(self.events) {
+                    return false;
+                }
+                if self.flush_for_change {
+                    self.flush(io, members);
+                    self.stage = Stage::Flush;
+                    return true;
+                }
+                self.write_in_sync(io, members);
+                self.stage = Stage::InSync;
+            }
+            Stage::InSync => {
+                for (member, sector, bytes) in std::mem::take(&mut self.rest) {
+                    if members
+                        .get(member)
+                        .is_some_and(|m| m.state != State::Faulty)
+                    {
+                        self.put(io, member, sector, bytes);
+                    }
+                }
+                self.stage = Stage::Rest;
+            }
+            Stage::Rest => self.finish(),
+        }
+        true
+    }
+
+    /// Starts an update if one is wanted.
+    fn begin(&mut self, io: &mut Io, members: &Members, facts: Facts) -> bool {
+        let go_active = self.wants_active && self.clean;
+        let go_clean = self.wants_clean
+            && !self.clean
+            && self.writers == 0
+            && !self.wants_active
+            && self.tracks_activity;
+        let owed = self.fault_pending() || self.change != self.change_recorded;
+        if !go_active && !go_clean && !owed {
+            self.wants_clean &= !self.clean;
+            return false;
+        }
+        let clean = !go_active && (self.clean || go_clean);
+        self.content = Content {
+            clean,
+            resync_offset_sectors: match clean || !self.tracks_activity {
+                true => facts.resync_offset_sectors,
+                false => 0,
+            },
+            fault: self.fault,
+            change: self.change,
+        };
+        self.events = self.events.next();
+        if go_clean || self.flush_for_change {
+            self.flush(io, members);
+        }
+        self.stage = Stage::Flush;
+        true
+    }
+
+    fn flush(&mut self, io: &mut Io, members: &Members) {
+        self.flush_for_change = false;
+        for member in members.iter().filter(|m| m.is_active()) {
+            io.submit(member.id, Purpose::Flush, IoOp::Flush, Owner::Metadata);
+            self.left += 1;
+        }
+    }
+
+    /// Encodes all superblocks as of now, and writes those of members in sync.
+    fn write_in_sync(&mut self, io: &mut Io, members: &mut Members) {
+        self.utime_seconds = io.now().wall_seconds;
+        self.content.fault = self.fault;
+        self.content.change = self.change;
+        let head = encode::Head {
+            events: self.events,
+            utime_seconds: self.utime_seconds,
+            resync_offset_sectors: self.content.resync_offset_sectors,
+        };
+        self.rest.clear();
+        for part in encode::encode_all(&io.pool, members, head) {
+            if part.in_sync {
+                self.put(io, part.member, part.sector, part.bytes);
+            } else {
+                self.rest.push((part.member, part.sector, part.bytes));
+            }
+        }
+    }
+
+    fn put(&mut self, io: &mut Io, member: MemberId, sector: u64, bytes: Slice) {
+        io.write_durable(member, sector, bytes, Purpose::Super, Owner::Metadata);
+        self.left += 1;
+    }
+
+    fn finish(&mut self) {
+        self.stage = Stage::Idle;
+        self.fault_recorded = self.content.fault;
+        self.change_recorded = self.content.change;
+        if self.tracks_activity {
+            self.clean = self.content.clean;
+        }
+        if self.clean {
+            self.wants_clean = false;
+        } else {
+            self.wants_active = false;
+        }
+    }
+}

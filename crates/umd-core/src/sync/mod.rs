@@ -1,3 +1,292 @@
-//! Sync actions: resync, recovery, check, repair.
+//! Sync actions: resync, recovery, check, repair. One at a time, walking the members upwards.
+//!
+//! ```text
+//!   0 ........ frontier ======== cursor .......... end
+//!              all done |  units |  not begun
+//!                       | in flight (each holds the lock of its range)
+//! ```
+//!
+//! What was passed counts only up to the frontier; a checkpoint is written only after the members
+//! were flushed. Facts: seeds-glossary.md section 4.
+
+mod run;
+mod speed;
+mod unit;
+
+use std::collections::BTreeSet;
+
+pub use run::{Ended, Outcome};
+pub use speed::Speed;
+pub use unit::SyncWindow;
+
+use run::Run;
+
+use crate::bitmap::Bitmap;
+use crate::geometry::Geometry;
+use crate::lane::Lane;
+use crate::member::{Cover, Epoch, Io, Members, State};
+use crate::metadata::Metadata;
+use crate::value::{IoDone, IoError, MAX_SECTOR, MemberId};
 
 pub use crate::value::SyncAction;
+
+/// What the sync machine may look at and use.
+pub struct SyncRig<'a> {
+    /// Member I/O.
+    pub io: &'a mut Io,
+    /// The members; checkpoints are noted in their state.
+    pub members: &'a mut Members,
+    /// The current snapshot.
+    pub epoch: &'a Epoch,
+    /// Which regions need what.
+    pub bitmap: &'a mut Bitmap,
+    /// Checkpoints are recorded here.
+    pub metadata: &'a mut Metadata,
+    /// Reach of rebuilds and resync.
+    pub cover: &'a mut Cover,
+    /// Locks.
+    pub lane: &'a mut Lane,
+}
+
+/// The sync machine of an array.
+#[derive(Debug)]
+pub struct Sync {
+    geometry: std::sync::Arc<Geometry>,
+    dev_sectors: u64,
+    /// Redundancy agrees below this; `MAX_SECTOR` when no resync is owed.
+    agreed_sectors: u64,
+    /// What superblocks may say of it.
+    checkpoint_sectors: u64,
+    run: Option<Run>,
+    frozen: bool,
+    requested: Option<SyncAction>,
+    /// A recovery ran into sectors that nobody can read: it waits for an administrator.
+    recovery_blocked: bool,
+    /// Members that miss only what the bitmap marks.
+    guided: BTreeSet<MemberId>,
+    last: Option<SyncAction>,
+    mismatch_sectors: u64,
+}
+
+impl Sync {
+    /// The machine of an array that is known to agree below `agreed_sectors`.
+    pub fn new(geometry: std::sync::Arc<Geometry>, dev_sectors: u64, agreed_sectors: u64) -> Sync {
+        Sync {
+            geometry,
+            dev_sectors,
+            agreed_sectors,
+            checkpoint_sectors: agreed_sectors,
+            run: None,
+            frozen: false,
+            requested: None,
+            recovery_blocked: false,
+            guided: BTreeSet::new(),
+            last: None,
+            mismatch_sectors: 0,
+        }
+    }
+
+    /// What superblocks of a clean array say about resync.
+    pub fn checkpoint_sectors(&self) -> u64 {
+        self.checkpoint_sectors
+    }
+
+    /// Whether a resync is owed.
+    pub fn owes_resync(&self) -> bool {
+        self.agreed_sectors != MAX_SECTOR
+    }
+
+    /// What runs.
+    pub fn running(&self) -> Option<&Run> {
+        self.run.as_ref()
+    }
+
+    /// Whether nothing may start.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// The last action that ended.
+    pub fn last(&self) -> Option<SyncAction> {
+        self.last
+    }
+
+    /// Sectors found to differ by the current or last check or repair.
+    pub fn mismatch_sectors(&self) -> u64 {
+        self.mismatch_sectors
+    }
+
+    /// Whether recovery waits for an administrator.
+    pub fn recovery_blocked(&self) -> bool {
+        self.recovery_blocked
+    }
+
+    /// An administrator did something: recovery may be tried again.
+    pub fn unblock(&mut self) {
+        self.recovery_blocked = false;
+    }
+
+    /// Ends what runs, and starts nothing until thawed.
+    pub fn freeze(&mut self) {
+        self.frozen = true;
+        self.requested = None;
+        self.interrupt();
+    }
+
+    /// Ends what runs; what is owed may start again.
+    pub fn idle(&mut self) {
+        self.frozen = false;
+        self.requested = None;
+        self.interrupt();
+    }
+
+    /// Asks for an action that nothing owes (check, repair).
+    pub fn request(&mut self, action: SyncAction) {
+        self.frozen = false;
+        self.requested = Some(action);
+    }
+
+    /// What runs ends at the next unit boundary.
+    pub fn interrupt(&mut self) {
+        if let Some(run) = &mut self.run {
+            run.interrupt();
+        }
+    }
+
+    /// The member misses only what the bitmap marks.
+    pub fn guide(&mut self, member: MemberId) {
+        self.guided.insert(member);
+    }
+
+    /// What should run now, in the order that loses least: redundancy first agrees, then grows.
+    pub fn choose(&self, members: &Members) -> Option<SyncAction> {
+        if self.frozen || self.run.is_some() {
+            return None;
+        }
+        let rebuilding = members
+            .iter()
+            .any(|m| matches!(m.state, State::Recovering { .. }));
+        if self.owes_resync() {
+            Some(SyncAction::Resync)
+        } else if rebuilding && !self.recovery_blocked {
+            Some(SyncAction::Recover)
+        } else {
+            self.requested
+        }
+    }
+
+    /// Starts an action that `choose` named.
+    pub fn begin(&mut self, rig: &mut SyncRig<'_>, action: SyncAction) {
+        assert!(self.run.is_none(), "one sync action at a time");
+        let run = Run::new(self, rig, action);
+        if matches!(action, SyncAction::Check | SyncAction::Repair) {
+            self.requested = None;
+            self.mismatch_sectors = 0;
+        }
+        self.run = Some(run);
+    }
+
+    /// Goes on: begins units, and ends the run when it is through. Returns whether anything moved.
+    pub fn advance(&mut self, rig: &mut SyncRig<'_>) -> (bool, Option<Ended>) {
+        let Some(mut run) = self.run.take() else {
+            return (false, None);
+        };
+        let moved = run.advance(rig);
+        self.mismatch_sectors += run.take_mismatch();
+        self.keep(&run, rig);
+        let Some(ended) = run.ended(&self.geometry) else {
+            self.run = Some(run);
+            return (moved, None);
+        };
+        self.last = Some(ended.action);
+        self.conclude(&ended, rig);
+        (true, Some(ended))
+    }
+
+    /// Notes progress where others look for it, and asks for a checkpoint now and then.
+    fn keep(&mut self, run: &Run, rig: &mut SyncRig<'_>) {
+        match run.action() {
+            SyncAction::Resync => {
+                self.agreed_sectors = self.agreed_sectors.max(run.frontier());
+                rig.cover.set_synced_below(run.frontier());
+                if let Some(regions) = rig.bitmap.regions_mut() {
+                    regions.resynced_below(run.frontier());
+                }
+            }
+            SyncAction::Recover => {
+                for member in run.targets() {
+                    let done = rig.cover.done_sectors(*member).max(run.frontier());
+                    rig.cover.set_rebuilt(*member, done, done.max(run.cursor()));
+                }
+            }
+            SyncAction::Check | SyncAction::Repair => {}
+        }
+    }
+
+    /// Asks for the progress to be recorded.
+    pub fn checkpoint(&mut self, rig: &mut SyncRig<'_>) {
+        if self.owes_resync() {
+            self.checkpoint_sectors = self.agreed_sectors;
+        }
+        for member in rig.members.iter_mut() {
+            if let State::Recovering { checkpoint_sectors } = &mut member.state {
+                *checkpoint_sectors = rig.cover.done_sectors(member.id);
+            }
+        }
+        rig.metadata.note_change(true);
+    }
+
+    /// Whether enough was done since the last checkpoint for another one.
+    pub fn checkpoint_due(&mut self, now: crate::value::Instant) -> bool {
+        self.run.as_mut().is_some_and(|run| run.checkpoint_due(now))
+    }
+
+    fn conclude(&mut self, ended: &Ended, rig: &mut SyncRig<'_>) {
+        match (ended.action, &ended.outcome) {
+            (SyncAction::Resync, Outcome::Complete) => {
+                self.agreed_sectors = MAX_SECTOR;
+                self.checkpoint_sectors = MAX_SECTOR;
+                rig.cover.set_synced_below(MAX_SECTOR);
+                if let Some(regions) = rig.bitmap.regions_mut() {
+                    regions.resynced();
+                }
+                rig.metadata.note_change(true);
+            }
+            (SyncAction::Recover, Outcome::Complete) => {
+                for member in &ended.targets {
+                    rig.cover.forget(*member);
+                    self.guided.remove(member);
+                }
+            }
+            (SyncAction::Recover, outcome) => {
+                self.recovery_blocked |= matches!(outcome, Outcome::Failed(_));
+                for member in &ended.targets {
+                    let done = rig.cover.done_sectors(*member);
+                    rig.cover.set_rebuilt(*member, done, done);
+                }
+                self.checkpoint(rig);
+            }
+            (SyncAction::Resync, _) => self.checkpoint(rig),
+            _ => {}
+        }
+    }
+
+    /// A member I/O of a unit ended.
+    pub fn done(
+        &mut self,
+        rig: &mut SyncRig<'_>,
+        unit: u32,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) {
+        let run = self.run.as_mut().expect("a unit belongs to a run");
+        run.done(rig, unit, tag, member, result);
+    }
+
+    /// A unit holds its lock now.
+    pub fn locked(&mut self, rig: &mut SyncRig<'_>, unit: u32) {
+        let run = self.run.as_mut().expect("a unit belongs to a run");
+        run.locked(rig, unit);
+    }
+}

@@ -157,8 +157,6 @@ pub enum Timer {
     SafeMode,
     /// The bitmap's lazy clearing.
     BitmapDaemon,
-    /// Progress marks, throttle and checkpoints of a sync action.
-    Sync,
     /// Looks for member I/O that never ended.
     IoTimeout,
 }

@@ -4,7 +4,7 @@
 //!     0  magic, version, features, array uuid, name, ctime, level, layout, size, chunk, disks
 //!    96  bitmap offset (or PPL offset and size)
 //!   100  reshape: new level, position, delta, layout, chunk, data offset change
-//!   128  this member: data offset and size, place, recovery offset, number, uuid, flags, bad blocks
+//!   128  this member: data offset, size, place, recovery offset, number, uuid, flags, bad blocks
 //!   192  state: utime, events, resync offset, checksum, number of roles
 //!   224  logical block size (kernels from 6.19), 28 bytes that must be 0
 //!   256  roles, 2 bytes each

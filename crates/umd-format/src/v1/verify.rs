@@ -6,6 +6,9 @@ use crate::{Level, SECTOR_BYTES};
 
 use super::{DATA_SECTORS_MIN, Features, Fields, ParseError, ROLES_MAX, Role};
 
+/// No array lives to see this many updates; below it there is always a next one.
+const EVENTS_END: u64 = 1 << 63;
+
 /// Checks `fields` against each other and against the device they are on.
 pub(super) fn check(fields: &Fields, minor: Minor, device_sectors: u64) -> Result<(), ParseError> {
     features(fields)?;
@@ -51,6 +54,9 @@ fn place(fields: &Fields, minor: Minor, device_sectors: u64) -> Result<(), Parse
 /// Level, number of members, chunk and size.
 fn shape(fields: &Fields) -> Result<(), ParseError> {
     let level = fields.level;
+    if fields.events >= EVENTS_END {
+        return impossible(format!("its events are {:#x}", fields.events));
+    }
     let disks = fields.raid_disks;
     if disks < level.min_disks() || disks as usize > ROLES_MAX {
         return impossible(format!("{level} with {disks} devices"));

@@ -20,18 +20,8 @@ use smallvec::SmallVec;
 use umd_parity::{Loss, Lost};
 
 use crate::geometry::Row;
+use crate::member::Access;
 use crate::value::{Buf, Pool, Purpose, Slice};
-
-/// What can be done with a slot in a band.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Holds what it should.
-    Usable,
-    /// Is being rebuilt here: takes writes, must not be read.
-    WriteOnly,
-    /// Nothing there, or not rebuilt yet.
-    Lost,
-}
 
 /// How a band will be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +170,9 @@ pub fn parity_of<'a>(
     }
 }
 
+/// A slot, and where its bytes go; empty once it was given away.
+type Wanted<'a> = SmallVec<[Option<(u16, &'a mut [u8])>; 4]>;
+
 /// Computes the content of the `wanted` slots of a row from those that were read. Slots without
 /// bytes count as lost, all of them; panics if those are more than the parities.
 pub fn rebuild(row: &Row, column: &[Option<&[u8]>], wanted: &mut [(u16, &mut [u8])]) {
@@ -191,7 +184,7 @@ pub fn rebuild(row: &Row, column: &[Option<&[u8]>], wanted: &mut [(u16, &mut [u8
     let p = column[usize::from(row.p)];
     let q = row.q.and_then(|q| column[usize::from(q)]);
     let mut lost: SmallVec<[Loss<'_>; 4]> = SmallVec::new();
-    let mut wanted: SmallVec<[Option<(u16, &mut [u8])>; 4]> = wanted
+    let mut wanted: Wanted<'_> = wanted
         .iter_mut()
         .map(|(slot, out)| Some((*slot, &mut **out)))
         .collect();

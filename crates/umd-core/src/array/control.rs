@@ -1,0 +1,323 @@
+//! What administrators ask for.
+
+use umd_format::create::{CreateError, NewMember as NewDevice, spare_for};
+use umd_format::v1::{DeviceFlags, Features};
+use umd_format::{Role, SuperblockV1, Uuid};
+
+use super::engine::Array;
+use crate::geometry::Geometry;
+use crate::member::{Member, State};
+use crate::value::{
+    Command, Control, ControlError, ControlId, ControlReply, MemberId, NewMember, Slot, SyncAction,
+    SyncRequest,
+};
+
+/// A request whose answer waits for the disks.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    id: ControlId,
+    until: Until,
+}
+
+#[derive(Debug)]
+enum Until {
+    /// All faults are recorded.
+    Faults,
+    /// The change with this number is recorded.
+    Change(u64),
+    /// The change that names this new member is recorded.
+    Added(u64, MemberId),
+}
+
+type Answer = Result<ControlReply, ControlError>;
+
+impl Array {
+    pub(super) fn control(&mut self, id: ControlId, control: Control) {
+        let until = match control {
+            Control::Fail(member) => self.control_fail(member),
+            Control::Remove(member) => self.control_remove(member),
+            Control::Add(new) => self.control_add(&new),
+            Control::ReAdd(new) => self.control_re_add(&new),
+            Control::Sync(wish) => match self.control_sync(wish) {
+                Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
+                Err(error) => Err(error),
+            },
+            Control::ReadOnly(true) => return self.begin_quiet(id, false),
+            Control::ReadOnly(false) => {
+                self.read_only = false;
+                return self.answer(id, Ok(ControlReply::Done));
+            }
+            Control::Stop => return self.begin_quiet(id, true),
+        };
+        match until {
+            Ok(until) => self.waiting.push(Waiting { id, until }),
+            Err(error) => self.answer(id, Err(error)),
+        }
+    }
+
+    pub(super) fn answer(&mut self, id: ControlId, result: Answer) {
+        self.io.out.push(Command::Answer { id, result });
+    }
+
+    /// Answers requests whose change is on the disks.
+    pub(super) fn answer_waiting(&mut self) -> bool {
+        let mut moved = false;
+        for waiting in std::mem::take(&mut self.waiting) {
+            let recorded = match waiting.until {
+                Until::Faults => !self.metadata.fault_pending(),
+                Until::Change(n) | Until::Added(n, _) => self.metadata.has_recorded(n),
+            };
+            if !recorded && self.may_write() {
+                self.waiting.push(waiting);
+                continue;
+            }
+            moved = true;
+            let result = match waiting.until {
+                _ if !recorded => Err(ControlError::Io("superblocks cannot be written".into())),
+                Until::Added(_, member) => self.added(member),
+                _ => Ok(ControlReply::Done),
+            };
+            self.answer(waiting.id, result);
+        }
+        moved
+    }
+
+    fn added(&mut self, id: MemberId) -> Answer {
+        let member = self.members.get(id).filter(|m| m.state != State::Faulty);
+        if let Some(member) = member {
+            return Ok(ControlReply::Added {
+                number: member.number(),
+            });
+        }
+        let gone = self.members.remove(id);
+        let why = gone
+            .and_then(|m| m.fault)
+            .unwrap_or_else(|| "it failed".into());
+        self.io.out.push(Command::Release(id));
+        Err(ControlError::Io(format!(
+            "the new member could not be written: {why}"
+        )))
+    }
+
+    fn named(&self, id: MemberId) -> Result<&Member, ControlError> {
+        let member = self.members.get(id);
+        member.ok_or_else(|| ControlError::NotFound("no such member in this array".into()))
+    }
+
+    fn writable(&self) -> Result<(), ControlError> {
+        match &self.broken {
+            Some(why) => Err(ControlError::Busy(why.clone())),
+            None if self.read_only => Err(ControlError::Busy("the array is read-only".into())),
+            None if self.stopping.is_some() => {
+                Err(ControlError::Busy("the array is stopping".into()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn control_fail(&mut self, id: MemberId) -> Result<Until, ControlError> {
+        self.writable()?;
+        let name = self.named(id)?.name.clone();
+        if !self.can_lose(id) {
+            return Err(ControlError::Busy(format!(
+                "failing {name} would leave too few members to hold the data; nothing was changed"
+            )));
+        }
+        self.fail_member(id, "set faulty on request");
+        Ok(Until::Faults)
+    }
+
+    fn control_remove(&mut self, id: MemberId) -> Result<Until, ControlError> {
+        self.writable()?;
+        let member = self.named(id)?;
+        if member.is_active() {
+            return Err(ControlError::Busy(format!(
+                "{} is part of the array; set it faulty before removing it",
+                member.name
+            )));
+        }
+        self.io.orphan(id);
+        self.members.remove(id);
+        self.io.out.push(Command::Release(id));
+        self.sync.unblock();
+        Ok(Until::Change(self.metadata.note_change(false)))
+    }
+
+    fn redundant(&self) -> Result<(), ControlError> {
+        match *self.geometry {
+            Geometry::Striped(_) => Err(ControlError::Invalid(
+                "a RAID0 has no redundancy: members cannot be added, rebuilt or checked".into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn peer(&self) -> &Member {
+        let peer = self.members.iter().find(|m| m.state == State::InSync);
+        peer.expect("an array that is not broken has an in-sync member")
+    }
+
+    fn control_add(&mut self, new: &NewMember) -> Result<Until, ControlError> {
+        let prepared = self.redundant().and_then(|()| self.writable());
+        let prepared = prepared.and_then(|()| self.spare_superblock(new));
+        let superblock = self.keep_or_release(new, prepared)?;
+        self.take_in(new, superblock, State::Spare, None);
+        Ok(Until::Added(self.metadata.note_change(false), new.id))
+    }
+
+    /// A refused device is closed again.
+    fn keep_or_release<T>(
+        &mut self,
+        new: &NewMember,
+        prepared: Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        if prepared.is_err() {
+            self.io.out.push(Command::Release(new.id));
+        }
+        prepared
+    }
+
+    fn spare_superblock(&self, new: &NewMember) -> Result<SuperblockV1, ControlError> {
+        if new.logical_block_bytes > self.info.logical_block_bytes {
+            return Err(ControlError::Invalid(format!(
+                "{} has logical blocks of {} bytes, the array offers {}",
+                new.name, new.logical_block_bytes, self.info.logical_block_bytes
+            )));
+        }
+        let mut peer = self.peer().superblock.clone();
+        let number = self.members.free_number(u32::from(self.info.raid_disks));
+        for role in peer.fields.roles.iter_mut().skip(number as usize).take(1) {
+            *role = Role::Spare;
+        }
+        let flags = if new.write_mostly {
+            DeviceFlags::WRITE_MOSTLY
+        } else {
+            DeviceFlags(0)
+        };
+        let device = NewDevice {
+            device_sectors: new.size_sectors,
+            device_uuid: Uuid(new.device_uuid),
+            flags,
+        };
+        let mut made = spare_for(&peer, number, &device).map_err(|error| match error {
+            CreateError::Space(space) => ControlError::TooSmall(format!("{}: {space}", new.name)),
+            other => ControlError::Invalid(format!("{}: {other}", new.name)),
+        })?;
+        // The room for bad blocks is not initialised on the new member, so it has none.
+        made.fields.bblog_offset_sectors = 0;
+        made.fields.bblog_size_sectors = 0;
+        Ok(made)
+    }
+
+    fn take_in(
+        &mut self,
+        new: &NewMember,
+        superblock: SuperblockV1,
+        state: State,
+        slot: Option<Slot>,
+    ) {
+        self.sync.unblock();
+        self.members.push(Member {
+            id: new.id,
+            name: new.name.clone(),
+            state,
+            slot,
+            size_sectors: new.size_sectors,
+            logical_block_bytes: new.logical_block_bytes,
+            write_mostly: new.write_mostly,
+            superblock,
+            fault: None,
+        });
+    }
+
+    fn control_re_add(&mut self, new: &NewMember) -> Result<Until, ControlError> {
+        let prepared = self.redundant().and_then(|()| self.writable());
+        let prepared = prepared.and_then(|()| self.returning(new));
+        let (superblock, slot) = self.keep_or_release(new, prepared)?;
+        self.take_in(
+            new,
+            superblock,
+            State::Recovering {
+                checkpoint_sectors: 0,
+            },
+            Some(slot),
+        );
+        self.cover.set_rebuilt(new.id, 0, 0);
+        self.sync.guide(new.id);
+        self.bitmap.want_copy(new.id);
+        self.publish();
+        Ok(Until::Added(self.metadata.note_change(false), new.id))
+    }
+
+    /// A member that only missed what the bitmap knows: superblocks.md section 5.
+    fn returning(&self, new: &NewMember) -> Result<(SuperblockV1, Slot), ControlError> {
+        let no = |why: &str| {
+            ControlError::Invalid(format!("--re-add for {} is not possible: {why}", new.name))
+        };
+        let superblock = new
+            .superblock
+            .as_deref()
+            .ok_or_else(|| no("it has no superblock"))?;
+        let fields = &superblock.fields;
+        if fields.set_uuid.0 != self.info.uuid {
+            return Err(no("it belongs to another array"));
+        }
+        let Role::Active(slot) = fields.own_role() else {
+            return Err(no("it had no slot"));
+        };
+        let slot = Slot(slot);
+        if slot.0 >= self.info.raid_disks || self.members.in_slot(slot).is_some() {
+            return Err(no("its slot is taken"));
+        }
+        if fields.features.contains(Features::RECOVERY_OFFSET) {
+            return Err(no("it was not in sync"));
+        }
+        let writer = self
+            .bitmap
+            .writer()
+            .ok_or_else(|| no("the array has no bitmap"))?;
+        if fields.events < writer.events_cleared().0 {
+            return Err(no("the bitmap no longer knows what it missed; use --add"));
+        }
+        if self.members.iter().any(|m| m.number() == fields.dev_number) {
+            return Err(no(
+                "its device number is taken; remove the faulty entry first",
+            ));
+        }
+        let fits = fields.data_offset_sectors + self.info.dev_sectors <= new.size_sectors;
+        if !fits || fields.data_size_sectors < self.info.dev_sectors {
+            return Err(no("it is too small"));
+        }
+        let mut superblock = superblock.clone();
+        superblock.fields.features = superblock.fields.features.with(Features::RECOVERY_BITMAP);
+        Ok((superblock, slot))
+    }
+
+    fn control_sync(&mut self, wish: SyncRequest) -> Result<(), ControlError> {
+        self.redundant()?;
+        let action = match wish {
+            SyncRequest::Idle => {
+                self.sync.idle();
+                self.sync.unblock();
+                return Ok(());
+            }
+            SyncRequest::Frozen => {
+                self.sync.freeze();
+                return Ok(());
+            }
+            SyncRequest::Start(action) => action,
+        };
+        self.writable()?;
+        if let Some(run) = self.sync.running() {
+            let word = run.action().word();
+            return Err(ControlError::Busy(format!("{word} is running")));
+        }
+        self.sync.unblock();
+        match action {
+            SyncAction::Check | SyncAction::Repair => self.sync.request(action),
+            // These happen when they are owed; asking for them lifts what holds them back.
+            SyncAction::Resync | SyncAction::Recover => self.sync.idle(),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,392 @@
+//! One owner, one event at a time, then tidy up.
+//!
+//! ```text
+//!   handle(event) --> the machine it belongs to
+//!        |
+//!        v
+//!   until nothing moves:  completions -> owners        (lane, sync, bitmap, metadata)
+//!                         effects     -> faults        (a member failed, was corrected)
+//!                         maintain    -> parked jobs, bitmap, superblocks, answers,
+//!                                        sync, spares, control, stop, timers
+//! ```
+
+use std::sync::Arc;
+
+use umd_format::Level;
+
+use super::control::Waiting;
+use super::setup::Options;
+use super::stop::Stopping;
+use crate::bitmap::{Bitmap, Leave};
+use crate::geometry::Geometry;
+use crate::lane::{Lane, Rig};
+use crate::member::{Cover, Effect, Epoch, Io, Members, Owner};
+use crate::metadata::{Facts, Metadata};
+use crate::sync::{Sync, SyncRig};
+use crate::value::{
+    Command, Commands, Event, Instant, IoDone, IoError, MemberId, Notice, Now, Request,
+    RequestError, RequestOp, Span, Timer,
+};
+
+/// What does not change while an array runs.
+#[derive(Debug, Clone)]
+pub(super) struct Info {
+    pub uuid: [u8; 16],
+    pub name: String,
+    pub minor: u8,
+    pub level: Level,
+    pub layout: u32,
+    pub chunk_sectors: u32,
+    pub raid_disks: u16,
+    pub array_sectors: u64,
+    pub dev_sectors: u64,
+    pub ctime_seconds: u64,
+    pub logical_block_bytes: u32,
+}
+
+/// The parts of a starting array.
+pub(super) struct Parts {
+    pub info: Info,
+    pub geometry: Arc<Geometry>,
+    pub members: Members,
+    pub epoch: Arc<Epoch>,
+    pub metadata: Metadata,
+    pub bitmap: Bitmap,
+    pub cover: Cover,
+    pub sync: Sync,
+    pub io: Io,
+    pub options: Options,
+}
+
+/// A running array.
+pub struct Array {
+    pub(super) info: Info,
+    pub(super) options: Options,
+    pub(super) geometry: Arc<Geometry>,
+    pub(super) io: Io,
+    pub(super) members: Members,
+    pub(super) epoch: Arc<Epoch>,
+    pub(super) bitmap: Bitmap,
+    pub(super) metadata: Metadata,
+    pub(super) cover: Cover,
+    pub(super) lane: Lane,
+    pub(super) sync: Sync,
+    pub(super) broken: Option<String>,
+    pub(super) read_only: bool,
+    pub(super) stopping: Option<Stopping>,
+    pub(super) stopped: bool,
+    pub(super) waiting: Vec<Waiting>,
+    safe_mode_armed: bool,
+    timeout_armed: bool,
+}
+
+/// How often hung I/O is looked for.
+const TIMEOUT_LOOK_EVERY: Span = Span::secs(5);
+
+impl Array {
+    pub(super) fn assemble_parts(parts: Parts) -> Array {
+        let lane = Lane::new(parts.geometry.clone());
+        Array {
+            info: parts.info,
+            read_only: parts.options.read_only,
+            options: parts.options,
+            geometry: parts.geometry,
+            io: parts.io,
+            members: parts.members,
+            epoch: parts.epoch,
+            bitmap: parts.bitmap,
+            metadata: parts.metadata,
+            cover: parts.cover,
+            lane,
+            sync: parts.sync,
+            broken: None,
+            stopping: None,
+            stopped: false,
+            waiting: Vec::new(),
+            safe_mode_armed: false,
+            timeout_armed: false,
+        }
+    }
+
+    /// Begins what the array owes (resync, recovery). Called once, before the first event.
+    pub fn begin(&mut self, now: Now, out: &mut Commands) {
+        self.io.begin(now, std::mem::take(out));
+        self.settle();
+        *out = self.io.end();
+    }
+
+    /// The one way in and out: takes an event, appends what has to be done to `out`.
+    ///
+    /// # Panics
+    /// When an invariant of the engine does not hold. The array must not be used any more then;
+    /// its members are left as they are.
+    pub fn handle(&mut self, now: Now, event: Event, out: &mut Commands) {
+        if self.stopped {
+            return;
+        }
+        self.io.begin(now, std::mem::take(out));
+        match event {
+            Event::Request(request) => self.request(request),
+            Event::Done(done) => self.io.complete(done),
+            Event::Timer(timer) => self.timer(timer),
+            Event::Control(id, control) => self.control(id, control),
+        }
+        self.settle();
+        *out = self.io.end();
+    }
+
+    fn settle(&mut self) {
+        loop {
+            let mut moved = false;
+            while let Some((owner, member, result)) = self.io.next_ready() {
+                self.dispatch(owner, member, result);
+                moved = true;
+            }
+            moved |= self.apply_effects();
+            moved |= self.maintain();
+            if !moved || self.stopped {
+                break;
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        let refusal = if self.stopping.is_some() {
+            Some(RequestError::Stopping)
+        } else {
+            self.refusal(&request.op)
+        };
+        match refusal {
+            Some(error) => {
+                self.io.out.push(Command::Complete {
+                    id: request.id,
+                    result: Err(error),
+                });
+            }
+            None => self.with_lane(|lane, rig| lane.admit(rig, request)),
+        }
+    }
+
+    fn refusal(&self, op: &RequestOp) -> Option<RequestError> {
+        let (offset, len, writes) = match op {
+            RequestOp::Read {
+                offset_sectors,
+                len_sectors,
+            } => (*offset_sectors, u64::from(*len_sectors), false),
+            RequestOp::Write {
+                offset_sectors,
+                data,
+                ..
+            } => {
+                let whole = data.len() % 512 == 0;
+                (
+                    *offset_sectors,
+                    if whole { data.len() as u64 / 512 } else { 0 },
+                    true,
+                )
+            }
+            RequestOp::WriteZeroes {
+                offset_sectors,
+                len_sectors,
+                ..
+            }
+            | RequestOp::Trim {
+                offset_sectors,
+                len_sectors,
+                ..
+            } => (*offset_sectors, *len_sectors, true),
+            RequestOp::Allocation {
+                offset_sectors,
+                len_sectors,
+            } => (*offset_sectors, *len_sectors, false),
+            RequestOp::Flush => return None,
+        };
+        let end = offset.checked_add(len);
+        if len == 0 || end.is_none_or(|end| end > self.info.array_sectors) {
+            return Some(RequestError::OutOfRange);
+        }
+        if writes && self.read_only {
+            return Some(RequestError::ReadOnly);
+        }
+        match &self.broken {
+            Some(why) if writes => Some(RequestError::Io(why.clone())),
+            _ => None,
+        }
+    }
+
+    fn dispatch(&mut self, owner: Owner, member: MemberId, result: Result<IoDone, IoError>) {
+        match owner {
+            Owner::Job { job, tag } => {
+                self.with_lane(|lane, rig| lane.done(rig, job, tag, member, result));
+            }
+            Owner::Sync { unit, tag } => {
+                self.with_sync(|sync, rig| sync.done(rig, unit, tag, member, result));
+            }
+            Owner::Bitmap => self.bitmap.done(&mut self.io, member, result),
+            Owner::Metadata => self.metadata.done(&mut self.io, member, result),
+        }
+    }
+
+    pub(super) fn with_lane<R>(&mut self, f: impl FnOnce(&mut Lane, &mut Rig<'_>) -> R) -> R {
+        let mut rig = Rig {
+            io: &mut self.io,
+            members: &self.members,
+            epoch: &self.epoch,
+            bitmap: &mut self.bitmap,
+            metadata: &mut self.metadata,
+            cover: &self.cover,
+            broken: self.broken.is_some(),
+            writable: !self.read_only,
+        };
+        f(&mut self.lane, &mut rig)
+    }
+
+    pub(super) fn with_sync<R>(&mut self, f: impl FnOnce(&mut Sync, &mut SyncRig<'_>) -> R) -> R {
+        let mut rig = SyncRig {
+            io: &mut self.io,
+            members: &mut self.members,
+            epoch: &self.epoch,
+            bitmap: &mut self.bitmap,
+            metadata: &mut self.metadata,
+            cover: &mut self.cover,
+            lane: &mut self.lane,
+        };
+        f(&mut self.sync, &mut rig)
+    }
+
+    fn apply_effects(&mut self) -> bool {
+        let effects = std::mem::take(&mut self.io.effects);
+        let moved = !effects.is_empty();
+        for effect in effects {
+            match effect {
+                Effect::Fail(member, why) => self.fail_member(member, &why),
+                Effect::Corrected(member) => {
+                    if let Some(member) = self.members.get_mut(member) {
+                        let count = &mut member.superblock.fields.corrected_reads;
+                        *count = count.saturating_add(1);
+                    }
+                }
+            }
+        }
+        moved
+    }
+
+    /// Superblocks and bitmap may be written.
+    pub(super) fn may_write(&self) -> bool {
+        !self.read_only && self.broken.is_none()
+    }
+
+    fn leave(&self) -> Leave {
+        let whole = self.epoch.degraded() == 0 && self.metadata.is_quiet();
+        Leave {
+            may_write: self.may_write(),
+            may_clear: self.may_write() && whole,
+            events: self.metadata.events(),
+        }
+    }
+
+    /// The fixed list of what follows every event.
+    fn maintain(&mut self) -> bool {
+        let mut moved = false;
+        let units = self.with_lane(|lane, rig| lane.resume(rig, &mut moved));
+        for unit in units {
+            self.with_sync(|sync, rig| sync.locked(rig, unit));
+        }
+        let leave = self.leave();
+        moved |= self.bitmap.advance(&mut self.io, &self.members, leave);
+        let facts = Facts {
+            resync_offset_sectors: self.sync.checkpoint_sectors(),
+            may_write: self.may_write(),
+        };
+        moved |= self
+            .metadata
+            .advance(&mut self.io, &mut self.members, &mut self.bitmap, facts);
+        moved |= self.with_lane(|lane, rig| lane.settle(rig));
+        moved |= self.maintain_sync();
+        moved |= self.answer_waiting();
+        moved |= self.maintain_stop();
+        if !self.stopped {
+            self.arm_timers();
+        }
+        moved
+    }
+
+    fn arm_timers(&mut self) {
+        let now = self.io.now().mono;
+        let wanted = self.options.safe_mode_delay != Span(0) && self.may_write();
+        let idle = self
+            .metadata
+            .idle_since()
+            .filter(|_| wanted && !self.safe_mode_armed);
+        if let Some(since) = idle {
+            self.safe_mode_armed = true;
+            let at = (since + self.options.safe_mode_delay).max(now);
+            self.io.out.push(Command::Arm(Timer::SafeMode, at));
+        }
+        if !self.timeout_armed && self.io.in_flight() > 0 {
+            self.timeout_armed = true;
+            self.io
+                .out
+                .push(Command::Arm(Timer::IoTimeout, now + TIMEOUT_LOOK_EVERY));
+        }
+    }
+
+    fn timer(&mut self, timer: Timer) {
+        match timer {
+            Timer::SafeMode => {
+                self.safe_mode_armed = false;
+                let due = |since: Instant| since + self.options.safe_mode_delay;
+                if self
+                    .metadata
+                    .idle_since()
+                    .is_some_and(|s| due(s) <= self.io.now().mono)
+                {
+                    self.metadata.want_clean();
+                }
+            }
+            Timer::BitmapDaemon => {
+                let leave = self.leave();
+                self.bitmap.daemon(leave);
+            }
+            Timer::IoTimeout => {
+                self.timeout_armed = false;
+                for member in self.io.overdue(self.options.io_timeout) {
+                    let seconds = self.options.io_timeout.as_secs();
+                    self.fail_member(member, &format!("no answer for {seconds} s"));
+                    self.io.orphan(member);
+                }
+            }
+        }
+    }
+
+    pub(super) fn notify(&mut self, notice: Notice) {
+        self.io.out.push(Command::Notify(notice));
+    }
+
+    /// What must hold between any two events.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn check_invariants(&self) {
+        self.members.check();
+        if let Some(regions) = self.bitmap.regions() {
+            regions.check();
+        }
+        assert!(
+            self.epoch.columns.len() == usize::from(self.info.raid_disks),
+            "one column a slot"
+        );
+        for (slot, column) in self.epoch.columns.iter().enumerate() {
+            let slot = crate::value::Slot(slot as u16);
+            let member = self.members.in_slot(slot).map(|m| m.id);
+            assert_eq!(
+                column.map(|c| c.member),
+                member,
+                "the epoch shows the members"
+            );
+        }
+        if self.lane.is_idle() && self.sync.running().is_none() {
+            assert_eq!(self.lane.locks.held(), 0, "nobody is there to hold a lock");
+        }
+    }
+}

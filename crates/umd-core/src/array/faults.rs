@@ -1,0 +1,169 @@
+//! Members fail, spares step in.
+
+use super::engine::Array;
+use crate::geometry::Geometry;
+use crate::member::{Epoch, State};
+use crate::sync::{Ended, Outcome, SyncAction};
+use crate::value::{MemberId, Notice, Slot};
+
+impl Array {
+    /// Shows the members as they are now to everything that is planned from here on.
+    pub(super) fn publish(&mut self) {
+        self.epoch = Epoch::of(self.epoch.number + 1, &self.members, self.info.raid_disks);
+        self.notify(Notice::Changed);
+    }
+
+    /// Whether the array lives on without this member.
+    pub(super) fn can_lose(&self, member: MemberId) -> bool {
+        let Some(member) = self.members.get(member) else {
+            return true;
+        };
+        if member.state != State::InSync {
+            return true;
+        }
+        match &*self.geometry {
+            Geometry::Striped(_) => false,
+            Geometry::Mirrored { .. } => self.epoch.in_sync().count() > 1,
+            Geometry::Parity(map) => self.epoch.degraded() < map.parities(),
+        }
+    }
+
+    /// A member cannot be trusted any more. If the array cannot live without it, writes end here;
+    /// nothing is recorded then, so that what is on the members stays assemblable.
+    pub(super) fn fail_member(&mut self, id: MemberId, why: &str) {
+        let can_lose = self.can_lose(id);
+        let Some(member) = self
+            .members
+            .get_mut(id)
+            .filter(|m| m.state != State::Faulty)
+        else {
+            return;
+        };
+        if !can_lose {
+            let name = member.name.clone();
+            self.break_array(&name, why);
+            return;
+        }
+        let spare = member.state == State::Spare;
+        member.state = State::Faulty;
+        member.fault = Some(why.to_string());
+        if spare {
+            member.slot = None;
+        }
+        self.cover.forget(id);
+        self.io.orphan(id);
+        self.notify(Notice::Failed {
+            member: id,
+            why: why.to_string(),
+        });
+        self.metadata.note_fault();
+        if !spare {
+            self.publish();
+        }
+    }
+
+    fn break_array(&mut self, name: &str, why: &str) {
+        if self.broken.is_some() {
+            return;
+        }
+        let text = format!(
+            "member {name} failed ({why}) and the array cannot do without it: writes are refused"
+        );
+        self.broken = Some(text.clone());
+        self.sync.interrupt();
+        self.notify(Notice::Broken(text));
+    }
+
+    /// Starts, continues and ends sync actions.
+    pub(super) fn maintain_sync(&mut self) -> bool {
+        let now = self.io.now().mono;
+        if self.sync.running().is_some() {
+            if self.sync.checkpoint_due(now) {
+                self.with_sync(|sync, rig| sync.checkpoint(rig));
+            }
+            let (moved, ended) = self.with_sync(|sync, rig| sync.advance(rig));
+            if let Some(ended) = ended {
+                self.sync_ended(&ended);
+            }
+            return moved;
+        }
+        if !self.may_write() || self.stopping.is_some() || !self.metadata.is_quiet() {
+            return false;
+        }
+        if self.geometry.redundancy() == 0 && !matches!(*self.geometry, Geometry::Mirrored { .. }) {
+            return false;
+        }
+        if self.activate_spares() {
+            return true;
+        }
+        let Some(action) = self.sync.choose(&self.members) else {
+            return false;
+        };
+        self.with_sync(|sync, rig| sync.begin(rig, action));
+        self.notify(Notice::SyncStarted(action));
+        true
+    }
+
+    /// Gives empty slots to spares. Each gets its copy of the bitmap before superblocks name it.
+    fn activate_spares(&mut self) -> bool {
+        let idle = !self.sync.is_frozen() && !self.sync.recovery_blocked();
+        if !idle || self.epoch.degraded() == 0 || self.sync.owes_resync() {
+            return false;
+        }
+        let mut moved = false;
+        for slot in 0..self.info.raid_disks {
+            if self.members.in_slot(Slot(slot)).is_some() {
+                continue;
+            }
+            let room = self.info.dev_sectors;
+            let spare = self
+                .members
+                .iter_mut()
+                .find(|m| m.state == State::Spare && m.superblock.fields.data_size_sectors >= room);
+            let Some(spare) = spare else { break };
+            spare.slot = Some(Slot(slot));
+            spare.state = State::Recovering {
+                checkpoint_sectors: 0,
+            };
+            let id = spare.id;
+            self.cover.set_rebuilt(id, 0, 0);
+            self.bitmap.want_copy(id);
+            moved = true;
+        }
+        if moved {
+            self.publish();
+            self.metadata.note_change(false);
+        }
+        moved
+    }
+
+    fn sync_ended(&mut self, ended: &Ended) {
+        if ended.action == SyncAction::Recover && ended.outcome == Outcome::Complete {
+            self.promote(&ended.targets);
+        }
+        if let Outcome::Failed(why) = &ended.outcome {
+            let text = format!("{} stopped: {why}", ended.action.word());
+            self.notify(Notice::Message(text));
+        }
+        self.notify(Notice::SyncEnded {
+            action: ended.action,
+            complete: ended.outcome == Outcome::Complete,
+            mismatch_sectors: self.sync.mismatch_sectors(),
+        });
+    }
+
+    /// The members hold everything now. They are flushed before superblocks say so.
+    fn promote(&mut self, targets: &[MemberId]) {
+        for id in targets {
+            let member = self.members.get_mut(*id);
+            let Some(member) = member.filter(|m| matches!(m.state, State::Recovering { .. }))
+            else {
+                continue;
+            };
+            member.state = State::InSync;
+            self.notify(Notice::Activated(*id));
+        }
+        self.publish();
+        self.metadata.note_change(true);
+    }
+}

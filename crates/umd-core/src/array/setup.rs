@@ -1,0 +1,211 @@
+//! From a plan to a running array.
+
+use std::sync::Arc;
+
+use umd_format::v1::{DeviceFlags, Features};
+use umd_format::{Level, Minor, SuperblockV1};
+
+use super::engine::{Array, Info, Parts};
+use crate::assembly::{BitmapPlan, MemberFacts, Plan, SlotPlan};
+use crate::bitmap::Bitmap;
+use crate::geometry::Geometry;
+use crate::member::{Cover, Epoch, Io, Member, Members, State};
+use crate::metadata::Metadata;
+use crate::sync::Sync;
+use crate::value::{Events, MemberId, Pool, Slot, Span};
+
+/// What can be chosen when an array is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Nothing is written to any member.
+    pub read_only: bool,
+    /// An array without writes for this long is marked clean.
+    pub safe_mode_delay: Span,
+    /// A member that does not answer for this long is failed.
+    pub io_timeout: Span,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            read_only: false,
+            safe_mode_delay: Span::millis(210),
+            io_timeout: Span::secs(30),
+        }
+    }
+}
+
+/// Everything needed to start an array.
+#[derive(Debug)]
+pub struct Setup {
+    /// How it starts.
+    pub plan: Plan,
+    /// What the plan was made from; the members it names are taken in.
+    pub facts: Vec<MemberFacts>,
+    /// The bitmap area read from the plan's source member (superblock included), if it names one.
+    pub bitmap_area: Option<Vec<u8>>,
+    /// Where buffers come from.
+    pub pool: Pool,
+    /// Choices.
+    pub options: Options,
+}
+
+impl Array {
+    /// Starts an array. Nothing is written before something changes.
+    ///
+    /// # Panics
+    /// When the plan names a member that is not among the facts, or a bitmap whose area is missing
+    /// or shorter than its superblock.
+    pub fn start(setup: Setup) -> Array {
+        let Setup {
+            plan,
+            facts,
+            bitmap_area,
+            pool,
+            options,
+        } = setup;
+        let members = members_of(&plan, facts);
+        let reference = members
+            .get(plan.reference)
+            .expect("the plan's reference is used");
+        let superblock = reference.superblock.clone();
+        let dev_sectors = sync_sectors(&plan);
+        let epoch = Epoch::of(1, &members, plan.raid_disks);
+        let redundant = plan.level != Level::Raid0;
+        let mut metadata = Metadata::new(&superblock, Events(plan.events.0), redundant);
+        if plan.marked_clean || !plan.forced.is_empty() {
+            // What was forced has to be on the disks before anything is acknowledged.
+            metadata.note_fault();
+        }
+        let bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), dev_sectors);
+        let mut cover = Cover::new(plan.resync_offset_sectors);
+        let geometry = Arc::new(plan.geometry.clone());
+        let mut sync = Sync::new(geometry.clone(), dev_sectors, plan.resync_offset_sectors);
+        for slot in &plan.slots {
+            if let SlotPlan::Recovering {
+                member,
+                from_sectors,
+                bitmap_guided,
+            } = slot
+            {
+                let done = (*from_sectors).min(dev_sectors);
+                cover.set_rebuilt(*member, done, done);
+                if *bitmap_guided {
+                    sync.guide(*member);
+                }
+            }
+        }
+        Array::assemble_parts(Parts {
+            info: info_of(&plan),
+            geometry,
+            members,
+            epoch,
+            metadata,
+            bitmap,
+            cover,
+            sync,
+            io: Io::new(pool),
+            options,
+        })
+    }
+}
+
+/// Sectors of each member that resync and recovery walk; 0 without redundancy.
+fn sync_sectors(plan: &Plan) -> u64 {
+    match &plan.geometry {
+        Geometry::Striped(_) => 0,
+        Geometry::Mirrored { .. } => plan.array_sectors,
+        Geometry::Parity(map) => map.dev_sectors(),
+    }
+}
+
+fn info_of(plan: &Plan) -> Info {
+    Info {
+        uuid: plan.uuid.0,
+        name: plan.name.clone(),
+        minor: match plan.minor {
+            Minor::V1_0 => 0,
+            Minor::V1_1 => 1,
+            Minor::V1_2 => 2,
+        },
+        level: plan.level,
+        layout: plan.layout,
+        chunk_sectors: plan.chunk_sectors,
+        raid_disks: plan.raid_disks,
+        array_sectors: plan.array_sectors,
+        dev_sectors: plan.dev_sectors,
+        ctime_seconds: plan.ctime.seconds(),
+        logical_block_bytes: plan.logical_block_bytes,
+    }
+}
+
+fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
+    let mut list = Vec::new();
+    let mut facts = facts;
+    let mut take = |id: MemberId, state: State, slot: Option<Slot>| {
+        let at = facts
+            .iter()
+            .position(|f| f.id == id)
+            .expect("a planned member has its facts");
+        let fact = facts.swap_remove(at);
+        let superblock = fact.superblock.expect("a planned member has a superblock");
+        list.push(Member {
+            id,
+            name: fact.name,
+            state,
+            slot,
+            size_sectors: fact.size_sectors,
+            logical_block_bytes: fact.logical_block_bytes,
+            write_mostly: superblock.fields.flags.contains(DeviceFlags::WRITE_MOSTLY),
+            superblock,
+            fault: None,
+        });
+    };
+    for (slot, entry) in plan.slots.iter().enumerate() {
+        let slot = Slot(u16::try_from(slot).expect("slots fit 16 bits"));
+        match entry {
+            SlotPlan::InSync(id) => take(*id, State::InSync, Some(slot)),
+            SlotPlan::Recovering {
+                member,
+                from_sectors,
+                ..
+            } => {
+                let state = State::Recovering {
+                    checkpoint_sectors: *from_sectors,
+                };
+                take(*member, state, Some(slot));
+            }
+            SlotPlan::Stale(_) | SlotPlan::Missing => {}
+        }
+    }
+    for id in &plan.spares {
+        take(*id, State::Spare, None);
+    }
+    Members::new(list)
+}
+
+fn bitmap_of(
+    plan: &Plan,
+    reference: &SuperblockV1,
+    area: Option<&[u8]>,
+    sync_sectors: u64,
+) -> Bitmap {
+    let (superblock, stale) = match &plan.bitmap {
+        BitmapPlan::None => return Bitmap::none(),
+        BitmapPlan::Usable { superblock, .. } => (superblock.clone(), false),
+        BitmapPlan::Stale { superblock, .. } => (superblock.clone(), true),
+    };
+    assert!(
+        reference.fields.features.contains(Features::BITMAP_OFFSET),
+        "the plan says so"
+    );
+    let offset = reference
+        .fields
+        .bitmap_offset_sectors()
+        .expect("checked above");
+    let area = area.expect("the area of a planned bitmap was read");
+    // Bits that are set in a clean array need nothing; they are cleared in time.
+    let from = plan.resync_offset_sectors;
+    let block = plan.logical_block_bytes.max(512);
+    Bitmap::load(superblock, offset, area, sync_sectors, from, stale, block)
+}

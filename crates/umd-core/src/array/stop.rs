@@ -1,0 +1,106 @@
+//! Coming to rest: for stop, and for read-only.
+//!
+//! ```text
+//!   Drain -> Bits -> Clean -> at rest
+//!   host requests end, sync ends at a checkpoint; idle bits are cleared; superblocks say clean
+//! ```
+
+use super::engine::Array;
+use crate::value::{Command, ControlError, ControlId, ControlReply, MemberId};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Drain,
+    Bits,
+    Clean,
+}
+
+/// An array on its way to rest.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    id: ControlId,
+    /// Stop, or only become read-only.
+    stop: bool,
+    stage: Stage,
+}
+
+impl Array {
+    pub(super) fn begin_quiet(&mut self, id: ControlId, stop: bool) {
+        if let Some(other) = &self.stopping {
+            let what = if other.stop {
+                "stopping"
+            } else {
+                "becoming read-only"
+            };
+            let error = ControlError::Busy(format!("the array is already {what}"));
+            return self.answer(id, Err(error));
+        }
+        if !stop && self.read_only {
+            return self.answer(id, Ok(ControlReply::Done));
+        }
+        self.sync.interrupt();
+        self.stopping = Some(Stopping {
+            id,
+            stop,
+            stage: Stage::Drain,
+        });
+    }
+
+    pub(super) fn maintain_stop(&mut self) -> bool {
+        let Some(stopping) = &self.stopping else {
+            return false;
+        };
+        match stopping.stage {
+            Stage::Drain => {
+                if !self.lane.is_idle() || self.sync.running().is_some() {
+                    return false;
+                }
+                if self.may_write() {
+                    self.bitmap.want_final_clear();
+                }
+                self.set_stage(Stage::Bits);
+            }
+            Stage::Bits => {
+                if self.may_write() && !self.bitmap.is_quiet() {
+                    return false;
+                }
+                if self.may_write() {
+                    self.metadata.want_clean();
+                }
+                self.set_stage(Stage::Clean);
+            }
+            Stage::Clean => {
+                let rest = self.metadata.is_clean() && self.metadata.is_quiet();
+                if self.may_write() && !(rest && self.bitmap.is_quiet()) {
+                    return false;
+                }
+                self.at_rest();
+            }
+        }
+        true
+    }
+
+    fn set_stage(&mut self, stage: Stage) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.stage = stage;
+        }
+    }
+
+    fn at_rest(&mut self) {
+        let stopping = self
+            .stopping
+            .take()
+            .expect("only called on the way to rest");
+        if !stopping.stop {
+            self.read_only = true;
+            return self.answer(stopping.id, Ok(ControlReply::Done));
+        }
+        let members: Vec<MemberId> = self.members.iter().map(|m| m.id).collect();
+        for member in members {
+            self.io.out.push(Command::Release(member));
+        }
+        self.answer(stopping.id, Ok(ControlReply::Done));
+        self.io.out.push(Command::Stopped);
+        self.stopped = true;
+    }
+}

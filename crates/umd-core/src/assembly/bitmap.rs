@@ -1,0 +1,93 @@
+//! Whether the write-intent bitmap can be used.
+
+use umd_format::bitmap::{BitmapError, BitmapSuperblock, on_disk_bytes};
+use umd_format::v1::Features;
+
+use super::facts::Wish;
+use super::plan::BitmapPlan;
+use super::refusal::RefusalKind;
+use super::select::Candidate;
+use crate::value::SECTOR_BYTES;
+
+/// Decides on the bitmap of the array of `reference`. `sources` are the in-sync members in slot
+/// order, those that were not raised by force first; `trusted` is the number of those.
+///
+/// All members hold the same bits: they are durable on all of them before any data is written. So
+/// the first one that is up to date serves. One that is older than the array may lack bits.
+pub(super) fn decide(
+    reference: &Candidate<'_>,
+    sources: &[Candidate<'_>],
+    trusted: usize,
+    wish: &Wish,
+    warnings: &mut Vec<String>,
+) -> Result<BitmapPlan, RefusalKind> {
+    let fields = &reference.superblock.fields;
+    if !fields.features.contains(Features::BITMAP_OFFSET) {
+        return Ok(BitmapPlan::None);
+    }
+    let mut outdated = None;
+    let mut fault = (reference.name(), "it was not read".to_owned());
+    for (index, candidate) in sources.iter().enumerate() {
+        let superblock = match bitmap_of(candidate) {
+            Ok(superblock) => superblock.clone(),
+            Err(why) => {
+                if let Some(what) = unsupported(candidate) {
+                    let (what, member) = (what.to_owned(), candidate.name().to_owned());
+                    return Err(RefusalKind::NotSupported { what, member });
+                }
+                fault = (candidate.name(), why);
+                continue;
+            }
+        };
+        let source = candidate.facts.id;
+        if index < trusted && !superblock.is_stale(fields.events) {
+            return Ok(BitmapPlan::Usable { source, superblock });
+        }
+        outdated = outdated.or(Some(BitmapPlan::Stale { source, superblock }));
+    }
+    if let Some(stale) = outdated {
+        return Ok(stale);
+    }
+    let (member, why) = fault;
+    if wish.force || wish.readonly {
+        warnings.push(format!("the bitmap is not used ({member}: {why})"));
+        return Ok(BitmapPlan::None);
+    }
+    Err(RefusalKind::Bitmap {
+        member: member.to_owned(),
+        why,
+    })
+}
+
+fn unsupported(candidate: &Candidate<'_>) -> Option<&'static str> {
+    match &candidate.facts.bitmap {
+        Some(Err(BitmapError::Lockless)) => Some("a lockless bitmap (version 6)"),
+        Some(Err(BitmapError::Clustered)) => Some("a clustered bitmap (version 5)"),
+        _ => None,
+    }
+}
+
+/// The bitmap on one member, or why it cannot be used.
+fn bitmap_of<'a>(candidate: &Candidate<'a>) -> Result<&'a BitmapSuperblock, String> {
+    let superblock = match &candidate.facts.bitmap {
+        None => return Err("it was not read".to_owned()),
+        Some(Err(why)) => return Err(why.to_string()),
+        Some(Ok(superblock)) => superblock,
+    };
+    let fields = &candidate.superblock.fields;
+    let start = fields
+        .bitmap_sector()
+        .ok_or("its place is not on the device")?;
+    let bytes = on_disk_bytes(superblock.regions(fields.size_sectors));
+    let end = start.saturating_add(bytes.div_ceil(SECTOR_BYTES));
+    let data_end = fields.data_offset_sectors + fields.data_size_sectors;
+    let super_end = fields.super_offset_sectors + fields.superblock_sectors();
+    let overlaps = |from: u64, to: u64| start < to && from < end;
+    if end > candidate.facts.size_sectors
+        || overlaps(fields.data_offset_sectors, data_end)
+        || overlaps(fields.super_offset_sectors, super_end)
+    {
+        return Err(format!("its bits would reach from sector {start} to {end}"));
+    }
+    Ok(superblock)
+}

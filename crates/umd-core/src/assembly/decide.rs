@@ -1,0 +1,528 @@
+//! From the verdict on the members to a plan, or a refusal.
+
+use umd_format::v1::{Features, Fields};
+use umd_format::{Level, Role, SECTOR_MAX, kernels};
+
+use super::bitmap;
+use super::facts::{MemberFacts, Wish};
+use super::judge::{Judgement, difference, judge};
+use super::plan::{BitmapPlan, Drives, Forced, Plan, Reason, SlotPlan};
+use super::refusal::{Refusal, RefusalKind};
+use super::select::{Candidate, select};
+use crate::geometry::{Geometry, Raid0, Raid456};
+use crate::value::{Events, SECTOR_BYTES, Slot};
+
+/// Decides how the array of these members starts. The order of `facts` does not matter.
+///
+/// # Errors
+/// A refusal with one sentence that says what to do, and the members that were not counted.
+///
+/// # Panics
+/// When two members have the same identity.
+pub fn assemble(facts: &[MemberFacts], wish: &Wish) -> Result<Plan, Refusal> {
+    let mut ignored = Vec::new();
+    let decided = decide(facts, wish, &mut ignored);
+    ignored.sort_by_key(|reason| reason.member);
+    match decided {
+        Ok(plan) => Ok(Plan { ignored, ..plan }),
+        Err(kind) => Err(Refusal { kind, ignored }),
+    }
+}
+
+fn decide(
+    facts: &[MemberFacts],
+    wish: &Wish,
+    ignored: &mut Vec<Reason>,
+) -> Result<Plan, RefusalKind> {
+    let candidates = select(facts, wish, ignored)?;
+    let verdict = judge(&candidates)?;
+    let mut lineup = Lineup::of(&verdict);
+    let raised = lineup.raise(&verdict);
+    let useless = verdict
+        .useless
+        .iter()
+        .map(|(one, text)| one.reason(text.clone()));
+    ignored.extend(useless);
+    if wish.force {
+        lineup.apply(raised);
+    } else if !lineup.is_enough() {
+        ignored.extend(
+            verdict
+                .stale
+                .iter()
+                .map(|one| one.candidate.reason(one.why.clone())),
+        );
+        lineup.check_supported()?;
+        return Err(lineup.not_enough(&verdict, &raised));
+    }
+    let in_use = |candidate: &Candidate<'_>| lineup.holds(candidate);
+    let left_out = verdict.stale.iter().filter(|one| !in_use(&one.candidate));
+    ignored.extend(left_out.map(|one| one.candidate.reason(one.why.clone())));
+    lineup.check_supported()?;
+    if !lineup.is_enough() {
+        return Err(lineup.not_enough(&verdict, &[]));
+    }
+    lineup.take_spares(&verdict.spares, ignored);
+    lineup.plan(&verdict, wish)
+}
+
+/// The slots being filled.
+struct Lineup<'a> {
+    /// The member whose superblock describes the array.
+    reference: Option<Candidate<'a>>,
+    /// By slot.
+    slots: Vec<Option<Candidate<'a>>>,
+    /// Those raised by force.
+    forced: Vec<Candidate<'a>>,
+    /// By device number.
+    spares: Vec<Candidate<'a>>,
+}
+
+impl<'a> Lineup<'a> {
+    fn of(verdict: &Judgement<'a>) -> Lineup<'a> {
+        let disks = verdict
+            .reference
+            .map_or(0, |one| one.superblock.fields.raid_disks);
+        let mut slots = vec![None; disks as usize];
+        for candidate in &verdict.current {
+            let slot = candidate.slot().expect("current members have a slot");
+            slots[usize::from(slot)] = Some(*candidate);
+        }
+        Lineup {
+            reference: verdict.reference,
+            slots,
+            forced: Vec::new(),
+            spares: Vec::new(),
+        }
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Candidate<'a>> {
+        self.slots.iter().flatten()
+    }
+
+    fn holds(&self, candidate: &Candidate<'_>) -> bool {
+        self.members().any(|one| one.facts.id == candidate.facts.id)
+    }
+
+    fn in_sync(&self) -> usize {
+        self.members().filter(|one| recovery(one).is_none()).count()
+    }
+
+    /// True when every block can be read: enough slots hold valid data.
+    fn is_enough(&self) -> bool {
+        self.suffices(self.in_sync())
+    }
+
+    fn suffices(&self, in_sync: usize) -> bool {
+        let Some(reference) = &self.reference else {
+            return false;
+        };
+        let fields = &reference.superblock.fields;
+        let Some(most) = fields.level.max_missing(fields.raid_disks) else {
+            return false;
+        };
+        in_sync > 0 && in_sync + most as usize >= self.slots.len()
+    }
+
+    /// The stale members that force would trust: as few as make the array complete enough, the
+    /// freshest first. Empty when none are needed, or when they would not be enough.
+    fn raise(&self, verdict: &Judgement<'a>) -> Vec<Candidate<'a>> {
+        let mut willing: Vec<Candidate<'a>> = verdict.stale.iter().map(|s| s.candidate).collect();
+        willing.sort_by_key(|one| (std::cmp::Reverse(one.events()), one.slot(), one.facts.id));
+        let mut trial = Lineup {
+            reference: self.reference,
+            slots: self.slots.clone(),
+            forced: Vec::new(),
+            spares: Vec::new(),
+        };
+        for candidate in willing {
+            if trial.is_enough() {
+                break;
+            }
+            if trial.has_place_for(&candidate) {
+                trial.apply(vec![candidate]);
+            }
+        }
+        if trial.is_enough() {
+            trial.forced
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// True when a stale member may fill its slot: nobody else has the slot or its device number,
+    /// it describes the same array, and it was not being rebuilt.
+    fn has_place_for(&self, candidate: &Candidate<'_>) -> bool {
+        let slot = usize::from(candidate.slot().expect("stale members have a slot"));
+        let vacant = self.slots.get(slot).is_none_or(Option::is_none);
+        let number_free = self.members().all(|one| one.number() != candidate.number());
+        let same = self
+            .reference
+            .is_none_or(|one| difference(&one, candidate).is_none());
+        vacant && number_free && same && recovery(candidate).is_none()
+    }
+
+    fn apply(&mut self, raised: Vec<Candidate<'a>>) {
+        for candidate in raised {
+            if self.reference.is_none() {
+                self.reference = Some(candidate);
+                self.slots = vec![None; candidate.superblock.fields.raid_disks as usize];
+            }
+            let slot = candidate.slot().expect("stale members have a slot");
+            let place = &mut self.slots[usize::from(slot)];
+            assert!(place.is_none(), "force never displaces a member");
+            *place = Some(candidate);
+            self.forced.push(candidate);
+        }
+    }
+
+    fn drives(&self, spares: usize) -> Drives {
+        let in_sync = self.in_sync();
+        let rebuilding = self.members().count() - in_sync;
+        Drives {
+            in_sync,
+            out_of: None,
+            rebuilding,
+            spares,
+        }
+    }
+
+    fn not_enough(&self, verdict: &Judgement<'_>, raised: &[Candidate<'_>]) -> RefusalKind {
+        let drives = self.drives(verdict.spares.len()).to_string();
+        let names: Vec<String> = raised
+            .iter()
+            .map(|one| format!("{} (events {})", one.name(), one.events()))
+            .collect();
+        let hint = if names.is_empty() {
+            String::new()
+        } else {
+            format!(
+                " --force would trust {} although out of date.",
+                names.join(" and ")
+            )
+        };
+        RefusalKind::NotEnough { drives, hint }
+    }
+
+    /// Refuses what this version cannot run, before anything else is said about the array.
+    fn check_supported(&self) -> Result<(), RefusalKind> {
+        let Some(reference) = &self.reference else {
+            return Ok(());
+        };
+        let fields = &reference.superblock.fields;
+        let refuse = |what: String, candidate: &Candidate<'_>| {
+            let member = candidate.name().to_owned();
+            Err(RefusalKind::NotSupported { what, member })
+        };
+        if let Some(what) = unsupported_array(fields) {
+            return refuse(what, reference);
+        }
+        for candidate in self.members() {
+            let features = candidate.superblock.fields.features;
+            if features.contains(Features::BAD_BLOCKS) {
+                return refuse("a bad-block log that is not empty".to_owned(), candidate);
+            }
+            if features.contains(Features::REPLACEMENT) {
+                return refuse("a replacement that is under way".to_owned(), candidate);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the spares that can be used.
+    fn take_spares(&mut self, spares: &[Candidate<'a>], ignored: &mut Vec<Reason>) {
+        let mut sorted = spares.to_vec();
+        sorted.sort_by_key(|one| (one.number(), std::cmp::Reverse(one.events()), one.facts.id));
+        for spare in sorted {
+            match self.unfit(&spare) {
+                Some(why) => {
+                    ignored.push(spare.reason(format!("ignoring {}: {why}", spare.name())));
+                }
+                None => self.spares.push(spare),
+            }
+        }
+    }
+
+    /// Why a spare cannot be used.
+    fn unfit(&self, spare: &Candidate<'_>) -> Option<String> {
+        let reference = self
+            .reference
+            .expect("spares are taken when there is an array");
+        let (array, fields) = (&reference.superblock.fields, &spare.superblock.fields);
+        if !array.level.is_redundant() {
+            return Some(format!("{} has no use for spares", array.level));
+        }
+        if array.events >= fields.events && array.role_of(spare.number()) == Role::Faulty {
+            return Some(format!("{} says that it has failed", reference.name()));
+        }
+        if reference.superblock.minor() != spare.superblock.minor() {
+            return Some("its metadata version is not that of the array".to_owned());
+        }
+        let (need, have) = (array.size_sectors, fields.data_size_sectors);
+        if have < need {
+            return Some(format!("it is too small by {} sectors", need - have));
+        }
+        if fields.features.contains(Features::BAD_BLOCKS) {
+            return Some("it has bad blocks".to_owned());
+        }
+        let mut others = self.members().chain(&self.spares);
+        let taken = others.find(|one| one.number() == spare.number())?;
+        Some(format!(
+            "its device number {} is that of {}",
+            spare.number(),
+            taken.name()
+        ))
+    }
+
+    /// The plan, once there are enough members.
+    fn plan(&self, verdict: &Judgement<'a>, wish: &Wish) -> Result<Plan, RefusalKind> {
+        let reference = self.reference.expect("enough members include one");
+        let fields = &reference.superblock.fields;
+        let mut warnings = verdict.warnings.clone();
+        self.check_expected(fields, wish, &mut warnings)?;
+        let (resync_offset_sectors, marked_clean) =
+            self.resync_offset(verdict, fields, wish, &mut warnings)?;
+        let geometry = self.geometry(&reference)?;
+        let bitmap = self.bitmap(&reference, wish, &mut warnings)?;
+        let bitmap_version = match &bitmap {
+            BitmapPlan::None => None,
+            BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
+                Some(superblock.fields.version)
+            }
+        };
+        for one in kernels::refusals(fields, reference.superblock.raw(), bitmap_version) {
+            warnings.push(format!(
+                "kernels {} refuse this array: {}",
+                one.kernels, one.why
+            ));
+        }
+        let events = self
+            .members()
+            .chain(&self.spares)
+            .map(Candidate::events)
+            .max();
+        let events = Events(events.expect("enough members include one"));
+        let blocks = self.members().map(|one| one.facts.logical_block_bytes);
+        let logical_block_bytes = blocks.chain([fields.logical_block_bytes, 512]).max();
+        Ok(Plan {
+            uuid: fields.set_uuid,
+            name: fields.name(),
+            minor: reference.superblock.minor(),
+            level: fields.level,
+            layout: fields.layout,
+            chunk_sectors: fields.chunk_sectors,
+            raid_disks: self.slots.len() as u16,
+            dev_sectors: fields.size_sectors,
+            array_sectors: array_sectors(&geometry, fields),
+            geometry,
+            events,
+            resync_offset_sectors,
+            ctime: fields.ctime,
+            utime: fields.utime,
+            reference: reference.facts.id,
+            slots: self.slot_plans(verdict, fields),
+            spares: self.spares.iter().map(|spare| spare.facts.id).collect(),
+            ignored: Vec::new(),
+            forced: self.forced.iter().map(|one| forced(one, events)).collect(),
+            marked_clean,
+            bitmap,
+            logical_block_bytes: logical_block_bytes.expect("the list is not empty"),
+            warnings,
+        })
+    }
+
+    /// Notes, or refuses, slots that had a member when the array last ran and have none now.
+    fn check_expected(
+        &self,
+        fields: &Fields,
+        wish: &Wish,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), RefusalKind> {
+        let mut needed = 0;
+        let mut lacking = Vec::new();
+        for (slot, member) in self.slots.iter().enumerate() {
+            let expected = fields.slot_is_held(slot as u16);
+            needed += usize::from(expected || member.is_some());
+            if expected && member.is_none() {
+                lacking.push(slot);
+            }
+        }
+        if !lacking.is_empty() && wish.no_degraded && !wish.run {
+            let drives = self.drives(self.spares.len()).to_string();
+            return Err(RefusalKind::Incomplete { drives, needed });
+        }
+        for slot in lacking {
+            warnings.push(format!(
+                "slot {slot} had a member when the array last ran and has none now"
+            ));
+        }
+        Ok(())
+    }
+
+    /// From where the array must be resynced, and whether that was decided by force.
+    fn resync_offset(
+        &self,
+        verdict: &Judgement<'_>,
+        fields: &Fields,
+        wish: &Wish,
+        warnings: &mut Vec<String>,
+    ) -> Result<(u64, bool), RefusalKind> {
+        if !fields.level.is_redundant() {
+            return Ok((SECTOR_MAX, false));
+        }
+        let recorded = match verdict.reference {
+            Some(_) => verdict.resync_offset_sectors,
+            None => fields.resync_offset_sectors,
+        };
+        let degraded = self.in_sync() < self.slots.len();
+        let write_hole = fields.level.is_parity() && degraded && recorded != SECTOR_MAX;
+        if !write_hole {
+            return Ok((recorded, false));
+        }
+        if !wish.force {
+            let drives = self.drives(self.spares.len()).to_string();
+            return Err(RefusalKind::NotEnoughWhileUnclean { drives });
+        }
+        warnings.push(
+            "the array was not stopped cleanly and lacks a member: what was being written then \
+             may read back wrong, other data in the same stripes included"
+                .to_owned(),
+        );
+        Ok((SECTOR_MAX, true))
+    }
+
+    fn geometry(&self, reference: &Candidate<'_>) -> Result<Geometry, RefusalKind> {
+        let fields = &reference.superblock.fields;
+        let disks = self.slots.len() as u16;
+        let not_supported = |what: String| {
+            let member = reference.name().to_owned();
+            RefusalKind::NotSupported { what, member }
+        };
+        match fields.level {
+            Level::Raid0 => {
+                let sizes: Vec<u64> = self
+                    .members()
+                    .map(|one| one.superblock.fields.data_size_sectors)
+                    .collect();
+                let total = sizes
+                    .iter()
+                    .try_fold(0u64, |sum, &size| sum.checked_add(size));
+                if total.is_none_or(|total| total > u64::MAX / SECTOR_BYTES) {
+                    return Err(not_supported("an array of 2^64 bytes or more".to_owned()));
+                }
+                let chunk_sectors = u64::from(fields.chunk_sectors);
+                Ok(Geometry::Striped(Raid0::new(
+                    &sizes,
+                    chunk_sectors,
+                    fields.raid0_layout(),
+                )?))
+            }
+            Level::Raid1 => Ok(Geometry::Mirrored { legs: disks }),
+            level => {
+                let chunk_sectors = u64::from(fields.chunk_sectors);
+                Raid456::new(
+                    level,
+                    fields.layout,
+                    disks,
+                    chunk_sectors,
+                    fields.size_sectors,
+                )
+                .map(Geometry::Parity)
+                .ok_or_else(|| {
+                    let layout = fields.layout;
+                    not_supported(format!("{level} with layout {layout} on {disks} devices"))
+                })
+            }
+        }
+    }
+
+    fn bitmap(
+        &self,
+        reference: &Candidate<'_>,
+        wish: &Wish,
+        warnings: &mut Vec<String>,
+    ) -> Result<BitmapPlan, RefusalKind> {
+        let is_forced =
+            |one: &Candidate<'_>| self.forced.iter().any(|f| f.facts.id == one.facts.id);
+        let in_sync = self
+            .members()
+            .filter(|one| recovery(one).is_none())
+            .copied();
+        let (forced, trusted): (Vec<_>, Vec<_>) = in_sync.partition(is_forced);
+        let count = trusted.len();
+        let sources = [trusted, forced].concat();
+        bitmap::decide(reference, &sources, count, wish, warnings)
+    }
+
+    fn slot_plans(&self, verdict: &Judgement<'_>, fields: &Fields) -> Vec<SlotPlan> {
+        let stale = |slot: usize| {
+            let claims = |one: &&Candidate<'_>| one.slot().map(usize::from) == Some(slot);
+            let stale = verdict.stale.iter().map(|one| &one.candidate);
+            let freshest = |one: &&Candidate<'_>| (one.events(), std::cmp::Reverse(one.facts.id));
+            stale.filter(claims).max_by_key(freshest)
+        };
+        let plan = |(slot, member): (usize, &Option<Candidate<'_>>)| match member {
+            None => stale(slot).map_or(SlotPlan::Missing, |one| SlotPlan::Stale(one.facts.id)),
+            Some(one) => match recovery(one) {
+                None => SlotPlan::InSync(one.facts.id),
+                Some(offset) => SlotPlan::Recovering {
+                    member: one.facts.id,
+                    from_sectors: offset.min(fields.size_sectors),
+                    bitmap_guided: one
+                        .superblock
+                        .fields
+                        .features
+                        .contains(Features::RECOVERY_BITMAP),
+                },
+            },
+        };
+        self.slots.iter().enumerate().map(plan).collect()
+    }
+}
+
+/// How far a member with a slot has been rebuilt; `None` when it is in sync.
+fn recovery(candidate: &Candidate<'_>) -> Option<u64> {
+    candidate.superblock.fields.recovery_offset_sectors()
+}
+
+fn forced(candidate: &Candidate<'_>, to: Events) -> Forced {
+    Forced {
+        member: candidate.facts.id,
+        name: candidate.name().to_owned(),
+        slot: Slot(candidate.slot().expect("forced members have a slot")),
+        from: Events(candidate.events()),
+        to,
+    }
+}
+
+fn array_sectors(geometry: &Geometry, fields: &Fields) -> u64 {
+    match geometry {
+        Geometry::Striped(map) => map.array_sectors(),
+        Geometry::Mirrored { .. } => fields.size_sectors,
+        Geometry::Parity(map) => map.array_sectors(),
+    }
+}
+
+/// What an array uses that cannot be run yet.
+fn unsupported_array(fields: &Fields) -> Option<String> {
+    let level = fields.level;
+    let known = level.is_parity() || matches!(level, Level::Raid0 | Level::Raid1);
+    if !known {
+        return Some(format!("level {level}"));
+    }
+    let table = [
+        (Features::RESHAPE_ACTIVE, "a reshape that is under way"),
+        (Features::CLUSTERED, "a clustered array"),
+        (Features::JOURNAL, "a write journal"),
+        (Features::PPL, "a partial parity log"),
+        (Features::MULTIPLE_PPLS, "a partial parity log"),
+    ];
+    let used = table
+        .into_iter()
+        .find(|(feature, _)| fields.features.contains(*feature));
+    if let Some((_, what)) = used {
+        return Some(what.to_owned());
+    }
+    let bitmap = fields.features.contains(Features::BITMAP_OFFSET);
+    (bitmap && !level.is_redundant()).then(|| format!("a bitmap on {level}"))
+}

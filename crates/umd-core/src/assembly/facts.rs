@@ -1,0 +1,61 @@
+//! What was read from the members, and what the user wants.
+
+use umd_format::bitmap::{BitmapError, BitmapSuperblock};
+use umd_format::{ParseError, SuperblockV1, Uuid};
+
+use crate::value::MemberId;
+
+/// What was read from one device that may be a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberFacts {
+    /// The driver's identity for it; no two are equal.
+    pub id: MemberId,
+    /// Its name for messages (a path).
+    pub name: String,
+    /// Its size.
+    pub size_sectors: u64,
+    /// Its logical block size.
+    pub logical_block_bytes: u32,
+    /// The superblock, when there is one that can be trusted.
+    pub superblock: Result<SuperblockV1, NoSuperblock>,
+    /// What lies at the superblock's `bitmap_sector`, when it names one and it could be read.
+    pub bitmap: Option<Result<BitmapSuperblock, BitmapError>>,
+}
+
+/// Why a device has no superblock that can be trusted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoSuperblock {
+    /// It is missing, damaged, or does not fit the device.
+    #[error(transparent)]
+    Invalid(#[from] ParseError),
+    /// There is one of version 0.90.
+    #[error("metadata version 0.90 cannot be assembled yet")]
+    V090,
+    /// Reading failed; the operating system's word for it.
+    #[error("superblock cannot be read: {0}")]
+    Unreadable(String),
+}
+
+/// What the user asks for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// Start even if stale members must be trusted, or parity that may be wrong.
+    pub force: bool,
+    /// Start although `no_degraded` would forbid it.
+    pub run: bool,
+    /// Start only if every member is there that was there when the array last ran.
+    pub no_degraded: bool,
+    /// Nothing will be written.
+    pub readonly: bool,
+    /// Only members of this array; others are passed over instead of refused.
+    pub uuid: Option<Uuid>,
+    /// Only members of an array of this name, with or without "host:"; likewise.
+    pub name: Option<String>,
+}
+
+impl Wish {
+    /// True when the user named the array, so that devices of others may be passed over.
+    pub(super) fn filters(&self) -> bool {
+        self.uuid.is_some() || self.name.is_some()
+    }
+}

@@ -1,0 +1,301 @@
+//! Who is up to date.
+//!
+//! ```text
+//!                 no slot of its own ------------------------------> spare, or ignored
+//!   candidate --> newest events? --yes--> called failed by an equal? --yes--> stale
+//!                      |                        | each calls the other: split brain, refused
+//!                      no                       no -----------------------------> current
+//!                      |
+//!                      +--> disowned by a fresher member, two or more updates behind, or calling
+//!                           a current member failed? --yes--> stale        no --> current
+//! ```
+
+use umd_format::Role;
+use umd_format::v1::{Features, Fields};
+
+use super::refusal::RefusalKind;
+use super::select::Candidate;
+
+/// The verdict on all candidates.
+#[derive(Debug, Default)]
+pub(super) struct Judgement<'a> {
+    /// The member whose word on the array counts; none when no member with a slot is up to date.
+    pub reference: Option<Candidate<'a>>,
+    /// Where the array is in sync from, by the word of the freshest.
+    pub resync_offset_sectors: u64,
+    /// Members with a slot and valid data (or data valid up to their recovery offset).
+    pub current: Vec<Candidate<'a>>,
+    /// Members with a slot whose data is out of date.
+    pub stale: Vec<Stale<'a>>,
+    /// Members that claim no slot, usable as spares as far as freshness goes.
+    pub spares: Vec<Candidate<'a>>,
+    /// Members that are of no use, not even by force.
+    pub useless: Vec<(Candidate<'a>, String)>,
+    /// Sentences about doubtful members that were accepted.
+    pub warnings: Vec<String>,
+}
+
+/// An out-of-date member.
+#[derive(Debug)]
+pub(super) struct Stale<'a> {
+    pub candidate: Candidate<'a>,
+    /// A sentence.
+    pub why: String,
+}
+
+/// Judges the members of one array.
+pub(super) fn judge<'a>(candidates: &[Candidate<'a>]) -> Result<Judgement<'a>, RefusalKind> {
+    same_creation(candidates)?;
+    let mut verdict = Judgement::default();
+    let mut rest: Vec<Candidate<'a>> = Vec::new();
+    for candidate in candidates {
+        match candidate.slot() {
+            Some(_) => rest.push(*candidate),
+            None => without_slot(*candidate, &mut verdict),
+        }
+    }
+    while let Some(newest) = rest.iter().map(Candidate::events).max() {
+        let (top, older): (Vec<_>, Vec<_>) =
+            rest.into_iter().partition(|one| one.events() == newest);
+        rest = older;
+        if elect(&top, candidates, &mut verdict)? {
+            break;
+        }
+    }
+    let elected = verdict.current.len();
+    for candidate in rest {
+        judge_older(candidate, elected, candidates, &mut verdict);
+    }
+    one_per_slot(&verdict.current)?;
+    Ok(verdict)
+}
+
+/// Members that agree on the identity but not on the creation are of two arrays after all: one
+/// was made anew with the old identity.
+fn same_creation(candidates: &[Candidate<'_>]) -> Result<(), RefusalKind> {
+    for pair in candidates.windows(2) {
+        if pair[0].superblock.fields.ctime != pair[1].superblock.fields.ctime {
+            return Err(contradiction(&pair[0], &pair[1], "creation time"));
+        }
+    }
+    Ok(())
+}
+
+fn contradiction(a: &Candidate<'_>, b: &Candidate<'_>, what: &str) -> RefusalKind {
+    RefusalKind::Contradiction {
+        a: a.name().to_owned(),
+        b: b.name().to_owned(),
+        what: what.to_owned(),
+    }
+}
+
+fn without_slot<'a>(candidate: Candidate<'a>, verdict: &mut Judgement<'a>) {
+    let name = candidate.name();
+    match candidate.superblock.fields.own_role() {
+        Role::Faulty => {
+            let text = format!("ignoring {name}: it is marked faulty in its own superblock");
+            verdict.useless.push((candidate, text));
+        }
+        Role::Journal => {
+            let text = format!("ignoring {name}: journals are not supported yet");
+            verdict.useless.push((candidate, text));
+        }
+        Role::Spare | Role::Active(_) => verdict.spares.push(candidate),
+    }
+}
+
+/// True when `x` does not give `y` the slot that `y` claims.
+fn disowns(x: &Candidate<'_>, y: &Candidate<'_>) -> bool {
+    let claimed = y.slot().expect("only members with a slot are judged");
+    x.superblock.fields.role_of(y.number()) != Role::Active(claimed)
+}
+
+/// A member with more events, with or without a slot, that disowns `y`: the freshest such one.
+fn fresher_witness<'a>(y: &Candidate<'_>, all: &[Candidate<'a>]) -> Option<Candidate<'a>> {
+    all.iter()
+        .filter(|x| x.events() > y.events() && disowns(x, y))
+        .max_by_key(|x| (x.events(), std::cmp::Reverse(x.facts.id)))
+        .copied()
+}
+
+/// Judges members with equal, so far newest events, and finds the reference among them. False
+/// when a fresher spare disowns them all, so that older members have to be looked at.
+fn elect<'a>(
+    top: &[Candidate<'a>],
+    all: &[Candidate<'a>],
+    verdict: &mut Judgement<'a>,
+) -> Result<bool, RefusalKind> {
+    let accuser_of = |y: &Candidate<'a>| {
+        top.iter()
+            .find(|x| x.facts.id != y.facts.id && disowns(x, y))
+            .copied()
+    };
+    let split_brain = |a: &Candidate<'_>, b: &Candidate<'_>| RefusalKind::SplitBrain {
+        a: a.name().to_owned(),
+        b: b.name().to_owned(),
+    };
+    for (index, a) in top.iter().enumerate() {
+        if let Some(b) = top[index + 1..]
+            .iter()
+            .find(|b| disowns(a, b) && disowns(b, a))
+        {
+            return Err(split_brain(a, b));
+        }
+    }
+    let mut survivors = Vec::new();
+    let mut witnessed = false;
+    let mut accused = None;
+    for y in top {
+        if let Some(x) = fresher_witness(y, all) {
+            witnessed = true;
+            verdict.stale.push(disowned(*y, &x));
+        } else if let Some(x) = accuser_of(y) {
+            accused = accused.or(Some((*y, x)));
+            verdict.stale.push(disowned(*y, &x));
+        } else {
+            survivors.push(*y);
+        }
+    }
+    let lowest = survivors
+        .iter()
+        .min_by_key(|one| (one.slot(), one.facts.id))
+        .copied();
+    let Some(reference) = lowest else {
+        // Each of them is called failed by another one of them, in a ring.
+        return match accused {
+            Some((y, x)) if !witnessed => Err(split_brain(&y, &x)),
+            _ => Ok(false),
+        };
+    };
+    for other in &survivors {
+        if let Some(what) = difference(&reference, other) {
+            return Err(contradiction(&reference, other, what));
+        }
+    }
+    let resync_offset = |one: &Candidate<'_>| one.superblock.fields.resync_offset_sectors;
+    verdict.resync_offset_sectors = survivors
+        .iter()
+        .map(resync_offset)
+        .min()
+        .expect("the reference is among them");
+    verdict.reference = Some(reference);
+    verdict.current = survivors;
+    Ok(true)
+}
+
+fn disowned<'a>(candidate: Candidate<'a>, witness: &Candidate<'_>) -> Stale<'a> {
+    let slot = candidate
+        .slot()
+        .expect("only members with a slot are judged");
+    let fate = match witness.superblock.fields.role_of(candidate.number()) {
+        Role::Faulty => "has failed",
+        _ => "is no longer a member there",
+    };
+    let (name, other) = (candidate.name(), witness.name());
+    let (mine, newer) = (candidate.events(), witness.events());
+    let mut why = format!(
+        "ignoring {name} (slot {slot}, events {mine}): {other} (events {newer}) says that it {fate}"
+    );
+    if witness.slot().is_some() && disowns(&candidate, witness) {
+        why.push_str(&format!(
+            ", and it says the same of {other}: both went on alone, so it may hold data that \
+             {other} lacks"
+        ));
+    }
+    Stale { candidate, why }
+}
+
+/// Judges a member with fewer events than the reference, if there is one. `elected` is the
+/// number of current members that have the newest events.
+fn judge_older<'a>(
+    candidate: Candidate<'a>,
+    elected: usize,
+    all: &[Candidate<'a>],
+    verdict: &mut Judgement<'a>,
+) {
+    let name = candidate.name();
+    let Some(reference) = verdict.reference else {
+        let why = format!("ignoring {name}: no member knows how recent it is");
+        verdict.stale.push(Stale { candidate, why });
+        return;
+    };
+    if let Some(what) = difference(&reference, &candidate) {
+        let text = format!(
+            "ignoring {name}: its {what} is not that of {}",
+            reference.name()
+        );
+        verdict.useless.push((candidate, text));
+        return;
+    }
+    if let Some(witness) = fresher_witness(&candidate, all) {
+        verdict.stale.push(disowned(candidate, &witness));
+        return;
+    }
+    let (mine, newest) = (candidate.events(), reference.events());
+    if newest - mine > 1 {
+        let behind = newest - mine;
+        let fresher = reference.name();
+        let why =
+            format!("ignoring {name}: its events {mine} are {behind} behind those of {fresher}");
+        verdict.stale.push(Stale { candidate, why });
+        return;
+    }
+    let newcomers = &verdict.current[..elected];
+    if let Some(other) = newcomers
+        .iter()
+        .find(|other| calls_failed(&candidate, other))
+    {
+        let why = format!("ignoring {name} as it reports {} as failed", other.name());
+        verdict.stale.push(Stale { candidate, why });
+        return;
+    }
+    verdict.warnings.push(format!(
+        "{name} is one update behind {} and is accepted, because no fresher member says otherwise",
+        reference.name()
+    ));
+    verdict.current.push(candidate);
+}
+
+/// True when the older `x` says that the newer `y` was lost, and not merely that it has not yet
+/// joined (a member that is being rebuilt may have joined with the newest update).
+fn calls_failed(x: &Candidate<'_>, y: &Candidate<'_>) -> bool {
+    let joined_late = y
+        .superblock
+        .fields
+        .features
+        .contains(Features::RECOVERY_OFFSET);
+    disowns(x, y) && !joined_late
+}
+
+/// What of the array's description differs between two members.
+pub(super) fn difference(a: &Candidate<'_>, b: &Candidate<'_>) -> Option<&'static str> {
+    let same_version = a.superblock.minor() == b.superblock.minor();
+    let (a, b) = (&a.superblock.fields, &b.superblock.fields);
+    let raid0_layout = |one: &Fields| one.features.contains(Features::RAID0_LAYOUT);
+    let checks = [
+        ("metadata version", same_version),
+        ("level", a.level == b.level),
+        (
+            "layout",
+            a.layout == b.layout && raid0_layout(a) == raid0_layout(b),
+        ),
+        ("chunk size", a.chunk_sectors == b.chunk_sectors),
+        ("number of devices", a.raid_disks == b.raid_disks),
+        ("size", a.size_sectors == b.size_sectors),
+    ];
+    checks
+        .into_iter()
+        .find(|(_, equal)| !equal)
+        .map(|(what, _)| what)
+}
+
+fn one_per_slot(current: &[Candidate<'_>]) -> Result<(), RefusalKind> {
+    for (index, a) in current.iter().enumerate() {
+        let slot = a.slot().expect("current members have a slot");
+        if let Some(b) = current[index + 1..].iter().find(|b| b.slot() == Some(slot)) {
+            let (a, b) = (a.name().to_owned(), b.name().to_owned());
+            return Err(RefusalKind::SameSlot { a, b, slot });
+        }
+    }
+    Ok(())
+}

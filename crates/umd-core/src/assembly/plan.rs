@@ -1,0 +1,199 @@
+//! A plan: everything needed to start an array.
+
+use std::fmt;
+
+use umd_format::bitmap::BitmapSuperblock;
+use umd_format::v1::UnixTime;
+use umd_format::{Level, Minor, Uuid};
+
+use crate::geometry::Geometry;
+use crate::value::{Events, MAX_SECTOR, MemberId, Slot};
+
+/// How an array starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The array's identity.
+    pub uuid: Uuid,
+    /// Its name as stored, often "host:name".
+    pub name: String,
+    /// Metadata version.
+    pub minor: Minor,
+    /// Level: raid0, 1, 4, 5 or 6.
+    pub level: Level,
+    /// Layout number as stored.
+    pub layout: u32,
+    /// Chunk, 0 for raid1.
+    pub chunk_sectors: u32,
+    /// Slots.
+    pub raid_disks: u16,
+    /// Sectors used of each member (0 for raid0).
+    pub dev_sectors: u64,
+    /// Sectors of data.
+    pub array_sectors: u64,
+    /// Where data lies.
+    pub geometry: Geometry,
+    /// The newest events; what is written next has more.
+    pub events: Events,
+    /// In sync below this; `MAX_SECTOR` when clean.
+    pub resync_offset_sectors: u64,
+    /// Creation.
+    pub ctime: UnixTime,
+    /// Last update.
+    pub utime: UnixTime,
+    /// The member whose superblock describes the array.
+    pub reference: MemberId,
+    /// One entry per slot.
+    pub slots: Vec<SlotPlan>,
+    /// Spares, in the order of their device numbers.
+    pub spares: Vec<MemberId>,
+    /// Members that are not used.
+    pub ignored: Vec<Reason>,
+    /// Stale members that are trusted because the user insists. Their superblocks must be written
+    /// with the array's events before anything else.
+    pub forced: Vec<Forced>,
+    /// The array was unclean and degraded, and the user insists: parity is taken as right.
+    pub marked_clean: bool,
+    /// The write-intent bitmap.
+    pub bitmap: BitmapPlan,
+    /// The logical block size to present: the largest that a member or the metadata asks for.
+    pub logical_block_bytes: u32,
+    /// Sentences the user should read.
+    pub warnings: Vec<String>,
+}
+
+/// What a slot starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotPlan {
+    /// Valid data everywhere.
+    InSync(MemberId),
+    /// Valid data below an offset; the rest is rebuilt.
+    Recovering {
+        /// Who.
+        member: MemberId,
+        /// Valid below this, in sectors from its data offset.
+        from_sectors: u64,
+        /// Above it only what the bitmap marks is missing (a member that was re-added).
+        bitmap_guided: bool,
+    },
+    /// There is a member, but its data is out of date: the slot starts empty.
+    Stale(MemberId),
+    /// Nobody claims the slot.
+    Missing,
+}
+
+/// A stale member that is trusted by `--force`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forced {
+    /// Who.
+    pub member: MemberId,
+    /// Its name.
+    pub name: String,
+    /// Its slot.
+    pub slot: Slot,
+    /// Its events.
+    pub from: Events,
+    /// The array's events.
+    pub to: Events,
+}
+
+impl fmt::Display for Forced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Forced {
+            name,
+            slot,
+            from,
+            to,
+            ..
+        } = self;
+        write!(
+            f,
+            "forcing event count in {name}({slot}) from {from} up to {to}"
+        )
+    }
+}
+
+/// Why a member is not used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// Which.
+    pub member: MemberId,
+    /// A sentence without the final dot, the member's name in it.
+    pub text: String,
+}
+
+/// The write-intent bitmap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BitmapPlan {
+    /// The array has none (or, with `--force`, its damaged one is given up).
+    None,
+    /// The bits on `source` tell which regions may differ.
+    Usable {
+        /// The member to read the bits from.
+        source: MemberId,
+        /// Its bitmap superblock.
+        superblock: BitmapSuperblock,
+    },
+    /// The array went on without it: every region counts as dirty.
+    Stale {
+        /// The member it was found on.
+        source: MemberId,
+        /// Its bitmap superblock.
+        superblock: BitmapSuperblock,
+    },
+}
+
+impl Plan {
+    /// True when redundancy may be inconsistent, so that a resync is needed.
+    pub fn is_unclean(&self) -> bool {
+        self.resync_offset_sectors != MAX_SECTOR
+    }
+
+    /// Slots without valid data everywhere.
+    pub fn degraded(&self) -> usize {
+        let in_sync = |slot: &&SlotPlan| !matches!(slot, SlotPlan::InSync(_));
+        self.slots.iter().filter(in_sync).count()
+    }
+
+    /// What has been started, in mdadm's words: "3 drives (out of 4) and 1 spare".
+    pub fn drives(&self) -> String {
+        let rebuilding = |slot: &&SlotPlan| matches!(slot, SlotPlan::Recovering { .. });
+        Drives {
+            in_sync: self.slots.len() - self.degraded(),
+            out_of: Some(self.slots.len()),
+            rebuilding: self.slots.iter().filter(rebuilding).count(),
+            spares: self.spares.len(),
+        }
+        .to_string()
+    }
+}
+
+/// Counts of drives, in mdadm's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Drives {
+    /// In sync.
+    pub in_sync: usize,
+    /// Slots, said only when there are more of them.
+    pub out_of: Option<usize>,
+    /// Being rebuilt.
+    pub rebuilding: usize,
+    /// Spares.
+    pub spares: usize,
+}
+
+impl fmt::Display for Drives {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |count| if count == 1 { "" } else { "s" };
+        write!(f, "{} drive{}", self.in_sync, plural(self.in_sync))?;
+        if let Some(slots) = self.out_of.filter(|&slots| slots > self.in_sync) {
+            write!(f, " (out of {slots})")?;
+        }
+        if self.rebuilding > 0 {
+            let joint = if self.spares > 0 { "," } else { " and" };
+            write!(f, "{joint} {} rebuilding", self.rebuilding)?;
+        }
+        if self.spares > 0 {
+            write!(f, " and {} spare{}", self.spares, plural(self.spares))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,864 @@
+//! Assembly, case by case. Histories at random are in `history`, nonsense in `nonsense`.
+
+mod history;
+mod nonsense;
+
+use umd_format::bitmap::{BitmapError, BitmapSuperblock, State};
+use umd_format::create::{NewArray, NewMember, new_array, spare_for};
+use umd_format::space::RegionWish;
+use umd_format::v1::{DeviceFlags, Features};
+use umd_format::{Level, Minor, ParseError, Role, SuperblockV1, Uuid};
+
+use super::*;
+use crate::geometry::Raid0Error;
+use crate::value::{Events, MAX_SECTOR, MemberId};
+
+const DEVICE_SECTORS: u64 = 40_960;
+const ARRAY: Uuid = Uuid([0xaa; 16]);
+
+/// Facts of the members of a clean array with these members, all at events 10.
+pub(super) fn array(level: Level, members: usize) -> Vec<MemberFacts> {
+    let new = |index: usize| NewMember {
+        device_sectors: DEVICE_SECTORS,
+        device_uuid: Uuid([index as u8 + 1; 16]),
+        flags: DeviceFlags::default(),
+    };
+    let created = new_array(&NewArray {
+        minor: Minor::V1_2,
+        set_uuid: ARRAY,
+        name: "host:r".to_owned(),
+        ctime_seconds: 1_577_836_800,
+        level,
+        layout: if matches!(level, Level::Raid5 | Level::Raid6) {
+            2
+        } else {
+            0
+        },
+        chunk_sectors: if level.is_striped() { 128 } else { 0 },
+        size_sectors: None,
+        data_offset_sectors: None,
+        bitmap: level.is_redundant().then_some(RegionWish::Default),
+        bad_block_log: true,
+        assume_clean: true,
+        slots: (0..members).map(|slot| Some(new(slot))).collect(),
+        spares: vec![],
+    })
+    .expect("a valid array");
+    let with_events = |(index, superblock): (usize, Option<SuperblockV1>)| {
+        let mut superblock = superblock.expect("no member is missing");
+        superblock.fields.events = 10;
+        let bitmap = created.bitmap.clone().map(|mut bitmap| {
+            bitmap.fields.events = 10;
+            Ok(bitmap)
+        });
+        MemberFacts {
+            id: MemberId(index as u32 + 1),
+            name: format!("{}.img", (b'a' + index as u8) as char),
+            size_sectors: DEVICE_SECTORS,
+            logical_block_bytes: 512,
+            superblock: Ok(superblock),
+            bitmap,
+        }
+    };
+    created
+        .slots
+        .into_iter()
+        .enumerate()
+        .map(with_events)
+        .collect()
+}
+
+/// The superblock of a member.
+pub(super) fn sb(facts: &mut MemberFacts) -> &mut SuperblockV1 {
+    facts.superblock.as_mut().expect("it has one")
+}
+
+/// Writes events and role table as the array does when `failed` members are gone: those keep
+/// their old superblocks.
+fn fail(members: &mut [MemberFacts], failed: &[usize], events: u64) {
+    for index in 0..members.len() {
+        if failed.contains(&index) {
+            continue;
+        }
+        let fields = &mut sb(&mut members[index]).fields;
+        fields.events = events;
+        for &other in failed {
+            fields.set_role(other as u32, Role::Faulty);
+        }
+        if let Some(Ok(bitmap)) = &mut members[index].bitmap {
+            bitmap.fields.events = events;
+        }
+    }
+}
+
+fn unclean(members: &mut [MemberFacts]) {
+    members
+        .iter_mut()
+        .for_each(|one| sb(one).fields.resync_offset_sectors = 0);
+}
+
+fn spare(members: &[MemberFacts], number: u32) -> MemberFacts {
+    let peer = members[0].superblock.as_ref().expect("it has one");
+    let device_uuid = Uuid([0x50 + number as u8; 16]);
+    let flags = DeviceFlags::default();
+    let new = NewMember {
+        device_sectors: DEVICE_SECTORS,
+        device_uuid,
+        flags,
+    };
+    MemberFacts {
+        id: MemberId(100 + number),
+        name: format!("spare{number}.img"),
+        superblock: Ok(spare_for(peer, number, &new).expect("the number is free")),
+        bitmap: None,
+        ..members[0].clone()
+    }
+}
+
+fn plain(members: &[MemberFacts]) -> Result<Plan, Refusal> {
+    assemble(members, &Wish::default())
+}
+
+fn forced(members: &[MemberFacts]) -> Result<Plan, Refusal> {
+    assemble(
+        members,
+        &Wish {
+            force: true,
+            ..Wish::default()
+        },
+    )
+}
+
+fn in_sync(ids: &[u32]) -> Vec<SlotPlan> {
+    ids.iter()
+        .map(|&id| SlotPlan::InSync(MemberId(id)))
+        .collect()
+}
+
+/// The sentence of a refusal.
+fn refused(result: Result<Plan, Refusal>) -> String {
+    result.expect_err("it must be refused").to_string()
+}
+
+#[test]
+fn a_complete_clean_array_starts() {
+    for level in [
+        Level::Raid0,
+        Level::Raid1,
+        Level::Raid4,
+        Level::Raid5,
+        Level::Raid6,
+    ] {
+        let plan = plain(&array(level, 4)).expect("it starts");
+        assert_eq!(plan.slots, in_sync(&[1, 2, 3, 4]));
+        assert_eq!((plan.level, plan.raid_disks, plan.uuid), (level, 4, ARRAY));
+        assert_eq!((plan.events, plan.degraded()), (Events(10), 0));
+        assert!(!plan.is_unclean() && plan.warnings.is_empty() && plan.ignored.is_empty());
+        assert_eq!(plan.drives(), "4 drives");
+        let data_disks = match level {
+            Level::Raid0 => 4,
+            Level::Raid1 => 1,
+            Level::Raid6 => 2,
+            _ => 3,
+        };
+        assert_eq!(plan.array_sectors, data_disks * (DEVICE_SECTORS - 2048));
+        let usable = matches!(
+            plan.bitmap,
+            BitmapPlan::Usable {
+                source: MemberId(1),
+                ..
+            }
+        );
+        assert_eq!(usable, level != Level::Raid0);
+    }
+}
+
+#[test]
+fn no_members_is_said_so() {
+    assert_eq!(refused(plain(&[])), "no member of the array was found");
+    let other = Wish {
+        uuid: Some(Uuid([1; 16])),
+        ..Wish::default()
+    };
+    let refusal = assemble(&array(Level::Raid1, 2), &other).expect_err("not this array");
+    assert_eq!(refusal.kind, RefusalKind::NoMembers);
+    assert!(
+        refusal.ignored[0]
+            .text
+            .starts_with("ignoring a.img: it belongs to aaaaaaaa:")
+    );
+}
+
+#[test]
+fn a_degraded_array_starts_and_says_so() {
+    let mut members = array(Level::Raid5, 4);
+    fail(&mut members, &[2], 12);
+    let gone = members.remove(2);
+    let plan = plain(&members).expect("three of four are enough");
+    assert_eq!(plan.drives(), "3 drives (out of 4)");
+    assert_eq!(plan.slots[2], SlotPlan::Missing);
+    assert!(
+        plan.warnings.is_empty(),
+        "the array knew: {:?}",
+        plan.warnings
+    );
+    members.push(gone);
+    let plan = plain(&members).expect("the failed member is left out");
+    assert_eq!(plan.slots[2], SlotPlan::Stale(MemberId(3)));
+    let expected = "ignoring c.img (slot 2, events 10): a.img (events 12) says that it has failed";
+    assert_eq!(
+        plan.ignored,
+        [Reason {
+            member: MemberId(3),
+            text: expected.to_owned()
+        }]
+    );
+}
+
+#[test]
+fn no_degraded_wants_every_member_the_array_last_had() {
+    let mut members = array(Level::Raid1, 3);
+    members.pop();
+    let strict = Wish {
+        no_degraded: true,
+        ..Wish::default()
+    };
+    let text = refused(assemble(&members, &strict));
+    assert_eq!(
+        text,
+        "assembled from 2 drives - need all 3 to start it (use --run to insist)."
+    );
+    assert!(
+        assemble(
+            &members,
+            &Wish {
+                run: true,
+                ..strict.clone()
+            }
+        )
+        .is_ok()
+    );
+    assert_eq!(
+        plain(&members).expect("it starts").warnings,
+        ["slot 2 had a member when the array last ran and has none now"]
+    );
+    let mut known = array(Level::Raid1, 3);
+    fail(&mut known, &[2], 12);
+    known.pop();
+    assert!(assemble(&known, &strict).is_ok());
+}
+
+#[test]
+fn too_few_members_are_refused_in_mdadms_words() {
+    for (level, present, text) in [
+        (
+            Level::Raid0,
+            3,
+            "assembled from 3 drives - not enough to start the array.",
+        ),
+        (
+            Level::Raid5,
+            2,
+            "assembled from 2 drives - not enough to start the array.",
+        ),
+        (
+            Level::Raid6,
+            1,
+            "assembled from 1 drive - not enough to start the array.",
+        ),
+    ] {
+        let members = array(level, 4);
+        assert_eq!(refused(plain(&members[..present])), text);
+        assert_eq!(refused(forced(&members[..present])), text);
+    }
+    let members = array(Level::Raid1, 3);
+    assert!(plain(&members[2..]).is_ok());
+    let only_spares = [spare(&members, 3), spare(&members, 4)];
+    let text = "assembled from 0 drives and 2 spares - not enough to start the array.";
+    assert_eq!(refused(plain(&only_spares)), text);
+}
+
+#[test]
+fn unclean_and_degraded_is_the_write_hole() {
+    for level in [Level::Raid4, Level::Raid5, Level::Raid6] {
+        let mut members = array(level, 4);
+        unclean(&mut members);
+        let plan = plain(&members).expect("complete, so a resync mends it");
+        assert_eq!(plan.resync_offset_sectors, 0);
+        members.pop();
+        assert_eq!(
+            refused(plain(&members)),
+            "assembled from 3 drives - not enough to start the array while not clean - consider \
+             --force."
+        );
+        let plan = forced(&members).expect("the user insists");
+        assert!(plan.marked_clean && !plan.is_unclean() && plan.forced.is_empty());
+        assert!(
+            plan.warnings
+                .iter()
+                .any(|text| text.contains("not stopped cleanly"))
+        );
+    }
+    let mut mirror = array(Level::Raid1, 3);
+    unclean(&mut mirror);
+    mirror.pop();
+    let plan = plain(&mirror).expect("a mirror has no write hole");
+    assert_eq!((plan.resync_offset_sectors, plan.marked_clean), (0, false));
+}
+
+#[test]
+fn a_member_being_rebuilt_counts_as_missing() {
+    let mut members = array(Level::Raid5, 3);
+    let fields = &mut sb(&mut members[1]).fields;
+    fields.features = fields.features.with(Features::RECOVERY_OFFSET);
+    fields.recovery_offset_raw = 4096;
+    let plan = plain(&members).expect("two of three are in sync");
+    let recovering = SlotPlan::Recovering {
+        member: MemberId(2),
+        from_sectors: 4096,
+        bitmap_guided: false,
+    };
+    assert_eq!(plan.slots[1], recovering);
+    assert_eq!(plan.drives(), "2 drives (out of 3) and 1 rebuilding");
+    let fields = &mut sb(&mut members[1]).fields;
+    fields.features = fields.features.with(Features::RECOVERY_BITMAP);
+    fields.recovery_offset_raw = u64::MAX;
+    let plan = plain(&members).expect("two of three are in sync");
+    let size = plan.dev_sectors;
+    let SlotPlan::Recovering {
+        from_sectors,
+        bitmap_guided,
+        ..
+    } = plan.slots[1]
+    else {
+        panic!("{:?}", plan.slots[1])
+    };
+    assert_eq!((from_sectors, bitmap_guided), (size, true));
+    assert!(refused(plain(&members[1..])).starts_with("assembled from 1 drive and 1 rebuilding"));
+    unclean(&mut members);
+    assert!(refused(plain(&members)).contains("while not clean"));
+}
+
+#[test]
+fn one_update_behind_is_accepted_two_are_not() {
+    let mut members = array(Level::Raid1, 2);
+    sb(&mut members[0]).fields.events = 11;
+    let plan = plain(&members).expect("it starts");
+    assert_eq!(plan.slots, in_sync(&[1, 2]));
+    assert!(
+        plan.warnings[0].contains("b.img is one update behind a.img"),
+        "{:?}",
+        plan.warnings
+    );
+    sb(&mut members[0]).fields.events = 12;
+    let plan = plain(&members).expect("it starts");
+    assert_eq!(plan.slots[1], SlotPlan::Stale(MemberId(2)));
+    assert_eq!(
+        plan.ignored[0].text,
+        "ignoring b.img: its events 10 are 2 behind those of a.img"
+    );
+}
+
+/// The member missed writes although its events are only one behind (the case where md mixes old
+/// data into the array).
+#[test]
+fn a_fresher_role_table_stands_above_a_difference_of_one() {
+    for role in [Role::Faulty, Role::Spare] {
+        let mut members = array(Level::Raid6, 4);
+        fail(&mut members, &[3], 11);
+        for member in &mut members[..3] {
+            sb(member).fields.set_role(3, role);
+        }
+        let plan = plain(&members).expect("three of four are enough");
+        assert_eq!(plan.slots[3], SlotPlan::Stale(MemberId(4)));
+        assert_eq!(plan.slots[..3], in_sync(&[1, 2, 3]));
+    }
+}
+
+#[test]
+fn a_fresher_spare_is_a_witness_too() {
+    let mut members = array(Level::Raid1, 2);
+    let mut witness = spare(&members, 2);
+    fail(std::slice::from_mut(&mut witness), &[], 13);
+    sb(&mut witness).fields.set_role(0, Role::Faulty);
+    members[1] = witness;
+    let text = refused(plain(&members));
+    assert_eq!(
+        text,
+        "assembled from 0 drives and 1 spare - not enough to start the array. --force would \
+         trust a.img (events 10) although out of date."
+    );
+    let plan = forced(&members).expect("the user insists");
+    assert_eq!(
+        plan.slots,
+        [SlotPlan::InSync(MemberId(1)), SlotPlan::Missing]
+    );
+    assert_eq!((plan.events, plan.reference), (Events(13), MemberId(1)));
+    assert_eq!(plan.spares, [MemberId(102)]);
+}
+
+#[test]
+fn members_that_call_each_other_failed_are_not_mixed() {
+    let mut members = array(Level::Raid1, 2);
+    sb(&mut members[0]).fields.set_role(1, Role::Faulty);
+    sb(&mut members[1]).fields.set_role(0, Role::Faulty);
+    for wish in [
+        Wish::default(),
+        Wish {
+            force: true,
+            ..Wish::default()
+        },
+    ] {
+        let text = refused(assemble(&members, &wish));
+        assert!(
+            text.starts_with("a.img and b.img each say that the other has failed"),
+            "{text}"
+        );
+    }
+    assert!(plain(&members[..1]).is_ok() && plain(&members[1..]).is_ok());
+    sb(&mut members[1]).fields.events = 11;
+    let plan = plain(&members).expect("the fresher one wins");
+    assert_eq!(
+        plan.slots,
+        [SlotPlan::Stale(MemberId(1)), SlotPlan::InSync(MemberId(2))]
+    );
+    assert!(
+        plan.ignored[0].text.contains("both went on alone"),
+        "{:?}",
+        plan.ignored
+    );
+}
+
+#[test]
+fn a_ring_of_accusations_is_refused() {
+    let mut members = array(Level::Raid1, 3);
+    for index in 0..3 {
+        sb(&mut members[index])
+            .fields
+            .set_role((index as u32 + 1) % 3, Role::Faulty);
+    }
+    assert!(refused(forced(&members)).contains("each say that the other has failed"));
+}
+
+#[test]
+fn an_older_member_that_calls_a_newer_one_failed_is_left_out() {
+    let mut members = array(Level::Raid1, 2);
+    sb(&mut members[0]).fields.events = 11;
+    sb(&mut members[1]).fields.set_role(0, Role::Faulty);
+    let plan = plain(&members).expect("it starts");
+    assert_eq!(
+        plan.ignored[0].text,
+        "ignoring b.img as it reports a.img as failed"
+    );
+    // But not when the newer one only just joined.
+    let fields = &mut sb(&mut members[0]).fields;
+    fields.features = fields.features.with(Features::RECOVERY_OFFSET);
+    sb(&mut members[1]).fields.set_role(0, Role::Spare);
+    let plan = plain(&members).expect("it starts");
+    assert_eq!(plan.slots[1], SlotPlan::InSync(MemberId(2)));
+}
+
+/// Four of six members drop at once; the two that stay record it and stop.
+#[test]
+fn force_raises_the_freshest_members_needed_and_no_more() {
+    let mut members = array(Level::Raid6, 6);
+    fail(&mut members, &[0, 1, 2, 3], 20);
+    sb(&mut members[1]).fields.events = 12;
+    sb(&mut members[3]).fields.events = 12;
+    sb(&mut members[0]).fields.events = 11;
+    unclean(&mut members);
+    let refusal = plain(&members).expect_err("two of six are not enough");
+    let text = refusal.to_string();
+    assert_eq!(
+        text,
+        "assembled from 2 drives - not enough to start the array. --force would trust b.img \
+         (events 12) and d.img (events 12) although out of date."
+    );
+    assert_eq!(refusal.ignored.len(), 4);
+    let plan = forced(&members).expect("the user insists");
+    let raised: Vec<String> = plan.forced.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        raised,
+        [
+            "forcing event count in b.img(1) from 12 up to 20",
+            "forcing event count in d.img(3) from 12 up to 20"
+        ]
+    );
+    assert_eq!(
+        plan.slots,
+        [
+            SlotPlan::Stale(MemberId(1)),
+            SlotPlan::InSync(MemberId(2)),
+            SlotPlan::Stale(MemberId(3)),
+            SlotPlan::InSync(MemberId(4)),
+            SlotPlan::InSync(MemberId(5)),
+            SlotPlan::InSync(MemberId(6))
+        ]
+    );
+    assert!(plan.marked_clean);
+    assert!(matches!(
+        plan.bitmap,
+        BitmapPlan::Usable {
+            source: MemberId(5),
+            ..
+        }
+    ));
+}
+
+#[test]
+fn force_never_trusts_a_half_rebuilt_or_replaced_member() {
+    let mut members = array(Level::Raid5, 3);
+    fail(&mut members, &[0, 1], 20);
+    let fields = &mut sb(&mut members[0]).fields;
+    fields.features = fields.features.with(Features::RECOVERY_OFFSET);
+    let plan = forced(&members).expect("one stale member is good");
+    assert_eq!(plan.forced.len(), 1);
+    assert_eq!(plan.forced[0].name, "b.img");
+    // The number of the stale member was given to another one since.
+    sb(&mut members[2]).fields.dev_number = 1;
+    sb(&mut members[2]).fields.set_role(1, Role::Active(2));
+    assert!(refused(forced(&members)).contains("not enough to start"));
+}
+
+#[test]
+fn a_change_of_shape_makes_older_members_useless() {
+    let mut members = array(Level::Raid1, 3);
+    for member in &mut members[..2] {
+        let fields = &mut sb(member).fields;
+        fields.events = 11;
+        fields.size_sectors -= 128;
+    }
+    let plan = forced(&members).expect("it starts");
+    assert_eq!(
+        plan.ignored[0].text,
+        "ignoring c.img: its size is not that of a.img"
+    );
+    assert_eq!(plan.slots[2], SlotPlan::Missing);
+    sb(&mut members[2]).fields.events = 11;
+    let text = refused(plain(&members));
+    assert_eq!(
+        text,
+        "a.img and c.img are equally recent but differ in size - leave one of them out"
+    );
+}
+
+#[test]
+fn an_array_made_anew_with_the_old_identity_is_another_array() {
+    let mut members = array(Level::Raid1, 2);
+    sb(&mut members[1]).fields.ctime.0 += 60;
+    sb(&mut members[1]).fields.events = 500;
+    assert!(refused(forced(&members)).contains("differ in creation time"));
+}
+
+#[test]
+fn two_members_in_one_slot_and_copies_are_refused() {
+    let mut members = array(Level::Raid1, 3);
+    let mut clone = members[0].clone();
+    clone.id = MemberId(9);
+    clone.name = "clone.img".to_owned();
+    sb(&mut clone).fields.events = 3;
+    members.push(clone);
+    let text = "a.img and clone.img are copies of the same member - leave one of them out";
+    assert_eq!(refused(forced(&members)), text);
+    let fields = &mut sb(&mut members[3]).fields;
+    fields.device_uuid = Uuid([0xcc; 16]);
+    fields.events = 10;
+    let text = "a.img and clone.img both claim slot 0 - leave one of them out";
+    assert_eq!(refused(forced(&members)), text);
+}
+
+#[test]
+fn devices_of_other_arrays_need_a_choice() {
+    let mut members = array(Level::Raid1, 2);
+    let mut other = array(Level::Raid5, 3).remove(2);
+    other.id = MemberId(9);
+    other.name = "x.img".to_owned();
+    let fields = &mut sb(&mut other).fields;
+    fields.set_uuid = Uuid([0xbb; 16]);
+    fields.set_name[5] = b'q';
+    members.push(other);
+    let text = refused(plain(&members));
+    assert!(
+        text.contains("x.img to bbbbbbbb:") && text.ends_with("--uuid"),
+        "{text}"
+    );
+    for wish in [
+        Wish {
+            uuid: Some(ARRAY),
+            ..Wish::default()
+        },
+        Wish {
+            name: Some("r".to_owned()),
+            ..Wish::default()
+        },
+        Wish {
+            name: Some("host:r".to_owned()),
+            ..Wish::default()
+        },
+    ] {
+        let plan = assemble(&members, &wish).expect("the choice is made");
+        assert_eq!(
+            (plan.ignored.len(), plan.ignored[0].member),
+            (1, MemberId(9))
+        );
+    }
+}
+
+#[test]
+fn devices_without_a_superblock_are_refused_by_name() {
+    let mut members = array(Level::Raid1, 3);
+    let small = ParseError::DeviceTooSmall {
+        data_end_sectors: 40_960,
+        device_sectors: 40_000,
+    };
+    for (fault, text) in [
+        (
+            ParseError::NoMagic { found: 0 }.into(),
+            "c.img: no md superblock found",
+        ),
+        (
+            small.into(),
+            "c.img: device is too small: data ends at sector 40960",
+        ),
+        (
+            NoSuperblock::V090,
+            "metadata version 0.90 is not supported yet (c.img)",
+        ),
+        (
+            NoSuperblock::Unreadable("EIO".to_owned()),
+            "c.img: superblock cannot be read: EIO",
+        ),
+    ] {
+        members[2].superblock = Err(fault);
+        let refusal = refused(plain(&members));
+        assert!(refusal.starts_with(text), "{refusal}");
+        for wish in [
+            Wish {
+                force: true,
+                ..Wish::default()
+            },
+            Wish {
+                uuid: Some(ARRAY),
+                ..Wish::default()
+            },
+        ] {
+            let plan = assemble(&members, &wish).expect("the others are enough");
+            assert!(
+                plan.ignored[0].text.starts_with("ignoring c.img: "),
+                "{:?}",
+                plan.ignored
+            );
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_run_yet_is_named() {
+    let set = |bits: Features| move |one: &mut SuperblockV1| one.fields.features = bits;
+    type Change = Box<dyn Fn(&mut SuperblockV1)>;
+    let cases: Vec<(Change, &str)> = vec![
+        (
+            Box::new(set(Features::RESHAPE_ACTIVE)),
+            "a reshape that is under way",
+        ),
+        (Box::new(set(Features::CLUSTERED)), "a clustered array"),
+        (Box::new(set(Features::JOURNAL)), "a write journal"),
+        (Box::new(set(Features::PPL)), "a partial parity log"),
+        (
+            Box::new(set(Features::MULTIPLE_PPLS)),
+            "a partial parity log",
+        ),
+        (
+            Box::new(set(Features::BAD_BLOCKS)),
+            "a bad-block log that is not empty",
+        ),
+        (
+            Box::new(set(Features::REPLACEMENT)),
+            "a replacement that is under way",
+        ),
+        (
+            Box::new(|one| one.fields.level = Level::Raid10),
+            "level raid10",
+        ),
+        (
+            Box::new(|one| one.fields.level = Level::Linear),
+            "level linear",
+        ),
+        (
+            Box::new(|one| one.fields.level = Level::Other(7)),
+            "level unknown level 7",
+        ),
+        (
+            Box::new(|one| one.fields.layout = 7),
+            "raid5 with layout 7 on 3 devices",
+        ),
+    ];
+    for (change, what) in cases {
+        let mut members = array(Level::Raid5, 3);
+        members.iter_mut().for_each(|one| change(sb(one)));
+        for result in [plain(&members), forced(&members)] {
+            assert!(
+                refused(result).starts_with(&format!("{what} is not supported yet")),
+                "{what}"
+            );
+        }
+    }
+}
+
+#[test]
+fn raid0_of_unequal_members_needs_its_layout() {
+    let mut members = array(Level::Raid0, 3);
+    for member in &mut members[1..] {
+        sb(member).fields.data_size_sectors = 4096;
+    }
+    sb(&mut members[0]).fields.data_size_sectors = 2048;
+    let refusal = plain(&members).expect_err("which of the two layouts?");
+    assert_eq!(refusal.kind, RefusalKind::Raid0(Raid0Error::LayoutUnknown));
+    for member in &mut members {
+        let fields = &mut sb(member).fields;
+        fields.features = Features::RAID0_LAYOUT;
+        fields.layout = 1;
+    }
+    assert_eq!(
+        plain(&members).expect("it is said").array_sectors,
+        2048 + 2 * 4096
+    );
+}
+
+#[test]
+fn a_bitmap_serves_when_it_is_as_recent_as_the_array() {
+    let mut members = array(Level::Raid1, 3);
+    members[0].bitmap = Some(Err(BitmapError::NoMagic { found: 0 }));
+    let events = |member: &mut MemberFacts, events| {
+        let Some(Ok(bitmap)) = &mut member.bitmap else {
+            panic!("it has one")
+        };
+        bitmap.fields.events = events;
+    };
+    events(&mut members[1], 9);
+    let plan = plain(&members).expect("it starts");
+    assert!(matches!(
+        plan.bitmap,
+        BitmapPlan::Usable {
+            source: MemberId(3),
+            ..
+        }
+    ));
+    events(&mut members[2], 9);
+    let plan = plain(&members).expect("it starts");
+    assert!(matches!(
+        plan.bitmap,
+        BitmapPlan::Stale {
+            source: MemberId(2),
+            ..
+        }
+    ));
+    events(&mut members[2], 11);
+    let Some(Ok(bitmap)) = &mut members[2].bitmap else {
+        panic!("it has one")
+    };
+    bitmap.fields.state = State::STALE;
+    assert!(matches!(
+        plain(&members).expect("it starts").bitmap,
+        BitmapPlan::Stale { .. }
+    ));
+}
+
+#[test]
+fn a_bitmap_damaged_everywhere_needs_force() {
+    let mut members = array(Level::Raid1, 2);
+    members[0].bitmap = None;
+    let region = 1 << 10;
+    let oversized = BitmapSuperblock::new(ARRAY, DEVICE_SECTORS, region);
+    members[1].bitmap = Some(Ok(oversized));
+    for member in &mut members {
+        sb(member).fields.data_offset_sectors = 18;
+        sb(member).fields.data_size_sectors = DEVICE_SECTORS - 2048;
+    }
+    let text = refused(plain(&members));
+    assert!(
+        text.starts_with("the bitmap cannot be used (b.img: its bits would reach"),
+        "{text}"
+    );
+    let readonly = Wish {
+        readonly: true,
+        ..Wish::default()
+    };
+    for plan in [forced(&members), assemble(&members, &readonly)] {
+        let plan = plan.expect("it starts without");
+        assert_eq!((plan.bitmap, plan.warnings.len()), (BitmapPlan::None, 1));
+    }
+    for (error, what) in [
+        (
+            BitmapError::Lockless,
+            "a lockless bitmap (version 6) is not supported yet (b.img)",
+        ),
+        (
+            BitmapError::Clustered,
+            "a clustered bitmap (version 5) is not supported yet (b.img)",
+        ),
+    ] {
+        members[1].bitmap = Some(Err(error));
+        assert!(refused(forced(&members)).starts_with(what));
+    }
+}
+
+#[test]
+fn spares_are_taken_unless_they_are_unfit() {
+    let mut members = array(Level::Raid1, 2);
+    members.push(spare(&members, 3));
+    members.push(spare(&members, 2));
+    let mut failed = spare(&members, 4);
+    sb(&mut failed).fields.events = 9;
+    sb(&mut members[0]).fields.set_role(4, Role::Faulty);
+    members.push(failed);
+    let mut small = spare(&members, 5);
+    sb(&mut small).fields.data_size_sectors -= 7;
+    members.push(small);
+    let mut twin = spare(&members, 3);
+    twin.id = MemberId(200);
+    sb(&mut twin).fields.device_uuid = Uuid([0x99; 16]);
+    members.push(twin);
+    let plan = plain(&members).expect("it starts");
+    assert_eq!(plan.spares, [MemberId(102), MemberId(103)]);
+    assert_eq!(plan.drives(), "2 drives and 2 spares");
+    let texts: Vec<&str> = plan.ignored.iter().map(|one| one.text.as_str()).collect();
+    assert_eq!(
+        texts,
+        [
+            "ignoring spare4.img: a.img says that it has failed",
+            "ignoring spare5.img: it is too small by 7 sectors",
+            "ignoring spare3.img: its device number 3 is that of spare3.img"
+        ]
+    );
+}
+
+#[test]
+fn the_freshest_members_decide_whether_the_array_is_clean() {
+    let mut members = array(Level::Raid1, 2);
+    sb(&mut members[0]).fields.resync_offset_sectors = 4096;
+    assert_eq!(
+        plain(&members).expect("it starts").resync_offset_sectors,
+        4096
+    );
+    sb(&mut members[1]).fields.events = 11;
+    assert_eq!(
+        plain(&members).expect("it starts").resync_offset_sectors,
+        MAX_SECTOR
+    );
+}
+
+#[test]
+fn bytes_that_other_kernels_refuse_are_reported() {
+    let mut members = array(Level::Raid1, 2);
+    members[1].logical_block_bytes = 4096;
+    sb(&mut members[0]).fields.logical_block_bytes = 512;
+    let plan = plain(&members).expect("it starts");
+    assert_eq!(
+        plan.warnings,
+        [
+            "kernels up to 6.18 refuse this array: the logical block size (512) is recorded at byte 224"
+        ]
+    );
+    assert_eq!(plan.logical_block_bytes, 4096);
+}

@@ -1,0 +1,508 @@
+//! The bits in memory: who is writing where, and what is durable.
+//!
+//! | bit in memory | in `pending` | meaning |
+//! |---|---|---|
+//! | 0 | - | clean |
+//! | 1 | yes | marked, waits for its batch |
+//! | 1 | no | marked on every member |
+//!
+//! The batch of a region is taken after its bit is set in memory, and compared with the last batch
+//! *written*: a write that joins late can wait for a batch too many, never for one too few.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, bit_position, on_disk_bytes};
+
+use crate::value::MAX_SECTOR;
+
+/// Bytes of the area that are written as one unit at most.
+pub const PAGE_BYTES: usize = 4096;
+
+const IDLE: u8 = 1;
+const NEEDED: u8 = 2;
+
+/// Regions marked and counted, not yet known to be durable.
+#[derive(Debug)]
+pub struct Ticket {
+    span: Option<(u64, u64)>,
+    batch: u64,
+}
+
+/// Proof that these regions are marked on every member, and a count that keeps them marked.
+#[derive(Debug)]
+pub struct Intent {
+    span: Option<(u64, u64)>,
+    region_sectors: u64,
+}
+
+impl Intent {
+    /// Panics when the intent does not cover these member data sectors.
+    pub fn assert_covers(&self, start_sectors: u64, len_sectors: u64) {
+        let Some((first, last)) = self.span else {
+            return;
+        };
+        let end = (last + 1) * self.region_sectors;
+        let inside = first * self.region_sectors <= start_sectors;
+        assert!(
+            inside && start_sectors + len_sectors <= end,
+            "a write outside its intent"
+        );
+    }
+}
+
+impl Ticket {
+    /// A ticket that needs nothing.
+    pub(super) fn free() -> Ticket {
+        Ticket {
+            span: None,
+            batch: 0,
+        }
+    }
+
+    /// The intent of an array that keeps no bitmap.
+    pub(super) fn grant_free(self) -> Intent {
+        assert!(
+            self.span.is_none(),
+            "a counted ticket is redeemed by its bitmap"
+        );
+        Intent {
+            span: None,
+            region_sectors: 0,
+        }
+    }
+}
+
+/// The regions of one bitmap.
+#[derive(Debug)]
+pub struct Regions {
+    count: u64,
+    region_sectors: u64,
+    image: Vec<u8>,
+    writers: Vec<u32>,
+    flags: Vec<u8>,
+    dirty: u64,
+    pending: BTreeMap<u64, u64>,
+    open_batch: u64,
+    open_pages: BTreeSet<usize>,
+    /// Somebody waits for the open batch.
+    demanded: bool,
+    written_batch: u64,
+    /// Regions below this were found not to need a resync any more.
+    swept: u64,
+}
+
+impl Regions {
+    /// From the area as read from a member; see `Bitmap::load`.
+    pub fn load(
+        superblock: &BitmapSuperblock,
+        image: &[u8],
+        dev_sectors: u64,
+        resync_from_sectors: u64,
+    ) -> Regions {
+        let region_sectors = superblock.fields.region_bytes() / 512;
+        assert!(region_sectors > 0, "verified by the format");
+        let count = dev_sectors.div_ceil(region_sectors);
+        let bytes = usize::try_from(on_disk_bytes(count)).expect("bitmaps fit memory");
+        let mut kept = image.to_vec();
+        kept.resize(bytes.next_multiple_of(PAGE_BYTES), 0);
+        let slots = usize::try_from(count).expect("bitmaps fit memory");
+        let mut regions = Regions {
+            count,
+            region_sectors,
+            image: kept,
+            writers: vec![0; slots],
+            flags: vec![0; slots],
+            dirty: 0,
+            pending: BTreeMap::new(),
+            open_batch: 1,
+            open_pages: BTreeSet::new(),
+            demanded: false,
+            written_batch: 0,
+            swept: 0,
+        };
+        // The area was read from one member; after a crash the others may lack some of its bits.
+        // So nothing that was read counts as durable until it was written once, to all.
+        for region in 0..count {
+            if regions.bit(region) {
+                regions.dirty += 1;
+                regions.pending.insert(region, regions.open_batch);
+                regions.open_pages.insert(Self::page_of(region));
+                if regions.end_sectors(region) > resync_from_sectors {
+                    regions.flags[region as usize] |= NEEDED;
+                }
+            }
+        }
+        regions
+    }
+
+    /// Marks everything, for a bitmap that missed writes.
+    pub(super) fn set_all(&mut self, resync_from_sectors: u64) {
+        for region in 0..self.count {
+            self.mark(region);
+            if resync_from_sectors != MAX_SECTOR && self.end_sectors(region) > resync_from_sectors {
+                self.flags[region as usize] |= NEEDED;
+            }
+        }
+    }
+
+    fn end_sectors(&self, region: u64) -> u64 {
+        (region + 1) * self.region_sectors
+    }
+
+    fn bit(&self, region: u64) -> bool {
+        let (byte, mask) = bit_position(region);
+        self.image[byte as usize] & mask != 0
+    }
+
+    /// Number of regions.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Regions that are marked.
+    pub fn dirty(&self) -> u64 {
+        self.dirty
+    }
+
+    /// Member data sectors per region.
+    pub fn region_sectors(&self) -> u64 {
+        self.region_sectors
+    }
+
+    /// Length of the area on disk, whole sectors.
+    pub(super) fn area_bytes(&self) -> usize {
+        (on_disk_bytes(self.count) as usize).next_multiple_of(512)
+    }
+
+    /// One page of the area.
+    pub(super) fn page(&self, page: usize) -> &[u8] {
+        let start = page * PAGE_BYTES;
+        &self.image[start..(start + PAGE_BYTES).min(self.image.len())]
+    }
+
+    /// The image with the superblock's bytes put in front.
+    pub(super) fn put_superblock(&mut self, bytes: &[u8; SUPERBLOCK_BYTES]) {
+        self.image[..SUPERBLOCK_BYTES].copy_from_slice(bytes);
+    }
+
+    fn page_of(region: u64) -> usize {
+        bit_position(region).0 as usize / PAGE_BYTES
+    }
+
+    /// Sets the bit in memory; if it was clear it joins the open batch.
+    fn mark(&mut self, region: u64) {
+        if self.bit(region) {
+            return;
+        }
+        let (byte, mask) = bit_position(region);
+        self.image[byte as usize] |= mask;
+        self.dirty += 1;
+        self.pending.insert(region, self.open_batch);
+        self.open_pages.insert(Self::page_of(region));
+    }
+
+    /// Marks and counts the regions of a write; see `Bitmap::join`.
+    pub(super) fn join(&mut self, start_sectors: u64, len_sectors: u64) -> Ticket {
+        assert!(len_sectors > 0, "a write covers something");
+        let first = start_sectors / self.region_sectors;
+        let last = (start_sectors + len_sectors - 1) / self.region_sectors;
+        assert!(last < self.count, "a write lies inside the bitmap");
+        let mut batch = 0;
+        for region in first..=last {
+            self.mark(region);
+            if let Some(seq) = self.pending.get(&region) {
+                batch = batch.max(*seq);
+                self.demanded |= *seq == self.open_batch;
+            }
+            self.writers[region as usize] += 1;
+            self.flags[region as usize] &= !IDLE;
+        }
+        Ticket {
+            span: Some((first, last)),
+            batch,
+        }
+    }
+
+    /// The intent of a ticket whose batch was written.
+    pub(super) fn redeem(&self, ticket: Ticket) -> Result<Intent, Ticket> {
+        if ticket.batch > self.written_batch {
+            return Err(ticket);
+        }
+        if let Some((first, last)) = ticket.span {
+            for region in first..=last {
+                assert!(
+                    self.writers[region as usize] > 0,
+                    "a counted region lost its count"
+                );
+                assert!(
+                    !self.pending.contains_key(&region),
+                    "granted before it was durable"
+                );
+            }
+        }
+        Ok(Intent {
+            span: ticket.span,
+            region_sectors: self.region_sectors,
+        })
+    }
+
+    /// The write is over.
+    pub(super) fn retire(&mut self, intent: Intent) {
+        self.uncount(intent.span);
+    }
+
+    /// The write never began.
+    pub(super) fn abandon(&mut self, ticket: Ticket) {
+        self.uncount(ticket.span);
+    }
+
+    fn uncount(&mut self, span: Option<(u64, u64)>) {
+        let Some((first, last)) = span else { return };
+        for region in first..=last {
+            let writers = &mut self.writers[region as usize];
+            assert!(*writers > 0, "a region was retired more often than joined");
+            *writers -= 1;
+        }
+    }
+
+    /// Closes the open batch: its number and the pages to write, if there are any.
+    pub(super) fn close_batch(&mut self) -> Option<(u64, Vec<usize>)> {
+        if !self.has_open_batch() {
+            return None;
+        }
+        self.demanded = false;
+        let pages = std::mem::take(&mut self.open_pages).into_iter().collect();
+        let batch = self.open_batch;
+        self.open_batch += 1;
+        Some((batch, pages))
+    }
+
+    /// Whether somebody waits for a batch to be written.
+    pub(super) fn has_open_batch(&self) -> bool {
+        self.demanded && !self.open_pages.is_empty()
+    }
+
+    /// Has everything that is marked in memory written to every member.
+    pub fn demand(&mut self) {
+        self.demanded = true;
+    }
+
+    /// A batch is on every member.
+    pub(super) fn batch_written(&mut self, batch: u64) {
+        assert!(batch > self.written_batch, "batches are written in order");
+        self.written_batch = batch;
+        self.pending.retain(|_, seq| *seq > batch);
+    }
+
+    fn idle(&self, region: u64) -> bool {
+        self.bit(region)
+            && self.writers[region as usize] == 0
+            && self.flags[region as usize] & NEEDED == 0
+    }
+
+    fn clearable(&self, region: u64) -> bool {
+        self.idle(region) && !self.pending.contains_key(&region)
+    }
+
+    fn set_regions(&self) -> impl Iterator<Item = u64> {
+        let bits = &self.image[SUPERBLOCK_BYTES..];
+        let regions = bits
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte != 0)
+            .flat_map(|(index, byte)| {
+                let base = index as u64 * 8;
+                (0..8)
+                    .filter(move |i| byte >> i & 1 == 1)
+                    .map(move |i| base + i)
+            });
+        regions.take_while(|r| *r < self.count)
+    }
+
+    /// One pass of aging; returns whether some region was idle for the second time.
+    pub(super) fn age(&mut self) -> bool {
+        self.demanded |= !self.open_pages.is_empty();
+        let idle: Vec<u64> = self.set_regions().filter(|r| self.clearable(*r)).collect();
+        let mut ripe = false;
+        for region in idle {
+            let flags = &mut self.flags[region as usize];
+            ripe |= *flags & IDLE != 0;
+            *flags |= IDLE;
+        }
+        ripe
+    }
+
+    /// Counts every region without a writer as idle for long enough.
+    pub(super) fn mark_all_idle(&mut self) {
+        self.demanded |= !self.open_pages.is_empty();
+        let idle: Vec<u64> = self.set_regions().filter(|r| self.idle(*r)).collect();
+        idle.iter().for_each(|r| self.flags[*r as usize] |= IDLE);
+    }
+
+    /// Regions that have been idle since the last pass.
+    pub(super) fn ripe(&self) -> Vec<u64> {
+        let ripe = |r: &u64| self.flags[*r as usize] & IDLE != 0 && self.clearable(*r);
+        self.set_regions().filter(ripe).collect()
+    }
+
+    /// Clears those of `regions` that are still idle; returns the pages to write.
+    pub(super) fn clear(&mut self, regions: &[u64]) -> Vec<usize> {
+        let mut pages = BTreeSet::new();
+        for region in regions {
+            if self.flags[*region as usize] & IDLE == 0 || !self.clearable(*region) {
+                continue;
+            }
+            let (byte, mask) = bit_position(*region);
+            self.image[byte as usize] &= !mask;
+            self.flags[*region as usize] = 0;
+            self.dirty -= 1;
+            pages.insert(Self::page_of(*region));
+        }
+        pages.into_iter().collect()
+    }
+
+    /// Whether the region of a sector has to be resynced.
+    pub fn needs_resync(&self, sector: u64) -> bool {
+        self.flags[(sector / self.region_sectors) as usize] & NEEDED != 0
+    }
+
+    /// Whether the region of a sector is marked.
+    pub fn is_dirty(&self, sector: u64) -> bool {
+        self.bit(sector / self.region_sectors)
+    }
+
+    /// First sector behind the region of a sector.
+    pub fn region_end_sectors(&self, sector: u64) -> u64 {
+        self.end_sectors(sector / self.region_sectors)
+    }
+
+    /// A resync begins: what it passes will no longer need one.
+    pub fn resync_begins(&mut self) {
+        self.swept = 0;
+        self.demand();
+    }
+
+    /// Everything below `sector` was resynced: whole regions there no longer need it.
+    pub fn resynced_below(&mut self, sector: u64) {
+        let whole = (sector / self.region_sectors).min(self.count);
+        for region in self.swept..whole {
+            self.flags[region as usize] &= !NEEDED;
+        }
+        self.swept = self.swept.max(whole);
+    }
+
+    /// Every region was resynced.
+    pub fn resynced(&mut self) {
+        self.flags.iter_mut().for_each(|f| *f &= !NEEDED);
+    }
+
+    /// The counters and the bits agree.
+    pub fn check(&self) {
+        let dirty = self.set_regions().count() as u64;
+        assert_eq!(self.dirty, dirty, "dirty count");
+        for (region, writers) in self.writers.iter().enumerate() {
+            assert!(
+                *writers == 0 || self.bit(region as u64),
+                "a writer in a clean region"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use umd_format::Uuid;
+
+    /// Regions of 8 sectors.
+    fn regions(count: u64, set: &[u64]) -> Regions {
+        let superblock = BitmapSuperblock::new(Uuid([1; 16]), count * 8, 4096);
+        let mut image = vec![0u8; on_disk_bytes(count) as usize];
+        for region in set {
+            let (byte, mask) = bit_position(*region);
+            image[byte as usize] |= mask;
+        }
+        Regions::load(&superblock, &image, count * 8, MAX_SECTOR)
+    }
+
+    #[test]
+    fn a_late_joiner_waits_for_the_next_batch() {
+        let mut r = regions(16, &[]);
+        let early = r.join(0, 1);
+        let (batch, pages) = r.close_batch().expect("a batch");
+        assert_eq!(pages, [0]);
+        let late = r.join(8, 1);
+        r.batch_written(batch);
+        let early = r.redeem(early).expect("its batch is written");
+        let late = r.redeem(late).expect_err("its batch is not");
+        let (next, _) = r.close_batch().expect("another batch");
+        r.batch_written(next);
+        r.retire(r.redeem(late).expect("now it is"));
+        r.retire(early);
+        r.check();
+    }
+
+    #[test]
+    fn bits_as_read_are_not_durable_before_they_were_written() {
+        let mut r = regions(16, &[3]);
+        assert!(!r.has_open_batch(), "nothing is written unasked");
+        let ticket = r.join(24, 1);
+        let ticket = r
+            .redeem(ticket)
+            .expect_err("other members may lack the bit");
+        let (batch, _) = r.close_batch().expect("a batch");
+        r.batch_written(batch);
+        r.retire(r.redeem(ticket).expect("durable"));
+    }
+
+    #[test]
+    fn only_regions_idle_twice_are_cleared() {
+        let mut r = regions(16, &[]);
+        let a = r.join(0, 8);
+        let b = r.join(8, 8);
+        let (batch, _) = r.close_batch().expect("a batch");
+        r.batch_written(batch);
+        let (a, b) = (r.redeem(a).expect("durable"), r.redeem(b).expect("durable"));
+        r.retire(a);
+        assert!(!r.age());
+        assert!(r.age());
+        assert_eq!(r.ripe(), [0]);
+        let again = r.join(0, 1);
+        assert_eq!(r.ripe(), [] as [u64; 0], "a joined region is young again");
+        r.abandon(again);
+        assert_eq!(r.clear(&[0]), [] as [usize; 0], "not idle for long enough");
+        r.age();
+        r.age();
+        assert_eq!(r.clear(&[0, 1]), [0], "region 1 has a writer");
+        assert_eq!(r.dirty(), 1);
+        r.retire(b);
+        r.check();
+    }
+
+    #[test]
+    fn what_needs_a_resync_is_never_cleared() {
+        let superblock = BitmapSuperblock::new(Uuid([1; 16]), 64, 4096);
+        let image = vec![0xff; on_disk_bytes(8) as usize];
+        let mut r = Regions::load(&superblock, &image, 64, 0);
+        r.mark_all_idle();
+        assert_eq!(r.ripe(), [] as [u64; 0]);
+        r.resync_begins();
+        r.resynced_below(20);
+        assert!(!r.needs_resync(0) && !r.needs_resync(15) && r.needs_resync(16));
+        r.resynced();
+        assert!(!r.needs_resync(63));
+    }
+
+    #[test]
+    #[should_panic(expected = "more often than joined")]
+    fn a_region_is_retired_once() {
+        let mut r = regions(4, &[]);
+        let ticket = r.join(0, 1);
+        let other = Ticket {
+            span: ticket.span,
+            batch: 0,
+        };
+        r.abandon(ticket);
+        r.abandon(other);
+    }
+}

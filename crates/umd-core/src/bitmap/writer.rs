@@ -1,0 +1,313 @@
+//! What is written to the bitmap area, one thing at a time.
+//!
+//! ```text
+//!          +--> Copy (whole area to a joining member) --+
+//!          +--> Header (superblock with new events) ----+
+//!   Idle --+--> Batch (pages of a closed batch) --------+--> Idle
+//!          +--> ClearFlush -> ClearHeader -> Clearing --+
+//! ```
+//!
+//! One at a time, because two writes of one page in flight together could land in either order.
+
+use std::collections::BTreeSet;
+
+use umd_format::bitmap::BitmapSuperblock;
+
+use super::Leave;
+use super::regions::{PAGE_BYTES, Regions};
+use crate::member::{Effect, Io, Member, Members, Owner};
+use crate::value::{Events, IoDone, IoError, IoOp, MemberId, Purpose};
+
+#[derive(Debug)]
+enum Stage {
+    Idle,
+    Copy,
+    Header(Events),
+    Batch(u64),
+    ClearFlush(Vec<u64>),
+    ClearHeader(Vec<u64>),
+    Clearing,
+}
+
+/// The writer of one bitmap.
+#[derive(Debug)]
+pub struct Writer {
+    superblock: BitmapSuperblock,
+    offset_sectors: i32,
+    block_bytes: usize,
+    stage: Stage,
+    left: usize,
+    copies: BTreeSet<MemberId>,
+    wanted_events: Events,
+    written_events: Events,
+    clear_wanted: bool,
+}
+
+impl Writer {
+    /// A writer for an area at `offset_sectors` from each member's superblock.
+    pub fn new(
+        superblock: BitmapSuperblock,
+        offset_sectors: i32,
+        block_bytes: u32,
+        regions: &Regions,
+    ) -> Writer {
+        assert!(
+            block_bytes.is_power_of_two() && block_bytes >= 512,
+            "a logical block"
+        );
+        assert!(regions.count() > 0, "a bitmap covers something");
+        let events = Events(superblock.fields.events);
+        Writer {
+            superblock,
+            offset_sectors,
+            block_bytes: block_bytes as usize,
+            stage: Stage::Idle,
+            left: 0,
+            copies: BTreeSet::new(),
+            wanted_events: events,
+            written_events: events,
+            clear_wanted: false,
+        }
+    }
+
+    /// Sectors from the superblock to the area.
+    pub fn offset_sectors(&self) -> i32 {
+        self.offset_sectors
+    }
+
+    /// Since these events bits may be missing: a member that left earlier cannot be told by them
+    /// what it missed.
+    pub fn events_cleared(&self) -> Events {
+        Events(self.superblock.fields.events_cleared)
+    }
+
+    /// Seconds between clearing passes.
+    pub fn daemon_sleep_seconds(&self) -> u32 {
+        self.superblock.fields.daemon_sleep_s
+    }
+
+    /// See `Bitmap::want_events`.
+    pub(super) fn want_events(&mut self, events: Events) {
+        self.wanted_events = self.wanted_events.max(events);
+    }
+
+    /// See `Bitmap::has_events`.
+    pub(super) fn has_events(&self, events: Events) -> bool {
+        let copying = matches!(self.stage, Stage::Copy) || !self.copies.is_empty();
+        self.written_events >= events && !copying
+    }
+
+    /// See `Bitmap::want_copy`.
+    pub(super) fn want_copy(&mut self, member: MemberId) {
+        self.copies.insert(member);
+    }
+
+    /// Clears what is ripe when the writer comes to it.
+    pub(super) fn want_clear(&mut self) {
+        self.clear_wanted = true;
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.stage, Stage::Idle)
+    }
+
+    /// Whether something waits to be written.
+    pub(super) fn has_work(&self, regions: &Regions) -> bool {
+        !self.copies.is_empty()
+            || self.wanted_events > self.written_events
+            || regions.has_open_batch()
+            || self.clear_wanted
+    }
+
+    /// A bitmap I/O ended. A member that cannot hold its bitmap is failed; the others go on.
+    pub(super) fn done(&mut self, io: &mut Io, member: MemberId, result: Result<IoDone, IoError>) {
+        assert!(self.left > 0, "a bitmap I/O that nobody started");
+        self.left -= 1;
+        if let Err(error) = result {
+            io.effects.push(Effect::Fail(
+                member,
+                format!("bitmap write failed: {error}"),
+            ));
+        }
+    }
+
+    /// Moves on when the current step is over. Returns whether anything changed.
+    pub(super) fn advance(
+        &mut self,
+        io: &mut Io,
+        members: &Members,
+        regions: &mut Regions,
+        leave: Leave,
+    ) -> bool {
+        if self.left > 0 {
+            return false;
+        }
+        match std::mem::replace(&mut self.stage, Stage::Idle) {
+            Stage::Idle => return self.begin(io, members, regions, leave),
+            Stage::Copy | Stage::Clearing => {}
+            Stage::Header(events) => self.written_events = events,
+            Stage::Batch(batch) => regions.batch_written(batch),
+            Stage::ClearFlush(ripe) => self.clear_header(io, members, regions, leave, ripe),
+            Stage::ClearHeader(ripe) => self.clear_pages(io, members, regions, leave, &ripe),
+        }
+        true
+    }
+
+    fn begin(
+        &mut self,
+        io: &mut Io,
+        members: &Members,
+        regions: &mut Regions,
+        leave: Leave,
+    ) -> bool {
+        if !leave.may_write {
+            return false;
+        }
+        if !self.copies.is_empty() {
+            let copies = std::mem::take(&mut self.copies);
+            self.write_copies(io, members, regions, &copies);
+            self.stage = Stage::Copy;
+        } else if self.wanted_events > self.written_events {
+            self.superblock.fields.events = self.wanted_events.0;
+            self.write_header(io, members, regions);
+            self.stage = Stage::Header(self.wanted_events);
+        } else if let Some((batch, pages)) = regions.close_batch() {
+            self.write_pages(io, members, regions, &pages);
+            self.stage = Stage::Batch(batch);
+        } else if self.clear_wanted {
+            self.clear_wanted = false;
+            let ripe = if leave.may_clear {
+                regions.ripe()
+            } else {
+                Vec::new()
+            };
+            if !ripe.is_empty() {
+                self.flush(io, members);
+                self.stage = Stage::ClearFlush(ripe);
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// All members are flushed. Before the first bit goes, the area says since when bits may be
+    /// missing.
+    fn clear_header(
+        &mut self,
+        io: &mut Io,
+        members: &Members,
+        regions: &mut Regions,
+        leave: Leave,
+        ripe: Vec<u64>,
+    ) {
+        if !leave.may_clear {
+            return;
+        }
+        if self.superblock.fields.events_cleared < leave.events.0 {
+            self.superblock.fields.events_cleared = leave.events.0;
+            self.write_header(io, members, regions);
+        }
+        self.stage = Stage::ClearHeader(ripe);
+    }
+
+    fn clear_pages(
+        &mut self,
+        io: &mut Io,
+        members: &Members,
+        regions: &mut Regions,
+        leave: Leave,
+        ripe: &[u64],
+    ) {
+        if !leave.may_clear {
+            return;
+        }
+        let pages = regions.clear(ripe);
+        self.write_pages(io, members, regions, &pages);
+        self.stage = Stage::Clearing;
+    }
+
+    /// The members that carry the bitmap: all with a slot.
+    fn bearers(members: &Members) -> impl Iterator<Item = &Member> {
+        members.iter().filter(|m| m.is_active())
+    }
+
+    fn area_sector(&self, member: &Member) -> u64 {
+        let start = member.superblock.fields.super_offset_sectors;
+        start
+            .checked_add_signed(i64::from(self.offset_sectors))
+            .expect("verified when the superblock was read")
+    }
+
+    fn write_part(
+        &mut self,
+        io: &mut Io,
+        members: &Members,
+        regions: &Regions,
+        page: usize,
+        len: usize,
+    ) {
+        let bytes = io.pool.copy_of(&regions.page(page)[..len]);
+        for member in Self::bearers(members) {
+            let sector = self.area_sector(member) + (page * PAGE_BYTES / 512) as u64;
+            io.write_durable(
+                member.id,
+                sector,
+                bytes.clone(),
+                Purpose::Bitmap,
+                Owner::Bitmap,
+            );
+            self.left += 1;
+        }
+    }
+
+    fn write_header(&mut self, io: &mut Io, members: &Members, regions: &mut Regions) {
+        regions.put_superblock(&self.superblock.encode());
+        let len = self.block_bytes.min(self.page_len(regions, 0));
+        self.write_part(io, members, regions, 0, len);
+    }
+
+    fn write_pages(&mut self, io: &mut Io, members: &Members, regions: &Regions, pages: &[usize]) {
+        for page in pages {
+            let len = self.page_len(regions, *page);
+            self.write_part(io, members, regions, *page, len);
+        }
+    }
+
+    /// Length of a page on disk: the last one ends with the area, rounded to logical blocks.
+    fn page_len(&self, regions: &Regions, page: usize) -> usize {
+        let area = regions.area_bytes().next_multiple_of(self.block_bytes);
+        PAGE_BYTES.min(area - page * PAGE_BYTES)
+    }
+
+    fn write_copies(
+        &mut self,
+        io: &mut Io,
+        members: &Members,
+        regions: &mut Regions,
+        copies: &BTreeSet<MemberId>,
+    ) {
+        regions.put_superblock(&self.superblock.encode());
+        let pages = regions.area_bytes().div_ceil(PAGE_BYTES);
+        for member in members
+            .iter()
+            .filter(|m| copies.contains(&m.id) && m.is_active())
+        {
+            for page in 0..pages {
+                let len = self.page_len(regions, page);
+                let bytes = io.pool.copy_of(&regions.page(page)[..len]);
+                let sector = self.area_sector(member) + (page * PAGE_BYTES / 512) as u64;
+                io.write_durable(member.id, sector, bytes, Purpose::Bitmap, Owner::Bitmap);
+                self.left += 1;
+            }
+        }
+    }
+
+    fn flush(&mut self, io: &mut Io, members: &Members) {
+        for member in Self::bearers(members) {
+            io.submit(member.id, Purpose::Flush, IoOp::Flush, Owner::Bitmap);
+            self.left += 1;
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! A write to one band of a parity row.
+//!
+//! ```text
+//!   Lock -> Plan -> Read -> Gate -> Write -> over
+//!            ^       |       |
+//!            +-------+-------+   a read failed, or members changed since the plan
+//! ```
+//!
+//! The lock is held from the plan to the last write: parity is computed from columns that nobody
+//! else changes meanwhile.
+
+use smallvec::SmallVec;
+
+use super::ladder::{self, Proofs, Target};
+use super::locks::{Holder, LockId};
+use super::request::Gate;
+use super::split::BandRange;
+use super::{Job, Lane, Rig, Step, bytes, eio};
+use crate::geometry::{Raid456, Row};
+use crate::member::{Access, Effect, Io};
+use crate::personality::parity::{self, WriteKind, plan_write};
+use crate::value::{Buf, IoDone, IoError, MemberId, Purpose, RequestError, Slice};
+
+/// The machine.
+pub(super) struct Band {
+    request: u32,
+    row: Row,
+    /// First member data sector.
+    start: u64,
+    len: u64,
+    /// By data index.
+    new: Vec<Option<Slice>>,
+    lock: Option<LockId>,
+    epoch: u64,
+    access: SmallVec<[Access; 16]>,
+    kind: WriteKind,
+    /// By slot.
+    old: Vec<Option<Buf>>,
+    /// Slots whose sectors here could not be read.
+    unreadable: SmallVec<[u16; 2]>,
+    left: usize,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Locking,
+    Reading,
+    Writing,
+}
+
+impl Band {
+    pub fn new(
+        request: u32,
+        map: &Raid456,
+        range: &BandRange,
+        parts: impl Iterator<Item = (u16, Slice)>,
+    ) -> Band {
+        let mut new = vec![None; usize::from(map.data_disks())];
+        for (index, part) in parts {
+            new[usize::from(index)] = Some(part);
+        }
+        Band {
+            request,
+            row: map.row(range.row),
+            start: range.row * map.chunk_sectors() + range.from_sectors,
+            len: range.len_sectors,
+            new,
+            lock: None,
+            epoch: 0,
+            access: SmallVec::new(),
+            kind: WriteKind::Full,
+            old: Vec::new(),
+            unreadable: SmallVec::new(),
+            left: 0,
+            stage: Stage::Locking,
+        }
+    }
+
+    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let end = self.start + self.len;
+        let (lock, held) = lane.locks.acquire(Holder::Job(index), self.start, end);
+        self.lock = Some(lock);
+        if held {
+            self.locked(lane, rig, index)
+        } else {
+            Step::Stay(Job::Band(self))
+        }
+    }
+
+    /// Plans by the members as they are now, and starts the reads that the plan needs.
+    pub fn locked(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let end = self.start + self.len;
+        self.epoch = rig.epoch.number;
+        self.access = (0..lane.geometry.raid_disks())
+            .map(|slot| {
+                match rig
+                    .cover
+                    .locked_access(rig.epoch.column(slot), self.start, end)
+                {
+                    Access::Usable if self.unreadable.contains(&slot) => Access::WriteOnly,
+                    access => access,
+                }
+            })
+            .collect();
+        let touched: SmallVec<[bool; 16]> = self.new.iter().map(Option::is_some).collect();
+        let trusted = rig.cover.agrees(rig.bitmap.regions(), self.start, end);
+        let Some(plan) = plan_write(&self.row, &self.access, &touched, trusted) else {
+            return self.over(lane, Err(eio("too many members are lost to keep parity")));
+        };
+        self.kind = plan.kind;
+        self.old = self.access.iter().map(|_| None).collect();
+        self.left = plan.reads.len();
+        self.stage = Stage::Reading;
+        for slot in plan.reads {
+            let column = rig.epoch.column(slot).expect("a usable slot has a member");
+            let sector = column.data_offset_sectors + self.start;
+            let owner = Lane::owner(index, u32::from(slot));
+            rig.io
+                .read(column.member, sector, self.len, Purpose::Preread, owner);
+        }
+        if self.left == 0 {
+            self.gate(lane, rig, index)
+        } else {
+            Step::Stay(Job::Band(self))
+        }
+    }
+
+    /// Old data is in. Goes on to the writes when nothing stands against it.
+    pub fn gate(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let recorded = match lane.gate(rig, self.request) {
+            Gate::Open(recorded) => recorded,
+            Gate::Wait => return Step::Gate(Job::Band(self)),
+            Gate::Refuse(error) => return self.over(lane, Err(error)),
+        };
+        if self.epoch != rig.epoch.number {
+            return self.locked(lane, rig, index);
+        }
+        let request = lane
+            .requests
+            .get(self.request)
+            .expect("a job has its request");
+        let (active, intent) = request.tokens();
+        let proofs = Proofs {
+            active,
+            intent,
+            recorded: &recorded,
+        };
+        let band = parity::Band {
+            row: &self.row,
+            access: &self.access,
+            new: &self.new,
+            old: std::mem::take(&mut self.old),
+            len_bytes: bytes(self.len),
+            pool: &rig.io.pool.clone(),
+        };
+        for write in parity::compute_write(self.kind, band) {
+            let column = rig
+                .epoch
+                .column(write.slot)
+                .expect("a slot to write has a member");
+            let owner = Lane::owner(index, u32::from(write.slot));
+            let target = Target {
+                column,
+                member_sectors: self.start,
+                fua: request.fua,
+                owner,
+            };
+            ladder::write(rig.io, &proofs, &target, write.bytes, write.purpose);
+            self.left += 1;
+        }
+        self.stage = Stage::Writing;
+        match self.left {
+            0 => self.over(lane, Err(eio("no member is left to hold this data"))),
+            _ => Step::Stay(Job::Band(self)),
+        }
+    }
+
+    pub fn done(
+        mut self,
+        lane: &mut Lane,
+        rig: &mut Rig<'_>,
+        index: u32,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) -> Step {
+        self.left -= 1;
+        match self.stage {
+            Stage::Locking => unreachable!("no I/O before the lock"),
+            Stage::Reading => self.read_done(rig, tag, member, result),
+            Stage::Writing => {
+                if let Err(error) = result {
+                    rig.io
+                        .effects
+                        .push(Effect::Fail(member, format!("write failed: {error}")));
+                    let request = lane.requests.get_mut(self.request);
+                    request.expect("a job has its request").met_fault = true;
+                }
+            }
+        }
+        if self.left > 0 {
+            return Step::Stay(Job::Band(self));
+        }
+        match self.stage {
+            Stage::Writing => self.over(lane, Ok(())),
+            _ if self.unread() => self.locked(lane, rig, index),
+            _ => self.gate(lane, rig, index),
+        }
+    }
+
+    fn read_done(
+        &mut self,
+        rig: &mut Rig<'_>,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) {
+        let slot = u16::try_from(tag).expect("a slot");
+        match Io::read_result(result) {
+            Ok(buf) => self.old[usize::from(slot)] = Some(buf),
+            Err(error) => {
+                if error == IoError::Gone {
+                    rig.io
+                        .effects
+                        .push(Effect::Fail(member, "the device is gone".into()));
+                }
+                self.unreadable.push(slot);
+            }
+        }
+    }
+
+    /// Whether a read of this plan failed: then it is planned again without that column.
+    fn unread(&self) -> bool {
+        self.unreadable
+            .iter()
+            .any(|s| self.access[usize::from(*s)] == Access::Usable)
+    }
+
+    fn over(self, lane: &mut Lane, result: Result<(), RequestError>) -> Step {
+        lane.unlock(self.lock.expect("locked at the start"));
+        lane.part_over(self.request, result);
+        Step::Over
+    }
+}

@@ -1,0 +1,191 @@
+//! Writes that need nothing from other columns: mirrors, stripes without parity, and zeroing.
+//!
+//! ```text
+//!   start --(redundant: lock)--> gate --> write to every column --> over
+//! ```
+
+use super::ladder::{self, Proofs, Target};
+use super::locks::{Holder, LockId};
+use super::request::Gate;
+use super::split::Piece;
+use super::{Job, Lane, Rig, Step, eio};
+use crate::geometry::Geometry;
+use crate::member::{Access, Column, Effect};
+use crate::value::{IoDone, IoError, MemberId, Purpose, Slice};
+
+/// What is written.
+#[derive(Debug, Clone)]
+pub(super) enum Payload {
+    /// Host data.
+    Data(Slice),
+    /// Zeros made by the member.
+    Zeros { may_unmap: bool },
+}
+
+/// A write of the same thing to every column of its piece.
+pub(super) struct Direct {
+    request: u32,
+    piece: Piece,
+    payload: Payload,
+    lock: Option<LockId>,
+    left: usize,
+    /// An in-sync member holds it.
+    held: bool,
+    error: Option<String>,
+}
+
+/// Tag of writes to members in sync; others carry 1.
+const IN_SYNC: u32 = 0;
+const REBUILDING: u32 = 1;
+
+impl Direct {
+    pub fn new(request: u32, piece: Piece, payload: Payload) -> Direct {
+        Direct {
+            request,
+            piece,
+            payload,
+            lock: None,
+            left: 0,
+            held: false,
+            error: None,
+        }
+    }
+
+    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        if let Geometry::Striped(_) = *lane.geometry {
+            return self.gate(lane, rig, index);
+        }
+        let start = self.piece.member_sectors;
+        let end = start + self.piece.len_sectors;
+        let (lock, held) = lane.locks.acquire(Holder::Job(index), start, end);
+        self.lock = Some(lock);
+        if held {
+            self.gate(lane, rig, index)
+        } else {
+            Step::Stay(Job::Direct(self))
+        }
+    }
+
+    pub fn locked(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        self.gate(lane, rig, index)
+    }
+
+    pub fn gate(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let recorded = match lane.gate(rig, self.request) {
+            Gate::Open(recorded) => recorded,
+            Gate::Wait => return Step::Gate(Job::Direct(self)),
+            Gate::Refuse(error) => return self.over(lane, Err(error)),
+        };
+        let request = lane
+            .requests
+            .get(self.request)
+            .expect("a job has its request");
+        let (active, intent) = request.tokens();
+        let proofs = Proofs {
+            active,
+            intent,
+            recorded: &recorded,
+        };
+        let (start, end) = self.range();
+        for slot in self.slots(lane) {
+            let column = rig.epoch.column(slot);
+            if rig.cover.locked_access(column, start, end) == Access::Lost {
+                continue;
+            }
+            let column = *column.expect("not lost");
+            self.write(rig, &proofs, &column, request.fua, index);
+        }
+        match self.left {
+            0 => self.over(lane, Err(eio("no member is left to hold this data"))),
+            _ => Step::Stay(Job::Direct(self)),
+        }
+    }
+
+    fn range(&self) -> (u64, u64) {
+        (
+            self.piece.member_sectors,
+            self.piece.member_sectors + self.piece.len_sectors,
+        )
+    }
+
+    fn slots(&self, lane: &Lane) -> std::ops::Range<u16> {
+        match *lane.geometry {
+            Geometry::Striped(_) => self.piece.slot..self.piece.slot + 1,
+            _ => 0..lane.geometry.raid_disks(),
+        }
+    }
+
+    fn write(
+        &mut self,
+        rig: &mut Rig<'_>,
+        proofs: &Proofs<'_>,
+        column: &Column,
+        fua: bool,
+        index: u32,
+    ) {
+        let owner = Lane::owner(index, if column.in_sync { IN_SYNC } else { REBUILDING });
+        let target = Target {
+            column,
+            member_sectors: self.piece.member_sectors,
+            fua,
+            owner,
+        };
+        match &self.payload {
+            Payload::Data(data) => {
+                ladder::write(rig.io, proofs, &target, data.clone(), Purpose::Data);
+            }
+            Payload::Zeros { may_unmap } => {
+                let len = self.piece.len_sectors;
+                ladder::write_zeroes(rig.io, proofs, &target, len, *may_unmap);
+            }
+        }
+        self.left += 1;
+    }
+
+    pub fn done(
+        mut self,
+        lane: &mut Lane,
+        rig: &mut Rig<'_>,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) -> Step {
+        self.left -= 1;
+        match result {
+            Ok(_) => self.held |= tag == IN_SYNC,
+            Err(error) => {
+                let request = lane
+                    .requests
+                    .get_mut(self.request)
+                    .expect("a job has its request");
+                request.met_fault = true;
+                let striped = matches!(*lane.geometry, Geometry::Striped(_));
+                if !striped || error == IoError::Gone {
+                    rig.io
+                        .effects
+                        .push(Effect::Fail(member, format!("write failed: {error}")));
+                }
+                let name = super::read::name(rig, member);
+                self.error = Some(format!("member {name} cannot be written: {error}"));
+            }
+        }
+        if self.left > 0 {
+            return Step::Stay(Job::Direct(self));
+        }
+        let result = match (self.held, self.error.take()) {
+            (true, _) => Ok(()),
+            (false, why) => Err(eio(
+                why.unwrap_or_else(|| "no in-sync member holds it".into())
+            )),
+        };
+        self.over(lane, result)
+    }
+
+    fn over(self, lane: &mut Lane, result: Result<(), crate::value::RequestError>) -> Step {
+        if let Some(lock) = self.lock {
+            lane.unlock(lock);
+        }
+        lane.part_over(self.request, result);
+        Step::Over
+    }
+}

@@ -1,0 +1,176 @@
+//! Exclusive locks on ranges of member data sectors.
+//!
+//! ```text
+//!   held:     [====A====)      [==B==)
+//!   waiting:       [==C==)  [=======D=======)     C waits for A; D for B, and behind nobody else
+//! ```
+//!
+//! Whoever changes redundant data, or computes one column from others, holds the range it looks at.
+//! Waiters are served in order where they overlap, so nobody starves; nobody waits while holding.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// Who wants a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holder {
+    /// A job of the lane.
+    Job(u32),
+    /// A unit of the sync machine.
+    Unit(u32),
+}
+
+/// A range that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LockId(u64);
+
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    id: LockId,
+    start: u64,
+    end: u64,
+    holder: Holder,
+}
+
+impl Wanted {
+    fn overlaps(&self, start: u64, end: u64) -> bool {
+        self.start < end && start < self.end
+    }
+}
+
+/// Ranges up to this length are found by their start.
+const SHORT_SECTORS: u64 = 2048;
+
+/// The locks of one lane.
+#[derive(Debug, Default)]
+pub struct RangeLocks {
+    sequence: u64,
+    held: BTreeMap<(u64, LockId), u64>,
+    held_long: BTreeMap<LockId, (u64, u64)>,
+    starts: BTreeMap<LockId, u64>,
+    waiting: VecDeque<Wanted>,
+}
+
+impl RangeLocks {
+    /// Asks for `start..end`. `true`: it is held now; otherwise a later `release` grants it.
+    pub fn acquire(&mut self, holder: Holder, start: u64, end: u64) -> (LockId, bool) {
+        assert!(start < end, "an empty range needs no lock");
+        self.sequence += 1;
+        let wanted = Wanted {
+            id: LockId(self.sequence),
+            start,
+            end,
+            holder,
+        };
+        let behind = self.waiting.iter().any(|w| w.overlaps(start, end));
+        if behind || self.is_held(start, end) {
+            self.waiting.push_back(wanted);
+            return (wanted.id, false);
+        }
+        self.hold(&wanted);
+        (wanted.id, true)
+    }
+
+    /// Gives a held range back, or withdraws a waiting one. Returns who holds theirs now.
+    pub fn release(&mut self, id: LockId) -> Vec<Holder> {
+        match self.starts.remove(&id) {
+            Some(start) => {
+                self.held.remove(&(start, id));
+                self.held_long.remove(&id);
+            }
+            None => {
+                let before = self.waiting.len();
+                self.waiting.retain(|w| w.id != id);
+                assert!(self.waiting.len() < before, "a lock is released once");
+            }
+        }
+        if self.waiting.is_empty() {
+            Vec::new()
+        } else {
+            self.grant()
+        }
+    }
+
+    fn grant(&mut self) -> Vec<Holder> {
+        let mut granted = Vec::new();
+        let mut still: VecDeque<Wanted> = VecDeque::with_capacity(self.waiting.len());
+        for wanted in std::mem::take(&mut self.waiting) {
+            let behind = still.iter().any(|w| w.overlaps(wanted.start, wanted.end));
+            if behind || self.is_held(wanted.start, wanted.end) {
+                still.push_back(wanted);
+            } else {
+                self.hold(&wanted);
+                granted.push(wanted.holder);
+            }
+        }
+        self.waiting = still;
+        granted
+    }
+
+    fn hold(&mut self, wanted: &Wanted) {
+        self.starts.insert(wanted.id, wanted.start);
+        if wanted.end - wanted.start > SHORT_SECTORS {
+            self.held_long.insert(wanted.id, (wanted.start, wanted.end));
+        } else {
+            self.held.insert((wanted.start, wanted.id), wanted.end);
+        }
+    }
+
+    fn is_held(&self, start: u64, end: u64) -> bool {
+        let from = (start.saturating_sub(SHORT_SECTORS), LockId(0));
+        let near = self.held.range(from..(end, LockId(0)));
+        near.into_iter().any(|(_, held_end)| *held_end > start)
+            || self.held_long.values().any(|(s, e)| *s < end && start < *e)
+    }
+
+    /// Ranges held.
+    pub fn held(&self) -> usize {
+        self.starts.len()
+    }
+
+    /// Ranges waited for.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlap_waits_in_order() {
+        let mut locks = RangeLocks::default();
+        let (a, held) = locks.acquire(Holder::Job(1), 0, 8);
+        assert!(held);
+        let (b, held) = locks.acquire(Holder::Job(2), 4, 12);
+        assert!(!held);
+        assert!(
+            !locks.acquire(Holder::Job(3), 10, 16).1,
+            "behind 2, though nobody holds it"
+        );
+        assert!(locks.acquire(Holder::Unit(4), 16, 20).1);
+        assert_eq!(locks.release(a), [Holder::Job(2)]);
+        assert_eq!(locks.release(b), [Holder::Job(3)]);
+    }
+
+    #[test]
+    fn long_ranges_exclude_short_ones_within() {
+        let mut locks = RangeLocks::default();
+        let (long, held) = locks.acquire(Holder::Job(1), 0, 1 << 30);
+        assert!(held);
+        assert!(!locks.acquire(Holder::Job(2), 1 << 20, (1 << 20) + 8).1);
+        assert_eq!(locks.release(long), [Holder::Job(2)]);
+        assert!(!locks.acquire(Holder::Job(3), 0, 1 << 30).1);
+    }
+
+    #[test]
+    fn a_waiter_can_withdraw() {
+        let mut locks = RangeLocks::default();
+        let (a, _) = locks.acquire(Holder::Job(1), 0, 8);
+        let (b, _) = locks.acquire(Holder::Job(2), 0, 8);
+        locks.acquire(Holder::Job(3), 0, 8);
+        assert_eq!(locks.release(b), []);
+        assert_eq!(locks.release(a), [Holder::Job(3)]);
+        assert_eq!((locks.held(), locks.waiting()), (1, 0));
+    }
+}

@@ -1,0 +1,318 @@
+//! Reads of one piece, and the mending of mirrors.
+//!
+//! ```text
+//!   Read: column --ok--> piece
+//!            |
+//!          error --mirror--> next leg ... --none left--> EIO
+//!            |                  `-ok--> piece, and Mend: lock, read a good leg, write the bad one
+//!            `---parity--> Reconstruct
+//! ```
+
+use smallvec::SmallVec;
+
+use super::locks::{Holder, LockId};
+use super::reconstruct::Reconstruct;
+use super::split::Piece;
+use super::{Job, Lane, Rig, Step, eio};
+use crate::geometry::Geometry;
+use crate::member::{Access, Column, Effect, Io};
+use crate::value::{Buf, IoDone, IoError, IoOp, MemberId, Purpose};
+
+/// Spreads reads over mirrors.
+#[derive(Debug)]
+pub(super) struct Balance {
+    legs: Vec<Leg>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Leg {
+    in_flight: u32,
+    last_end_sectors: u64,
+}
+
+impl Balance {
+    pub fn new(legs: u16) -> Balance {
+        Balance {
+            legs: vec![Leg::default(); usize::from(legs)],
+        }
+    }
+
+    /// The leg that goes on where it is, else the least busy one, else the lowest.
+    fn choose(&self, start: u64, legs: impl Iterator<Item = u16>) -> Option<u16> {
+        legs.min_by_key(|slot| {
+            let leg = &self.legs[usize::from(*slot)];
+            let follows = leg.last_end_sectors == start && leg.in_flight < 8;
+            (!follows, leg.in_flight, *slot)
+        })
+    }
+
+    fn begun(&mut self, slot: u16, end: u64) {
+        let leg = &mut self.legs[usize::from(slot)];
+        leg.in_flight += 1;
+        leg.last_end_sectors = end;
+    }
+
+    fn ended(&mut self, slot: u16) {
+        let leg = &mut self.legs[usize::from(slot)];
+        assert!(leg.in_flight > 0, "a read ended that never began");
+        leg.in_flight -= 1;
+    }
+}
+
+/// A read of one piece from one column.
+pub(super) struct Read {
+    request: u32,
+    index: usize,
+    piece: Piece,
+    slot: u16,
+    /// Legs that failed.
+    tried: SmallVec<[(u16, MemberId); 2]>,
+}
+
+impl Read {
+    pub fn new(request: u32, index: usize, piece: Piece) -> Read {
+        Read {
+            request,
+            index,
+            piece,
+            slot: piece.slot,
+            tried: SmallVec::new(),
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.piece.member_sectors + self.piece.len_sectors
+    }
+
+    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let column = match &*lane.geometry {
+            Geometry::Mirrored { .. } => match self.choose_leg(lane, rig) {
+                Some(slot) => {
+                    self.slot = slot;
+                    rig.epoch.column(slot)
+                }
+                None => None,
+            },
+            Geometry::Striped(_) => rig.epoch.column(self.slot),
+            Geometry::Parity(_) => {
+                let column = rig.epoch.column(self.slot);
+                match rig
+                    .cover
+                    .free_access(column, self.piece.member_sectors, self.end())
+                {
+                    Access::Usable => column,
+                    _ => return self.reconstruct(lane, rig, index, false),
+                }
+            }
+        };
+        let Some(column) = column else {
+            lane.part_over(self.request, Err(eio("no member holds this data")));
+            return Step::Over;
+        };
+        let sector = column.data_offset_sectors + self.piece.member_sectors;
+        let owner = Lane::owner(index, 0);
+        lane.balance.begun(self.slot, self.end());
+        rig.io.read(
+            column.member,
+            sector,
+            self.piece.len_sectors,
+            Purpose::Data,
+            owner,
+        );
+        Step::Stay(Job::Read(self))
+    }
+
+    /// A leg that holds the data. Where members may still differ after a crash it is always the
+    /// first one in sync, so that two reads never see two versions.
+    fn choose_leg(&self, lane: &Lane, rig: &Rig<'_>) -> Option<u16> {
+        let (start, end) = (self.piece.member_sectors, self.end());
+        let legs = 0..lane.geometry.raid_disks();
+        let good = legs.filter(|slot| {
+            let column = rig.epoch.column(*slot);
+            let failed = |c: &Column| self.tried.contains(&(*slot, c.member));
+            column.is_some_and(|c| !failed(c))
+                && rig.cover.free_access(column, start, end) == Access::Usable
+        });
+        let good: SmallVec<[u16; 8]> = good.collect();
+        let column = |slot: &u16| rig.epoch.column(*slot).expect("filtered above");
+        if !rig.cover.agrees(rig.bitmap.regions(), start, end) {
+            return good.iter().copied().find(|s| column(s).in_sync);
+        }
+        let class = |sync: bool, mostly: bool| {
+            let legs = good.iter().copied();
+            let fits = move |c: &Column| (c.in_sync || !sync) && (!c.write_mostly || mostly);
+            lane.balance.choose(start, legs.filter(|s| fits(column(s))))
+        };
+        class(true, false)
+            .or_else(|| class(true, true))
+            .or_else(|| class(false, true))
+    }
+
+    fn reconstruct(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32, failed: bool) -> Step {
+        let job = Reconstruct::new(self.request, self.index, self.piece, failed);
+        job.start(lane, rig, index)
+    }
+
+    pub fn done(
+        mut self,
+        lane: &mut Lane,
+        rig: &mut Rig<'_>,
+        index: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) -> Step {
+        lane.balance.ended(self.slot);
+        let error = match Io::read_result(result) {
+            Ok(buf) => {
+                lane.piece_read(self.request, self.index, buf.freeze());
+                self.mend(lane, rig);
+                return Step::Over;
+            }
+            Err(error) => error,
+        };
+        if error == IoError::Gone {
+            rig.io
+                .effects
+                .push(Effect::Fail(member, "the device is gone".into()));
+        }
+        match &*lane.geometry {
+            Geometry::Striped(_) => {
+                let why = format!("member {} cannot be read: {error}", name(rig, member));
+                lane.part_over(self.request, Err(eio(why)));
+                Step::Over
+            }
+            Geometry::Mirrored { .. } => {
+                self.tried.push((self.slot, member));
+                self.start(lane, rig, index)
+            }
+            Geometry::Parity(_) => self.reconstruct(lane, rig, index, true),
+        }
+    }
+
+    /// Rewrites the legs that could not be read.
+    fn mend(&self, lane: &mut Lane, rig: &mut Rig<'_>) {
+        for (slot, member) in &self.tried {
+            let there = rig
+                .epoch
+                .column(*slot)
+                .is_some_and(|c| c.member == *member && c.in_sync);
+            if there && rig.writable && !rig.broken {
+                let mend = Mend::new(*slot, *member, self.piece);
+                lane.add_job(rig, Job::Mend(mend));
+            }
+        }
+    }
+}
+
+/// The name of a member, for messages.
+pub(super) fn name<'a>(rig: &'a Rig<'_>, member: MemberId) -> &'a str {
+    rig.members.get(member).map_or("?", |m| &m.name)
+}
+
+/// Rewrites what one leg of a mirror could not read, from another one.
+pub(super) struct Mend {
+    slot: u16,
+    member: MemberId,
+    piece: Piece,
+    lock: Option<LockId>,
+    writing: bool,
+}
+
+impl Mend {
+    fn new(slot: u16, member: MemberId, piece: Piece) -> Mend {
+        Mend {
+            slot,
+            member,
+            piece,
+            lock: None,
+            writing: false,
+        }
+    }
+
+    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let start = self.piece.member_sectors;
+        let holder = Holder::Job(index);
+        let (lock, held) = lane
+            .locks
+            .acquire(holder, start, start + self.piece.len_sectors);
+        self.lock = Some(lock);
+        if held {
+            self.locked(lane, rig, index)
+        } else {
+            Step::Stay(Job::Mend(self))
+        }
+    }
+
+    /// Reads a good leg again: a write may have come in before the lock was ours.
+    pub fn locked(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let (start, len) = (self.piece.member_sectors, self.piece.len_sectors);
+        let mut legs = (0..lane.geometry.raid_disks()).filter(|s| *s != self.slot);
+        let source = legs.find_map(|s| rig.epoch.column(s).filter(|c| c.in_sync));
+        match source {
+            Some(column) => {
+                let sector = column.data_offset_sectors + start;
+                let owner = Lane::owner(index, 0);
+                rig.io
+                    .read(column.member, sector, len, Purpose::Preread, owner);
+                Step::Stay(Job::Mend(self))
+            }
+            None => self.over(lane),
+        }
+    }
+
+    pub fn done(
+        mut self,
+        lane: &mut Lane,
+        rig: &mut Rig<'_>,
+        index: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) -> Step {
+        if self.writing {
+            rig.io.effects.push(match result {
+                Ok(_) => Effect::Corrected(member),
+                Err(error) => Effect::Fail(member, format!("rewrite failed: {error}")),
+            });
+            return self.over(lane);
+        }
+        let Ok(buf) = Io::read_result(result) else {
+            return self.over(lane);
+        };
+        if !self.write(rig, index, buf) {
+            return self.over(lane);
+        }
+        self.writing = true;
+        Step::Stay(Job::Mend(self))
+    }
+
+    fn write(&self, rig: &mut Rig<'_>, index: u32, buf: Buf) -> bool {
+        let bad = rig
+            .epoch
+            .column(self.slot)
+            .filter(|c| c.member == self.member && c.in_sync);
+        let Some(bad) = bad.filter(|_| rewrite_allowed(rig)) else {
+            return false;
+        };
+        let offset_sectors = bad.data_offset_sectors + self.piece.member_sectors;
+        let data = SmallVec::from_iter([buf.freeze()]);
+        let op = IoOp::Write {
+            offset_sectors,
+            data,
+            fua: false,
+        };
+        rig.io
+            .submit(bad.member, Purpose::Rewrite, op, Lane::owner(index, 0));
+        true
+    }
+
+    fn over(self, lane: &mut Lane) -> Step {
+        lane.unlock(self.lock.expect("locked at the start"));
+        Step::Over
+    }
+}
+
+/// A block may be rewritten with what it should hold anyway. It needs no intent: each of its
+/// sectors holds the right bytes before and after, or could not be read before.
+pub(super) fn rewrite_allowed(rig: &Rig<'_>) -> bool {
+    rig.writable && !rig.broken && !rig.metadata.fault_pending()
+}

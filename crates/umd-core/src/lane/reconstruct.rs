@@ -1,0 +1,201 @@
+//! A read of a column that cannot give it: computed from the others.
+//!
+//! ```text
+//!   Lock -> Plan -> Read -> rebuild -> piece --(it could not be read)--> rewrite -> over
+//!            ^       |
+//!            +-------+ another read failed
+//! ```
+
+use smallvec::SmallVec;
+
+use super::locks::{Holder, LockId};
+use super::read::rewrite_allowed;
+use super::split::Piece;
+use super::{Job, Lane, Rig, Step, bytes, eio};
+use crate::geometry::{Geometry, Row};
+use crate::member::{Access, Effect, Io};
+use crate::personality::parity::{plan_reconstruct, rebuild};
+use crate::value::{Buf, IoDone, IoError, IoOp, MemberId, Purpose, Slice};
+
+/// The machine.
+pub(super) struct Reconstruct {
+    request: u32,
+    index: usize,
+    piece: Piece,
+    lock: Option<LockId>,
+    row: Option<Row>,
+    old: Vec<Option<Buf>>,
+    /// Slots whose sectors here could not be read.
+    unreadable: SmallVec<[u16; 2]>,
+    replan: bool,
+    left: usize,
+    rewriting: bool,
+}
+
+impl Reconstruct {
+    /// `failed`: the column is there, but could not be read.
+    pub fn new(request: u32, index: usize, piece: Piece, failed: bool) -> Reconstruct {
+        let unreadable = if failed {
+            SmallVec::from_elem(piece.slot, 1)
+        } else {
+            SmallVec::new()
+        };
+        Reconstruct {
+            request,
+            index,
+            piece,
+            lock: None,
+            row: None,
+            old: Vec::new(),
+            unreadable,
+            replan: false,
+            left: 0,
+            rewriting: false,
+        }
+    }
+
+    fn range(&self) -> (u64, u64) {
+        (
+            self.piece.member_sectors,
+            self.piece.member_sectors + self.piece.len_sectors,
+        )
+    }
+
+    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let (start, end) = self.range();
+        let (lock, held) = lane.locks.acquire(Holder::Job(index), start, end);
+        self.lock = Some(lock);
+        if held {
+            self.locked(lane, rig, index)
+        } else {
+            Step::Stay(Job::Reconstruct(self))
+        }
+    }
+
+    pub fn locked(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let Geometry::Parity(map) = &*lane.geometry else {
+            unreachable!("a parity array")
+        };
+        let (start, end) = self.range();
+        let row = map.row(start / map.chunk_sectors());
+        let access: SmallVec<[Access; 16]> = (0..map.raid_disks())
+            .map(
+                |slot| match rig.cover.locked_access(rig.epoch.column(slot), start, end) {
+                    Access::Usable if self.unreadable.contains(&slot) => Access::Lost,
+                    access => access,
+                },
+            )
+            .collect();
+        let reads = match access[usize::from(self.piece.slot)] {
+            // It was rebuilt while this waited for the lock.
+            Access::Usable => Some(SmallVec::from_elem(self.piece.slot, 1)),
+            _ => plan_reconstruct(&row, &access, self.piece.slot),
+        };
+        let Some(reads) = reads else {
+            lane.part_over(
+                self.request,
+                Err(eio("too many members are lost to read this")),
+            );
+            return self.over(lane);
+        };
+        self.row = Some(row);
+        self.old = access.iter().map(|_| None).collect();
+        self.left = reads.len();
+        self.replan = false;
+        for slot in reads {
+            let column = rig.epoch.column(slot).expect("a usable slot has a member");
+            let sector = column.data_offset_sectors + start;
+            let owner = Lane::owner(index, u32::from(slot));
+            rig.io
+                .read(column.member, sector, end - start, Purpose::Preread, owner);
+        }
+        Step::Stay(Job::Reconstruct(self))
+    }
+
+    pub fn done(
+        mut self,
+        lane: &mut Lane,
+        rig: &mut Rig<'_>,
+        index: u32,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) -> Step {
+        if self.rewriting {
+            rig.io.effects.push(match result {
+                Ok(_) => Effect::Corrected(member),
+                Err(error) => Effect::Fail(member, format!("rewrite failed: {error}")),
+            });
+            return self.over(lane);
+        }
+        let slot = u16::try_from(tag).expect("a slot");
+        match Io::read_result(result) {
+            Ok(buf) => self.old[usize::from(slot)] = Some(buf),
+            Err(error) => {
+                if error == IoError::Gone {
+                    rig.io
+                        .effects
+                        .push(Effect::Fail(member, "the device is gone".into()));
+                }
+                self.unreadable.push(slot);
+                self.replan = true;
+            }
+        }
+        self.left -= 1;
+        if self.left > 0 {
+            return Step::Stay(Job::Reconstruct(self));
+        }
+        if self.replan {
+            return self.locked(lane, rig, index);
+        }
+        let data = self.rebuilt(rig);
+        lane.piece_read(self.request, self.index, data.clone());
+        if !self.rewrite(rig, index, data) {
+            return self.over(lane);
+        }
+        self.rewriting = true;
+        Step::Stay(Job::Reconstruct(self))
+    }
+
+    fn rebuilt(&mut self, rig: &mut Rig<'_>) -> Slice {
+        if let Some(buf) = self.old[usize::from(self.piece.slot)].take() {
+            return buf.freeze();
+        }
+        let row = self.row.as_ref().expect("planned");
+        let mut out = rig.io.pool.take(bytes(self.piece.len_sectors));
+        let column: SmallVec<[Option<&[u8]>; 16]> = self
+            .old
+            .iter()
+            .map(|b| b.as_ref().map(Buf::as_slice))
+            .collect();
+        rebuild(row, &column, &mut [(self.piece.slot, out.as_mut_slice())]);
+        out.freeze()
+    }
+
+    /// Writes back what the member could not read.
+    fn rewrite(&self, rig: &mut Rig<'_>, index: u32, data: Slice) -> bool {
+        let slot = self.piece.slot;
+        let column = rig.epoch.column(slot).filter(|c| c.in_sync);
+        let Some(column) = column.filter(|_| self.unreadable.contains(&slot)) else {
+            return false;
+        };
+        if !rewrite_allowed(rig) {
+            return false;
+        }
+        let offset_sectors = column.data_offset_sectors + self.piece.member_sectors;
+        let data = SmallVec::from_iter([data]);
+        let op = IoOp::Write {
+            offset_sectors,
+            data,
+            fua: false,
+        };
+        rig.io
+            .submit(column.member, Purpose::Rewrite, op, Lane::owner(index, 0));
+        true
+    }
+
+    fn over(self, lane: &mut Lane) -> Step {
+        lane.unlock(self.lock.expect("locked at the start"));
+        Step::Over
+    }
+}

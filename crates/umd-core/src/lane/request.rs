@@ -1,0 +1,374 @@
+//! Host requests: admitted once, answered once.
+
+use super::split::{self, bands, member_span, pieces, whole_rows};
+use super::{Job, Lane, Rig, band, direct, eio, read, service};
+use crate::bitmap::{Intent, Ticket};
+use crate::geometry::Geometry;
+use crate::metadata::{Active, FaultRecorded};
+use crate::value::{Command, Extent, Reply, Request, RequestError, RequestId, RequestOp, Slice};
+
+/// What the answer will be.
+#[derive(Debug)]
+enum Answer {
+    Data(Vec<Option<Slice>>),
+    Extents(Vec<Extent>),
+    Done,
+}
+
+/// One request under way.
+#[derive(Debug)]
+pub struct HostRequest {
+    id: RequestId,
+    answer: Answer,
+    /// Writes and flushes are not answered while a fault is unrecorded.
+    waits_for_faults: bool,
+    pub(super) fua: bool,
+    parts_left: usize,
+    error: Option<RequestError>,
+    /// A member I/O of this request failed.
+    pub(super) met_fault: bool,
+    active: Option<Active>,
+    ticket: Option<Ticket>,
+    intent: Option<Intent>,
+}
+
+/// What the gate says to a job of a request.
+pub(super) enum Gate {
+    Open(FaultRecorded),
+    Wait,
+    Refuse(RequestError),
+}
+
+impl HostRequest {
+    fn new(id: RequestId, answer: Answer) -> HostRequest {
+        HostRequest {
+            id,
+            answer,
+            waits_for_faults: false,
+            fua: false,
+            parts_left: 0,
+            error: None,
+            met_fault: false,
+            active: None,
+            ticket: None,
+            intent: None,
+        }
+    }
+
+    /// The tokens, once the gate was open.
+    pub(super) fn tokens(&self) -> (&Active, &Intent) {
+        let active = self.active.as_ref().expect("the gate was open");
+        (active, self.intent.as_ref().expect("the gate was open"))
+    }
+}
+
+impl Lane {
+    /// Admits a host request whose range was checked.
+    pub fn admit(&mut self, rig: &mut Rig<'_>, request: Request) {
+        let Request { id, op } = request;
+        match op {
+            RequestOp::Read {
+                offset_sectors,
+                len_sectors,
+            } => {
+                self.admit_read(rig, id, offset_sectors, u64::from(len_sectors));
+            }
+            RequestOp::Write {
+                offset_sectors,
+                data,
+                fua,
+            } => {
+                self.admit_write(rig, id, offset_sectors, data, fua);
+            }
+            RequestOp::WriteZeroes {
+                offset_sectors,
+                len_sectors,
+                fua,
+                may_unmap,
+            } => {
+                let wish = service::ZeroWish {
+                    exact: true,
+                    may_unmap,
+                };
+                self.admit_zeroes(rig, id, (offset_sectors, len_sectors), fua, wish);
+            }
+            RequestOp::Trim {
+                offset_sectors,
+                len_sectors,
+                fua,
+            } => {
+                let wish = service::ZeroWish {
+                    exact: false,
+                    may_unmap: true,
+                };
+                self.admit_zeroes(rig, id, (offset_sectors, len_sectors), fua, wish);
+            }
+            RequestOp::Flush => self.admit_flush(rig, id),
+            RequestOp::Allocation {
+                offset_sectors,
+                len_sectors,
+            } => {
+                let index = self
+                    .requests
+                    .insert(HostRequest::new(id, Answer::Extents(Vec::new())));
+                let job = service::Allocation::new(self, index, offset_sectors, len_sectors);
+                self.begin(rig, index, vec![Job::Allocation(job)]);
+            }
+        }
+    }
+
+    fn begin(&mut self, rig: &mut Rig<'_>, index: u32, jobs: Vec<Job>) {
+        let request = self.requests.get_mut(index).expect("just admitted");
+        request.parts_left = jobs.len();
+        if jobs.is_empty() {
+            self.ended.push(index);
+        }
+        for job in jobs {
+            self.add_job(rig, job);
+        }
+    }
+
+    fn admit_read(&mut self, rig: &mut Rig<'_>, id: RequestId, offset: u64, len: u64) {
+        let pieces = pieces(&self.geometry, offset, len);
+        let answer = Answer::Data(vec![None; pieces.len()]);
+        let index = self.requests.insert(HostRequest::new(id, answer));
+        let jobs = pieces.into_iter().enumerate();
+        let jobs = jobs
+            .map(|(i, piece)| Job::Read(read::Read::new(index, i, piece)))
+            .collect();
+        self.begin(rig, index, jobs);
+    }
+
+    fn new_write(&mut self, rig: &mut Rig<'_>, id: RequestId, span: (u64, u64), fua: bool) -> u32 {
+        let mut request = HostRequest::new(id, Answer::Done);
+        request.fua = fua;
+        request.waits_for_faults = true;
+        request.active = rig.metadata.admit();
+        let (start, len) = member_span(&self.geometry, span.0, span.1);
+        let ticket = rig.bitmap.join(start, len);
+        match rig.bitmap.redeem(ticket) {
+            Ok(intent) => request.intent = Some(intent),
+            Err(ticket) => request.ticket = Some(ticket),
+        }
+        self.requests.insert(request)
+    }
+
+    fn admit_write(
+        &mut self,
+        rig: &mut Rig<'_>,
+        id: RequestId,
+        offset: u64,
+        data: Slice,
+        fua: bool,
+    ) {
+        let len = (data.len() / 512) as u64;
+        let index = self.new_write(rig, id, (offset, len), fua);
+        let part = |at: u64, sectors: u64| {
+            let from = super::bytes(at - offset);
+            data.sub(from..from + super::bytes(sectors))
+        };
+        let jobs = match &*self.geometry {
+            Geometry::Parity(map) => bands(map, offset, len)
+                .into_iter()
+                .map(|range| {
+                    let sectors = range.len_sectors;
+                    let new = range.touched.iter().map(|(i, at)| (*i, part(*at, sectors)));
+                    Job::Band(band::Band::new(index, map, &range, new))
+                })
+                .collect(),
+            geometry => pieces(geometry, offset, len)
+                .into_iter()
+                .map(|piece| {
+                    let payload = part(piece.array_sectors, piece.len_sectors);
+                    Job::Direct(direct::Direct::new(
+                        index,
+                        piece,
+                        direct::Payload::Data(payload),
+                    ))
+                })
+                .collect(),
+        };
+        self.begin(rig, index, jobs);
+    }
+
+    fn admit_zeroes(
+        &mut self,
+        rig: &mut Rig<'_>,
+        id: RequestId,
+        span: (u64, u64),
+        fua: bool,
+        wish: service::ZeroWish,
+    ) {
+        let index = self.new_write(rig, id, span, fua);
+        let jobs = self.zero_jobs(rig, index, span, wish);
+        self.begin(rig, index, jobs);
+    }
+
+    /// Jobs that zero a range: whole rows (or all of it, where there is no parity) by the member,
+    /// the rest as ordinary writes of zeros, or not at all for advice.
+    fn zero_jobs(
+        &mut self,
+        rig: &mut Rig<'_>,
+        index: u32,
+        (start, len): (u64, u64),
+        wish: service::ZeroWish,
+    ) -> Vec<Job> {
+        let geometry = self.geometry.clone();
+        let Geometry::Parity(map) = &*geometry else {
+            let payload = || direct::Payload::Zeros {
+                may_unmap: wish.may_unmap,
+            };
+            let job = |piece| Job::Direct(direct::Direct::new(index, piece, payload()));
+            return split::runs(&geometry, start, len)
+                .into_iter()
+                .map(job)
+                .collect();
+        };
+        let row_sectors = map.chunk_sectors() * u64::from(map.data_disks());
+        let (first, end) = whole_rows(map, start, len);
+        let mut jobs = Vec::new();
+        if first < end {
+            let rows = split::Piece {
+                array_sectors: first * row_sectors,
+                slot: 0,
+                member_sectors: first * map.chunk_sectors(),
+                len_sectors: (end - first) * map.chunk_sectors(),
+            };
+            let payload = direct::Payload::Zeros {
+                may_unmap: wish.may_unmap,
+            };
+            jobs.push(Job::Direct(direct::Direct::new(index, rows, payload)));
+        }
+        let parts = match first < end {
+            true => vec![
+                (start, first * row_sectors),
+                (end * row_sectors, start + len),
+            ],
+            false => vec![(start, start + len)],
+        };
+        for (from, to) in parts.into_iter().filter(|(a, b)| wish.exact && a < b) {
+            for range in bands(map, from, to - from) {
+                let zeros = self.zeros(rig.io, super::bytes(range.len_sectors));
+                let new = range.touched.iter().map(|(i, _)| (*i, zeros.clone()));
+                jobs.push(Job::Band(band::Band::new(index, map, &range, new)));
+            }
+        }
+        jobs
+    }
+
+    fn admit_flush(&mut self, rig: &mut Rig<'_>, id: RequestId) {
+        let mut request = HostRequest::new(id, Answer::Done);
+        request.waits_for_faults = true;
+        let index = self.requests.insert(request);
+        self.begin(rig, index, vec![Job::Flush(service::Flush::new(index))]);
+    }
+
+    /// Whether a job of this request may write to members now.
+    pub(super) fn gate(&mut self, rig: &mut Rig<'_>, index: u32) -> Gate {
+        if rig.broken {
+            return Gate::Refuse(eio("too many members are lost, writes are refused"));
+        }
+        let request = self.requests.get_mut(index).expect("a job has its request");
+        if request.active.is_none() {
+            request.active = rig.metadata.admit();
+        }
+        if let Some(ticket) = request.ticket.take() {
+            match rig.bitmap.redeem(ticket) {
+                Ok(intent) => request.intent = Some(intent),
+                Err(ticket) => request.ticket = Some(ticket),
+            }
+        }
+        if request.active.is_none() || request.intent.is_none() {
+            return Gate::Wait;
+        }
+        match rig.metadata.fault_recorded() {
+            Some(recorded) => Gate::Open(recorded),
+            None => Gate::Wait,
+        }
+    }
+
+    /// A part of a request is over.
+    pub(super) fn part_over(&mut self, index: u32, result: Result<(), RequestError>) {
+        let request = self.requests.get_mut(index).expect("a job has its request");
+        assert!(request.parts_left > 0, "more parts ended than begun");
+        request.parts_left -= 1;
+        if let Err(error) = result {
+            request.error.get_or_insert(error);
+        }
+        if request.parts_left == 0 {
+            self.ended.push(index);
+        }
+    }
+
+    /// A piece of a read is there.
+    pub(super) fn piece_read(&mut self, index: u32, piece: usize, data: Slice) {
+        let request = self.requests.get_mut(index).expect("a job has its request");
+        let Answer::Data(pieces) = &mut request.answer else {
+            unreachable!("a read")
+        };
+        pieces[piece] = Some(data);
+        self.part_over(index, Ok(()));
+    }
+
+    /// The extents of an allocation query.
+    pub(super) fn extents_found(&mut self, index: u32, found: Vec<Extent>) {
+        let request = self.requests.get_mut(index).expect("a job has its request");
+        request.answer = Answer::Extents(found);
+        self.part_over(index, Ok(()));
+    }
+
+    /// Answers requests that are over. Nothing that changed the array is acknowledged while a
+    /// fault is known and not yet recorded. Returns whether anything was answered.
+    pub fn settle(&mut self, rig: &mut Rig<'_>) -> bool {
+        if self.ended.is_empty() {
+            return false;
+        }
+        let hold = rig.metadata.fault_pending() && !rig.broken && rig.writable;
+        let mut changed = false;
+        for index in std::mem::take(&mut self.ended) {
+            let request = self.requests.get(index).expect("ended once");
+            if hold && request.waits_for_faults {
+                self.ended.push(index);
+                continue;
+            }
+            let request = self.requests.remove(index).expect("just looked at");
+            self.answer(rig, request);
+            changed = true;
+        }
+        changed
+    }
+
+    fn answer(&mut self, rig: &mut Rig<'_>, request: HostRequest) {
+        let now = rig.io.now().mono;
+        if let Some(active) = request.active {
+            rig.metadata.retire(active, now);
+        }
+        if let Some(intent) = request.intent {
+            rig.bitmap.retire(intent);
+        }
+        if let Some(ticket) = request.ticket {
+            rig.bitmap.abandon(ticket);
+        }
+        let lost = request.met_fault && rig.broken && request.waits_for_faults;
+        let error = request
+            .error
+            .or_else(|| lost.then(|| eio("the array lost too many members")));
+        let result = match error {
+            Some(error) => Err(error),
+            None => Ok(match request.answer {
+                Answer::Data(pieces) => {
+                    let all = pieces
+                        .into_iter()
+                        .map(|p| p.expect("every part ended well"));
+                    Reply::Data(all.collect())
+                }
+                Answer::Extents(found) => Reply::Extents(found),
+                Answer::Done => Reply::Done,
+            }),
+        };
+        rig.io.out.push(Command::Complete {
+            id: request.id,
+            result,
+        });
+    }
+}

@@ -1,0 +1,224 @@
+//! Flush, and allocation queries.
+
+use super::split::{JOB_SECTORS_MAX, Piece};
+use super::{Job, Lane, Rig, Step, eio, pieces};
+use crate::geometry::Geometry;
+use crate::member::Effect;
+use crate::value::{Extent, IoDone, IoError, IoOp, MemberId, Purpose};
+
+/// How zeros are wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ZeroWish {
+    /// Every sector has to read as zero afterwards; otherwise it is advice.
+    pub exact: bool,
+    /// Members may give the space back.
+    pub may_unmap: bool,
+}
+
+/// A host flush: every member that holds data.
+pub(super) struct Flush {
+    request: u32,
+    left: usize,
+    flushed: usize,
+}
+
+impl Flush {
+    pub fn new(request: u32) -> Flush {
+        Flush {
+            request,
+            left: 0,
+            flushed: 0,
+        }
+    }
+
+    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        if rig.writable {
+            for column in rig.epoch.columns.iter().flatten() {
+                rig.io.submit(
+                    column.member,
+                    Purpose::Flush,
+                    IoOp::Flush,
+                    Lane::owner(index, 0),
+                );
+                self.left += 1;
+            }
+        }
+        if self.left > 0 {
+            return Step::Stay(Job::Flush(self));
+        }
+        // A read-only array has nothing to flush.
+        let result = if rig.writable {
+            Err(eio("no member is left"))
+        } else {
+            Ok(())
+        };
+        lane.part_over(self.request, result);
+        Step::Over
+    }
+
+    pub fn done(
+        mut self,
+        lane: &mut Lane,
+        rig: &mut Rig<'_>,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) -> Step {
+        self.left -= 1;
+        match result {
+            Ok(_) => self.flushed += 1,
+            Err(error) => {
+                // What the member's cache held may be lost: it is failed, never trusted on.
+                rig.io
+                    .effects
+                    .push(Effect::Fail(member, format!("flush failed: {error}")));
+                let request = lane
+                    .requests
+                    .get_mut(self.request)
+                    .expect("a job has its request");
+                request.met_fault = true;
+            }
+        }
+        if self.left > 0 {
+            return Step::Stay(Job::Flush(self));
+        }
+        let striped = matches!(*lane.geometry, Geometry::Striped(_));
+        let request = lane
+            .requests
+            .get(self.request)
+            .expect("a job has its request");
+        let failed = self.flushed == 0 || (striped && request.met_fault);
+        let result = if failed {
+            Err(eio("a member could not be flushed"))
+        } else {
+            Ok(())
+        };
+        lane.part_over(self.request, result);
+        Step::Over
+    }
+}
+
+/// Pieces looked at by one query; the answer may be shorter than the question.
+const QUERY_PIECES_MAX: usize = 64;
+
+/// An allocation query: asks the members that hold the pieces. What cannot be asked counts as data.
+pub(super) struct Allocation {
+    request: u32,
+    mirrored: bool,
+    pieces: Vec<Piece>,
+    found: Vec<Vec<Extent>>,
+    left: usize,
+}
+
+impl Allocation {
+    pub fn new(lane: &Lane, request: u32, start: u64, len: u64) -> Allocation {
+        let mirrored = matches!(*lane.geometry, Geometry::Mirrored { .. });
+        let pieces = if mirrored {
+            vec![Piece {
+                array_sectors: start,
+                slot: 0,
+                member_sectors: start,
+                len_sectors: len,
+            }]
+        } else {
+            let enough = JOB_SECTORS_MAX * QUERY_PIECES_MAX as u64;
+            let mut all = pieces(&lane.geometry, start, len.min(enough));
+            all.truncate(QUERY_PIECES_MAX);
+            all
+        };
+        let found = vec![Vec::new(); pieces.len()];
+        Allocation {
+            request,
+            mirrored,
+            found,
+            pieces,
+            left: 0,
+        }
+    }
+
+    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        for (tag, piece) in self.pieces.iter().enumerate() {
+            let column = match self.mirrored {
+                true => rig.epoch.in_sync().next(),
+                false => rig.epoch.column(piece.slot).filter(|c| c.in_sync),
+            };
+            let Some(column) = column else { continue };
+            let op = IoOp::Allocation {
+                offset_sectors: column.data_offset_sectors + piece.member_sectors,
+                len_sectors: piece.len_sectors,
+            };
+            let tag = u32::try_from(tag).expect("few pieces");
+            rig.io
+                .submit(column.member, Purpose::Query, op, Lane::owner(index, tag));
+            self.left += 1;
+        }
+        if self.left == 0 {
+            self.over(lane)
+        } else {
+            Step::Stay(Job::Allocation(self))
+        }
+    }
+
+    pub fn done(mut self, lane: &mut Lane, tag: u32, result: Result<IoDone, IoError>) -> Step {
+        self.left -= 1;
+        if let Ok(IoDone::Extents(extents)) = result {
+            self.found[tag as usize] = extents;
+        }
+        if self.left > 0 {
+            return Step::Stay(Job::Allocation(self));
+        }
+        self.over(lane)
+    }
+
+    fn over(self, lane: &mut Lane) -> Step {
+        let mut all: Vec<Extent> = Vec::new();
+        for (piece, found) in self.pieces.iter().zip(&self.found) {
+            // A single long piece may be answered in part.
+            let known: u64 = found.iter().map(|e| e.len_sectors).sum();
+            let len = if self.mirrored && known > 0 {
+                known
+            } else {
+                piece.len_sectors
+            };
+            append(&mut all, len.min(piece.len_sectors), found);
+        }
+        lane.extents_found(self.request, all);
+        Step::Over
+    }
+}
+
+/// Adds the extents of a piece of `len_sectors`; what they do not cover is data.
+fn append(all: &mut Vec<Extent>, len_sectors: u64, found: &[Extent]) {
+    let mut left = len_sectors;
+    let rest = Extent {
+        len_sectors: u64::MAX,
+        data: true,
+    };
+    for extent in found.iter().chain([&rest]) {
+        let len_sectors = extent.len_sectors.min(left);
+        left -= len_sectors;
+        match all.last_mut() {
+            _ if len_sectors == 0 => {}
+            Some(last) if last.data == extent.data => last.len_sectors += len_sectors,
+            _ => all.push(Extent {
+                len_sectors,
+                data: extent.data,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn extents_are_joined_and_gaps_are_data() {
+        let run = |len_sectors, data| Extent { len_sectors, data };
+        let mut all = Vec::new();
+        append(&mut all, 8, &[run(8, false)]);
+        append(&mut all, 8, &[run(4, false), run(2, true)]);
+        append(&mut all, 8, &[]);
+        append(&mut all, 8, &[run(100, true)]);
+        assert_eq!(all, [run(12, false), run(20, true)]);
+    }
+}

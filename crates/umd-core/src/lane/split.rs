@@ -1,0 +1,251 @@
+//! Cuts host ranges into the pieces that members see. Pure.
+
+use smallvec::SmallVec;
+
+use crate::geometry::{Geometry, Raid456};
+
+/// The most that one job covers, so that locks stay short and memory small.
+pub const JOB_SECTORS_MAX: u64 = 2048;
+
+/// A run of array sectors on one slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// First array sector.
+    pub array_sectors: u64,
+    /// The slot.
+    pub slot: u16,
+    /// First data sector on it.
+    pub member_sectors: u64,
+    /// Length.
+    pub len_sectors: u64,
+}
+
+/// The pieces of a range on a striped or parity array, in array order. Mirrors have one piece
+/// (slot 0) per `JOB_SECTORS_MAX`.
+pub fn pieces(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
+    let mut out = Vec::new();
+    let (mut at, end) = (start, start + len);
+    while at < end {
+        let (slot, member_sectors, run) = match geometry {
+            Geometry::Striped(map) => map.locate(at),
+            Geometry::Mirrored { .. } => (0, at, JOB_SECTORS_MAX),
+            Geometry::Parity(map) => {
+                let place = map.locate(at);
+                let slot = map.row(place.row).data[usize::from(place.index)];
+                let sector = place.row * map.chunk_sectors() + place.within_sectors;
+                (slot, sector, map.chunk_sectors() - place.within_sectors)
+            }
+        };
+        let len_sectors = run.min(end - at).min(JOB_SECTORS_MAX);
+        out.push(Piece {
+            array_sectors: at,
+            slot,
+            member_sectors,
+            len_sectors,
+        });
+        at += len_sectors;
+    }
+    out
+}
+
+/// As `pieces`, for work that the members do without data: pieces that lie side by side on their
+/// slot are one. Mirrors have a single one. Not for parity arrays.
+pub fn runs(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
+    if let Geometry::Mirrored { .. } = geometry {
+        let whole = Piece {
+            array_sectors: start,
+            slot: 0,
+            member_sectors: start,
+            len_sectors: len,
+        };
+        return vec![whole];
+    }
+    let mut out: Vec<Piece> = Vec::new();
+    let mut last_of_slot = vec![None; usize::from(geometry.raid_disks())];
+    for piece in pieces(geometry, start, len) {
+        let last = &mut last_of_slot[usize::from(piece.slot)];
+        match last.map(|i: usize| &mut out[i]) {
+            Some(run) if run.member_sectors + run.len_sectors == piece.member_sectors => {
+                run.len_sectors += piece.len_sectors;
+            }
+            _ => {
+                *last = Some(out.len());
+                out.push(piece);
+            }
+        }
+    }
+    out
+}
+
+/// The same sectors of every column of one row, some of them touched by a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BandRange {
+    /// The row.
+    pub row: u64,
+    /// First sector within the chunk.
+    pub from_sectors: u64,
+    /// Length.
+    pub len_sectors: u64,
+    /// The touched data indices, each with the array sector its part starts at.
+    pub touched: SmallVec<[(u16, u64); 8]>,
+}
+
+/// The bands of a write to a parity array.
+pub fn bands(map: &Raid456, start: u64, len: u64) -> Vec<BandRange> {
+    let row_sectors = map.chunk_sectors() * u64::from(map.data_disks());
+    let (mut at, end) = (start, start + len);
+    let mut out = Vec::new();
+    while at < end {
+        let row = at / row_sectors;
+        let row_end = ((row + 1) * row_sectors).min(end);
+        row_bands(
+            map,
+            row,
+            at - row * row_sectors,
+            row_end - row * row_sectors,
+            &mut out,
+        );
+        at = row_end;
+    }
+    out
+}
+
+/// Bands of `from..to`, which are data sectors within row `row`.
+fn row_bands(map: &Raid456, row: u64, from: u64, to: u64, out: &mut Vec<BandRange>) {
+    let chunk = map.chunk_sectors();
+    let base = row * chunk * u64::from(map.data_disks());
+    let (first, last) = (from / chunk, (to - 1) / chunk);
+    let head = from % chunk;
+    let tail = (to - 1) % chunk + 1;
+    let mut cuts: SmallVec<[u64; 4]> = match first == last {
+        true => SmallVec::from_slice(&[head, tail]),
+        false => SmallVec::from_slice(&[0, head, tail, chunk]),
+    };
+    cuts.sort_unstable();
+    cuts.dedup();
+    for cut in cuts.windows(2) {
+        let mut lo = cut[0];
+        while lo < cut[1] {
+            let hi = cut[1].min(lo + JOB_SECTORS_MAX);
+            let touched: SmallVec<[(u16, u64); 8]> = (first..=last)
+                .filter(|i| (*i != first || lo >= head) && (*i != last || hi <= tail))
+                .map(|i| (i as u16, base + i * chunk + lo))
+                .collect();
+            if !touched.is_empty() {
+                out.push(BandRange {
+                    row,
+                    from_sectors: lo,
+                    len_sectors: hi - lo,
+                    touched,
+                });
+            }
+            lo = hi;
+        }
+    }
+}
+
+/// The whole rows within a range of a parity array: `first..end`.
+pub fn whole_rows(map: &Raid456, start: u64, len: u64) -> (u64, u64) {
+    let row_sectors = map.chunk_sectors() * u64::from(map.data_disks());
+    let first = start.div_ceil(row_sectors);
+    let end = (start + len) / row_sectors;
+    (first, end.max(first))
+}
+
+/// Member data sectors that a write touches, data and parity: `(start, len)`.
+pub fn member_span(geometry: &Geometry, start: u64, len: u64) -> (u64, u64) {
+    let Geometry::Parity(map) = geometry else {
+        return (start, len);
+    };
+    let chunk = map.chunk_sectors();
+    let (a, b) = (map.locate(start), map.locate(start + len - 1));
+    if a.row == b.row && a.index == b.index {
+        return (a.row * chunk + a.within_sectors, len);
+    }
+    (a.row * chunk, (b.row - a.row + 1) * chunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use umd_format::Level;
+
+    fn map(chunk: u64) -> Raid456 {
+        Raid456::new(Level::Raid5, 2, 4, chunk, chunk * 50).expect("map")
+    }
+
+    /// Every touched sector is in exactly one band, at its right place, and nothing else is.
+    #[test]
+    fn bands_cover_a_write_exactly() {
+        for chunk in [3, 8, 5000] {
+            let map = map(chunk);
+            let row = chunk * 3;
+            let lens = [
+                1,
+                2,
+                chunk - 1,
+                chunk,
+                chunk + 1,
+                row - 1,
+                row,
+                row + 1,
+                3 * row + 2,
+            ];
+            for start in [
+                0,
+                1,
+                chunk - 1,
+                chunk,
+                chunk + 1,
+                2 * chunk,
+                row - 1,
+                row,
+                row + 5,
+            ] {
+                for len in lens {
+                    let mut seen = std::collections::BTreeMap::new();
+                    for band in bands(&map, start, len) {
+                        assert!(band.len_sectors <= JOB_SECTORS_MAX && band.len_sectors > 0);
+                        for (index, at) in &band.touched {
+                            for i in 0..band.len_sectors {
+                                let place = map.locate(at + i);
+                                assert_eq!(place.row, band.row);
+                                assert_eq!(place.index, *index);
+                                assert_eq!(place.within_sectors, band.from_sectors + i);
+                                *seen.entry(at + i).or_insert(0) += 1;
+                            }
+                        }
+                    }
+                    let all: Vec<u64> = (start..start + len).collect();
+                    assert!(seen.values().all(|n| *n == 1), "a sector in two bands");
+                    assert_eq!(
+                        seen.into_keys().collect::<Vec<_>>(),
+                        all,
+                        "{chunk} {start} {len}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_cover_a_range_in_order() {
+        let geometry = Geometry::Parity(map(8));
+        let all = pieces(&geometry, 5, 40);
+        assert_eq!(all[0].len_sectors, 3);
+        assert_eq!(all.iter().map(|p| p.len_sectors).sum::<u64>(), 40);
+        assert!(
+            all.windows(2)
+                .all(|w| w[0].array_sectors + w[0].len_sectors == w[1].array_sectors)
+        );
+    }
+
+    #[test]
+    fn spans_and_rows() {
+        let geometry = Geometry::Parity(map(8));
+        assert_eq!(member_span(&geometry, 26, 3), (10, 3));
+        assert_eq!(member_span(&geometry, 26, 40), (8, 16));
+        assert_eq!(whole_rows(&map(8), 24, 48), (1, 3));
+        assert_eq!(whole_rows(&map(8), 25, 30), (2, 2));
+    }
+}

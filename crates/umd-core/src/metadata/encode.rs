@@ -1,0 +1,83 @@
+//! Superblock bytes from the members' state.
+
+use umd_format::Role;
+use umd_format::v1::{Features, UnixTime};
+
+use crate::member::{Member, Members, State};
+use crate::value::{Events, MemberId, Pool, Slice};
+
+/// What all superblocks of one update have in common.
+#[derive(Debug, Clone, Copy)]
+pub struct Head {
+    /// The generation.
+    pub events: Events,
+    /// Wall clock.
+    pub utime_seconds: u64,
+    /// Everything below this agrees.
+    pub resync_offset_sectors: u64,
+}
+
+/// One superblock to write.
+#[derive(Debug)]
+pub struct Part {
+    /// On whom.
+    pub member: MemberId,
+    /// Whether that member is in sync.
+    pub in_sync: bool,
+    /// Where.
+    pub sector: u64,
+    /// What.
+    pub bytes: Slice,
+}
+
+/// The superblocks of all members that still work.
+pub fn encode_all(pool: &Pool, members: &mut Members, head: Head) -> Vec<Part> {
+    let roles = role_table(members);
+    let working = members.iter_mut().filter(|m| m.state != State::Faulty);
+    working
+        .map(|member| encode(pool, member, &roles, head))
+        .collect()
+}
+
+/// By device number. Numbers of members that left are free again.
+fn role_table(members: &Members) -> Vec<Role> {
+    let numbers = members.iter().map(|m| m.number() as usize + 1);
+    let kept = members.iter().map(|m| m.superblock.fields.roles.len());
+    let mut roles = vec![Role::Spare; numbers.chain(kept).max().unwrap_or(0)];
+    for member in members.iter() {
+        roles[member.number() as usize] = member.role();
+    }
+    roles
+}
+
+fn encode(pool: &Pool, member: &mut Member, roles: &[Role], head: Head) -> Part {
+    let fields = &mut member.superblock.fields;
+    fields.events = head.events.0;
+    fields.utime = UnixTime::from_seconds(head.utime_seconds);
+    fields.resync_offset_sectors = head.resync_offset_sectors;
+    fields.roles = roles.to_vec();
+    let partly = Features::RECOVERY_OFFSET;
+    match member.state {
+        State::Recovering { checkpoint_sectors } => {
+            fields.features = fields.features.with(partly);
+            fields.recovery_offset_raw = checkpoint_sectors;
+        }
+        _ => {
+            fields.features = fields
+                .features
+                .without(partly)
+                .without(Features::RECOVERY_BITMAP);
+            fields.recovery_offset_raw = 0;
+        }
+    }
+    let sector = fields.super_offset_sectors;
+    let bytes = member
+        .superblock
+        .encode(member.logical_block_bytes as usize);
+    Part {
+        member: member.id,
+        in_sync: member.state == State::InSync,
+        sector,
+        bytes: pool.copy_of(&bytes),
+    }
+}

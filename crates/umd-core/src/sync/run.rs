@@ -1,0 +1,287 @@
+//! One run of a sync action.
+
+use std::collections::BTreeMap;
+
+use super::speed::Speed;
+use super::unit::{Unit, UnitEnd};
+use super::{Sync, SyncRig};
+use crate::geometry::Geometry;
+use crate::member::State;
+use crate::value::{Instant, IoDone, IoError, MemberId, Slab, Span, SyncAction};
+
+/// Sectors of each member that one unit covers.
+const UNIT_SECTORS: u64 = 512;
+/// Units in flight when no host waits.
+const WINDOW: usize = 8;
+/// Units in flight beside host I/O.
+const WINDOW_BUSY: usize = 1;
+/// At least this often progress is recorded.
+const CHECKPOINT_EVERY: Span = Span::secs(300);
+/// And each time this part of the range was done.
+const CHECKPOINT_PART: u64 = 16;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It reached the end.
+    Complete,
+    /// It was interrupted; it can go on from its frontier.
+    Interrupted,
+    /// It met sectors that nobody can read.
+    Failed(String),
+}
+
+/// A run that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// What it was.
+    pub action: SyncAction,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The members it rebuilt.
+    pub targets: Vec<MemberId>,
+}
+
+/// A run.
+#[derive(Debug)]
+pub struct Run {
+    action: SyncAction,
+    geometry: std::sync::Arc<Geometry>,
+    start: u64,
+    end: u64,
+    cursor: u64,
+    /// Units in flight by their first sector.
+    open: BTreeMap<u64, u32>,
+    units: Slab<Option<Unit>>,
+    targets: Vec<MemberId>,
+    /// All targets miss only what the bitmap marks.
+    guided: bool,
+    interrupted: bool,
+    failed: Option<String>,
+    mismatch_sectors: u64,
+    speed: Speed,
+    epoch: u64,
+    checkpoint_at: (Instant, u64),
+}
+
+impl Run {
+    /// A run of `action` from where it stands.
+    pub(super) fn new(sync: &Sync, rig: &mut SyncRig<'_>, action: SyncAction) -> Run {
+        let now = rig.io.now().mono;
+        let mut targets = Vec::new();
+        let mut start = 0;
+        match action {
+            SyncAction::Recover => {
+                let rebuilt = rig.members.iter();
+                let rebuilt = rebuilt.filter(|m| matches!(m.state, State::Recovering { .. }));
+                targets = rebuilt.map(|m| m.id).collect();
+                let done = targets.iter().map(|m| rig.cover.done_sectors(*m));
+                start = done.min().unwrap_or(0);
+            }
+            SyncAction::Resync => match rig.bitmap.regions_mut() {
+                Some(regions) => regions.resync_begins(),
+                None => start = sync.agreed_sectors,
+            },
+            SyncAction::Check | SyncAction::Repair => {}
+        }
+        let guided = !targets.is_empty() && targets.iter().all(|m| sync.guided.contains(m));
+        let start = start.min(sync.dev_sectors);
+        Run {
+            action,
+            geometry: sync.geometry.clone(),
+            start,
+            end: sync.dev_sectors,
+            cursor: start,
+            open: BTreeMap::new(),
+            units: Slab::default(),
+            targets,
+            guided,
+            interrupted: false,
+            failed: None,
+            mismatch_sectors: 0,
+            speed: Speed::new(now, start),
+            epoch: rig.epoch.number,
+            checkpoint_at: (now, start),
+        }
+    }
+
+    /// What it is.
+    pub fn action(&self) -> SyncAction {
+        self.action
+    }
+
+    /// Members being rebuilt.
+    pub fn targets(&self) -> &[MemberId] {
+        &self.targets
+    }
+
+    /// Everything below is done.
+    pub fn frontier(&self) -> u64 {
+        self.open.keys().next().copied().unwrap_or(self.cursor)
+    }
+
+    /// Everything below is done or under way.
+    pub fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// Where it will end.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Its speed.
+    pub fn speed(&self) -> &Speed {
+        &self.speed
+    }
+
+    pub(super) fn interrupt(&mut self) {
+        self.interrupted = true;
+    }
+
+    pub(super) fn take_mismatch(&mut self) -> u64 {
+        std::mem::take(&mut self.mismatch_sectors)
+    }
+
+    pub(super) fn checkpoint_due(&mut self, now: Instant) -> bool {
+        let (when, from) = self.checkpoint_at;
+        let moving = matches!(self.action, SyncAction::Resync | SyncAction::Recover);
+        let part = ((self.end - self.start) / CHECKPOINT_PART).max(UNIT_SECTORS * 64);
+        let due = self.frontier() >= from + part
+            || (self.frontier() > from && now - when >= CHECKPOINT_EVERY);
+        if moving && due {
+            self.checkpoint_at = (now, self.frontier());
+        }
+        moving && due
+    }
+
+    fn stopping(&self, rig: &SyncRig<'_>) -> bool {
+        self.interrupted || self.failed.is_some() || rig.epoch.number != self.epoch
+    }
+
+    /// Begins as many units as may fly.
+    pub(super) fn advance(&mut self, rig: &mut SyncRig<'_>) -> bool {
+        self.interrupted |= rig.epoch.number != self.epoch;
+        let busy = rig.lane.requests_in_flight() > 0;
+        let window = if busy { WINDOW_BUSY } else { WINDOW };
+        let mut moved = false;
+        while self.units.len() < window && !self.stopping(rig) {
+            self.skip(rig);
+            if self.cursor >= self.end {
+                break;
+            }
+            self.begin_unit(rig);
+            moved = true;
+        }
+        self.speed.mark(rig.io.now().mono, self.frontier());
+        moved
+    }
+
+    /// Passes what needs nothing.
+    fn skip(&mut self, rig: &SyncRig<'_>) {
+        let Some(regions) = rig.bitmap.regions() else {
+            return;
+        };
+        let wanted = |sector: u64| match self.action {
+            SyncAction::Resync => regions.needs_resync(sector),
+            SyncAction::Recover => !self.guided || regions.is_dirty(sector),
+            SyncAction::Check | SyncAction::Repair => true,
+        };
+        let mut cursor = self.cursor;
+        while cursor < self.end && !wanted(cursor) {
+            cursor = regions.region_end_sectors(cursor);
+        }
+        self.cursor = cursor.min(self.end);
+    }
+
+    fn begin_unit(&mut self, rig: &mut SyncRig<'_>) {
+        let start = self.cursor;
+        let mut end = (start / UNIT_SECTORS + 1) * UNIT_SECTORS;
+        if let Some(regions) = rig.bitmap.regions() {
+            end = end.min(regions.region_end_sectors(start));
+        }
+        let end = end.min(self.end);
+        let index = self.units.insert(None);
+        let targets = self.targets.clone();
+        let mut unit = Unit::new(self.action, self.geometry.clone(), (start, end), targets);
+        self.open.insert(start, index);
+        self.cursor = end;
+        // The reach is told before anybody else can hold the lock.
+        for member in &self.targets {
+            let done = rig.cover.done_sectors(*member);
+            rig.cover.set_rebuilt(*member, done, done.max(self.cursor));
+        }
+        let ended = unit.lock(rig, index);
+        self.put_back(rig, index, unit, ended);
+    }
+
+    fn put_back(&mut self, rig: &mut SyncRig<'_>, index: u32, unit: Unit, ended: Option<UnitEnd>) {
+        let Some(ended) = ended else {
+            *self.units.get_mut(index).expect("a unit keeps its place") = Some(unit);
+            return;
+        };
+        let (start, _) = unit.range();
+        unit.unlock(rig);
+        self.units.remove(index);
+        match ended {
+            UnitEnd::Done { mismatch_sectors } => {
+                self.open.remove(&start);
+                self.mismatch_sectors += mismatch_sectors;
+            }
+            // Its range stays open: the frontier must not pass it.
+            UnitEnd::Abandoned => self.interrupted = true,
+            UnitEnd::Failed(why) => self.failed = Some(why),
+        }
+    }
+
+    fn take(&mut self, index: u32) -> Unit {
+        let place = self.units.get_mut(index).expect("a unit keeps its place");
+        place
+            .take()
+            .expect("a unit is stepped by one event at a time")
+    }
+
+    pub(super) fn locked(&mut self, rig: &mut SyncRig<'_>, index: u32) {
+        let mut unit = self.take(index);
+        let stopping = self.stopping(rig);
+        let ended = if stopping {
+            Some(UnitEnd::Abandoned)
+        } else {
+            unit.locked(rig, index)
+        };
+        self.put_back(rig, index, unit, ended);
+    }
+
+    pub(super) fn done(
+        &mut self,
+        rig: &mut SyncRig<'_>,
+        index: u32,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) {
+        let mut unit = self.take(index);
+        let stopping = self.stopping(rig);
+        let ended = unit.done(rig, index, tag, (member, result), stopping);
+        self.put_back(rig, index, unit, ended);
+    }
+
+    /// The end, once nothing is in flight any more.
+    pub(super) fn ended(&self, geometry: &Geometry) -> Option<Ended> {
+        assert!(self.cursor <= self.end, "{geometry:?} walked past its end");
+        if !self.units.is_empty() {
+            return None;
+        }
+        let outcome = match &self.failed {
+            Some(why) => Outcome::Failed(why.clone()),
+            None if self.interrupted => Outcome::Interrupted,
+            None if self.cursor < self.end => return None,
+            None => Outcome::Complete,
+        };
+        Some(Ended {
+            action: self.action,
+            outcome,
+            targets: self.targets.clone(),
+        })
+    }
+}

@@ -1,0 +1,478 @@
+//! One unit: a range of all members, looked at and mended under its lock.
+//!
+//! ```text
+//!   Lock -> Read -> compare / compute -> Write -> Done
+//!            ^  |                  |
+//!            +--+ a read failed    +-> Done (nothing to write)
+//! ```
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::SyncRig;
+use crate::geometry::{Geometry, Raid456, Row};
+use crate::lane::{Holder, LockId};
+use crate::member::{Access, Effect, Io, Owner};
+use crate::personality::parity::{parity_of, rebuild};
+use crate::value::{Buf, IoDone, IoError, IoOp, MemberId, Purpose, Slice, SyncAction};
+
+/// Bytes that are compared, and counted, as one: md counts RAID1 differences by 64 KiB.
+const MIRROR_BLOCK_BYTES: usize = 64 * 1024;
+/// And parity by 4 KiB rows.
+const PARITY_BLOCK_BYTES: usize = 4096;
+
+/// Proof that a unit holds the lock of the range it writes. Sync writes are made of it only.
+#[derive(Debug)]
+pub struct SyncWindow {
+    start: u64,
+    end: u64,
+    lock: LockId,
+}
+
+/// How a unit ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum UnitEnd {
+    Done { mismatch_sectors: u64 },
+    Abandoned,
+    Failed(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Locking,
+    Reading,
+    Writing,
+}
+
+/// A write that a unit decided on.
+#[derive(Debug)]
+struct Mend {
+    slot: u16,
+    /// Member data sector.
+    sector: u64,
+    bytes: Slice,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(super) struct Unit {
+    action: SyncAction,
+    geometry: Arc<Geometry>,
+    start: u64,
+    end: u64,
+    targets: Vec<MemberId>,
+    window: Option<SyncWindow>,
+    lock: Option<LockId>,
+    stage: Stage,
+    /// By slot.
+    bufs: Vec<Option<Buf>>,
+    unreadable: SmallVec<[u16; 2]>,
+    replan: bool,
+    left: usize,
+    mismatch_sectors: u64,
+}
+
+impl Unit {
+    pub fn new(
+        action: SyncAction,
+        geometry: Arc<Geometry>,
+        (start, end): (u64, u64),
+        targets: Vec<MemberId>,
+    ) -> Unit {
+        Unit {
+            action,
+            geometry,
+            start,
+            end,
+            targets,
+            window: None,
+            lock: None,
+            stage: Stage::Locking,
+            bufs: Vec::new(),
+            unreadable: SmallVec::new(),
+            replan: false,
+            left: 0,
+            mismatch_sectors: 0,
+        }
+    }
+
+    pub fn range(&self) -> (u64, u64) {
+        (self.start, self.end)
+    }
+
+    pub fn lock(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
+        let holder = Holder::Unit(index);
+        let (lock, held) = rig.lane.locks.acquire(holder, self.start, self.end);
+        self.lock = Some(lock);
+        if held { self.locked(rig, index) } else { None }
+    }
+
+    pub fn unlock(self, rig: &mut SyncRig<'_>) {
+        rig.lane.unlock(self.lock.expect("locked at the start"));
+    }
+
+    pub fn locked(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
+        let lock = self.lock.expect("just granted");
+        self.window = Some(SyncWindow {
+            start: self.start,
+            end: self.end,
+            lock,
+        });
+        self.read(rig, index)
+    }
+
+    fn is_target(&self, rig: &SyncRig<'_>, slot: u16) -> bool {
+        rig.epoch
+            .column(slot)
+            .is_some_and(|c| self.targets.contains(&c.member))
+    }
+
+    /// Reads every column that holds valid data here and may be needed.
+    fn read(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
+        let slots = self.geometry.raid_disks();
+        let mut readable: SmallVec<[u16; 16]> = (0..slots)
+            .filter(|slot| !self.unreadable.contains(slot) && !self.is_target(rig, *slot))
+            .filter(|slot| {
+                let column = rig.epoch.column(*slot);
+                rig.cover.locked_access(column, self.start, self.end) == Access::Usable
+            })
+            .collect();
+        let mirrored = matches!(*self.geometry, Geometry::Mirrored { .. });
+        let missing = usize::from(slots) - readable.len();
+        if readable.is_empty() || (!mirrored && missing > usize::from(self.geometry.redundancy())) {
+            return Some(self.unreadable_range());
+        }
+        if mirrored && self.action == SyncAction::Recover {
+            readable.truncate(1);
+        }
+        self.bufs = (0..slots).map(|_| None).collect();
+        self.left = readable.len();
+        self.replan = false;
+        self.stage = Stage::Reading;
+        for slot in readable {
+            let column = rig.epoch.column(slot).expect("a usable slot has a member");
+            let sector = column.data_offset_sectors + self.start;
+            let owner = Owner::Sync {
+                unit: index,
+                tag: u32::from(slot),
+            };
+            rig.io.read(
+                column.member,
+                sector,
+                self.end - self.start,
+                self.purpose(),
+                owner,
+            );
+        }
+        None
+    }
+
+    fn purpose(&self) -> Purpose {
+        match self.action {
+            SyncAction::Resync | SyncAction::Recover => Purpose::Resync,
+            SyncAction::Check | SyncAction::Repair => Purpose::Scrub,
+        }
+    }
+
+    /// A recovery cannot invent data. The other actions have nothing to compare, and go on.
+    fn unreadable_range(&self) -> UnitEnd {
+        match self.action {
+            SyncAction::Recover => UnitEnd::Failed(format!(
+                "member sectors {}..{} cannot be read from enough members",
+                self.start, self.end
+            )),
+            _ => UnitEnd::Done {
+                mismatch_sectors: 0,
+            },
+        }
+    }
+
+    pub fn done(
+        &mut self,
+        rig: &mut SyncRig<'_>,
+        index: u32,
+        tag: u32,
+        (member, result): (MemberId, Result<IoDone, IoError>),
+        stopping: bool,
+    ) -> Option<UnitEnd> {
+        self.left -= 1;
+        match self.stage {
+            Stage::Locking => unreachable!("no I/O before the lock"),
+            Stage::Reading => self.read_done(rig, tag, member, result),
+            Stage::Writing => {
+                if let Err(error) = result {
+                    rig.io
+                        .effects
+                        .push(Effect::Fail(member, format!("write failed: {error}")));
+                    self.replan = true;
+                }
+            }
+        }
+        if self.left > 0 {
+            return None;
+        }
+        match self.stage {
+            Stage::Writing if self.replan => Some(UnitEnd::Abandoned),
+            Stage::Writing => Some(self.over()),
+            _ if stopping || rig.metadata.fault_pending() => Some(UnitEnd::Abandoned),
+            _ if self.replan => self.read(rig, index),
+            _ => self.write(rig, index),
+        }
+    }
+
+    fn over(&self) -> UnitEnd {
+        UnitEnd::Done {
+            mismatch_sectors: self.mismatch_sectors,
+        }
+    }
+
+    fn read_done(
+        &mut self,
+        rig: &mut SyncRig<'_>,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) {
+        let slot = u16::try_from(tag).expect("a slot");
+        match Io::read_result(result) {
+            Ok(buf) => self.bufs[usize::from(slot)] = Some(buf),
+            Err(error) => {
+                if error == IoError::Gone {
+                    rig.io
+                        .effects
+                        .push(Effect::Fail(member, "the device is gone".into()));
+                }
+                self.unreadable.push(slot);
+                self.replan = true;
+            }
+        }
+    }
+
+    /// Everything is read: compares, computes, and writes what has to be written.
+    fn write(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
+        let mends = match &*self.geometry.clone() {
+            Geometry::Mirrored { .. } => self.mirror_mends(rig),
+            Geometry::Parity(map) => self.parity_mends(rig, map),
+            Geometry::Striped(_) => unreachable!("nothing to sync without redundancy"),
+        };
+        self.bufs.clear();
+        self.stage = Stage::Writing;
+        for mend in mends {
+            let Some(column) = rig.epoch.column(mend.slot) else {
+                continue;
+            };
+            let window = self.window.as_ref().expect("locked");
+            assert!(
+                window.start <= mend.sector && mend.sector < window.end,
+                "a sync write outside its window ({:?})",
+                window.lock
+            );
+            let rewrite = self.unreadable.contains(&mend.slot);
+            let purpose = if rewrite {
+                Purpose::Rewrite
+            } else {
+                self.purpose()
+            };
+            let offset_sectors = column.data_offset_sectors + mend.sector;
+            let data = SmallVec::from_iter([mend.bytes]);
+            let owner = Owner::Sync {
+                unit: index,
+                tag: u32::from(mend.slot),
+            };
+            let op = IoOp::Write {
+                offset_sectors,
+                data,
+                fua: false,
+            };
+            rig.io.submit(column.member, purpose, op, owner);
+            self.left += 1;
+        }
+        (self.left == 0).then(|| self.over())
+    }
+
+    fn may_write(&self) -> bool {
+        self.action != SyncAction::Check
+    }
+
+    /// Slots to be filled wholly: those being rebuilt, and those that could not be read.
+    fn wholly(&self, rig: &SyncRig<'_>) -> SmallVec<[u16; 4]> {
+        let slots = 0..self.geometry.raid_disks();
+        let mut all: SmallVec<[u16; 4]> = slots.filter(|s| self.is_target(rig, *s)).collect();
+        let unreadable = self.unreadable.iter().copied();
+        all.extend(unreadable.filter(|s| rig.epoch.column(*s).is_some_and(|c| c.in_sync)));
+        all
+    }
+
+    fn mirror_mends(&mut self, rig: &SyncRig<'_>) -> Vec<Mend> {
+        let bufs = std::mem::take(&mut self.bufs);
+        let mut bufs: Vec<(u16, Slice)> = bufs
+            .into_iter()
+            .enumerate()
+            .filter_map(|(slot, buf)| Some((slot as u16, buf?.freeze())))
+            .collect();
+        let (_, source) = bufs.remove(0);
+        let mut mends = Vec::new();
+        for slot in self.wholly(rig) {
+            mends.push(Mend {
+                slot,
+                sector: self.start,
+                bytes: source.clone(),
+            });
+        }
+        let mut at = 0;
+        while at < source.len() {
+            let to = (at + MIRROR_BLOCK_BYTES).min(source.len());
+            let good = source.sub(at..to);
+            let differs = |leg: &Slice| leg.as_slice()[at..to] != *good.as_slice();
+            let wrong: Vec<u16> = bufs
+                .iter()
+                .filter(|(_, leg)| differs(leg))
+                .map(|(slot, _)| *slot)
+                .collect();
+            if !wrong.is_empty() {
+                self.mismatch_sectors += (to - at) as u64 / 512;
+            }
+            for slot in wrong.into_iter().filter(|_| self.may_write()) {
+                mends.push(Mend {
+                    slot,
+                    sector: self.start + at as u64 / 512,
+                    bytes: good.clone(),
+                });
+            }
+            at = to;
+        }
+        mends
+    }
+
+    fn parity_mends(&mut self, rig: &SyncRig<'_>, map: &Raid456) -> Vec<Mend> {
+        let mut mends = Vec::new();
+        let wholly = self.wholly(rig);
+        let mut at = self.start;
+        while at < self.end {
+            let row = at / map.chunk_sectors();
+            let to = ((row + 1) * map.chunk_sectors()).min(self.end);
+            self.row_mends(rig, &map.row(row), (at, to), &wholly, &mut mends);
+            at = to;
+        }
+        mends
+    }
+
+    /// One row: fills columns that are missing, then compares P and Q with the data.
+    fn row_mends(
+        &mut self,
+        rig: &SyncRig<'_>,
+        row: &Row,
+        (from, to): (u64, u64),
+        wholly: &[u16],
+        mends: &mut Vec<Mend>,
+    ) {
+        let lo = (from - self.start) as usize * 512;
+        let hi = (to - self.start) as usize * 512;
+        let mut column: Vec<Option<&[u8]>> = self
+            .bufs
+            .iter()
+            .map(|b| b.as_ref().map(|b| &b.as_slice()[lo..hi]))
+            .collect();
+        let lost: SmallVec<[u16; 2]> = (0..column.len() as u16)
+            .filter(|slot| column[usize::from(*slot)].is_none())
+            .collect();
+        let mut filled: SmallVec<[(u16, Buf); 2]> = lost
+            .iter()
+            .map(|slot| (*slot, rig.io.pool.take(hi - lo)))
+            .collect();
+        if !filled.is_empty() {
+            let mut wanted: SmallVec<[(u16, &mut [u8]); 2]> = filled
+                .iter_mut()
+                .map(|(slot, buf)| (*slot, buf.as_mut_slice()))
+                .collect();
+            rebuild(row, &column, &mut wanted);
+        }
+        let filled: SmallVec<[(u16, Slice); 2]> = filled
+            .into_iter()
+            .map(|(slot, buf)| (slot, buf.freeze()))
+            .collect();
+        for (slot, bytes) in &filled {
+            column[usize::from(*slot)] = Some(bytes.as_slice());
+            if wholly.contains(slot) {
+                mends.push(Mend {
+                    slot: *slot,
+                    sector: from,
+                    bytes: bytes.clone(),
+                });
+            }
+        }
+        if self.action == SyncAction::Recover || lost.len() >= parities(row) {
+            return;
+        }
+        let fresh = fresh_parity(rig, row, &column, hi - lo);
+        let wrong = wrong_blocks(&column, &fresh, hi - lo);
+        self.mismatch_sectors += wrong.iter().map(|(a, b)| (b - a) as u64 / 512).sum::<u64>();
+        for (slot, bytes) in fresh
+            .iter()
+            .filter(|_| self.may_write() && !wrong.is_empty())
+        {
+            for (a, b) in &wrong {
+                if !lost.contains(slot) {
+                    let bytes = bytes.sub(*a..*b);
+                    mends.push(Mend {
+                        slot: *slot,
+                        sector: from + *a as u64 / 512,
+                        bytes,
+                    });
+                }
+            }
+        }
+    }
+}
+
+fn parities(row: &Row) -> usize {
+    1 + usize::from(row.q.is_some())
+}
+
+/// P and Q as they should be.
+fn fresh_parity(
+    rig: &SyncRig<'_>,
+    row: &Row,
+    column: &[Option<&[u8]>],
+    len: usize,
+) -> SmallVec<[(u16, Slice); 2]> {
+    let mut p = rig.io.pool.take(len);
+    let mut q = row.q.map(|_| rig.io.pool.take(len));
+    let data = |slot: u16| column[usize::from(slot)].expect("all columns are there");
+    parity_of(
+        row,
+        data,
+        Some(p.as_mut_slice()),
+        q.as_mut().map(Buf::as_mut_slice),
+    );
+    let q = row.q.zip(q.map(Buf::freeze));
+    [(row.p, p.freeze())].into_iter().chain(q).collect()
+}
+
+/// The blocks in which a parity differs from what it should be, as byte ranges.
+fn wrong_blocks(
+    column: &[Option<&[u8]>],
+    fresh: &[(u16, Slice)],
+    len: usize,
+) -> SmallVec<[(usize, usize); 4]> {
+    let mut wrong: SmallVec<[(usize, usize); 4]> = SmallVec::new();
+    let differs = |a: usize, b: usize| {
+        fresh.iter().any(|(slot, should)| {
+            let is = column[usize::from(*slot)].expect("all columns are there");
+            is[a..b] != should.as_slice()[a..b]
+        })
+    };
+    let mut at = 0;
+    while at < len {
+        let to = (at + PARITY_BLOCK_BYTES).min(len);
+        if differs(at, to) {
+            match wrong.last_mut() {
+                Some(last) if last.1 == at => last.1 = to,
+                _ => wrong.push((at, to)),
+            }
+        }
+        at = to;
+    }
+    wrong
+}

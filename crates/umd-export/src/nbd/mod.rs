@@ -1,0 +1,53 @@
+//! The NBD door, server side, and a small client for tests and measurements.
+//!
+//! Source of every number and rule here: the NBD protocol document (`doc/proto.md` of the NBD
+//! project). Fixed newstyle negotiation, simple and structured replies, `base:allocation`; no TLS.
+//!
+//! ```text
+//!   Listener --accept--> Reception ---- Negotiation ----> Transmission (what was agreed)
+//!                        (any loop)     bytes in, out            |
+//!                                                                v
+//!   array's loop:  socket readable --> Connection::read_from --> requests for the engine
+//!                  engine answered --> Connection::complete
+//!                  socket writable --> Connection::write_to
+//! ```
+//!
+//! [`Negotiation`] and [`Connection`] are state machines over bytes: they own no descriptor and no
+//! thread, and do I/O only through the [`Read`](std::io::Read) and [`Write`](std::io::Write) they
+//! are handed, which must not block ([`Socket`] never does). One loop can drive any number of them.
+//!
+//! What the loop of an array does with a connection:
+//!
+//! 1. It gives it a number that no other connection of this array has or ever had: request
+//!    identities carry it ([`connection_of`]), so a completion that arrives after the connection
+//!    was dropped finds nobody, rather than somebody else.
+//! 2. Right after [`Connection::new`] and after every [`Connection::complete`] (or a batch of
+//!    them) it calls [`Connection::take_requests`]: requests may already be here, held back by the
+//!    limit on requests in flight.
+//! 3. It waits for readability while [`Connection::wants_read`], for writability while
+//!    [`Connection::wants_write`], and drops the connection when [`Connection::is_finished`], on
+//!    an error, and when the poller reports a hang-up.
+
+mod address;
+pub mod client;
+mod connection;
+mod export;
+mod input;
+mod listener;
+mod negotiation;
+mod output;
+mod pending;
+mod proto;
+mod reception;
+mod request;
+mod socket;
+mod status;
+
+pub use address::{Address, AddressError};
+pub use connection::{Connection, ConnectionError, ReadState};
+pub use export::{ExportInfo, Exports, REQUEST_BYTES_MAX};
+pub use listener::{ListenError, Listener, listen};
+pub use negotiation::{Negotiation, Progress, Transmission};
+pub use pending::{REQUESTS_MAX, connection_of};
+pub use reception::Reception;
+pub use socket::Socket;

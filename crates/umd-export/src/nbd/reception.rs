@@ -1,0 +1,208 @@
+//! Greets clients until they have said what they want, then hands them on.
+//!
+//! ```text
+//!   Listener --accept--> guests (socket + negotiation + deadline) --Ready--> handed on
+//!                          |                                      --else---> closed
+//!                          +-- at most GUESTS_MAX; the one waiting longest makes room
+//! ```
+//!
+//! It holds an epoll instance of its own, which can itself be polled: a thread can sit in
+//! [`Reception::turn`], or any loop can watch the reception's descriptor and call `turn` with a
+//! timeout of zero when it is readable or [`Reception::deadline`] has come.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{Timespec, epoll};
+
+use super::export::Exports;
+use super::listener::Listener;
+use super::negotiation::{Negotiation, Progress, Transmission};
+use super::socket::Socket;
+
+const GUESTS_MAX: usize = 128;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long no client is taken in after the system had no descriptor or memory for one.
+const BACK_OFF: Duration = Duration::from_millis(100);
+/// The listener's mark; guests are numbered from 1.
+const LISTENER: u64 = 0;
+const EVENTS_PER_TURN: usize = 64;
+
+#[derive(Debug)]
+struct Guest {
+    socket: Socket,
+    negotiation: Negotiation,
+    interest: epoll::EventFlags,
+    deadline: Instant,
+}
+
+/// A listener and the clients that have not been handed on yet.
+#[derive(Debug)]
+pub struct Reception {
+    listener: Listener,
+    epoll: OwnedFd,
+    guests: BTreeMap<u64, Guest>,
+    numbers: u64,
+    closed_until: Option<Instant>,
+}
+
+impl AsFd for Reception {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+impl Reception {
+    /// Opens the door.
+    pub fn new(listener: Listener) -> io::Result<Reception> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let mark = epoll::EventData::new_u64(LISTENER);
+        epoll::add(&epoll, &listener, mark, epoll::EventFlags::IN)?;
+        Ok(Reception {
+            listener,
+            epoll,
+            guests: BTreeMap::new(),
+            numbers: LISTENER,
+            closed_until: None,
+        })
+    }
+
+    /// The listener.
+    pub fn listener(&self) -> &Listener {
+        &self.listener
+    }
+
+    /// When [`Reception::turn`] has to be called at the latest, whatever the descriptor says.
+    pub fn deadline(&self) -> Option<Instant> {
+        let guests = self.guests.values().map(|guest| guest.deadline);
+        guests.chain(self.closed_until).min()
+    }
+
+    /// Waits for something to happen, at most `timeout` (`None`: as long as it takes), does what
+    /// there is to do, and hands on who is ready. Errors are the system's, not a client's.
+    pub fn turn(
+        &mut self,
+        exports: &dyn Exports,
+        timeout: Option<Duration>,
+        hand_on: &mut dyn FnMut(Socket, Transmission),
+    ) -> io::Result<()> {
+        let start = Instant::now();
+        let until_deadline = self
+            .deadline()
+            .map(|at| at.saturating_duration_since(start));
+        let wait = timeout.into_iter().chain(until_deadline).min();
+        let wait = wait.map(|wait| Timespec {
+            tv_sec: wait.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: wait.subsec_nanos().into(),
+        });
+        let empty = epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(LISTENER),
+        };
+        let mut events = [empty; EVENTS_PER_TURN];
+        let count = match epoll::wait(&self.epoll, &mut events, wait.as_ref()) {
+            Err(rustix::io::Errno::INTR) => 0,
+            result => result?,
+        };
+        for event in &events[..count] {
+            match event.data.u64() {
+                LISTENER => self.admit()?,
+                number => self.serve(number, exports, hand_on)?,
+            }
+        }
+        self.expire()
+    }
+
+    fn admit(&mut self) -> io::Result<()> {
+        for _ in 0..EVENTS_PER_TURN {
+            let mut socket = match self.listener.accept() {
+                Ok(socket) => socket,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return self.close_for_a_while(),
+            };
+            let mut negotiation = Negotiation::new();
+            if negotiation.write_to(&mut socket).is_err() {
+                continue;
+            }
+            if self.guests.len() == GUESTS_MAX {
+                self.guests.pop_first();
+            }
+            self.numbers += 1;
+            let interest = interest_of(&negotiation);
+            let mark = epoll::EventData::new_u64(self.numbers);
+            epoll::add(&self.epoll, &socket, mark, interest)?;
+            let guest = Guest {
+                socket,
+                negotiation,
+                interest,
+                deadline: Instant::now() + PATIENCE,
+            };
+            self.guests.insert(self.numbers, guest);
+        }
+        Ok(())
+    }
+
+    fn serve(
+        &mut self,
+        number: u64,
+        exports: &dyn Exports,
+        hand_on: &mut dyn FnMut(Socket, Transmission),
+    ) -> io::Result<()> {
+        let Some(guest) = self.guests.get_mut(&number) else {
+            return Ok(()); // Made room for somebody in this very turn.
+        };
+        let Guest {
+            socket,
+            negotiation,
+            ..
+        } = guest;
+        let progress = match negotiation.wants_read() {
+            true => negotiation.read_from(socket, exports),
+            false => Progress::Continue,
+        };
+        let sent = negotiation.write_to(socket);
+        match progress {
+            Progress::Continue if sent.is_ok() => {
+                let interest = interest_of(&guest.negotiation);
+                if interest != guest.interest {
+                    guest.interest = interest;
+                    let mark = epoll::EventData::new_u64(number);
+                    epoll::modify(&self.epoll, &guest.socket, mark, interest)?;
+                }
+            }
+            Progress::Continue | Progress::Closed => drop(self.guests.remove(&number)),
+            Progress::Ready(transmission) => {
+                let guest = self.guests.remove(&number).expect("it was there just now");
+                epoll::delete(&self.epoll, &guest.socket)?;
+                hand_on(guest.socket, *transmission);
+            }
+        }
+        Ok(())
+    }
+
+    /// Without descriptors a waiting client would keep the listener readable: look away.
+    fn close_for_a_while(&mut self) -> io::Result<()> {
+        self.closed_until = Some(Instant::now() + BACK_OFF);
+        Ok(epoll::delete(&self.epoll, &self.listener)?)
+    }
+
+    fn expire(&mut self) -> io::Result<()> {
+        let now = Instant::now();
+        self.guests.retain(|_, guest| guest.deadline > now);
+        if self.closed_until.is_some_and(|until| until <= now) {
+            self.closed_until = None;
+            let mark = epoll::EventData::new_u64(LISTENER);
+            epoll::add(&self.epoll, &self.listener, mark, epoll::EventFlags::IN)?;
+        }
+        Ok(())
+    }
+}
+
+fn interest_of(negotiation: &Negotiation) -> epoll::EventFlags {
+    let mut flags = epoll::EventFlags::empty();
+    flags.set(epoll::EventFlags::IN, negotiation.wants_read());
+    flags.set(epoll::EventFlags::OUT, negotiation.wants_write());
+    flags
+}
