@@ -1,2 +1,28 @@
 //! The wind tunnel: the shipped core under deterministic simulation.
+//!
+//! ```text
+//!   seed --> Options (what this run is about)
+//!              |
+//!            World: hosts, administrator, faults, power cuts --- Queue (virtual time)
+//!              |                                 |
+//!            Engine (the shipped core)       SimDisk (volatile cache, flush, FUA, torn writes)
+//!              |                                 |
+//!            Oracle (every sector a register)  Monitor (md's order rules at submission)
+//! ```
+//!
+//! A run is a function of its seed: no clock, thread or hash order takes part.
 #![forbid(unsafe_code)]
+
+pub mod disk;
+pub mod engine;
+pub mod layout;
+pub mod metaview;
+pub mod monitor;
+pub mod options;
+pub mod oracle;
+pub mod queue;
+pub mod rng;
+pub mod run;
+pub mod stamp;
+pub mod trace;
+pub mod world;

@@ -1,0 +1,112 @@
+//! Sparse content of a disk: 4 KiB pages, shared until written.
+
+use std::rc::Rc;
+
+use crate::stamp::SECTOR;
+
+/// Sectors of a page.
+pub const PAGE_SECTORS: u64 = 8;
+const PAGE: usize = 4096;
+static ZERO: [u8; PAGE] = [0; PAGE];
+
+/// What the medium holds. Cloning shares all pages.
+#[derive(Debug, Clone)]
+pub struct Image {
+    pages: Vec<Option<Rc<[u8; PAGE]>>>,
+    sectors: u64,
+}
+
+fn place(sector: u64) -> (usize, usize) {
+    (
+        (sector / PAGE_SECTORS) as usize,
+        (sector % PAGE_SECTORS) as usize * SECTOR,
+    )
+}
+
+impl Image {
+    /// A medium of zeros.
+    pub fn new(sectors: u64) -> Image {
+        Image {
+            pages: vec![None; sectors.div_ceil(PAGE_SECTORS) as usize],
+            sectors,
+        }
+    }
+
+    /// Its size.
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// One sector.
+    pub fn sector(&self, sector: u64) -> &[u8] {
+        assert!(sector < self.sectors, "sector {sector} lies off the disk");
+        let (page, at) = place(sector);
+        match &self.pages[page] {
+            Some(bytes) => &bytes[at..at + SECTOR],
+            None => &ZERO[at..at + SECTOR],
+        }
+    }
+
+    /// The page that holds a sector, `None` for a hole.
+    pub fn page(&self, sector: u64) -> Option<&[u8; PAGE]> {
+        self.pages[(sector / PAGE_SECTORS) as usize].as_deref()
+    }
+
+    /// Replaces one sector; `None` writes zeros. A page of zeros becomes a hole with its last
+    /// sector.
+    pub fn put(&mut self, sector: u64, content: Option<&[u8]>) {
+        assert!(sector < self.sectors, "sector {sector} lies off the disk");
+        let (page, at) = place(sector);
+        let slot = &mut self.pages[page];
+        match content {
+            Some(content) => {
+                let bytes = Rc::make_mut(slot.get_or_insert_with(|| Rc::new(ZERO)));
+                bytes[at..at + SECTOR].copy_from_slice(content);
+            }
+            None => {
+                let Some(bytes) = slot else { return };
+                Rc::make_mut(bytes)[at..at + SECTOR].fill(0);
+                if at + SECTOR == PAGE && **bytes == ZERO {
+                    *slot = None;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clones_share_until_written() {
+        let mut a = Image::new(64);
+        a.put(9, Some(&[7; SECTOR]));
+        let mut b = a.clone();
+        b.put(9, Some(&[8; SECTOR]));
+        b.put(10, None);
+        assert_eq!(a.sector(9), &[7; SECTOR]);
+        assert_eq!(b.sector(9), &[8; SECTOR]);
+        assert_eq!(a.sector(8), &[0; SECTOR]);
+        assert!(a.page(0).is_none() && a.page(15).is_some());
+    }
+
+    #[test]
+    fn a_page_written_with_zeros_to_its_end_is_a_hole() {
+        let mut a = Image::new(64);
+        for sector in 8..24 {
+            a.put(sector, Some(&[1; SECTOR]));
+        }
+        for sector in 9..24 {
+            a.put(sector, None);
+        }
+        assert!(a.page(8).is_some() && a.page(16).is_none());
+        assert_eq!(a.sector(8), &[1; SECTOR]);
+    }
+
+    #[test]
+    #[should_panic(expected = "off the disk")]
+    fn nothing_lies_behind_the_end() {
+        Image::new(10).put(10, None);
+    }
+}

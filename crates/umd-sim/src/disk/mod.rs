@@ -1,0 +1,568 @@
+//! A simulated disk.
+//!
+//! ```text
+//!   submit --> in flight --finish--> cache (volatile) --flush / FUA--> image (durable)
+//!                 |                     |
+//!      torn by a power cut     any order-preserving subset survives a power cut
+//! ```
+//!
+//! A write may become visible, whole or in part, at any time between its submission and its
+//! completion; a read takes its sample at its submission or at its completion. Faults are armed by
+//! the world and strike the next operation they fit.
+
+mod cache;
+mod image;
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use umd_core::array::{Extent, IoDone, IoError, IoOp, Purpose};
+use umd_core::value::{Buf, Instant, Span};
+
+pub use cache::{Cache, Cut, Write};
+pub use image::{Image, PAGE_SECTORS};
+
+use crate::rng::Rng;
+use crate::stamp::SECTOR;
+
+/// How long operations take. Means; single operations spread around them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Latency {
+    /// A read.
+    pub read_ns: u64,
+    /// A write into the cache, or through it with FUA.
+    pub write_ns: u64,
+    /// A flush.
+    pub flush_ns: u64,
+    /// One operation of 1000 takes this many times longer.
+    pub spike_permille: u64,
+    /// How many times.
+    pub spike_factor: u64,
+}
+
+/// What can be armed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Armed {
+    /// The next write fails; the medium keeps old, new or torn content.
+    WriteError,
+    /// The next write to metadata (superblock or bitmap) fails.
+    MetadataWriteError,
+    /// The next flush fails and the cache forgets what it held.
+    FlushError,
+    /// The next operation takes this long.
+    Hang(Span),
+}
+
+/// Whether the disk answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    /// Yes.
+    On,
+    /// Everything fails with [`IoError::Gone`].
+    Gone,
+    /// Nothing ever ends: its power went before the host's.
+    Silent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Well,
+    Media,
+    Gone,
+    FlushLost,
+}
+
+#[derive(Debug)]
+enum Job {
+    Read {
+        offset_sectors: u64,
+        buf: Buf,
+        sampled: bool,
+    },
+    Write {
+        write: Rc<Write>,
+        applied: BTreeSet<u64>,
+    },
+    Flush {
+        mark: u64,
+    },
+    Allocation {
+        offset_sectors: u64,
+        len_sectors: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Flying {
+    job: Job,
+    fate: Fate,
+}
+
+/// A disk.
+#[derive(Debug)]
+pub struct SimDisk {
+    image: Image,
+    cache: Cache,
+    flying: BTreeMap<u64, Flying>,
+    bad: BTreeSet<u64>,
+    armed: Vec<Armed>,
+    power: Power,
+    latency: Latency,
+    rng: Rng,
+    writes: u64,
+    completions: u64,
+}
+
+fn is_metadata(purpose: Purpose) -> bool {
+    matches!(purpose, Purpose::Super | Purpose::Bitmap)
+}
+
+impl SimDisk {
+    /// A disk of zeros.
+    pub fn new(sectors: u64, latency: Latency, rng: Rng) -> SimDisk {
+        SimDisk {
+            image: Image::new(sectors),
+            cache: Cache::default(),
+            flying: BTreeMap::new(),
+            bad: BTreeSet::new(),
+            armed: Vec::new(),
+            power: Power::On,
+            latency,
+            rng,
+            writes: 0,
+            completions: 0,
+        }
+    }
+
+    /// Its size.
+    pub fn sectors(&self) -> u64 {
+        self.image.sectors()
+    }
+
+    /// The medium.
+    pub fn durable(&self) -> &Image {
+        &self.image
+    }
+
+    /// The medium, to be prepared before a run.
+    pub fn medium_mut(&mut self) -> &mut Image {
+        assert!(
+            self.flying.is_empty() && self.cache.is_empty(),
+            "a disk in use is not edited"
+        );
+        &mut self.image
+    }
+
+    /// The volatile cache.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Completions so far. A write whose [`Write::done`] is below this was complete by now.
+    pub fn completions(&self) -> u64 {
+        self.completions
+    }
+
+    /// What a read of one sector would give now.
+    pub fn visible(&self, sector: u64) -> Option<&[u8]> {
+        match self.cache.newest(sector) {
+            Some(write) => write.content(sector),
+            None => Some(self.image.sector(sector)),
+        }
+    }
+
+    /// Arms a fault.
+    pub fn arm(&mut self, fault: Armed) {
+        self.armed.push(fault);
+    }
+
+    /// Disarms everything that has not struck.
+    pub fn disarm(&mut self) {
+        self.armed.clear();
+    }
+
+    /// Whether a fault waits.
+    pub fn is_armed(&self) -> bool {
+        !self.armed.is_empty()
+    }
+
+    /// Makes a range unreadable until it is written again.
+    pub fn damage(&mut self, offset_sectors: u64, len_sectors: u64) {
+        let end = (offset_sectors + len_sectors).min(self.sectors());
+        self.bad.extend(offset_sectors..end);
+    }
+
+    /// Unreadable sectors.
+    pub fn damaged(&self) -> &BTreeSet<u64> {
+        &self.bad
+    }
+
+    /// Cures every unreadable sector (liveness phase: faults are over).
+    pub fn heal(&mut self) {
+        self.bad.clear();
+    }
+
+    /// Whether it answers.
+    pub fn power(&self) -> Power {
+        self.power
+    }
+
+    /// Operations in flight.
+    pub fn in_flight(&self) -> usize {
+        self.flying.len()
+    }
+
+    /// Writes in flight.
+    pub fn writes_in_flight(&self) -> impl Iterator<Item = &Rc<Write>> {
+        self.flying.values().filter_map(|f| match &f.job {
+            Job::Write { write, .. } => Some(write),
+            _ => None,
+        })
+    }
+
+    /// The disk falls silent: nothing ends any more.
+    pub fn silence(&mut self) {
+        self.power = Power::Silent;
+    }
+
+    /// The disk vanishes. Operations in flight end with an error; tells which and when.
+    pub fn vanish(&mut self, now: Instant) -> Vec<(u64, Instant)> {
+        self.power = Power::Gone;
+        self.armed.clear();
+        let mut ends = Vec::new();
+        for (&tag, flying) in &mut self.flying {
+            flying.fate = Fate::Gone;
+            ends.push((tag, now + Span(self.rng.spread(200_000))));
+        }
+        ends
+    }
+
+    fn duration(&mut self, op: &IoOp) -> u64 {
+        let mean = match op {
+            IoOp::Read { .. } | IoOp::Allocation { .. } => self.latency.read_ns,
+            IoOp::Write { .. } | IoOp::WriteZeroes { .. } => self.latency.write_ns,
+            IoOp::Flush => self.latency.flush_ns,
+        };
+        let spike = self.rng.permille(self.latency.spike_permille);
+        let factor = if spike { self.latency.spike_factor } else { 1 };
+        self.rng.spread(mean.max(10)).saturating_mul(factor)
+    }
+
+    /// Takes the armed fault that strikes this operation, if one does.
+    fn strike(&mut self, op: &IoOp, purpose: Purpose) -> Option<Armed> {
+        let writes = matches!(op, IoOp::Write { .. } | IoOp::WriteZeroes { .. });
+        let fits = |fault: &Armed| match fault {
+            Armed::WriteError => writes && !is_metadata(purpose),
+            Armed::MetadataWriteError => writes && is_metadata(purpose),
+            Armed::FlushError => matches!(op, IoOp::Flush),
+            Armed::Hang(_) => true,
+        };
+        let at = self.armed.iter().position(fits)?;
+        Some(self.armed.remove(at))
+    }
+
+    /// Starts an operation. Tells when it ends: the caller then calls [`SimDisk::finish`]. `None`:
+    /// it never does.
+    pub fn submit(
+        &mut self,
+        now: Instant,
+        tag: u64,
+        purpose: Purpose,
+        op: IoOp,
+    ) -> Option<Instant> {
+        let mut length = self.duration(&op);
+        let fate = match (self.power, self.strike(&op, purpose)) {
+            (Power::Gone, _) => {
+                length = self.rng.spread(20_000);
+                Fate::Gone
+            }
+            (_, Some(Armed::WriteError | Armed::MetadataWriteError)) => Fate::Media,
+            (_, Some(Armed::FlushError)) => Fate::FlushLost,
+            (_, Some(Armed::Hang(span))) => {
+                length = span.0;
+                Fate::Well
+            }
+            (_, None) => Fate::Well,
+        };
+        let job = self.job(op, purpose, fate);
+        let old = self.flying.insert(tag, Flying { job, fate });
+        assert!(old.is_none(), "I/O {tag} was submitted twice");
+        (self.power != Power::Silent).then(|| now + Span(length))
+    }
+
+    fn job(&mut self, op: IoOp, purpose: Purpose, fate: Fate) -> Job {
+        match op {
+            IoOp::Read {
+                offset_sectors,
+                mut buf,
+            } => {
+                let sampled = self.rng.coin() && fate == Fate::Well;
+                if sampled {
+                    self.fill(offset_sectors, &mut buf);
+                }
+                Job::Read {
+                    offset_sectors,
+                    buf,
+                    sampled,
+                }
+            }
+            IoOp::Write {
+                offset_sectors,
+                data,
+                fua,
+            } => {
+                let mut bytes = Vec::new();
+                data.iter()
+                    .for_each(|piece| bytes.extend_from_slice(piece.as_slice()));
+                assert!(
+                    !bytes.is_empty() && bytes.len() % SECTOR == 0,
+                    "a write of {} bytes",
+                    bytes.len()
+                );
+                let len_sectors = (bytes.len() / SECTOR) as u64;
+                self.start_write(offset_sectors, len_sectors, Some(bytes), purpose, fua)
+            }
+            IoOp::WriteZeroes {
+                offset_sectors,
+                len_sectors,
+                fua,
+                may_unmap: _,
+            } => self.start_write(offset_sectors, len_sectors, None, purpose, fua),
+            IoOp::Flush => Job::Flush {
+                mark: self.completions,
+            },
+            IoOp::Allocation {
+                offset_sectors,
+                len_sectors,
+            } => Job::Allocation {
+                offset_sectors,
+                len_sectors,
+            },
+        }
+    }
+
+    fn start_write(
+        &mut self,
+        offset_sectors: u64,
+        len_sectors: u64,
+        data: Option<Vec<u8>>,
+        purpose: Purpose,
+        fua: bool,
+    ) -> Job {
+        assert!(
+            offset_sectors + len_sectors <= self.sectors(),
+            "a write of {len_sectors} sectors at {offset_sectors} leaves the disk"
+        );
+        self.writes += 1;
+        let write = Rc::new(Write {
+            number: self.writes,
+            offset_sectors,
+            len_sectors,
+            data,
+            purpose,
+            fua,
+            done: Cell::new(u64::MAX),
+        });
+        let mut applied = BTreeSet::new();
+        if self.power == Power::On {
+            match self.rng.below(8) {
+                0 => applied = (offset_sectors..write.end_sectors()).collect(),
+                1 => applied = self.tear(&write),
+                _ => {}
+            }
+            self.apply(&write, &applied);
+        }
+        Job::Write { write, applied }
+    }
+
+    /// A random part of a write: a prefix, or any sectors.
+    fn tear(&mut self, write: &Write) -> BTreeSet<u64> {
+        let all = write.offset_sectors..write.end_sectors();
+        if self.rng.coin() {
+            let end = self.rng.range(all.start, all.end);
+            return (all.start..end).collect();
+        }
+        let permille = self.rng.pick(&[100, 500, 900]);
+        all.filter(|_| self.rng.permille(permille)).collect()
+    }
+
+    fn apply(&mut self, write: &Rc<Write>, sectors: &BTreeSet<u64>) {
+        for &sector in sectors {
+            self.cache.apply(&mut self.image, write, sector);
+            self.bad.remove(&sector);
+        }
+    }
+
+    fn fill(&self, offset_sectors: u64, buf: &mut Buf) {
+        for (index, piece) in buf.as_mut_slice().chunks_exact_mut(SECTOR).enumerate() {
+            match self.visible(offset_sectors + index as u64) {
+                Some(content) => piece.copy_from_slice(content),
+                None => piece.fill(0),
+            }
+        }
+    }
+
+    /// Ends an operation. `None` when it is not in flight any more.
+    pub fn finish(&mut self, tag: u64) -> Option<Result<IoDone, IoError>> {
+        if self.power == Power::Silent {
+            return None;
+        }
+        let Flying { job, fate } = self.flying.remove(&tag)?;
+        Some(match job {
+            Job::Read {
+                offset_sectors,
+                buf,
+                sampled,
+            } => self.finish_read(offset_sectors, buf, sampled, fate),
+            Job::Write { write, applied } => self.finish_write(&write, &applied, fate),
+            Job::Flush { mark } => self.finish_flush(mark, fate),
+            Job::Allocation {
+                offset_sectors,
+                len_sectors,
+            } => match fate {
+                Fate::Gone => Err(IoError::Gone),
+                _ => Ok(IoDone::Extents(self.extents(offset_sectors, len_sectors))),
+            },
+        })
+    }
+
+    fn finish_read(
+        &mut self,
+        offset_sectors: u64,
+        mut buf: Buf,
+        sampled: bool,
+        fate: Fate,
+    ) -> Result<IoDone, IoError> {
+        let end = offset_sectors + (buf.len() / SECTOR) as u64;
+        if fate == Fate::Gone {
+            return Err(IoError::Gone);
+        }
+        if end > self.sectors() {
+            return Err(IoError::Other("read past the end".into()));
+        }
+        if self.bad.range(offset_sectors..end).next().is_some() {
+            return Err(IoError::Media);
+        }
+        if !sampled {
+            self.fill(offset_sectors, &mut buf);
+        }
+        Ok(IoDone::Read(buf))
+    }
+
+    fn finish_write(
+        &mut self,
+        write: &Rc<Write>,
+        applied: &BTreeSet<u64>,
+        fate: Fate,
+    ) -> Result<IoDone, IoError> {
+        let mut rest: BTreeSet<u64> = (write.offset_sectors..write.end_sectors()).collect();
+        if fate != Fate::Well {
+            rest = match self.rng.below(3) {
+                0 => BTreeSet::new(),
+                1 => rest,
+                _ => self.tear(write),
+            };
+        }
+        rest.retain(|sector| !applied.contains(sector));
+        self.apply(write, &rest);
+        match fate {
+            Fate::Gone => Err(IoError::Gone),
+            Fate::Media => Err(IoError::Media),
+            Fate::FlushLost | Fate::Well => {
+                write.done.set(self.completions);
+                self.completions += 1;
+                if write.fua {
+                    self.cache.force(&mut self.image, write);
+                }
+                Ok(IoDone::Done)
+            }
+        }
+    }
+
+    fn finish_flush(&mut self, mark: u64, fate: Fate) -> Result<IoDone, IoError> {
+        match fate {
+            Fate::Gone => return Err(IoError::Gone),
+            Fate::FlushLost | Fate::Media => {
+                self.cache
+                    .flush_failed(&mut self.image, mark, &mut self.rng);
+                return Err(IoError::Other("flush failed".into()));
+            }
+            Fate::Well => self.cache.flush(&mut self.image, mark),
+        }
+        Ok(IoDone::Done)
+    }
+
+    fn extents(&self, offset_sectors: u64, len_sectors: u64) -> Vec<Extent> {
+        let end = (offset_sectors + len_sectors).min(self.sectors());
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut at = offset_sectors;
+        while at < end {
+            let next = ((at / PAGE_SECTORS + 1) * PAGE_SECTORS).min(end);
+            let cached = self.cache.range(at, next).next().is_some();
+            let data = cached || self.image.page(at).is_some();
+            match extents.last_mut() {
+                Some(last) if last.data == data => last.len_sectors += next - at,
+                _ => extents.push(Extent {
+                    len_sectors: next - at,
+                    data,
+                }),
+            }
+            at = next;
+        }
+        extents
+    }
+
+    /// The power goes: writes in flight are torn, a subset of the cache survives. The disk is on
+    /// again, and quiet, afterwards.
+    pub fn cut(&mut self, how: Cut) {
+        for (write, applied) in self.take_writes() {
+            let landed = match how {
+                Cut::None => BTreeSet::new(),
+                _ => self.tear(&write),
+            };
+            let landed = landed.difference(&applied).copied().collect();
+            self.apply(&write, &landed);
+        }
+        self.cache.cut(&mut self.image, how, &mut self.rng);
+        self.rest();
+    }
+
+    /// The process that used the disk was killed: its writes in flight land, or not, in any order;
+    /// the cache is kept.
+    pub fn abandon(&mut self) {
+        for (write, applied) in self.take_writes() {
+            let landed = match self.rng.below(10) {
+                0 => BTreeSet::new(),
+                1 => self.tear(&write),
+                _ => (write.offset_sectors..write.end_sectors()).collect(),
+            };
+            let landed: BTreeSet<u64> = landed.difference(&applied).copied().collect();
+            self.apply(&write, &landed);
+            write.done.set(self.completions);
+            self.completions += 1;
+        }
+        self.rest();
+    }
+
+    fn take_writes(&mut self) -> Vec<(Rc<Write>, BTreeSet<u64>)> {
+        let mut writes: Vec<_> = std::mem::take(&mut self.flying)
+            .into_values()
+            .filter_map(|flying| match flying.job {
+                Job::Write { write, applied } => Some((write, applied)),
+                _ => None,
+            })
+            .collect();
+        self.rng.shuffle(&mut writes);
+        writes
+    }
+
+    fn rest(&mut self) {
+        self.flying.clear();
+        self.armed.clear();
+        self.power = Power::On;
+    }
+}
+
+#[cfg(test)]
+mod tests;

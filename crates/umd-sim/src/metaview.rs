@@ -1,0 +1,225 @@
+//! Reads superblocks and bitmaps off simulated media: the monitor's own eyes.
+//!
+//! Only the few fields the order rules speak about, straight from their byte offsets (facts:
+//! superblocks section 2, bitmap sections 1 and 4), independent of the engine's parser.
+
+use crate::stamp::SECTOR;
+
+/// "Clean" and "never".
+pub const NEVER: u64 = u64::MAX;
+const MAGIC: u32 = 0xa92b_4efc;
+const BITMAP_MAGIC: u32 = 0x6d74_6962;
+const FEATURE_BITMAP: u32 = 1;
+const FEATURE_RECOVERY: u32 = 2;
+const FEATURE_RECOVERY_BITMAP: u32 = 0x80;
+const ROLE_SPECIAL: u16 = 0xff00;
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+/// The first sector of a version 1 superblock.
+#[derive(Debug, Clone, Copy)]
+pub struct SuperView<'a>(&'a [u8]);
+
+impl<'a> SuperView<'a> {
+    /// A view, if the sector carries the magic number.
+    pub fn new(sector: &'a [u8]) -> Option<SuperView<'a>> {
+        assert!(sector.len() >= SECTOR, "at least a sector");
+        (u32_at(sector, 0) == MAGIC).then_some(SuperView(sector))
+    }
+
+    /// Metadata generation.
+    pub fn events(self) -> u64 {
+        u64_at(self.0, 200)
+    }
+
+    /// Redundancy agrees below this; [`NEVER`]: clean.
+    pub fn resync_offset(self) -> u64 {
+        u64_at(self.0, 208)
+    }
+
+    /// Whether the superblock says that all redundancy agrees.
+    pub fn is_clean(self) -> bool {
+        self.resync_offset() == NEVER
+    }
+
+    /// How far this member is rebuilt; `None`: it is in sync.
+    pub fn recovery_offset(self) -> Option<u64> {
+        (u32_at(self.0, 8) & FEATURE_RECOVERY != 0).then(|| u64_at(self.0, 152))
+    }
+
+    /// Whether its rebuilding is guided by the bitmap.
+    pub fn recovery_by_bitmap(self) -> bool {
+        u32_at(self.0, 8) & FEATURE_RECOVERY_BITMAP != 0
+    }
+
+    /// Where the bitmap lies, in sectors from the superblock.
+    pub fn bitmap_offset(self) -> Option<i32> {
+        (u32_at(self.0, 8) & FEATURE_BITMAP != 0).then(|| u32_at(self.0, 96).cast_signed())
+    }
+
+    /// This member's device number.
+    pub fn number(self) -> u32 {
+        u32_at(self.0, 160)
+    }
+
+    /// Where array data starts.
+    pub fn data_offset(self) -> u64 {
+        u64_at(self.0, 128)
+    }
+
+    /// Room for array data.
+    pub fn data_size(self) -> u64 {
+        u64_at(self.0, 136)
+    }
+
+    /// Used size of each member; 0 for RAID0.
+    pub fn size(self) -> u64 {
+        u64_at(self.0, 80)
+    }
+
+    /// The slot of a device number; `None`: spare, faulty, journal or unused.
+    pub fn role(self, number: u32) -> Option<u16> {
+        let number = number as usize;
+        let known = number < u32_at(self.0, 220) as usize && 258 + 2 * number <= self.0.len();
+        let role = known.then(|| u16_at(self.0, 256 + 2 * number))?;
+        (role < ROLE_SPECIAL).then_some(role)
+    }
+}
+
+/// Where the superblock of a device lies, in sectors.
+pub fn super_sector(minor: u8, device_sectors: u64) -> u64 {
+    match minor {
+        0 => (device_sectors - 16) & !7,
+        1 => 0,
+        2 => 8,
+        other => panic!("no metadata 1.{other}"),
+    }
+}
+
+/// The shape of a bitmap, from its superblock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BitmapView {
+    /// Sectors per bit.
+    pub chunk_sectors: u64,
+    /// Bits.
+    pub bits: u64,
+}
+
+/// Where one bit is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BitPlace {
+    /// Sector from the start of the bitmap.
+    pub sector: u64,
+    /// Byte in that sector.
+    pub byte: usize,
+    /// Mask in that byte.
+    pub mask: u8,
+}
+
+impl BitmapView {
+    /// A view, if the sector carries a bitmap superblock. `used_sectors` is the part of a member
+    /// that the array uses.
+    pub fn new(sector: &[u8], used_sectors: u64) -> Option<BitmapView> {
+        if u32_at(sector, 0) != BITMAP_MAGIC {
+            return None;
+        }
+        let chunk_sectors = u64::from(u32_at(sector, 52)) / SECTOR as u64;
+        Some(BitmapView {
+            chunk_sectors,
+            bits: used_sectors.div_ceil(chunk_sectors.max(1)),
+        })
+    }
+
+    /// The place of a bit.
+    pub fn place(self, bit: u64) -> BitPlace {
+        let byte = 256 + bit / 8;
+        BitPlace {
+            sector: byte / SECTOR as u64,
+            byte: (byte % SECTOR as u64) as usize,
+            mask: 1 << (bit % 8),
+        }
+    }
+
+    /// The bits kept in a sector of the bitmap.
+    pub fn bits_in(self, sector: u64) -> std::ops::Range<u64> {
+        let per_sector = SECTOR as u64 * 8;
+        let start = (sector * per_sector).saturating_sub(256 * 8).min(self.bits);
+        let end = ((sector + 1) * per_sector)
+            .saturating_sub(256 * 8)
+            .min(self.bits);
+        start..end
+    }
+
+    /// Sectors of the whole bitmap.
+    pub fn len_sectors(self) -> u64 {
+        (256 + self.bits.div_ceil(8)).div_ceil(SECTOR as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn superblock_fields_lie_where_the_kernel_puts_them() {
+        let mut bytes = [0; SECTOR];
+        assert!(SuperView::new(&bytes).is_none());
+        bytes[0..4].copy_from_slice(&[0xfc, 0x4e, 0x2b, 0xa9]);
+        bytes[8] = 0x83;
+        bytes[96..100].copy_from_slice(&(-16i32).to_le_bytes());
+        bytes[152..160].copy_from_slice(&4096u64.to_le_bytes());
+        bytes[160] = 2;
+        bytes[200] = 14;
+        bytes[208..216].fill(0xff);
+        bytes[220] = 128;
+        bytes[256..].fill(0xff);
+        bytes[256..262].copy_from_slice(&[0, 0, 0xfe, 0xff, 1, 0]);
+        let view = SuperView::new(&bytes).expect("magic");
+        assert_eq!(
+            (view.events(), view.number(), view.is_clean()),
+            (14, 2, true)
+        );
+        assert_eq!(
+            (view.bitmap_offset(), view.recovery_offset()),
+            (Some(-16), Some(4096))
+        );
+        assert!(view.recovery_by_bitmap());
+        let roles: Vec<_> = (0..5).map(|n| view.role(n)).collect();
+        assert_eq!(roles, [Some(0), None, Some(1), None, None]);
+        assert_eq!((view.role(127), view.role(128)), (None, None));
+    }
+
+    #[test]
+    fn bits_lie_where_the_kernel_puts_them() {
+        let mut bytes = [0; SECTOR];
+        assert!(BitmapView::new(&bytes, 8192).is_none());
+        bytes[0..4].copy_from_slice(b"bitm");
+        bytes[52..56].copy_from_slice(&4096u32.to_le_bytes());
+        let view = BitmapView::new(&bytes, 8 * 5000).expect("magic");
+        assert_eq!((view.chunk_sectors, view.bits), (8, 5000));
+        let place = view.place(2048);
+        assert_eq!((place.sector, place.byte, place.mask), (1, 0, 1));
+        assert_eq!((view.bits_in(0), view.bits_in(1)), (0..2048, 2048..5000));
+        assert_eq!(view.len_sectors(), 2);
+        for bit in 0..5000 {
+            assert!(view.bits_in(view.place(bit).sector).contains(&bit));
+        }
+    }
+
+    #[test]
+    fn superblocks_are_found_by_minor() {
+        assert_eq!(super_sector(0, 2048), 2032);
+        assert_eq!(super_sector(0, 2055), 2032);
+        assert_eq!((super_sector(1, 2048), super_sector(2, 2048)), (0, 8));
+    }
+}

@@ -1,0 +1,183 @@
+//! What the media say: whether redundancy agrees, and whether anything is still on its way.
+
+use std::ops::Range;
+
+use umd_core::array::Purpose;
+use umd_core::value::MemberId;
+
+use crate::disk::{PAGE_SECTORS, SimDisk, Write};
+use crate::layout::{Geometry, Row, parity_agrees};
+use crate::stamp::SECTOR;
+
+/// A member in a slot.
+#[derive(Clone, Copy)]
+pub struct Column<'a> {
+    /// Who.
+    pub member: MemberId,
+    /// Its disk.
+    pub disk: &'a SimDisk,
+    /// Where its data starts.
+    pub data_offset: u64,
+    /// Its content counts below this relative sector.
+    pub valid_below: u64,
+}
+
+/// Which members a comparison is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Those in sync agree among each other. What is on its way counts as a disagreement only if
+    /// it makes one.
+    InSync,
+    /// This member agrees with those in sync; places where anything is on its way are left out.
+    Rebuilt(MemberId),
+}
+
+/// The media of an array.
+pub struct Media<'a> {
+    geometry: &'a Geometry,
+    columns: Vec<Option<Column<'a>>>,
+}
+
+fn matters(write: &Write) -> bool {
+    !matches!(write.purpose, Purpose::Super | Purpose::Bitmap)
+}
+
+impl<'a> Media<'a> {
+    /// The media of these members, by slot.
+    pub fn new(geometry: &'a Geometry, columns: Vec<Option<Column<'a>>>) -> Media<'a> {
+        Media { geometry, columns }
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Column<'a>> {
+        self.columns.iter().flatten()
+    }
+
+    /// Whether anything that was written to the range (relative sectors) is in flight or volatile.
+    pub fn unsettled(&self, range: Range<u64>) -> Option<String> {
+        for column in self.present() {
+            let start = column.data_offset + range.start;
+            let end = column.data_offset + range.end.min(column.valid_below);
+            let show = |write: &Write, how: &str| {
+                format!(
+                    "{:?} of {}..{} on {:?} is {how}",
+                    write.purpose,
+                    write.offset_sectors - column.data_offset,
+                    write.end_sectors() - column.data_offset,
+                    column.member
+                )
+            };
+            let flying = column.disk.writes_in_flight().find(|write| {
+                matters(write) && write.offset_sectors < end && start < write.end_sectors()
+            });
+            if let Some(write) = flying {
+                return Some(show(write, "in flight"));
+            }
+            if start < end
+                && let Some((_, write)) = column.disk.cache().range(start, end).next()
+            {
+                return Some(show(write, "not durable"));
+            }
+        }
+        None
+    }
+
+    /// Whether host data for these relative sectors is in flight or volatile.
+    fn is_busy(&self, relative: u64, len: u64) -> bool {
+        self.present().any(|column| {
+            let (start, end) = (
+                column.data_offset + relative,
+                column.data_offset + relative + len,
+            );
+            let of_the_host = |write: &Write| {
+                matches!(
+                    write.purpose,
+                    Purpose::Data | Purpose::Parity | Purpose::Rewrite
+                )
+            };
+            let mut cached = column.disk.cache().range(start, end);
+            let mut flying = column.disk.writes_in_flight();
+            cached.any(|(_, write)| of_the_host(write))
+                || flying.any(|write| {
+                    of_the_host(write) && write.offset_sectors < end && start < write.end_sectors()
+                })
+        })
+    }
+
+    fn page(column: &Column<'a>, relative: u64, len: u64) -> Option<&'a [u8]> {
+        let page = column.disk.durable().page(column.data_offset + relative)?;
+        let at = (relative % PAGE_SECTORS) as usize * SECTOR;
+        Some(&page[at..at + len as usize * SECTOR])
+    }
+
+    /// The first place in the range (relative sectors) where redundancy disagrees on the media.
+    /// Members that are missing are not asked.
+    pub fn disagreement(&self, range: Range<u64>, needs: Needs) -> Option<String> {
+        let end = range.end.min(match self.geometry.level {
+            1 => self.geometry.member_sectors[0],
+            _ => self.geometry.used_sectors(),
+        });
+        let mut at = range.start;
+        while at < end {
+            let len = (PAGE_SECTORS - at % PAGE_SECTORS).min(end - at);
+            let skip = needs != Needs::InSync && self.is_busy(at, len);
+            if !skip && !self.agrees(at, len, needs) {
+                return Some(format!("members disagree at sectors {at}..{}", at + len));
+            }
+            at += len;
+        }
+        None
+    }
+
+    fn agrees(&self, at: u64, len: u64, needs: Needs) -> bool {
+        match self.geometry.level {
+            0 => true,
+            1 => self.mirrors_agree(at, len, needs),
+            _ => self.parity_agrees(at, len, needs),
+        }
+    }
+
+    fn mirrors_agree(&self, at: u64, len: u64, needs: Needs) -> bool {
+        static ZERO: [u8; 4096] = [0; 4096];
+        let content = |column: &Column<'a>| {
+            Media::page(column, at, len).unwrap_or(&ZERO[..len as usize * SECTOR])
+        };
+        let valid = |column: &&Column<'a>| column.valid_below >= at + len;
+        match needs {
+            Needs::InSync => {
+                let mut contents = self.present().filter(valid).map(content);
+                match contents.next() {
+                    None => true,
+                    Some(first) => contents.all(|other| other == first),
+                }
+            }
+            Needs::Rebuilt(member) => {
+                let Some(own) = self.present().find(|column| column.member == member) else {
+                    return true;
+                };
+                let mut sources = self
+                    .present()
+                    .filter(|column| column.member != member && column.valid_below == u64::MAX)
+                    .peekable();
+                sources.peek().is_none() || sources.any(|other| content(other) == content(own))
+            }
+        }
+    }
+
+    fn parity_agrees(&self, at: u64, len: u64, needs: Needs) -> bool {
+        let all_valid = self.columns.iter().all(|column| match (column, needs) {
+            (None, _) => false,
+            (Some(column), Needs::Rebuilt(member)) if column.member == member => true,
+            (Some(column), _) => column.valid_below >= at + len,
+        });
+        if !all_valid {
+            return true;
+        }
+        let row: Row = self.geometry.row(at / self.geometry.chunk_sectors);
+        parity_agrees(&row, len as usize * SECTOR, |slot| {
+            let column = self.columns[usize::from(slot)]
+                .as_ref()
+                .expect("all are valid");
+            Media::page(column, at, len)
+        })
+    }
+}

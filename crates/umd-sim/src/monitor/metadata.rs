@@ -1,0 +1,252 @@
+//! Rules about metadata writes: events, checkpoints, what clean and in sync mean, clearing of bits.
+
+use std::fmt;
+use std::ops::Range;
+
+use umd_core::array::{IoOp, MemberIo, MemberRole, Purpose};
+use umd_core::sync::SyncAction;
+use umd_core::value::MemberId;
+
+use super::media::{Media, Needs};
+use super::{Monitor, Rule, Scene, Verdict, broken};
+use crate::metaview::SuperView;
+use crate::stamp::SECTOR;
+
+/// The bytes of a write, in one piece.
+fn bytes_of(op: &IoOp) -> Option<Vec<u8>> {
+    match op {
+        IoOp::Write { data, .. } => {
+            let mut bytes = Vec::new();
+            data.iter()
+                .for_each(|piece| bytes.extend_from_slice(piece.as_slice()));
+            Some(bytes)
+        }
+        _ => None,
+    }
+}
+
+impl Monitor {
+    /// A superblock is about to be written.
+    pub(super) fn super_written(
+        &mut self,
+        scene: Scene<'_>,
+        io: &MemberIo,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let bytes = bytes_of(&io.op);
+        let Some(sb) = bytes.as_deref().and_then(SuperView::new) else {
+            return Ok(());
+        };
+        let view = self
+            .members
+            .get_mut(&io.member)
+            .expect("the caller looked it up");
+        let before = view.events;
+        if view.number.is_some() && sb.events() < before {
+            let text = format!("{what}: events {} after {before}", sb.events());
+            return broken(Rule::Events, text);
+        }
+        view.learn(sb);
+        if !self.is_redundant() {
+            return Ok(());
+        }
+        self.check_clean_mark(scene, io.member, sb, what)?;
+        self.check_recovery_mark(scene, io.member, sb, what)
+    }
+
+    /// What a superblock that says "in sync below" is allowed to say.
+    fn check_clean_mark(
+        &self,
+        scene: Scene<'_>,
+        member: MemberId,
+        sb: SuperView<'_>,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let view = &self.members[&member];
+        let old = Monitor::durable_super(view, scene.disks).map_or(0, SuperView::resync_offset);
+        let claimed = sb.resync_offset().min(self.geometry.member_sectors[0]);
+        if sb.resync_offset() <= old {
+            return Ok(());
+        }
+        let media = self.media(scene);
+        if let Some(text) = media.unsettled(0..claimed) {
+            let text = format!("{what} claims sync below {claimed}, but {text}");
+            return broken(Rule::Clear, text);
+        }
+        let rule = if sb.is_clean() {
+            Rule::Clear
+        } else {
+            Rule::Checkpoint
+        };
+        match media.disagreement(0..claimed, Needs::InSync) {
+            None => Ok(()),
+            Some(text) => broken(
+                rule,
+                format!("{what} claims sync below {claimed}, but {text}"),
+            ),
+        }
+    }
+
+    /// What a superblock that says "rebuilt below" is allowed to say.
+    fn check_recovery_mark(
+        &self,
+        scene: Scene<'_>,
+        member: MemberId,
+        sb: SuperView<'_>,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let view = &self.members[&member];
+        let Some(old) = Monitor::durable_super(view, scene.disks) else {
+            return Ok(());
+        };
+        let active = |sb: SuperView<'_>| sb.role(sb.number()).is_some();
+        let valid_below = |sb: SuperView<'_>| match (active(sb), sb.recovery_offset()) {
+            (false, _) => 0,
+            (true, Some(offset)) => offset,
+            (true, None) => u64::MAX,
+        };
+        let (before, after) = (valid_below(old), valid_below(sb));
+        let end = after.min(self.geometry.member_sectors[0]);
+        let resyncing = scene.status.sync_pending
+            || scene
+                .status
+                .sync
+                .as_ref()
+                .is_some_and(|sync| sync.action == SyncAction::Resync);
+        if after <= before || resyncing || sb.recovery_by_bitmap() {
+            return Ok(());
+        }
+        // A rebuild guided by the bitmap has no old offset to count from: all of it is judged.
+        let from = if old.recovery_by_bitmap() { 0 } else { before };
+        let media = self.media(scene);
+        match media.disagreement(from..end, Needs::Rebuilt(member)) {
+            None => Ok(()),
+            Some(text) => {
+                let text = format!("{what} claims to be rebuilt below {end}, but {text}");
+                broken(Rule::Checkpoint, text)
+            }
+        }
+    }
+
+    /// A piece of a bitmap is about to be written.
+    pub(super) fn check_bitmap_write(
+        &self,
+        scene: Scene<'_>,
+        io: &MemberIo,
+        range: &Range<u64>,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let view = &self.members[&io.member];
+        let role = scene
+            .status
+            .members
+            .iter()
+            .find(|m| m.id == io.member)
+            .map(|m| m.role);
+        let Some((start, bitmap)) = self.bitmap(view, scene.disks) else {
+            return Ok(());
+        };
+        let bytes = bytes_of(&io.op);
+        if role != Some(MemberRole::InSync) {
+            return Ok(());
+        }
+        for (index, sector) in range.clone().enumerate() {
+            let old = scene.disks[view.disk].durable().sector(sector);
+            for bit in bitmap.bits_in(sector - start) {
+                let place = bitmap.place(bit);
+                let at = index * SECTOR + place.byte;
+                let new = bytes.as_ref().map_or(0, |bytes| bytes[at]);
+                if old[place.byte] & place.mask == 0 || new & place.mask != 0 {
+                    continue;
+                }
+                let region = bit * bitmap.chunk_sectors..(bit + 1) * bitmap.chunk_sectors;
+                self.check_clearing(scene, region, &format_args!("{what} clears bit {bit}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_clearing(
+        &self,
+        scene: Scene<'_>,
+        region: Range<u64>,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let region = region.start..region.end.min(self.geometry.member_sectors[0]);
+        let in_sync = self.in_sync(scene.status).count();
+        if in_sync < usize::from(self.geometry.slots) {
+            let text = format!("{what} although only {in_sync} members are in sync");
+            return broken(Rule::Clear, text);
+        }
+        let media = self.media(scene);
+        if let Some(text) = media.unsettled(region.clone()) {
+            return broken(Rule::Clear, format!("{what}, but {text}"));
+        }
+        match media.disagreement(region, Needs::InSync) {
+            None => Ok(()),
+            Some(text) => broken(Rule::Clear, format!("{what}, but {text}")),
+        }
+    }
+
+    /// No superblock write is in flight: the highest generation lies on a member in sync.
+    pub fn check_events_at_rest(&self, scene: Scene<'_>) -> Verdict {
+        let busy = self.members.values().any(|view| {
+            scene.disks[view.disk]
+                .writes_in_flight()
+                .any(|write| write.purpose == Purpose::Super)
+        });
+        if busy || !self.is_redundant() {
+            return Ok(());
+        }
+        let events = |view: &super::MemberView| {
+            Monitor::durable_super(view, scene.disks).map_or(0, SuperView::events)
+        };
+        let highest = self
+            .active(scene.status)
+            .map(|(id, _, view)| (events(view), id))
+            .max();
+        let in_sync = self
+            .in_sync(scene.status)
+            .map(|(_, _, view)| events(view))
+            .max();
+        match (highest, in_sync) {
+            (Some((highest, id)), Some(in_sync)) if highest > in_sync => broken(
+                Rule::Events,
+                format!("{id:?} carries events {highest}, members in sync {in_sync}"),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// Everything has settled: redundancy agrees on the media.
+    pub fn check_parity_at_rest(&self, scene: Scene<'_>) -> Verdict {
+        match self.media(scene).disagreement(0..u64::MAX, Needs::InSync) {
+            None => Ok(()),
+            Some(text) => broken(Rule::Parity, format!("at rest, {text}")),
+        }
+    }
+
+    /// The media of the array as the engine sees its members.
+    pub fn media<'a>(&'a self, scene: Scene<'a>) -> Media<'a> {
+        let mut columns = vec![None; usize::from(self.geometry.slots)];
+        for m in &scene.status.members {
+            let (Some(slot), Some(view)) = (m.slot, self.members.get(&m.id)) else {
+                continue;
+            };
+            let valid_below = match m.role {
+                MemberRole::InSync => u64::MAX,
+                MemberRole::Recovering { .. } => Monitor::durable_super(view, scene.disks)
+                    .and_then(SuperView::recovery_offset)
+                    .unwrap_or(0),
+                _ => continue,
+            };
+            columns[slot.index()] = Some(super::media::Column {
+                member: m.id,
+                disk: &scene.disks[view.disk],
+                data_offset: view.data_offset,
+                valid_below,
+            });
+        }
+        Media::new(&self.geometry, columns)
+    }
+}

@@ -1,0 +1,403 @@
+//! The ghost monitor: md's order rules, checked at the moment an I/O is submitted.
+//!
+//! ```text
+//!   engine --Command::Io-------> check_io ------> SimDisk::submit
+//!          --Command::Complete-> check_answer --> host
+//!   SimDisk --Completion-------> note_error ----> engine
+//! ```
+//!
+//! The monitor reads superblocks and bitmaps off the simulated media with its own eyes
+//! ([`crate::metaview`]), knows by the purpose of an I/O what it may be preceded by, and says which
+//! rule was broken long before a wrong byte is read. The rules are numbered as in the research
+//! notes; what each one means stands at [`Rule`].
+
+mod media;
+mod metadata;
+mod order;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+
+use umd_core::array::{IoError, IoOp, MemberIo, MemberRole, Purpose, Status};
+use umd_core::value::MemberId;
+
+pub use media::Media;
+
+use crate::disk::SimDisk;
+use crate::layout::Geometry;
+use crate::metaview::{BitmapView, SuperView};
+use crate::oracle::Oracle;
+use crate::stamp::SECTOR;
+
+/// What can be broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// G1: data or parity goes to a region only when its bit is durable on every member that could
+    /// be asked for the bitmap, and every superblock says that writes are in flight.
+    Intent,
+    /// G2: a bit is cleared, or the array called clean, only when all members hold the same,
+    /// durably.
+    Clear,
+    /// G3: a write is answered only when members that will be read from hold it.
+    Ack,
+    /// G4: between the moment a failure is known and the moment it is recorded durably on every
+    /// survivor, no data goes to survivors and nothing is answered.
+    Quarantine,
+    /// G5: data is read only from where it is valid.
+    Source,
+    /// G6: two writes to overlapping sectors of one member are never in flight together.
+    Overlap,
+    /// G7: the metadata generation only grows, and members in sync carry the highest.
+    Events,
+    /// G8: a checkpoint never claims what is not durable.
+    Checkpoint,
+    /// G11: at rest, mirrors are equal and parity agrees, on media.
+    Parity,
+    /// G12: a flush, or a FUA write, is answered when it is durable wherever it will be read.
+    Flush,
+    /// G13: no I/O after a member was released or the array stopped.
+    Lifetime,
+    /// Every purpose keeps to its part of a member.
+    Extent,
+    /// A read returned what it must not (the register oracle).
+    Content,
+    /// An error was reported although redundancy was there.
+    Error,
+    /// Something that must happen does not.
+    Liveness,
+    /// The engine panicked or reported a broken invariant of its own.
+    Panic,
+    /// Two runs of one seed differ.
+    Determinism,
+}
+
+/// A broken rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub rule: Rule,
+    /// How.
+    pub text: String,
+}
+
+impl Violation {
+    /// A violation of `rule`.
+    pub fn new(rule: Rule, text: impl Into<String>) -> Violation {
+        Violation {
+            rule,
+            text: text.into(),
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.rule, self.text)
+    }
+}
+
+/// Whether a rule holds.
+pub type Verdict = Result<(), Violation>;
+
+fn broken<T>(rule: Rule, text: String) -> Result<T, Violation> {
+    Err(Violation::new(rule, text))
+}
+
+/// What the monitor knows about a member of the running array.
+#[derive(Debug, Clone)]
+pub struct MemberView {
+    /// Index of its disk.
+    pub disk: usize,
+    /// Where its superblock lies.
+    pub super_sector: u64,
+    /// md's device number; known once it carries a superblock of this array.
+    pub number: Option<u32>,
+    /// Where array data starts.
+    pub data_offset: u64,
+    /// Sectors that array data may use.
+    pub data_len: u64,
+    /// Where its bitmap lies.
+    pub bitmap_sector: Option<u64>,
+    events: u64,
+    released: bool,
+}
+
+impl MemberView {
+    /// A member on `disk`; `carries` tells whether its superblock belongs to the array already.
+    pub fn new(disk: usize, super_sector: u64, carries: bool, disks: &[SimDisk]) -> MemberView {
+        let mut view = MemberView {
+            disk,
+            super_sector,
+            number: None,
+            data_offset: 0,
+            data_len: 0,
+            bitmap_sector: None,
+            events: 0,
+            released: false,
+        };
+        if carries && let Some(sb) = SuperView::new(disks[disk].durable().sector(super_sector)) {
+            view.learn(sb);
+        }
+        view
+    }
+
+    fn learn(&mut self, sb: SuperView<'_>) {
+        self.number = Some(sb.number());
+        self.data_offset = sb.data_offset();
+        self.data_len = sb.data_size();
+        self.bitmap_sector = sb
+            .bitmap_offset()
+            .map(|offset| self.super_sector.checked_add_signed(i64::from(offset)))
+            .map(|sector| sector.expect("a bitmap lies on its device"));
+        self.events = self.events.max(sb.events());
+    }
+
+    fn data(&self) -> Range<u64> {
+        self.data_offset..self.data_offset + self.data_len
+    }
+}
+
+/// What the monitor looks at.
+#[derive(Clone, Copy)]
+pub struct Scene<'a> {
+    /// The disks.
+    pub disks: &'a [SimDisk],
+    /// The array as it shows itself after the event that made the commands.
+    pub status: &'a Status,
+    /// The registers.
+    pub oracle: &'a Oracle,
+}
+
+/// The monitor of one boot.
+#[derive(Debug)]
+pub struct Monitor {
+    geometry: Geometry,
+    members: BTreeMap<MemberId, MemberView>,
+    /// Members whose failure the engine knows and superblocks may not.
+    failed: BTreeMap<MemberId, String>,
+    /// Completion counts of all disks when a host flush or FUA write was handed over.
+    marks: BTreeMap<u64, Vec<u64>>,
+    stopped: bool,
+    checks: u64,
+}
+
+/// Names an I/O in messages.
+struct What<'a>(&'a MemberIo);
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let io = self.0;
+        write!(f, "{:?} {:?} to {:?}", io.io, io.purpose, io.member)
+    }
+}
+
+/// The device sectors an operation touches, and whether it writes.
+fn touched(op: &IoOp) -> Option<(Range<u64>, bool)> {
+    match op {
+        IoOp::Read {
+            offset_sectors,
+            buf,
+        } => Some((
+            *offset_sectors..offset_sectors + (buf.len() / SECTOR) as u64,
+            false,
+        )),
+        IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } => {
+            let bytes: usize = data.iter().map(|piece| piece.len()).sum();
+            Some((
+                *offset_sectors..offset_sectors + (bytes / SECTOR) as u64,
+                true,
+            ))
+        }
+        IoOp::WriteZeroes {
+            offset_sectors,
+            len_sectors,
+            ..
+        } => Some((*offset_sectors..offset_sectors + len_sectors, true)),
+        IoOp::Allocation {
+            offset_sectors,
+            len_sectors,
+        } => Some((*offset_sectors..offset_sectors + len_sectors, false)),
+        IoOp::Flush => None,
+    }
+}
+
+impl Monitor {
+    /// The monitor of an array that starts with these members.
+    pub fn new(geometry: Geometry, members: BTreeMap<MemberId, MemberView>) -> Monitor {
+        Monitor {
+            geometry,
+            members,
+            failed: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            stopped: false,
+            checks: 0,
+        }
+    }
+
+    /// A device was handed to the running array.
+    pub fn add_member(&mut self, id: MemberId, view: MemberView) {
+        self.members.insert(id, view);
+    }
+
+    /// Rules that were looked at.
+    pub fn checks(&self) -> u64 {
+        self.checks
+    }
+
+    fn is_redundant(&self) -> bool {
+        self.geometry.level > 0
+    }
+
+    /// Members with this property, with what the monitor knows about them.
+    fn having<'a>(
+        &'a self,
+        status: &'a Status,
+        wanted: impl Fn(MemberRole) -> bool + 'a,
+    ) -> impl Iterator<Item = (MemberId, u16, &'a MemberView)> + 'a {
+        status.members.iter().filter_map(move |m| {
+            let view = self.members.get(&m.id)?;
+            let slot = m.slot?;
+            wanted(m.role).then_some((m.id, slot.0, view))
+        })
+    }
+
+    fn in_sync<'a>(
+        &'a self,
+        status: &'a Status,
+    ) -> impl Iterator<Item = (MemberId, u16, &'a MemberView)> + 'a {
+        self.having(status, |role| role == MemberRole::InSync)
+    }
+
+    fn active<'a>(
+        &'a self,
+        status: &'a Status,
+    ) -> impl Iterator<Item = (MemberId, u16, &'a MemberView)> + 'a {
+        self.having(status, |role| {
+            matches!(role, MemberRole::InSync | MemberRole::Recovering { .. })
+        })
+    }
+
+    fn durable_super<'a>(view: &MemberView, disks: &'a [SimDisk]) -> Option<SuperView<'a>> {
+        SuperView::new(disks[view.disk].durable().sector(view.super_sector))
+    }
+
+    fn bitmap(&self, view: &MemberView, disks: &[SimDisk]) -> Option<(u64, BitmapView)> {
+        let sector = view.bitmap_sector?;
+        let bytes = disks[view.disk].durable().sector(sector);
+        let bitmap = BitmapView::new(bytes, self.geometry.member_sectors[0])?;
+        Some((sector, bitmap))
+    }
+
+    /// The engine submits an I/O.
+    pub fn check_io(&mut self, scene: Scene<'_>, io: &MemberIo) -> Verdict {
+        self.checks += 1;
+        let what = What(io);
+        let Some(view) = self.members.get(&io.member) else {
+            return broken(Rule::Lifetime, format!("{what}: no such member"));
+        };
+        if self.stopped || view.released {
+            let when = if self.stopped {
+                "the array stopped"
+            } else {
+                "it was released"
+            };
+            return broken(Rule::Lifetime, format!("{what} after {when}"));
+        }
+        let Some((range, writes)) = touched(&io.op) else {
+            return Ok(());
+        };
+        if io.purpose == Purpose::Super && writes {
+            self.super_written(scene, io, &what)?;
+        }
+        let view = &self
+            .members
+            .get(&io.member)
+            .expect("looked at above")
+            .clone();
+        self.check_extent(scene, view, io, &range, &what)?;
+        if writes {
+            self.check_overlap(scene, view, &range, &what)?;
+        }
+        match (io.purpose, writes) {
+            (Purpose::Data | Purpose::Parity, true) => {
+                self.check_quarantine(scene, &what)?;
+                self.check_intent(scene, view, &range, &what)
+            }
+            (Purpose::Data | Purpose::Preread | Purpose::Resync, false) => {
+                self.check_source(scene, view, io, &range, &what)
+            }
+            (Purpose::Bitmap, true) => self.check_bitmap_write(scene, io, &range, &what),
+            _ => Ok(()),
+        }
+    }
+
+    /// A completion with an error is about to be handed to the engine.
+    pub fn note_error(&mut self, status: &Status, member: MemberId, writes: bool, error: &IoError) {
+        let serious = writes || *error == IoError::Gone;
+        let active = self.active(status).any(|(id, _, _)| id == member);
+        if serious && active && self.is_redundant() {
+            self.failed.insert(member, format!("{error}"));
+        }
+    }
+
+    /// The engine has handled an event: failures it decided on by itself are known now.
+    pub fn note_status(&mut self, status: &Status) {
+        if !self.is_redundant() {
+            return;
+        }
+        for m in &status.members {
+            let known = self
+                .members
+                .get(&m.id)
+                .is_some_and(|view| view.number.is_some());
+            if m.role == MemberRole::Faulty && known {
+                self.failed
+                    .entry(m.id)
+                    .or_insert_with(|| "declared faulty".into());
+            }
+        }
+        // The last member of a mirror stays whatever it does.
+        let in_sync: Vec<MemberId> = self.in_sync(status).map(|(id, _, _)| id).collect();
+        if let ([last], 1) = (in_sync.as_slice(), self.geometry.level) {
+            self.failed.remove(last);
+        }
+    }
+
+    /// The engine gives a member up.
+    pub fn note_released(&mut self, member: MemberId) {
+        if let Some(view) = self.members.get_mut(&member) {
+            view.released = true;
+        }
+    }
+
+    /// The engine says that it has stopped.
+    pub fn note_stopped(&mut self, scene: Scene<'_>) -> Verdict {
+        self.stopped = true;
+        for (id, view) in &self.members {
+            let faulty = scene
+                .status
+                .members
+                .iter()
+                .any(|m| m.id == *id && m.role == MemberRole::Faulty);
+            let left = scene.disks[view.disk].in_flight();
+            if left > 0 && !faulty && !view.released {
+                let text = format!("stopped with {left} I/O in flight to {id:?}");
+                return broken(Rule::Lifetime, text);
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine has stopped: no command may follow.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+}
+
+#[cfg(test)]
+mod tests;

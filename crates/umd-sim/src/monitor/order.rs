@@ -1,0 +1,266 @@
+//! Rules about data: extent, overlap, intent, quarantine, source, answers.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+
+use umd_core::array::{MemberIo, MemberRole, Purpose};
+
+use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
+use crate::layout::Place;
+use crate::stamp::{SECTOR, recognise};
+
+static ZERO: [u8; SECTOR] = [0; SECTOR];
+
+impl Monitor {
+    pub(super) fn check_extent(
+        &self,
+        scene: Scene<'_>,
+        view: &MemberView,
+        io: &MemberIo,
+        range: &Range<u64>,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let inside = |allowed: Range<u64>| range.start >= allowed.start && range.end <= allowed.end;
+        let superblock = view.super_sector..view.super_sector + 8;
+        let ok = match io.purpose {
+            Purpose::Super => inside(superblock),
+            Purpose::Bitmap => match view.bitmap_sector {
+                None => false,
+                Some(start) => {
+                    let known = self.bitmap(view, scene.disks);
+                    let len = known.map_or(8, |(_, bitmap)| bitmap.len_sectors());
+                    inside(start..start + len.next_multiple_of(8))
+                }
+            },
+            _ => inside(view.data()),
+        };
+        if ok {
+            return Ok(());
+        }
+        broken(Rule::Extent, format!("{what} at sectors {range:?}"))
+    }
+
+    pub(super) fn check_overlap(
+        &self,
+        scene: Scene<'_>,
+        view: &MemberView,
+        range: &Range<u64>,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        if !self.is_redundant() {
+            return Ok(());
+        }
+        for write in scene.disks[view.disk].writes_in_flight() {
+            if write.offset_sectors < range.end && range.start < write.end_sectors() {
+                let text = format!(
+                    "{what} at {range:?} while {:?} {}..{} is in flight",
+                    write.purpose,
+                    write.offset_sectors,
+                    write.end_sectors()
+                );
+                return broken(Rule::Overlap, text);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_intent(
+        &self,
+        scene: Scene<'_>,
+        view: &MemberView,
+        range: &Range<u64>,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        if !self.is_redundant() {
+            return Ok(());
+        }
+        let relative = range.start - view.data_offset..range.end - view.data_offset;
+        for (id, _, other) in self.in_sync(scene.status) {
+            let sb = Monitor::durable_super(other, scene.disks);
+            if sb.is_none_or(|sb| sb.is_clean()) {
+                let text = format!("{what}: the superblock of {id:?} says clean");
+                return broken(Rule::Intent, text);
+            }
+            let Some((start, bitmap)) = self.bitmap(other, scene.disks) else {
+                continue;
+            };
+            let first = relative.start / bitmap.chunk_sectors;
+            let last = (relative.end - 1) / bitmap.chunk_sectors;
+            for bit in first..=last.min(bitmap.bits.saturating_sub(1)) {
+                let place = bitmap.place(bit);
+                let bytes = scene.disks[other.disk]
+                    .durable()
+                    .sector(start + place.sector);
+                if bytes[place.byte] & place.mask == 0 {
+                    let text = format!("{what} at {relative:?}: bit {bit} is not set on {id:?}");
+                    return broken(Rule::Intent, text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops failures that every survivor has recorded; complains about the first that is left.
+    pub(super) fn check_quarantine(
+        &mut self,
+        scene: Scene<'_>,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let mut recorded = Vec::new();
+        let mut open = None;
+        for (&id, why) in &self.failed {
+            let number = self.members.get(&id).and_then(|view| view.number);
+            let Some(number) = number else { continue };
+            let ignorant = self
+                .active(scene.status)
+                .filter(|(other, _, _)| *other != id && !self.failed.contains_key(other))
+                .find(|(_, _, view)| {
+                    Monitor::durable_super(view, scene.disks)
+                        .is_none_or(|sb| sb.role(number).is_some())
+                });
+            match ignorant {
+                None => recorded.push(id),
+                Some((other, _, _)) => open = Some((id, other, why.clone())),
+            }
+        }
+        recorded.iter().for_each(|id| {
+            self.failed.remove(id);
+        });
+        match open {
+            None => Ok(()),
+            Some((id, other, why)) => broken(
+                Rule::Quarantine,
+                format!("{what}: {id:?} failed ({why}), and {other:?} has not recorded it"),
+            ),
+        }
+    }
+
+    pub(super) fn check_source(
+        &self,
+        scene: Scene<'_>,
+        view: &MemberView,
+        io: &MemberIo,
+        range: &Range<u64>,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let end = range.end - view.data_offset;
+        let role = scene
+            .status
+            .members
+            .iter()
+            .find(|m| m.id == io.member)
+            .map(|m| m.role);
+        let valid = match role {
+            Some(MemberRole::InSync) => true,
+            Some(MemberRole::Recovering { recovered_sectors }) => end <= recovered_sectors,
+            _ => false,
+        };
+        if valid {
+            return Ok(());
+        }
+        broken(
+            Rule::Source,
+            format!("{what} at {range:?}, which is {role:?}"),
+        )
+    }
+
+    /// A host write or flush is handed to the engine.
+    pub fn note_issued(&mut self, scene_disks: &[crate::disk::SimDisk], request: u64) {
+        let marks = scene_disks.iter().map(|disk| disk.completions()).collect();
+        self.marks.insert(request, marks);
+    }
+
+    /// A host write or flush is answered well. The oracle has been told already. `sectors` are
+    /// those whose state the answer vouches for; `durable`: durably.
+    pub fn check_answer(
+        &mut self,
+        scene: Scene<'_>,
+        request: u64,
+        sectors: &BTreeSet<u64>,
+        durable: bool,
+    ) -> Verdict {
+        self.checks += 1;
+        let marks = self.marks.remove(&request).unwrap_or_default();
+        let what = format_args!("answer to r{request}");
+        if self.is_redundant() {
+            self.check_quarantine(scene, &what)?;
+        }
+        let in_sync: Vec<(u16, &MemberView)> = self
+            .in_sync(scene.status)
+            .map(|(_, slot, view)| (slot, view))
+            .collect();
+        let missing = usize::from(self.geometry.slots) - in_sync.len();
+        if missing > usize::from(self.geometry.redundancy()) {
+            let text = format!("{what}: {missing} members are missing");
+            return broken(Rule::Ack, text);
+        }
+        for &sector in sectors {
+            for place in self.geometry.places(sector) {
+                let Some((_, view)) = in_sync.iter().find(|(slot, _)| *slot == place.slot) else {
+                    continue;
+                };
+                self.check_held(scene, view, sector, place, durable, &what)?;
+            }
+            if durable && self.geometry.has_parity() {
+                self.check_parity_flushed(scene, &in_sync, sector, &marks, &what)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_held(
+        &self,
+        scene: Scene<'_>,
+        view: &MemberView,
+        sector: u64,
+        place: Place,
+        durable: bool,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let disk = &scene.disks[view.disk];
+        let at = view.data_offset + place.relative_sector;
+        let seen = recognise(disk.visible(at).unwrap_or(&ZERO));
+        if !scene.oracle.is_current(sector, seen) {
+            let text = format!("{what}: {place:?} (sector {sector}) holds {seen:?}");
+            return broken(Rule::Ack, text);
+        }
+        let kept = recognise(disk.durable().sector(at));
+        if durable && !scene.oracle.may_survive(sector, kept) {
+            let text = format!("{what}: {place:?} (sector {sector}) holds {kept:?} on its medium");
+            return broken(Rule::Flush, text);
+        }
+        Ok(())
+    }
+
+    fn check_parity_flushed(
+        &self,
+        scene: Scene<'_>,
+        in_sync: &[(u16, &MemberView)],
+        sector: u64,
+        marks: &[u64],
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let relative = self.geometry.places(sector)[0].relative_sector;
+        let row = self.geometry.row(relative / self.geometry.chunk_sectors);
+        for slot in [row.p, row.q].into_iter().flatten() {
+            let Some((_, view)) = in_sync.iter().find(|(s, _)| *s == slot) else {
+                continue;
+            };
+            let at = view.data_offset + relative;
+            let mark = marks.get(view.disk).copied().unwrap_or(0);
+            let volatile = scene.disks[view.disk]
+                .cache()
+                .range(at, at + 1)
+                .find(|(_, write)| write.done.get() < mark);
+            if let Some((_, write)) = volatile {
+                let text = format!(
+                    "{what}: parity of sector {sector} on slot {slot} is not durable ({:?})",
+                    write.purpose
+                );
+                return broken(Rule::Flush, text);
+            }
+        }
+        Ok(())
+    }
+}

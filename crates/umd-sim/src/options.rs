@@ -1,0 +1,388 @@
+//! What one seed is about: a random subset of features and faults, then their rates.
+//!
+//! A run that exercises everything at once exercises little: each seed first leaves most things
+//! out (swarm testing), so that what is left happens often and in many orders.
+
+use std::collections::BTreeSet;
+
+use crate::disk::Latency;
+use crate::rng::{Rng, Stream};
+
+/// How a boot ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The array is stopped in good order.
+    Stop,
+    /// The power goes: every disk and the host at their own instant within the window.
+    PowerCut {
+        /// The window.
+        window_ns: u64,
+    },
+    /// The process is killed; disks and caches live on.
+    Kill,
+}
+
+/// When a boot that does not end well ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// After so many answers to hosts.
+    Answers(u64),
+    /// So long after a fault has struck, or after the last answer.
+    Fault(u64),
+    /// So long after the array was asked to stop.
+    Stop(u64),
+    /// So long after the last answer (resync, safe mode, bitmap clearing).
+    Idle(u64),
+}
+
+/// What can go wrong with a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A write fails.
+    WriteError,
+    /// A superblock or bitmap write fails.
+    MetadataError,
+    /// A flush fails and loses what it should have kept.
+    FlushError,
+    /// Sectors become unreadable.
+    Latent,
+    /// The disk vanishes.
+    Gone,
+    /// An operation takes a second or so.
+    Hiccup,
+    /// An operation takes minutes.
+    Hang,
+}
+
+const FAULTS: [Fault; 7] = [
+    Fault::WriteError,
+    Fault::MetadataError,
+    Fault::FlushError,
+    Fault::Latent,
+    Fault::Gone,
+    Fault::Hiccup,
+    Fault::Hang,
+];
+
+/// What an administrator does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Marks a member faulty.
+    Fail,
+    /// Takes a faulty member or a spare out.
+    Remove,
+    /// Puts a blank disk in.
+    Add,
+    /// Puts a disk back that was a member before.
+    ReAdd,
+    /// Starts a check.
+    Check,
+    /// Starts a repair.
+    Repair,
+    /// Ends what runs.
+    Idle,
+    /// Freezes, and thaws later.
+    Freeze,
+    /// Makes the array read-only, and writable later.
+    ReadOnly,
+}
+
+const ACTIONS: [Action; 9] = [
+    Action::Fail,
+    Action::Remove,
+    Action::Add,
+    Action::ReAdd,
+    Action::Check,
+    Action::Repair,
+    Action::Idle,
+    Action::Freeze,
+    Action::ReadOnly,
+];
+
+/// What hosts do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workload {
+    /// Hosts, each with one operation at a time.
+    pub clients: u16,
+    /// Operations of each in one boot.
+    pub operations: u64,
+    /// Each host keeps to its own part of the array.
+    pub disjoint: bool,
+    /// Only this many sectors of the array (of each host's part) are used; 0: all.
+    pub hot_sectors: u64,
+    /// Largest operation.
+    pub most_sectors: u64,
+    /// Weights: read, write, write zeroes, trim, flush, allocation.
+    pub mix: [u32; 6],
+    /// Offsets and lengths are multiples of this.
+    pub align_sectors: u64,
+    /// Writes that are FUA, of 1000.
+    pub fua_permille: u64,
+    /// Mean pause between operations.
+    pub think_ns: u64,
+    /// Pauses of several seconds, of 1000.
+    pub nap_permille: u64,
+}
+
+/// The options of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The seed.
+    pub seed: u64,
+    /// 0, 1, 4, 5 or 6.
+    pub level: i32,
+    /// md's layout number.
+    pub layout: u32,
+    /// Slots.
+    pub slots: u16,
+    /// Slots that are missing at creation.
+    pub missing: u16,
+    /// Spares at creation.
+    pub spares: u16,
+    /// Blank disks in the drawer.
+    pub drawer: u16,
+    /// Metadata minor.
+    pub minor: u8,
+    /// 0 for RAID1.
+    pub chunk_sectors: u32,
+    /// Size of each disk: slots, spares, drawer.
+    pub disk_sectors: Vec<u64>,
+    /// Data offset, for 1.1 and 1.2.
+    pub data_offset_sectors: Option<u64>,
+    /// Bytes per bit; `None`: no bitmap.
+    pub bitmap_bytes: Option<u32>,
+    /// Disks are full of old rubbish at creation.
+    pub old_disks: bool,
+    /// Created with --assume-clean (blank disks only).
+    pub assume_clean: bool,
+    /// Slots whose member is write-mostly, as a mask.
+    pub write_mostly: u64,
+    /// Hosts.
+    pub workload: Workload,
+    /// One per disk.
+    pub latency: Vec<Latency>,
+    /// Boots: how each ends. The last one is always stopped well.
+    pub boots: Vec<(Ending, Trigger)>,
+    /// Faults that occur.
+    pub faults: BTreeSet<Fault>,
+    /// How many in one boot.
+    pub faults_per_boot: u64,
+    /// Actions that occur.
+    pub actions: BTreeSet<Action>,
+    /// How many in one boot.
+    pub actions_per_boot: u64,
+    /// Faults may exceed the redundancy: then errors are legal, wrong data is not.
+    pub beyond: bool,
+}
+
+fn subset<T: Copy + Ord>(rng: &mut Rng, all: &[T], most: u64) -> BTreeSet<T> {
+    let count = rng.range(0, most);
+    (0..count).map(|_| rng.pick(all)).collect()
+}
+
+impl Options {
+    /// The options of a seed.
+    pub fn draw(seed: u64) -> Options {
+        let mut rng = Rng::new(seed, Stream::Options);
+        let rng = &mut rng;
+        let level = rng.pick(&[0, 1, 1, 1, 4, 5, 5, 5, 6, 6]);
+        let slots = match level {
+            0 => rng.range(2, 4),
+            1 => rng.pick(&[2, 2, 2, 3, 3, 4]),
+            6 => rng.range(4, 6),
+            _ => rng.range(3, 5),
+        } as u16;
+        let layout = match level {
+            0 => rng.pick(&[1, 2]),
+            5 => rng.pick(&[0, 1, 2, 2, 3, 4, 5]),
+            6 => rng.pick(&[0, 1, 2, 2, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20]),
+            _ => 0,
+        };
+        let redundant = level != 0;
+        let spares = if redundant && rng.permille(250) { 1 } else { 0 };
+        let drawer = if redundant {
+            rng.pick(&[0, 0, 1, 2])
+        } else {
+            0
+        };
+        let missing = u16::from(redundant && rng.permille(80));
+        let minor = rng.pick(&[0, 1, 2, 2]);
+        let chunk_sectors = if level == 1 {
+            0
+        } else {
+            rng.pick(&[8, 8, 16, 32, 64, 128])
+        };
+        let data_offset_sectors = (minor != 0).then(|| rng.pick(&[64, 72, 128, 256]));
+        let disks = usize::from(slots + spares + drawer);
+        let disk_sectors = draw_sizes(rng, disks, minor, u64::from(chunk_sectors));
+        let old_disks = rng.permille(300);
+        let bitmap = redundant && rng.permille(650);
+        Options {
+            seed,
+            level,
+            layout,
+            slots,
+            missing,
+            spares,
+            drawer,
+            minor,
+            chunk_sectors,
+            disk_sectors,
+            data_offset_sectors,
+            bitmap_bytes: bitmap.then(|| 4096 << rng.below(6)),
+            old_disks,
+            assume_clean: !old_disks && missing == 0 && rng.permille(300),
+            write_mostly: if level == 1 && rng.permille(200) {
+                1 << rng.below(4)
+            } else {
+                0
+            },
+            workload: draw_workload(rng),
+            latency: draw_latency(rng, disks),
+            boots: draw_boots(rng),
+            faults: subset(rng, &FAULTS, 3),
+            faults_per_boot: rng.range(1, 4),
+            actions: subset(rng, &ACTIONS, 4),
+            actions_per_boot: rng.range(1, 6),
+            beyond: rng.permille(100),
+        }
+    }
+
+    /// All disks.
+    pub fn disks(&self) -> usize {
+        self.disk_sectors.len()
+    }
+}
+
+fn draw_sizes(rng: &mut Rng, disks: usize, minor: u8, chunk_sectors: u64) -> Vec<u64> {
+    let base = 512 * rng.pick(&[1, 1, 1, 2, 2, 4, 8]);
+    let room = if minor == 0 { 96 } else { 320 };
+    let least = base.max(chunk_sectors * 3) + room;
+    let uneven = rng.permille(300);
+    (0..disks)
+        .map(|_| {
+            if uneven {
+                least + rng.below(base)
+            } else {
+                least
+            }
+        })
+        .collect()
+}
+
+fn draw_workload(rng: &mut Rng) -> Workload {
+    let clients = rng.pick(&[1, 2, 2, 4, 4, 8]);
+    let mut mix = [30, 40, 0, 0, 8, 0];
+    if rng.permille(300) {
+        mix[2] = 6;
+    }
+    if rng.permille(200) {
+        mix[3] = 6;
+    }
+    if rng.permille(150) {
+        mix[5] = 4;
+    }
+    if rng.permille(200) {
+        mix[4] = 0;
+    }
+    if rng.permille(200) {
+        mix[0] = 5;
+    }
+    Workload {
+        clients,
+        operations: rng
+            .pick(&[5, 20, 20, 50, 100])
+            .min(400 / u64::from(clients)),
+        disjoint: rng.permille(300),
+        hot_sectors: rng.pick(&[0, 0, 16, 64, 256]),
+        most_sectors: rng.pick(&[1, 8, 16, 64, 256]),
+        mix,
+        align_sectors: rng.pick(&[1, 1, 8, 8, 3]),
+        fua_permille: rng.pick(&[0, 0, 100, 500]),
+        think_ns: rng.pick(&[0, 100_000, 1_000_000, 20_000_000]),
+        nap_permille: rng.pick(&[0, 0, 20, 100]),
+    }
+}
+
+fn draw_latency(rng: &mut Rng, disks: usize) -> Vec<Latency> {
+    let base = rng.pick(&[20_000, 100_000, 1_000_000, 5_000_000]);
+    let slow = rng.permille(300).then(|| rng.index(disks));
+    let spike_permille = rng.pick(&[0, 0, 10, 50]);
+    let spike_factor = rng.pick(&[5, 20, 100]);
+    (0..disks)
+        .map(|disk| {
+            let own = if slow == Some(disk) { base * 20 } else { base };
+            Latency {
+                read_ns: own,
+                write_ns: rng.pick(&[own / 4, own, own * 2]),
+                flush_ns: rng.pick(&[own / 2, own * 2, own * 8]),
+                spike_permille,
+                spike_factor,
+            }
+        })
+        .collect()
+}
+
+fn draw_boots(rng: &mut Rng) -> Vec<(Ending, Trigger)> {
+    let count = rng.range(2, 4);
+    let style = rng.weighted(&[5, 2, 1, 2]);
+    let mut boots: Vec<(Ending, Trigger)> = (1..count)
+        .map(|_| {
+            let power = Ending::PowerCut {
+                window_ns: rng.pick(&[0, 1_000_000, 50_000_000]),
+            };
+            let ending = match style {
+                0 => power,
+                1 => Ending::Kill,
+                2 => Ending::Stop,
+                _ => rng.pick(&[power, Ending::Kill, Ending::Stop]),
+            };
+            let short = rng.pick(&[100_000, 2_000_000, 4_000_000, 40_000_000]);
+            let trigger = match rng.weighted(&[5, 4, 1, 2]) {
+                0 => Trigger::Answers(rng.range(1, 200)),
+                1 => Trigger::Fault(rng.spread(short)),
+                2 => Trigger::Stop(rng.spread(short)),
+                _ => {
+                    let idle = rng.pick(&[short, 300_000_000, 6_000_000_000, 20_000_000_000]);
+                    Trigger::Idle(rng.spread(idle))
+                }
+            };
+            (ending, trigger)
+        })
+        .collect();
+    boots.push((Ending::Stop, Trigger::Answers(u64::MAX)));
+    boots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_says_it_all() {
+        assert_eq!(Options::draw(5), Options::draw(5));
+        assert_ne!(Options::draw(5), Options::draw(6));
+    }
+
+    #[test]
+    fn everything_occurs() {
+        let all: Vec<Options> = (0..2000).map(Options::draw).collect();
+        let some = |what: &dyn Fn(&Options) -> bool| all.iter().filter(|o| what(o)).count();
+        for level in [0, 1, 4, 5, 6] {
+            assert!(some(&|o| o.level == level) > 50);
+        }
+        for fault in FAULTS {
+            assert!(some(&|o| o.faults.contains(&fault)) > 50);
+        }
+        for action in ACTIONS {
+            assert!(some(&|o| o.actions.contains(&action)) > 50);
+        }
+        assert!((120..280).contains(&some(&|o| o.beyond)));
+        assert!(some(&|o| o.faults.is_empty()) > 100);
+        let kill = |o: &Options| o.boots.iter().any(|(ending, _)| *ending == Ending::Kill);
+        assert!(some(&kill) > 50);
+        assert_eq!(some(&|o| o.boots.last().expect("one").0 != Ending::Stop), 0);
+        let six = |o: &Options| o.level == 6 && o.layout == 10 && o.bitmap_bytes.is_some();
+        assert!(some(&six) > 0);
+    }
+}

@@ -1,0 +1,608 @@
+//! The register oracle: every array sector is a register, every write has its own number.
+//!
+//! ```text
+//!   version:  issued ----------- completed ----------- overwritten ........ gone
+//!             may be read from   must be visible       not readable any     no power cut can
+//!             here on            if nothing newer is   more; a power cut    bring it back
+//!                                                      brings it back
+//! ```
+//!
+//! * A read that ran from `s` to `e` may return a version that was issued before `e` and not
+//!   overwritten before `s`.
+//! * A completed write overwrites every version that was complete before it was issued.
+//! * A completed read of `r` overwrites every *other* version that was complete before it began:
+//!   once read, a value stays (also in a region that is not yet synchronised after a crash).
+//! * A flush makes what was overwritten before it was issued gone; a FUA write does so for what it
+//!   overwrites itself.
+//! * A power cut un-overwrites what is not gone; a killed process does not (caches survive).
+//!
+//! Times are ticks: each call gets its own, so no two things happen at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+
+use crate::stamp::{Content, SECTOR, recognise};
+
+/// Not yet.
+const OPEN: u64 = u64::MAX;
+
+/// What a version looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// The stamp of this write.
+    Stamp(u64),
+    /// Zeros (never written, or written with zeros or trimmed).
+    Zero,
+    /// Anything: lost beyond what redundancy can bring back, or never written on old disks.
+    Wild,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Version {
+    look: Look,
+    issued: u64,
+    completed: u64,
+    overwritten: u64,
+    /// Nobody may rely on it: trimmed, or the write failed, or the machine went down meanwhile.
+    weak: bool,
+}
+
+/// A write to the oracle.
+#[derive(Debug, Clone)]
+pub struct Issue {
+    /// Array sectors.
+    pub range: Range<u64>,
+    /// The look it gives to them.
+    pub look: Look,
+    /// A trim: old content may stay.
+    pub weak: bool,
+}
+
+/// How a write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Done.
+    Done,
+    /// Done and durable.
+    Durable,
+    /// It failed: it may have happened, or not, or in part.
+    Failed,
+    /// It was refused: it has not happened.
+    Refused,
+}
+
+/// What went wrong with a read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrongRead {
+    /// The array sector.
+    pub sector: u64,
+    /// What was returned.
+    pub found: Content,
+    /// What would have been right.
+    pub allowed: String,
+}
+
+impl fmt::Display for WrongRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let WrongRead {
+            sector,
+            found,
+            allowed,
+        } = self;
+        write!(f, "sector {sector} reads as {found:?}, allowed: {allowed}")
+    }
+}
+
+/// The registers of one array.
+#[derive(Debug, Clone)]
+pub struct Oracle {
+    sectors: BTreeMap<u64, Vec<Version>>,
+    unwritten: Look,
+    writes: BTreeMap<u64, (Issue, u64)>,
+    flushes: BTreeMap<u64, u64>,
+    /// Sectors with a version that is overwritten and not gone, or weak.
+    loose: BTreeSet<u64>,
+    tick: u64,
+    reads_checked: u64,
+}
+
+fn first(look: Look) -> Version {
+    Version {
+        look,
+        issued: 0,
+        completed: 0,
+        overwritten: OPEN,
+        weak: false,
+    }
+}
+
+fn shows(look: Look, content: Content, sector: u64) -> bool {
+    match (look, content) {
+        (Look::Wild, _) => true,
+        (Look::Zero, Content::Zero) => true,
+        (
+            Look::Stamp(wanted),
+            Content::Stamp {
+                sector: at,
+                version,
+            },
+        ) => wanted == version && at == sector,
+        _ => false,
+    }
+}
+
+impl Oracle {
+    /// Registers that nobody wrote to yet and that look like `unwritten`.
+    pub fn new(unwritten: Look) -> Oracle {
+        Oracle {
+            sectors: BTreeMap::new(),
+            unwritten,
+            writes: BTreeMap::new(),
+            flushes: BTreeMap::new(),
+            loose: BTreeSet::new(),
+            tick: 0,
+            reads_checked: 0,
+        }
+    }
+
+    fn next(&mut self) -> u64 {
+        self.tick += 1;
+        self.tick
+    }
+
+    /// The present tick, to be handed to [`Oracle::read_ended`] by a read that begins now.
+    pub fn now(&mut self) -> u64 {
+        self.next()
+    }
+
+    /// Sectors of reads that were checked so far.
+    pub fn reads_checked(&self) -> u64 {
+        self.reads_checked
+    }
+
+    fn versions(&mut self, sector: u64) -> &mut Vec<Version> {
+        let unwritten = self.unwritten;
+        self.sectors
+            .entry(sector)
+            .or_insert_with(|| vec![first(unwritten)])
+    }
+
+    /// A write is handed to the array. `number` names it, also in its stamps.
+    pub fn write_issued(&mut self, number: u64, issue: Issue) {
+        let issued = self.next();
+        for sector in issue.range.clone() {
+            self.versions(sector).push(Version {
+                look: issue.look,
+                issued,
+                completed: OPEN,
+                overwritten: OPEN,
+                weak: issue.weak,
+            });
+        }
+        let old = self.writes.insert(number, (issue, issued));
+        assert!(old.is_none(), "write {number} is in flight already");
+    }
+
+    /// A write was answered.
+    pub fn write_ended(&mut self, number: u64, how: Ended) {
+        let now = self.next();
+        let (issue, issued) = self.writes.remove(&number).expect("the write is in flight");
+        for sector in issue.range.clone() {
+            let versions = self.versions(sector);
+            if how == Ended::Refused {
+                versions.retain(|v| v.issued != issued);
+                continue;
+            }
+            let own = versions
+                .iter_mut()
+                .find(|v| v.issued == issued)
+                .expect("a version in flight is never gone");
+            own.completed = now;
+            own.weak |= how == Ended::Failed;
+            let weak = own.weak;
+            if !weak {
+                for v in versions.iter_mut().filter(|v| v.completed < issued) {
+                    v.overwritten = v.overwritten.min(now);
+                }
+                if how == Ended::Durable {
+                    versions.retain(|v| v.completed >= issued);
+                }
+            }
+            if versions.len() > 1 {
+                self.loose.insert(sector);
+            }
+        }
+    }
+
+    /// A flush is handed to the array.
+    pub fn flush_issued(&mut self, number: u64) {
+        let now = self.next();
+        let old = self.flushes.insert(number, now);
+        assert!(old.is_none(), "flush {number} is in flight already");
+    }
+
+    /// A flush was answered. Gives the sectors of which it made something durable.
+    pub fn flush_ended(&mut self, number: u64, well: bool) -> BTreeSet<u64> {
+        let issued = self.flushes.remove(&number);
+        let issued = issued.expect("the flush is in flight");
+        if well {
+            self.settle(issued)
+        } else {
+            BTreeSet::new()
+        }
+    }
+
+    fn settle(&mut self, issued: u64) -> BTreeSet<u64> {
+        let loose = std::mem::take(&mut self.loose);
+        let mut settled = BTreeSet::new();
+        for sector in loose {
+            let versions = self.versions(sector);
+            let before = versions.len();
+            versions.retain(|v| v.overwritten >= issued);
+            let after = versions.len();
+            assert!(after > 0, "the newest version is never gone");
+            if after < before {
+                settled.insert(sector);
+            }
+            if after > 1 {
+                self.loose.insert(sector);
+            }
+        }
+        settled
+    }
+
+    /// A read that began at tick `began` returned `bytes` for the sectors from `first_sector` on.
+    pub fn read_ended(
+        &mut self,
+        began: u64,
+        first_sector: u64,
+        bytes: &[u8],
+    ) -> Result<(), WrongRead> {
+        assert_eq!(bytes.len() % SECTOR, 0, "whole sectors");
+        let now = self.next();
+        for (index, piece) in bytes.chunks_exact(SECTOR).enumerate() {
+            let sector = first_sector + index as u64;
+            self.sector_read(now, began, sector, recognise(piece))?;
+        }
+        Ok(())
+    }
+
+    fn sector_read(
+        &mut self,
+        now: u64,
+        began: u64,
+        sector: u64,
+        found: Content,
+    ) -> Result<(), WrongRead> {
+        self.reads_checked += 1;
+        if !self.sectors.contains_key(&sector) && shows(self.unwritten, found, sector) {
+            return Ok(());
+        }
+        let versions = self.versions(sector);
+        let fits = |v: &Version| v.overwritten > began && shows(v.look, found, sector);
+        let matches: Vec<bool> = versions.iter().map(fits).collect();
+        if !matches.contains(&true) {
+            return Err(self.wrong(sector, found));
+        }
+        for (v, fits) in versions.iter_mut().zip(matches) {
+            if !fits && v.completed < began {
+                v.overwritten = v.overwritten.min(now);
+            }
+        }
+        if versions.len() > 1 {
+            self.loose.insert(sector);
+        }
+        Ok(())
+    }
+
+    fn wrong(&mut self, sector: u64, found: Content) -> WrongRead {
+        let show = |v: &Version| {
+            let time = |t: u64| if t == OPEN { "-".into() } else { t.to_string() };
+            format!(
+                "{:?}{} {}..{}..{}",
+                v.look,
+                if v.weak { " weak" } else { "" },
+                v.issued,
+                time(v.completed),
+                time(v.overwritten)
+            )
+        };
+        let versions: Vec<String> = self.versions(sector).iter().map(show).collect();
+        WrongRead {
+            sector,
+            found,
+            allowed: versions.join(" | "),
+        }
+    }
+
+    /// Whether a read that began at tick `began` may find this content now. Decides nothing.
+    pub fn may_read(&self, began: u64, sector: u64, found: Content) -> bool {
+        match self.sectors.get(&sector) {
+            None => shows(self.unwritten, found, sector),
+            Some(versions) => versions
+                .iter()
+                .any(|v| v.overwritten > began && shows(v.look, found, sector)),
+        }
+    }
+
+    /// Whether content on a member is a version that may be read now.
+    pub fn is_current(&self, sector: u64, found: Content) -> bool {
+        match self.sectors.get(&sector) {
+            None => shows(self.unwritten, found, sector),
+            Some(versions) => versions
+                .iter()
+                .any(|v| v.overwritten == OPEN && shows(v.look, found, sector)),
+        }
+    }
+
+    /// Whether a power cut now may leave this content.
+    pub fn may_survive(&self, sector: u64, found: Content) -> bool {
+        match self.sectors.get(&sector) {
+            None => shows(self.unwritten, found, sector),
+            Some(versions) => versions.iter().any(|v| shows(v.look, found, sector)),
+        }
+    }
+
+    /// The machine went down. `power`: caches are lost. What was in flight may have happened.
+    pub fn crashed(&mut self, power: bool) {
+        let now = self.next();
+        for (_, (issue, issued)) in std::mem::take(&mut self.writes) {
+            for sector in issue.range {
+                let own = self
+                    .versions(sector)
+                    .iter_mut()
+                    .find(|v| v.issued == issued);
+                let own = own.expect("a version in flight is never gone");
+                own.completed = now;
+                own.weak = true;
+                self.loose.insert(sector);
+            }
+        }
+        self.flushes.clear();
+        if power {
+            for sector in self.loose.clone() {
+                for v in self.versions(sector) {
+                    v.overwritten = OPEN;
+                }
+            }
+        }
+    }
+
+    /// The array was stopped in good order: what was complete is durable.
+    pub fn stopped(&mut self) {
+        assert!(
+            self.writes.is_empty(),
+            "a stopped array has answered every write"
+        );
+        let now = self.next();
+        self.settle(now);
+        self.flushes.clear();
+    }
+
+    /// Redundancy could not bring this sector back: anything may be read.
+    pub fn lost(&mut self, sector: u64) {
+        self.versions(sector).push(first(Look::Wild));
+    }
+
+    /// Sectors that are known to differ from the unwritten look, in order.
+    pub fn written(&self) -> impl Iterator<Item = u64> + '_ {
+        self.sectors.keys().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stamp::stamp;
+
+    struct Bench {
+        oracle: Oracle,
+        next: u64,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            Bench {
+                oracle: Oracle::new(Look::Zero),
+                next: 0,
+            }
+        }
+
+        fn issue(&mut self, weak: bool, zero: bool) -> u64 {
+            self.next += 1;
+            let number = self.next;
+            let look = if zero {
+                Look::Zero
+            } else {
+                Look::Stamp(number)
+            };
+            let range = 5..6;
+            self.oracle
+                .write_issued(number, Issue { range, look, weak });
+            number
+        }
+
+        fn write(&mut self, how: Ended) -> u64 {
+            let number = self.issue(false, false);
+            self.oracle.write_ended(number, how);
+            number
+        }
+
+        fn flush(&mut self) {
+            self.oracle.flush_issued(1);
+            self.oracle.flush_ended(1, true);
+        }
+
+        fn bytes(version: u64) -> [u8; SECTOR] {
+            let mut bytes = [0; SECTOR];
+            if version > 0 {
+                stamp(&mut bytes, 5, version);
+            }
+            bytes
+        }
+
+        /// Whether a read now may return `version` (0: zeros). Does not change the oracle.
+        fn may(&self, version: u64) -> bool {
+            let mut copy = self.oracle.clone();
+            let began = copy.now();
+            copy.read_ended(began, 5, &Bench::bytes(version)).is_ok()
+        }
+
+        fn read(&mut self, version: u64) {
+            let began = self.oracle.now();
+            let read = self.oracle.read_ended(began, 5, &Bench::bytes(version));
+            read.expect("an allowed read");
+        }
+    }
+
+    #[test]
+    fn a_completed_write_is_the_only_one_read() {
+        let mut b = Bench::new();
+        assert!(b.may(0));
+        let one = b.issue(false, false);
+        assert!(b.may(0) && b.may(one));
+        b.oracle.write_ended(one, Ended::Done);
+        assert!(!b.may(0) && b.may(one));
+    }
+
+    #[test]
+    fn a_read_is_judged_by_its_whole_duration() {
+        let mut b = Bench::new();
+        let one = b.write(Ended::Done);
+        let began = b.oracle.now();
+        let two = b.write(Ended::Done);
+        let mut copy = b.oracle.clone();
+        copy.read_ended(began, 5, &Bench::bytes(one))
+            .expect("as it began");
+        b.oracle
+            .read_ended(began, 5, &Bench::bytes(two))
+            .expect("as it ended");
+        assert!(!b.may(one));
+    }
+
+    #[test]
+    fn concurrent_writes_may_land_in_any_order_but_a_read_decides() {
+        let mut b = Bench::new();
+        let (one, two) = (b.issue(false, false), b.issue(false, false));
+        b.oracle.write_ended(two, Ended::Done);
+        b.oracle.write_ended(one, Ended::Done);
+        assert!(b.may(one) && b.may(two) && !b.may(0));
+        b.read(one);
+        assert!(b.may(one) && !b.may(two));
+    }
+
+    #[test]
+    fn garbled_and_misplaced_content_is_wrong() {
+        let mut b = Bench::new();
+        let one = b.write(Ended::Done);
+        let began = b.oracle.now();
+        let mut elsewhere = [0; SECTOR];
+        stamp(&mut elsewhere, 6, one);
+        let wrong = b
+            .oracle
+            .read_ended(began, 5, &elsewhere)
+            .expect_err("misplaced");
+        assert_eq!(wrong.sector, 5);
+        let mut garbled = Bench::bytes(one);
+        garbled[400] ^= 1;
+        b.oracle
+            .read_ended(began, 5, &garbled)
+            .expect_err("garbled");
+    }
+
+    #[test]
+    fn a_power_cut_reaches_back_to_the_last_flush() {
+        let mut b = Bench::new();
+        let one = b.write(Ended::Done);
+        b.flush();
+        let two = b.write(Ended::Done);
+        let three = b.write(Ended::Done);
+        let four = b.issue(false, false);
+        assert!(!b.may(two));
+        b.oracle.crashed(true);
+        assert!(!b.may(0));
+        assert!([one, two, three, four].iter().all(|&v| b.may(v)));
+        b.read(two);
+        assert!(b.may(two) && !b.may(one) && !b.may(three) && !b.may(four));
+        b.oracle.crashed(true);
+        assert!(b.may(one) && b.may(four), "reading makes nothing durable");
+        b.read(two);
+        b.flush();
+        b.oracle.crashed(true);
+        assert!(b.may(two) && !b.may(one) && !b.may(four));
+    }
+
+    #[test]
+    fn a_flush_covers_only_what_was_answered_before() {
+        let mut b = Bench::new();
+        let one = b.write(Ended::Done);
+        b.oracle.flush_issued(1);
+        let two = b.write(Ended::Done);
+        b.oracle.flush_ended(1, true);
+        b.oracle.crashed(true);
+        assert!(b.may(one) && b.may(two) && !b.may(0));
+    }
+
+    #[test]
+    fn fua_is_durable_and_a_failed_flush_is_nothing() {
+        let mut b = Bench::new();
+        b.write(Ended::Done);
+        b.oracle.flush_issued(1);
+        b.oracle.flush_ended(1, false);
+        let mut copy = Bench {
+            oracle: b.oracle.clone(),
+            next: b.next,
+        };
+        copy.oracle.crashed(true);
+        assert!(copy.may(0));
+        let two = b.write(Ended::Durable);
+        b.oracle.crashed(true);
+        assert!(b.may(two) && !b.may(1) && !b.may(0));
+    }
+
+    #[test]
+    fn a_killed_process_loses_nothing_that_was_answered() {
+        let mut b = Bench::new();
+        let one = b.write(Ended::Done);
+        let two = b.issue(false, false);
+        b.oracle.crashed(false);
+        assert!(b.may(one) && b.may(two) && !b.may(0));
+        b.oracle.crashed(true);
+        assert!(b.may(0));
+    }
+
+    #[test]
+    fn trims_and_failed_writes_leave_the_old_but_refused_ones_nothing() {
+        let mut b = Bench::new();
+        let one = b.write(Ended::Done);
+        let trim = b.issue(true, true);
+        b.oracle.write_ended(trim, Ended::Done);
+        assert!(b.may(one) && b.may(0));
+        b.read(0);
+        assert!(!b.may(one));
+        let failed = b.write(Ended::Failed);
+        assert!(b.may(failed) && b.may(0));
+        let refused = b.write(Ended::Refused);
+        assert!(!b.may(refused));
+    }
+
+    #[test]
+    fn a_stop_is_a_flush() {
+        let mut b = Bench::new();
+        let one = b.write(Ended::Done);
+        b.oracle.stopped();
+        b.oracle.crashed(true);
+        assert!(b.may(one) && !b.may(0));
+    }
+
+    #[test]
+    fn lost_sectors_may_hold_anything_until_written() {
+        let mut b = Bench::new();
+        b.write(Ended::Durable);
+        b.oracle.lost(5);
+        assert!(b.may(77) && b.may(0));
+        let two = b.write(Ended::Durable);
+        assert!(b.may(two) && !b.may(77));
+    }
+}

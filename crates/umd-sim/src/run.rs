@@ -1,0 +1,94 @@
+//! Running seeds.
+
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+
+use crate::engine::Maker;
+use crate::monitor::{Rule, Violation};
+use crate::options::Options;
+use crate::trace::Trace;
+use crate::world::{Counts, World};
+
+/// How a seed ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was broken, if anything was.
+    pub violation: Option<Violation>,
+    /// Hash of everything that happened.
+    pub hash: u128,
+    /// What happened, in numbers.
+    pub counts: Counts,
+    /// The last lines of the trace, if they were kept.
+    pub tail: Vec<String>,
+}
+
+/// What is done with the trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// It is hashed only.
+    Hash,
+    /// Its last lines are kept.
+    Tail,
+    /// It is printed.
+    Print,
+}
+
+thread_local! {
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Makes panics of the engine quiet: their text becomes a violation. For a program that does
+/// nothing but run seeds.
+pub fn capture_panics() {
+    panic::set_hook(Box::new(|info| {
+        PANIC.with(|slot| *slot.borrow_mut() = Some(info.to_string()));
+    }));
+}
+
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    let captured = PANIC.with(|slot| slot.borrow_mut().take());
+    let plain = || {
+        let text = payload.downcast_ref::<String>().cloned();
+        text.or_else(|| {
+            payload
+                .downcast_ref::<&str>()
+                .map(|text| (*text).to_owned())
+        })
+    };
+    captured
+        .or_else(plain)
+        .unwrap_or_else(|| "a panic without words".into())
+}
+
+/// Runs these options.
+pub fn run_options(options: Options, maker: &dyn Maker, show: Show) -> Outcome {
+    let trace = Trace::new(show == Show::Print, show == Show::Tail);
+    let mut world = World::new(options, maker, trace);
+    let ran = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
+    let violation = match ran {
+        Ok(verdict) => verdict.err(),
+        Err(payload) => Some(Violation::new(Rule::Panic, panic_text(payload.as_ref()))),
+    };
+    Outcome {
+        violation,
+        hash: world.trace().hash(),
+        counts: world.counts(),
+        tail: world.trace().tail().map(str::to_owned).collect(),
+    }
+}
+
+/// Runs a seed.
+pub fn run_seed(seed: u64, maker: &dyn Maker, show: Show) -> Outcome {
+    run_options(Options::draw(seed), maker, show)
+}
+
+/// Runs a seed twice; the runs must not differ.
+pub fn run_twice(seed: u64, maker: &dyn Maker) -> Outcome {
+    let mut first = run_seed(seed, maker, Show::Hash);
+    let second = run_seed(seed, maker, Show::Hash);
+    if first.violation.is_none() && first.hash != second.hash {
+        let text = format!("two runs of seed {seed} differ");
+        first.violation = Some(Violation::new(Rule::Determinism, text));
+    }
+    first
+}

@@ -1,0 +1,231 @@
+//! The administrator.
+
+use umd_core::array::{
+    Control, ControlError, ControlReply, Event, MemberRole, NewMember, SyncRequest,
+};
+use umd_core::sync::SyncAction;
+use umd_core::value::{ControlId, MemberId};
+use umd_format::{Minor, SuperblockV1};
+
+use super::{Ev, World};
+use crate::disk::{Cut, Power};
+use crate::metaview::super_sector;
+use crate::monitor::{MemberView, Rule, Verdict, Violation};
+use crate::options::Action;
+use crate::stamp::SECTOR;
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    Fail(MemberId),
+    Remove(MemberId),
+    Add { disk: usize, back: bool },
+    Added { member: MemberId },
+    Start(SyncAction),
+    Idle,
+    Freeze,
+    Thaw,
+    ReadOnly,
+    ReadWrite,
+    Stop,
+}
+
+/// The metadata version of this number.
+pub(super) fn minor_of(number: u8) -> Minor {
+    match number {
+        0 => Minor::V1_0,
+        1 => Minor::V1_1,
+        _ => Minor::V1_2,
+    }
+}
+
+impl World<'_> {
+    /// The administrator does one thing.
+    pub(super) fn administrate(&mut self) -> Verdict {
+        let actions: Vec<Action> = self.options.actions.iter().copied().collect();
+        if !self.live().phase.is_work() || self.live().actions_left == 0 || actions.is_empty() {
+            return Ok(());
+        }
+        self.live_mut().actions_left -= 1;
+        let action = self.admin_rng.pick(&actions);
+        let base = self.admin_rng.pick(&[1_000_000, 50_000_000, 2_000_000_000]);
+        let pause = self.admin_rng.spread(base);
+        self.after(pause, Ev::Admin);
+        match self.choose(action) {
+            Some(request) => self.ask(request),
+            None => Ok(()),
+        }
+    }
+
+    fn choose(&mut self, action: Action) -> Option<Request> {
+        match action {
+            Action::Fail => {
+                let member = self.any_member(|role| role != MemberRole::Faulty)?;
+                let disk = self.live().members[&member];
+                self.doom(disk).then_some(Request::Fail(member))
+            }
+            Action::Remove => {
+                let idle = |role| matches!(role, MemberRole::Faulty | MemberRole::Spare);
+                Some(Request::Remove(self.any_member(idle)?))
+            }
+            Action::Add => {
+                let disk = self.free_disk(false)?;
+                Some(Request::Add { disk, back: false })
+            }
+            Action::ReAdd => {
+                let disk = self.free_disk(true)?;
+                Some(Request::Add { disk, back: true })
+            }
+            Action::Check => Some(Request::Start(SyncAction::Check)),
+            Action::Repair => Some(Request::Start(SyncAction::Repair)),
+            Action::Idle => Some(Request::Idle),
+            Action::Freeze => Some(Request::Freeze),
+            Action::ReadOnly => Some(Request::ReadOnly),
+        }
+    }
+
+    fn any_member(&mut self, wanted: impl Fn(MemberRole) -> bool) -> Option<MemberId> {
+        let live = self.live.as_ref().expect("an array is running");
+        let fits: Vec<MemberId> = live
+            .status
+            .members
+            .iter()
+            .filter(|m| wanted(m.role) && live.members.contains_key(&m.id))
+            .map(|m| m.id)
+            .collect();
+        (!fits.is_empty()).then(|| self.admin_rng.pick(&fits))
+    }
+
+    /// A disk that is no member and can be one. A vanished one is plugged in again.
+    fn free_disk(&mut self, carries: bool) -> Option<usize> {
+        let live = self.live.as_ref().expect("an array is running");
+        let fits: Vec<usize> = (0..self.disks.len())
+            .filter(|disk| !live.members.values().any(|used| used == disk))
+            .filter(|&disk| !live.ios.values().any(|info| info.is_on(disk)))
+            .filter(|&disk| !self.absent[disk] && (!carries || self.carries[disk]))
+            .collect();
+        if fits.is_empty() {
+            return None;
+        }
+        let disk = self.admin_rng.pick(&fits);
+        if self.disks[disk].power() == Power::Gone {
+            self.disks[disk].cut(Cut::Sectors(500));
+        }
+        Some(disk)
+    }
+
+    /// Hands a control request to the engine.
+    pub(super) fn ask(&mut self, request: Request) -> Verdict {
+        let control = match request {
+            Request::Fail(member) => Control::Fail(member),
+            Request::Remove(member) => Control::Remove(member),
+            Request::Add { disk, back } => return self.ask_to_add(disk, back),
+            Request::Start(action) => Control::Sync(SyncRequest::Start(action)),
+            Request::Idle | Request::Thaw => Control::Sync(SyncRequest::Idle),
+            Request::Freeze => Control::Sync(SyncRequest::Frozen),
+            Request::ReadOnly => {
+                let live = self.live_mut();
+                live.read_only = true;
+                live.pending
+                    .values_mut()
+                    .for_each(|pending| pending.read_only = true);
+                Control::ReadOnly(true)
+            }
+            Request::ReadWrite => Control::ReadOnly(false),
+            Request::Stop => Control::Stop,
+            Request::Added { .. } => unreachable!("an answer, never a question"),
+        };
+        self.deliver_control(request, control)
+    }
+
+    fn deliver_control(&mut self, request: Request, control: Control) -> Verdict {
+        self.next_request += 1;
+        let id = ControlId(self.next_request);
+        self.live_mut().admin.insert(id, request);
+        self.deliver(Event::Control(id, control))
+    }
+
+    fn ask_to_add(&mut self, disk: usize, back: bool) -> Verdict {
+        let member = MemberId(self.next_member);
+        self.next_member += 1;
+        let size_sectors = self.disks[disk].sectors();
+        let sector = super_sector(self.options.minor, size_sectors);
+        let mut uuid = [0; 16];
+        uuid[..8].copy_from_slice(&self.setup_rng.next_u64().to_le_bytes());
+        uuid[8..].copy_from_slice(&self.setup_rng.next_u64().to_le_bytes());
+        let superblock = self.superblock_on(disk);
+        let new = NewMember {
+            id: member,
+            name: format!("disk{disk}"),
+            size_sectors,
+            logical_block_bytes: 512,
+            device_uuid: uuid,
+            write_mostly: false,
+            superblock: superblock.map(Box::new),
+        };
+        let view = MemberView::new(disk, sector, back, &self.disks);
+        let live = self.live_mut();
+        live.members.insert(member, disk);
+        live.monitor.add_member(member, view);
+        let control = if back {
+            Control::ReAdd(new)
+        } else {
+            Control::Add(new)
+        };
+        self.deliver_control(Request::Added { member }, control)
+    }
+
+    /// The superblock that a read of the disk finds.
+    pub(super) fn superblock_on(&self, disk: usize) -> Option<SuperblockV1> {
+        if !self.carries[disk] {
+            return None;
+        }
+        let size = self.disks[disk].sectors();
+        let sector = super_sector(self.options.minor, size);
+        let bytes = crate::world::boot::read_sectors(&self.disks[disk], sector, 8);
+        debug_assert_eq!(bytes.len(), 8 * SECTOR);
+        SuperblockV1::load(&bytes, minor_of(self.options.minor), size).ok()
+    }
+
+    pub(super) fn admin_answered(
+        &mut self,
+        id: ControlId,
+        result: Result<ControlReply, ControlError>,
+    ) -> Verdict {
+        let Some(request) = self.live_mut().admin.remove(&id) else {
+            let text = format!("control {id:?} was answered and is not pending");
+            return Err(Violation::new(Rule::Lifetime, text));
+        };
+        match (request, result) {
+            (Request::Added { member }, Err(_)) => {
+                let live = self.live_mut();
+                live.members.remove(&member);
+                live.monitor.note_released(member);
+            }
+            (Request::Fail(member), Err(_)) => {
+                if let Some(&disk) = self.live().members.get(&member) {
+                    self.atlas.forget(disk);
+                }
+            }
+            (Request::ReadOnly, Ok(_)) => {
+                let pause = self.admin_rng.spread(200_000_000);
+                self.after(pause, Ev::Undo(Request::ReadWrite));
+            }
+            (Request::ReadOnly, Err(_)) | (Request::ReadWrite, Ok(_)) => {
+                self.live_mut().read_only = false;
+            }
+            (Request::Freeze, Ok(_)) => {
+                self.live_mut().frozen = true;
+                let pause = self.admin_rng.spread(2_000_000_000);
+                self.after(pause, Ev::Undo(Request::Thaw));
+            }
+            (Request::Thaw | Request::Idle, Ok(_)) => self.live_mut().frozen = false,
+            (Request::Stop | Request::ReadWrite | Request::Thaw, Err(error)) => {
+                let text = format!("{request:?} was refused: {error}");
+                return Err(Violation::new(Rule::Error, text));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,326 @@
+//! The fault atlas: what may break now so that redundancy still covers everything.
+//!
+//! In nine seeds of ten nothing breaks beyond what the level tolerates, and then every error and
+//! every lost byte is a bug. Beyond it, errors are legal; wrong data reported as good never is.
+
+use std::collections::BTreeSet;
+
+use umd_core::array::{MemberRole, Purpose};
+use umd_core::value::Span;
+
+use super::{Ev, World};
+use crate::disk::{Armed, PAGE_SECTORS, Power};
+use crate::layout::{Place, parity_agrees};
+use crate::monitor::Verdict;
+use crate::options::{Fault, Trigger};
+use crate::stamp::SECTOR;
+
+static ZERO: [u8; SECTOR] = [0; SECTOR];
+
+/// What is broken, or will be.
+#[derive(Debug, Default)]
+pub(super) struct Atlas {
+    /// Disks whose loss is under way and that the engine may not have noticed.
+    doomed: BTreeSet<usize>,
+    /// Relative pages (of parity arrays) in which a crash may have left parity that does not agree
+    /// with data.
+    holes: BTreeSet<u64>,
+    /// More broke than redundancy covers.
+    exceeded: bool,
+    /// A start was insisted on: parity may be wrong from then on.
+    forced: bool,
+}
+
+impl Atlas {
+    /// Whether more broke than redundancy covers.
+    pub(super) fn exceeded(&self) -> bool {
+        self.exceeded
+    }
+
+    /// Whether parity may be wrong for good.
+    pub(super) fn forced(&self) -> bool {
+        self.forced
+    }
+
+    /// The disk is no member any more.
+    pub(super) fn forget(&mut self, disk: usize) {
+        self.doomed.remove(&disk);
+    }
+
+    /// A new boot: nothing is under way.
+    pub(super) fn rebooted(&mut self) {
+        self.doomed.clear();
+    }
+}
+
+impl World<'_> {
+    /// Disks of members in sync, with their slots.
+    pub(super) fn in_sync(&self) -> Vec<(u16, usize)> {
+        let Some(live) = &self.live else {
+            return Vec::new();
+        };
+        live.status
+            .members
+            .iter()
+            .filter(|m| m.role == MemberRole::InSync)
+            .filter_map(|m| Some((m.slot?.0, *live.members.get(&m.id)?)))
+            .collect()
+    }
+
+    /// Members in sync that nothing is under way against.
+    fn sound(&self) -> usize {
+        let sound = |(_, disk): &(u16, usize)| {
+            !self.atlas.doomed.contains(disk) && self.disks[*disk].power() == Power::On
+        };
+        self.in_sync().iter().filter(|slot| sound(slot)).count()
+    }
+
+    fn needed(&self) -> usize {
+        usize::from(self.geometry.slots - self.geometry.redundancy())
+    }
+
+    fn any_damage(&self) -> bool {
+        self.in_sync()
+            .iter()
+            .any(|(_, disk)| !self.disks[*disk].damaged().is_empty())
+    }
+
+    /// Whether redundancy covers the loss of this disk now.
+    fn covers_loss(&mut self, disk: usize) -> bool {
+        if !self.in_sync().iter().any(|(_, d)| *d == disk) {
+            return true;
+        }
+        let already = self.atlas.doomed.contains(&disk);
+        self.sound() - usize::from(!already) >= self.needed() && !self.any_damage()
+    }
+
+    /// Whether the disk may be lost, by the rules of this seed. Remembers it if so.
+    pub(super) fn doom(&mut self, disk: usize) -> bool {
+        if !self.in_sync().iter().any(|(_, d)| *d == disk) {
+            return true;
+        }
+        self.prune_holes();
+        if !self.atlas.holes.is_empty() {
+            // The write hole: what this disk held could not be computed. md has no answer to it
+            // without a log, and neither faults nor administrators of this world ask.
+            return false;
+        }
+        if !self.covers_loss(disk) {
+            if !self.options.beyond {
+                return false;
+            }
+            self.atlas.exceeded = true;
+        }
+        self.atlas.doomed.insert(disk);
+        true
+    }
+
+    /// Something breaks.
+    pub(super) fn strike(&mut self) -> Verdict {
+        if !self.live().phase.is_work() {
+            return Ok(());
+        }
+        let kinds: Vec<Fault> = self.options.faults.iter().copied().collect();
+        if kinds.is_empty() || self.live().faults_left == 0 {
+            return Ok(());
+        }
+        self.live_mut().faults_left -= 1;
+        let kind = self.fault_rng.pick(&kinds);
+        let disks: Vec<usize> = self.live().members.values().copied().collect();
+        if !disks.is_empty() {
+            let disk = self.fault_rng.pick(&disks);
+            if self.inject(kind, disk) {
+                self.counts.faults += 1;
+                self.note(format_args!("fault {kind:?} on disk {disk}"));
+                self.trigger_by_fault();
+            }
+        }
+        let pause = self
+            .fault_rng
+            .spread(self.options.workload.think_ns.max(1_000_000) * 5);
+        self.after(pause, Ev::Fault);
+        Ok(())
+    }
+
+    fn inject(&mut self, kind: Fault, disk: usize) -> bool {
+        if self.disks[disk].power() != Power::On || self.disks[disk].is_armed() {
+            return false;
+        }
+        if kind == Fault::Latent {
+            return self.damage(disk);
+        }
+        if kind == Fault::Hiccup {
+            let span = Span(self.fault_rng.spread(500_000_000));
+            self.disks[disk].arm(Armed::Hang(span));
+            return true;
+        }
+        if !self.doom(disk) {
+            return false;
+        }
+        match kind {
+            Fault::WriteError => self.disks[disk].arm(Armed::WriteError),
+            Fault::MetadataError => self.disks[disk].arm(Armed::MetadataWriteError),
+            Fault::FlushError => self.disks[disk].arm(Armed::FlushError),
+            Fault::Hang => {
+                let span = Span(self.fault_rng.range(60, 200) * 1_000_000_000);
+                self.disks[disk].arm(Armed::Hang(span));
+            }
+            _ => {
+                let ends = self.disks[disk].vanish(self.now);
+                for (io, due) in ends {
+                    let io = umd_core::value::IoId(io);
+                    self.queue.push(due, Ev::Io { disk, io });
+                }
+            }
+        }
+        true
+    }
+
+    /// Makes sectors of a member's data unreadable.
+    fn damage(&mut self, disk: usize) -> bool {
+        let Some((slot, _)) = self.in_sync().into_iter().find(|(_, d)| *d == disk) else {
+            return false;
+        };
+        let covered = self.sound() > self.needed() && !self.any_damage();
+        self.prune_holes();
+        if !(covered || self.options.beyond) || !self.atlas.holes.is_empty() {
+            return false;
+        }
+        self.atlas.exceeded |= !covered;
+        let live = self.live();
+        let member = live
+            .status
+            .members
+            .iter()
+            .find(|m| m.slot.is_some_and(|s| s.0 == slot));
+        let offset = member.expect("a member in sync").data_offset_sectors;
+        let used = self.geometry.member_sectors[usize::from(slot)];
+        let rng = &mut self.fault_rng;
+        let len = rng.pick(&[1, 8, 8, 64, 256]).min(used);
+        let at = rng.below(used - len + 1);
+        self.disks[disk].damage(offset + at, len);
+        true
+    }
+
+    /// Relative pages with host writes in flight or volatile on any member.
+    pub(super) fn pages_at_risk(&self, power: bool) -> BTreeSet<u64> {
+        let mut pages = BTreeSet::new();
+        let Some(live) = &self.live else {
+            return pages;
+        };
+        for m in &live.status.members {
+            let Some(&disk) = live.members.get(&m.id) else {
+                continue;
+            };
+            let offset = m.data_offset_sectors;
+            let mut add = |from: u64, end: u64| {
+                let (from, end) = (from.saturating_sub(offset), end.saturating_sub(offset));
+                pages.extend(from / PAGE_SECTORS..end.div_ceil(PAGE_SECTORS));
+            };
+            let of_the_host = |purpose| matches!(purpose, Purpose::Data | Purpose::Parity);
+            for write in self.disks[disk].writes_in_flight() {
+                if of_the_host(write.purpose) {
+                    add(write.offset_sectors, write.end_sectors());
+                }
+            }
+            if power {
+                for (sector, write) in self.disks[disk].cache().range(0, u64::MAX) {
+                    if of_the_host(write.purpose) {
+                        add(sector, sector + 1);
+                    }
+                }
+            }
+        }
+        pages
+    }
+
+    /// A crash left these pages in doubt.
+    pub(super) fn open_holes(&mut self, pages: BTreeSet<u64>) {
+        if !self.geometry.has_parity() {
+            return;
+        }
+        for disk in 0..self.disks.len() {
+            // A column that cannot be read, in a row whose parity is in doubt, would be lost.
+            if !self.disks[disk].damaged().is_empty() && !pages.is_empty() {
+                self.disks[disk].heal();
+            }
+        }
+        self.atlas.holes.extend(pages);
+    }
+
+    /// Forgets pages whose parity agrees with their data.
+    pub(super) fn prune_holes(&mut self) {
+        let in_sync = self.in_sync();
+        if in_sync.len() < usize::from(self.geometry.slots) {
+            return;
+        }
+        let holes = std::mem::take(&mut self.atlas.holes);
+        self.atlas.holes = holes
+            .into_iter()
+            .filter(|page| !self.page_agrees(*page, &in_sync))
+            .collect();
+    }
+
+    fn page_agrees(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
+        let first = page * PAGE_SECTORS;
+        let end = (first + PAGE_SECTORS).min(self.geometry.used_sectors());
+        (first..end).all(|relative| {
+            let row = self.geometry.row(relative / self.geometry.chunk_sectors);
+            parity_agrees(&row, SECTOR, |slot| {
+                let (_, disk) = in_sync
+                    .iter()
+                    .find(|(s, _)| *s == slot)
+                    .expect("all are in sync");
+                let offset = self.data_offset(slot);
+                Some(
+                    self.disks[*disk]
+                        .visible(offset + relative)
+                        .unwrap_or(&ZERO),
+                )
+            })
+        })
+    }
+
+    fn data_offset(&self, slot: u16) -> u64 {
+        let mut members = self.live().status.members.iter();
+        let member =
+            members.find(|m| m.role == MemberRole::InSync && m.slot.is_some_and(|s| s.0 == slot));
+        member.expect("a member in sync").data_offset_sectors
+    }
+
+    /// The array was started although parity is in doubt and these slots are missing: what they
+    /// held in doubtful rows is lost.
+    pub(super) fn give_up(&mut self, missing: &[u16]) {
+        self.atlas.forced = true;
+        let holes = std::mem::take(&mut self.atlas.holes);
+        for page in &holes {
+            let first = page * PAGE_SECTORS;
+            for relative_sector in first..(first + PAGE_SECTORS).min(self.geometry.used_sectors()) {
+                for &slot in missing {
+                    let place = Place {
+                        slot,
+                        relative_sector,
+                    };
+                    if let Some(sector) = self.geometry.sector_at(place) {
+                        self.oracle.lost(sector);
+                    }
+                }
+            }
+        }
+        if self.geometry.level == 6 {
+            self.atlas.holes = holes;
+        }
+    }
+
+    /// Whether any row is in doubt.
+    pub(super) fn has_holes(&self) -> bool {
+        !self.atlas.holes.is_empty()
+    }
+
+    fn trigger_by_fault(&mut self) {
+        let (_, trigger) = self.options.boots[usize::from(self.boot)];
+        if let Trigger::Fault(delay) = trigger {
+            self.after(delay, Ev::End);
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Creation, start and sudden ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use umd_core::value::{Instant, MemberId, Pool};
+use umd_format::create::{NewArray, NewMember, new_array};
+use umd_format::space::RegionWish;
+use umd_format::v1::DeviceFlags;
+use umd_format::{Level, SuperblockV1, Uuid};
+
+use super::admin::minor_of;
+use super::atlas::Atlas;
+use super::host::Client;
+use super::phases::Phase;
+use super::{Counts, Ev, Live, World};
+use crate::disk::{Cut, Power, SimDisk};
+use crate::engine::{Candidate, Maker, Refused, Started, now_at};
+use crate::layout::Geometry;
+use crate::metaview::super_sector;
+use crate::monitor::{MemberView, Monitor, Rule, Violation};
+use crate::options::{Options, Trigger};
+use crate::oracle::{Look, Oracle};
+use crate::queue::Queue;
+use crate::rng::{Rng, Stream};
+use crate::stamp::SECTOR;
+use crate::trace::Trace;
+
+/// What a read of these sectors gives.
+pub(super) fn read_sectors(disk: &SimDisk, first: u64, count: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for sector in first..first + count {
+        match disk.visible(sector) {
+            Some(content) => bytes.extend_from_slice(content),
+            None => bytes.extend_from_slice(&[0; SECTOR]),
+        }
+    }
+    bytes
+}
+
+fn put_bytes(disk: &mut SimDisk, first: u64, bytes: &[u8]) {
+    for (index, piece) in bytes.chunks(SECTOR).enumerate() {
+        let mut sector = [0; SECTOR];
+        sector[..piece.len()].copy_from_slice(piece);
+        disk.medium_mut().put(first + index as u64, Some(&sector));
+    }
+}
+
+fn uuid(rng: &mut Rng) -> Uuid {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
+    bytes[8..].copy_from_slice(&rng.next_u64().to_le_bytes());
+    Uuid(bytes)
+}
+
+fn fill_with_rubbish(disk: &mut SimDisk, rng: &mut Rng) {
+    let medium = disk.medium_mut();
+    for sector in 0..medium.sectors() {
+        let mut bytes = [0; SECTOR];
+        let mut word = rng.next_u64();
+        for piece in bytes.chunks_exact_mut(8) {
+            word = word.wrapping_mul(0x2545_f491_4f6c_dd1d).rotate_left(31);
+            piece.copy_from_slice(&word.to_le_bytes());
+        }
+        medium.put(sector, Some(&bytes));
+    }
+}
+
+/// Creates the array as a user would, straight onto the media. Says which disks are members.
+fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
+    let slots = usize::from(options.slots);
+    let present = slots - usize::from(options.missing);
+    let mut new = |disk: usize| NewMember {
+        device_sectors: options.disk_sectors[disk],
+        device_uuid: uuid(rng),
+        flags: match options.write_mostly >> disk & 1 {
+            1 => DeviceFlags::WRITE_MOSTLY,
+            _ => DeviceFlags::default(),
+        },
+    };
+    let members = (0..slots)
+        .map(|slot| (slot < present).then(|| new(slot)))
+        .collect();
+    let spares = (0..usize::from(options.spares))
+        .map(|n| new(slots + n))
+        .collect();
+    let array = NewArray {
+        minor: minor_of(options.minor),
+        set_uuid: uuid(rng),
+        name: "wind".into(),
+        ctime_seconds: now_at(Instant(0)).wall_seconds,
+        level: Level::from_raw(options.level),
+        layout: options.layout,
+        chunk_sectors: options.chunk_sectors,
+        size_sectors: None,
+        data_offset_sectors: options.data_offset_sectors,
+        bitmap: options.bitmap_bytes.map(RegionWish::Bytes),
+        bad_block_log: false,
+        assume_clean: options.assume_clean,
+        slots: members,
+        spares,
+    };
+    let created = new_array(&array).expect("the options describe an array");
+    let image = created.bitmap_image();
+    let mut carries = vec![false; disks.len()];
+    let mut sizes = Vec::new();
+    let places = created
+        .slots
+        .iter()
+        .enumerate()
+        .filter_map(|(slot, sb)| Some((slot, sb.as_ref()?)));
+    let spares = created
+        .spares
+        .iter()
+        .enumerate()
+        .map(|(n, sb)| (slots + n, sb));
+    for (disk, sb) in places.chain(spares) {
+        let fields = &sb.fields;
+        if let (Some(image), Some(sector), true) = (&image, fields.bitmap_sector(), disk < slots) {
+            put_bytes(&mut disks[disk], sector, image);
+        }
+        put_bytes(
+            &mut disks[disk],
+            fields.super_offset_sectors,
+            &sb.encode(SECTOR),
+        );
+        carries[disk] = true;
+        sizes.push(fields.data_size_sectors);
+        assert_eq!(fields.data_offset_sectors % 8, 0, "data starts on a page");
+    }
+    let any: &SuperblockV1 = created.slots.iter().flatten().next().expect("a member");
+    let member_sectors = match options.level {
+        0 => sizes,
+        _ => vec![any.fields.size_sectors; slots],
+    };
+    let geometry = Geometry {
+        level: options.level,
+        layout: options.layout.cast_signed(),
+        slots: options.slots,
+        chunk_sectors: u64::from(options.chunk_sectors),
+        member_sectors,
+    };
+    (carries, geometry)
+}
+
+impl<'a> World<'a> {
+    /// A world in which the array has been created and not been started yet.
+    pub fn new(options: Options, maker: &'a dyn Maker, trace: Trace) -> World<'a> {
+        let seed = options.seed;
+        let mut setup_rng = Rng::new(seed, Stream::Setup);
+        let mut disks = Vec::new();
+        for (n, &sectors) in options.disk_sectors.iter().enumerate() {
+            let rng = Rng::new(seed, Stream::Disk(n as u16));
+            let mut disk = SimDisk::new(sectors, options.latency[n], rng);
+            if options.old_disks {
+                fill_with_rubbish(&mut disk, &mut setup_rng);
+            }
+            disks.push(disk);
+        }
+        let (carries, geometry) = create(&options, &mut disks, &mut setup_rng);
+        let unwritten = if options.old_disks {
+            Look::Wild
+        } else {
+            Look::Zero
+        };
+        World {
+            now: Instant(1_000_000_000),
+            queue: Queue::new(Rng::new(seed, Stream::Schedule)),
+            absent: vec![false; disks.len()],
+            disks,
+            carries,
+            geometry,
+            pool: Pool::new(),
+            oracle: Oracle::new(unwritten),
+            atlas: Atlas::default(),
+            trace,
+            counts: Counts::default(),
+            live: None,
+            boot: 0,
+            next_member: 0,
+            next_request: 0,
+            fault_rng: Rng::new(seed, Stream::Fault(0)),
+            admin_rng: Rng::new(seed, Stream::Control(0)),
+            setup_rng,
+            options,
+            maker,
+        }
+    }
+
+    /// Assembles and starts the array. `false`: it was refused, as it may be, and that is the end.
+    pub(super) fn start(&mut self) -> Result<bool, Violation> {
+        self.atlas.rebooted();
+        let mut chosen: Vec<usize> = (0..self.disks.len())
+            .filter(|&disk| self.carries[disk] && !self.absent[disk])
+            .collect();
+        self.setup_rng.shuffle(&mut chosen);
+        let ids: Vec<(MemberId, usize)> = chosen
+            .iter()
+            .map(|&disk| {
+                self.next_member += 1;
+                (MemberId(self.next_member - 1), disk)
+            })
+            .collect();
+        let boot = self.boot;
+        self.note(format_args!("boot {boot} with disks {chosen:?}"));
+        let mut forced = false;
+        let started = match self.try_start(&ids, false) {
+            Ok(started) => started,
+            Err(refused) => {
+                self.note(format_args!("refused: {}", refused.why));
+                if self.atlas.exceeded() {
+                    return Ok(false);
+                }
+                if !(refused.write_hole && self.geometry.has_parity()) {
+                    return Err(Violation::new(
+                        Rule::Error,
+                        format!("refused: {}", refused.why),
+                    ));
+                }
+                forced = true;
+                self.try_start(&ids, true).map_err(|refused| {
+                    let text = format!("refused although forced: {}", refused.why);
+                    Violation::new(Rule::Error, text)
+                })?
+            }
+        };
+        self.started(started, &ids, forced)?;
+        Ok(true)
+    }
+
+    fn try_start(&self, ids: &[(MemberId, usize)], force: bool) -> Result<Started, Refused> {
+        let candidates: Vec<Candidate<'_>> = ids
+            .iter()
+            .map(|&(id, disk)| Candidate {
+                id,
+                disk: &self.disks[disk],
+                name: format!("disk{disk}"),
+            })
+            .collect();
+        let now = now_at(self.now);
+        self.maker
+            .start(&candidates, self.options.minor, force, now, &self.pool)
+    }
+
+    fn started(
+        &mut self,
+        started: Started,
+        ids: &[(MemberId, usize)],
+        forced: bool,
+    ) -> Result<(), Violation> {
+        let Started {
+            engine,
+            commands,
+            members,
+        } = started;
+        let status = engine.status();
+        let taken: BTreeMap<MemberId, usize> = ids
+            .iter()
+            .copied()
+            .filter(|(id, _)| members.contains(id))
+            .collect();
+        let views = taken
+            .iter()
+            .map(|(&id, &disk)| {
+                let sector = super_sector(self.options.minor, self.disks[disk].sectors());
+                (id, MemberView::new(disk, sector, true, &self.disks))
+            })
+            .collect();
+        let seed = self.options.seed;
+        let clients = (0..self.options.workload.clients)
+            .map(|n| Client {
+                rng: Rng::new(seed, Stream::Client(self.boot, n)),
+                left: self.options.workload.operations,
+            })
+            .collect();
+        self.live = Some(Live {
+            engine,
+            status,
+            monitor: Monitor::new(self.geometry.clone(), views),
+            members: taken,
+            ios: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            armed: 0,
+            clients,
+            pending: BTreeMap::new(),
+            admin: BTreeMap::new(),
+            read_only: false,
+            frozen: false,
+            faults_left: self.options.faults_per_boot,
+            actions_left: self.options.actions_per_boot,
+            answers: 0,
+            phase: Phase::Work { over: false },
+            events: 0,
+        });
+        let held: BTreeSet<u16> = self.in_sync().into_iter().map(|(slot, _)| slot).collect();
+        let missing: Vec<u16> = (0..self.geometry.slots)
+            .filter(|s| !held.contains(s))
+            .collect();
+        if forced || (self.has_holes() && !missing.is_empty()) {
+            self.give_up(&missing);
+        }
+        self.plan_boot();
+        self.carry_out(commands)
+    }
+
+    fn plan_boot(&mut self) {
+        for n in 0..self.options.workload.clients {
+            let pause = self.fault_rng.below(1_000_000);
+            self.after(pause, Ev::Client(n));
+        }
+        let scale = self
+            .fault_rng
+            .pick(&[1_000_000, 20_000_000, 500_000_000, 5_000_000_000]);
+        let first_fault = self.fault_rng.spread(scale);
+        self.after(first_fault, Ev::Fault);
+        let first_action = self.fault_rng.spread(scale);
+        self.after(first_action, Ev::Admin);
+    }
+
+    /// The power goes, or the process is killed.
+    pub(super) fn crash(&mut self, power: bool) {
+        self.counts.crashes += 1;
+        self.note(format_args!(
+            "{}",
+            if power { "POWER CUT" } else { "KILLED" }
+        ));
+        self.trace.word(if power { 21 } else { 22 });
+        self.prune_holes();
+        let pages = self.pages_at_risk(power);
+        self.open_holes(pages);
+        let style = self.fault_rng.weighted(&[2, 1, 3, 2, 3]);
+        let odd = self.fault_rng.index(self.disks.len());
+        for disk in 0..self.disks.len() {
+            let gone = self.disks[disk].power() == Power::Gone;
+            if power {
+                let how = draw_cut(&mut self.fault_rng, style, disk == odd);
+                self.disks[disk].cut(how);
+            } else {
+                self.disks[disk].abandon();
+            }
+            self.absent[disk] = gone && self.fault_rng.permille(400);
+        }
+        self.oracle.crashed(power);
+        self.live = None;
+        self.queue.clear();
+    }
+
+    /// The array was stopped: disks rest, some lose their power.
+    pub(super) fn after_stop(&mut self) {
+        let power = self.fault_rng.coin();
+        for disk in 0..self.disks.len() {
+            let gone = self.disks[disk].power() == Power::Gone;
+            if gone || power {
+                let how = draw_cut(&mut self.fault_rng, 2, false);
+                self.disks[disk].cut(how);
+            } else {
+                self.disks[disk].abandon();
+            }
+            self.absent[disk] = gone && self.fault_rng.permille(400);
+        }
+        if power {
+            self.oracle.crashed(true);
+        }
+        self.live = None;
+        self.queue.clear();
+    }
+
+    pub(super) fn trigger_by_answers(&mut self) {
+        let (_, trigger) = self.options.boots[usize::from(self.boot)];
+        if let Trigger::Answers(limit) = trigger
+            && self.live().answers == limit
+        {
+            self.after(0, Ev::End);
+        }
+    }
+}
+
+fn draw_cut(rng: &mut Rng, style: usize, odd: bool) -> Cut {
+    match style {
+        0 => Cut::None,
+        1 => Cut::All,
+        2 => match rng.below(5) {
+            0 => Cut::None,
+            1 => Cut::All,
+            2 => Cut::Prefix,
+            3 => Cut::Writes(rng.pick(&[100, 500, 900])),
+            _ => Cut::Sectors(rng.pick(&[100, 500, 900])),
+        },
+        3 if odd => Cut::All,
+        3 => Cut::None,
+        _ if odd => Cut::None,
+        _ => Cut::All,
+    }
+}

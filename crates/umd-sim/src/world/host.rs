@@ -1,0 +1,330 @@
+//! Hosts: what they ask for, and what answers are right.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use umd_core::array::{Event, Extent, Reply, Request, RequestError, RequestOp};
+use umd_core::value::{RequestId, Slice};
+
+use super::{Ev, World};
+use crate::monitor::{Rule, Scene, Verdict, Violation};
+use crate::oracle::{Ended, Issue, Look};
+use crate::rng::Rng;
+use crate::stamp::{Content, SECTOR, stamp_all};
+
+/// One host.
+pub(super) struct Client {
+    pub(super) rng: Rng,
+    pub(super) left: u64,
+}
+
+/// What a request is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Read,
+    Write { fua: bool },
+    Trim { fua: bool },
+    Flush,
+    Allocation,
+}
+
+/// A request that was handed over.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    /// Who waits; `None`: the world itself, reading back.
+    pub(super) client: Option<u16>,
+    pub(super) kind: Kind,
+    pub(super) range: Range<u64>,
+    /// Tick of the oracle when it began.
+    pub(super) began: u64,
+    /// The array was read-only at some moment since.
+    pub(super) read_only: bool,
+}
+
+/// A request to be made.
+pub(super) struct Plan {
+    pub(super) kind: Kind,
+    pub(super) zero: bool,
+    pub(super) range: Range<u64>,
+}
+
+impl World<'_> {
+    pub(super) fn client_acts(&mut self, number: u16) -> Verdict {
+        let array = self.geometry.array_sectors();
+        let workload = self.options.workload.clone();
+        let client = &mut self.live_mut().clients[usize::from(number)];
+        if client.left == 0 {
+            self.after(0, Ev::Poll);
+            return Ok(());
+        }
+        client.left -= 1;
+        let rng = &mut client.rng;
+        let plan = draw(rng, &workload, number, array);
+        self.request(Some(number), plan)
+    }
+
+    /// Makes a request of the array.
+    pub(super) fn request(&mut self, client: Option<u16>, plan: Plan) -> Verdict {
+        self.next_request += 1;
+        let number = self.next_request;
+        let id = RequestId(number);
+        let Plan { kind, zero, range } = plan;
+        let began = self.oracle.now();
+        let op = self.operation(number, kind, zero, &range);
+        let live = self.live.as_mut().expect("an array is running");
+        if matches!(kind, Kind::Write { .. } | Kind::Trim { .. } | Kind::Flush) {
+            live.monitor.note_issued(&self.disks, number);
+        }
+        let pending = Pending {
+            client,
+            kind,
+            range,
+            began,
+            read_only: live.read_only,
+        };
+        live.pending.insert(id, pending);
+        self.deliver(Event::Request(Request { id, op }))
+    }
+
+    fn operation(&mut self, number: u64, kind: Kind, zero: bool, range: &Range<u64>) -> RequestOp {
+        let offset_sectors = range.start;
+        let len_sectors = range.end - range.start;
+        let issue = |look, weak| Issue {
+            range: range.clone(),
+            look,
+            weak,
+        };
+        match kind {
+            Kind::Read => RequestOp::Read {
+                offset_sectors,
+                len_sectors: len_sectors as u32,
+            },
+            Kind::Write { fua } if zero => {
+                self.oracle.write_issued(number, issue(Look::Zero, false));
+                RequestOp::WriteZeroes {
+                    offset_sectors,
+                    len_sectors,
+                    fua,
+                    may_unmap: number.is_multiple_of(2),
+                }
+            }
+            Kind::Write { fua } => {
+                self.oracle
+                    .write_issued(number, issue(Look::Stamp(number), false));
+                let mut buf = self.pool.take(len_sectors as usize * SECTOR);
+                stamp_all(buf.as_mut_slice(), offset_sectors, number);
+                RequestOp::Write {
+                    offset_sectors,
+                    data: buf.freeze(),
+                    fua,
+                }
+            }
+            Kind::Trim { fua } => {
+                self.oracle.write_issued(number, issue(Look::Zero, true));
+                RequestOp::Trim {
+                    offset_sectors,
+                    len_sectors,
+                    fua,
+                }
+            }
+            Kind::Flush => {
+                self.oracle.flush_issued(number);
+                RequestOp::Flush
+            }
+            Kind::Allocation => RequestOp::Allocation {
+                offset_sectors,
+                len_sectors,
+            },
+        }
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        id: RequestId,
+        result: Result<Reply, RequestError>,
+    ) -> Verdict {
+        self.counts.answers += 1;
+        let Some(pending) = self.live_mut().pending.remove(&id) else {
+            let text = format!("{id:?} was answered and is not pending");
+            return Err(Violation::new(Rule::Lifetime, text));
+        };
+        match result {
+            Ok(reply) => self.answered_well(id, &pending, reply)?,
+            Err(error) => self.answered_badly(id, &pending, &error)?,
+        }
+        self.answer_counted(pending.client);
+        Ok(())
+    }
+
+    fn answered_well(&mut self, id: RequestId, pending: &Pending, reply: Reply) -> Verdict {
+        let mismatch = |reply: &Reply| {
+            let text = format!("{id:?} {pending:?} was answered with {reply:?}");
+            Err(Violation::new(Rule::Content, text))
+        };
+        match (pending.kind, reply) {
+            (Kind::Read, Reply::Data(pieces)) => self.check_read(id, pending, &pieces),
+            (Kind::Allocation, Reply::Extents(extents)) => {
+                self.check_extents(id, pending, &extents)
+            }
+            (Kind::Write { fua }, Reply::Done) => {
+                let how = if fua { Ended::Durable } else { Ended::Done };
+                self.oracle.write_ended(id.0, how);
+                let sectors = pending.range.clone().collect();
+                self.check_vouched(id, &sectors, fua)
+            }
+            (Kind::Trim { .. }, Reply::Done) => {
+                self.oracle.write_ended(id.0, Ended::Done);
+                let sectors = pending.range.clone().collect();
+                self.check_vouched(id, &sectors, false)
+            }
+            (Kind::Flush, Reply::Done) => {
+                let settled = self.oracle.flush_ended(id.0, true);
+                self.check_vouched(id, &settled, true)
+            }
+            (_, reply) => mismatch(&reply),
+        }
+    }
+
+    fn check_vouched(&mut self, id: RequestId, sectors: &BTreeSet<u64>, durable: bool) -> Verdict {
+        let live = self.live.as_mut().expect("an array is running");
+        let scene = Scene {
+            disks: &self.disks,
+            status: &live.status,
+            oracle: &self.oracle,
+        };
+        live.monitor.check_answer(scene, id.0, sectors, durable)
+    }
+
+    fn check_read(&mut self, id: RequestId, pending: &Pending, pieces: &[Slice]) -> Verdict {
+        let mut bytes = Vec::new();
+        pieces
+            .iter()
+            .for_each(|piece| bytes.extend_from_slice(piece.as_slice()));
+        let wanted = (pending.range.end - pending.range.start) as usize * SECTOR;
+        if bytes.len() != wanted {
+            let text = format!("{id:?}: {} bytes instead of {wanted}", bytes.len());
+            return Err(Violation::new(Rule::Content, text));
+        }
+        let read = self
+            .oracle
+            .read_ended(pending.began, pending.range.start, &bytes);
+        read.map_err(|wrong| Violation::new(Rule::Content, format!("{id:?}: {wrong}")))
+    }
+
+    fn check_extents(&mut self, id: RequestId, pending: &Pending, extents: &[Extent]) -> Verdict {
+        let total: u64 = extents.iter().map(|extent| extent.len_sectors).sum();
+        let asked = pending.range.end - pending.range.start;
+        if total == 0 || total > asked || extents.iter().any(|extent| extent.len_sectors == 0) {
+            let text = format!("{id:?}: extents {extents:?} for {asked} sectors");
+            return Err(Violation::new(Rule::Content, text));
+        }
+        let mut at = pending.range.start;
+        for extent in extents {
+            let run = at..at + extent.len_sectors;
+            at = run.end;
+            if extent.data {
+                continue;
+            }
+            for sector in run {
+                if !self.oracle.may_read(pending.began, sector, Content::Zero) {
+                    let text = format!("{id:?}: sector {sector} is called a hole and is not");
+                    return Err(Violation::new(Rule::Content, text));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn answered_badly(
+        &mut self,
+        id: RequestId,
+        pending: &Pending,
+        error: &RequestError,
+    ) -> Verdict {
+        let stopping = self.live().phase.is_stopping();
+        let refused = matches!(error, RequestError::ReadOnly | RequestError::Stopping);
+        let legal = match error {
+            RequestError::Io(_) => self.atlas.exceeded(),
+            RequestError::ReadOnly => pending.read_only,
+            RequestError::Stopping => stopping,
+            RequestError::OutOfRange => false,
+        };
+        match pending.kind {
+            Kind::Write { .. } | Kind::Trim { .. } => {
+                let how = if refused {
+                    Ended::Refused
+                } else {
+                    Ended::Failed
+                };
+                self.oracle.write_ended(id.0, how);
+            }
+            Kind::Flush => {
+                self.oracle.flush_ended(id.0, false);
+            }
+            Kind::Read | Kind::Allocation => {}
+        }
+        if legal {
+            return Ok(());
+        }
+        let text = format!("{id:?} {pending:?} failed: {error}; {}", self.dump());
+        Err(Violation::new(Rule::Error, text))
+    }
+
+    fn answer_counted(&mut self, client: Option<u16>) {
+        self.live_mut().answers += 1;
+        self.trigger_by_answers();
+        let Some(number) = client else {
+            self.after(0, Ev::Poll);
+            return;
+        };
+        let workload = &self.options.workload;
+        let (think, nap) = (workload.think_ns, workload.nap_permille);
+        let live = self.live.as_mut().expect("an array is running");
+        let client = &mut live.clients[usize::from(number)];
+        let mut pause = if think == 0 {
+            0
+        } else {
+            client.rng.spread(think)
+        };
+        if client.rng.permille(nap) {
+            pause += client.rng.spread(3_000_000_000);
+        }
+        self.after(pause, Ev::Client(number));
+    }
+}
+
+fn draw(
+    rng: &mut Rng,
+    workload: &crate::options::Workload,
+    number: u16,
+    array_sectors: u64,
+) -> Plan {
+    let fua = rng.permille(workload.fua_permille);
+    let (kind, zero) = match rng.weighted(&workload.mix) {
+        0 => (Kind::Read, false),
+        1 => (Kind::Write { fua }, false),
+        2 => (Kind::Write { fua }, true),
+        3 => (Kind::Trim { fua }, false),
+        4 => (Kind::Flush, false),
+        _ => (Kind::Allocation, false),
+    };
+    let clients = u64::from(workload.clients);
+    let part = array_sectors / clients;
+    let (start, len) = match workload.disjoint {
+        true => (u64::from(number) * part, part),
+        false => (0, array_sectors),
+    };
+    let len = match workload.hot_sectors {
+        0 => len,
+        hot => len.min(hot),
+    };
+    let align = workload.align_sectors;
+    let room = len / align;
+    let most = (workload.most_sectors / align).clamp(1, room.max(1));
+    let count = rng.range(1, most);
+    let first = rng.below(room.max(1) - count.min(room.max(1)) + 1);
+    let from = start + first * align;
+    let end = (from + count * align).min(array_sectors);
+    let range = if from < end { from..end } else { 0..1 };
+    Plan { kind, zero, range }
+}

@@ -1,0 +1,328 @@
+//! The world: one array, its disks, hosts and administrator, in virtual time.
+//!
+//! ```text
+//!            clients   administrator   faults
+//!               |            |           |
+//!   queue --> events --> Engine::handle --> commands --> disks, oracle, monitor
+//!     ^                                        |
+//!     +------- completions, timers ------------+
+//!
+//!   boot:  assemble -> work -> (settle -> read back -> stop | power cut | kill) -> next boot
+//! ```
+
+mod admin;
+mod atlas;
+mod boot;
+mod commands;
+mod host;
+mod phases;
+
+use std::collections::BTreeMap;
+
+use umd_core::array::{Event, Status, Timer};
+use umd_core::value::{ControlId, Instant, IoId, MemberId, Pool, RequestId, Span};
+
+use crate::disk::SimDisk;
+use crate::engine::{Engine, Maker, now_at};
+use crate::layout::Geometry;
+use crate::monitor::{Monitor, Rule, Verdict, Violation};
+use crate::options::Options;
+use crate::oracle::Oracle;
+use crate::queue::Queue;
+use crate::rng::{Rng, Stream};
+use crate::trace::Trace;
+
+use admin::Request as AdminRequest;
+use atlas::Atlas;
+use host::{Client, Pending};
+use phases::Phase;
+
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ev {
+    /// A disk ends an operation.
+    Io { disk: usize, io: IoId },
+    /// A timer of the engine; void if it was armed again since.
+    Timer { timer: Timer, armed: u64 },
+    /// A client may go on.
+    Client(u16),
+    /// Something breaks.
+    Fault,
+    /// The administrator does something.
+    Admin,
+    /// The administrator takes something back.
+    Undo(AdminRequest),
+    /// Look whether the phase is over.
+    Poll,
+    /// The boot ends as it was drawn.
+    End,
+    /// A disk's power goes.
+    DiskOff(usize),
+    /// The host's power goes.
+    HostOff,
+}
+
+/// Where a submitted member I/O is.
+#[derive(Debug, Clone, Copy)]
+struct IoInfo {
+    disk: usize,
+    member: MemberId,
+    writes: bool,
+}
+
+/// A running array.
+struct Live {
+    engine: Box<dyn Engine>,
+    status: Status,
+    monitor: Monitor,
+    members: BTreeMap<MemberId, usize>,
+    ios: BTreeMap<IoId, IoInfo>,
+    timers: BTreeMap<Timer, u64>,
+    armed: u64,
+    clients: Vec<Client>,
+    pending: BTreeMap<RequestId, Pending>,
+    admin: BTreeMap<ControlId, AdminRequest>,
+    read_only: bool,
+    frozen: bool,
+    faults_left: u64,
+    actions_left: u64,
+    answers: u64,
+    phase: Phase,
+    events: u64,
+}
+
+/// Counts of a run, for whoever wants to know whether anything happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Boots.
+    pub boots: u64,
+    /// Events handed to the engine.
+    pub events: u64,
+    /// Member I/O.
+    pub ios: u64,
+    /// Answers to hosts.
+    pub answers: u64,
+    /// Faults that were injected.
+    pub faults: u64,
+    /// Power cuts and kills.
+    pub crashes: u64,
+    /// Assemblies that were refused, as they may be.
+    pub refusals: u64,
+    /// Sectors of reads that were checked.
+    pub reads_checked: u64,
+}
+
+/// The world.
+pub struct World<'a> {
+    options: Options,
+    maker: &'a dyn Maker,
+    now: Instant,
+    queue: Queue<Ev>,
+    disks: Vec<SimDisk>,
+    /// Whether a disk carries a superblock of the array.
+    carries: Vec<bool>,
+    /// Whether a disk stays away.
+    absent: Vec<bool>,
+    geometry: Geometry,
+    pool: Pool,
+    oracle: Oracle,
+    atlas: Atlas,
+    trace: Trace,
+    counts: Counts,
+    live: Option<Live>,
+    boot: u16,
+    next_member: u32,
+    next_request: u64,
+    fault_rng: Rng,
+    admin_rng: Rng,
+    setup_rng: Rng,
+}
+
+/// More events in one boot than this: something spins.
+const EVENTS_MAX: u64 = 500_000;
+
+impl World<'_> {
+    fn live(&self) -> &Live {
+        self.live.as_ref().expect("an array is running")
+    }
+
+    fn live_mut(&mut self) -> &mut Live {
+        self.live.as_mut().expect("an array is running")
+    }
+
+    /// What happened so far.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            reads_checked: self.oracle.reads_checked(),
+            ..self.counts
+        }
+    }
+
+    /// The trace.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// Virtual time.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn after(&mut self, ns: u64, event: Ev) {
+        self.queue.push(self.now + Span(ns), event);
+    }
+
+    /// Runs all boots.
+    pub fn run(&mut self) -> Verdict {
+        for index in 0..self.options.boots.len() {
+            self.boot = index as u16;
+            self.fault_rng = Rng::new(self.options.seed, Stream::Fault(self.boot));
+            self.admin_rng = Rng::new(self.options.seed, Stream::Control(self.boot));
+            if !self.start()? {
+                self.counts.refusals += 1;
+                return Ok(());
+            }
+            self.counts.boots += 1;
+            self.run_boot()?;
+        }
+        Ok(())
+    }
+
+    fn run_boot(&mut self) -> Verdict {
+        while self.live.is_some() {
+            let Some((due, event)) = self.queue.pop() else {
+                return Err(Violation::new(
+                    Rule::Liveness,
+                    format!("nothing can happen any more: {}", self.dump()),
+                ));
+            };
+            self.now = self.now.max(due);
+            let live = self.live_mut();
+            live.events += 1;
+            if live.events > EVENTS_MAX {
+                let text = format!("{EVENTS_MAX} events in one boot: {}", self.dump());
+                return Err(Violation::new(Rule::Liveness, text));
+            }
+            self.step(event)?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, event: Ev) -> Verdict {
+        match event {
+            Ev::Io { disk, io } => self.io_ended(disk, io),
+            Ev::Timer { timer, armed } => {
+                if self.live().timers.get(&timer) != Some(&armed) {
+                    return Ok(());
+                }
+                self.live_mut().timers.remove(&timer);
+                self.deliver(Event::Timer(timer))
+            }
+            Ev::Client(client) => self.client_acts(client),
+            Ev::Fault => self.strike(),
+            Ev::Admin => self.administrate(),
+            Ev::Undo(request) => self.ask(request),
+            Ev::Poll => self.poll(),
+            Ev::End => self.end_begins(),
+            Ev::DiskOff(disk) => {
+                self.disks[disk].silence();
+                Ok(())
+            }
+            Ev::HostOff => {
+                self.crash(true);
+                Ok(())
+            }
+        }
+    }
+
+    fn io_ended(&mut self, disk: usize, io: IoId) -> Verdict {
+        let Some(result) = self.disks[disk].finish(io.0) else {
+            return Ok(());
+        };
+        let info = self
+            .live_mut()
+            .ios
+            .remove(&io)
+            .expect("an I/O that was submitted");
+        if let Err(error) = &result {
+            let live = self.live.as_mut().expect("an array is running");
+            live.monitor
+                .note_error(&live.status, info.member, info.writes, error);
+        }
+        self.deliver(Event::Done(umd_core::array::Completion { io, result }))
+    }
+
+    /// Hands an event to the engine and does what it wants.
+    fn deliver(&mut self, event: Event) -> Verdict {
+        self.counts.events += 1;
+        self.trace_event(&event);
+        let now = now_at(self.now);
+        let mut commands = Vec::new();
+        let live = self.live.as_mut().expect("an array is running");
+        live.engine.handle(now, event, &mut commands);
+        if !commands.is_empty() {
+            live.status = live.engine.status();
+            live.monitor.note_status(&live.status);
+        }
+        self.carry_out(commands)
+    }
+
+    fn trace_event(&mut self, event: &Event) {
+        let word = match event {
+            Event::Request(request) => 1 ^ (request.id.0 << 8),
+            Event::Done(done) => 2 ^ (done.io.0 << 8) ^ (u64::from(done.result.is_err()) << 7),
+            Event::Timer(timer) => 3 ^ ((*timer as u64) << 8),
+            Event::Control(id, _) => 4 ^ (id.0 << 8),
+        };
+        self.trace.word(word ^ self.now.0.rotate_left(32));
+        if self.trace.wants_text() {
+            let now = self.show_time();
+            self.trace
+                .note(format_args!("{now} > {}", commands::show_event(event)));
+        }
+    }
+
+    fn show_time(&self) -> String {
+        let ns = self.now.0;
+        format!("{:>6}.{:06}ms", ns / 1_000_000, ns % 1_000_000)
+    }
+
+    fn note(&mut self, line: std::fmt::Arguments<'_>) {
+        if self.trace.wants_text() {
+            let now = self.show_time();
+            self.trace.note(format_args!("{now} # {line}"));
+        }
+    }
+
+    /// What a reader of a failure wants to know about the state of things.
+    fn dump(&self) -> String {
+        let Some(live) = &self.live else {
+            return "no array is running".into();
+        };
+        let pending: Vec<String> = live
+            .pending
+            .iter()
+            .take(8)
+            .map(|(id, pending)| format!("{id:?} {pending:?}"))
+            .collect();
+        let admin: Vec<String> = live.admin.values().map(|a| format!("{a:?}")).collect();
+        let members: Vec<String> = live
+            .status
+            .members
+            .iter()
+            .map(|m| format!("{:?}@{:?}:{:?}", m.id, m.slot, m.role))
+            .collect();
+        format!(
+            "phase {:?}, state {:?}, sync {:?} (pending {}), members {members:?}, {} member I/O in \
+             flight, requests {pending:?}, control {admin:?}",
+            live.phase,
+            live.status.state,
+            live.status.sync,
+            live.status.sync_pending,
+            live.ios.len(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests;
