@@ -160,8 +160,11 @@ impl Connection {
         self.output.clear();
     }
 
-    /// Reads what the socket has and appends every complete request to `requests`. `io` must not
-    /// block. An error means the connection is dead: drop it.
+    /// Reads until there are requests, and appends all that are complete to `requests`. `io` must
+    /// not block. An error means the connection is dead: drop it.
+    ///
+    /// One read that brings requests is enough at a time: while they are answered the client can
+    /// prepare more, where it would wait for the end of a larger batch.
     pub fn read_from(
         &mut self,
         io: &mut impl Read,
@@ -188,8 +191,11 @@ impl Connection {
             if received == Received::Some {
                 return Ok(self.no_reading().unwrap_or(ReadState::Waiting));
             }
+            if !requests.is_empty() {
+                break;
+            }
         }
-        Ok(ReadState::More)
+        Ok(self.no_reading().unwrap_or(ReadState::More))
     }
 
     fn no_reading(&self) -> Option<ReadState> {
