@@ -8,7 +8,6 @@ use umd_format::space::RegionWish;
 use umd_format::v1::DeviceFlags;
 use umd_format::{Level, SuperblockV1, Uuid};
 
-use super::admin::minor_of;
 use super::atlas::Atlas;
 use super::host::Client;
 use super::phases::Phase;
@@ -22,20 +21,9 @@ use crate::options::{Options, Trigger};
 use crate::oracle::{Look, Oracle};
 use crate::queue::Queue;
 use crate::rng::{Rng, Stream};
+use crate::shipped::minor_of;
 use crate::stamp::SECTOR;
 use crate::trace::Trace;
-
-/// What a read of these sectors gives.
-pub(super) fn read_sectors(disk: &SimDisk, first: u64, count: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for sector in first..first + count {
-        match disk.visible(sector) {
-            Some(content) => bytes.extend_from_slice(content),
-            None => bytes.extend_from_slice(&[0; SECTOR]),
-        }
-    }
-    bytes
-}
 
 fn put_bytes(disk: &mut SimDisk, first: u64, bytes: &[u8]) {
     for (index, piece) in bytes.chunks(SECTOR).enumerate() {

@@ -152,6 +152,9 @@ impl World<'_> {
                 Command::Release(member) => {
                     let live = self.live_mut();
                     live.monitor.note_released(member);
+                    if live.phase.is_stopping() {
+                        continue;
+                    }
                     if let Some(disk) = live.members.remove(&member) {
                         self.atlas.forget(disk);
                     }

@@ -139,7 +139,7 @@ pub struct World<'a> {
 }
 
 /// More events in one boot than this: something spins.
-const EVENTS_MAX: u64 = 500_000;
+const EVENTS_MAX: u64 = 200_000;
 
 impl World<'_> {
     fn live(&self) -> &Live {
