@@ -145,15 +145,14 @@ impl Monitor {
         what: &dyn fmt::Display,
     ) -> Verdict {
         let end = range.end - view.data_offset;
-        let role = scene
-            .status
-            .members
-            .iter()
-            .find(|m| m.id == io.member)
-            .map(|m| m.role);
-        let valid = match role {
-            Some(MemberRole::InSync) => true,
-            Some(MemberRole::Recovering { recovered_sectors }) => end <= recovered_sectors,
+        let found = scene.status.members.iter().find(|m| m.id == io.member);
+        let role = found.map(|m| m.role);
+        let slot = found.and_then(|m| m.slot);
+        let valid = match (role, slot) {
+            (Some(MemberRole::InSync), _) => true,
+            (Some(MemberRole::Recovering { recovered_sectors }), Some(slot)) => {
+                end <= recovered_sectors || self.is_rebuilt(scene, view, slot.0, range)
+            }
             _ => false,
         };
         if valid {
@@ -163,6 +162,27 @@ impl Monitor {
             Rule::Source,
             format!("{what} at {range:?}, which is {role:?}"),
         )
+    }
+
+    /// Whether a member that is being rebuilt holds the right data there, whatever its checkpoint
+    /// says. Parity is not judged.
+    fn is_rebuilt(
+        &self,
+        scene: Scene<'_>,
+        view: &MemberView,
+        slot: u16,
+        range: &Range<u64>,
+    ) -> bool {
+        range.clone().all(|at| {
+            let place = Place {
+                slot,
+                relative_sector: at - view.data_offset,
+            };
+            let held = scene.disks[view.disk].visible(at).unwrap_or(&ZERO);
+            self.geometry
+                .sector_at(place)
+                .is_none_or(|sector| scene.oracle.is_current(sector, recognise(held)))
+        })
     }
 
     /// A host write or flush is handed to the engine.

@@ -186,12 +186,18 @@ impl World<'_> {
                     self.atlas.forget(disk);
                 }
             }
-            (Request::ReadOnly, Ok(_)) => {
+            (Request::ReadOnly, answer) => {
+                self.live_mut().read_only |= answer.is_ok();
                 let pause = self.admin_rng.spread(200_000_000);
                 self.after(pause, Ev::Undo(Request::ReadWrite));
             }
-            (Request::ReadOnly, Err(_)) | (Request::ReadWrite, Ok(_)) => {
-                self.live_mut().read_only = false;
+            (Request::ReadWrite, Ok(_)) => {
+                // Another wish to be read-only may be on its way.
+                let live = self.live_mut();
+                live.read_only = live.admin.values().any(|other| *other == Request::ReadOnly);
+            }
+            (Request::Stop, Err(ControlError::Busy(_))) => {
+                self.after(10_000_000, Ev::Undo(Request::Stop));
             }
             (Request::Freeze, Ok(_)) => {
                 self.live_mut().frozen = true;

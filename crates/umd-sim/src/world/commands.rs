@@ -225,6 +225,7 @@ impl World<'_> {
             disk,
             member: io.member,
             writes,
+            query: io.purpose == umd_core::array::Purpose::Query,
         };
         if live.ios.insert(io.io, info).is_some() {
             let text = format!("{:?} was used twice", io.io);
