@@ -1,3 +1,54 @@
-//! Development tasks.
+//! Development tasks: what CI runs, where the oracles come from, which lines between the rooms
+//! may be crossed.
+//!
+//! ```text
+//! cargo xtask test              everything CI runs, with a table of times at the end
+//! cargo xtask oracle [--fresh]  fetch kernel md, mdadm, GRUB and NBD clients to target/oracle
+//! cargo xtask interop [--full]  the kernel matrix: a pairwise selection, or all of it
+//! cargo xtask kills [--full]    umd killed at random moments under a verifying load
+//! cargo xtask sim ...           the simulator; arguments go through
+//! cargo xtask bench [--quick]   figures for docs/performance.md
+//! cargo xtask tidy              layering, banned calls, sizes
+//! ```
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod oracle;
+mod stages;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "usage: cargo xtask test | oracle [--fresh] | interop [--full] | \
+    kills [--full] | sim [ARGS...] | bench [--quick] | tidy";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words[..] {
+        ["test"] => stages::test(),
+        ["oracle"] => oracle::run(false),
+        ["oracle", "--fresh"] => oracle::run(true),
+        ["interop"] => stages::interop(false),
+        ["interop", "--full"] => stages::interop(true),
+        ["kills"] => stages::kills(false),
+        ["kills", "--full"] => stages::kills(true),
+        ["sim", ref rest @ ..] => stages::sim(rest),
+        ["bench"] => stages::bench(false),
+        ["bench", "--quick"] => stages::bench(true),
+        ["tidy"] => tidy::run(),
+        _ => bail!("{USAGE}"),
+    }
+}

@@ -37,7 +37,7 @@ pub trait Backend {
     /// Hands everything submitted to the kernel or the workers. Returns whether completions are
     /// ready already: these are *not* signalled on `event_fd`, so the caller reaps before it
     /// sleeps.
-    #[must_use = "when true, completions are ready and event_fd will not tell: reap before sleeping"]
+    #[must_use = "when true, completions are ready and event_fd does not tell: reap, then sleep"]
     fn kick(&mut self) -> bool;
 
     /// Appends what has completed to `out`, without waiting, and finishes closing members whose

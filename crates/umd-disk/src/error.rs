@@ -51,7 +51,12 @@ impl fmt::Display for Holder {
                 write!(f, "in use by this very process ({comm}, pid {pid})")
             }
             Holder::Process { pid, comm: Some(c) } => write!(f, "in use by {c} (pid {pid})"),
-            Holder::Process { pid, comm: None } => write!(f, "in use by process {pid}"),
+            // After a kill the lock stays until the last I/O has landed.
+            Holder::Process { pid, comm: None } => write!(
+                f,
+                "in use by process {pid} (not to be seen; if it ended just now, its last I/O is \
+                 still under way: try again)"
+            ),
             Holder::Kernel(what) => write!(f, "in use by {what}"),
             Holder::Unknown => f.write_str("in use by another process"),
         }

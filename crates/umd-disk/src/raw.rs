@@ -1,11 +1,11 @@
 //! An open file or block device.
 //!
-//! | the I/O                                     | how it is done                                     |
-//! |---------------------------------------------|----------------------------------------------------|
-//! | aligned as O_DIRECT asks                    | as it is                                           |
-//! | memory or pieces misaligned                 | through an aligned buffer                          |
-//! | offset or length below the device's block   | reads: the blocks around it; writes: read, change, |
-//! | (512-byte I/O on 4096-byte blocks)          | write, one at a time per member (`edge`)           |
+//! | the I/O                                 | how it is done                                    |
+//! |-----------------------------------------|---------------------------------------------------|
+//! | aligned as O_DIRECT asks                | as it is                                          |
+//! | memory or pieces misaligned             | through an aligned buffer                         |
+//! | offset or length below the device's     | reads: the blocks around it; writes: read,        |
+//! | block (512-byte I/O, 4096-byte blocks)  | change, write, one at a time per member (`edge`)  |
 //!
 //! Two such writes to different sectors of one block cannot undo each other, as they take turns; a
 //! write of whole blocks that runs at the same time cannot touch that block, as the core never has

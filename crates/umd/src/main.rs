@@ -1,3 +1,7 @@
 //! The umd binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(umd::cli::run(std::env::args_os().skip(1).collect()))
+}

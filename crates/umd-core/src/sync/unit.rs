@@ -200,14 +200,7 @@ impl Unit {
         match self.stage {
             Stage::Locking => unreachable!("no I/O before the lock"),
             Stage::Reading => self.read_done(rig, tag, member, result),
-            Stage::Writing => {
-                if let Err(error) = result {
-                    rig.io
-                        .effects
-                        .push(Effect::Fail(member, format!("write failed: {error}")));
-                    self.replan = true;
-                }
-            }
+            Stage::Writing => self.write_done(rig, tag, member, result),
         }
         if self.left > 0 {
             return None;
@@ -218,6 +211,23 @@ impl Unit {
             _ if stopping || rig.metadata.fault_pending() => Some(UnitEnd::Abandoned),
             _ if self.replan => self.read(rig, index),
             _ => self.write(rig, index),
+        }
+    }
+
+    fn write_done(
+        &mut self,
+        rig: &mut SyncRig<'_>,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) {
+        if let Err(error) = result {
+            rig.io
+                .effects
+                .push(Effect::Fail(member, format!("write failed: {error}")));
+            self.replan = true;
+        } else if self.unreadable.iter().any(|slot| u32::from(*slot) == tag) {
+            rig.io.effects.push(Effect::Corrected(member));
         }
     }
 

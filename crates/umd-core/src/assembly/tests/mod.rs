@@ -1,17 +1,17 @@
-//! Assembly, case by case. Histories at random are in `history`, nonsense in `nonsense`.
+//! Assembly, case by case. What is refused whoever is fresh is in `limits`, histories at random
+//! are in `history`, nonsense in `nonsense`.
 
 mod history;
+mod limits;
 mod nonsense;
 
-use umd_format::bitmap::{BitmapError, BitmapSuperblock, State};
 use umd_format::create::{NewArray, NewMember, new_array, spare_for};
 use umd_format::space::RegionWish;
 use umd_format::v1::{DeviceFlags, Features};
-use umd_format::{Level, Minor, ParseError, Role, SuperblockV1, Uuid};
+use umd_format::{Level, Minor, Role, SuperblockV1, Uuid};
 
 use super::*;
-use crate::geometry::Raid0Error;
-use crate::value::{Events, MAX_SECTOR, MemberId};
+use crate::value::{Events, MemberId};
 
 const DEVICE_SECTORS: u64 = 40_960;
 const ARRAY: Uuid = Uuid([0xaa; 16]);
@@ -76,16 +76,16 @@ pub(super) fn sb(facts: &mut MemberFacts) -> &mut SuperblockV1 {
 /// Writes events and role table as the array does when `failed` members are gone: those keep
 /// their old superblocks.
 fn fail(members: &mut [MemberFacts], failed: &[usize], events: u64) {
-    for index in 0..members.len() {
+    for (index, member) in members.iter_mut().enumerate() {
         if failed.contains(&index) {
             continue;
         }
-        let fields = &mut sb(&mut members[index]).fields;
+        let fields = &mut sb(member).fields;
         fields.events = events;
         for &other in failed {
             fields.set_role(other as u32, Role::Faulty);
         }
-        if let Some(Ok(bitmap)) = &mut members[index].bitmap {
+        if let Some(Ok(bitmap)) = &mut member.bitmap {
             bitmap.fields.events = events;
         }
     }
@@ -430,10 +430,23 @@ fn members_that_call_each_other_failed_are_not_mixed() {
 }
 
 #[test]
+fn a_third_member_does_not_settle_who_is_right() {
+    let mut members = array(Level::Raid1, 3);
+    sb(&mut members[0]).fields.set_role(1, Role::Faulty);
+    sb(&mut members[1]).fields.set_role(0, Role::Faulty);
+    assert!(refused(plain(&members)).starts_with("a.img and b.img each say"));
+    // Alone, an accusation is believed.
+    sb(&mut members[1]).fields.set_role(0, Role::Active(0));
+    let plan = plain(&members).expect("two of three");
+    assert_eq!(plan.slots[1], SlotPlan::Stale(MemberId(2)));
+    assert_eq!(plan.degraded(), 1);
+}
+
+#[test]
 fn a_ring_of_accusations_is_refused() {
     let mut members = array(Level::Raid1, 3);
-    for index in 0..3 {
-        sb(&mut members[index])
+    for (index, member) in members.iter_mut().enumerate() {
+        sb(member)
             .fields
             .set_role((index as u32 + 1) % 3, Role::Faulty);
     }
@@ -548,317 +561,4 @@ fn an_array_made_anew_with_the_old_identity_is_another_array() {
     sb(&mut members[1]).fields.ctime.0 += 60;
     sb(&mut members[1]).fields.events = 500;
     assert!(refused(forced(&members)).contains("differ in creation time"));
-}
-
-#[test]
-fn two_members_in_one_slot_and_copies_are_refused() {
-    let mut members = array(Level::Raid1, 3);
-    let mut clone = members[0].clone();
-    clone.id = MemberId(9);
-    clone.name = "clone.img".to_owned();
-    sb(&mut clone).fields.events = 3;
-    members.push(clone);
-    let text = "a.img and clone.img are copies of the same member - leave one of them out";
-    assert_eq!(refused(forced(&members)), text);
-    let fields = &mut sb(&mut members[3]).fields;
-    fields.device_uuid = Uuid([0xcc; 16]);
-    fields.events = 10;
-    let text = "a.img and clone.img both claim slot 0 - leave one of them out";
-    assert_eq!(refused(forced(&members)), text);
-}
-
-#[test]
-fn devices_of_other_arrays_need_a_choice() {
-    let mut members = array(Level::Raid1, 2);
-    let mut other = array(Level::Raid5, 3).remove(2);
-    other.id = MemberId(9);
-    other.name = "x.img".to_owned();
-    let fields = &mut sb(&mut other).fields;
-    fields.set_uuid = Uuid([0xbb; 16]);
-    fields.set_name[5] = b'q';
-    members.push(other);
-    let text = refused(plain(&members));
-    assert!(
-        text.contains("x.img to bbbbbbbb:") && text.ends_with("--uuid"),
-        "{text}"
-    );
-    for wish in [
-        Wish {
-            uuid: Some(ARRAY),
-            ..Wish::default()
-        },
-        Wish {
-            name: Some("r".to_owned()),
-            ..Wish::default()
-        },
-        Wish {
-            name: Some("host:r".to_owned()),
-            ..Wish::default()
-        },
-    ] {
-        let plan = assemble(&members, &wish).expect("the choice is made");
-        assert_eq!(
-            (plan.ignored.len(), plan.ignored[0].member),
-            (1, MemberId(9))
-        );
-    }
-}
-
-#[test]
-fn devices_without_a_superblock_are_refused_by_name() {
-    let mut members = array(Level::Raid1, 3);
-    let small = ParseError::DeviceTooSmall {
-        data_end_sectors: 40_960,
-        device_sectors: 40_000,
-    };
-    for (fault, text) in [
-        (
-            ParseError::NoMagic { found: 0 }.into(),
-            "c.img: no md superblock found",
-        ),
-        (
-            small.into(),
-            "c.img: device is too small: data ends at sector 40960",
-        ),
-        (
-            NoSuperblock::V090,
-            "metadata version 0.90 is not supported yet (c.img)",
-        ),
-        (
-            NoSuperblock::Unreadable("EIO".to_owned()),
-            "c.img: superblock cannot be read: EIO",
-        ),
-    ] {
-        members[2].superblock = Err(fault);
-        let refusal = refused(plain(&members));
-        assert!(refusal.starts_with(text), "{refusal}");
-        for wish in [
-            Wish {
-                force: true,
-                ..Wish::default()
-            },
-            Wish {
-                uuid: Some(ARRAY),
-                ..Wish::default()
-            },
-        ] {
-            let plan = assemble(&members, &wish).expect("the others are enough");
-            assert!(
-                plan.ignored[0].text.starts_with("ignoring c.img: "),
-                "{:?}",
-                plan.ignored
-            );
-        }
-    }
-}
-
-#[test]
-fn what_cannot_be_run_yet_is_named() {
-    let set = |bits: Features| move |one: &mut SuperblockV1| one.fields.features = bits;
-    type Change = Box<dyn Fn(&mut SuperblockV1)>;
-    let cases: Vec<(Change, &str)> = vec![
-        (
-            Box::new(set(Features::RESHAPE_ACTIVE)),
-            "a reshape that is under way",
-        ),
-        (Box::new(set(Features::CLUSTERED)), "a clustered array"),
-        (Box::new(set(Features::JOURNAL)), "a write journal"),
-        (Box::new(set(Features::PPL)), "a partial parity log"),
-        (
-            Box::new(set(Features::MULTIPLE_PPLS)),
-            "a partial parity log",
-        ),
-        (
-            Box::new(set(Features::BAD_BLOCKS)),
-            "a bad-block log that is not empty",
-        ),
-        (
-            Box::new(set(Features::REPLACEMENT)),
-            "a replacement that is under way",
-        ),
-        (
-            Box::new(|one| one.fields.level = Level::Raid10),
-            "level raid10",
-        ),
-        (
-            Box::new(|one| one.fields.level = Level::Linear),
-            "level linear",
-        ),
-        (
-            Box::new(|one| one.fields.level = Level::Other(7)),
-            "level unknown level 7",
-        ),
-        (
-            Box::new(|one| one.fields.layout = 7),
-            "raid5 with layout 7 on 3 devices",
-        ),
-    ];
-    for (change, what) in cases {
-        let mut members = array(Level::Raid5, 3);
-        members.iter_mut().for_each(|one| change(sb(one)));
-        for result in [plain(&members), forced(&members)] {
-            assert!(
-                refused(result).starts_with(&format!("{what} is not supported yet")),
-                "{what}"
-            );
-        }
-    }
-}
-
-#[test]
-fn raid0_of_unequal_members_needs_its_layout() {
-    let mut members = array(Level::Raid0, 3);
-    for member in &mut members[1..] {
-        sb(member).fields.data_size_sectors = 4096;
-    }
-    sb(&mut members[0]).fields.data_size_sectors = 2048;
-    let refusal = plain(&members).expect_err("which of the two layouts?");
-    assert_eq!(refusal.kind, RefusalKind::Raid0(Raid0Error::LayoutUnknown));
-    for member in &mut members {
-        let fields = &mut sb(member).fields;
-        fields.features = Features::RAID0_LAYOUT;
-        fields.layout = 1;
-    }
-    assert_eq!(
-        plain(&members).expect("it is said").array_sectors,
-        2048 + 2 * 4096
-    );
-}
-
-#[test]
-fn a_bitmap_serves_when_it_is_as_recent_as_the_array() {
-    let mut members = array(Level::Raid1, 3);
-    members[0].bitmap = Some(Err(BitmapError::NoMagic { found: 0 }));
-    let events = |member: &mut MemberFacts, events| {
-        let Some(Ok(bitmap)) = &mut member.bitmap else {
-            panic!("it has one")
-        };
-        bitmap.fields.events = events;
-    };
-    events(&mut members[1], 9);
-    let plan = plain(&members).expect("it starts");
-    assert!(matches!(
-        plan.bitmap,
-        BitmapPlan::Usable {
-            source: MemberId(3),
-            ..
-        }
-    ));
-    events(&mut members[2], 9);
-    let plan = plain(&members).expect("it starts");
-    assert!(matches!(
-        plan.bitmap,
-        BitmapPlan::Stale {
-            source: MemberId(2),
-            ..
-        }
-    ));
-    events(&mut members[2], 11);
-    let Some(Ok(bitmap)) = &mut members[2].bitmap else {
-        panic!("it has one")
-    };
-    bitmap.fields.state = State::STALE;
-    assert!(matches!(
-        plain(&members).expect("it starts").bitmap,
-        BitmapPlan::Stale { .. }
-    ));
-}
-
-#[test]
-fn a_bitmap_damaged_everywhere_needs_force() {
-    let mut members = array(Level::Raid1, 2);
-    members[0].bitmap = None;
-    let region = 1 << 10;
-    let oversized = BitmapSuperblock::new(ARRAY, DEVICE_SECTORS, region);
-    members[1].bitmap = Some(Ok(oversized));
-    for member in &mut members {
-        sb(member).fields.data_offset_sectors = 18;
-        sb(member).fields.data_size_sectors = DEVICE_SECTORS - 2048;
-    }
-    let text = refused(plain(&members));
-    assert!(
-        text.starts_with("the bitmap cannot be used (b.img: its bits would reach"),
-        "{text}"
-    );
-    let readonly = Wish {
-        readonly: true,
-        ..Wish::default()
-    };
-    for plan in [forced(&members), assemble(&members, &readonly)] {
-        let plan = plan.expect("it starts without");
-        assert_eq!((plan.bitmap, plan.warnings.len()), (BitmapPlan::None, 1));
-    }
-    for (error, what) in [
-        (
-            BitmapError::Lockless,
-            "a lockless bitmap (version 6) is not supported yet (b.img)",
-        ),
-        (
-            BitmapError::Clustered,
-            "a clustered bitmap (version 5) is not supported yet (b.img)",
-        ),
-    ] {
-        members[1].bitmap = Some(Err(error));
-        assert!(refused(forced(&members)).starts_with(what));
-    }
-}
-
-#[test]
-fn spares_are_taken_unless_they_are_unfit() {
-    let mut members = array(Level::Raid1, 2);
-    members.push(spare(&members, 3));
-    members.push(spare(&members, 2));
-    let mut failed = spare(&members, 4);
-    sb(&mut failed).fields.events = 9;
-    sb(&mut members[0]).fields.set_role(4, Role::Faulty);
-    members.push(failed);
-    let mut small = spare(&members, 5);
-    sb(&mut small).fields.data_size_sectors -= 7;
-    members.push(small);
-    let mut twin = spare(&members, 3);
-    twin.id = MemberId(200);
-    sb(&mut twin).fields.device_uuid = Uuid([0x99; 16]);
-    members.push(twin);
-    let plan = plain(&members).expect("it starts");
-    assert_eq!(plan.spares, [MemberId(102), MemberId(103)]);
-    assert_eq!(plan.drives(), "2 drives and 2 spares");
-    let texts: Vec<&str> = plan.ignored.iter().map(|one| one.text.as_str()).collect();
-    assert_eq!(
-        texts,
-        [
-            "ignoring spare4.img: a.img says that it has failed",
-            "ignoring spare5.img: it is too small by 7 sectors",
-            "ignoring spare3.img: its device number 3 is that of spare3.img"
-        ]
-    );
-}
-
-#[test]
-fn the_freshest_members_decide_whether_the_array_is_clean() {
-    let mut members = array(Level::Raid1, 2);
-    sb(&mut members[0]).fields.resync_offset_sectors = 4096;
-    assert_eq!(
-        plain(&members).expect("it starts").resync_offset_sectors,
-        4096
-    );
-    sb(&mut members[1]).fields.events = 11;
-    assert_eq!(
-        plain(&members).expect("it starts").resync_offset_sectors,
-        MAX_SECTOR
-    );
-}
-
-#[test]
-fn bytes_that_other_kernels_refuse_are_reported() {
-    let mut members = array(Level::Raid1, 2);
-    members[1].logical_block_bytes = 4096;
-    sb(&mut members[0]).fields.logical_block_bytes = 512;
-    let plan = plain(&members).expect("it starts");
-    assert_eq!(
-        plan.warnings,
-        [
-            "kernels up to 6.18 refuse this array: the logical block size (512) is recorded at byte 224"
-        ]
-    );
-    assert_eq!(plan.logical_block_bytes, 4096);
 }

@@ -1,0 +1,510 @@
+//! The engine from end to end, on perfect disks.
+
+mod world;
+
+use umd_core::array::{
+    ArrayState, Control, MemberRole, Notice, Options, Reply, RequestError, RequestOp, SyncRequest,
+};
+use umd_core::assembly::Wish;
+use umd_core::sync::SyncAction;
+use umd_core::value::{MAX_SECTOR, MemberId};
+use umd_format::{Level, Minor};
+use world::{Shape, World};
+
+fn shapes() -> Vec<Shape> {
+    let mut all = Vec::new();
+    let mut push = |level, layout, disks, chunk_sectors| {
+        for (bitmap, minor) in [
+            (false, Minor::V1_2),
+            (true, Minor::V1_0),
+            (true, Minor::V1_1),
+        ] {
+            let bitmap = bitmap && level != Level::Raid0;
+            all.push(Shape {
+                level,
+                layout,
+                disks,
+                chunk_sectors,
+                bitmap,
+                minor,
+                assume_clean: false,
+            });
+        }
+    };
+    push(Level::Raid0, 0, 3, 8);
+    push(Level::Raid1, 0, 2, 0);
+    push(Level::Raid1, 0, 3, 0);
+    push(Level::Raid4, 0, 3, 16);
+    for layout in 0..=5 {
+        push(Level::Raid5, layout, 4, 8);
+    }
+    push(Level::Raid5, 2, 2, 128);
+    for layout in [0, 1, 2, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20] {
+        push(Level::Raid6, layout, 5, 16);
+    }
+    all
+}
+
+fn redundancy(shape: &Shape) -> u16 {
+    match shape.level {
+        Level::Raid0 => 0,
+        Level::Raid1 => shape.disks - 1,
+        Level::Raid6 => 2,
+        _ => 1,
+    }
+}
+
+/// A small deterministic generator.
+struct Lcg(u64);
+
+impl Lcg {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// Writes at random places, keeping a copy to compare with.
+fn scribble(world: &mut World, copy: &mut [u8], rng: &mut Lcg, times: u32) {
+    let sectors = copy.len() as u64 / 512;
+    for _ in 0..times {
+        let len = 1 + rng.below(64);
+        let at = rng.below(sectors - len);
+        let byte = rng.below(256) as u8;
+        let bytes: Vec<u8> = (0..len * 512).map(|i| byte ^ (i / 512) as u8).collect();
+        world.write(at, &bytes).expect("written");
+        copy[at as usize * 512..][..bytes.len()].copy_from_slice(&bytes);
+    }
+}
+
+fn verify(world: &mut World, copy: &[u8]) {
+    let sectors = copy.len() as u64 / 512;
+    let mut at = 0;
+    while at < sectors {
+        let len = (sectors - at).min(777);
+        let got = world.read(at, len as u32).expect("read");
+        assert!(
+            got == copy[at as usize * 512..(at + len) as usize * 512],
+            "data at {at}"
+        );
+        at += len;
+    }
+}
+
+fn whole(world: &mut World) -> Vec<u8> {
+    let sectors = world.array().array_sectors();
+    world.read(0, sectors as u32).expect("read all")
+}
+
+fn mismatch(world: &mut World) -> u64 {
+    world
+        .control(Control::Sync(SyncRequest::Start(SyncAction::Check)))
+        .expect("check");
+    world.pass(1);
+    assert!(world.array().status().sync.is_none(), "check is over");
+    world.array().status().mismatch_sectors
+}
+
+#[test]
+fn data_survives_every_tolerable_loss_and_rebuild() {
+    for shape in shapes() {
+        let name = format!(
+            "{:?} layout {} bitmap {}",
+            shape.level, shape.layout, shape.bitmap
+        );
+        let mut world = World::create(&shape);
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        let mut copy = whole(&mut world);
+        let mut rng = Lcg(u64::from(shape.layout) + 5);
+        scribble(&mut world, &mut copy, &mut rng, 60);
+        verify(&mut world, &copy);
+        if shape.level == Level::Raid0 {
+            world.stop();
+            continue;
+        }
+        assert_eq!(mismatch(&mut world), 0, "{name}");
+        for lost in 0..redundancy(&shape) {
+            world
+                .control(Control::Fail(MemberId(u32::from(lost))))
+                .expect("failed");
+            verify(&mut world, &copy);
+            scribble(&mut world, &mut copy, &mut rng, 40);
+            verify(&mut world, &copy);
+        }
+        assert_eq!(
+            world.array().status().degraded,
+            redundancy(&shape),
+            "{name}"
+        );
+        for lost in 0..redundancy(&shape) {
+            world
+                .control(Control::Remove(MemberId(u32::from(lost))))
+                .expect("removed");
+            world.add(100 + u32::from(lost)).expect("added");
+            scribble(&mut world, &mut copy, &mut rng, 10);
+        }
+        world.pass(20);
+        let status = world.array().status();
+        assert_eq!(status.degraded, 0, "{name} {status:?}");
+        verify(&mut world, &copy);
+        assert_eq!(mismatch(&mut world), 0, "{name}");
+        world.stop();
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started again");
+        assert_eq!(world.array().status().state, ArrayState::Clean);
+        verify(&mut world, &copy);
+        world.stop();
+    }
+}
+
+#[test]
+fn a_stopped_array_is_clean_and_its_bitmap_empty() {
+    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+        let mut world = World::create(&shape);
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        world.write(5, &[1; 4096]).expect("written");
+        assert_eq!(world.array().status().state, ArrayState::Active);
+        assert_eq!(
+            world.superblock(0).fields.resync_offset_sectors,
+            0,
+            "active is recorded"
+        );
+        world.stop();
+        for disk in 0..u32::from(shape.disks) {
+            let fields = world.superblock(disk).fields;
+            assert_eq!(fields.resync_offset_sectors, MAX_SECTOR);
+            if let Some(at) = fields.bitmap_sector() {
+                // Ten regions of 64 KiB at the most: bits behind the last one stay set for ever.
+                let bits = at as usize * 512 + 256;
+                assert_eq!(world.disks[&MemberId(disk)].bytes[bits], 0);
+            }
+        }
+        assert_eq!(world.released.len(), usize::from(shape.disks));
+    }
+}
+
+#[test]
+fn read_errors_are_reconstructed_and_rewritten() {
+    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+        let mut world = World::create(&shape);
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        let copy = whole(&mut world);
+        let offset = world.superblock(1).fields.data_offset_sectors;
+        let bad = &mut world.disks.get_mut(&MemberId(1)).expect("disk").bad;
+        bad.extend(offset..offset + 40);
+        verify(&mut world, &copy);
+        // What host reads did not come across (parity, other legs) a check does.
+        assert_eq!(mismatch(&mut world), 0);
+        assert!(
+            world.disks[&MemberId(1)].bad.is_empty(),
+            "everything unreadable was rewritten"
+        );
+        let status = world.array().status();
+        assert!(status.members[1].corrected_read_errors > 0);
+        assert_eq!(status.degraded, 0);
+        verify(&mut world, &copy);
+    }
+}
+
+#[test]
+fn a_member_that_vanishes_is_failed_and_service_goes_on() {
+    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+        let mut world = World::create(&shape);
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        let mut copy = whole(&mut world);
+        world.disks.get_mut(&MemberId(0)).expect("disk").gone = true;
+        let mut rng = Lcg(9);
+        scribble(&mut world, &mut copy, &mut rng, 30);
+        verify(&mut world, &copy);
+        let status = world.array().status();
+        assert_eq!(status.members[0].role, MemberRole::Faulty);
+        assert!(
+            world
+                .notices
+                .iter()
+                .any(|n| matches!(n, Notice::Failed { .. }))
+        );
+        world.stop();
+        // It comes back with old data: never trusted, however close its events are.
+        world.disks.get_mut(&MemberId(0)).expect("disk").gone = false;
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        assert_eq!(world.array().status().degraded, 1);
+        verify(&mut world, &copy);
+        world.stop();
+    }
+}
+
+#[test]
+fn losing_too_many_refuses_writes_and_loses_nothing() {
+    for shape in shapes() {
+        let mut world = World::create(&shape);
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        for disk in 0..=u32::from(redundancy(&shape)) {
+            world.disks.get_mut(&MemberId(disk)).expect("disk").gone = true;
+        }
+        let all = vec![3; world.array().array_sectors() as usize * 512];
+        assert!(matches!(world.write(0, &all), Err(RequestError::Io(_))));
+        assert!(matches!(
+            world.write(0, &[1; 512]),
+            Err(RequestError::Io(_))
+        ));
+        assert_eq!(world.array().status().state, ArrayState::Broken);
+        world.stop();
+    }
+}
+
+#[test]
+fn an_unclean_array_is_resynced() {
+    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+        let mut world = World::create(&shape);
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(30);
+        world.write(5, &[1; 4096]).expect("written");
+        // The process dies; one member had written something else.
+        world.array = None;
+        world.timers.clear();
+        let offset = world.superblock(1).fields.data_offset_sectors as usize * 512;
+        world.disks.get_mut(&MemberId(1)).expect("disk").bytes[offset + 3000] ^= 1;
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        assert!(world.array().status().sync.is_some(), "a resync runs");
+        let before = whole(&mut world);
+        world.pass(1);
+        assert!(world.array().status().sync.is_none());
+        assert_eq!(mismatch(&mut world), 0);
+        verify(&mut world, &before);
+        world.stop();
+    }
+}
+
+#[test]
+fn repair_mends_what_check_counts() {
+    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+        let mut world = World::create(&shape);
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        let offset = world.superblock(1).fields.data_offset_sectors as usize * 512;
+        world.disks.get_mut(&MemberId(1)).expect("disk").bytes[offset + 8192] ^= 0xff;
+        let unit = if shape.level == Level::Raid1 { 128 } else { 8 };
+        assert_eq!(
+            mismatch(&mut world),
+            unit,
+            "{:?} {}",
+            shape.level,
+            shape.layout
+        );
+        world
+            .control(Control::Sync(SyncRequest::Start(SyncAction::Repair)))
+            .expect("repair");
+        world.pass(1);
+        assert_eq!(mismatch(&mut world), 0);
+    }
+}
+
+#[test]
+fn zeroes_and_trims_read_as_zeros() {
+    for shape in shapes() {
+        let mut world = World::create(&shape);
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        let mut copy = whole(&mut world);
+        let sectors = copy.len() as u64 / 512;
+        for (offset_sectors, len_sectors) in [(3, 5), (7, 300), (0, sectors)] {
+            let op = RequestOp::WriteZeroes {
+                offset_sectors,
+                len_sectors,
+                fua: true,
+                may_unmap: true,
+            };
+            let id = world.submit(op);
+            world.reply(id).expect("zeroed");
+            copy[offset_sectors as usize * 512..][..len_sectors as usize * 512].fill(0);
+            verify(&mut world, &copy);
+        }
+        let mut rng = Lcg(3);
+        scribble(&mut world, &mut copy, &mut rng, 20);
+        let op = RequestOp::Trim {
+            offset_sectors: 1,
+            len_sectors: sectors - 2,
+            fua: false,
+        };
+        let id = world.submit(op);
+        world.reply(id).expect("trimmed");
+        if shape.level != Level::Raid0 {
+            assert_eq!(mismatch(&mut world), 0);
+        }
+        world.stop();
+    }
+}
+
+#[test]
+fn a_degraded_array_stopped_in_the_middle_of_a_rebuild_goes_on() {
+    let shape = Shape {
+        level: Level::Raid5,
+        layout: 2,
+        disks: 3,
+        chunk_sectors: 8,
+        bitmap: true,
+        minor: Minor::V1_2,
+        assume_clean: true,
+    };
+    let mut world = World::create(&shape);
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    world
+        .control(Control::Sync(SyncRequest::Start(SyncAction::Repair)))
+        .expect("repair");
+    world.pass(1);
+    let copy = whole(&mut world);
+    world.control(Control::Fail(MemberId(2))).expect("failed");
+    world
+        .control(Control::Remove(MemberId(2)))
+        .expect("removed");
+    world
+        .control(Control::Sync(SyncRequest::Frozen))
+        .expect("frozen");
+    world.add(9).expect("added");
+    assert_eq!(
+        world.array().status().degraded,
+        1,
+        "frozen: nothing is rebuilt"
+    );
+    world.stop();
+    world.disks.remove(&MemberId(2));
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    world.pass(1);
+    assert_eq!(world.array().status().degraded, 0);
+    verify(&mut world, &copy);
+    assert_eq!(mismatch(&mut world), 0);
+}
+
+#[test]
+fn a_returning_member_gets_only_what_it_missed() {
+    let shape = Shape {
+        level: Level::Raid1,
+        layout: 0,
+        disks: 2,
+        chunk_sectors: 0,
+        bitmap: true,
+        minor: Minor::V1_2,
+        assume_clean: false,
+    };
+    let mut world = World::create(&shape);
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    world.pass(30);
+    let mut copy = whole(&mut world);
+    world.control(Control::Fail(MemberId(1))).expect("failed");
+    world
+        .control(Control::Remove(MemberId(1)))
+        .expect("removed");
+    world.write(300, &[8; 4096]).expect("written");
+    copy[300 * 512..300 * 512 + 4096].fill(8);
+    let superblock = world.superblock(1);
+    let disk = world.disks[&MemberId(1)].clone();
+    world
+        .disks
+        .insert(MemberId(7), world::Disk { writes: 0, ..disk });
+    world.disks.remove(&MemberId(1));
+    let new = world.new_member(7, Some(superblock));
+    world.control(Control::ReAdd(new)).expect("taken back");
+    world.pass(1);
+    assert_eq!(world.array().status().degraded, 0);
+    assert_eq!(mismatch(&mut world), 0);
+    verify(&mut world, &copy);
+    assert!(
+        world.disks[&MemberId(7)].writes < 12,
+        "only the dirty region was copied"
+    );
+}
+
+#[test]
+fn read_only_arrays_are_never_written() {
+    for shape in shapes() {
+        let mut world = World::create(&shape);
+        let before: Vec<Vec<u8>> = world.disks.values().map(|d| d.bytes.clone()).collect();
+        let options = Options {
+            read_only: true,
+            ..Options::default()
+        };
+        world
+            .start(
+                &Wish {
+                    readonly: true,
+                    ..Wish::default()
+                },
+                options,
+            )
+            .expect("started");
+        let _ = whole(&mut world);
+        assert_eq!(world.write(0, &[1; 512]), Err(RequestError::ReadOnly));
+        let id = world.submit(RequestOp::Flush);
+        assert!(matches!(world.reply(id), Ok(Reply::Done)));
+        world.pass(60);
+        world.stop();
+        let after: Vec<Vec<u8>> = world.disks.values().map(|d| d.bytes.clone()).collect();
+        assert!(before == after, "not a byte changed");
+    }
+}
+
+#[test]
+fn ranges_outside_the_array_are_refused() {
+    let shape = &shapes()[1];
+    let mut world = World::create(shape);
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    let end = world.array().array_sectors();
+    assert_eq!(world.read(end, 1), Err(RequestError::OutOfRange));
+    assert_eq!(world.read(end - 1, 2), Err(RequestError::OutOfRange));
+    assert_eq!(world.read(u64::MAX, 2), Err(RequestError::OutOfRange));
+    assert_eq!(world.write(end, &[0; 512]), Err(RequestError::OutOfRange));
+}
+
+#[test]
+fn the_end_of_a_resync_is_recorded_also_right_after_a_checkpoint() {
+    let shape = &shapes()[3];
+    let mut world = World::create_sized(shape, 64 << 20);
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    world.pass(1);
+    assert!(
+        world.array().status().events.0 > 2,
+        "there were checkpoints"
+    );
+    assert_eq!(world.superblock(0).fields.resync_offset_sectors, MAX_SECTOR);
+    world.stop();
+}

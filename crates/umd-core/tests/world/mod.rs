@@ -1,0 +1,415 @@
+//! A world of perfect disks around the engine: commands are carried out at once, in order.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use umd_core::array::{
+    Array, Command, Completion, Control, ControlError, ControlReply, Event, IoDone, IoError, IoOp,
+    MemberIo, NewMember, Notice, Options, Reply, Request, RequestError, RequestOp, Setup, Timer,
+};
+use umd_core::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
+use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId, Slice};
+use umd_format::bitmap::{self, BitmapSuperblock};
+use umd_format::create::{NewArray, NewMember as NewDevice, new_array};
+use umd_format::space::RegionWish;
+use umd_format::v1::DeviceFlags;
+use umd_format::{Level, Minor, SuperblockV1, Uuid};
+
+/// A disk: content, and what is wrong with it.
+#[derive(Default, Clone)]
+pub struct Disk {
+    pub bytes: Vec<u8>,
+    pub gone: bool,
+    /// Sectors that cannot be read until they are written.
+    pub bad: std::collections::BTreeSet<u64>,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+/// An array and its disks.
+pub struct World {
+    pub array: Option<Array>,
+    pub disks: BTreeMap<MemberId, Disk>,
+    pub pool: Pool,
+    pub now: Now,
+    pub timers: BTreeMap<Timer, Instant>,
+    pub notices: Vec<Notice>,
+    pub released: Vec<MemberId>,
+    queue: VecDeque<Command>,
+    replies: BTreeMap<u64, Result<Reply, RequestError>>,
+    answers: BTreeMap<u64, Result<ControlReply, ControlError>>,
+    next: u64,
+}
+
+pub struct Shape {
+    pub level: Level,
+    pub layout: u32,
+    pub disks: u16,
+    pub chunk_sectors: u32,
+    pub bitmap: bool,
+    pub minor: Minor,
+    pub assume_clean: bool,
+}
+
+pub const DISK_BYTES: usize = 640 << 10;
+
+impl World {
+    pub fn create(shape: &Shape) -> World {
+        World::create_sized(shape, DISK_BYTES)
+    }
+
+    pub fn create_sized(shape: &Shape, disk_bytes: usize) -> World {
+        let device = |n: u16| NewDevice {
+            device_sectors: (disk_bytes / 512) as u64,
+            device_uuid: Uuid([n as u8 + 1; 16]),
+            flags: DeviceFlags(0),
+        };
+        let new = NewArray {
+            minor: shape.minor,
+            set_uuid: Uuid([7; 16]),
+            name: "host:test".into(),
+            ctime_seconds: 1_700_000_000,
+            level: shape.level,
+            layout: shape.layout,
+            chunk_sectors: shape.chunk_sectors,
+            size_sectors: None,
+            data_offset_sectors: Some(match shape.minor {
+                Minor::V1_0 => 0,
+                _ => 128,
+            }),
+            bitmap: shape.bitmap.then_some(RegionWish::Bytes(65536)),
+            bad_block_log: false,
+            assume_clean: shape.assume_clean,
+            slots: (0..shape.disks).map(|n| Some(device(n))).collect(),
+            spares: Vec::new(),
+        };
+        let made = new_array(&new).expect("created");
+        let mut disks = BTreeMap::new();
+        for (n, superblock) in made.slots.iter().enumerate() {
+            let superblock = superblock.as_ref().expect("all slots");
+            let mut bytes: Vec<u8> = (0..disk_bytes)
+                .map(|i| (i as u64 * 31 % 251) as u8 ^ n as u8)
+                .collect();
+            put(
+                &mut bytes,
+                superblock.fields.super_offset_sectors,
+                &superblock.encode(512),
+            );
+            if let Some(image) = made.bitmap_image() {
+                put(
+                    &mut bytes,
+                    superblock.fields.bitmap_sector().expect("bitmap"),
+                    &image,
+                );
+            }
+            disks.insert(
+                MemberId(n as u32),
+                Disk {
+                    bytes,
+                    ..Disk::default()
+                },
+            );
+        }
+        World::over(disks)
+    }
+
+    pub fn over(disks: BTreeMap<MemberId, Disk>) -> World {
+        World {
+            array: None,
+            disks,
+            pool: Pool::new(),
+            now: Now {
+                mono: Instant(1),
+                wall_seconds: 1_700_000_100,
+            },
+            timers: BTreeMap::new(),
+            notices: Vec::new(),
+            released: Vec::new(),
+            queue: VecDeque::new(),
+            replies: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            next: 1,
+        }
+    }
+
+    fn facts(&self) -> Vec<MemberFacts> {
+        let present = self.disks.iter().filter(|(_, d)| !d.gone);
+        present
+            .map(|(id, disk)| {
+                let size_sectors = (disk.bytes.len() / 512) as u64;
+                let found = [Minor::V1_2, Minor::V1_1, Minor::V1_0]
+                    .into_iter()
+                    .find_map(|minor| {
+                        let at = minor.superblock_sector(size_sectors)? as usize * 512;
+                        SuperblockV1::load(&disk.bytes[at..at + 4096], minor, size_sectors).ok()
+                    });
+                let superblock = found.expect("a superblock");
+                let bitmap = superblock.fields.bitmap_sector().map(|at| {
+                    let at = at as usize * 512;
+                    bitmap::Unverified::parse(&disk.bytes[at..at + 256])
+                        .and_then(|b| b.verify(superblock.fields.set_uuid))
+                });
+                MemberFacts {
+                    id: *id,
+                    name: format!("d{}", id.0),
+                    size_sectors,
+                    logical_block_bytes: 512,
+                    superblock: Ok(superblock),
+                    bitmap,
+                }
+            })
+            .collect()
+    }
+
+    pub fn superblock(&self, id: u32) -> SuperblockV1 {
+        let facts = self.facts();
+        let fact = facts
+            .into_iter()
+            .find(|f| f.id == MemberId(id))
+            .expect("a disk");
+        fact.superblock.expect("a superblock")
+    }
+
+    pub fn start(&mut self, wish: &Wish, options: Options) -> Result<(), String> {
+        let facts = self.facts();
+        let plan = assemble(&facts, wish).map_err(|refusal| refusal.to_string())?;
+        let area = |source: MemberId, superblock: &BitmapSuperblock| {
+            let fact = facts.iter().find(|f| f.id == source).expect("source");
+            let at = fact
+                .superblock
+                .as_ref()
+                .expect("sb")
+                .fields
+                .bitmap_sector()
+                .expect("bitmap");
+            let regions = superblock.regions(superblock.fields.sync_size_sectors);
+            let at = at as usize * 512;
+            let len = bitmap::on_disk_sectors(regions) as usize * 512;
+            self.disks[&source].bytes[at..at + len].to_vec()
+        };
+        let bitmap_area = match &plan.bitmap {
+            BitmapPlan::None => None,
+            BitmapPlan::Usable { source, superblock }
+            | BitmapPlan::Stale { source, superblock } => Some(area(*source, superblock)),
+        };
+        let pool = self.pool.clone();
+        self.array = Some(Array::start(Setup {
+            plan,
+            facts,
+            bitmap_area,
+            pool,
+            options,
+        }));
+        let mut out = Vec::new();
+        let now = self.now;
+        self.array().begin(now, &mut out);
+        self.queue.extend(out);
+        Ok(())
+    }
+
+    pub fn array(&mut self) -> &mut Array {
+        self.array.as_mut().expect("started")
+    }
+
+    pub fn event(&mut self, event: Event) {
+        let mut out = Vec::new();
+        let now = self.now;
+        self.array().handle(now, event, &mut out);
+        self.array().check_invariants();
+        self.queue.extend(out);
+    }
+
+    /// Carries out everything that is to be done. Time stands still.
+    pub fn drain(&mut self) {
+        while let Some(command) = self.queue.pop_front() {
+            match command {
+                Command::Io(io) => {
+                    let done = self.perform(io);
+                    self.event(Event::Done(done));
+                }
+                Command::Complete { id, result } => {
+                    assert!(
+                        self.replies.insert(id.0, result).is_none(),
+                        "answered twice"
+                    );
+                }
+                Command::Arm(timer, at) => {
+                    self.timers.insert(timer, at);
+                }
+                Command::Answer { id, result } => {
+                    assert!(
+                        self.answers.insert(id.0, result).is_none(),
+                        "answered twice"
+                    );
+                }
+                Command::Notify(notice) => self.notices.push(notice),
+                Command::Release(member) => self.released.push(member),
+                Command::Stopped => {}
+            }
+        }
+    }
+
+    /// Lets time pass, with all timers that fall due.
+    pub fn pass(&mut self, seconds: u64) {
+        let end = Instant(self.now.mono.0 + seconds * 1_000_000_000);
+        self.drain();
+        loop {
+            let due = self
+                .timers
+                .iter()
+                .min_by_key(|(_, at)| **at)
+                .map(|(t, at)| (*t, *at));
+            let Some((timer, at)) = due.filter(|(_, at)| *at <= end) else {
+                break;
+            };
+            self.timers.remove(&timer);
+            self.now.mono = self.now.mono.max(at);
+            self.event(Event::Timer(timer));
+            self.drain();
+        }
+        self.now.mono = end;
+    }
+
+    fn perform(&mut self, io: MemberIo) -> Completion {
+        let disk = self
+            .disks
+            .get_mut(&io.member)
+            .expect("a member has its disk");
+        let result = if disk.gone {
+            Err(IoError::Gone)
+        } else {
+            disk.perform(io.op)
+        };
+        Completion { io: io.io, result }
+    }
+
+    pub fn submit(&mut self, op: RequestOp) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.event(Event::Request(Request {
+            id: RequestId(id),
+            op,
+        }));
+        id
+    }
+
+    pub fn reply(&mut self, id: u64) -> Result<Reply, RequestError> {
+        self.drain();
+        self.replies.remove(&id).expect("every request is answered")
+    }
+
+    pub fn write(&mut self, offset_sectors: u64, bytes: &[u8]) -> Result<(), RequestError> {
+        let data: Slice = self.pool.copy_of(bytes);
+        let id = self.submit(RequestOp::Write {
+            offset_sectors,
+            data,
+            fua: false,
+        });
+        self.reply(id).map(|_| ())
+    }
+
+    pub fn read(&mut self, offset_sectors: u64, len: u32) -> Result<Vec<u8>, RequestError> {
+        let id = self.submit(RequestOp::Read {
+            offset_sectors,
+            len_sectors: len,
+        });
+        match self.reply(id)? {
+            Reply::Data(pieces) => Ok(pieces.iter().flat_map(|p| p.as_slice().to_vec()).collect()),
+            other => panic!("not a read: {other:?}"),
+        }
+    }
+
+    pub fn control(&mut self, control: Control) -> Result<ControlReply, ControlError> {
+        let id = self.next;
+        self.next += 1;
+        self.event(Event::Control(ControlId(id), control));
+        self.drain();
+        self.answers
+            .remove(&id)
+            .expect("every control request is answered")
+    }
+
+    pub fn add(&mut self, id: u32) -> Result<ControlReply, ControlError> {
+        let disk = Disk {
+            bytes: vec![0x5a; DISK_BYTES],
+            ..Disk::default()
+        };
+        self.disks.insert(MemberId(id), disk);
+        let new = self.new_member(id, None);
+        self.control(Control::Add(new))
+    }
+
+    pub fn new_member(&self, id: u32, superblock: Option<SuperblockV1>) -> NewMember {
+        NewMember {
+            id: MemberId(id),
+            name: format!("d{id}"),
+            size_sectors: (DISK_BYTES / 512) as u64,
+            logical_block_bytes: 512,
+            device_uuid: [id as u8 + 1; 16],
+            write_mostly: false,
+            superblock: superblock.map(Box::new),
+        }
+    }
+
+    pub fn stop(&mut self) {
+        self.control(Control::Stop).expect("stopped");
+        assert!(self.array().is_stopped());
+        self.array = None;
+    }
+}
+
+impl Disk {
+    fn perform(&mut self, op: IoOp) -> Result<IoDone, IoError> {
+        match op {
+            IoOp::Read {
+                offset_sectors,
+                mut buf,
+            } => {
+                self.reads += 1;
+                let end = offset_sectors + buf.len() as u64 / 512;
+                if self.bad.range(offset_sectors..end).next().is_some() {
+                    return Err(IoError::Media);
+                }
+                let at = offset_sectors as usize * 512;
+                let len = buf.len();
+                buf.as_mut_slice()
+                    .copy_from_slice(&self.bytes[at..at + len]);
+                Ok(IoDone::Read(buf))
+            }
+            IoOp::Write {
+                offset_sectors,
+                data,
+                ..
+            } => {
+                self.writes += 1;
+                let mut at = offset_sectors;
+                for piece in data {
+                    self.put(at, piece.as_slice());
+                    at += piece.len() as u64 / 512;
+                }
+                Ok(IoDone::Done)
+            }
+            IoOp::WriteZeroes {
+                offset_sectors,
+                len_sectors,
+                ..
+            } => {
+                self.put(offset_sectors, &vec![0; len_sectors as usize * 512]);
+                Ok(IoDone::Done)
+            }
+            IoOp::Flush => Ok(IoDone::Done),
+            IoOp::Allocation { .. } => Err(IoError::Other("not supported".into())),
+        }
+    }
+
+    fn put(&mut self, sector: u64, bytes: &[u8]) {
+        for s in sector..sector + bytes.len() as u64 / 512 {
+            self.bad.remove(&s);
+        }
+        put(&mut self.bytes, sector, bytes);
+    }
+}
+
+fn put(image: &mut [u8], sector: u64, bytes: &[u8]) {
+    let at = sector as usize * 512;
+    image[at..at + bytes.len()].copy_from_slice(bytes);
+}

@@ -1,0 +1,248 @@
+//! The control API: HTTP with JSON over a Unix socket, version 1.
+//!
+//! | request                             | does                                            |
+//! | ----------------------------------- | ----------------------------------------------- |
+//! | `GET  /v1/version`                  | [`VersionDoc`]; the handshake of every client   |
+//! | `GET  /v1/arrays`                   | [`ArraysDoc`]                                   |
+//! | `GET  /v1/arrays/NAME`              | [`ArrayDoc`]                                    |
+//! | `POST /v1/create`                   | [`CreateRequest`] -> [`StartedDoc`]             |
+//! | `POST /v1/assemble`                 | [`AssembleRequest`] -> [`StartedDoc`]           |
+//! | `POST /v1/arrays/NAME/stop`         | -> [`DoneDoc`]                                  |
+//! | `POST /v1/arrays/NAME/manage`       | [`ManageRequest`] -> [`DoneDoc`]                |
+//! | `POST /v1/arrays/NAME/action`       | [`ActionRequest`] -> [`DoneDoc`]                |
+//! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
+//! | `GET  /v1/arrays/NAME/wait`         | `?timeout_ms=N`: [`WaitDoc`] when idle or after |
+//! | `GET  /v1/events`                   | [`EventDoc`]s as server-sent events             |
+//! | `GET  /v1/mdstat`                   | text                                            |
+//!
+//! Everything else, and every failure, is answered with an [`ErrorDoc`]. All member paths are
+//! absolute: client and daemon need not have the same working directory.
+
+use serde::{Deserialize, Serialize};
+
+use crate::doc::ArrayDoc;
+pub use crate::doc::SCHEMA;
+
+/// The version of the API. Client and daemon of different versions do not talk.
+pub const API: u32 = 1;
+
+/// Who answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Version of the program.
+    pub version: String,
+    /// [`API`].
+    pub api: u32,
+    /// Process.
+    pub pid: u32,
+    /// Addresses of the NBD sockets that serve all arrays.
+    pub nbd: Vec<String>,
+}
+
+/// All arrays, the oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArraysDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The arrays.
+    pub arrays: Vec<ArrayDoc>,
+}
+
+/// One device of a new array.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRequest {
+    /// Absolute path.
+    pub path: String,
+    /// Host reads avoid it.
+    pub write_mostly: bool,
+}
+
+/// A new array. Numbers are md's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateRequest {
+    /// Name to run under.
+    pub name: String,
+    /// Name to store.
+    pub set_name: String,
+    /// UUID to store; a random one when there is none.
+    pub uuid: Option<String>,
+    /// Superblock minor: 0, 1, 2.
+    pub minor: u8,
+    /// Level.
+    pub level: i32,
+    /// Layout.
+    pub layout: i32,
+    /// Chunk; 0 where the level has none.
+    pub chunk_sectors: u32,
+    /// Size used of each device.
+    pub size_sectors: Option<u64>,
+    /// Where data begins.
+    pub data_offset_sectors: Option<u64>,
+    /// Internal bitmap; `null` leaves it to the size of the array, as mdadm does.
+    pub bitmap: Option<bool>,
+    /// Bytes per bit.
+    pub bitmap_chunk_bytes: Option<u32>,
+    /// Reserve a bad-block log.
+    pub bad_block_log: bool,
+    /// No first resync.
+    pub assume_clean: bool,
+    /// One per slot, `null` for a missing one.
+    pub slots: Vec<Option<DeviceRequest>>,
+    /// Spares.
+    pub spares: Vec<DeviceRequest>,
+    /// Paths whose contents may be destroyed.
+    pub destroy: Vec<String>,
+    /// All of them may.
+    pub destroy_all: bool,
+    /// Start read-only.
+    pub readonly: bool,
+    /// How member I/O is done.
+    pub io_engine: Option<String>,
+}
+
+/// An existing array.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssembleRequest {
+    /// Name to run under; from the superblock when there is none.
+    pub name: Option<String>,
+    /// Only members of the array with this UUID.
+    pub uuid: Option<String>,
+    /// Only members of the array with this stored name.
+    pub set_name: Option<String>,
+    /// Only members with this superblock minor.
+    pub minor: Option<u8>,
+    /// Absolute paths.
+    pub devices: Vec<String>,
+    /// Accept stale members; start unclean and degraded.
+    pub force: bool,
+    /// Start although members are missing that were there last time.
+    pub run: bool,
+    /// Do not start with fewer than last time.
+    pub no_degraded: bool,
+    /// Start read-only.
+    pub readonly: bool,
+    /// Directory for copy-on-write files.
+    pub overlay: Option<String>,
+    /// How member I/O is done.
+    pub io_engine: Option<String>,
+    /// Faults to inject, for tests.
+    pub faults: Vec<String>,
+}
+
+/// An array that was started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StartedDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What to tell the user, in order.
+    pub messages: Vec<String>,
+    /// The array.
+    pub array: ArrayDoc,
+}
+
+/// A hot change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManageRequest {
+    /// `fail`, `remove`, `add` or `re-add`.
+    pub operation: String,
+    /// The device: an absolute path, or what the user typed.
+    pub device: String,
+    /// For `add`: host reads avoid it.
+    pub write_mostly: bool,
+    /// For `add`: it may carry data.
+    pub force: bool,
+}
+
+/// A sync action.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActionRequest {
+    /// md's word: `check`, `repair`, `resync`, `recover`, `idle`, `frozen`.
+    pub action: String,
+}
+
+/// Read-only or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadonlyRequest {
+    /// Which.
+    pub readonly: bool,
+}
+
+/// Done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoneDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The member's device number, where one was given out.
+    pub number: Option<u32>,
+    /// What to tell the user, in order.
+    pub messages: Vec<String>,
+}
+
+/// The answer of the long poll.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaitDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Nothing runs, and nothing is about to.
+    pub idle: bool,
+    /// The array.
+    pub array: ArrayDoc,
+}
+
+/// Something happened to an array.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The array.
+    pub array: String,
+    /// mdadm's name for the event where it has one: `Fail`, `SpareActive`, `RebuildStarted`,
+    /// `RebuildFinished`, `NewArray`, `DeviceDisappeared`; otherwise `Broken`, `Frozen`,
+    /// `Message`, `Changed`.
+    pub event: String,
+    /// The member, where there is one.
+    pub member: Option<String>,
+    /// For a human.
+    pub text: String,
+}
+
+/// A failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// What went wrong, one sentence.
+    pub error: String,
+    /// What to tell the user before that, in order.
+    pub messages: Vec<String>,
+    /// The exit code mdadm would end with.
+    pub exit_code: u8,
+    /// There is no such thing (HTTP status 404; otherwise 400 for exit code 2, and 409).
+    pub not_found: bool,
+}
+
+impl ErrorDoc {
+    /// A failure with mdadm's generic exit code.
+    pub fn new(error: impl Into<String>) -> ErrorDoc {
+        ErrorDoc {
+            schema: SCHEMA,
+            error: error.into(),
+            messages: Vec::new(),
+            exit_code: 1,
+            not_found: false,
+        }
+    }
+}
+
+impl DoneDoc {
+    /// Nothing to add.
+    pub fn plain() -> DoneDoc {
+        DoneDoc {
+            schema: SCHEMA,
+            number: None,
+            messages: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,459 @@
+//! The command line: one item per option, mdadm's names and letters wherever mdadm has them.
+//!
+//! Values are taken as text here and read in `values`, because mdadm's own words for a wrong one
+//! (`invalid raid level: 17`) are what scripts look for.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// Linux software RAID (md) in user space.
+#[derive(Debug, Parser)]
+#[command(
+    name = "umd",
+    version,
+    disable_version_flag = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "mdadm's own ways work too: `umd --create ...`, `umd -E a.img`, \
+    `umd r5 --fail b.img --remove b.img --add c.img`."
+)]
+pub struct Cli {
+    /// Options every command has.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options every command has.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Where the daemon's sockets are [default: $XDG_RUNTIME_DIR/umd, /run/umd for root]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub runtime_dir: Option<PathBuf>,
+    /// Say more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Say less
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new array and start it
+    Create(Box<CreateArgs>),
+    /// Start an existing array, made by the kernel or by umd
+    Assemble(AssembleArgs),
+    /// Run one array in the foreground, in this process
+    Serve(ServeArgs),
+    /// Show a running array
+    Detail(DetailArgs),
+    /// Show what is written on a member
+    Examine(ExamineArgs),
+    /// Show all running arrays as /proc/mdstat does
+    Mdstat(MdstatArgs),
+    /// Tell in a line what something is
+    Query(QueryArgs),
+    /// Fail, remove and add members of a running array
+    Manage(ManageArgs),
+    /// Start or stop a check, repair, resync or recovery
+    Action(ActionArgs),
+    /// Wait until a resync, recovery or check has ended
+    Wait(WaitArgs),
+    /// Stop an array
+    Stop(StopArgs),
+    /// Erase the md superblock of devices
+    ZeroSuperblock(ZeroArgs),
+    /// Run the household of arrays (commands start it by themselves)
+    Daemon(DaemonArgs),
+    /// Show the main job on image files: make, serve, lose a member, rebuild, check
+    Demo(DemoArgs),
+    /// Print the version
+    Version(VersionArgs),
+}
+
+/// `umd create NAME -l LEVEL -n COUNT DEVICE...`
+#[derive(Debug, Clone, Args)]
+pub struct CreateArgs {
+    /// Name of the array, then its devices (`missing` for one that is not there)
+    #[arg(value_name = "NAME DEVICE")]
+    pub targets: Vec<String>,
+    /// Level: 0, 1, 4, 5, 6 (or raid0, stripe, mirror, ...)
+    #[arg(short, long)]
+    pub level: Option<String>,
+    /// Number of active devices
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub raid_devices: Option<String>,
+    /// Number of spares
+    #[arg(short = 'x', long, value_name = "COUNT")]
+    pub spare_devices: Option<String>,
+    /// Chunk size [default: 512K]
+    #[arg(short, long, value_name = "SIZE")]
+    pub chunk: Option<String>,
+    /// Size used of each device; files that do not exist are made large enough
+    #[arg(short = 'z', long)]
+    pub size: Option<String>,
+    /// Layout, such as left-symmetric (ls)
+    #[arg(short = 'p', long, visible_alias = "parity")]
+    pub layout: Option<String>,
+    /// Metadata version: 1.0, 1.1, 1.2
+    #[arg(short = 'e', long, value_name = "VERSION")]
+    pub metadata: Option<String>,
+    /// Write-intent bitmap: internal or none
+    #[arg(short, long)]
+    pub bitmap: Option<String>,
+    /// Size of what one bit of the bitmap covers
+    #[arg(long, value_name = "SIZE")]
+    pub bitmap_chunk: Option<String>,
+    /// What keeps the array consistent: resync or bitmap
+    #[arg(short = 'k', long, value_name = "POLICY")]
+    pub consistency_policy: Option<String>,
+    /// Where data begins on each device
+    #[arg(long, value_name = "SIZE")]
+    pub data_offset: Option<String>,
+    /// Name to store [default: HOST:NAME]
+    #[arg(short = 'N', long)]
+    pub name: Option<String>,
+    /// Array UUID to store [default: random]
+    #[arg(short, long)]
+    pub uuid: Option<String>,
+    /// Host to store with the name, or none
+    #[arg(long, value_name = "HOST")]
+    pub homehost: Option<String>,
+    /// Reserve a bad-block log: yes or no
+    #[arg(long, value_name = "yes|no", hide = true)]
+    pub bbl: Option<String>,
+    /// The devices are in sync already (or all zeros): no first resync
+    #[arg(long)]
+    pub assume_clean: bool,
+    /// Devices named after this are read from only when there is no other way
+    #[arg(short = 'W', long)]
+    pub write_mostly: bool,
+    /// Write over what is on this device (repeat for each)
+    #[arg(long, value_name = "PATH")]
+    pub destroy: Vec<String>,
+    /// Write over what is on any of the devices
+    #[arg(short, long)]
+    pub force: bool,
+    /// Do not ask
+    #[arg(short = 'R', long, visible_alias = "yes")]
+    pub run: bool,
+    /// Start the array read-only
+    #[arg(short = 'o', long)]
+    pub readonly: bool,
+    /// Show what would be written where, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How member I/O is done: auto, io_uring, sync, threads, memory
+    #[arg(long, value_name = "ENGINE")]
+    pub io_engine: Option<String>,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `assemble` and `serve` share.
+#[derive(Debug, Clone, Args)]
+pub struct StartArgs {
+    /// Name to run under (may be left out), then the devices
+    #[arg(value_name = "[NAME] DEVICE")]
+    pub targets: Vec<String>,
+    /// Only devices of the array with this UUID
+    #[arg(short, long)]
+    pub uuid: Option<String>,
+    /// Only devices of the array with this stored name
+    #[arg(short = 'N', long)]
+    pub name: Option<String>,
+    /// Start although members are stale or the array is unclean and degraded
+    #[arg(short, long)]
+    pub force: bool,
+    /// Start although members are missing that were there last time
+    #[arg(short = 'R', long)]
+    pub run: bool,
+    /// Start read-only
+    #[arg(short = 'o', long)]
+    pub readonly: bool,
+    /// Leave the devices untouched: writes go to copy-on-write files in this directory
+    #[arg(long, value_name = "DIR")]
+    pub overlay: Option<PathBuf>,
+    /// How member I/O is done: auto, io_uring, sync, threads, memory
+    #[arg(long, value_name = "ENGINE")]
+    pub io_engine: Option<String>,
+}
+
+/// `umd assemble [NAME] DEVICE...`
+#[derive(Debug, Clone, Args)]
+pub struct AssembleArgs {
+    /// Which array, and how.
+    #[command(flatten)]
+    pub start: StartArgs,
+    /// Start every array that is found on the devices given
+    #[arg(short, long)]
+    pub scan: bool,
+    /// Do not start with fewer devices than last time
+    #[arg(long)]
+    pub no_degraded: bool,
+    /// Ask for members of this metadata version only
+    #[arg(short = 'e', long, value_name = "VERSION")]
+    pub metadata: Option<String>,
+    /// Show what would be started and written, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd serve NAME DEVICE... [--nbd ADDRESS]`
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    /// Which array, and how.
+    #[command(flatten)]
+    pub start: StartArgs,
+    /// Serve here too: unix:PATH or tcp:HOST:PORT (repeat for several)
+    #[arg(long, value_name = "ADDRESS")]
+    pub nbd: Vec<String>,
+    /// Make member I/O fail, for tests: MEMBER:RULE
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub fault: Vec<String>,
+}
+
+/// `umd detail NAME...`
+#[derive(Debug, Clone, Args)]
+pub struct DetailArgs {
+    /// Arrays
+    #[arg(value_name = "NAME")]
+    pub arrays: Vec<String>,
+    /// All running arrays, one line each
+    #[arg(short, long)]
+    pub scan: bool,
+    /// One line, for a configuration file
+    #[arg(short, long)]
+    pub brief: bool,
+    /// KEY=value lines
+    #[arg(short = 'Y', long)]
+    pub export: bool,
+    /// Exit with 0 whole, 1 degraded, 2 unusable, 4 unreadable
+    #[arg(short, long)]
+    pub test: bool,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd examine DEVICE...`
+#[derive(Debug, Clone, Args)]
+pub struct ExamineArgs {
+    /// Devices
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<String>,
+    /// One entry per array, for a configuration file
+    #[arg(short, long)]
+    pub brief: bool,
+    /// The same, leaving out devices that are no members
+    #[arg(short, long)]
+    pub scan: bool,
+    /// KEY=value lines
+    #[arg(short = 'Y', long)]
+    pub export: bool,
+    /// Look for this metadata version only
+    #[arg(short = 'e', long, value_name = "VERSION")]
+    pub metadata: Option<String>,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd mdstat`
+#[derive(Debug, Clone, Args)]
+pub struct MdstatArgs {
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd query NAME|DEVICE...`
+#[derive(Debug, Clone, Args)]
+pub struct QueryArgs {
+    /// Arrays or devices
+    #[arg(value_name = "NAME|DEVICE")]
+    pub targets: Vec<String>,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd manage NAME --fail DEVICE --remove DEVICE --add DEVICE`
+///
+/// The order of the operations on the command line is the order in which they are done.
+#[derive(Debug, Clone, Args)]
+pub struct ManageArgs {
+    /// The array, and devices for `--add` when they stand right behind it
+    #[arg(value_name = "NAME")]
+    pub targets: Vec<String>,
+    /// Mark members faulty
+    #[arg(short, long, visible_alias = "set-faulty", num_args = 1.., value_name = "DEVICE")]
+    pub fail: Vec<String>,
+    /// Take faulty or spare members out (or `failed`: all faulty ones)
+    #[arg(short, long, num_args = 1.., value_name = "DEVICE")]
+    pub remove: Vec<String>,
+    /// Put devices in: rebuilt at once if a slot is empty, otherwise spares
+    #[arg(short, long, num_args = 1.., value_name = "DEVICE")]
+    pub add: Vec<String>,
+    /// Put members back that were here before and missed little
+    #[arg(long, num_args = 1.., value_name = "DEVICE")]
+    pub re_add: Vec<String>,
+    /// Switch to read-only
+    #[arg(short = 'o', long)]
+    pub readonly: bool,
+    /// Switch to read-write
+    #[arg(short = 'w', long)]
+    pub readwrite: bool,
+    /// Start an array that was assembled but not started (arrays here always are)
+    #[arg(short = 'R', long)]
+    pub run: bool,
+    /// Devices added are read from only when there is no other way
+    #[arg(short = 'W', long)]
+    pub write_mostly: bool,
+    /// Add a device although it carries data
+    #[arg(long)]
+    pub force: bool,
+    /// Exit with 0 if anything changed, 2 if nothing
+    #[arg(short, long)]
+    pub test: bool,
+    /// Show what would be written where, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the array as a JSON document afterwards
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd action NAME check`
+#[derive(Debug, Clone, Args)]
+pub struct ActionArgs {
+    /// The array
+    #[arg(value_name = "NAME")]
+    pub array: String,
+    /// check, repair, resync, recover, idle or frozen; the current one is printed without it
+    #[arg(value_name = "ACTION")]
+    pub action: Option<String>,
+    /// Wait until it has ended
+    #[arg(short = 'W', long)]
+    pub wait: bool,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd wait NAME...`
+#[derive(Debug, Clone, Args)]
+pub struct WaitArgs {
+    /// Arrays
+    #[arg(value_name = "NAME")]
+    pub arrays: Vec<String>,
+    /// All running arrays
+    #[arg(short, long)]
+    pub scan: bool,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd stop NAME...`
+#[derive(Debug, Clone, Args)]
+pub struct StopArgs {
+    /// Arrays
+    #[arg(value_name = "NAME")]
+    pub arrays: Vec<String>,
+    /// All running arrays
+    #[arg(short, long)]
+    pub scan: bool,
+    /// Show what would be written where, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd zero-superblock DEVICE...`
+#[derive(Debug, Clone, Args)]
+pub struct ZeroArgs {
+    /// Devices
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<String>,
+    /// Erase a damaged superblock too
+    #[arg(short, long)]
+    pub force: bool,
+    /// Erase this metadata version only
+    #[arg(short = 'e', long, value_name = "VERSION")]
+    pub metadata: Option<String>,
+    /// Show what would be written where, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `umd daemon`
+#[derive(Debug, Clone, Args)]
+pub struct DaemonArgs {
+    /// End a moment after the last array has been stopped
+    #[arg(long)]
+    pub linger: bool,
+    /// How long that moment is, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 3000, hide = true)]
+    pub linger_ms: u64,
+    /// Serve all arrays here too: unix:PATH or tcp:HOST:PORT (repeat for several)
+    #[arg(long, value_name = "ADDRESS")]
+    pub nbd: Vec<String>,
+    /// Report readiness on stdout, then detach from it
+    #[arg(long, hide = true)]
+    pub report_ready: bool,
+}
+
+/// `umd demo [DIR]`
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Where the image files go
+    #[arg(default_value = "umd-demo", value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Size of each image
+    #[arg(long, default_value = "64M", value_name = "SIZE")]
+    pub size: String,
+}
+
+/// `umd version`
+#[derive(Debug, Clone, Args)]
+pub struct VersionArgs {
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn shorts_combine_and_values_stick() {
+        let cli = Cli::try_parse_from(["umd", "create", "-vfR", "r5", "-l5", "-n", "3", "a", "b"])
+            .expect("parses");
+        let Command::Create(args) = cli.command else {
+            panic!("create expected");
+        };
+        assert!(args.force && args.run && cli.common.verbose == 1);
+        assert_eq!(args.level.as_deref(), Some("5"));
+        assert_eq!(args.targets, ["r5", "a", "b"]);
+    }
+}

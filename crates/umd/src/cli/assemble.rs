@@ -1,0 +1,336 @@
+//! `umd assemble` and `umd serve`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use umd_export::nbd::Address;
+
+use super::args::{AssembleArgs, Common, ServeArgs, StartArgs};
+use super::outcome::{Failure, Outcome, print, print_json, say};
+use super::reach::{Reach, from_doc};
+use super::values;
+use crate::api::{AssembleRequest, ErrorDoc, StartedDoc};
+use crate::daemon::open::{self, How, Opened, Superblock};
+use crate::daemon::process::{self, ServeOptions};
+use crate::daemon::start::{self, Planned};
+use crate::doc::ArrayDoc;
+
+use umd_core::assembly::SlotPlan;
+use umd_core::value::MemberId;
+use umd_disk::{Engine, MemberFile, Mode};
+
+/// Runs `umd assemble`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn run(args: &AssembleArgs, reach: &Reach, quiet: bool) -> Outcome {
+    let mut request = request(&args.start)?;
+    request.no_degraded = args.no_degraded;
+    request.minor = args.metadata.as_deref().map(values::metadata).transpose()?;
+    if args.scan {
+        return scan(args, request, reach, quiet);
+    }
+    let array = one(args, &request, reach, quiet)?;
+    if let (true, Some(array)) = (args.json, &array) {
+        print_json(array)?;
+    }
+    Ok(0)
+}
+
+/// Assembles one array; `None` in a dry run.
+fn one(
+    args: &AssembleArgs,
+    request: &AssembleRequest,
+    reach: &Reach,
+    quiet: bool,
+) -> Result<Option<ArrayDoc>, Failure> {
+    if args.dry_run {
+        let lines = dry_run(request).map_err(|error| from_doc(&error))?;
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        print(&text)?;
+        return Ok(None);
+    }
+    let started: StartedDoc = reach.post_to_daemon("/v1/assemble", request)?;
+    if !quiet {
+        started.messages.iter().for_each(|line| say(line));
+    }
+    Ok(Some(started.array))
+}
+
+/// The request behind the options.
+fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
+    let mut targets = args.targets.as_slice();
+    let mut name = None;
+    if let Some((first, rest)) = targets.split_first()
+        && values::is_array_name(first)
+    {
+        name = Some(values::array_name(first)?);
+        targets = rest;
+    }
+    if targets.is_empty() {
+        return Err(match (&name, args.targets.is_empty()) {
+            (Some(name), _) => Failure::failed(format!(
+                "{name} not identified in config file: name its devices, there is no config file \
+                 in this version"
+            )),
+            _ => Failure::failed("No arrays found in config file or automatically"),
+        });
+    }
+    let devices = targets
+        .iter()
+        .map(|path| absolute(path))
+        .collect::<Result<_, _>>()?;
+    Ok(AssembleRequest {
+        name,
+        uuid: args
+            .uuid
+            .as_deref()
+            .map(values::uuid)
+            .transpose()?
+            .map(|uuid| uuid.to_string()),
+        set_name: args.name.clone(),
+        minor: None,
+        devices,
+        force: args.force,
+        run: args.run,
+        no_degraded: false,
+        readonly: args.readonly,
+        overlay: match &args.overlay {
+            Some(dir) => Some(overlay_dir(dir)?),
+            None => None,
+        },
+        io_engine: args.io_engine.clone(),
+        faults: Vec::new(),
+    })
+}
+
+fn absolute(path: &str) -> Result<String, Failure> {
+    let path = values::absolute(path)?;
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Failure::usage(format!("{} is not a UTF-8 path", path.display())))
+}
+
+fn overlay_dir(dir: &Path) -> Result<String, Failure> {
+    let text = dir
+        .to_str()
+        .ok_or_else(|| Failure::usage(format!("{} is not a UTF-8 path", dir.display())))?;
+    std::fs::create_dir_all(dir).map_err(|error| {
+        let why = open::os_text(&error);
+        Failure::failed(format!("cannot make the overlay directory {text}: {why}"))
+    })?;
+    absolute(text)
+}
+
+/// `--scan`: one array for every UUID found on the devices given.
+fn scan(args: &AssembleArgs, request: AssembleRequest, reach: &Reach, quiet: bool) -> Outcome {
+    let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut order = Vec::new();
+    for device in &request.devices {
+        let uuid = match uuid_of(device) {
+            Ok(Some(uuid)) => uuid,
+            Ok(None) => continue,
+            Err(text) => {
+                say(&text);
+                continue;
+            }
+        };
+        if request.uuid.as_ref().is_some_and(|wanted| *wanted != uuid) {
+            continue;
+        }
+        if !groups.contains_key(&uuid) {
+            order.push(uuid.clone());
+        }
+        groups.entry(uuid).or_default().push(device.clone());
+    }
+    if order.len() > 1 && request.name.is_some() {
+        return Err(Failure::usage("several arrays cannot run under one name"));
+    }
+    let mut arrays = Vec::new();
+    let mut code = 0;
+    for uuid in &order {
+        let one_request = AssembleRequest {
+            uuid: Some(uuid.clone()),
+            devices: groups.remove(uuid).unwrap_or_default(),
+            ..request.clone()
+        };
+        match one(args, &one_request, reach, quiet) {
+            Ok(array) => arrays.extend(array),
+            Err(failure) => {
+                say(&failure.text);
+                code = failure.code;
+            }
+        }
+    }
+    if order.is_empty() {
+        return Err(Failure::failed(
+            "No arrays found in config file or automatically",
+        ));
+    }
+    if args.json && !args.dry_run {
+        let schema = crate::api::SCHEMA;
+        print_json(&crate::api::ArraysDoc { schema, arrays })?;
+    }
+    Ok(code)
+}
+
+fn uuid_of(device: &str) -> Result<Option<String>, String> {
+    let file = MemberFile::open(Path::new(device), Mode::Examine, Engine::Auto)
+        .map_err(open::open_text)?;
+    let found =
+        open::superblock(&file, None).map_err(|error| format!("cannot read {device}: {error}"))?;
+    Ok(match found {
+        Some(Superblock::V1(found)) => Some(found.fields().set_uuid.to_string()),
+        _ => None,
+    })
+}
+
+/// What assembling would do, without doing it: nothing is locked.
+fn dry_run(request: &AssembleRequest) -> Result<Vec<String>, ErrorDoc> {
+    let wishes = start::wishes(request)?;
+    let how = How {
+        readonly: true,
+        ..How::default()
+    };
+    let mut opened = Vec::new();
+    for device in &request.devices {
+        let file = MemberFile::open(Path::new(device), Mode::Examine, how.engine)
+            .map_err(|error| ErrorDoc::new(open::open_text(error)))?;
+        opened.push(Opened {
+            name: device.clone(),
+            file,
+        });
+    }
+    let Planned {
+        plan,
+        name,
+        messages,
+        facts,
+    } = start::plan(&opened, &wishes)?;
+    let path = |id: MemberId| opened[id.0 as usize].name.as_str();
+    let mut lines = messages;
+    lines.push(format!(
+        "would start {name} ({} {}) with {}",
+        plan.level,
+        plan.uuid,
+        plan.drives()
+    ));
+    for (slot, holder) in plan.slots.iter().enumerate() {
+        lines.push(match holder {
+            SlotPlan::InSync(id) => format!("slot {slot}: {} in sync", path(*id)),
+            SlotPlan::Recovering {
+                member,
+                from_sectors,
+                ..
+            } => format!(
+                "slot {slot}: {} rebuilt from sector {from_sectors}",
+                path(*member)
+            ),
+            SlotPlan::Stale(id) => format!("slot {slot}: empty, {} is out of date", path(*id)),
+            SlotPlan::Missing => format!("slot {slot}: empty"),
+        });
+    }
+    lines.extend(plan.spares.iter().map(|id| format!("spare: {}", path(*id))));
+    if plan.is_unclean() && !request.readonly {
+        let from = plan.resync_offset_sectors;
+        lines.push(format!("would resync from sector {from} of every member"));
+    }
+    if !plan.forced.is_empty() || plan.marked_clean {
+        for fact in &facts {
+            if let Ok(superblock) = &fact.superblock {
+                let sector = superblock.fields.super_offset_sectors;
+                lines.push(format!(
+                    "would write a superblock at sector {sector} of {}",
+                    fact.name
+                ));
+            }
+        }
+    } else {
+        lines.push("nothing would be written before the first change".to_owned());
+    }
+    Ok(lines)
+}
+
+/// Runs `umd serve`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn serve(args: &ServeArgs, common: &Common, reach: &Reach) -> Outcome {
+    let mut request = request(&args.start)?;
+    request.faults.clone_from(&args.fault);
+    if let Some(name) = &request.name
+        && reach.find(name)?.is_some_and(|mut client| {
+            client
+                .get::<ArrayDoc>(&format!("/v1/arrays/{name}"))
+                .is_ok()
+        })
+    {
+        return Err(Failure::failed(format!(
+            "an array named {name} is running already"
+        )));
+    }
+    let nbd = addresses(&args.nbd)?;
+    process::serve(ServeOptions {
+        runtime: reach.runtime.clone(),
+        must_register: common.runtime_dir.is_some(),
+        nbd,
+        request,
+        quiet: common.quiet,
+    })
+}
+
+/// Addresses of doors.
+///
+/// # Errors
+/// When one is no address.
+pub fn addresses(texts: &[String]) -> Result<Vec<Address>, Failure> {
+    let parsed = texts.iter().map(|text| text.parse::<Address>());
+    parsed
+        .collect::<Result<_, _>>()
+        .map_err(|error| Failure::usage(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(targets: &[&str]) -> StartArgs {
+        StartArgs {
+            targets: targets.iter().map(|word| (*word).to_owned()).collect(),
+            uuid: None,
+            name: None,
+            force: false,
+            run: false,
+            readonly: false,
+            overlay: None,
+            io_engine: None,
+        }
+    }
+
+    #[test]
+    fn the_first_word_is_a_name_unless_it_is_a_file() {
+        let request = request(&args(&["r5", "/x/a", "/x/b"])).expect("a request");
+        assert_eq!(request.name.as_deref(), Some("r5"));
+        assert_eq!(request.devices, ["/x/a", "/x/b"]);
+        let request = super::request(&args(&["/x/a", "/x/b"])).expect("a request");
+        assert_eq!(request.name, None);
+        assert_eq!(request.devices.len(), 2);
+        let request = super::request(&args(&["/dev/md0", "/x/a"])).expect("a request");
+        assert_eq!(request.name.as_deref(), Some("md0"));
+    }
+
+    #[test]
+    fn without_devices_there_is_nothing_to_assemble() {
+        let failure = request(&args(&["md0"])).expect_err("refused");
+        assert_eq!(failure.code, 1);
+        assert!(
+            failure
+                .text
+                .starts_with("md0 not identified in config file")
+        );
+        let failure = request(&args(&[])).expect_err("refused");
+        assert_eq!(
+            failure.text,
+            "No arrays found in config file or automatically"
+        );
+    }
+}

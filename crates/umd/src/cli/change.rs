@@ -1,0 +1,523 @@
+//! The commands that change running arrays: `manage`, `action`, `wait`, `stop`; and
+//! `zero-superblock`.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use clap::ArgMatches;
+use umd_core::value::SECTOR_BYTES;
+use umd_disk::{Engine, MemberFile, Mode};
+use umd_format::place::{Format, SUPERBLOCK_READ_SECTORS, probe_order};
+use umd_format::v1::Unverified;
+use umd_format::v090::SuperblockV090;
+
+use super::args::{ActionArgs, ManageArgs, StopArgs, WaitArgs, ZeroArgs};
+use super::outcome::{FAILED, Failure, Outcome, USAGE, print, print_json, say};
+use super::reach::{Reach, no_such_array};
+use super::show::minor_of;
+use super::values;
+use crate::api::{
+    ActionRequest, ArraysDoc, DoneDoc, ManageRequest, ReadonlyRequest, SCHEMA, WaitDoc,
+};
+use crate::client::quote;
+use crate::daemon::household::find_in;
+use crate::daemon::open;
+use crate::doc::ArrayDoc;
+use crate::text::progress::Progress;
+
+/// How often the progress line moves.
+const LOOK_EVERY_MS: u64 = 500;
+
+/// One step of `manage`, in the order of the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// `fail`, `remove`, `add` or `re-add`.
+    pub operation: &'static str,
+    /// The device as the user named it.
+    pub device: String,
+    /// It stands behind `--write-mostly`.
+    pub write_mostly: bool,
+}
+
+/// The steps of `manage` in the order of the command line, which clap keeps only as indices.
+pub fn steps(matches: &ArgMatches) -> Vec<Step> {
+    let marks: Vec<usize> = matches
+        .indices_of("write_mostly")
+        .filter(|_| matches.get_flag("write_mostly"))
+        .map(Iterator::collect)
+        .unwrap_or_default();
+    let mut found: Vec<(usize, Step)> = Vec::new();
+    for (id, operation) in [
+        ("fail", "fail"),
+        ("remove", "remove"),
+        ("add", "add"),
+        ("re_add", "re-add"),
+    ] {
+        let devices = matches.get_many::<String>(id).into_iter().flatten();
+        let indices = matches.indices_of(id).into_iter().flatten();
+        found.extend(indices.zip(devices).map(|(index, device)| {
+            let step = Step {
+                operation,
+                device: device.clone(),
+                write_mostly: marks.iter().any(|mark| *mark < index),
+            };
+            (index, step)
+        }));
+    }
+    found.sort_by_key(|(index, _)| *index);
+    found.into_iter().map(|(_, step)| step).collect()
+}
+
+/// The device as the daemon is told: an absolute path, or mdadm's words for several.
+fn device_word(device: &str) -> Result<String, Failure> {
+    if matches!(device, "failed" | "faulty" | "detached" | "missing") {
+        return Ok(device.to_owned());
+    }
+    Ok(values::absolute(device)?.display().to_string())
+}
+
+/// Runs `umd manage`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn manage(args: &ManageArgs, steps: &[Step], reach: &Reach, quiet: bool) -> Outcome {
+    let Some((name, rest)) = args.targets.split_first() else {
+        return Err(Failure::usage("an md device must be given in this mode"));
+    };
+    if let Some(first) = rest.first() {
+        return Err(Failure::usage(format!(
+            "{first}: say what to do with it, such as --add"
+        )));
+    }
+    let name = values::array_name(name)?;
+    let switches = [args.readonly, args.readwrite, args.run]
+        .iter()
+        .filter(|on| **on)
+        .count();
+    if switches > 1 {
+        return Err(Failure::usage(
+            "only one of --readonly, --readwrite and --run can be given",
+        ));
+    }
+    if steps.is_empty() && switches == 0 {
+        return Err(Failure::usage(format!(
+            "nothing to do for {name}: --fail, --remove, --add?"
+        )));
+    }
+    if args.dry_run {
+        let array = reach.detail(&name)?;
+        for line in planned(&array, steps, args)? {
+            print(&format!("{line}\n"))?;
+        }
+        return Ok(0);
+    }
+    let mut changed = false;
+    for step in steps {
+        match one_step(&name, step, args.force, reach) {
+            Ok(done) => {
+                changed |= !done.messages.is_empty();
+                let lines = done.messages.iter().filter(|_| !quiet);
+                lines.for_each(|line| say(line));
+            }
+            // As in mdadm, the steps behind a failed one are not done.
+            Err(failure) if args.test && !changed => return Err(failure.with_code(USAGE)),
+            Err(failure) => return Err(failure),
+        }
+    }
+    if args.readonly || args.readwrite {
+        let request = ReadonlyRequest {
+            readonly: args.readonly,
+        };
+        let _: DoneDoc = reach.post(&name, "readonly", &request)?;
+        changed = true;
+    }
+    if args.run {
+        reach.detail(&name)?; // Whatever is here has been started.
+    }
+    if args.json {
+        print_json(&reach.detail(&name)?)?;
+    }
+    Ok(if args.test && !changed { USAGE } else { 0 })
+}
+
+fn one_step(name: &str, step: &Step, force: bool, reach: &Reach) -> Result<DoneDoc, Failure> {
+    if step.device == "detached" {
+        return remove_detached(name, reach);
+    }
+    let request = ManageRequest {
+        operation: step.operation.to_owned(),
+        device: device_word(&step.device)?,
+        write_mostly: step.write_mostly,
+        force,
+    };
+    let mut done: DoneDoc = reach.post(name, "manage", &request)?;
+    // Messages name the device as the user did.
+    for line in &mut done.messages {
+        *line = line.replace(&request.device, &step.device);
+    }
+    Ok(done)
+}
+
+/// `--remove detached`: faulty members whose file or device is gone.
+fn remove_detached(name: &str, reach: &Reach) -> Result<DoneDoc, Failure> {
+    let mut done = DoneDoc::plain();
+    let array = reach.detail(name)?;
+    let gone = array
+        .members
+        .iter()
+        .filter(|member| !Path::new(&member.path).exists());
+    for member in gone {
+        let request = ManageRequest {
+            operation: "remove".to_owned(),
+            device: member.path.clone(),
+            write_mostly: false,
+            force: false,
+        };
+        let one: DoneDoc = reach.post(name, "manage", &request)?;
+        done.messages.extend(one.messages);
+    }
+    Ok(done)
+}
+
+/// What the steps would do, and which superblocks they would write.
+fn planned(array: &ArrayDoc, steps: &[Step], args: &ManageArgs) -> Result<Vec<String>, Failure> {
+    let mut lines = Vec::new();
+    for step in steps {
+        let device = device_word(&step.device)?;
+        let member = find_in(array, &device);
+        let name = &array.name;
+        lines.push(match (step.operation, member) {
+            ("fail", Some(member)) => format!("would set {} faulty in {name}", member.path),
+            ("remove", Some(member)) => format!("would hot remove {} from {name}", member.path),
+            ("remove", None) if matches!(device.as_str(), "failed" | "faulty" | "detached") => {
+                format!("would hot remove all {device} members from {name}")
+            }
+            ("fail" | "remove", None) => {
+                return Err(Failure::failed(format!(
+                    "{device} is not a member of {name}"
+                )));
+            }
+            (_, Some(member)) => {
+                return Err(Failure::failed(format!(
+                    "{} is a member of {name}",
+                    member.path
+                )));
+            }
+            (operation, None) => format!("would {operation} {device} to {name}"),
+        });
+    }
+    if args.readonly || args.readwrite {
+        let word = if args.readonly {
+            "read-only"
+        } else {
+            "read-write"
+        };
+        lines.push(format!("would make {} {word}", array.name));
+    }
+    let survivors = array
+        .members
+        .iter()
+        .filter(|member| member.state != "faulty");
+    lines.extend(survivors.map(|member| {
+        format!(
+            "would write the version {} superblock of {}",
+            array.metadata, member.path
+        )
+    }));
+    Ok(lines)
+}
+
+/// Runs `umd action`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn action(args: &ActionArgs, reach: &Reach) -> Outcome {
+    let name = values::array_name(&args.array)?;
+    let words = ["check", "repair", "resync", "recover", "idle", "frozen"];
+    if let Some(action) = &args.action {
+        if action == "reshape" {
+            return Err(Failure::usage("reshape is not available in this version"));
+        }
+        if !words.contains(&action.as_str()) {
+            let list = words.join(", ");
+            return Err(Failure::usage(format!(
+                "{action} is no sync action; there are {list}"
+            )));
+        }
+        let request = ActionRequest {
+            action: action.clone(),
+        };
+        let _: DoneDoc = reach.post(&name, "action", &request)?;
+        if args.wait {
+            wait_for(&name, reach, true)?;
+        }
+    }
+    let array = reach.detail(&name)?;
+    if args.json {
+        print_json(&array)?;
+    } else if args.action.is_none() {
+        print(&format!("{}\n", array.sync_action))?;
+    } else if args.wait {
+        let count = array.mismatch_cnt;
+        say(&format!(
+            "{name}: {} done, mismatch_cnt {count}",
+            last_action(&array)
+        ));
+    }
+    Ok(0)
+}
+
+fn last_action(array: &ArrayDoc) -> &str {
+    array.last_sync_action.as_deref().unwrap_or("nothing")
+}
+
+/// Waits for one array, with its progress on stderr. Returns whether there was anything to wait
+/// for, and the array at the end.
+fn wait_for(name: &str, reach: &Reach, show: bool) -> Result<(bool, ArrayDoc), Failure> {
+    let mut client = reach.require(name)?;
+    let path = format!("/v1/arrays/{}/wait?timeout_ms={LOOK_EVERY_MS}", quote(name));
+    let stderr = std::io::stderr();
+    let mut progress = Progress::new(stderr.is_terminal());
+    let first: WaitDoc = client.get(&path.replace(&LOOK_EVERY_MS.to_string(), "0"))?;
+    let waited = !first.idle;
+    let mut seen = first;
+    while !seen.idle {
+        if let Some(sync) = seen.array.sync.as_ref().filter(|_| show)
+            && let Some(text) = progress.update(name, sync)
+        {
+            let _ = stderr.lock().write_all(text.as_bytes());
+        }
+        seen = client.get(&path)?;
+    }
+    if let Some(text) = progress.end() {
+        let _ = stderr.lock().write_all(text.as_bytes());
+    }
+    Ok((waited, seen.array))
+}
+
+/// Runs `umd wait`: 0 when there was something to wait for at every array, 1 when there was
+/// nothing, 2 when something is no array.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn wait(args: &WaitArgs, reach: &Reach, quiet: bool) -> Outcome {
+    let names: Vec<String> = if args.scan && args.arrays.is_empty() {
+        reach.all()?.into_iter().map(|array| array.name).collect()
+    } else {
+        args.arrays.clone()
+    };
+    if names.is_empty() && !args.scan {
+        return Err(Failure::usage("No devices given."));
+    }
+    let mut code = 0;
+    let mut arrays = Vec::new();
+    for title in &names {
+        let found = values::array_name(title).and_then(|name| wait_for(&name, reach, !quiet));
+        match found {
+            Ok((waited, array)) => {
+                arrays.push(array);
+                // With --scan there is no array in particular to have waited for.
+                code = code.max(u8::from(!waited && !args.scan));
+            }
+            Err(failure) => {
+                say(&failure.text);
+                code = USAGE;
+            }
+        }
+    }
+    if args.json {
+        print_json(&ArraysDoc {
+            schema: SCHEMA,
+            arrays,
+        })?;
+    }
+    Ok(code)
+}
+
+/// Runs `umd stop`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn stop(args: &StopArgs, reach: &Reach, quiet: bool) -> Outcome {
+    if args.arrays.is_empty() && !args.scan {
+        return Err(Failure::usage("No devices given."));
+    }
+    let names: Vec<String> = if args.arrays.is_empty() {
+        let mut names: Vec<String> = reach.all()?.into_iter().map(|array| array.name).collect();
+        names.reverse(); // The newest first: it may stand on an older one.
+        names
+    } else {
+        args.arrays.clone()
+    };
+    let mut code = 0;
+    let mut stopped = Vec::new();
+    for title in &names {
+        let outcome = values::array_name(title).and_then(|name| {
+            if args.dry_run {
+                return stop_lines(&reach.detail(&name)?)
+                    .iter()
+                    .try_for_each(|l| print(l));
+            }
+            let done: DoneDoc = reach.post(&name, "stop", &())?;
+            if !quiet {
+                done.messages.iter().for_each(|line| say(line));
+            }
+            stopped.push(name);
+            Ok(())
+        });
+        if let Err(failure) = outcome {
+            let unknown = failure == no_such_array(title) && Path::new(title).exists();
+            say(&match unknown {
+                true => format!("{title} does not appear to be an md device"),
+                false => failure.text,
+            });
+            code = failure.code;
+        }
+    }
+    if args.json {
+        print_json(&serde_json::json!({ "schema": SCHEMA, "stopped": stopped }))?;
+    }
+    Ok(code)
+}
+
+fn stop_lines(array: &ArrayDoc) -> Vec<String> {
+    let mut lines = vec![format!("would stop {}\n", array.name)];
+    let written = array.array_state == "active" || array.sync.is_some();
+    let members = array
+        .members
+        .iter()
+        .filter(|m| written && m.state != "faulty");
+    lines.extend(members.map(|member| {
+        format!(
+            "would write the version {} superblock of {}\n",
+            array.metadata, member.path
+        )
+    }));
+    lines
+}
+
+/// Runs `umd zero-superblock`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn zero(args: &ZeroArgs, quiet: bool) -> Outcome {
+    if args.devices.is_empty() {
+        return Err(Failure::usage("No devices given."));
+    }
+    let only = args
+        .metadata
+        .as_deref()
+        .map(values::metadata)
+        .transpose()?
+        .map(minor_of);
+    let mut code = 0;
+    for device in &args.devices {
+        match zero_one(device, only.map(Format::V1), args, quiet) {
+            Ok(()) => {}
+            Err(text) => {
+                say(&text);
+                code = FAILED;
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn zero_one(
+    device: &str,
+    only: Option<Format>,
+    args: &ZeroArgs,
+    quiet: bool,
+) -> Result<(), String> {
+    let mode = if args.dry_run {
+        Mode::Examine
+    } else {
+        Mode::ReadWrite
+    };
+    let file =
+        MemberFile::open(Path::new(device), mode, Engine::Sync).map_err(|error| match error {
+            umd_disk::OpenError::Io { source, .. } => format!(
+                "Couldn't open {device} for write - not zeroing: {}",
+                open::os_text(&source)
+            ),
+            other => format!("{other} - not zeroing"),
+        })?;
+    let mut found = false;
+    for (format, sector) in probe_order(file.size_sectors()) {
+        if only.is_some_and(|only| only != format) {
+            continue;
+        }
+        let sectors = SUPERBLOCK_READ_SECTORS.min(file.size_sectors() - sector);
+        let length = (sectors * SECTOR_BYTES) as usize;
+        let unreadable = |error| format!("cannot read {device}: {error}");
+        let bytes = file
+            .read_at(sector * SECTOR_BYTES, length)
+            .map_err(unreadable)?;
+        let good = match format {
+            Format::V1(minor) => Unverified::parse(&bytes, minor)
+                .map(|one| one.stored_checksum() == one.computed_checksum()),
+            Format::V090 => SuperblockV090::parse(&bytes)
+                .map(|one| one.checksum_matches())
+                .map_err(|_| umd_format::ParseError::NoMagic { found: 0 }),
+        };
+        match good {
+            Ok(good) if good || args.force => {}
+            Ok(_) => {
+                return Err(format!(
+                    "{device} has a damaged superblock at sector {sector}; --force erases it too"
+                ));
+            }
+            Err(_) => continue,
+        }
+        found = true;
+        if args.dry_run {
+            let line =
+                format!("would write zeros at sector {sector} of {device} ({sectors} sectors)\n");
+            print(&line).map_err(|failure| failure.text)?;
+            continue;
+        }
+        let zeros = vec![0; length];
+        file.write_at(sector * SECTOR_BYTES, &zeros)
+            .and_then(|()| file.sync())
+            .map_err(|error| format!("could not zero superblock on {device}: {error}"))?;
+    }
+    if !found && !quiet {
+        say(&format!("Unrecognised md component device - {device}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::Cli;
+    use clap::CommandFactory;
+
+    fn read(line: &str) -> Vec<String> {
+        let matches = Cli::command()
+            .try_get_matches_from(line.split_whitespace())
+            .expect("parses");
+        let steps = steps(matches.subcommand_matches("manage").expect("manage"));
+        let word = |step: &Step| {
+            let mark = if step.write_mostly { "*" } else { "" };
+            format!("{} {}{mark}", step.operation, step.device)
+        };
+        steps.iter().map(word).collect()
+    }
+
+    #[test]
+    fn steps_keep_the_order_of_the_command_line() {
+        assert_eq!(
+            read("umd manage r5 --fail b --remove b --add c"),
+            ["fail b", "remove b", "add c"]
+        );
+        assert_eq!(
+            read("umd manage r5 -a x -f y z -r y -a w"),
+            ["add x", "fail y", "fail z", "remove y", "add w"]
+        );
+        assert_eq!(
+            read("umd manage r5 --add x --write-mostly --add y --re-add q"),
+            ["add x", "add y*", "re-add q*"]
+        );
+    }
+}

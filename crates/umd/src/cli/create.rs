@@ -1,0 +1,312 @@
+//! `umd create`.
+
+use std::io::{IsTerminal, Write};
+
+use super::args::CreateArgs;
+use super::outcome::{Failure, Outcome, print, print_json, say};
+use super::reach::{Reach, from_doc};
+use super::values;
+use crate::api::{CreateRequest, DeviceRequest, StartedDoc};
+use crate::daemon::create::{OCCUPIED, prepare};
+use crate::text::Context;
+use crate::words;
+
+/// Runs the command. `device_flags` tells for each device whether it stands behind
+/// `--write-mostly`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn run(args: &CreateArgs, device_flags: &[bool], reach: &Reach, quiet: bool) -> Outcome {
+    let mut request = request(args, device_flags)?;
+    if args.dry_run {
+        let prepared = prepare(&request, true).map_err(|error| from_doc(&error))?;
+        print(&lines(&prepared.describe()))?;
+        return Ok(0);
+    }
+    if args.metadata.is_none() && !quiet {
+        say("Defaulting to version 1.2 metadata");
+    }
+    let started: StartedDoc = match reach.post_to_daemon("/v1/create", &request) {
+        Err(failure) if failure.text.ends_with(OCCUPIED) => {
+            ask(&failure)?;
+            request.destroy_all = true;
+            reach.post_to_daemon("/v1/create", &request)?
+        }
+        other => other?,
+    };
+    if !quiet {
+        started.messages.iter().for_each(|line| say(line));
+    }
+    if args.json {
+        print_json(&started.array)?;
+    }
+    Ok(0)
+}
+
+fn lines(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+/// On a terminal mdadm's question is asked; elsewhere the refusal stands.
+fn ask(failure: &Failure) -> Result<(), Failure> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(failure.clone());
+    }
+    let text = failure.text.trim_end_matches(OCCUPIED);
+    say(text.trim_end());
+    let mut err = std::io::stderr();
+    let _ = err
+        .write_all(b"Continue creating array [y/N]? ")
+        .and_then(|()| err.flush());
+    let mut line = String::new();
+    let read = stdin.read_line(&mut line);
+    if read.is_ok() && matches!(line.trim(), "y" | "Y" | "yes" | "YES" | "Yes") {
+        return Ok(());
+    }
+    Err(Failure::failed("create aborted."))
+}
+
+/// The request behind the options.
+///
+/// # Errors
+/// When they make no sense, in mdadm's words where it has them.
+pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest, Failure> {
+    let Some((name, devices)) = args.targets.split_first() else {
+        return Err(Failure::usage("an md device must be given in this mode"));
+    };
+    let name = values::array_name(name)?;
+    let level = match &args.level {
+        Some(word) => values::level(word)?,
+        None => {
+            return Err(Failure::failed(
+                "a RAID level is needed to create an array.",
+            ));
+        }
+    };
+    let active = match &args.raid_devices {
+        Some(text) => usize::from(values::raid_devices(text)?),
+        None => return Err(Failure::failed("no raid-devices specified.")),
+    };
+    let spares = match &args.spare_devices {
+        Some(text) => usize::from(values::spare_devices(text)?),
+        None => 0,
+    };
+    if active == 1 && !args.force {
+        return Err(Failure::usage(
+            "'1' is an unusual number of drives for an array, so it is probably\n     \
+             a mistake.  If you really mean it you will need to specify --force before\n     \
+             setting the number of drives.",
+        ));
+    }
+    check_count(devices.len(), active, spares)?;
+    let taken: Vec<Option<DeviceRequest>> = devices
+        .iter()
+        .enumerate()
+        .map(|(index, word)| device(word, device_flags.get(index + 1).copied().unwrap_or(false)))
+        .collect::<Result<_, Failure>>()?;
+    let (slots, rest) = taken.split_at(active);
+    let spares: Vec<DeviceRequest> = rest.iter().flatten().cloned().collect();
+    if spares.len() != rest.len() {
+        return Err(Failure::usage("a spare cannot be missing"));
+    }
+    let minor = args.metadata.as_deref().map_or(Ok(2), values::metadata)?;
+    let bitmap = bitmap(args, level)?;
+    let host = Context::system().host;
+    let stored = args.name.as_deref().unwrap_or(&name);
+    Ok(CreateRequest {
+        set_name: values::set_name(stored, args.homehost.as_deref(), &host),
+        name,
+        uuid: args
+            .uuid
+            .as_deref()
+            .map(values::uuid)
+            .transpose()?
+            .map(|uuid| uuid.to_string()),
+        minor,
+        level,
+        layout: values::layout(level, args.layout.as_deref())?,
+        chunk_sectors: chunk(args, level)?,
+        size_sectors: match &args.size {
+            Some(text) => values::size_sectors(text)?,
+            None => None,
+        },
+        data_offset_sectors: args
+            .data_offset
+            .as_deref()
+            .map(values::data_offset_sectors)
+            .transpose()?,
+        bitmap,
+        bitmap_chunk_bytes: args
+            .bitmap_chunk
+            .as_deref()
+            .map(values::bitmap_chunk_bytes)
+            .transpose()?,
+        bad_block_log: bad_block_log(args)?,
+        assume_clean: args.assume_clean,
+        slots: slots.to_vec(),
+        spares,
+        destroy: args
+            .destroy
+            .iter()
+            .map(|path| absolute(path))
+            .collect::<Result<_, _>>()?,
+        destroy_all: args.force || args.run,
+        readonly: args.readonly,
+        io_engine: args.io_engine.clone(),
+    })
+}
+
+fn check_count(devices: usize, active: usize, spares: usize) -> Result<(), Failure> {
+    if devices < active + spares {
+        return Err(Failure::failed(
+            "You haven't given enough devices (real or missing) to create this array",
+        ));
+    }
+    if devices > active + spares {
+        return Err(Failure::failed(format!(
+            "You have listed more devices ({devices}) than are in the array({})!",
+            active + spares
+        )));
+    }
+    Ok(())
+}
+
+fn absolute(path: &str) -> Result<String, Failure> {
+    let path = values::absolute(path)?;
+    match path.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(Failure::usage(format!(
+            "{} is not a UTF-8 path",
+            path.display()
+        ))),
+    }
+}
+
+fn device(word: &str, write_mostly: bool) -> Result<Option<DeviceRequest>, Failure> {
+    if word == "missing" {
+        return Ok(None);
+    }
+    Ok(Some(DeviceRequest {
+        path: absolute(word)?,
+        write_mostly,
+    }))
+}
+
+fn chunk(args: &CreateArgs, level: i32) -> Result<u32, Failure> {
+    let given = args
+        .chunk
+        .as_deref()
+        .map(values::chunk_sectors)
+        .transpose()?;
+    if level == 1 {
+        if given.is_some() {
+            say("chunk size ignored for this level");
+        }
+        return Ok(0);
+    }
+    Ok(given.unwrap_or(values::CHUNK_SECTORS_DEFAULT))
+}
+
+/// What `--bitmap` and `--consistency-policy` ask for together.
+fn bitmap(args: &CreateArgs, level: i32) -> Result<Option<bool>, Failure> {
+    let bitmap = args.bitmap.as_deref().map(values::bitmap).transpose()?;
+    let policy = args
+        .consistency_policy
+        .as_deref()
+        .map(values::consistency_policy)
+        .transpose()?;
+    let wanted = match (bitmap, policy) {
+        (Some(bitmap), Some(policy)) if bitmap != policy => {
+            return Err(Failure::usage(
+                "--bitmap is not compatible with this consistency policy",
+            ));
+        }
+        (bitmap, policy) => bitmap.or(policy),
+    };
+    if wanted == Some(true) && level == 0 {
+        let name = words::level_name(level).unwrap_or("this level");
+        return Err(Failure::usage(format!(
+            "bitmaps not meaningful with level {name}"
+        )));
+    }
+    if args.bitmap_chunk.is_some() && wanted != Some(true) {
+        return Err(Failure::usage("--bitmap-chunk needs --bitmap=internal"));
+    }
+    Ok(wanted)
+}
+
+fn bad_block_log(args: &CreateArgs) -> Result<bool, Failure> {
+    match args.bbl.as_deref() {
+        None | Some("yes") => Ok(true),
+        Some("no") => Ok(false),
+        Some(other) => Err(Failure::usage(format!("--bbl is yes or no, not {other}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+    use clap::Parser;
+
+    fn parse(line: &str) -> Result<CreateRequest, Failure> {
+        let cli = Cli::try_parse_from(line.split_whitespace()).expect("parses");
+        let Command::Create(args) = cli.command else {
+            panic!("create expected");
+        };
+        request(&args, &[])
+    }
+
+    fn refusal(line: &str) -> String {
+        let failure = parse(line).expect_err("refused");
+        format!("{}: {}", failure.code, failure.text)
+    }
+
+    #[test]
+    fn options_become_a_request() {
+        let request = parse(
+            "umd create r5 -l 5 -n 3 -x1 -c 64 -e 1.1 --size=1G --homehost=none --bitmap internal \
+             --bitmap-chunk 1M /x/a /x/b missing /x/d",
+        )
+        .expect("a request");
+        assert_eq!(
+            (request.level, request.layout, request.chunk_sectors),
+            (5, 2, 128)
+        );
+        assert_eq!((request.minor, request.size_sectors), (1, Some(2 << 20)));
+        assert_eq!(request.set_name, "r5");
+        assert_eq!(request.slots.len(), 3);
+        assert!(request.slots[2].is_none());
+        assert_eq!(request.spares[0].path, "/x/d");
+        assert_eq!(
+            (request.bitmap, request.bitmap_chunk_bytes),
+            (Some(true), Some(1 << 20))
+        );
+        assert!(!request.destroy_all);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_as_mdadm_does() {
+        assert_eq!(
+            refusal("umd create"),
+            "2: an md device must be given in this mode"
+        );
+        assert_eq!(
+            refusal("umd create x -l 5"),
+            "1: no raid-devices specified."
+        );
+        assert_eq!(
+            refusal("umd create x -l 5 -n 3 a"),
+            "1: You haven't given enough devices (real or missing) to create this array"
+        );
+        assert_eq!(
+            refusal("umd create x -l 5 -n 2 a b c d e"),
+            "1: You have listed more devices (5) than are in the array(2)!"
+        );
+        assert_eq!(
+            refusal("umd create x -l 0 -n 2 -b internal a b"),
+            "2: bitmaps not meaningful with level raid0"
+        );
+    }
+}

@@ -1,0 +1,134 @@
+//! The command line: from arguments to an exit code.
+
+pub mod args;
+pub mod argv;
+pub mod assemble;
+pub mod change;
+pub mod create;
+pub mod later;
+pub mod outcome;
+pub mod reach;
+pub mod show;
+pub mod values;
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+
+use self::args::{Cli, Command, DaemonArgs};
+use self::outcome::{Failure, Outcome, USAGE, say};
+use self::reach::Reach;
+use crate::daemon::process::{DaemonOptions, daemon};
+
+/// Runs the program with its arguments (without the program's name); returns the exit code.
+pub fn run(args: Vec<OsString>) -> u8 {
+    let (cli, matches) = match parse(args) {
+        Ok(parsed) => parsed,
+        Err(code) => return code,
+    };
+    match dispatch(&cli, &matches) {
+        Ok(code) => code,
+        Err(failure) => {
+            say(&failure.text);
+            failure.code
+        }
+    }
+}
+
+/// The command line understood, or the exit code when everything has been said.
+fn parse(args: Vec<OsString>) -> Result<(Cli, ArgMatches), u8> {
+    let complain = |failure: Failure| {
+        say(&failure.text);
+        failure.code
+    };
+    let args = argv::rewrite(args).map_err(complain)?;
+    later::refuse(&args).map_err(complain)?;
+    let all = [OsString::from("umd")].into_iter().chain(args);
+    let parsed = Cli::command()
+        .try_get_matches_from(all)
+        .and_then(|matches| {
+            let cli = Cli::from_arg_matches(&matches)?;
+            Ok((cli, matches))
+        });
+    parsed.map_err(|error| {
+        if !error.use_stderr() {
+            return u8::from(error.print().is_err()); // Help that was asked for.
+        }
+        let text = error.render().to_string();
+        say(text.trim_start_matches("error: ").trim_end());
+        USAGE
+    })
+}
+
+fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
+    let common = &cli.common;
+    let quiet = common.quiet;
+    let reach = || Reach::new(common.runtime_dir.as_deref());
+    let own = matches.subcommand().map(|(_, own)| own);
+    match &cli.command {
+        Command::Create(args) => {
+            let flags = own.map(behind_write_mostly).unwrap_or_default();
+            create::run(args, &flags, &reach()?, quiet)
+        }
+        Command::Assemble(args) => assemble::run(args, &reach()?, quiet),
+        Command::Serve(args) => assemble::serve(args, common, &reach()?),
+        Command::Detail(args) => show::detail(args, &reach()?, common.verbose > 0),
+        Command::Examine(args) => show::run_examine(args, common.verbose > 0),
+        Command::Mdstat(args) => show::run_mdstat(args, &reach()?),
+        Command::Query(args) => show::run_query(args, &reach()?),
+        Command::Manage(args) => {
+            let steps = own.map(change::steps).unwrap_or_default();
+            change::manage(args, &steps, &reach()?, quiet)
+        }
+        Command::Action(args) => change::action(args, &reach()?),
+        Command::Wait(args) => change::wait(args, &reach()?, quiet),
+        Command::Stop(args) => change::stop(args, &reach()?, quiet),
+        Command::ZeroSuperblock(args) => change::zero(args, quiet),
+        Command::Daemon(args) => run_daemon(args, &reach()?),
+        Command::Demo(args) => crate::demo::run(args, &reach()?),
+        Command::Version(args) => show::run_version(args),
+    }
+}
+
+/// For each target whether it stands behind `--write-mostly`, as mdadm reads it.
+fn behind_write_mostly(matches: &ArgMatches) -> Vec<bool> {
+    let mark = matches
+        .indices_of("write_mostly")
+        .filter(|_| matches.get_flag("write_mostly"))
+        .and_then(|mut indices| indices.next());
+    let targets = matches.indices_of("targets").into_iter().flatten();
+    targets
+        .map(|index| mark.is_some_and(|mark| mark < index))
+        .collect()
+}
+
+fn run_daemon(args: &DaemonArgs, reach: &Reach) -> Outcome {
+    daemon(DaemonOptions {
+        runtime: reach.runtime.clone(),
+        linger: args.linger.then(|| Duration::from_millis(args.linger_ms)),
+        nbd: assemble::addresses(&args.nbd)?,
+        report_ready: args.report_ready,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn write_mostly_is_for_the_devices_behind_it() {
+        let line = "umd create r1 -l1 -n3 a --write-mostly b c";
+        let matches = Cli::command()
+            .try_get_matches_from(line.split_whitespace())
+            .expect("parses");
+        let own = matches.subcommand_matches("create").expect("create");
+        assert_eq!(behind_write_mostly(own), [false, false, true, true]);
+        let line = "umd create r1 -l1 -n3 a b c";
+        let matches = Cli::command()
+            .try_get_matches_from(line.split_whitespace())
+            .expect("parses");
+        let own = matches.subcommand_matches("create").expect("create");
+        assert_eq!(behind_write_mostly(own), [false; 4]);
+    }
+}

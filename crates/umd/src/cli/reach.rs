@@ -1,0 +1,194 @@
+//! Finding whoever runs an array: an `umd serve` of that name, or the daemon; and starting the
+//! daemon when it is not there.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::outcome::Failure;
+use crate::api::{ArraysDoc, ErrorDoc};
+use crate::client::{Client, ClientError, quote};
+use crate::doc::ArrayDoc;
+use crate::runtime::Runtime;
+
+/// How long a daemon that leaves and comes back is tried.
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The way to the arrays of a runtime directory.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    /// The directory.
+    pub runtime: Runtime,
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        match error {
+            ClientError::Refused(refused) => from_doc(&refused),
+            other => Failure::failed(other.to_string()),
+        }
+    }
+}
+
+/// The failure a daemon's refusal is: its messages first, one line each.
+pub fn from_doc(error: &ErrorDoc) -> Failure {
+    let mut lines = error.messages.clone();
+    lines.push(error.error.clone());
+    Failure {
+        code: error.exit_code,
+        text: lines.join("\n"),
+    }
+}
+
+impl Reach {
+    /// The way to the arrays of this directory (or the default one).
+    ///
+    /// # Errors
+    /// When there can be no sockets in it.
+    pub fn new(given: Option<&Path>) -> Result<Reach, Failure> {
+        let runtime = Runtime::at(given).map_err(|error| Failure::failed(error.to_string()))?;
+        Ok(Reach { runtime })
+    }
+
+    /// Whoever runs the array of this name, if anybody does.
+    ///
+    /// # Errors
+    /// When somebody is there and is not understood.
+    pub fn find(&self, name: &str) -> Result<Option<Client>, Failure> {
+        if let Some(client) = Client::connect(&self.runtime.serve_control(name))? {
+            return Ok(Some(client));
+        }
+        Ok(Client::connect(&self.runtime.control())?)
+    }
+
+    /// Whoever runs the array of this name.
+    ///
+    /// # Errors
+    /// When nobody does.
+    pub fn require(&self, name: &str) -> Result<Client, Failure> {
+        self.find(name)?.ok_or_else(|| no_such_array(name))
+    }
+
+    /// The document of an array.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn detail(&self, name: &str) -> Result<ArrayDoc, Failure> {
+        let mut client = self.require(name)?;
+        Ok(client.get(&format!("/v1/arrays/{}", quote(name)))?)
+    }
+
+    /// All arrays: the daemon's, then those of every `umd serve`.
+    ///
+    /// # Errors
+    /// When somebody is there and is not understood.
+    pub fn all(&self) -> Result<Vec<ArrayDoc>, Failure> {
+        let mut arrays = Vec::new();
+        let sockets = [self.runtime.control()]
+            .into_iter()
+            .chain(self.runtime.served());
+        for socket in sockets {
+            if let Some(mut client) = Client::connect(&socket)? {
+                let found: ArraysDoc = client.get("/v1/arrays")?;
+                arrays.extend(found.arrays);
+            }
+        }
+        Ok(arrays)
+    }
+
+    /// A POST about one array.
+    ///
+    /// # Errors
+    /// When nobody runs it, or it is refused.
+    pub fn post<B: Serialize, T: DeserializeOwned>(
+        &self,
+        name: &str,
+        operation: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        let mut client = self.require(name)?;
+        Ok(client.post(&format!("/v1/arrays/{}/{operation}", quote(name)), body)?)
+    }
+
+    /// A POST to the daemon, which is started when it is not there. A daemon that leaves just now
+    /// has done nothing yet, so the next one is asked.
+    ///
+    /// # Errors
+    /// When no daemon comes up, or it refuses.
+    pub fn post_to_daemon<B: Serialize, T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Failure> {
+        let start = Instant::now();
+        loop {
+            let mut client = self.daemon()?;
+            match client.post(path, body) {
+                Err(ClientError::Gone(_)) if start.elapsed() < PATIENCE => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// The daemon, started when it is not there.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn daemon(&self) -> Result<Client, Failure> {
+        let start = Instant::now();
+        loop {
+            if let Some(client) = Client::connect(&self.runtime.control())? {
+                return Ok(client);
+            }
+            if start.elapsed() > PATIENCE {
+                let dir = self.runtime.dir().display();
+                return Err(Failure::failed(format!("no daemon comes up in {dir}")));
+            }
+            self.runtime
+                .make()
+                .map_err(|error| Failure::failed(error.to_string()))?;
+            self.spawn_daemon()?;
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// Starts a daemon and waits until it (or another one that was faster) is ready.
+    fn spawn_daemon(&self) -> Result<(), Failure> {
+        let failed =
+            |error: std::io::Error| Failure::failed(format!("cannot start the daemon: {error}"));
+        let program = std::env::current_exe().map_err(failed)?;
+        let mut child = Command::new(program)
+            .arg("daemon")
+            .args(["--linger", "--report-ready", "--runtime-dir"])
+            .arg(self.runtime.dir())
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(failed)?;
+        let mut said = String::new();
+        let out = child.stdout.take().expect("its stdout is a pipe");
+        out.take(64).read_to_string(&mut said).map_err(failed)?;
+        if said.starts_with("ready") {
+            return Ok(()); // It goes on by itself, or has found another daemon at work.
+        }
+        let status = child.wait().map_err(failed)?;
+        // It has said on stderr why.
+        Err(Failure::silent(
+            status
+                .code()
+                .and_then(|code| u8::try_from(code).ok())
+                .unwrap_or(1),
+        ))
+    }
+}
+
+/// What mdadm says of a name that stands for nothing.
+pub fn no_such_array(name: &str) -> Failure {
+    Failure::failed(format!("{name} does not appear to be an active array"))
+}

@@ -1,0 +1,512 @@
+//! The commands that only show: `detail`, `examine`, `mdstat`, `query`, `version`.
+
+use std::path::Path;
+
+use serde::Serialize;
+use umd_core::value::SECTOR_BYTES;
+use umd_disk::{Engine, MemberFile, Mode, OpenError};
+use umd_format::bitmap;
+use umd_format::kernels;
+use umd_format::place::Minor;
+use umd_format::v1::{Role, Unverified};
+
+use super::args::{DetailArgs, ExamineArgs, MdstatArgs, QueryArgs, VersionArgs};
+use super::outcome::{FAILED, Failure, Outcome, print, print_json, say};
+use super::reach::Reach;
+use super::values;
+use crate::api::{API, ArraysDoc, SCHEMA};
+use crate::daemon::household::find_in;
+use crate::daemon::open::{self, Superblock};
+use crate::doc::{ArrayDoc, Stamp};
+use crate::text::examine::{self, Examined};
+use crate::text::{Context, detail, mdstat, query};
+use crate::words;
+
+/// Exit code of `detail --test` for an array that cannot be read.
+const TEST_UNREADABLE: u8 = 4;
+
+/// Runs `umd detail`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn detail(args: &DetailArgs, reach: &Reach, verbose: bool) -> Outcome {
+    if args.arrays.is_empty() && !args.scan {
+        return Err(Failure::usage("No devices given."));
+    }
+    let mut arrays = Vec::new();
+    let mut code = 0;
+    if args.arrays.is_empty() {
+        arrays = reach
+            .all()?
+            .into_iter()
+            .map(|array| (array.name.clone(), array))
+            .collect();
+    }
+    for title in &args.arrays {
+        match values::array_name(title).and_then(|name| reach.detail(&name)) {
+            Ok(array) => arrays.push((title.clone(), array)),
+            Err(failure) => {
+                say(&not_an_array(title, &failure));
+                code = if args.test { TEST_UNREADABLE } else { FAILED };
+            }
+        }
+    }
+    if args.json {
+        let arrays: Vec<ArrayDoc> = arrays.iter().map(|(_, array)| array.clone()).collect();
+        print_json(&ArraysDoc {
+            schema: SCHEMA,
+            arrays,
+        })?;
+    }
+    let context = Context::system();
+    for (title, array) in &arrays {
+        if !args.json {
+            print(&if args.export {
+                detail::export(array)
+            } else if args.brief || args.scan {
+                detail::brief(array, verbose)
+            } else {
+                detail::detail(title, array, &context)
+            })?;
+        }
+        if args.test {
+            code = code.max(detail::test_code(array));
+        }
+    }
+    Ok(code)
+}
+
+/// What mdadm says of something that is no array.
+fn not_an_array(title: &str, failure: &Failure) -> String {
+    if !failure
+        .text
+        .ends_with("does not appear to be an active array")
+    {
+        return failure.text.clone();
+    }
+    match std::fs::metadata(title) {
+        Ok(_) => format!("{title} does not appear to be an md device"),
+        Err(_) => failure.text.clone(),
+    }
+}
+
+/// What `examine --json` prints.
+#[derive(Debug, Serialize)]
+struct ExaminedDoc {
+    schema: u32,
+    devices: Vec<DeviceDoc>,
+}
+
+/// What was found on a device.
+#[derive(Debug, Serialize)]
+struct DeviceDoc {
+    device: String,
+    device_bytes: u64,
+    /// `md1`, `md0.90`, `mbr` or `none`.
+    found: &'static str,
+    superblock: Option<SuperblockDoc>,
+}
+
+/// A v1 superblock as a document: what it says, whether or not it holds.
+#[derive(Debug, Serialize)]
+struct SuperblockDoc {
+    metadata: String,
+    feature_map: u32,
+    uuid: String,
+    uuid_canonical: String,
+    set_name: String,
+    creation_time: Stamp,
+    level: Option<String>,
+    level_number: i32,
+    layout: Option<String>,
+    layout_number: u32,
+    chunk_bytes: u64,
+    raid_disks: u32,
+    array_bytes: Option<u64>,
+    dev_size_bytes: u64,
+    data_offset_bytes: u64,
+    data_size_bytes: u64,
+    super_offset_bytes: u64,
+    recovery_offset_bytes: Option<u64>,
+    state: &'static str,
+    resync_offset_bytes: Option<u64>,
+    device_uuid: String,
+    device_number: u32,
+    /// `active`, `spare`, `faulty` or `journal`.
+    role: &'static str,
+    slot: Option<u16>,
+    array_state: String,
+    bitmap_offset_sectors: Option<i32>,
+    bad_block_log_offset_sectors: Option<i32>,
+    update_time: Stamp,
+    events: u64,
+    checksum: String,
+    checksum_ok: bool,
+    /// Why this version would not use it; `null` when it would.
+    unusable: Option<String>,
+    /// Kernels that refuse it, with the reason.
+    kernels_refusing: Vec<String>,
+}
+
+fn superblock_doc(found: &Examined) -> SuperblockDoc {
+    let fields = found.superblock.fields();
+    let bytes = |sectors: u64| sectors.saturating_mul(SECTOR_BYTES);
+    let verified = found.superblock.clone().verify(found.device_sectors);
+    let (role, slot) = match found.role() {
+        Role::Active(slot) => ("active", Some(slot)),
+        Role::Spare => ("spare", None),
+        Role::Faulty => ("faulty", None),
+        Role::Journal => ("journal", None),
+    };
+    let unclean = fields.resync_offset_sectors != umd_format::SECTOR_MAX;
+    let (stored, computed) = (
+        found.superblock.stored_checksum(),
+        found.superblock.computed_checksum(),
+    );
+    SuperblockDoc {
+        metadata: found.superblock.minor().to_string(),
+        feature_map: fields.features.0,
+        uuid: fields.set_uuid.to_string(),
+        uuid_canonical: fields.set_uuid.canonical(),
+        set_name: found.set_name(),
+        creation_time: Stamp::new(fields.ctime.seconds()),
+        level: words::level_name(fields.level.to_raw()).map(str::to_owned),
+        level_number: fields.level.to_raw(),
+        layout: words::layout_name(fields.level.to_raw(), fields.layout as i32),
+        layout_number: fields.layout,
+        chunk_bytes: bytes(fields.chunk_sectors.into()),
+        raid_disks: fields.raid_disks,
+        array_bytes: found.array_bytes(),
+        dev_size_bytes: bytes(fields.size_sectors),
+        data_offset_bytes: bytes(fields.data_offset_sectors),
+        data_size_bytes: bytes(fields.data_size_sectors),
+        super_offset_bytes: bytes(fields.super_offset_sectors),
+        recovery_offset_bytes: fields.recovery_offset_sectors().map(bytes),
+        state: if unclean { "active" } else { "clean" },
+        resync_offset_bytes: unclean.then(|| bytes(fields.resync_offset_sectors)),
+        device_uuid: fields.device_uuid.to_string(),
+        device_number: fields.dev_number,
+        role,
+        slot,
+        array_state: examine::slot_letters(fields),
+        bitmap_offset_sectors: fields.bitmap_offset_sectors(),
+        bad_block_log_offset_sectors: (fields.bblog_offset_sectors != 0)
+            .then_some(fields.bblog_offset_sectors),
+        update_time: Stamp::new(fields.utime.seconds()),
+        events: fields.events,
+        checksum: format!("{stored:08x}"),
+        checksum_ok: stored == computed,
+        unusable: verified.err().map(|error| error.to_string()),
+        kernels_refusing: kernels_refusing(&found.superblock),
+    }
+}
+
+fn kernels_refusing(found: &Unverified) -> Vec<String> {
+    kernels::refusals(found.fields(), found.raw(), None)
+        .iter()
+        .map(|one| format!("{}: {}", one.kernels, one.why))
+        .collect()
+}
+
+/// What is on one device.
+enum Found {
+    V1(Box<Examined>),
+    V090(Box<umd_format::v090::SuperblockV090>),
+    Mbr(String),
+    Nothing,
+}
+
+fn look(name: &str, only: Option<Minor>) -> Result<(u64, Found), Failure> {
+    let file =
+        MemberFile::open(Path::new(name), Mode::Examine, Engine::Sync).map_err(
+            |error| match error {
+                OpenError::Io { source, .. } => {
+                    Failure::failed(format!("cannot open {name}: {}", open::os_text(&source)))
+                }
+                other => Failure::failed(other.to_string()),
+            },
+        )?;
+    let unreadable = |error| Failure::failed(format!("cannot read {name}: {error}"));
+    let device_sectors = file.size_sectors();
+    let found = match open::superblock(&file, only).map_err(unreadable)? {
+        Some(Superblock::V1(superblock)) => Found::V1(Box::new(Examined {
+            name: name.to_owned(),
+            device_sectors,
+            bitmap_sectors: bitmap_sectors(&file, &superblock),
+            superblock: *superblock,
+        })),
+        Some(Superblock::V090(superblock)) => Found::V090(superblock),
+        None => {
+            let boot = file.read_at(0, 512.min(device_sectors * SECTOR_BYTES) as usize);
+            let mbr = boot.ok().and_then(|boot| examine::examine_mbr(name, &boot));
+            mbr.map_or(Found::Nothing, Found::Mbr)
+        }
+    };
+    Ok((device_sectors, found))
+}
+
+fn bitmap_sectors(file: &MemberFile, superblock: &Unverified) -> Option<u64> {
+    let sector = superblock.fields().bitmap_sector()?;
+    let bytes = file
+        .read_at(sector.checked_mul(SECTOR_BYTES)?, bitmap::SUPERBLOCK_BYTES)
+        .ok()?;
+    let found = bitmap::Unverified::parse(&bytes).ok()?;
+    let fields = found.fields();
+    let region = u64::from(fields.region_raw);
+    if region < SECTOR_BYTES {
+        return None;
+    }
+    Some(bitmap::on_disk_sectors(
+        fields.sync_size_sectors.div_ceil(region / SECTOR_BYTES),
+    ))
+}
+
+/// Runs `umd examine`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn run_examine(args: &ExamineArgs, verbose: bool) -> Outcome {
+    if args.devices.is_empty() {
+        return Err(Failure::usage("No devices to examine"));
+    }
+    let only = args
+        .metadata
+        .as_deref()
+        .map(values::metadata)
+        .transpose()?
+        .map(minor_of);
+    let context = Context::system();
+    let mut code = 0;
+    let mut members = Vec::new();
+    let mut documents = Vec::new();
+    for name in &args.devices {
+        let (sectors, found) = match look(name, only) {
+            Ok(found) => found,
+            Err(failure) => {
+                say(&failure.text);
+                code = failure.code;
+                continue;
+            }
+        };
+        if args.json {
+            documents.push(document(name, sectors, &found));
+        }
+        match found {
+            Found::V1(found) => {
+                if !(args.brief || args.scan) {
+                    if !args.json {
+                        print(&if args.export {
+                            examine::export(&found)
+                        } else {
+                            examine::examine(&found, &context)
+                        })?;
+                    }
+                    remarks(&found);
+                }
+                members.push(*found);
+            }
+            Found::V090(found) => {
+                if args.brief || args.scan {
+                    print(&format!(
+                        "ARRAY /dev/md{} UUID={}\n",
+                        found.md_minor, found.uuid
+                    ))?;
+                } else if !args.json {
+                    print(&examine::examine_v090(name, &found, &context))?;
+                }
+            }
+            Found::Mbr(text) if !(args.brief || args.scan || args.export || args.json) => {
+                print(&text)?;
+            }
+            Found::Nothing if !args.scan => {
+                say(&format!("No md superblock detected on {name}."));
+                code = FAILED;
+            }
+            Found::Mbr(_) | Found::Nothing => {}
+        }
+    }
+    if args.json {
+        print_json(&ExaminedDoc {
+            schema: SCHEMA,
+            devices: documents,
+        })?;
+    } else if args.brief || args.scan {
+        print(&examine::brief(&members, verbose))?;
+    }
+    Ok(code)
+}
+
+fn document(name: &str, sectors: u64, found: &Found) -> DeviceDoc {
+    let (kind, superblock) = match found {
+        Found::V1(found) => ("md1", Some(superblock_doc(found))),
+        Found::V090(_) => ("md0.90", None),
+        Found::Mbr(_) => ("mbr", None),
+        Found::Nothing => ("none", None),
+    };
+    DeviceDoc {
+        device: name.to_owned(),
+        device_bytes: sectors * SECTOR_BYTES,
+        found: kind,
+        superblock,
+    }
+}
+
+/// What a user should know beyond what mdadm prints.
+fn remarks(found: &Examined) {
+    if let Err(error) = found.superblock.clone().verify(found.device_sectors) {
+        say(&format!("{}: {error}", found.name));
+    }
+    for line in kernels_refusing(&found.superblock) {
+        say(&format!("{}: kernels {line}", found.name));
+    }
+}
+
+/// The place behind a minor version number.
+pub fn minor_of(number: u8) -> Minor {
+    match number {
+        0 => Minor::V1_0,
+        1 => Minor::V1_1,
+        _ => Minor::V1_2,
+    }
+}
+
+/// Runs `umd mdstat`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn run_mdstat(args: &MdstatArgs, reach: &Reach) -> Outcome {
+    let arrays = reach.all()?;
+    if args.json {
+        print_json(&ArraysDoc {
+            schema: SCHEMA,
+            arrays,
+        })?;
+    } else {
+        print(&mdstat::mdstat(&arrays))?;
+    }
+    Ok(0)
+}
+
+/// What `query --json` prints.
+#[derive(Debug, Serialize)]
+struct QueriedDoc {
+    schema: u32,
+    targets: Vec<QueryDoc>,
+}
+
+/// What it says of one target.
+#[derive(Debug, Serialize)]
+struct QueryDoc {
+    target: String,
+    /// The array, when it is a running one.
+    array: Option<ArrayDoc>,
+    /// The superblock on it, when it is a device that has one.
+    superblock: Option<SuperblockDoc>,
+    /// The name of the running array it is a member of.
+    running_as: Option<String>,
+}
+
+/// Runs `umd query`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn run_query(args: &QueryArgs, reach: &Reach) -> Outcome {
+    if args.targets.is_empty() {
+        return Err(Failure::usage("No devices given."));
+    }
+    let running = reach.all()?;
+    let mut code = 0;
+    let mut documents = Vec::new();
+    for target in &args.targets {
+        let named = values::array_name(target).ok();
+        let array = running
+            .iter()
+            .find(|array| Some(&array.name) == named.as_ref());
+        let mut document = QueryDoc {
+            target: target.clone(),
+            array: array.cloned(),
+            superblock: None,
+            running_as: None,
+        };
+        if let Some(array) = array {
+            if !args.json {
+                print(&query::array(target, array))?;
+            }
+            documents.push(document);
+            continue;
+        }
+        match look(target, None) {
+            Ok((_, found)) => {
+                let holder = running
+                    .iter()
+                    .find(|array| find_in(array, target).is_some());
+                document.running_as = holder.map(|array| array.name.clone());
+                if let Found::V1(found) = &found {
+                    document.superblock = Some(superblock_doc(found));
+                }
+                if !args.json {
+                    print(&query_text(target, &found, document.running_as.as_deref()))?;
+                }
+                documents.push(document);
+            }
+            Err(failure) => {
+                say(&failure.text);
+                code = failure.code;
+            }
+        }
+    }
+    if args.json {
+        print_json(&QueriedDoc {
+            schema: SCHEMA,
+            targets: documents,
+        })?;
+    }
+    Ok(code)
+}
+
+fn query_text(target: &str, found: &Found, running_as: Option<&str>) -> String {
+    let unknown = "unknown-level";
+    let member = match found {
+        Found::V1(found) => {
+            let fields = found.superblock.fields();
+            Some(query::MemberFound {
+                number: fields.dev_number,
+                raid_disks: fields.raid_disks,
+                level: words::level_name(fields.level.to_raw()).unwrap_or(unknown),
+                running_as,
+            })
+        }
+        Found::V090(found) => Some(query::MemberFound {
+            number: found.this_disk.number,
+            raid_disks: found.raid_disks,
+            level: words::level_name(found.level.to_raw()).unwrap_or(unknown),
+            running_as,
+        }),
+        Found::Mbr(_) | Found::Nothing => None,
+    };
+    query::device(target, member)
+}
+
+/// Runs `umd version`.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn run_version(args: &VersionArgs) -> Outcome {
+    #[derive(Serialize)]
+    struct Doc {
+        schema: u32,
+        version: &'static str,
+        api: u32,
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    if args.json {
+        print_json(&Doc {
+            schema: SCHEMA,
+            version,
+            api: API,
+        })?;
+    } else {
+        print(&format!("umd {version}\n"))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,188 @@
+//! One array: its handle for everybody else, and the thread that owns everything it has.
+//!
+//! ```text
+//!   control thread --Message--> channel + eventfd --+
+//!   NBD listener ----Message-----------------------+|
+//!                                                  vv
+//!                        Loop::run: epoll over {messages, member I/O, connections}
+//!                            gather all that is ready -> Array::handle -> carry out commands
+//!                            -> one kick, one reap -> ... until quiet -> sleep until the next timer
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+
+use tokio::sync::{broadcast, oneshot};
+use umd_core::array::{Control, ControlError, ControlReply, Status};
+use umd_core::value::MemberId;
+use umd_disk::MemberFile;
+use umd_export::nbd::{ExportInfo, Socket, Transmission};
+use umd_format::SuperblockV1;
+
+use super::open::How;
+use crate::api::EventDoc;
+use crate::doc::{ArrayDoc, Surroundings};
+
+/// The answer to a control request.
+pub type ControlAnswer = Result<ControlReply, ControlError>;
+
+/// A device that was opened and locked, offered to a running array.
+pub struct Offer {
+    /// The device.
+    pub file: MemberFile,
+    /// Its name for messages.
+    pub name: String,
+    /// The superblock found on it.
+    pub superblock: Option<Box<SuperblockV1>>,
+    /// Host reads avoid it.
+    pub write_mostly: bool,
+    /// Into its old slot, by the bitmap.
+    pub re_add: bool,
+}
+
+/// What the other threads say to an array's.
+pub enum Message {
+    /// A client whose negotiation is over.
+    Connection(Socket, Box<Transmission>),
+    /// A control request that brings no device.
+    Control(Control, oneshot::Sender<ControlAnswer>),
+    /// A device to take in.
+    Add(Box<Offer>, oneshot::Sender<ControlAnswer>),
+    /// What can be seen of it?
+    Look(oneshot::Sender<Snapshot>),
+}
+
+/// What can be seen of an array.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The engine's own view.
+    pub status: Status,
+    /// Why it is frozen or broken.
+    pub reason: Option<String>,
+    /// Which I/O engine each member runs on.
+    pub engines: Vec<(MemberId, &'static str)>,
+    /// Device numbers of members that are block devices.
+    pub devices: Vec<(u32, (u32, u32))>,
+}
+
+/// Everybody else's way to a running array. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    sender: mpsc::Sender<Message>,
+    wake: Arc<OwnedFd>,
+    export: ExportInfo,
+    read_only: Arc<AtomicBool>,
+    /// What happens to it.
+    pub events: broadcast::Sender<EventDoc>,
+    /// How its members were opened, and new ones will be.
+    pub how: Arc<How>,
+}
+
+/// The array's thread is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the array has stopped")]
+pub struct Stopped;
+
+impl Handle {
+    /// The two ends of an array's channel.
+    ///
+    /// # Errors
+    /// When the system has no descriptor for it.
+    pub fn new(
+        export: ExportInfo,
+        events: broadcast::Sender<EventDoc>,
+        how: How,
+    ) -> std::io::Result<(Handle, Inbox)> {
+        use rustix::event::{EventfdFlags, eventfd};
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (sender, receiver) = mpsc::channel();
+        let inbox = Inbox {
+            receiver,
+            wake: wake.clone(),
+        };
+        let handle = Handle {
+            sender,
+            wake,
+            read_only: Arc::new(AtomicBool::new(export.read_only)),
+            export,
+            events,
+            how: Arc::new(how),
+        };
+        Ok((handle, inbox))
+    }
+
+    /// The export as new clients are shown it.
+    pub fn export(&self) -> ExportInfo {
+        ExportInfo {
+            read_only: self.read_only.load(Ordering::Relaxed),
+            ..self.export.clone()
+        }
+    }
+
+    /// New clients are told that it is read-only, or is not any more.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.read_only.store(read_only, Ordering::Relaxed);
+    }
+
+    /// Sends a message and wakes the array's thread.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub fn send(&self, message: Message) -> Result<(), Stopped> {
+        self.sender.send(message).map_err(|_| Stopped)?;
+        // A counter at its limit is readable anyway; nothing else can go wrong.
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        Ok(())
+    }
+
+    /// What can be seen of the array.
+    ///
+    /// # Errors
+    /// When it has stopped.
+    pub async fn look(&self) -> Result<Snapshot, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Message::Look(sender))?;
+        receiver.await.map_err(|_| Stopped)
+    }
+
+    /// Asks for something and waits for the answer. The outer error: it has stopped meanwhile.
+    ///
+    /// # Errors
+    /// When it has stopped.
+    pub async fn control(&self, control: Control) -> Result<ControlAnswer, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Message::Control(control, sender))?;
+        receiver.await.map_err(|_| Stopped)
+    }
+
+    /// Offers a device and waits for the answer.
+    ///
+    /// # Errors
+    /// When it has stopped.
+    pub async fn add(&self, offer: Offer) -> Result<ControlAnswer, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Message::Add(Box::new(offer), sender))?;
+        receiver.await.map_err(|_| Stopped)
+    }
+}
+
+/// The array's end of the channel.
+pub struct Inbox {
+    pub(super) receiver: mpsc::Receiver<Message>,
+    pub(super) wake: Arc<OwnedFd>,
+}
+
+impl Snapshot {
+    /// The document for it.
+    pub fn doc(&self, name: &str, nbd: &[String]) -> ArrayDoc {
+        let around = Surroundings {
+            name: name.to_owned(),
+            reason: self.reason.clone(),
+            nbd: nbd.to_vec(),
+            devices: self.devices.clone(),
+        };
+        ArrayDoc::new(&self.status, &around)
+    }
+}

@@ -1,0 +1,194 @@
+//! The NBD connections of one array, as its loop sees them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll;
+use umd_core::array::{Reply, Request, RequestError};
+use umd_core::value::{Pool, RequestId};
+use umd_export::nbd::{Connection, ReadState, Socket, Transmission, connection_of};
+
+/// Marks below this are the loop's own; a connection's mark is its number.
+pub const FIRST_NUMBER: u32 = 16;
+
+struct Door {
+    socket: Socket,
+    connection: Connection,
+    interest: epoll::EventFlags,
+    /// It said that there is more to read than it took in one go.
+    more: bool,
+    /// Something happened to it since it was last tended.
+    touched: bool,
+}
+
+/// All connections.
+pub struct Doors {
+    doors: BTreeMap<u32, Door>,
+    next: u32,
+    pool: Pool,
+}
+
+impl Doors {
+    /// None yet.
+    pub fn new(pool: Pool) -> Doors {
+        Doors {
+            doors: BTreeMap::new(),
+            next: FIRST_NUMBER,
+            pool,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.doors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.doors.is_empty()
+    }
+
+    /// Takes a client in whose negotiation is over; its first requests may be here already.
+    ///
+    /// # Errors
+    /// When the system cannot watch one more descriptor: the client is turned away.
+    pub fn admit(
+        &mut self,
+        epoll: &OwnedFd,
+        socket: Socket,
+        transmission: Transmission,
+        requests: &mut Vec<Request>,
+    ) -> io::Result<()> {
+        let number = self.next;
+        self.next = self
+            .next
+            .checked_add(1)
+            .expect("2^32 connections to one array");
+        let mut connection = Connection::new(transmission, number, self.pool.clone());
+        if connection.take_requests(requests).is_err() {
+            return Ok(()); // It said nonsense in its first bytes.
+        }
+        let interest = interest_of(&connection);
+        epoll::add(
+            epoll,
+            &socket,
+            epoll::EventData::new_u64(number.into()),
+            interest,
+        )?;
+        let door = Door {
+            socket,
+            connection,
+            interest,
+            more: false,
+            touched: true,
+        };
+        self.doors.insert(number, door);
+        Ok(())
+    }
+
+    /// The poller said something about a connection.
+    pub fn ready(&mut self, mark: u64, flags: epoll::EventFlags, requests: &mut Vec<Request>) {
+        let door = u32::try_from(mark)
+            .ok()
+            .and_then(|n| self.doors.get_mut(&n));
+        let Some(door) = door else {
+            return; // Dropped earlier in this very turn.
+        };
+        door.touched = true;
+        if flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP) {
+            door.connection.hang_up();
+        } else if flags.contains(epoll::EventFlags::IN) {
+            door.read(requests);
+        }
+    }
+
+    /// Reads on from connections that had more than one turn's worth.
+    pub fn read_more(&mut self, requests: &mut Vec<Request>) {
+        for door in self.doors.values_mut().filter(|door| door.more) {
+            door.touched = true;
+            door.read(requests);
+        }
+    }
+
+    /// Whether `read_more` has something to do: the loop must not sleep.
+    pub fn has_more(&self) -> bool {
+        self.doors.values().any(|door| door.more)
+    }
+
+    /// Passes the engine's answer on. Nobody is there any more when the client left.
+    pub fn complete(&mut self, id: RequestId, result: Result<Reply, RequestError>) {
+        if let Some(door) = self.doors.get_mut(&connection_of(id)) {
+            door.connection.complete(id, result);
+            door.touched = true;
+        }
+    }
+
+    /// After answers: takes requests that had been held back by the limit on those in flight.
+    pub fn take_held_back(&mut self, requests: &mut Vec<Request>) {
+        for door in self.doors.values_mut().filter(|door| door.touched) {
+            if door.connection.take_requests(requests).is_err() {
+                door.connection.hang_up();
+            }
+        }
+    }
+
+    /// Sends what there is to send, watches for what is of interest now, drops who is done.
+    pub fn tend(&mut self, epoll: &OwnedFd) {
+        let mut finished = Vec::new();
+        for (number, door) in self.doors.iter_mut().filter(|(_, door)| door.touched) {
+            door.touched = false;
+            if door.connection.wants_write() && door.connection.write_to(&mut door.socket).is_err()
+            {
+                door.connection.hang_up();
+            }
+            let interest = interest_of(&door.connection);
+            let watched = interest == door.interest || {
+                let mark = epoll::EventData::new_u64((*number).into());
+                door.interest = interest;
+                epoll::modify(epoll, &door.socket, mark, interest).is_ok()
+            };
+            if door.connection.is_finished() || !watched {
+                finished.push(*number);
+            }
+        }
+        for number in finished {
+            self.drop_door(epoll, number);
+        }
+    }
+
+    /// No more requests from anybody; those in flight are still answered.
+    pub fn stop(&mut self) {
+        for door in self.doors.values_mut() {
+            door.connection.stop();
+            door.more = false;
+            door.touched = true;
+        }
+    }
+
+    fn drop_door(&mut self, epoll: &OwnedFd, number: u32) {
+        if let Some(door) = self.doors.remove(&number) {
+            // Closing the descriptor takes it out of the poller as well.
+            let _ = epoll::delete(epoll, &door.socket);
+        }
+    }
+}
+
+impl Door {
+    fn read(&mut self, requests: &mut Vec<Request>) {
+        match self.connection.read_from(&mut self.socket, requests) {
+            Ok(state) => self.more = state == ReadState::More,
+            Err(_) => {
+                self.more = false;
+                self.connection.hang_up();
+            }
+        }
+    }
+}
+
+fn interest_of(connection: &Connection) -> epoll::EventFlags {
+    let mut flags = epoll::EventFlags::empty();
+    flags.set(epoll::EventFlags::IN, connection.wants_read());
+    flags.set(epoll::EventFlags::OUT, connection.wants_write());
+    flags
+}

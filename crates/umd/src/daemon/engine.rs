@@ -1,0 +1,183 @@
+//! The engine behind a wall: when an invariant of it breaks, the array freezes and nothing else.
+//!
+//! ```text
+//!   Running(engine) --panic inside handle--> Frozen(reason, last status)
+//! ```
+//!
+//! A frozen array fails every request with its reason, writes nothing to its members any more, and
+//! can only be stopped. It never continues.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use umd_core::array::{ArrayState, Commands, Event, Status};
+use umd_core::value::Now;
+
+/// What the loop drives.
+pub trait Engine: Send {
+    /// Begins what the array owes (resync, recovery). Called once, before the first event.
+    fn begin(&mut self, now: Now, out: &mut Commands);
+    /// The one way in; what it wants done is appended to `out`.
+    fn handle(&mut self, now: Now, event: Event, out: &mut Commands);
+    /// What can be seen of it.
+    fn status(&self) -> Status;
+}
+
+/// An engine, or what is left of it.
+pub enum Contained<E> {
+    /// It works.
+    Running(Box<E>),
+    /// An invariant broke.
+    Frozen {
+        /// Which.
+        reason: String,
+        /// The last status that could be taken.
+        status: Box<Status>,
+    },
+}
+
+impl<E: Engine> Contained<E> {
+    /// A working engine.
+    pub fn new(engine: E) -> Contained<E> {
+        Contained::Running(Box::new(engine))
+    }
+
+    /// Why it is frozen, if it is.
+    pub fn frozen(&self) -> Option<&str> {
+        match self {
+            Contained::Running(_) => None,
+            Contained::Frozen { reason, .. } => Some(reason),
+        }
+    }
+
+    /// Hands an event over. Returns `false` when the engine broke over it, just now: its commands
+    /// are taken back, and it is frozen from here on.
+    ///
+    /// Panics when it was frozen before.
+    #[must_use]
+    pub fn handle(&mut self, now: Now, event: Event, out: &mut Commands) -> bool {
+        self.guard(out, |engine, out| engine.handle(now, event, out))
+    }
+
+    /// Lets the engine begin. Otherwise as `handle`.
+    #[must_use]
+    pub fn begin(&mut self, now: Now, out: &mut Commands) -> bool {
+        self.guard(out, |engine, out| engine.begin(now, out))
+    }
+
+    fn guard(&mut self, out: &mut Commands, step: impl FnOnce(&mut E, &mut Commands)) -> bool {
+        let Contained::Running(engine) = self else {
+            panic!("a frozen array gets no events");
+        };
+        let before = out.len();
+        // What the engine left half done is never looked at again, except for its status.
+        let outcome = catch_unwind(AssertUnwindSafe(|| step(engine, out)));
+        let Err(payload) = outcome else {
+            return true;
+        };
+        out.truncate(before);
+        let reason = panic_text(payload.as_ref());
+        let status = catch_unwind(AssertUnwindSafe(|| engine.status()));
+        let mut status = status.unwrap_or_else(|_| empty_status());
+        status.state = ArrayState::Frozen;
+        status.sync = None;
+        *self = Contained::Frozen {
+            reason,
+            status: Box::new(status),
+        };
+        false
+    }
+
+    /// What can be seen of it.
+    pub fn status(&self) -> Status {
+        match self {
+            Contained::Running(engine) => engine.status(),
+            Contained::Frozen { status, .. } => (**status).clone(),
+        }
+    }
+}
+
+/// What a panic said.
+pub fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "an invariant of the engine did not hold".to_owned())
+}
+
+fn empty_status() -> Status {
+    Status {
+        state: ArrayState::Frozen,
+        uuid: [0; 16],
+        set_name: String::new(),
+        minor: 2,
+        level: 0,
+        layout: -1,
+        chunk_sectors: 0,
+        raid_disks: 0,
+        array_sectors: 0,
+        dev_sectors: 0,
+        ctime_seconds: 0,
+        utime_seconds: 0,
+        events: Default::default(),
+        degraded: 0,
+        members: Vec::new(),
+        sync: None,
+        sync_pending: false,
+        sync_frozen: false,
+        last_sync: None,
+        mismatch_sectors: 0,
+        bitmap: None,
+        logical_block_bytes: 512,
+        requests_in_flight: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use umd_core::array::{Command, Timer};
+    use umd_core::value::MemberId;
+
+    /// Releases a member on every event, and breaks on the bitmap's timer.
+    struct Fragile;
+
+    impl Engine for Fragile {
+        fn begin(&mut self, _: Now, _: &mut Commands) {}
+
+        fn handle(&mut self, _: Now, event: Event, out: &mut Commands) {
+            out.push(Command::Release(MemberId(1)));
+            assert!(
+                !matches!(event, Event::Timer(Timer::BitmapDaemon)),
+                "a counter went below zero"
+            );
+        }
+
+        fn status(&self) -> Status {
+            crate::doc::tests::raid5()
+        }
+    }
+
+    #[test]
+    fn a_broken_invariant_freezes_and_takes_its_commands_back() {
+        let mut engine = Contained::new(Fragile);
+        let mut out = Commands::new();
+        assert!(engine.handle(Now::default(), Event::Timer(Timer::SafeMode), &mut out));
+        assert_eq!(out.len(), 1);
+        assert!(!engine.handle(Now::default(), Event::Timer(Timer::BitmapDaemon), &mut out));
+        assert_eq!(out.len(), 1, "the command of the broken event is gone");
+        assert_eq!(engine.frozen(), Some("a counter went below zero"));
+        assert_eq!(engine.status().state, ArrayState::Frozen);
+        assert_eq!(engine.status().raid_disks, 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "gets no events")]
+    fn a_frozen_engine_gets_no_events() {
+        let mut engine = Contained::new(Fragile);
+        let mut out = Commands::new();
+        let _ = engine.handle(Now::default(), Event::Timer(Timer::BitmapDaemon), &mut out);
+        let _ = engine.handle(Now::default(), Event::Timer(Timer::SafeMode), &mut out);
+    }
+}

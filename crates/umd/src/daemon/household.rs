@@ -1,0 +1,546 @@
+//! What the control API does: the operations on arrays, each answering with a document.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, broadcast};
+use umd_core::array::{Control, ControlError, ControlReply, MemberRole, Status, SyncRequest};
+use umd_core::value::{MemberId, SyncAction};
+
+use super::array::{Handle, Offer, Snapshot, Stopped};
+use super::create;
+use super::open::{self, How, Superblock};
+use super::registry::Registry;
+use super::start;
+use crate::api::{
+    ActionRequest, ArraysDoc, AssembleRequest, CreateRequest, DoneDoc, ErrorDoc, EventDoc,
+    ManageRequest, SCHEMA, StartedDoc, WaitDoc,
+};
+use crate::doc::{ArrayDoc, MemberDoc};
+
+/// Events kept for listeners that are slow to read.
+const EVENTS_KEPT: usize = 256;
+/// How long an array whose spare could fill a slot counts as busy although nothing runs yet.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often the long poll looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// All arrays of this process.
+pub struct Household {
+    /// The arrays.
+    pub registry: Registry,
+    /// Where they are served.
+    pub nbd: Mutex<Vec<String>>,
+    /// What happens to them.
+    pub events: broadcast::Sender<EventDoc>,
+    /// Told whenever an array has ended.
+    pub ended: std::sync::Arc<Notify>,
+}
+
+/// The answer to an operation.
+pub type Answer<T> = Result<T, ErrorDoc>;
+
+fn no_such_array(name: &str) -> ErrorDoc {
+    ErrorDoc {
+        not_found: true,
+        ..ErrorDoc::new(format!("{name} does not appear to be an active array"))
+    }
+}
+
+fn stopped(name: &str) -> impl Fn(Stopped) -> ErrorDoc + '_ {
+    move |_| ErrorDoc::new(format!("{name} has stopped"))
+}
+
+fn refused(what: &str, error: &ControlError) -> ErrorDoc {
+    ErrorDoc::new(format!("{what}: {error}"))
+}
+
+impl Default for Household {
+    fn default() -> Household {
+        Household {
+            registry: Registry::default(),
+            nbd: Mutex::new(Vec::new()),
+            events: broadcast::channel(EVENTS_KEPT).0,
+            ended: std::sync::Arc::new(Notify::new()),
+        }
+    }
+}
+
+impl Household {
+    /// Where all arrays are served.
+    pub fn addresses(&self) -> Vec<String> {
+        self.nbd
+            .lock()
+            .expect("nobody panics while holding the list")
+            .clone()
+    }
+
+    fn handle(&self, name: &str) -> Answer<Handle> {
+        self.registry.get(name).ok_or_else(|| no_such_array(name))
+    }
+
+    async fn look(&self, name: &str, handle: &Handle) -> Answer<(Snapshot, ArrayDoc)> {
+        let snapshot = handle.look().await.map_err(stopped(name))?;
+        let doc = snapshot.doc(name, &self.addresses());
+        Ok((snapshot, doc))
+    }
+
+    /// One array.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn detail(&self, name: &str) -> Answer<ArrayDoc> {
+        let handle = self.handle(name)?;
+        Ok(self.look(name, &handle).await?.1)
+    }
+
+    /// All arrays, oldest first.
+    pub async fn list(&self) -> ArraysDoc {
+        let mut arrays = Vec::new();
+        for (name, handle) in self.registry.all() {
+            if let Ok((_, doc)) = self.look(&name, &handle).await {
+                arrays.push(doc);
+            }
+        }
+        ArraysDoc {
+            schema: SCHEMA,
+            arrays,
+        }
+    }
+
+    fn surroundings(&self) -> start::Surroundings {
+        start::Surroundings {
+            registry: self.registry.clone(),
+            events: self.events.clone(),
+            ended: self.ended.clone(),
+        }
+    }
+
+    /// Makes a new array and starts it.
+    ///
+    /// # Errors
+    /// When it is refused; see `create` for what has been written then.
+    pub async fn create(&self, request: CreateRequest) -> Answer<StartedDoc> {
+        let around = self.surroundings();
+        let made = blocking(move || {
+            let reservation = around.reserve(&request.name)?;
+            let opened = create::prepare(&request, false)?.write()?;
+            let engine = request.io_engine.as_deref();
+            let wish = start::Wishes {
+                name: Some(request.name.clone()),
+                wish: umd_core::assembly::Wish {
+                    readonly: request.readonly,
+                    ..Default::default()
+                },
+                how: How {
+                    readonly: request.readonly,
+                    engine: open::engine(engine).map_err(ErrorDoc::new)?,
+                    ..How::default()
+                },
+                ..start::Wishes::default()
+            };
+            start::start(&around, Some(reservation), opened, &wish)
+        });
+        let started = match made.await {
+            Ok(started) => started,
+            Err(error) => return Err(self.explain(error).await),
+        };
+        let mut done = self.started(&started.name, started.messages).await?;
+        done.messages
+            .push(format!("array {} started.", started.name));
+        Ok(done)
+    }
+
+    /// Starts an existing array.
+    ///
+    /// # Errors
+    /// When it is refused; nothing has been written then.
+    pub async fn assemble(&self, request: AssembleRequest) -> Answer<StartedDoc> {
+        let around = self.surroundings();
+        let started = match blocking(move || start::assemble(&around, &request)).await {
+            Ok(started) => started,
+            Err(error) => return Err(self.explain(error).await),
+        };
+        let mut done = self.started(&started.name, started.messages).await?;
+        let text = format!("{} has been started with {}.", started.name, started.drives);
+        done.messages.push(text);
+        Ok(done)
+    }
+
+    /// A device that this very process uses belongs to one of our arrays: say to which.
+    async fn explain(&self, mut error: ErrorDoc) -> ErrorDoc {
+        let Some((path, _)) = error.error.split_once(": in use by this very process") else {
+            return error;
+        };
+        for array in self.list().await.arrays {
+            if let Some(member) = find_in(&array, path) {
+                error.error = format!("{} is in use by array {}", member.path, array.name);
+                break;
+            }
+        }
+        error
+    }
+
+    async fn started(&self, name: &str, messages: Vec<String>) -> Answer<StartedDoc> {
+        Ok(StartedDoc {
+            schema: SCHEMA,
+            messages,
+            array: self.detail(name).await?,
+        })
+    }
+
+    /// Stops an array, and returns when its members are free.
+    ///
+    /// # Errors
+    /// When it does not run, or refuses to stop.
+    pub async fn stop(&self, name: &str) -> Answer<DoneDoc> {
+        let handle = self.handle(name)?;
+        let answer = handle.control(Control::Stop).await;
+        if let Ok(Err(error)) = &answer {
+            return Err(refused(&format!("failed to stop array {name}"), error));
+        }
+        // The thread closes the members and then takes itself out of the registry.
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if self.registry.get(name).is_none() {
+                break;
+            }
+            ended.await;
+        }
+        Ok(DoneDoc {
+            messages: vec![format!("stopped {name}")],
+            ..DoneDoc::plain()
+        })
+    }
+
+    /// Stops all arrays, the newest first; returns those that would not stop.
+    pub async fn stop_all(&self) -> Vec<ErrorDoc> {
+        let mut failures = Vec::new();
+        for (name, _) in self.registry.all().into_iter().rev() {
+            failures.extend(self.stop(&name).await.err());
+        }
+        failures
+    }
+
+    /// One hot change.
+    ///
+    /// # Errors
+    /// When the array refuses it.
+    pub async fn manage(&self, name: &str, request: ManageRequest) -> Answer<DoneDoc> {
+        let handle = self.handle(name)?;
+        match request.operation.as_str() {
+            "fail" => self.fail(name, &handle, &request.device).await,
+            "remove" => self.remove(name, &handle, &request.device).await,
+            "add" | "re-add" => self.add(name, &handle, &request).await,
+            other => Err(ErrorDoc::new(format!(
+                "{other} is no operation on an array"
+            ))),
+        }
+    }
+
+    async fn fail(&self, name: &str, handle: &Handle, device: &str) -> Answer<DoneDoc> {
+        let (snapshot, _) = self.look(name, handle).await?;
+        let member = find_member(&snapshot.status, device).map_err(|text| {
+            ErrorDoc::new(format!("set device faulty failed for {device}:  {text}"))
+        })?;
+        let answer = handle
+            .control(Control::Fail(member))
+            .await
+            .map_err(stopped(name))?;
+        answer
+            .map_err(|error| refused(&format!("set device faulty failed for {device}"), &error))?;
+        Ok(DoneDoc {
+            messages: vec![format!("set {device} faulty in {name}")],
+            ..DoneDoc::plain()
+        })
+    }
+
+    async fn remove(&self, name: &str, handle: &Handle, device: &str) -> Answer<DoneDoc> {
+        let (snapshot, _) = self.look(name, handle).await?;
+        let mut done = DoneDoc::plain();
+        let wanted: Vec<(MemberId, String)> = match device {
+            "failed" | "faulty" => {
+                let members = snapshot.status.members.iter();
+                let faulty = members.filter(|member| member.role == MemberRole::Faulty);
+                faulty
+                    .map(|member| (member.id, member.name.clone()))
+                    .collect()
+            }
+            _ => {
+                let member = find_member(&snapshot.status, device).map_err(|text| {
+                    ErrorDoc::new(format!("hot remove failed for {device}: {text}"))
+                })?;
+                vec![(member, device.to_owned())]
+            }
+        };
+        for (member, device) in wanted {
+            let answer = handle
+                .control(Control::Remove(member))
+                .await
+                .map_err(stopped(name))?;
+            answer.map_err(|error| refused(&format!("hot remove failed for {device}"), &error))?;
+            done.messages
+                .push(format!("hot removed {device} from {name}"));
+        }
+        Ok(done)
+    }
+
+    async fn add(&self, name: &str, handle: &Handle, request: &ManageRequest) -> Answer<DoneDoc> {
+        let (snapshot, _) = self.look(name, handle).await?;
+        let (device, re_add) = (request.device.clone(), request.operation == "re-add");
+        let copy = request.clone();
+        let uuid = snapshot.status.uuid;
+        let how = handle.how.clone();
+        let offer = match blocking(move || open_offer(&copy, uuid, &how)).await {
+            Ok(offer) => offer,
+            Err(error) => return Err(self.explain(error).await),
+        };
+        // As in mdadm, a device that was here before and missed little is re-added.
+        let came_back = offer.superblock.is_some();
+        if re_add && !came_back {
+            let text = format!("--re-add for {device} to {name} is not possible");
+            return Err(ErrorDoc::new(text));
+        }
+        let answer = handle.add(offer).await.map_err(stopped(name))?;
+        let (answer, verb) = match answer {
+            Err(_) if came_back && !re_add => {
+                let copy = request.clone();
+                let how = handle.how.clone();
+                let mut offer = blocking(move || open_offer(&copy, uuid, &how)).await?;
+                offer.re_add = false;
+                (handle.add(offer).await.map_err(stopped(name))?, "added")
+            }
+            other => (other, if came_back { "re-added" } else { "added" }),
+        };
+        match answer {
+            Ok(reply) => Ok(DoneDoc {
+                number: match reply {
+                    ControlReply::Added { number } => Some(number),
+                    ControlReply::Done => None,
+                },
+                messages: vec![format!("{verb} {device}")],
+                ..DoneDoc::plain()
+            }),
+            Err(error) if re_add => {
+                let what = format!("--re-add for {device} to {name} is not possible");
+                Err(refused(&what, &error))
+            }
+            Err(ControlError::TooSmall(text)) => Err(ErrorDoc::new(format!(
+                "{device} not large enough to join array: {text}"
+            ))),
+            Err(error) => Err(refused(
+                &format!("add new device failed for {device}"),
+                &error,
+            )),
+        }
+    }
+
+    /// Starts or stops a sync action.
+    ///
+    /// # Errors
+    /// When there is no such action, or the array refuses.
+    pub async fn action(&self, name: &str, request: &ActionRequest) -> Answer<DoneDoc> {
+        let handle = self.handle(name)?;
+        let wanted = match request.action.as_str() {
+            "idle" => SyncRequest::Idle,
+            "frozen" => SyncRequest::Frozen,
+            "check" => SyncRequest::Start(SyncAction::Check),
+            "repair" => SyncRequest::Start(SyncAction::Repair),
+            "resync" => SyncRequest::Start(SyncAction::Resync),
+            "recover" => SyncRequest::Start(SyncAction::Recover),
+            other => return Err(ErrorDoc::new(format!("{other} is no sync action"))),
+        };
+        let answer = handle
+            .control(Control::Sync(wanted))
+            .await
+            .map_err(stopped(name))?;
+        let what = format!("cannot start {} on {name}", request.action);
+        answer.map_err(|error| refused(&what, &error))?;
+        Ok(DoneDoc::plain())
+    }
+
+    /// Switches between read-only and read-write.
+    ///
+    /// # Errors
+    /// When the array refuses.
+    pub async fn readonly(&self, name: &str, readonly: bool) -> Answer<DoneDoc> {
+        let handle = self.handle(name)?;
+        if !readonly && handle.how.readonly {
+            return Err(ErrorDoc::new(format!(
+                "failed to set writable for {name}: it was started read-only, and its members are \
+                 open for reading; stop it and assemble it again"
+            )));
+        }
+        let control = Control::ReadOnly(readonly);
+        let answer = handle.control(control).await.map_err(stopped(name))?;
+        let word = if readonly { "readonly" } else { "writable" };
+        answer.map_err(|error| refused(&format!("failed to set {word} for {name}"), &error))?;
+        handle.set_read_only(readonly);
+        Ok(DoneDoc::plain())
+    }
+
+    /// Waits until the array has nothing to do, at most `timeout`.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn wait(&self, name: &str, timeout: Duration) -> Answer<WaitDoc> {
+        let start = Instant::now();
+        loop {
+            let array = self.detail(name).await?;
+            let busy = is_busy(&array, start.elapsed() < GRACE);
+            if !busy || start.elapsed() >= timeout {
+                return Ok(WaitDoc {
+                    schema: SCHEMA,
+                    idle: !busy,
+                    array,
+                });
+            }
+            let left = timeout.saturating_sub(start.elapsed());
+            tokio::time::sleep(LOOK_EVERY.min(left)).await;
+        }
+    }
+}
+
+/// Whether a sync action runs, or is about to: a member waits to be rebuilt and nothing forbids
+/// it. Within the grace a spare that could fill an empty slot counts as well.
+pub fn is_busy(array: &ArrayDoc, grace: bool) -> bool {
+    if array.sync.is_some() {
+        return true;
+    }
+    let held = matches!(
+        array.array_state.as_str(),
+        "readonly" | "read-auto" | "broken" | "frozen"
+    );
+    if held || array.sync_action == "frozen" || array.failed {
+        return false;
+    }
+    let waiting = array
+        .members
+        .iter()
+        .any(|member| member.state == "recovering");
+    let could = array.degraded > 0 && array.members.iter().any(|member| member.state == "spare");
+    waiting || grace && could
+}
+
+/// Runs something that may wait for disks beside the control thread.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Answer<T> + Send + 'static,
+) -> Answer<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(answer) => answer,
+        Err(error) => Err(ErrorDoc::new(format!("an invariant did not hold: {error}"))),
+    }
+}
+
+/// The member a user means: by path, or by the last part of it when that is unique.
+///
+/// # Errors
+/// When none or several fit.
+pub fn find_member(status: &Status, device: &str) -> Result<MemberId, String> {
+    let real = std::fs::canonicalize(device).ok();
+    let exact = status.members.iter().find(|member| {
+        let name = std::path::Path::new(&member.name);
+        member.name == device
+            || real.as_deref().is_some_and(|real| {
+                real == name || std::fs::canonicalize(name).is_ok_and(|name| name == real)
+            })
+    });
+    if let Some(member) = exact {
+        return Ok(member.id);
+    }
+    let last = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let mut alike = status
+        .members
+        .iter()
+        .filter(|member| last(&member.name) == last(device));
+    match (alike.next(), alike.next()) {
+        (Some(member), None) => Ok(member.id),
+        (None, _) => Err("it is not a member".into()),
+        (Some(_), Some(_)) => Err("several members have that name; give the whole path".into()),
+    }
+}
+
+/// The member a user means in a document: by path, or by the file it leads to.
+pub fn find_in<'a>(array: &'a ArrayDoc, device: &str) -> Option<&'a MemberDoc> {
+    let real = std::fs::canonicalize(device).ok();
+    array.members.iter().find(|member| {
+        let same = || real.is_some() && std::fs::canonicalize(&member.path).ok() == real;
+        member.path == device || same()
+    })
+}
+
+/// Opens a device for `add`, and makes sure that nothing of value is on it.
+fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Offer> {
+    let opened = open::open(&request.device, how).map_err(ErrorDoc::new)?;
+    let unreadable = |error: umd_core::value::IoError| {
+        ErrorDoc::new(format!("cannot read {}: {error}", request.device))
+    };
+    let mut own = None;
+    let mut other = None;
+    if let Some(Superblock::V1(found)) = open::superblock(&opened.file, None).map_err(unreadable)? {
+        let uuid = found.fields().set_uuid;
+        match found.verify(opened.file.size_sectors()) {
+            Ok(superblock) if superblock.fields.set_uuid.0 == array => own = Some(superblock),
+            _ => other = Some(uuid),
+        }
+    }
+    if own.is_none() && !request.force {
+        let found = open::signatures(&opened.file).map_err(unreadable)?;
+        if let Some(one) = found.first() {
+            let of = other.map_or(String::new(), |uuid| format!(" of array {uuid}"));
+            return Err(ErrorDoc::new(format!(
+                "{} appears to contain {}{of}: erase it first (umd zero-superblock), or add it \
+                 with --force",
+                request.device, one.kind
+            )));
+        }
+    }
+    Ok(Offer {
+        name: request.device.clone(),
+        re_add: own.is_some(),
+        superblock: own.map(Box::new),
+        write_mostly: request.write_mostly,
+        file: opened.file,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doc::tests::{doc, member, raid5};
+
+    #[test]
+    fn members_are_found_by_path_or_unique_name() {
+        let mut status = raid5();
+        assert_eq!(find_member(&status, "/tmp/b.img"), Ok(MemberId(1)));
+        assert_eq!(find_member(&status, "b.img"), Ok(MemberId(1)));
+        assert_eq!(find_member(&status, "/elsewhere/c.img"), Ok(MemberId(2)));
+        assert!(find_member(&status, "x.img").is_err());
+        status.members[2].name = "/other/b.img".into();
+        assert_eq!(find_member(&status, "/other/b.img"), Ok(MemberId(2)));
+        assert!(
+            find_member(&status, "b.img")
+                .expect_err("two")
+                .contains("several")
+        );
+    }
+
+    #[test]
+    fn busy_means_running_or_about_to() {
+        let mut status = raid5();
+        assert!(!is_busy(&doc(&status), true));
+        status.degraded = 1;
+        status.members[2] = member(3, None, MemberRole::Spare);
+        assert!(is_busy(&doc(&status), true));
+        assert!(!is_busy(&doc(&status), false));
+        let recovering = MemberRole::Recovering {
+            recovered_sectors: 0,
+        };
+        status.members[2] = member(3, Some(2), recovering);
+        assert!(is_busy(&doc(&status), false));
+        status.sync_frozen = true;
+        assert!(!is_busy(&doc(&status), true));
+    }
+}

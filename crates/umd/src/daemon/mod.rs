@@ -1,0 +1,23 @@
+//! The household: runs arrays, owns the control socket and the NBD socket.
+//!
+//! | file        | what                                                             |
+//! | ----------- | ---------------------------------------------------------------- |
+//! | `array`     | an array's handle, and what is said to its thread                |
+//! | `run`       | that thread: one loop over messages, member I/O and connections  |
+//! | `engine`    | the wall around the engine: a broken invariant freezes one array |
+//! | `doors`     | its NBD connections                                              |
+//! | `notices`   | the engine's notices as events and log lines                     |
+
+pub mod array;
+pub mod control;
+pub mod create;
+pub mod doors;
+pub mod engine;
+pub mod household;
+pub mod listener;
+pub mod notices;
+pub mod open;
+pub mod process;
+pub mod registry;
+pub mod run;
+pub mod start;

@@ -1,0 +1,400 @@
+//! The processes: the daemon that holds the household, and `umd serve` with one array.
+//!
+//! ```text
+//!   umd create --spawn--> umd daemon --linger --report-ready
+//!                            lock DIR/lock (waits for a daemon that is leaving; one that works
+//!                            well means that there is nothing to do)
+//!                            bind DIR/control.sock, DIR/nbd.sock
+//!                            "ready" on stdout, then stdin and stdout let go, stderr to DIR/log
+//!                            ... arrays come and go ...
+//!                            no array, nobody asking, linger over: unlink, unlock, end
+//! ```
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use umd_export::nbd::Address;
+
+use super::control::{self, Activity, ControlSocket};
+use super::household::Household;
+use super::listener::{Listening, open_door};
+use crate::api::{AssembleRequest, StartedDoc};
+use crate::cli::outcome::{Failure, Outcome, say, say_with_time};
+use crate::client::Client;
+use crate::runtime::Runtime;
+
+/// How long a daemon that is leaving may take.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How often an idle daemon looks whether it is time to go.
+const IDLE_LOOK: Duration = Duration::from_millis(200);
+/// Threads that wait for disks, for operations; they go away when idle.
+const BLOCKING_THREADS_MAX: usize = 8;
+const BLOCKING_STACK_BYTES: usize = 512 << 10;
+
+/// How the daemon is to run.
+#[derive(Debug, Clone)]
+pub struct DaemonOptions {
+    /// Where its sockets go.
+    pub runtime: Runtime,
+    /// End this long after the last array and the last request.
+    pub linger: Option<Duration>,
+    /// Further addresses to serve at.
+    pub nbd: Vec<Address>,
+    /// Report on stdout and let go of the terminal.
+    pub report_ready: bool,
+}
+
+fn tokio_runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_stack_size(BLOCKING_STACK_BYTES)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()
+        .map_err(|error| Failure::failed(format!("cannot start: {error}")))
+}
+
+/// Runs the daemon until it is told to go, or lingers no longer.
+///
+/// # Errors
+/// When another one runs already, or its sockets cannot be had.
+pub fn daemon(options: DaemonOptions) -> Outcome {
+    let runtime = &options.runtime;
+    runtime
+        .make()
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    if options.report_ready {
+        // Its own session: a Ctrl-C meant for the command that started it is not for it.
+        let _ = rustix::process::setsid();
+    }
+    let lock = match take_lock(runtime)? {
+        Some(lock) => lock,
+        None if options.report_ready => {
+            report("ready\n");
+            return Ok(0);
+        }
+        None => {
+            let dir = runtime.dir().display();
+            return Err(Failure::failed(format!(
+                "a daemon is running already in {dir}"
+            )));
+        }
+    };
+    let outcome = tokio_runtime()?.block_on(household(&options));
+    drop(lock); // Only now: whoever waits for it finds no socket any more.
+    outcome
+}
+
+fn report(text: &str) {
+    let mut out = io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// The daemon's lock; `None` when another daemon holds it and works.
+fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
+    let path = runtime.lock();
+    let failed = |what: &str, error: io::Error| {
+        Failure::failed(format!("cannot {what} {}: {error}", path.display()))
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| failed("open", error))?;
+    let start = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => {}
+            Err(error) => return Err(failed("lock", error.into())),
+        }
+        // One that answers is there to stay (or leaves later, which is its caller's to notice).
+        if matches!(Client::connect(&runtime.control()), Ok(Some(_)) | Err(_)) {
+            return Ok(None);
+        }
+        if start.elapsed() > LOCK_PATIENCE {
+            let text = "another process keeps it locked and does not answer".to_owned();
+            return Err(failed(
+                "lock",
+                io::Error::new(io::ErrorKind::TimedOut, text),
+            ));
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+}
+
+async fn household(options: &DaemonOptions) -> Outcome {
+    let household = Arc::new(Household::default());
+    let socket = bind(&options.runtime.control())?;
+    let own = Address::Unix(options.runtime.nbd());
+    let doors = open_doors(&household, [&own].into_iter().chain(&options.nbd))?;
+    if options.report_ready {
+        report("ready\n");
+        let_go(&options.runtime.log());
+    }
+    let activity = Arc::new(Activity::default());
+    let (leave, leaving) = watch::channel(false);
+    let server = control::serve(
+        socket,
+        household.clone(),
+        activity.clone(),
+        until_true(leaving),
+    );
+    let reason_to_go = async {
+        tokio::select! {
+            () = told_to_go() => {}
+            () = lingered(&household, &activity, options.linger) => {}
+        }
+        let failures = household.stop_all().await;
+        for failure in &failures {
+            say(&failure.error);
+        }
+        drop(doors);
+        let _ = leave.send(true);
+        failures.is_empty()
+    };
+    let (served, clean) = tokio::join!(server, reason_to_go);
+    served.map_err(|error| Failure::failed(format!("the control socket failed: {error}")))?;
+    Ok(u8::from(!clean))
+}
+
+fn bind(path: &Path) -> Result<ControlSocket, Failure> {
+    ControlSocket::bind(path)
+        .map_err(|error| Failure::failed(format!("cannot listen on {}: {error}", path.display())))
+}
+
+fn open_doors<'a>(
+    household: &Household,
+    addresses: impl Iterator<Item = &'a Address>,
+) -> Result<Vec<Listening>, Failure> {
+    let mut doors = Vec::new();
+    for address in addresses {
+        let door = open_door(address, household.registry.clone())
+            .map_err(|error| Failure::failed(error.to_string()))?;
+        let mut listed = household
+            .nbd
+            .lock()
+            .expect("nobody panics while holding the list");
+        listed.push(door.address().to_string());
+        doors.push(door);
+    }
+    Ok(doors)
+}
+
+/// Stdin and stdout let go, stderr a log: the command that started us can end, and so can its
+/// terminal.
+fn let_go(log: &Path) {
+    let log = File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(log);
+    let null = File::options().read(true).write(true).open("/dev/null");
+    if let Ok(null) = null {
+        let _ = rustix::stdio::dup2_stdin(&null);
+        let _ = rustix::stdio::dup2_stdout(&null);
+        let _ = match &log {
+            Ok(log) => rustix::stdio::dup2_stderr(log),
+            Err(_) => rustix::stdio::dup2_stderr(&null),
+        };
+    }
+    say_with_time();
+}
+
+fn until_true(mut leaving: watch::Receiver<bool>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Box::pin(async move {
+        let _ = leaving.wait_for(|leave| *leave).await; // A sender that is gone means the same.
+    })
+}
+
+/// SIGTERM or SIGINT.
+async fn told_to_go() {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// No array, and nobody wanted anything for as long as the linger.
+async fn lingered(household: &Household, activity: &Activity, linger: Option<Duration>) {
+    let Some(linger) = linger else {
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::time::sleep(IDLE_LOOK.min(linger)).await;
+        if household.registry.is_empty() && activity.quiet_for() >= linger {
+            return;
+        }
+    }
+}
+
+/// What `umd serve` needs to know.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// Where it registers.
+    pub runtime: Runtime,
+    /// Whether it must be able to: the user named the directory.
+    pub must_register: bool,
+    /// Addresses to serve at; one in the runtime directory when there are none.
+    pub nbd: Vec<Address>,
+    /// The array.
+    pub request: AssembleRequest,
+    /// Say nothing but errors.
+    pub quiet: bool,
+}
+
+/// Runs one array in the foreground until it is stopped, by a signal or over its control socket.
+///
+/// # Errors
+/// When it cannot be started, or did not stop cleanly.
+pub fn serve(options: ServeOptions) -> Outcome {
+    tokio_runtime()?.block_on(serve_one(&options))
+}
+
+async fn serve_one(options: &ServeOptions) -> Outcome {
+    let household = Arc::new(Household::default());
+    let started = household
+        .assemble(options.request.clone())
+        .await
+        .map_err(|error| {
+            error.messages.iter().for_each(|line| say(line));
+            Failure::failed(error.error).with_code(error.exit_code)
+        })?;
+    let outcome = served(options, &household, &started).await;
+    // Whatever happened: a running array is stopped cleanly.
+    let failures = household.stop_all().await;
+    failures.iter().for_each(|failure| say(&failure.error));
+    let code = outcome?;
+    Ok(if failures.is_empty() { code } else { 1 })
+}
+
+async fn served(
+    options: &ServeOptions,
+    household: &Arc<Household>,
+    started: &StartedDoc,
+) -> Outcome {
+    let name = started.array.name.clone();
+    let registered = register(options, &name)?;
+    let own = Address::Unix(options.runtime.serve_nbd(&name));
+    let default = registered
+        .as_ref()
+        .map(|_| &own)
+        .filter(|_| options.nbd.is_empty());
+    if default.is_none() && options.nbd.is_empty() {
+        return Err(Failure::failed(
+            "nowhere to serve: give --nbd unix:PATH or tcp:HOST:PORT",
+        ));
+    }
+    let doors = open_doors(household, default.into_iter().chain(&options.nbd))?;
+    if !options.quiet {
+        started.messages.iter().for_each(|line| say(line));
+        for door in &doors {
+            say(&format!(
+                "{name} is served at {}",
+                door.address().uri(&name)
+            ));
+        }
+    }
+    let stopped = async {
+        loop {
+            let ended = household.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            if household.registry.get(&name).is_none() {
+                return;
+            }
+            ended.await;
+        }
+    };
+    let finish = async {
+        tokio::select! {
+            () = told_to_go() => {}
+            () = stopped => {}
+        }
+        let failures = household.stop_all().await;
+        failures.iter().for_each(|failure| say(&failure.error));
+        drop(doors);
+        failures.is_empty()
+    };
+    let clean = match registered {
+        None => finish.await,
+        Some((socket, _lock)) => {
+            let (leave, leaving) = watch::channel(false);
+            let activity = Arc::new(Activity::default());
+            let server = control::serve(socket, household.clone(), activity, until_true(leaving));
+            let finish = async {
+                let clean = finish.await;
+                let _ = leave.send(true);
+                clean
+            };
+            tokio::join!(server, finish).1
+        }
+    };
+    if !options.quiet && clean {
+        say(&format!("stopped {name}"));
+    }
+    Ok(u8::from(!clean))
+}
+
+/// Makes the array known to other commands; `None` when that cannot be had and need not be.
+fn register(options: &ServeOptions, name: &str) -> Result<Option<(ControlSocket, File)>, Failure> {
+    match try_register(&options.runtime, name) {
+        Ok(registered) => Ok(Some(registered)),
+        Err(failure) if options.must_register => Err(failure),
+        Err(failure) => {
+            say(&format!(
+                "{} (other commands will not see {name})",
+                failure.text
+            ));
+            Ok(None)
+        }
+    }
+}
+
+fn try_register(runtime: &Runtime, name: &str) -> Result<(ControlSocket, File), Failure> {
+    runtime
+        .make()
+        .map_err(|error| Failure::failed(error.to_string()))?;
+    let failed = |path: &Path, error: io::Error| {
+        Failure::failed(format!("cannot use {}: {error}", path.display()))
+    };
+    let dir = runtime.serve_dir();
+    match std::fs::create_dir(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(failed(&dir, error));
+        }
+        _ => {}
+    }
+    let path = runtime.serve_control(name);
+    let lock_path = path.with_extension("lock");
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(|error| failed(&lock_path, error))?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Failure::failed(format!("an array named {name} is being served already")))?;
+    let socket = ControlSocket::bind(&path).map_err(|error| failed(&path, error))?;
+    Ok((socket, lock))
+}

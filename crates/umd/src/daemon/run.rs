@@ -1,0 +1,562 @@
+//! The thread of one array. See `array` for the drawing.
+
+use std::collections::{BTreeMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime};
+
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use tokio::sync::oneshot;
+use umd_core::array::{
+    Command, Commands, Completion, Control, ControlError, Event, NewMember, Notice, Request,
+    RequestError, Timer,
+};
+use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId};
+use umd_disk::{Backend, MemberFile};
+
+use super::array::{ControlAnswer, Handle, Inbox, Message, Offer, Snapshot};
+use super::doors::Doors;
+use super::engine::{Contained, Engine};
+use super::notices;
+use crate::words;
+
+const MARK_WAKE: u64 = 0;
+const MARK_MEMBERS: u64 = 1;
+/// Poller events taken per turn.
+const EVENTS_PER_TURN: usize = 128;
+/// How often completions are reaped in one turn before the poller is asked again.
+const REAPS_PER_TURN: usize = 64;
+/// How often members are looked at for having vanished or shrunk.
+const MEMBER_CHECK_EVERY: Duration = Duration::from_secs(3);
+/// How long an array that has stopped waits for member I/O that does not end.
+const LAST_IO_PATIENCE: Duration = Duration::from_secs(5);
+/// After this long without a request, free memory goes back to the system.
+const IDLE_TRIM_AFTER: Duration = Duration::from_secs(10);
+
+/// What a member is to the loop.
+pub struct Attached {
+    /// Its path.
+    pub name: String,
+    /// Which I/O engine it runs on.
+    pub engine_name: &'static str,
+    /// Device number, if it is a block device.
+    pub device: Option<(u32, u32)>,
+    gone: bool,
+}
+
+impl Attached {
+    /// The loop's notes about an opened member.
+    pub fn of(file: &MemberFile, name: &str) -> Attached {
+        let device = if file.is_block() {
+            rustix::fs::stat(file.path()).ok().map(|stat| {
+                let device = stat.st_rdev;
+                (rustix::fs::major(device), rustix::fs::minor(device))
+            })
+        } else {
+            None
+        };
+        Attached {
+            name: name.to_owned(),
+            engine_name: file.engine_name(),
+            device,
+            gone: false,
+        }
+    }
+}
+
+/// Everything the thread owns.
+pub struct Loop<E, B> {
+    name: String,
+    handle: Handle,
+    engine: Contained<E>,
+    backend: B,
+    inbox: Inbox,
+    epoll: OwnedFd,
+    doors: Doors,
+    pool: Pool,
+    timers: BTreeMap<Timer, Instant>,
+    members: BTreeMap<MemberId, Attached>,
+    /// Control requests in flight; those the loop made itself have no sender.
+    controls: BTreeMap<ControlId, Option<oneshot::Sender<ControlAnswer>>>,
+    /// Devices offered and not yet decided on, by the request that offered them.
+    offers: BTreeMap<ControlId, MemberId>,
+    /// Host requests the engine works on: those to fail should it break.
+    outstanding: HashSet<RequestId>,
+    commands: Commands,
+    requests: Vec<Request>,
+    completions: Vec<Completion>,
+    next_member: u32,
+    next_control: u64,
+    started: std::time::Instant,
+    next_check: std::time::Instant,
+    last_request: std::time::Instant,
+    trimmed: bool,
+    broken: Option<String>,
+    stopped: bool,
+}
+
+impl<E: Engine, B: Backend> Loop<E, B> {
+    /// A loop around an engine that has not begun; `members` have been attached to `backend`
+    /// already.
+    ///
+    /// # Errors
+    /// When the system has no descriptor for it.
+    pub fn new(
+        name: &str,
+        engine: E,
+        backend: B,
+        members: BTreeMap<MemberId, Attached>,
+        pool: Pool,
+        (handle, inbox): (Handle, Inbox),
+    ) -> std::io::Result<Loop<E, B>> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let flags = epoll::EventFlags::IN;
+        epoll::add(
+            &epoll,
+            &*inbox.wake,
+            epoll::EventData::new_u64(MARK_WAKE),
+            flags,
+        )?;
+        let mark = epoll::EventData::new_u64(MARK_MEMBERS);
+        epoll::add(&epoll, backend.event_fd(), mark, flags)?;
+        let now = std::time::Instant::now();
+        let next_member = members.keys().map(|id| id.0 + 1).max().unwrap_or(0);
+        Ok(Loop {
+            name: name.to_owned(),
+            handle,
+            engine: Contained::new(engine),
+            backend,
+            inbox,
+            epoll,
+            doors: Doors::new(pool.clone()),
+            pool,
+            timers: BTreeMap::new(),
+            members,
+            controls: BTreeMap::new(),
+            offers: BTreeMap::new(),
+            outstanding: HashSet::new(),
+            commands: Commands::new(),
+            requests: Vec::new(),
+            completions: Vec::new(),
+            next_member,
+            next_control: 0,
+            started: now,
+            next_check: now + MEMBER_CHECK_EVERY,
+            last_request: now,
+            trimmed: true,
+            broken: None,
+            stopped: false,
+        })
+    }
+
+    fn now(&self) -> Now {
+        let nanos = self.started.elapsed().as_nanos();
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        Now {
+            mono: Instant(u64::try_from(nanos).unwrap_or(u64::MAX)),
+            wall_seconds: wall.map_or(0, |since| since.as_secs()),
+        }
+    }
+
+    /// Runs until the array has stopped.
+    ///
+    /// # Errors
+    /// When the poller fails, which no array survives.
+    pub fn run(mut self) -> std::io::Result<()> {
+        let now = self.now();
+        if !self.engine.begin(now, &mut self.commands) {
+            self.freeze();
+        }
+        self.carry_out();
+        while !self.stopped {
+            let quiet = self.work_until_quiet();
+            self.doors.tend(&self.epoll);
+            if self.stopped {
+                break;
+            }
+            self.wait(quiet)?;
+        }
+        self.farewell();
+        Ok(())
+    }
+
+    /// Requests, commands and completions, until nothing is left to do without waiting. Returns
+    /// `false` when that took too long and it is the poller's turn again.
+    fn work_until_quiet(&mut self) -> bool {
+        for _ in 0..REAPS_PER_TURN {
+            self.doors.take_held_back(&mut self.requests);
+            self.serve_requests();
+            // Also hands over what the commands above submitted.
+            let ready = self.backend.kick();
+            if ready {
+                self.reap();
+            }
+            if !ready && self.requests.is_empty() && self.commands.is_empty() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn serve_requests(&mut self) {
+        if self.requests.is_empty() {
+            return;
+        }
+        self.last_request = std::time::Instant::now();
+        self.trimmed = false;
+        let now = self.now();
+        for request in std::mem::take(&mut self.requests) {
+            let id = request.id;
+            if let Some(reason) = self.engine.frozen() {
+                let error = RequestError::Io(format!("the array is frozen: {reason}"));
+                self.doors.complete(id, Err(error));
+                continue;
+            }
+            self.outstanding.insert(id);
+            self.feed(now, Event::Request(request));
+        }
+        self.carry_out();
+    }
+
+    fn reap(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.backend.reap(&mut completions);
+        let now = self.now();
+        for completion in completions.drain(..) {
+            if self.engine.frozen().is_none() {
+                self.feed(now, Event::Done(completion));
+            }
+        }
+        self.completions = completions;
+        self.carry_out();
+    }
+
+    /// One event into the engine; freezes the array when the engine breaks over it.
+    fn feed(&mut self, now: Now, event: Event) {
+        if self.engine.frozen().is_some() {
+            return;
+        }
+        if !self.engine.handle(now, event, &mut self.commands) {
+            self.freeze();
+        }
+    }
+
+    /// The engine broke: nothing reaches the members any more, everybody who waits is told.
+    fn freeze(&mut self) {
+        let reason = self.engine.frozen().unwrap_or_default().to_owned();
+        // Writes the engine asked for before it broke may depend on what it can no longer do.
+        self.commands.clear();
+        self.timers.clear();
+        for id in std::mem::take(&mut self.outstanding) {
+            let error = RequestError::Io(format!("the array is frozen: {reason}"));
+            self.doors.complete(id, Err(error));
+        }
+        for (_, sender) in std::mem::take(&mut self.controls) {
+            if let Some(sender) = sender {
+                let _ = sender.send(Err(self.frozen_error()));
+            }
+        }
+        for (_, member) in std::mem::take(&mut self.offers) {
+            self.release(member);
+        }
+        self.notify(Notice::Frozen(reason));
+    }
+
+    fn frozen_error(&self) -> ControlError {
+        let reason = self.engine.frozen().unwrap_or_default();
+        ControlError::Busy(format!(
+            "{} is frozen because an invariant of the engine broke ({reason}); it can only be \
+             stopped",
+            self.name
+        ))
+    }
+
+    /// Carries out the engine's commands, in order.
+    fn carry_out(&mut self) {
+        let mut commands = std::mem::take(&mut self.commands);
+        for command in commands.drain(..) {
+            match command {
+                Command::Io(io) => self.backend.submit(io),
+                Command::Complete { id, result } => {
+                    self.outstanding.remove(&id);
+                    self.doors.complete(id, result);
+                }
+                Command::Arm(timer, at) => {
+                    self.timers.insert(timer, at);
+                }
+                Command::Answer { id, result } => self.answer(id, result),
+                Command::Notify(notice) => self.notify(notice),
+                Command::Release(member) => self.release(member),
+                Command::Stopped => self.stopped = true,
+            }
+        }
+        // Keeps the memory of the list; nothing above adds to it.
+        if self.commands.is_empty() {
+            self.commands = commands;
+        }
+    }
+
+    fn answer(&mut self, id: ControlId, result: ControlAnswer) {
+        if let Some(member) = self.offers.remove(&id)
+            && result.is_err()
+        {
+            self.release(member);
+        }
+        if let Some(Some(sender)) = self.controls.remove(&id) {
+            let _ = sender.send(result); // Whoever asked may have gone away.
+        }
+    }
+
+    fn release(&mut self, member: MemberId) {
+        if self.members.remove(&member).is_some() && !self.backend.is_closed(member) {
+            self.backend.close(member);
+        }
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        if let Notice::Broken(why) = &notice {
+            self.broken = Some(why.clone());
+        }
+        let path = |id: MemberId| self.members.get(&id).map(|member| member.name.clone());
+        if let Some(event) = notices::event(&self.name, &notice, path) {
+            if let Some(line) = notices::log_line(&event) {
+                crate::cli::outcome::say(&line);
+            }
+            let _ = self.handle.events.send(event); // Nobody may be listening.
+        }
+    }
+
+    /// Sleeps until something happens, then takes it in.
+    fn wait(&mut self, quiet: bool) -> std::io::Result<()> {
+        let timeout = if quiet {
+            self.sleep_time()
+        } else {
+            Duration::ZERO
+        };
+        let timeout = Timespec {
+            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        let empty = epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(MARK_WAKE),
+        };
+        let mut events = [empty; EVENTS_PER_TURN];
+        let count = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => 0,
+            result => result?,
+        };
+        let mut completions_wait = false;
+        self.doors.read_more(&mut self.requests);
+        for event in &events[..count] {
+            match event.data.u64() {
+                MARK_WAKE => self.read_messages(),
+                MARK_MEMBERS => completions_wait = true,
+                mark => self.doors.ready(mark, event.flags, &mut self.requests),
+            }
+        }
+        if completions_wait {
+            self.reap();
+        }
+        self.fire_timers();
+        self.house_keeping();
+        Ok(())
+    }
+
+    fn sleep_time(&self) -> Duration {
+        if self.doors.has_more() || !self.requests.is_empty() || !self.commands.is_empty() {
+            return Duration::ZERO;
+        }
+        let now = self.now().mono;
+        let until_check = self
+            .next_check
+            .saturating_duration_since(std::time::Instant::now());
+        let timers = self
+            .timers
+            .values()
+            .map(|at| Duration::from_nanos((*at - now).0));
+        timers.chain([until_check]).min().unwrap_or(until_check)
+    }
+
+    fn fire_timers(&mut self) {
+        let now = self.now();
+        let due: Vec<Timer> = self
+            .timers
+            .iter()
+            .filter(|(_, at)| **at <= now.mono)
+            .map(|(timer, _)| *timer)
+            .collect();
+        for timer in due {
+            self.timers.remove(&timer);
+            self.feed(now, Event::Timer(timer));
+        }
+        self.carry_out();
+    }
+
+    fn read_messages(&mut self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&*self.inbox.wake, &mut count); // Somebody read it already.
+        while let Ok(message) = self.inbox.receiver.try_recv() {
+            match message {
+                Message::Connection(socket, transmission) => {
+                    let admitted =
+                        self.doors
+                            .admit(&self.epoll, socket, *transmission, &mut self.requests);
+                    if let Err(error) = admitted {
+                        let text = format!("{}: a client was turned away: {error}", self.name);
+                        crate::cli::outcome::say(&text);
+                    }
+                }
+                Message::Control(control, sender) => self.control(control, Some(sender)),
+                Message::Add(offer, sender) => self.offer(*offer, sender),
+                Message::Look(sender) => {
+                    let _ = sender.send(self.snapshot());
+                }
+            }
+        }
+        self.carry_out();
+    }
+
+    fn control(&mut self, control: Control, sender: Option<oneshot::Sender<ControlAnswer>>) {
+        if self.engine.frozen().is_some() {
+            let stop = matches!(control, Control::Stop);
+            if let Some(sender) = sender {
+                let answer = match stop {
+                    true => Ok(umd_core::array::ControlReply::Done),
+                    false => Err(self.frozen_error()),
+                };
+                let _ = sender.send(answer);
+            }
+            self.stopped |= stop;
+            return;
+        }
+        let id = self.new_control(sender);
+        self.feed(self.now(), Event::Control(id, control));
+    }
+
+    fn new_control(&mut self, sender: Option<oneshot::Sender<ControlAnswer>>) -> ControlId {
+        let id = ControlId(self.next_control);
+        self.next_control += 1;
+        self.controls.insert(id, sender);
+        id
+    }
+
+    fn offer(&mut self, offer: Offer, sender: oneshot::Sender<ControlAnswer>) {
+        if self.engine.frozen().is_some() {
+            let _ = sender.send(Err(self.frozen_error()));
+            return;
+        }
+        let member = MemberId(self.next_member);
+        self.next_member += 1;
+        let new = NewMember {
+            id: member,
+            name: offer.name.clone(),
+            size_sectors: offer.file.size_sectors(),
+            logical_block_bytes: offer.file.logical_block_bytes(),
+            device_uuid: words::random_uuid().0,
+            write_mostly: offer.write_mostly,
+            superblock: offer.superblock,
+        };
+        self.members
+            .insert(member, Attached::of(&offer.file, &offer.name));
+        self.backend.attach(member, offer.file);
+        let control = match offer.re_add {
+            true => Control::ReAdd(new),
+            false => Control::Add(new),
+        };
+        let id = self.new_control(Some(sender));
+        self.offers.insert(id, member);
+        self.feed(self.now(), Event::Control(id, control));
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let reason = self.engine.frozen().map(str::to_owned);
+        Snapshot {
+            status: self.engine.status(),
+            reason: reason.or_else(|| self.broken.clone()),
+            engines: self
+                .members
+                .iter()
+                .map(|(id, member)| (*id, member.engine_name))
+                .collect(),
+            devices: self
+                .members
+                .iter()
+                .filter_map(|(id, member)| Some((id.0, member.device?)))
+                .collect(),
+        }
+    }
+
+    /// Looks for members that vanished or shrank, and gives back memory nobody uses.
+    fn house_keeping(&mut self) {
+        let now = std::time::Instant::now();
+        if now < self.next_check {
+            return;
+        }
+        self.next_check = now + MEMBER_CHECK_EVERY;
+        if !self.trimmed && now.duration_since(self.last_request) > IDLE_TRIM_AFTER {
+            self.pool.trim();
+            self.trimmed = true;
+        }
+        if self.engine.frozen().is_some() {
+            return;
+        }
+        let lost: Vec<MemberId> = self
+            .members
+            .iter()
+            .filter(|(_, member)| !member.gone)
+            .filter(|(id, _)| self.backend.check_member(**id).is_err())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            if let Some(member) = self.members.get_mut(&id) {
+                member.gone = true;
+                let text = format!("{}: {} vanished or shrank", self.name, member.name);
+                crate::cli::outcome::say(&text);
+            }
+            self.control(Control::Fail(id), None);
+        }
+        self.carry_out();
+    }
+
+    /// Last answers to clients, and the members closed once their last I/O has ended.
+    fn farewell(&mut self) {
+        self.doors.stop();
+        self.doors.tend(&self.epoll);
+        let members: Vec<MemberId> = (0..self.next_member).map(MemberId).collect();
+        for id in &members {
+            if !self.backend.is_closed(*id) {
+                self.backend.close(*id);
+            }
+        }
+        self.wait_for_last_io(&members);
+        for (_, sender) in std::mem::take(&mut self.controls) {
+            if let Some(sender) = sender {
+                let _ = sender.send(Ok(umd_core::array::ControlReply::Done));
+            }
+        }
+    }
+
+    /// Members stay locked until their last I/O has ended. One that hangs is not waited for for
+    /// ever: the kernel holds its lock for as long as it must.
+    fn wait_for_last_io(&mut self, members: &[MemberId]) {
+        let start = std::time::Instant::now();
+        while start.elapsed() < LAST_IO_PATIENCE {
+            self.completions.clear();
+            self.backend.reap(&mut self.completions);
+            if members.iter().all(|id| self.backend.is_closed(*id)) {
+                return;
+            }
+            if !self.backend.kick() {
+                let mut watched = [PollFd::from_borrowed_fd(
+                    self.backend.event_fd(),
+                    PollFlags::IN,
+                )];
+                let pause = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 50_000_000,
+                };
+                let _ = poll(&mut watched, Some(&pause)); // Only shortens the pause.
+            }
+        }
+    }
+}

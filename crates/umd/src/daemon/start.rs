@@ -1,0 +1,434 @@
+//! From members to a running array: open, read, plan, start the thread. Blocking; never on an
+//! array's thread.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+
+use tokio::sync::{Notify, broadcast};
+use umd_core::array::{Array, Commands, Event, Options, Setup, Status};
+use umd_core::assembly::{
+    self, BitmapPlan, MemberFacts, Plan, Refusal, RefusalKind, SlotPlan, Wish,
+};
+use umd_core::value::{MemberId, Now, Pool, SECTOR_BYTES};
+use umd_disk::{Backend, Mux};
+use umd_export::nbd::ExportInfo;
+use umd_format::{Minor, bitmap};
+
+use super::array::{Handle, Inbox};
+use super::engine::{Engine, panic_text};
+use super::household::Answer;
+use super::open::{self, How, Opened};
+use super::registry::{Registry, Reservation, Taken};
+use super::run::{Attached, Loop};
+use crate::api::{AssembleRequest, ErrorDoc, EventDoc};
+use crate::cli::outcome::say;
+use crate::cli::values;
+use crate::text::short_name;
+
+/// Stack of an array's thread: buffers are on the heap.
+const STACK_BYTES: usize = 1 << 20;
+
+impl Engine for Array {
+    fn begin(&mut self, now: Now, out: &mut Commands) {
+        Array::begin(self, now, out);
+    }
+
+    fn handle(&mut self, now: Now, event: Event, out: &mut Commands) {
+        Array::handle(self, now, event, out);
+    }
+
+    fn status(&self) -> Status {
+        Array::status(self)
+    }
+}
+
+/// What a starting array needs of its household.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Where it is entered.
+    pub registry: Registry,
+    /// Where its events go.
+    pub events: broadcast::Sender<EventDoc>,
+    /// Told when it has ended.
+    pub ended: Arc<Notify>,
+}
+
+impl Surroundings {
+    /// Takes a name.
+    ///
+    /// # Errors
+    /// When it is in use.
+    pub fn reserve(&self, name: &str) -> Answer<Reservation> {
+        self.registry
+            .reserve(name)
+            .map_err(|taken: Taken| ErrorDoc::new(taken.to_string()))
+    }
+}
+
+/// How it is to start.
+#[derive(Debug, Clone, Default)]
+pub struct Wishes {
+    /// Name to run under; from the superblock when there is none.
+    pub name: Option<String>,
+    /// What the planner is told.
+    pub wish: Wish,
+    /// Only superblocks of this place.
+    pub minor: Option<Minor>,
+    /// How members were opened.
+    pub how: How,
+}
+
+/// A started array.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// Its name.
+    pub name: String,
+    /// "3 drives (out of 4)".
+    pub drives: String,
+    /// What the user should read.
+    pub messages: Vec<String>,
+}
+
+fn refused(text: impl Into<String>) -> ErrorDoc {
+    ErrorDoc::new(text)
+}
+
+/// What an assemble request wishes.
+///
+/// # Errors
+/// When a value of it makes no sense.
+pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
+    let usage = |text: String| ErrorDoc {
+        exit_code: 2,
+        ..ErrorDoc::new(text)
+    };
+    let uuid = match &request.uuid {
+        Some(text) => Some(
+            text.parse()
+                .map_err(|_| usage(format!("Bad uuid: {text}")))?,
+        ),
+        None => None,
+    };
+    let minor = match request.minor {
+        None => None,
+        Some(0) => Some(Minor::V1_0),
+        Some(1) => Some(Minor::V1_1),
+        Some(_) => Some(Minor::V1_2),
+    };
+    Ok(Wishes {
+        name: request.name.clone(),
+        wish: Wish {
+            force: request.force,
+            run: request.run,
+            no_degraded: request.no_degraded,
+            readonly: request.readonly,
+            uuid,
+            name: request.set_name.clone(),
+        },
+        minor,
+        how: How {
+            readonly: request.readonly,
+            overlay: request.overlay.as_ref().map(Into::into),
+            engine: open::engine(request.io_engine.as_deref()).map_err(usage)?,
+            faults: request.faults.clone(),
+        },
+    })
+}
+
+/// Opens the devices of a request and starts the array they make.
+///
+/// # Errors
+/// When it is refused; nothing has been written then.
+pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Started> {
+    let wishes = wishes(request)?;
+    if request.devices.is_empty() {
+        return Err(refused("no devices were given to assemble an array from"));
+    }
+    let mut opened = Vec::new();
+    let mut messages = Vec::new();
+    for device in &request.devices {
+        match open::open(device, &wishes.how) {
+            Ok(one) => opened.push(one),
+            // With a filter the devices are only candidates.
+            Err(text) if request.uuid.is_some() || request.set_name.is_some() => {
+                messages.push(text);
+            }
+            Err(text) => return Err(refused(text)),
+        }
+    }
+    let mut started = start(around, None, opened, &wishes).map_err(|mut error| {
+        error.messages.splice(0..0, messages.iter().cloned());
+        error
+    })?;
+    started.messages.splice(0..0, messages);
+    Ok(started)
+}
+
+/// What the members say, and the plan made from it.
+pub struct Planned {
+    /// The plan.
+    pub plan: Plan,
+    /// The facts.
+    pub facts: Vec<MemberFacts>,
+    /// The name it will run under.
+    pub name: String,
+    /// What the user should read.
+    pub messages: Vec<String>,
+}
+
+/// Reads the members and plans; identities are the places in `opened`.
+///
+/// # Errors
+/// When the array is refused.
+pub fn plan(opened: &[Opened], wishes: &Wishes) -> Answer<Planned> {
+    let id = |index: usize| MemberId(u32::try_from(index).expect("fewer than 2^32 devices"));
+    let facts: Vec<MemberFacts> = opened
+        .iter()
+        .enumerate()
+        .map(|(index, one)| open::facts(id(index), one, wishes.minor))
+        .collect();
+    let plan = assembly::assemble(&facts, &wishes.wish)
+        .map_err(|refusal| refusal_doc(&refusal, wishes.name.as_deref()))?;
+    let name = match &wishes.name {
+        Some(name) => name.clone(),
+        None => running_name(&plan.name)?,
+    };
+    let mut messages: Vec<String> = plan.ignored.iter().map(|one| one.text.clone()).collect();
+    messages.extend(plan.forced.iter().map(ToString::to_string));
+    if plan.marked_clean {
+        messages.push(format!("Marking array {name} as 'clean'"));
+    }
+    messages.extend(plan.warnings.iter().cloned());
+    Ok(Planned {
+        plan,
+        facts,
+        name,
+        messages,
+    })
+}
+
+/// The planner's refusal, in mdadm's form: counts follow the array's name.
+fn refusal_doc(refusal: &Refusal, name: Option<&str>) -> ErrorDoc {
+    let counted = matches!(
+        refusal.kind,
+        RefusalKind::NotEnough { .. }
+            | RefusalKind::NotEnoughWhileUnclean { .. }
+            | RefusalKind::Incomplete { .. }
+    );
+    let mut error = match name {
+        _ if !counted => refused(refusal.to_string()),
+        Some(name) => refused(format!("{name} {refusal}")),
+        None => refused(format!("array {refusal}")),
+    };
+    error.messages = refusal.ignored.iter().map(|one| one.text.clone()).collect();
+    error
+}
+
+/// The name an array runs under when nobody says: the stored one without its host; a bare number
+/// becomes `mdN`.
+fn running_name(set_name: &str) -> Answer<String> {
+    let short = short_name(set_name);
+    let name = match short.bytes().all(|byte| byte.is_ascii_digit()) && !short.is_empty() {
+        true => format!("md{short}"),
+        false => short.to_owned(),
+    };
+    values::array_name(&name).map_err(|_| {
+        refused(format!(
+            "the array's stored name '{set_name}' cannot be used; give a name before the devices"
+        ))
+    })
+}
+
+/// Plans and starts the array of these members.
+///
+/// # Errors
+/// When it is refused, its name is taken, or the system has no thread for it. Nothing has been
+/// written then.
+pub fn start(
+    around: &Surroundings,
+    reservation: Option<Reservation>,
+    opened: Vec<Opened>,
+    wishes: &Wishes,
+) -> Answer<Started> {
+    let Planned {
+        plan,
+        facts,
+        name,
+        messages,
+    } = plan(&opened, wishes)?;
+    let reservation = match reservation {
+        Some(reservation) => reservation,
+        None => around.reserve(&name)?,
+    };
+    let name = reservation.name().to_owned();
+    let bitmap_area = bitmap_area(&opened, &plan, &facts)?;
+    let (uuid, drives) = (plan.uuid, plan.drives());
+    let export = export_of(&name, &plan, wishes.how.readonly);
+    let used = used_members(&plan);
+    let pool = Pool::new();
+    let setup = Setup {
+        plan,
+        facts,
+        bitmap_area,
+        pool: pool.clone(),
+        options: Options {
+            read_only: wishes.how.readonly,
+            ..Options::default()
+        },
+    };
+    let system = |error: std::io::Error| refused(format!("cannot start {name}: {error}"));
+    let (handle, inbox) =
+        Handle::new(export, around.events.clone(), wishes.how.clone()).map_err(system)?;
+    let members = opened
+        .into_iter()
+        .enumerate()
+        .map(|(index, one)| (MemberId(u32::try_from(index).expect("few devices")), one))
+        // A member that is not used is closed, and so unlocked, here.
+        .filter(|(id, _)| used.contains(id))
+        .collect();
+    let parts = LoopParts {
+        name: name.clone(),
+        setup,
+        members,
+        pool,
+        ends: (handle.clone(), inbox),
+    };
+    reservation
+        .fill(uuid, handle)
+        .map_err(|taken| refused(taken.to_string()))?;
+    spawn(around, parts).map_err(|error| {
+        around.registry.remove(&name);
+        system(error)
+    })?;
+    Ok(Started {
+        name,
+        drives,
+        messages,
+    })
+}
+
+/// Members that hold a slot or are spares.
+fn used_members(plan: &Plan) -> Vec<MemberId> {
+    let holders = plan.slots.iter().filter_map(|slot| match slot {
+        SlotPlan::InSync(id) | SlotPlan::Recovering { member: id, .. } => Some(*id),
+        SlotPlan::Stale(_) | SlotPlan::Missing => None,
+    });
+    holders.chain(plan.spares.iter().copied()).collect()
+}
+
+/// The bitmap as it lies on the member the plan names.
+fn bitmap_area(opened: &[Opened], plan: &Plan, facts: &[MemberFacts]) -> Answer<Option<Vec<u8>>> {
+    let (source, superblock) = match &plan.bitmap {
+        BitmapPlan::None => return Ok(None),
+        BitmapPlan::Usable { source, superblock } | BitmapPlan::Stale { source, superblock } => {
+            (*source, superblock)
+        }
+    };
+    let fact = facts.iter().find(|fact| fact.id == source);
+    let fields = fact.and_then(|fact| fact.superblock.as_ref().ok());
+    let sector = fields
+        .and_then(|superblock| superblock.fields.bitmap_sector())
+        .expect("the planner found a bitmap on this member");
+    let sync_sectors = superblock.fields.sync_size_sectors.max(plan.dev_sectors);
+    let sectors = bitmap::on_disk_sectors(superblock.regions(sync_sectors));
+    let member = &opened[source.0 as usize];
+    // The last page may reach into what lies behind on a full device; bits never do.
+    let room = member.file.size_sectors().saturating_sub(sector);
+    let bytes = usize::try_from(sectors.min(room) * SECTOR_BYTES)
+        .map_err(|_| refused("the bitmap does not fit into memory"))?;
+    let area = member.file.read_at(sector * SECTOR_BYTES, bytes);
+    area.map(Some).map_err(|error| {
+        refused(format!(
+            "cannot read the bitmap of {}: {error}",
+            member.name
+        ))
+    })
+}
+
+fn export_of(name: &str, plan: &Plan, read_only: bool) -> ExportInfo {
+    let chunk_bytes = plan.chunk_sectors.saturating_mul(512);
+    ExportInfo {
+        name: name.to_owned(),
+        description: format!("{} array {}", plan.level, plan.name),
+        size_sectors: plan.array_sectors,
+        logical_block_bytes: plan.logical_block_bytes.max(512),
+        preferred_bytes: chunk_bytes.max(4096),
+        read_only,
+    }
+}
+
+/// What an array's thread builds its loop from. The backend is made by the thread itself: a ring
+/// belongs to one thread.
+struct LoopParts {
+    name: String,
+    setup: Setup,
+    members: Vec<(MemberId, Opened)>,
+    pool: Pool,
+    ends: (Handle, Inbox),
+}
+
+impl LoopParts {
+    fn build(self) -> std::io::Result<Loop<Array, Mux>> {
+        let mut backend = Mux::new()?;
+        let mut attached = BTreeMap::new();
+        for (id, one) in self.members {
+            attached.insert(id, Attached::of(&one.file, &one.name));
+            backend.attach(id, one.file);
+        }
+        let engine = Array::start(self.setup);
+        Loop::new(&self.name, engine, backend, attached, self.pool, self.ends)
+    }
+}
+
+/// Starts the thread, and waits until it has all it needs.
+fn spawn(around: &Surroundings, parts: LoopParts) -> std::io::Result<()> {
+    let (around, name) = (around.clone(), parts.name.clone());
+    let (report, ready) = mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name(format!("md:{name}"))
+        .stack_size(STACK_BYTES);
+    thread.spawn(move || {
+        // Everything the array had is dropped inside: its members are free when it is taken out.
+        let work = || match parts.build() {
+            Ok(run) => {
+                let _ = report.send(Ok(()));
+                run.run()
+            }
+            Err(error) => {
+                let _ = report.send(Err(error));
+                Ok(())
+            }
+        };
+        match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => say(&format!("{name}: its loop failed: {error}")),
+            Err(payload) => {
+                let text = panic_text(payload.as_ref());
+                say(&format!("{name}: an invariant of its loop broke: {text}"));
+            }
+        }
+        around.registry.remove(&name);
+        around.ended.notify_waiters();
+    })?;
+    ready.recv().unwrap_or_else(|_| {
+        Err(std::io::Error::other(
+            "an invariant did not hold while it was started",
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_run_under_their_stored_name() {
+        assert_eq!(running_name("host:r5").ok().as_deref(), Some("r5"));
+        assert_eq!(running_name("host:0").ok().as_deref(), Some("md0"));
+        assert_eq!(running_name("plain").ok().as_deref(), Some("plain"));
+        for bad in ["", "host:", "a/b", "host:a b"] {
+            assert!(running_name(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,472 @@
+//! The documents: what the control API speaks and `--json` prints. Text is a rendering of these.
+//!
+//! ```text
+//!   Status (core, one array) --ArrayDoc::new--> ArrayDoc --serde--> JSON on the socket and stdout
+//!                                                  +-----text-----> detail, mdstat, query
+//! ```
+//!
+//! Rules of the schema: every document carries `schema`; numbers are numbers; bytes, not "9 TiB";
+//! keys are never dropped (`null` instead); times are given as ISO 8601 and as seconds since 1970.
+//! A new key may appear under the same schema number; a changed meaning needs a new number.
+
+use serde::{Deserialize, Serialize};
+use umd_core::array::{ArrayState, MemberRole, MemberStatus, Status};
+use umd_core::value::SECTOR_BYTES;
+use umd_core::value::SyncAction;
+use umd_format::Uuid;
+
+use crate::words;
+
+/// Number of the schema of every document in this module.
+pub const SCHEMA: u32 = 1;
+
+/// A point in time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// ISO 8601, UTC.
+    pub iso: String,
+    /// Seconds since 1970.
+    pub epoch: u64,
+}
+
+impl Stamp {
+    /// The stamp for a superblock time. Only the low 40 bits count, as in the superblock.
+    pub fn new(seconds: u64) -> Stamp {
+        let seconds = seconds & ((1 << 40) - 1);
+        let iso = i64::try_from(seconds)
+            .ok()
+            .and_then(|s| jiff::Timestamp::from_second(s).ok())
+            .map_or_else(|| format!("@{seconds}"), |stamp| stamp.to_string());
+        Stamp {
+            iso,
+            epoch: seconds,
+        }
+    }
+}
+
+/// One running array.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ArrayDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The name it runs under.
+    pub name: String,
+    /// md's word (`clean`, `active`, `readonly`, `read-auto`, `broken`) or `frozen`.
+    pub array_state: String,
+    /// Why it is frozen or broken.
+    pub reason: Option<String>,
+    /// Array UUID in md's form.
+    pub uuid: String,
+    /// Array UUID, 8-4-4-4-12.
+    pub uuid_canonical: String,
+    /// The name in the superblock, mostly `host:name`.
+    pub set_name: String,
+    /// `1.0`, `1.1` or `1.2`.
+    pub metadata: String,
+    /// `raid5`.
+    pub level: String,
+    /// The level as md stores it.
+    pub level_number: i32,
+    /// Layout word, where the level has one.
+    pub layout: Option<String>,
+    /// The layout as md stores it.
+    pub layout_number: i32,
+    /// Chunk, 0 where the level has none.
+    pub chunk_bytes: u64,
+    /// Slots.
+    pub raid_disks: u16,
+    /// Size of the array.
+    pub array_bytes: u64,
+    /// What each member gives; `null` for RAID0.
+    pub dev_bytes: Option<u64>,
+    /// Slots without an in-sync member.
+    pub degraded: u16,
+    /// Whether more members are lost than the level tolerates.
+    pub failed: bool,
+    /// Creation.
+    pub creation_time: Stamp,
+    /// Last superblock update.
+    pub update_time: Stamp,
+    /// Metadata generation.
+    pub events: u64,
+    /// `bitmap`, `resync` or `none`.
+    pub consistency_policy: String,
+    /// The write-intent bitmap.
+    pub bitmap: Option<BitmapDoc>,
+    /// `idle`, `frozen`, `resync`, `recover`, `check`, `repair`.
+    pub sync_action: String,
+    /// Progress of the action, while one runs.
+    pub sync: Option<SyncDoc>,
+    /// A resync is needed and does not run.
+    pub sync_pending: bool,
+    /// The last action that ended.
+    pub last_sync_action: Option<String>,
+    /// Sectors found to differ by the last check or repair.
+    pub mismatch_cnt: u64,
+    /// Logical block size hosts have to use.
+    pub logical_block_bytes: u32,
+    /// Host requests in flight.
+    pub requests_in_flight: u64,
+    /// Where it is served, as `unix:PATH` or `tcp:HOST:PORT`; the export name is `name`.
+    pub nbd: Vec<String>,
+    /// The process that runs it.
+    pub pid: u32,
+    /// Its members, the oldest first.
+    pub members: Vec<MemberDoc>,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberDoc {
+    /// Identity within the running array.
+    pub id: u32,
+    /// Its path.
+    pub path: String,
+    /// md's device number.
+    pub number: u32,
+    /// Its slot, if it has one.
+    pub slot: Option<u16>,
+    /// `in_sync`, `recovering`, `spare` or `faulty`.
+    pub state: String,
+    /// Valid up to here, while recovering.
+    pub recovered_bytes: Option<u64>,
+    /// Host reads avoid it.
+    pub write_mostly: bool,
+    /// Where array data starts on it.
+    pub data_offset_bytes: u64,
+    /// Room for array data.
+    pub data_size_bytes: u64,
+    /// Read errors mended by rewriting.
+    pub corrected_read_errors: u32,
+    /// Device number of a block device, 0 for a file.
+    pub major: u32,
+    /// Device number of a block device, 0 for a file.
+    pub minor: u32,
+}
+
+/// A sync action under way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SyncDoc {
+    /// `resync`, `recover`, `check` or `repair`.
+    pub action: String,
+    /// Done so far, in sectors of the range that is walked.
+    pub done_sectors: u64,
+    /// The whole range.
+    pub total_sectors: u64,
+    /// Percent, with a fraction.
+    pub percent: f64,
+    /// Current speed.
+    pub speed_kib_s: u64,
+    /// Estimated rest.
+    pub finish_seconds: Option<u64>,
+}
+
+/// A write-intent bitmap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BitmapDoc {
+    /// `internal`.
+    pub kind: String,
+    /// Sectors from the superblock.
+    pub offset_sectors: i32,
+    /// Bytes per bit.
+    pub chunk_bytes: u64,
+    /// Bits.
+    pub bits: u64,
+    /// Bits that are set.
+    pub dirty_bits: u64,
+    /// Seconds between clearing passes.
+    pub daemon_sleep_seconds: u32,
+}
+
+/// What only the daemon knows of an array.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// The name it runs under.
+    pub name: String,
+    /// Why it is frozen or broken.
+    pub reason: Option<String>,
+    /// Addresses it is served at.
+    pub nbd: Vec<String>,
+    /// Device numbers of members that are block devices, by member identity.
+    pub devices: Vec<(u32, (u32, u32))>,
+}
+
+/// md's word for a state; `frozen` is ours.
+pub fn state_word(state: ArrayState) -> &'static str {
+    match state {
+        ArrayState::ReadOnly => "readonly",
+        ArrayState::ReadAuto => "read-auto",
+        ArrayState::Clean => "clean",
+        ArrayState::Active => "active",
+        ArrayState::Broken => "broken",
+        ArrayState::Frozen => "frozen",
+    }
+}
+
+/// md's word for a sync action.
+pub fn action_word(action: SyncAction) -> &'static str {
+    match action {
+        SyncAction::Resync => "resync",
+        SyncAction::Recover => "recover",
+        SyncAction::Check => "check",
+        SyncAction::Repair => "repair",
+    }
+}
+
+/// How many lost members a level with `raid_disks` slots survives.
+pub fn tolerated(level: i32, raid_disks: u16) -> u16 {
+    match level {
+        1 => raid_disks.saturating_sub(1),
+        4 | 5 => 1,
+        6 => 2,
+        _ => 0,
+    }
+}
+
+impl ArrayDoc {
+    /// The document for an array.
+    pub fn new(status: &Status, around: &Surroundings) -> ArrayDoc {
+        let sync = status.sync.as_ref().map(|sync| SyncDoc {
+            action: action_word(sync.action).to_owned(),
+            done_sectors: sync.done_sectors,
+            total_sectors: sync.total_sectors,
+            percent: percent(sync.done_sectors, sync.total_sectors),
+            speed_kib_s: sync.speed_kib_s,
+            finish_seconds: sync.finish_seconds,
+        });
+        let sync_action = match (&sync, status.sync_frozen) {
+            (Some(sync), _) => sync.action.clone(),
+            (None, true) => "frozen".to_owned(),
+            (None, false) => "idle".to_owned(),
+        };
+        let failed = status.state == ArrayState::Broken
+            || status.degraded > tolerated(status.level, status.raid_disks);
+        ArrayDoc {
+            schema: SCHEMA,
+            name: around.name.clone(),
+            array_state: state_word(status.state).to_owned(),
+            reason: around.reason.clone(),
+            uuid: Uuid(status.uuid).to_string(),
+            uuid_canonical: Uuid(status.uuid).canonical(),
+            set_name: status.set_name.clone(),
+            metadata: format!("1.{}", status.minor),
+            level: level_word(status.level),
+            level_number: status.level,
+            layout: words::layout_name(status.level, status.layout),
+            layout_number: status.layout,
+            chunk_bytes: u64::from(status.chunk_sectors) * SECTOR_BYTES,
+            raid_disks: status.raid_disks,
+            array_bytes: status.array_sectors * SECTOR_BYTES,
+            dev_bytes: (status.level != 0).then(|| status.dev_sectors * SECTOR_BYTES),
+            degraded: status.degraded,
+            failed,
+            creation_time: Stamp::new(status.ctime_seconds),
+            update_time: Stamp::new(status.utime_seconds),
+            events: status.events.0,
+            consistency_policy: policy_word(status).to_owned(),
+            bitmap: status.bitmap.as_ref().map(|bitmap| BitmapDoc {
+                kind: "internal".to_owned(),
+                offset_sectors: bitmap.offset_sectors,
+                chunk_bytes: bitmap.chunk_bytes,
+                bits: bitmap.bits,
+                dirty_bits: bitmap.dirty_bits,
+                daemon_sleep_seconds: bitmap.daemon_sleep_seconds,
+            }),
+            sync_action,
+            sync,
+            sync_pending: status.sync_pending,
+            last_sync_action: status
+                .last_sync
+                .map(|action| action_word(action).to_owned()),
+            mismatch_cnt: status.mismatch_sectors,
+            logical_block_bytes: status.logical_block_bytes,
+            requests_in_flight: status.requests_in_flight as u64,
+            nbd: around.nbd.clone(),
+            pid: std::process::id(),
+            members: status
+                .members
+                .iter()
+                .map(|m| member_doc(m, around))
+                .collect(),
+        }
+    }
+
+    /// Members in sync.
+    pub fn active_devices(&self) -> usize {
+        self.members.iter().filter(|m| m.state == "in_sync").count()
+    }
+
+    /// Members that are not faulty.
+    pub fn working_devices(&self) -> usize {
+        self.members.iter().filter(|m| m.state != "faulty").count()
+    }
+
+    /// Members that failed.
+    pub fn failed_devices(&self) -> usize {
+        self.members.iter().filter(|m| m.state == "faulty").count()
+    }
+
+    /// Members that are neither in sync nor faulty (those being rebuilt count, as in mdadm).
+    pub fn spare_devices(&self) -> usize {
+        self.working_devices() - self.active_devices()
+    }
+
+    /// Whether a sync action runs, or will as soon as nothing holds it back.
+    pub fn is_syncing(&self) -> bool {
+        self.sync.is_some()
+    }
+}
+
+fn percent(done: u64, total: u64) -> f64 {
+    if total == 0 {
+        return 100.0;
+    }
+    // Tenths, in whole numbers: the same digits on every machine.
+    let tenths = u128::from(done) * 1000 / u128::from(total);
+    tenths as f64 / 10.0
+}
+
+fn level_word(level: i32) -> String {
+    words::level_name(level).map_or_else(|| format!("level {level}"), str::to_owned)
+}
+
+fn policy_word(status: &Status) -> &'static str {
+    if status.level == 0 {
+        "none"
+    } else if status.bitmap.is_some() {
+        "bitmap"
+    } else {
+        "resync"
+    }
+}
+
+fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
+    let (state, recovered) = match member.role {
+        MemberRole::InSync => ("in_sync", None),
+        MemberRole::Recovering { recovered_sectors } => ("recovering", Some(recovered_sectors)),
+        MemberRole::Spare => ("spare", None),
+        MemberRole::Faulty => ("faulty", None),
+    };
+    let device = around.devices.iter().find(|(id, _)| *id == member.id.0);
+    let (major, minor) = device.map_or((0, 0), |(_, numbers)| *numbers);
+    MemberDoc {
+        id: member.id.0,
+        path: member.name.clone(),
+        number: member.number,
+        slot: member.slot.map(|slot| slot.0),
+        state: state.to_owned(),
+        recovered_bytes: recovered.map(|sectors| sectors.saturating_mul(SECTOR_BYTES)),
+        write_mostly: member.write_mostly,
+        data_offset_bytes: member.data_offset_sectors * SECTOR_BYTES,
+        data_size_bytes: member.data_size_sectors * SECTOR_BYTES,
+        corrected_read_errors: member.corrected_read_errors,
+        major,
+        minor,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use umd_core::array::{BitmapStatus, SyncStatus};
+    use umd_core::value::{Events, MemberId, Slot};
+
+    /// A member for tests: number, slot and role.
+    pub(crate) fn member(number: u32, slot: Option<u16>, role: MemberRole) -> MemberStatus {
+        MemberStatus {
+            id: MemberId(number),
+            name: format!("/tmp/{}.img", (b'a' + number as u8) as char),
+            number,
+            slot: slot.map(Slot),
+            role,
+            write_mostly: false,
+            data_offset_sectors: 2048,
+            data_size_sectors: 129_024,
+            corrected_read_errors: 0,
+        }
+    }
+
+    /// A clean RAID5 on three members, as mdadm would have made it.
+    pub(crate) fn raid5() -> Status {
+        Status {
+            state: ArrayState::Clean,
+            uuid: "11112222:33334444:55556666:77778888"
+                .parse::<Uuid>()
+                .expect("uuid")
+                .0,
+            set_name: "host:r5".into(),
+            minor: 2,
+            level: 5,
+            layout: 2,
+            chunk_sectors: 1024,
+            raid_disks: 3,
+            array_sectors: 258_048,
+            dev_sectors: 129_024,
+            ctime_seconds: 1_577_836_800,
+            utime_seconds: 1_577_837_800,
+            events: Events(18),
+            degraded: 0,
+            members: (0..3)
+                .map(|n| member(n, Some(n as u16), MemberRole::InSync))
+                .collect(),
+            sync: None,
+            sync_pending: false,
+            sync_frozen: false,
+            last_sync: None,
+            mismatch_sectors: 0,
+            bitmap: None,
+            logical_block_bytes: 512,
+            requests_in_flight: 0,
+        }
+    }
+
+    /// Its document.
+    pub(crate) fn doc(status: &Status) -> ArrayDoc {
+        let around = Surroundings {
+            name: "r5".into(),
+            nbd: vec!["unix:/run/umd/nbd.sock".into()],
+            ..Surroundings::default()
+        };
+        ArrayDoc::new(status, &around)
+    }
+
+    #[test]
+    fn the_document_reads_back_and_keeps_every_key() {
+        let mut status = raid5();
+        status.sync = Some(SyncStatus {
+            action: SyncAction::Check,
+            done_sectors: 1000,
+            total_sectors: 129_024,
+            speed_kib_s: 500,
+            finish_seconds: None,
+        });
+        status.bitmap = Some(BitmapStatus {
+            offset_sectors: 8,
+            chunk_bytes: 64 << 20,
+            bits: 1,
+            dirty_bits: 0,
+            daemon_sleep_seconds: 5,
+        });
+        let made = doc(&status);
+        let text = serde_json::to_string(&made).expect("serialises");
+        let read: ArrayDoc = serde_json::from_str(&text).expect("reads back");
+        assert_eq!(read, made);
+        let value: serde_json::Value = serde_json::from_str(&text).expect("json");
+        assert_eq!(value["schema"], 1);
+        assert_eq!(value["sync"]["finish_seconds"], serde_json::Value::Null);
+        assert_eq!(value["reason"], serde_json::Value::Null);
+        assert_eq!(value["array_bytes"], 132_120_576);
+        assert_eq!(value["creation_time"]["iso"], "2020-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn failed_means_more_lost_than_tolerated() {
+        let mut status = raid5();
+        status.degraded = 1;
+        assert!(!doc(&status).failed);
+        status.degraded = 2;
+        assert!(doc(&status).failed);
+        assert_eq!(tolerated(1, 3), 2);
+        assert_eq!(tolerated(0, 3), 0);
+    }
+}

@@ -1,0 +1,355 @@
+//! `umd detail`: mdadm's `--detail`, label for label.
+//!
+//! Labels end at column 18, ` : ` separates, the State line ends in a blank; scripts depend on it.
+
+use std::fmt::Write;
+
+use crate::doc::{ArrayDoc, MemberDoc};
+use crate::units::human_tail;
+
+use super::Context;
+
+/// The full form. `title` is what the user called the array.
+pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
+    let mut out = format!("{title}:\n");
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(out, "{label:>18} : {value}");
+    };
+    line("Version", array.metadata.clone());
+    line("Creation Time", context.time(array.creation_time.epoch));
+    line("Raid Level", array.level.clone());
+    line("Array Size", size(array.array_bytes));
+    if let Some(bytes) = array.dev_bytes {
+        line("Used Dev Size", size(bytes));
+    }
+    line("Raid Devices", array.raid_disks.to_string());
+    line("Total Devices", array.members.len().to_string());
+    line("Persistence", "Superblock is persistent\n".into());
+    if array.bitmap.is_some() {
+        line("Intent Bitmap", "Internal\n".into());
+    }
+    line("Update Time", context.time(array.update_time.epoch));
+    line("State", format!("{} ", state(array)));
+    if let Some(reason) = &array.reason {
+        line("Reason", reason.clone());
+    }
+    line("Active Devices", array.active_devices().to_string());
+    line("Working Devices", array.working_devices().to_string());
+    line("Failed Devices", array.failed_devices().to_string());
+    line("Spare Devices", format!("{}\n", array.spare_devices()));
+    if let Some(layout) = &array.layout {
+        line("Layout", layout.clone());
+    }
+    if array.chunk_bytes > 0 {
+        line("Chunk Size", format!("{}K\n", array.chunk_bytes / 1024));
+    }
+    line(
+        "Consistency Policy",
+        format!("{}\n", array.consistency_policy),
+    );
+    if let Some(sync) = &array.sync {
+        let label = match sync.action.as_str() {
+            "recover" => "Rebuild Status",
+            "check" => "Check Status",
+            _ => "Resync Status",
+        };
+        line(label, format!("{}% complete\n", sync.percent as u64));
+    }
+    line(
+        "Name",
+        format!("{}{}", array.set_name, context.local_tail(&array.set_name)),
+    );
+    line("UUID", array.uuid.clone());
+    line("Events", format!("{}\n", array.events));
+    out.push_str(&table(array));
+    out
+}
+
+fn size(bytes: u64) -> String {
+    format!("{}{}", bytes / 1024, human_tail(bytes))
+}
+
+/// The State line's words, without the trailing blank.
+pub fn state(array: &ArrayDoc) -> String {
+    let mut words = match array.array_state.as_str() {
+        "frozen" => "frozen".to_owned(),
+        "broken" if array.level_number == 0 => "broken".to_owned(),
+        "active" => "active".to_owned(),
+        _ => "clean".to_owned(),
+    };
+    if array.failed {
+        words.push_str(", FAILED");
+    } else if array.degraded > 0 {
+        words.push_str(", degraded");
+    }
+    if let Some(sync) = &array.sync {
+        words.push_str(match sync.action.as_str() {
+            "recover" => ", recovering",
+            "check" => ", checking",
+            _ => ", resyncing",
+        });
+    } else if array.sync_pending {
+        words.push_str(", resyncing (PENDING)");
+    }
+    words
+}
+
+fn table(array: &ArrayDoc) -> String {
+    let mut out = String::from("    Number   Major   Minor   RaidDevice State\n");
+    for slot in 0..array.raid_disks {
+        let mut empty = true;
+        for member in array.members.iter().filter(|m| m.slot == Some(slot)) {
+            row(&mut out, member, Some(slot));
+            empty = false;
+        }
+        if empty {
+            let _ = writeln!(out, "       -       0        0    {slot:>5}      removed");
+        }
+    }
+    let rest: Vec<&MemberDoc> = array.members.iter().filter(|m| m.slot.is_none()).collect();
+    if !rest.is_empty() {
+        out.push('\n');
+    }
+    for member in rest {
+        row(&mut out, member, None);
+    }
+    out
+}
+
+fn row(out: &mut String, member: &MemberDoc, slot: Option<u16>) {
+    let slot = slot.map_or_else(|| "    -".to_owned(), |slot| format!("{slot:>5}"));
+    let mut words = match member.state.as_str() {
+        "in_sync" => "active sync",
+        "recovering" => "spare rebuilding",
+        "faulty" => "faulty",
+        _ => "spare",
+    }
+    .to_owned();
+    if member.write_mostly {
+        words.push_str(" writemostly");
+    }
+    let _ = writeln!(
+        out,
+        "   {:>5}   {:>5}    {:>5}    {slot}      {words}   {}",
+        member.number, member.major, member.minor, member.path
+    );
+}
+
+/// `--brief` and `--scan`: a line for a configuration file; `verbose` adds level and devices.
+pub fn brief(array: &ArrayDoc, verbose: bool) -> String {
+    let mut out = format!("ARRAY /dev/md/{}", array.name);
+    if verbose {
+        let _ = write!(
+            out,
+            " level={} num-devices={}",
+            array.level, array.raid_disks
+        );
+    }
+    let _ = write!(out, " metadata={}", array.metadata);
+    if array.spare_devices() > 0 {
+        let _ = write!(out, " spares={}", array.spare_devices());
+    }
+    if !array.set_name.is_empty() {
+        let _ = write!(out, " name={}", array.set_name);
+    }
+    let _ = writeln!(out, " UUID={}", array.uuid);
+    if verbose {
+        let paths: Vec<&str> = array.members.iter().map(|m| m.path.as_str()).collect();
+        let _ = writeln!(out, "   devices={}", paths.join(","));
+    }
+    out
+}
+
+/// `--export`: lines for a shell or udev.
+pub fn export(array: &ArrayDoc) -> String {
+    let mut out = format!(
+        "MD_LEVEL={}\nMD_DEVICES={}\nMD_METADATA={}\nMD_UUID={}\nMD_DEVNAME={}\n",
+        array.level, array.raid_disks, array.metadata, array.uuid, array.name
+    );
+    if !array.set_name.is_empty() {
+        let _ = writeln!(out, "MD_NAME={}", array.set_name);
+    }
+    for member in &array.members {
+        let key: String = member
+            .path
+            .trim_start_matches('/')
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+            .collect();
+        let role = match (member.slot, member.state.as_str()) {
+            (Some(slot), "in_sync" | "recovering") => slot.to_string(),
+            _ => "spare".to_owned(),
+        };
+        let _ = writeln!(out, "MD_DEVICE_{key}_ROLE={role}");
+        let _ = writeln!(out, "MD_DEVICE_{key}_DEV={}", member.path);
+    }
+    out
+}
+
+/// The exit code of `--test`: 0 whole, 1 degraded, 2 unusable.
+pub fn test_code(array: &ArrayDoc) -> u8 {
+    if array.failed || array.array_state == "frozen" {
+        2
+    } else {
+        u8::from(array.degraded > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doc::tests::{doc, member, raid5};
+    use crate::text::tests::context;
+    use umd_core::array::{ArrayState, MemberRole, Status, SyncStatus};
+    use umd_core::value::SyncAction;
+
+    #[test]
+    fn a_clean_raid5() {
+        let expected = "\
+r5:
+           Version : 1.2
+     Creation Time : Wed Jan  1 00:00:00 2020
+        Raid Level : raid5
+        Array Size : 129024 (126.00 MiB 132.12 MB)
+     Used Dev Size : 64512 (63.00 MiB 66.06 MB)
+      Raid Devices : 3
+     Total Devices : 3
+       Persistence : Superblock is persistent
+
+       Update Time : Wed Jan  1 00:16:40 2020
+             State : clean \n\
+    \x20   Active Devices : 3
+   Working Devices : 3
+    Failed Devices : 0
+     Spare Devices : 0
+
+            Layout : left-symmetric
+        Chunk Size : 512K
+
+Consistency Policy : resync
+
+              Name : host:r5
+              UUID : 11112222:33334444:55556666:77778888
+            Events : 18
+
+    Number   Major   Minor   RaidDevice State
+       0       0        0        0      active sync   /tmp/a.img
+       1       0        0        1      active sync   /tmp/b.img
+       2       0        0        2      active sync   /tmp/c.img
+";
+        assert_eq!(detail("r5", &doc(&raid5()), &context()), expected);
+    }
+
+    /// The sample with a rebuilding and a failed member in `user-needs` 3.4.
+    fn rebuilding() -> Status {
+        let mut status = raid5();
+        status.level = 1;
+        status.layout = 0;
+        status.chunk_sectors = 0;
+        status.raid_disks = 2;
+        status.array_sectors = 202_752;
+        status.dev_sectors = 202_752;
+        status.set_name = "vm:126".into();
+        status.degraded = 1;
+        let recovering = MemberRole::Recovering {
+            recovered_sectors: 0,
+        };
+        status.members = vec![
+            member(0, Some(0), MemberRole::InSync),
+            member(2, None, MemberRole::Faulty),
+            member(3, Some(1), recovering),
+        ];
+        status.members[0].write_mostly = true;
+        status.sync = Some(SyncStatus {
+            action: SyncAction::Recover,
+            done_sectors: 50_000,
+            total_sectors: 202_752,
+            speed_kib_s: 1,
+            finish_seconds: None,
+        });
+        status
+    }
+
+    #[test]
+    fn a_rebuilding_raid1() {
+        let text = detail("/dev/md127", &doc(&rebuilding()), &context());
+        let expected = "\
+             State : clean, degraded, recovering \n    \
+Active Devices : 1
+   Working Devices : 2
+    Failed Devices : 1
+     Spare Devices : 1
+
+Consistency Policy : resync
+
+    Rebuild Status : 24% complete
+
+              Name : vm:126  (local to host vm)
+              UUID : 11112222:33334444:55556666:77778888
+            Events : 18
+
+    Number   Major   Minor   RaidDevice State
+       0       0        0        0      active sync writemostly   /tmp/a.img
+       3       0        0        1      spare rebuilding   /tmp/d.img
+
+       2       0        0        -      faulty   /tmp/c.img
+";
+        assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn empty_slots_are_listed_as_removed() {
+        let mut status = raid5();
+        status.members.remove(1);
+        status.degraded = 1;
+        let text = detail("r5", &doc(&status), &context());
+        let rows = "\
+       0       0        0        0      active sync   /tmp/a.img
+       -       0        0        1      removed
+       2       0        0        2      active sync   /tmp/c.img
+";
+        assert!(text.ends_with(rows), "{text}");
+        assert_eq!(test_code(&doc(&status)), 1);
+    }
+
+    #[test]
+    fn test_codes_follow_the_documented_table() {
+        assert_eq!(test_code(&doc(&raid5())), 0);
+        let mut status = raid5();
+        status.degraded = 2;
+        status.state = ArrayState::Broken;
+        assert_eq!(test_code(&doc(&status)), 2);
+        assert_eq!(state(&doc(&status)), "clean, FAILED");
+    }
+
+    #[test]
+    fn brief_and_export() {
+        let array = doc(&rebuilding());
+        assert_eq!(
+            brief(&array, false),
+            "ARRAY /dev/md/r5 metadata=1.2 spares=1 name=vm:126 \
+             UUID=11112222:33334444:55556666:77778888\n"
+        );
+        let long = brief(&array, true);
+        assert!(long.starts_with("ARRAY /dev/md/r5 level=raid1 num-devices=2 metadata=1.2"));
+        assert!(
+            long.ends_with("\n   devices=/tmp/a.img,/tmp/c.img,/tmp/d.img\n"),
+            "{long}"
+        );
+        let expected = "\
+MD_LEVEL=raid1
+MD_DEVICES=2
+MD_METADATA=1.2
+MD_UUID=11112222:33334444:55556666:77778888
+MD_DEVNAME=r5
+MD_NAME=vm:126
+MD_DEVICE_tmp_a_img_ROLE=0
+MD_DEVICE_tmp_a_img_DEV=/tmp/a.img
+MD_DEVICE_tmp_c_img_ROLE=spare
+MD_DEVICE_tmp_c_img_DEV=/tmp/c.img
+MD_DEVICE_tmp_d_img_ROLE=1
+MD_DEVICE_tmp_d_img_DEV=/tmp/d.img
+";
+        assert_eq!(export(&array), expected);
+    }
+}
