@@ -10,8 +10,9 @@
 //! * A read that ran from `s` to `e` may return a version that was issued before `e` and not
 //!   overwritten before `s`.
 //! * A completed write overwrites every version that was complete before it was issued.
-//! * A completed read of `r` overwrites every *other* version that was complete before it began:
-//!   once read, a value stays (also in a region that is not yet synchronised after a crash).
+//! * With read-commit, a completed read of `r` overwrites every *other* version that was complete before it began:
+//!   once read, a value stays (also in a region that is not yet synchronised after a crash, even if
+//!   the member it was read from dies).
 //! * A flush makes what was overwritten before it was issued gone, by answered writes that is; a FUA
 //!   write does so for what it overwrites itself.
 //! * A power cut un-overwrites what is not gone; a killed process does not (caches survive).
@@ -105,6 +106,7 @@ impl fmt::Display for WrongRead {
 pub struct Oracle {
     sectors: BTreeMap<u64, Vec<Version>>,
     unwritten: Look,
+    read_commit: bool,
     writes: BTreeMap<u64, (Issue, u64)>,
     flushes: BTreeMap<u64, u64>,
     /// Sectors with a version that is overwritten and not gone, or weak.
@@ -143,11 +145,13 @@ fn shows(look: Look, content: Content, sector: u64) -> bool {
 }
 
 impl Oracle {
-    /// Registers that nobody wrote to yet and that look like `unwritten`.
-    pub fn new(unwritten: Look) -> Oracle {
+    /// Registers that nobody wrote to yet and that look like `unwritten`. `read_commit`: what was
+    /// read once stays.
+    pub fn new(unwritten: Look, read_commit: bool) -> Oracle {
         Oracle {
             sectors: BTreeMap::new(),
             unwritten,
+            read_commit,
             writes: BTreeMap::new(),
             flushes: BTreeMap::new(),
             loose: BTreeSet::new(),
@@ -313,11 +317,15 @@ impl Oracle {
         if !self.sectors.contains_key(&sector) && shows(self.unwritten, found, sector) {
             return Ok(());
         }
+        let read_commit = self.read_commit;
         let versions = self.versions(sector);
         let fits = |v: &Version| v.overwritten > began && shows(v.look, found, sector);
         let matches: Vec<bool> = versions.iter().map(fits).collect();
         if !matches.contains(&true) {
             return Err(self.wrong(sector, found));
+        }
+        if !read_commit {
+            return Ok(());
         }
         let answered = versions
             .iter()
@@ -450,7 +458,7 @@ mod tests {
     impl Bench {
         fn new() -> Bench {
             Bench {
-                oracle: Oracle::new(Look::Zero),
+                oracle: Oracle::new(Look::Zero, true),
                 next: 0,
             }
         }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
-use umd_core::array::{MemberIo, MemberRole, Purpose};
+use umd_core::array::{ArrayState, MemberIo, MemberRole, Purpose};
+use umd_core::value::MemberId;
 
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
 use crate::layout::Place;
@@ -112,6 +113,9 @@ impl Monitor {
         for (&id, why) in &self.failed {
             let number = self.members.get(&id).and_then(|view| view.number);
             let Some(number) = number else { continue };
+            if self.is_kept(scene, id) {
+                continue;
+            }
             let ignorant = self
                 .active(scene.status)
                 .filter(|(other, _, _)| *other != id && !self.failed.contains_key(other))
@@ -134,6 +138,13 @@ impl Monitor {
                 format!("{what}: {id:?} failed ({why}), and {other:?} has not recorded it"),
             ),
         }
+    }
+
+    /// Whether an array that is broken keeps this member in its slot all the same: then nothing
+    /// is written that it lacks.
+    fn is_kept(&self, scene: Scene<'_>, id: MemberId) -> bool {
+        let in_sync = self.in_sync(scene.status).any(|(other, _, _)| other == id);
+        in_sync && scene.status.state == ArrayState::Broken
     }
 
     pub(super) fn check_source(
@@ -203,7 +214,8 @@ impl Monitor {
         self.checks += 1;
         let marks = self.marks.remove(&request).unwrap_or_default();
         let what = format_args!("answer to r{request}");
-        if self.is_redundant() {
+        // Nothing changes on a read-only array: members that failed since hold what they should.
+        if self.is_redundant() && scene.status.state != ArrayState::ReadOnly {
             self.check_quarantine(scene, &what)?;
         }
         let in_sync: Vec<(u16, &MemberView)> = self

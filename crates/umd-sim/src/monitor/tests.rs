@@ -128,7 +128,7 @@ impl Bench {
             disks,
             supers,
             monitor: Monitor::new(geometry, members),
-            oracle: Oracle::new(Look::Zero),
+            oracle: Oracle::new(Look::Zero, true),
             status: status(),
             bitmap,
             next: 0,

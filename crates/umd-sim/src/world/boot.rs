@@ -53,6 +53,9 @@ fn fill_with_rubbish(disk: &mut SimDisk, rng: &mut Rng) {
     }
 }
 
+/// Whether the engine makes mirrors equal before a read of a region in doubt returns.
+const READ_COMMIT: bool = false;
+
 /// Creates the array as a user would, straight onto the media. Says which disks are members.
 fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
     let slots = usize::from(options.slots);
@@ -150,6 +153,8 @@ impl<'a> World<'a> {
         } else {
             Look::Zero
         };
+        // A block of a striped array has one home: whatever is read from it stays there.
+        let read_commit = READ_COMMIT || options.level != 1;
         World {
             now: Instant(1_000_000_000),
             queue: Queue::new(Rng::new(seed, Stream::Schedule)),
@@ -158,7 +163,7 @@ impl<'a> World<'a> {
             carries,
             geometry,
             pool: Pool::new(),
-            oracle: Oracle::new(unwritten),
+            oracle: Oracle::new(unwritten, read_commit),
             atlas: Atlas::default(),
             trace,
             counts: Counts::default(),
@@ -285,6 +290,9 @@ impl<'a> World<'a> {
             .collect();
         if forced || (self.has_holes() && !missing.is_empty()) {
             self.give_up(&missing);
+        }
+        if self.atlas.forced() && self.options.level == 6 {
+            self.live_mut().monitor.doubt_parity();
         }
         self.plan_boot();
         self.carry_out(commands)
