@@ -492,3 +492,19 @@ fn ranges_outside_the_array_are_refused() {
     assert_eq!(world.read(u64::MAX, 2), Err(RequestError::OutOfRange));
     assert_eq!(world.write(end, &[0; 512]), Err(RequestError::OutOfRange));
 }
+
+#[test]
+fn the_end_of_a_resync_is_recorded_also_right_after_a_checkpoint() {
+    let shape = &shapes()[3];
+    let mut world = World::create_sized(shape, 64 << 20);
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    world.pass(1);
+    assert!(
+        world.array().status().events.0 > 2,
+        "there were checkpoints"
+    );
+    assert_eq!(world.superblock(0).fields.resync_offset_sectors, MAX_SECTOR);
+    world.stop();
+}

@@ -328,6 +328,35 @@ fn a_thousand_requests_at_once() {
 }
 
 #[test]
+fn a_client_may_ask_for_more_than_anybody_holds() {
+    let server = Running::unix(vec![export("r5", 8 * MIB)]);
+    for (count, len) in [(300, 1 << 20), (20, 8 << 20), (50_000, 512)] {
+        let mut client = Client::connect(&server.address, "r5").unwrap();
+        for _ in 0..count {
+            client
+                .start(Operation::Read {
+                    offset: 0,
+                    len,
+                    df: false,
+                })
+                .unwrap();
+        }
+        client.submit().unwrap();
+        // Time for the server to come to its limits.
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let mut completions = Vec::new();
+        let mut answered = 0;
+        while answered < count {
+            client.reap(&mut completions).unwrap();
+            for Completion { result, .. } in completions.drain(..) {
+                client.recycle(result.unwrap());
+                answered += 1;
+            }
+        }
+    }
+}
+
+#[test]
 fn the_array_is_not_flooded_and_answers_in_any_order() {
     let server = Running::unix(vec![export("r5", 64 * MIB)]);
     let mut client = Client::connect(&server.address, "r5").unwrap();

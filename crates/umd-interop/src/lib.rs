@@ -5,6 +5,7 @@
 //! [`pattern`] makes contents in which every place is recognisable.
 #![forbid(unsafe_code)]
 
+pub mod core_plane;
 pub mod cpio;
 pub mod ledger;
 pub mod matrix;

@@ -219,6 +219,8 @@ pub struct ErrorDoc {
     pub messages: Vec<String>,
     /// The exit code mdadm would end with.
     pub exit_code: u8,
+    /// There is no such thing (HTTP status 404; otherwise 400 for exit code 2, and 409).
+    pub not_found: bool,
 }
 
 impl ErrorDoc {
@@ -229,6 +231,7 @@ impl ErrorDoc {
             error: error.into(),
             messages: Vec::new(),
             exit_code: 1,
+            not_found: false,
         }
     }
 }

@@ -111,7 +111,8 @@ impl Demo<'_> {
     }
 
     fn play(&self, size_sectors: u64) -> Result<(), Failure> {
-        let shown = |letter| format!("{}.img", letter);
+        let here = relative(&self.dir);
+        let shown = |letter| format!("{here}/{letter}.img");
         let in_dir = self.dir.display();
         print(&format!("Images go to {in_dir}.\n"))?;
         let images = [shown('a'), shown('b'), shown('c')].join(" ");
@@ -121,7 +122,8 @@ impl Demo<'_> {
         let array = self.create(size_sectors)?;
         let address = self.address(&array)?;
         print(&format!("   {}\n", summary(&array)))?;
-        self.wait(&format!("umd wait {NAME}"))?;
+        let array = self.wait(&format!("umd wait {NAME}"))?;
+        print(&format!("   {}\n", summary(&array)))?;
 
         let uri = address.uri(NAME);
         let command = format!("nbdinfo '{uri}'");
@@ -139,7 +141,7 @@ impl Demo<'_> {
         self.write(&mut client, 0..bytes, 1)?;
         self.compare(&mut client, &written)?;
 
-        let command = format!("rm {}", self.image('b'));
+        let command = format!("rm {}", shown('b'));
         self.step(
             3,
             "Lose a member: its file is deleted while the array works.",

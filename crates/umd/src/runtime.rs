@@ -5,6 +5,7 @@
 //!     lock          flock held by the daemon from before it binds until after it has unlinked
 //!     control.sock  0600, the control API
 //!     nbd.sock      all arrays, by name
+//!     log           what the daemon had to say since it started
 //!     serve/        one pair per `umd serve`: NAME.sock (control API), NAME.nbd
 //! ```
 
@@ -132,6 +133,11 @@ impl Runtime {
     /// The daemon's lock file.
     pub fn lock(&self) -> PathBuf {
         self.dir.join("lock")
+    }
+
+    /// What the daemon says goes there.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("log")
     }
 
     /// Where `umd serve` processes register.

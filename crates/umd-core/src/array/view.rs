@@ -19,7 +19,6 @@ impl Array {
     /// A picture of the array as it is now.
     pub fn status(&self) -> Status {
         let info = &self.info;
-        let owed = self.sync.owes_resync() || self.epoch.degraded() > 0 && self.has_rebuilding();
         Status {
             state: self.state(),
             uuid: info.uuid,
@@ -37,7 +36,7 @@ impl Array {
             degraded: self.epoch.degraded(),
             members: self.members.iter().map(|m| self.member_status(m)).collect(),
             sync: self.sync_status(),
-            sync_pending: owed && self.sync.running().is_none(),
+            sync_pending: self.sync.owes_resync() && self.sync.running().is_none(),
             sync_frozen: self.sync.is_frozen(),
             last_sync: self.sync.last(),
             mismatch_sectors: self.sync.mismatch_sectors(),
@@ -45,12 +44,6 @@ impl Array {
             logical_block_bytes: info.logical_block_bytes,
             requests_in_flight: self.lane.requests_in_flight(),
         }
-    }
-
-    fn has_rebuilding(&self) -> bool {
-        self.members
-            .iter()
-            .any(|m| matches!(m.state, State::Recovering { .. }))
     }
 
     fn state(&self) -> ArrayState {

@@ -42,7 +42,6 @@ enum Stage {
 #[derive(Debug, Clone, Copy, Default)]
 struct Content {
     clean: bool,
-    resync_offset_sectors: u64,
     fault: u64,
     change: u64,
 }
@@ -213,7 +212,7 @@ impl Metadata {
             return false;
         }
         match self.stage {
-            Stage::Idle => return facts.may_write && self.begin(io, members, facts),
+            Stage::Idle => return facts.may_write && self.begin(io, members),
             Stage::Flush => {
                 bitmap.want_events(self.events);
                 self.stage = Stage::BitmapEvents;
@@ -228,7 +227,7 @@ impl Metadata {
                     self.stage = Stage::Flush;
                     return true;
                 }
-                self.write_in_sync(io, members);
+                self.write_in_sync(io, members, facts);
                 self.stage = Stage::InSync;
             }
             Stage::InSync => {
@@ -248,7 +247,7 @@ impl Metadata {
     }
 
     /// Starts an update if one is wanted.
-    fn begin(&mut self, io: &mut Io, members: &Members, facts: Facts) -> bool {
+    fn begin(&mut self, io: &mut Io, members: &Members) -> bool {
         let go_active = self.wants_active && self.clean;
         let go_clean = self.wants_clean
             && !self.clean
@@ -263,12 +262,7 @@ impl Metadata {
         let clean = !go_active && (self.clean || go_clean);
         self.content = Content {
             clean,
-            resync_offset_sectors: match clean || !self.tracks_activity {
-                true => facts.resync_offset_sectors,
-                false => 0,
-            },
-            fault: self.fault,
-            change: self.change,
+            ..Content::default()
         };
         self.events = self.events.next();
         if go_clean || self.flush_for_change {
@@ -287,14 +281,21 @@ impl Metadata {
     }
 
     /// Encodes all superblocks as of now, and writes those of members in sync.
-    fn write_in_sync(&mut self, io: &mut Io, members: &mut Members) {
+    fn write_in_sync(&mut self, io: &mut Io, members: &mut Members, facts: Facts) {
         self.utime_seconds = io.now().wall_seconds;
         self.content.fault = self.fault;
         self.content.change = self.change;
+        // While writes may be in flight nothing is known to agree.
+        let agrees = self.content.clean || !self.tracks_activity;
+        let resync_offset_sectors = if agrees {
+            facts.resync_offset_sectors
+        } else {
+            0
+        };
         let head = encode::Head {
             events: self.events,
             utime_seconds: self.utime_seconds,
-            resync_offset_sectors: self.content.resync_offset_sectors,
+            resync_offset_sectors,
         };
         self.rest.clear();
         for part in encode::encode_all(&io.pool, members, head) {

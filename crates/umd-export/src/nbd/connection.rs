@@ -41,8 +41,8 @@ pub enum ReadState {
     Waiting,
     /// The socket may hold more: call again when others had their turn.
     More,
-    /// Too much is in flight: call [`Connection::take_requests`] after completions, and read on
-    /// once [`Connection::wants_read`].
+    /// Too much is in flight: complete some of it and send the answers, then read on once
+    /// [`Connection::wants_read`].
     Paused,
     /// No request will come any more.
     Ended,
@@ -96,8 +96,8 @@ pub struct Connection {
 
 impl Connection {
     /// Takes over after a negotiation. `number` must never be used for another connection to the
-    /// same engine. Requests may be here already: call [`Connection::take_requests`] next.
-    /// Payloads of writes are put into buffers from `pool`.
+    /// same engine. Requests may be here already, so [`Connection::read_from`] is to be called
+    /// without waiting for the socket. Payloads of writes are put into buffers from `pool`.
     pub fn new(transmission: Transmission, number: u32, pool: Pool) -> Connection {
         let Transmission {
             export,
@@ -160,8 +160,11 @@ impl Connection {
         self.output.clear();
     }
 
-    /// Reads what the socket has and appends every complete request to `requests`. `io` must not
-    /// block. An error means the connection is dead: drop it.
+    /// Reads until there are requests, and appends all that are complete to `requests`. `io` must
+    /// not block. An error means the connection is dead: drop it.
+    ///
+    /// One read that brings requests is enough at a time: while they are answered the client can
+    /// prepare more, where it would wait for the end of a larger batch.
     pub fn read_from(
         &mut self,
         io: &mut impl Read,
@@ -188,8 +191,11 @@ impl Connection {
             if received == Received::Some {
                 return Ok(self.no_reading().unwrap_or(ReadState::Waiting));
             }
+            if !requests.is_empty() {
+                break;
+            }
         }
-        Ok(ReadState::More)
+        Ok(self.no_reading().unwrap_or(ReadState::More))
     }
 
     fn no_reading(&self) -> Option<ReadState> {
@@ -200,9 +206,8 @@ impl Connection {
         }
     }
 
-    /// Takes requests out of what was received before, without touching the socket: as many as
-    /// are complete and the limits allow.
-    pub fn take_requests(&mut self, requests: &mut Vec<Request>) -> Result<(), ConnectionError> {
+    /// Takes requests out of what was received: as many as are complete and the limits allow.
+    fn take_requests(&mut self, requests: &mut Vec<Request>) -> Result<(), ConnectionError> {
         while self.phase == Phase::Open && self.take_one(requests)? {}
         Ok(())
     }
@@ -387,13 +392,17 @@ impl Connection {
         self.output.push(text);
     }
 
-    /// Sends as many replies as `io` takes; it must not block. An error means the connection is
-    /// dead: drop it.
-    pub fn write_to(&mut self, io: &mut impl Write) -> Result<(), ConnectionError> {
-        let result = self.output.write_to(io);
-        result
-            .inspect_err(|_| self.hang_up())
-            .map_err(ConnectionError::Io)
+    /// Sends as many replies as `io` takes; it must not block. Then appends to `requests` what the
+    /// limits held back and room was made for, by completions or by sending: to be called after
+    /// completions and when the socket is writable, again and again while requests come out of it.
+    /// An error means the connection is dead: drop it.
+    pub fn write_to(
+        &mut self,
+        io: &mut impl Write,
+        requests: &mut Vec<Request>,
+    ) -> Result<(), ConnectionError> {
+        self.output.write_to(io).inspect_err(|_| self.hang_up())?;
+        self.take_requests(requests)
     }
 }
 

@@ -8,8 +8,8 @@
 //!                        (any loop)     bytes in, out            |
 //!                                                                v
 //!   array's loop:  socket readable --> Connection::read_from --> requests for the engine
-//!                  engine answered --> Connection::complete
-//!                  socket writable --> Connection::write_to
+//!                  engine answered --> Connection::complete, then write_to
+//!                  socket writable --> Connection::write_to  --> requests held back till now
 //! ```
 //!
 //! [`Negotiation`] and [`Connection`] are state machines over bytes: they own no descriptor and no
@@ -21,9 +21,9 @@
 //! 1. It gives it a number that no other connection of this array has or ever had: request
 //!    identities carry it ([`connection_of`]), so a completion that arrives after the connection
 //!    was dropped finds nobody, rather than somebody else.
-//! 2. Right after [`Connection::new`] and after every [`Connection::complete`] (or a batch of
-//!    them) it calls [`Connection::take_requests`]: requests may already be here, held back by the
-//!    limit on requests in flight.
+//! 2. It calls [`Connection::read_from`] once at the beginning and then whenever the socket is
+//!    readable, and [`Connection::write_to`] after completions and whenever the socket is writable.
+//!    Requests come out of both: the limits on what is in flight may have held some back.
 //! 3. It waits for readability while [`Connection::wants_read`], for writability while
 //!    [`Connection::wants_write`], and drops the connection when [`Connection::is_finished`], on
 //!    an error, and when the poller reports a hang-up.

@@ -46,6 +46,7 @@ pub struct Reception {
     guests: BTreeMap<u64, Guest>,
     numbers: u64,
     closed_until: Option<Instant>,
+    patience: Duration,
 }
 
 impl AsFd for Reception {
@@ -66,6 +67,7 @@ impl Reception {
             guests: BTreeMap::new(),
             numbers: LISTENER,
             closed_until: None,
+            patience: PATIENCE,
         })
     }
 
@@ -137,7 +139,7 @@ impl Reception {
                 socket,
                 negotiation,
                 interest,
-                deadline: Instant::now() + PATIENCE,
+                deadline: Instant::now() + self.patience,
             };
             self.guests.insert(self.numbers, guest);
         }
@@ -205,4 +207,88 @@ fn interest_of(negotiation: &Negotiation) -> epoll::EventFlags {
     flags.set(epoll::EventFlags::IN, negotiation.wants_read());
     flags.set(epoll::EventFlags::OUT, negotiation.wants_write());
     flags
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::address::Address;
+    use super::super::export::ExportInfo;
+    use super::super::listener::listen;
+    use super::*;
+
+    struct Nothing;
+
+    impl Exports for Nothing {
+        fn list(&self) -> Vec<ExportInfo> {
+            Vec::new()
+        }
+        fn find(&self, _: &str) -> Option<ExportInfo> {
+            None
+        }
+    }
+
+    fn reception(directory: &tempfile::TempDir) -> (Reception, std::path::PathBuf) {
+        let path = directory.path().join("nbd.sock");
+        let listener = listen(&Address::Unix(path.clone())).unwrap();
+        (Reception::new(listener).unwrap(), path)
+    }
+
+    fn turn(reception: &mut Reception, timeout: Duration) {
+        let nobody = &mut |_, _| panic!("nobody is handed on");
+        reception.turn(&Nothing, Some(timeout), nobody).unwrap();
+    }
+
+    #[test]
+    fn who_says_nothing_is_shown_the_door() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut reception, path) = reception(&directory);
+        reception.patience = Duration::from_millis(50);
+        let mut silent = UnixStream::connect(&path).unwrap();
+        assert_eq!(reception.deadline(), None);
+        turn(&mut reception, Duration::ZERO);
+        assert_eq!(reception.guests.len(), 1);
+        let deadline = reception.deadline().unwrap();
+        turn(&mut reception, Duration::from_secs(60));
+        assert!(
+            Instant::now() >= deadline,
+            "it waits for the deadline, not longer"
+        );
+        assert!(reception.guests.is_empty());
+        let mut greeting = Vec::new();
+        silent.read_to_end(&mut greeting).unwrap();
+        assert_eq!(greeting.len(), 18);
+    }
+
+    #[test]
+    fn the_one_waiting_longest_makes_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut reception, path) = reception(&directory);
+        let mut guests = Vec::new();
+        for _ in 0..GUESTS_MAX + 2 {
+            guests.push(UnixStream::connect(&path).unwrap());
+            turn(&mut reception, Duration::ZERO);
+        }
+        assert_eq!(reception.guests.len(), GUESTS_MAX);
+        for (guest, ends) in guests.iter_mut().zip([true, true, false]) {
+            guest.read_exact(&mut [0; 18]).unwrap();
+            guest.set_nonblocking(true).unwrap();
+            assert_eq!(guest.read(&mut [0; 1]).is_ok_and(|count| count == 0), ends);
+        }
+    }
+
+    #[test]
+    fn it_looks_away_when_the_system_is_short() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut reception, path) = reception(&directory);
+        reception.close_for_a_while().unwrap();
+        let _guest = UnixStream::connect(&path).unwrap();
+        let start = Instant::now();
+        turn(&mut reception, Duration::from_secs(60));
+        assert!(start.elapsed() >= BACK_OFF / 2 && reception.guests.is_empty());
+        turn(&mut reception, Duration::from_secs(60));
+        assert_eq!(reception.guests.len(), 1);
+    }
 }

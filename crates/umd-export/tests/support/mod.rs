@@ -3,8 +3,8 @@
 //! ```text
 //!   Reception --Ready--> connections[number]
 //!   readable: read_from -> requests -> Memory::answer -> complete -> write_to
-//!                 ^                                        |
-//!                 +------ take_requests, until none -------+
+//!                             ^                                        |
+//!                             +------------ until none comes ----------+
 //! ```
 // Each test binary uses its own part of this.
 #![allow(dead_code)]
@@ -319,31 +319,31 @@ impl Server {
         self.serve(number, alive)
     }
 
-    /// Answers what came in until nothing more does, and sends.
+    /// Answers what came in and sends, until nothing more comes.
     fn serve(&mut self, number: u32, mut alive: bool) -> io::Result<()> {
         let Some(guest) = self.guests.get_mut(&number) else {
             return Ok(());
         };
-        if alive {
-            alive = guest.connection.take_requests(&mut self.requests).is_ok();
-        }
-        while alive && !self.requests.is_empty() {
+        let Guest {
+            socket, connection, ..
+        } = guest;
+        while alive {
             if self.knobs.hold.load(Ordering::Relaxed) {
                 self.held.append(&mut self.requests);
-                self.knobs
-                    .held_most
-                    .fetch_max(self.held.len() as u64, Ordering::Relaxed);
-                break;
+                let held = self.held.len() as u64;
+                self.knobs.held_most.fetch_max(held, Ordering::Relaxed);
             }
             let mut memory = self.memory.lock().expect("memory lock");
             for Request { id, op } in self.requests.drain(..) {
-                guest.connection.complete(id, memory.answer(op));
+                connection.complete(id, memory.answer(op));
             }
             drop(memory);
-            alive = guest.connection.take_requests(&mut self.requests).is_ok();
+            alive = connection.write_to(socket, &mut self.requests).is_ok();
+            if self.requests.is_empty() {
+                break;
+            }
         }
         self.requests.clear();
-        alive = alive && guest.connection.write_to(&mut guest.socket).is_ok();
         if !alive || guest.connection.is_finished() {
             self.guests.remove(&number);
         } else {

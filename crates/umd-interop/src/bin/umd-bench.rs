@@ -7,6 +7,7 @@
 //! the marks in docs/performance.md.
 #![forbid(unsafe_code)]
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use umd_interop::core_plane::{CoreLoad, CorePlane};
 use umd_interop::oracle::Oracle;
 use umd_interop::umd::{Served, Umd};
 
@@ -60,18 +62,20 @@ const LOADS: [Load; 7] = [
     load("random write 4K, depth 1", "randwrite", "4k", 1, false),
 ];
 
-/// umd's arrays: name, level, members.
-const ARRAYS: [(&str, &str, usize); 4] = [
-    ("umd raid0 x2", "0", 2),
-    ("umd raid1 x2", "1", 2),
-    ("umd raid5 x3", "5", 3),
-    ("umd raid6 x4", "6", 4),
+/// umd's arrays: names without and with a door, level, members.
+const ARRAYS: [(&str, &str, &str, usize); 4] = [
+    ("core raid0 x2", "nbd raid0 x2", "0", 2),
+    ("core raid1 x2", "nbd raid1 x2", "1", 2),
+    ("core raid5 x3", "nbd raid5 x3", "5", 3),
+    ("core raid6 x4", "nbd raid6 x4", "6", 4),
 ];
 
 /// Where a load goes.
 enum Door {
     File(PathBuf),
     Nbd(String),
+    /// No door: the engine in this process.
+    Core(Box<RefCell<CorePlane>>),
 }
 
 struct Target {
@@ -134,19 +138,15 @@ fn set_up(oracle: &Oracle, umd: &Umd, dir: &Path) -> Result<(Vec<Target>, Server
         door: Door::File(raw),
         bytes: FILE,
     }];
-    for (name, level, count) in ARRAYS {
-        let members = (0..count)
-            .map(|number| full_file(&dir.join(format!("r{level}-{number}"))))
-            .collect::<Result<Vec<_>>>()?;
+    for (core, name, level, count) in ARRAYS {
+        let members = new_array(umd, dir, &format!("c{level}"), level, count)?;
+        targets.push(Target {
+            name: core,
+            door: Door::Core(Box::new(RefCell::new(CorePlane::open(&members)?))),
+            bytes: FILE - 16 * MIB,
+        });
         let array = format!("r{level}");
-        let (level_option, count_option) = (format!("-l{level}"), format!("-n{count}"));
-        let mut args = vec!["create", &array, &level_option, &count_option, "--force"];
-        if level != "0" {
-            args.extend(["--assume-clean", "--bitmap=none"]);
-        }
-        args.extend(members.iter().filter_map(|path| path.to_str()));
-        umd.ok(&args)?;
-        umd.ok(&["stop", &array])?;
+        let members = new_array(umd, dir, &array, level, count)?;
         let served = umd.serve(&array, &members, &[])?;
         targets.push(Target {
             name,
@@ -157,6 +157,35 @@ fn set_up(oracle: &Oracle, umd: &Umd, dir: &Path) -> Result<(Vec<Target>, Server
     }
     plain_servers(oracle, dir, &mut targets, &mut servers)?;
     Ok((targets, servers))
+}
+
+/// Makes an array on full files, and leaves it stopped.
+fn new_array(
+    umd: &Umd,
+    dir: &Path,
+    array: &str,
+    level: &str,
+    count: usize,
+) -> Result<Vec<PathBuf>> {
+    let members = (0..count)
+        .map(|number| full_file(&dir.join(format!("{array}-{number}"))))
+        .collect::<Result<Vec<_>>>()?;
+    let (level_option, count_option) = (format!("-l{level}"), format!("-n{count}"));
+    let mut args = vec![
+        "create",
+        array,
+        &level_option,
+        &count_option,
+        "--force",
+        "-e1.2",
+    ];
+    if level != "0" {
+        args.extend(["--assume-clean", "--bitmap=none"]);
+    }
+    args.extend(members.iter().filter_map(|path| path.to_str()));
+    umd.ok(&args)?;
+    umd.ok(&["stop", array])?;
+    Ok(members)
 }
 
 /// nbdkit and qemu-nbd with one file each.
@@ -222,6 +251,9 @@ fn full_file(path: &Path) -> Result<PathBuf> {
 
 /// One run of fio: MiB/s or thousands of operations a second.
 fn measure(oracle: &Oracle, load: &Load, target: &Target, seconds: f64, dir: &Path) -> Result<f64> {
+    if let Door::Core(plane) = &target.door {
+        return measure_core(&mut plane.borrow_mut(), load, target.bytes, seconds);
+    }
     let mut command = oracle.command("fio")?;
     command
         .current_dir(dir)
@@ -238,6 +270,7 @@ fn measure(oracle: &Oracle, load: &Load, target: &Target, seconds: f64, dir: &Pa
             .arg("--ioengine=io_uring")
             .arg(format!("--filename={}", path.display())),
         Door::Nbd(uri) => command.arg("--ioengine=nbd").arg(format!("--uri={uri}")),
+        Door::Core(_) => unreachable!("measured above"),
     };
     let output = command.output().context("cannot run fio")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -269,6 +302,28 @@ fn measure(oracle: &Oracle, load: &Load, target: &Target, seconds: f64, dir: &Pa
         .with_context(|| format!("fio printed no {key}"))?;
     ensure!(value > 0.0, "fio measured nothing: {}", what());
     Ok(value / unit)
+}
+
+/// The same load on the engine alone.
+fn measure_core(plane: &mut CorePlane, load: &Load, span: u64, seconds: f64) -> Result<f64> {
+    let kib: u64 = match load.block {
+        "1m" => 1024,
+        "64k" => 64,
+        _ => 4,
+    };
+    let core = CoreLoad {
+        write: load.rw.ends_with("write"),
+        random: load.rw.starts_with("rand"),
+        block: kib << 10,
+        depth: load.depth,
+        span,
+    };
+    let rate = plane.run(core, Duration::from_secs_f64(seconds))?;
+    Ok(if load.throughput {
+        rate * kib as f64 / 1024.0
+    } else {
+        rate / 1000.0
+    })
 }
 
 fn median(mut samples: Vec<f64>) -> f64 {

@@ -360,7 +360,7 @@ pub struct WaitArgs {
     /// All running arrays
     #[arg(short, long)]
     pub scan: bool,
-    /// Print a JSON document for each
+    /// Print a JSON document
     #[arg(long)]
     pub json: bool,
 }

@@ -16,7 +16,9 @@ use super::outcome::{FAILED, Failure, Outcome, USAGE, print, print_json, say};
 use super::reach::{Reach, no_such_array};
 use super::show::minor_of;
 use super::values;
-use crate::api::{ActionRequest, DoneDoc, ManageRequest, ReadonlyRequest, SCHEMA, WaitDoc};
+use crate::api::{
+    ActionRequest, ArraysDoc, DoneDoc, ManageRequest, ReadonlyRequest, SCHEMA, WaitDoc,
+};
 use crate::client::quote;
 use crate::daemon::household::find_in;
 use crate::daemon::open;
@@ -308,13 +310,12 @@ pub fn wait(args: &WaitArgs, reach: &Reach, quiet: bool) -> Outcome {
         return Err(Failure::usage("No devices given."));
     }
     let mut code = 0;
+    let mut arrays = Vec::new();
     for title in &names {
         let found = values::array_name(title).and_then(|name| wait_for(&name, reach, !quiet));
         match found {
             Ok((waited, array)) => {
-                if args.json {
-                    print_json(&array)?;
-                }
+                arrays.push(array);
                 // With --scan there is no array in particular to have waited for.
                 code = code.max(u8::from(!waited && !args.scan));
             }
@@ -323,6 +324,12 @@ pub fn wait(args: &WaitArgs, reach: &Reach, quiet: bool) -> Outcome {
                 code = USAGE;
             }
         }
+    }
+    if args.json {
+        print_json(&ArraysDoc {
+            schema: SCHEMA,
+            arrays,
+        })?;
     }
     Ok(code)
 }

@@ -8,6 +8,7 @@
 //! | 4    | `detail --test` could not read the array        |
 
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Exit code of a generic failure.
 pub const FAILED: u8 = 1;
@@ -59,11 +60,23 @@ impl Failure {
 /// What a command returns: its exit code.
 pub type Outcome = Result<u8, Failure>;
 
+static WITH_TIME: AtomicBool = AtomicBool::new(false);
+
+/// From here on messages carry the time: stderr is a log.
+pub fn say_with_time() {
+    WITH_TIME.store(true, Ordering::Relaxed);
+}
+
 /// A message on stderr, with mdadm's kind of prefix on every line. A closed stderr is no reason
 /// to stop working.
 pub fn say(text: &str) {
     let mut out = String::new();
+    let time = match WITH_TIME.load(Ordering::Relaxed) {
+        true => format!("{:.0} ", jiff::Timestamp::now()),
+        false => String::new(),
+    };
     for line in text.lines() {
+        out.push_str(&time);
         out.push_str("umd: ");
         out.push_str(line);
         out.push('\n');

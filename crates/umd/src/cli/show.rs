@@ -90,10 +90,16 @@ fn not_an_array(title: &str, failure: &Failure) -> String {
     }
 }
 
-/// What was found on a device, as a document.
+/// What `examine --json` prints.
 #[derive(Debug, Serialize)]
-struct ExamineDoc {
+struct ExaminedDoc {
     schema: u32,
+    devices: Vec<DeviceDoc>,
+}
+
+/// What was found on a device.
+#[derive(Debug, Serialize)]
+struct DeviceDoc {
     device: String,
     device_bytes: u64,
     /// `md1`, `md0.90`, `mbr` or `none`.
@@ -320,22 +326,24 @@ pub fn run_examine(args: &ExamineArgs, verbose: bool) -> Outcome {
         }
     }
     if args.json {
-        print_json(&documents)?;
+        print_json(&ExaminedDoc {
+            schema: SCHEMA,
+            devices: documents,
+        })?;
     } else if args.brief || args.scan {
         print(&examine::brief(&members, verbose))?;
     }
     Ok(code)
 }
 
-fn document(name: &str, sectors: u64, found: &Found) -> ExamineDoc {
+fn document(name: &str, sectors: u64, found: &Found) -> DeviceDoc {
     let (kind, superblock) = match found {
         Found::V1(found) => ("md1", Some(superblock_doc(found))),
         Found::V090(_) => ("md0.90", None),
         Found::Mbr(_) => ("mbr", None),
         Found::Nothing => ("none", None),
     };
-    ExamineDoc {
-        schema: SCHEMA,
+    DeviceDoc {
         device: name.to_owned(),
         device_bytes: sectors * SECTOR_BYTES,
         found: kind,
@@ -379,10 +387,16 @@ pub fn run_mdstat(args: &MdstatArgs, reach: &Reach) -> Outcome {
     Ok(0)
 }
 
-/// What `query --json` says of one target.
+/// What `query --json` prints.
+#[derive(Debug, Serialize)]
+struct QueriedDoc {
+    schema: u32,
+    targets: Vec<QueryDoc>,
+}
+
+/// What it says of one target.
 #[derive(Debug, Serialize)]
 struct QueryDoc {
-    schema: u32,
     target: String,
     /// The array, when it is a running one.
     array: Option<ArrayDoc>,
@@ -409,7 +423,6 @@ pub fn run_query(args: &QueryArgs, reach: &Reach) -> Outcome {
             .iter()
             .find(|array| Some(&array.name) == named.as_ref());
         let mut document = QueryDoc {
-            schema: SCHEMA,
             target: target.clone(),
             array: array.cloned(),
             superblock: None,
@@ -443,7 +456,10 @@ pub fn run_query(args: &QueryArgs, reach: &Reach) -> Outcome {
         }
     }
     if args.json {
-        print_json(&documents)?;
+        print_json(&QueriedDoc {
+            schema: SCHEMA,
+            targets: documents,
+        })?;
     }
     Ok(code)
 }

@@ -75,7 +75,12 @@ struct Shared {
 
 impl IntoResponse for ErrorDoc {
     fn into_response(self) -> Response {
-        (StatusCode::CONFLICT, Json(self)).into_response()
+        let status = match (self.not_found, self.exit_code) {
+            (true, _) => StatusCode::NOT_FOUND,
+            (false, 2) => StatusCode::BAD_REQUEST,
+            (false, _) => StatusCode::CONFLICT,
+        };
+        (status, Json(self)).into_response()
     }
 }
 
@@ -133,13 +138,17 @@ fn understood<T>(body: Body<T>) -> Result<T, Box<Response>> {
     body.map(|Json(document)| document).map_err(|rejection| {
         let mut error = ErrorDoc::new(rejection.body_text());
         error.exit_code = 2;
-        Box::new((StatusCode::BAD_REQUEST, Json(error)).into_response())
+        Box::new(error.into_response())
     })
 }
 
 async fn nothing_here(request: Request) -> Response {
     let text = format!("there is no {} {}", request.method(), request.uri().path());
-    (StatusCode::NOT_FOUND, Json(ErrorDoc::new(text))).into_response()
+    let error = ErrorDoc {
+        not_found: true,
+        ..ErrorDoc::new(text)
+    };
+    error.into_response()
 }
 
 async fn version(State(shared): State<Shared>) -> Json<VersionDoc> {

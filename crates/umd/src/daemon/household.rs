@@ -41,7 +41,10 @@ pub struct Household {
 pub type Answer<T> = Result<T, ErrorDoc>;
 
 fn no_such_array(name: &str) -> ErrorDoc {
-    ErrorDoc::new(format!("{name} does not appear to be an active array"))
+    ErrorDoc {
+        not_found: true,
+        ..ErrorDoc::new(format!("{name} does not appear to be an active array"))
+    }
 }
 
 fn stopped(name: &str) -> impl Fn(Stopped) -> ErrorDoc + '_ {
@@ -138,7 +141,10 @@ impl Household {
             };
             start::start(&around, Some(reservation), opened, &wish)
         });
-        let started = made.await?;
+        let started = match made.await {
+            Ok(started) => started,
+            Err(error) => return Err(self.explain(error).await),
+        };
         let mut done = self.started(&started.name, started.messages).await?;
         done.messages
             .push(format!("array {} started.", started.name));
@@ -151,11 +157,28 @@ impl Household {
     /// When it is refused; nothing has been written then.
     pub async fn assemble(&self, request: AssembleRequest) -> Answer<StartedDoc> {
         let around = self.surroundings();
-        let started = blocking(move || start::assemble(&around, &request)).await?;
+        let started = match blocking(move || start::assemble(&around, &request)).await {
+            Ok(started) => started,
+            Err(error) => return Err(self.explain(error).await),
+        };
         let mut done = self.started(&started.name, started.messages).await?;
         let text = format!("{} has been started with {}.", started.name, started.drives);
         done.messages.push(text);
         Ok(done)
+    }
+
+    /// A device that this very process uses belongs to one of our arrays: say to which.
+    async fn explain(&self, mut error: ErrorDoc) -> ErrorDoc {
+        let Some((path, _)) = error.error.split_once(": in use by this very process") else {
+            return error;
+        };
+        for array in self.list().await.arrays {
+            if let Some(member) = find_in(&array, path) {
+                error.error = format!("{} is in use by array {}", member.path, array.name);
+                break;
+            }
+        }
+        error
     }
 
     async fn started(&self, name: &str, messages: Vec<String>) -> Answer<StartedDoc> {
@@ -270,7 +293,10 @@ impl Household {
         let copy = request.clone();
         let uuid = snapshot.status.uuid;
         let how = handle.how.clone();
-        let offer = blocking(move || open_offer(&copy, uuid, &how)).await?;
+        let offer = match blocking(move || open_offer(&copy, uuid, &how)).await {
+            Ok(offer) => offer,
+            Err(error) => return Err(self.explain(error).await),
+        };
         // As in mdadm, a device that was here before and missed little is re-added.
         let came_back = offer.superblock.is_some();
         if re_add && !came_back {

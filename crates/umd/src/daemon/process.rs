@@ -5,7 +5,7 @@
 //!                            lock DIR/lock (waits for a daemon that is leaving; one that works
 //!                            well means that there is nothing to do)
 //!                            bind DIR/control.sock, DIR/nbd.sock
-//!                            "ready" on stdout, then stdin, stdout, stderr let go
+//!                            "ready" on stdout, then stdin and stdout let go, stderr to DIR/log
 //!                            ... arrays come and go ...
 //!                            no array, nobody asking, linger over: unlink, unlock, end
 //! ```
@@ -28,7 +28,7 @@ use super::control::{self, Activity, ControlSocket};
 use super::household::Household;
 use super::listener::{Listening, open_door};
 use crate::api::{AssembleRequest, StartedDoc};
-use crate::cli::outcome::{Failure, Outcome, say};
+use crate::cli::outcome::{Failure, Outcome, say, say_with_time};
 use crate::client::Client;
 use crate::runtime::Runtime;
 
@@ -142,7 +142,7 @@ async fn household(options: &DaemonOptions) -> Outcome {
     let doors = open_doors(&household, [&own].into_iter().chain(&options.nbd))?;
     if options.report_ready {
         report("ready\n");
-        let_go();
+        let_go(&options.runtime.log());
     }
     let activity = Arc::new(Activity::default());
     let (leave, leaving) = watch::channel(false);
@@ -193,13 +193,25 @@ fn open_doors<'a>(
     Ok(doors)
 }
 
-/// Stdin, stdout and stderr let go: the command that started us can end, and so can its terminal.
-fn let_go() {
-    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+/// Stdin and stdout let go, stderr a log: the command that started us can end, and so can its
+/// terminal.
+fn let_go(log: &Path) {
+    let log = File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(log);
+    let null = File::options().read(true).write(true).open("/dev/null");
+    if let Ok(null) = null {
         let _ = rustix::stdio::dup2_stdin(&null);
         let _ = rustix::stdio::dup2_stdout(&null);
-        let _ = rustix::stdio::dup2_stderr(&null);
+        let _ = match &log {
+            Ok(log) => rustix::stdio::dup2_stderr(log),
+            Err(_) => rustix::stdio::dup2_stderr(&null),
+        };
     }
+    say_with_time();
 }
 
 fn until_true(mut leaving: watch::Receiver<bool>) -> Pin<Box<dyn Future<Output = ()> + Send>> {

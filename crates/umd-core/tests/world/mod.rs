@@ -54,8 +54,12 @@ pub const DISK_BYTES: usize = 640 << 10;
 
 impl World {
     pub fn create(shape: &Shape) -> World {
+        World::create_sized(shape, DISK_BYTES)
+    }
+
+    pub fn create_sized(shape: &Shape, disk_bytes: usize) -> World {
         let device = |n: u16| NewDevice {
-            device_sectors: (DISK_BYTES / 512) as u64,
+            device_sectors: (disk_bytes / 512) as u64,
             device_uuid: Uuid([n as u8 + 1; 16]),
             flags: DeviceFlags(0),
         };
@@ -82,7 +86,7 @@ impl World {
         let mut disks = BTreeMap::new();
         for (n, superblock) in made.slots.iter().enumerate() {
             let superblock = superblock.as_ref().expect("all slots");
-            let mut bytes: Vec<u8> = (0..DISK_BYTES)
+            let mut bytes: Vec<u8> = (0..disk_bytes)
                 .map(|i| (i as u64 * 31 % 251) as u8 ^ n as u8)
                 .collect();
             put(
