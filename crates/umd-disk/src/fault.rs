@@ -4,6 +4,7 @@
 //! |-----------------|----------------------------------------------------------------------------|
 //! | `cache`         | a volatile write cache in this process: what no flush or FUA write covered |
 //! |                 | is lost when the process is killed (the page cache would keep it)          |
+//! | `ignore-flush`  | with `cache`: flushes and FUA are acknowledged and do nothing              |
 //! | `seed=N`        | which unflushed writes reach the file early all the same (default 0)       |
 //! | `bad=SECTOR+LEN`| these sectors are unreadable until they are written; may be repeated       |
 //! | `error-at=N`    | the Nth I/O, counted from 1, fails with a media error                      |
@@ -38,6 +39,9 @@ const SPILL_BLOCKS_MAX: u64 = 4;
 pub struct FaultSpec {
     /// A write cache that dies with the process.
     pub cache: bool,
+    /// The cache takes flushes and FUA without obeying: a device that lies, or what a program that
+    /// never flushes would see.
+    pub ignore_flush: bool,
     /// Seed of the choices the cache makes.
     pub seed: u64,
     /// Sectors that cannot be read until they are written.
@@ -61,6 +65,7 @@ impl FromStr for FaultSpec {
             };
             match key {
                 "cache" if value.is_empty() => spec.cache = true,
+                "ignore-flush" if value.is_empty() => spec.ignore_flush = true,
                 "seed" => spec.seed = number(value)?,
                 "error-at" => spec.error_at = Some(number(value)?),
                 "fail-after" => spec.fail_after = Some(number(value)?),
@@ -74,6 +79,9 @@ impl FromStr for FaultSpec {
                 _ => return Err(format!("'{word}': not a fault this program knows")),
             }
         }
+        if spec.ignore_flush && !spec.cache {
+            return Err("'ignore-flush' makes sense only with 'cache'".into());
+        }
         Ok(spec)
     }
 }
@@ -83,6 +91,9 @@ impl fmt::Display for FaultSpec {
         write!(f, "seed={}", self.seed)?;
         if self.cache {
             f.write_str(",cache")?;
+        }
+        if self.ignore_flush {
+            f.write_str(",ignore-flush")?;
         }
         for bad in &self.bad_sectors {
             write!(f, ",bad={}+{}", bad.start, bad.end - bad.start)?;
@@ -198,7 +209,8 @@ impl FaultMedium {
     /// Whether this write waits in the cache. If it does not, nothing older of it may remain there.
     fn cached(&self, state: &mut State, offset: u64, len: u64, fua: bool) -> bool {
         let whole = offset.is_multiple_of(self.block_bytes) && len.is_multiple_of(self.block_bytes);
-        self.spec.cache && whole && !fua && state.dice.below(EARLY_ONE_IN) != 0
+        let durable = fua && !self.spec.ignore_flush;
+        self.spec.cache && whole && !durable && state.dice.below(EARLY_ONE_IN) != 0
     }
 
     /// Makes room for a write that goes past the cache: blocks it replaces are forgotten, blocks it
@@ -279,6 +291,9 @@ impl Medium for FaultMedium {
 
     fn flush(&self) -> Result<(), IoError> {
         let mut state = self.begin()?;
+        if self.spec.ignore_flush {
+            return Ok(());
+        }
         self.apply_all(&mut state)?;
         self.inner.flush()
     }
@@ -339,13 +354,14 @@ mod tests {
 
     #[test]
     fn a_spec_is_what_its_text_says() {
-        let spec: FaultSpec = "cache,seed=7,bad=8+2,bad=100+1,error-at=3,fail-after=9"
+        let spec: FaultSpec = "cache,ignore-flush,seed=7,bad=8+2,bad=100+1,error-at=3,fail-after=9"
             .parse()
             .expect("spec");
         assert_eq!(
             spec,
             FaultSpec {
                 cache: true,
+                ignore_flush: true,
                 seed: 7,
                 bad_sectors: vec![8..10, 100..101],
                 error_at: Some(3),
@@ -353,7 +369,15 @@ mod tests {
             }
         );
         assert_eq!(spec.to_string().parse(), Ok(spec));
-        for wrong in ["cash", "seed=x", "bad=1", "bad=1+0", "cache=1", "bad=1+-1"] {
+        for wrong in [
+            "cash",
+            "ignore-flush",
+            "seed=x",
+            "bad=1",
+            "bad=1+0",
+            "cache=1",
+            "bad=1+-1",
+        ] {
             assert!(wrong.parse::<FaultSpec>().is_err(), "{wrong}");
         }
     }
@@ -393,6 +417,17 @@ mod tests {
         assert!((1..180).contains(&reached), "{reached} of 200 early");
         medium.flush().expect("flush");
         assert!((0..200).all(|s| read(&*inner, s) == Ok(9)));
+    }
+
+    #[test]
+    fn a_cache_that_ignores_flushes_keeps_what_it_has() {
+        let (inner, medium) = medium("cache,ignore-flush,seed=1");
+        for sector in 0..200 {
+            write(&medium, sector, 9, true).expect("write");
+        }
+        medium.flush().expect("flush");
+        assert!((0..200).any(|s| read(&*inner, s) == Ok(0)));
+        assert!((0..200).all(|s| read(&medium, s) == Ok(9)));
     }
 
     #[test]

@@ -88,6 +88,14 @@ impl Ledger {
         }
     }
 
+    /// Books a kill: what was answered but not durable may be gone, and no later flush brings it
+    /// back.
+    pub fn killed(&mut self) {
+        for block in &mut self.blocks {
+            block.acknowledged = block.durable;
+        }
+    }
+
     /// Checks the bytes of a block as read after a kill.
     ///
     /// # Errors
@@ -156,6 +164,21 @@ mod tests {
             ledger.check(1, &first[..BLOCK]).is_err(),
             "another block's bytes"
         );
+    }
+
+    #[test]
+    fn a_flush_after_a_kill_does_not_cover_what_was_lost_before() {
+        let mut ledger = Ledger::new(10, 1);
+        ledger.send(0, 1);
+        ledger.acknowledge(0, 1, false);
+        ledger.killed();
+        ledger.flushed();
+        ledger.check(0, &[0; BLOCK]).unwrap();
+        let second = ledger.send(0, 1);
+        ledger.acknowledge(0, 1, false);
+        ledger.flushed();
+        ledger.check(0, &second).unwrap();
+        assert!(ledger.check(0, &[0; BLOCK]).is_err());
     }
 
     #[test]

@@ -130,7 +130,7 @@ fn qemu_io_writes_zeroes_discards_and_reads_across_every_border() {
         "read -P 0x11 2M 1M",
         "write -z -u 2M 100k",
         "read -P 0 2M 100k",
-        "read -P 0x11 2150400 4k",
+        "read -P 0x11 2148k 4k",
         "discard 4M 2M",
         "read 4M 2M",
         "aio_write -P 0x44 8M 4M",

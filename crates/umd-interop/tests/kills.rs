@@ -161,6 +161,7 @@ fn kill_repeatedly(umd: &Umd, members: &[PathBuf], count: u64, more: &str) -> Re
             stop.store(true, Ordering::Relaxed);
             killed
         })?;
+        ledgers.iter_mut().for_each(Ledger::killed);
     }
     Ok(ledgers)
 }
