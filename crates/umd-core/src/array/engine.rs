@@ -262,6 +262,10 @@ impl Array {
         for effect in effects {
             match effect {
                 Effect::Fail(member, why) => self.fail_member(member, &why),
+                Effect::FlushFailed(member, why) => {
+                    self.fail_member(member, &why);
+                    self.distrust(member, &why);
+                }
                 Effect::Corrected(member) => {
                     if let Some(member) = self.members.get_mut(member) {
                         let count = &mut member.superblock.fields.corrected_reads;

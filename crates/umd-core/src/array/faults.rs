@@ -62,6 +62,19 @@ impl Array {
         }
     }
 
+    /// The array broke over this member, and what it holds may be old: better no answer than a
+    /// wrong one. Only this run of the array knows; nothing is recorded.
+    pub(super) fn distrust(&mut self, id: MemberId, why: &str) {
+        let Some(member) = self.members.get_mut(id).filter(|m| m.is_active()) else {
+            return;
+        };
+        member.state = State::Faulty;
+        member.fault = Some(why.to_string());
+        self.cover.forget(id);
+        self.io.orphan(id);
+        self.publish();
+    }
+
     fn break_array(&mut self, name: &str, why: &str) {
         if self.broken.is_some() {
             return;

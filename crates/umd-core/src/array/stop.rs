@@ -1,7 +1,7 @@
 //! Coming to rest: for stop, and for read-only.
 //!
 //! ```text
-//!   Drain -> Bits -> Clean -> at rest
+//!   Drain -> Bits -> Clean -> Flush -> at rest
 //!   host requests end, sync ends at a checkpoint; idle bits are cleared; superblocks say clean
 //! ```
 
@@ -13,6 +13,8 @@ enum Stage {
     Drain,
     Bits,
     Clean,
+    /// RAID0 has no clean superblock to write, but caches to flush.
+    Flush,
 }
 
 /// An array on its way to rest.
@@ -78,6 +80,15 @@ impl Array {
             Stage::Clean => {
                 let rest = self.metadata.is_clean() && self.metadata.is_quiet();
                 if self.may_write() && !(rest && self.bitmap.is_quiet()) {
+                    return false;
+                }
+                if self.may_write() && self.geometry.redundancy() == 0 {
+                    self.metadata.flush_at_rest(&mut self.io, &self.members);
+                }
+                self.set_stage(Stage::Flush);
+            }
+            Stage::Flush => {
+                if self.may_write() && !self.metadata.is_quiet() {
                     return false;
                 }
                 self.at_rest();

@@ -128,10 +128,12 @@ impl Writer {
         assert!(self.left > 0, "a bitmap I/O that nobody started");
         self.left -= 1;
         if let Err(error) = result {
-            io.effects.push(Effect::Fail(
-                member,
-                format!("bitmap write failed: {error}"),
-            ));
+            io.effects.push(match self.stage {
+                Stage::ClearFlush(_) => {
+                    Effect::FlushFailed(member, format!("flush failed: {error}"))
+                }
+                _ => Effect::Fail(member, format!("bitmap write failed: {error}")),
+            });
         }
     }
 

@@ -68,9 +68,10 @@ impl Flush {
             Ok(_) => self.flushed += 1,
             Err(error) => {
                 // What the member's cache held may be lost: it is failed, never trusted on.
-                rig.io
-                    .effects
-                    .push(Effect::Fail(member, format!("flush failed: {error}")));
+                rig.io.effects.push(Effect::FlushFailed(
+                    member,
+                    format!("flush failed: {error}"),
+                ));
                 let request = lane
                     .requests
                     .get_mut(self.request)

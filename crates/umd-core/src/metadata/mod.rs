@@ -126,6 +126,7 @@ impl Metadata {
     /// Whether everything known is on the disks and no update is under way.
     pub fn is_quiet(&self) -> bool {
         self.stage == Stage::Idle
+            && self.left == 0
             && !self.fault_pending()
             && self.change == self.change_recorded
             && !(self.wants_active && self.clean)
@@ -194,13 +195,13 @@ impl Metadata {
         assert!(self.left > 0, "a superblock I/O that nobody started");
         self.left -= 1;
         if let Err(error) = result {
-            let what = if self.stage == Stage::Flush {
-                "flush"
-            } else {
-                "superblock write"
-            };
-            io.effects
-                .push(Effect::Fail(member, format!("{what} failed: {error}")));
+            // Stage Idle: the flush of an array that comes to rest.
+            io.effects.push(match self.stage {
+                Stage::Flush | Stage::Idle => {
+                    Effect::FlushFailed(member, format!("flush failed: {error}"))
+                }
+                _ => Effect::Fail(member, format!("superblock write failed: {error}")),
+            });
         }
     }
 
@@ -279,6 +280,14 @@ impl Metadata {
         }
         self.stage = Stage::Flush;
         true
+    }
+
+    /// Flushes all members of an array that is about to rest without an update that would do it.
+    ///
+    /// Panics while an update is under way.
+    pub fn flush_at_rest(&mut self, io: &mut Io, members: &Members) {
+        assert!(self.is_quiet(), "an update flushes by itself");
+        self.flush(io, members);
     }
 
     fn flush(&mut self, io: &mut Io, members: &Members) {
