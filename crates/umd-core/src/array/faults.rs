@@ -42,6 +42,11 @@ impl Array {
         if !can_lose {
             let name = member.name.clone();
             self.break_array(&name, why);
+            // Where a write ended half-way parity no longer fits the data, so nothing may be
+            // computed with this member any more. A mirror or stripe is only as bad as itself.
+            if let Geometry::Parity(_) = *self.geometry {
+                self.distrust(id, why);
+            }
             return;
         }
         let spare = member.state == State::Spare;

@@ -63,6 +63,10 @@ impl Array {
                 if !self.lane.is_idle() || self.sync.running().is_some() {
                     return false;
                 }
+                // Bits may go only when nothing is left to be recorded.
+                if self.may_write() && !self.metadata.is_quiet() {
+                    return false;
+                }
                 if self.may_write() {
                     self.bitmap.want_final_clear();
                 }

@@ -362,7 +362,9 @@ impl Lane {
         if let Some(ticket) = request.ticket {
             rig.bitmap.abandon(ticket);
         }
-        let lost = request.met_fault && rig.broken && request.waits_for_faults;
+        // A broken array records nothing any more: what it lost is not known to its members, so
+        // no change is acknowledged from here on, not even one that went well.
+        let lost = rig.broken && request.waits_for_faults;
         let error = request
             .error
             .or_else(|| lost.then(|| eio("the array lost too many members")));

@@ -27,7 +27,7 @@ pub const PART_SECTORS: u64 = 8;
 /// too short.
 pub fn middle(len_sectors: u64) -> Option<u64> {
     let half = (len_sectors / 2).next_multiple_of(PART_SECTORS);
-    (half < len_sectors).then_some(half)
+    (half > 0 && half < len_sectors).then_some(half)
 }
 
 impl Piece {
@@ -286,8 +286,8 @@ mod tests {
     #[test]
     fn halves_end_at_parts() {
         assert_eq!(
-            [middle(8), middle(9), middle(17), middle(2048)],
-            [None, Some(8), Some(8), Some(1024)]
+            [middle(1), middle(8), middle(9), middle(17), middle(2048)],
+            [None, None, Some(8), Some(8), Some(1024)]
         );
     }
 
