@@ -157,13 +157,10 @@ async fn household(options: &DaemonOptions) -> Outcome {
             () = told_to_go() => {}
             () = lingered(&household, &activity, options.linger) => {}
         }
-        let failures = household.stop_all().await;
-        for failure in &failures {
-            say(&failure.error);
-        }
+        let clean = stop_everything(&household).await;
         drop(doors);
         let _ = leave.send(true);
-        failures.is_empty()
+        clean
     };
     let (served, clean) = tokio::join!(server, reason_to_go);
     served.map_err(|error| Failure::failed(format!("the control socket failed: {error}")))?;
@@ -241,9 +238,32 @@ async fn lingered(household: &Household, activity: &Activity, linger: Option<Dur
     };
     loop {
         tokio::time::sleep(IDLE_LOOK.min(linger)).await;
-        if household.registry.is_empty() && activity.quiet_for() >= linger {
+        let quiet = activity.quiet_for().is_some_and(|quiet| quiet >= linger);
+        // A request that comes in just now finds the registry closed, and asks the next daemon.
+        if quiet && household.registry.close_if_empty() {
             return;
         }
+    }
+}
+
+/// Takes nothing more in, and stops all arrays, also those that are being started; tells whether
+/// all stopped cleanly.
+async fn stop_everything(household: &Household) -> bool {
+    household.registry.close();
+    let start = Instant::now();
+    loop {
+        let failures = household.stop_all().await;
+        for failure in &failures {
+            say(&failure.error);
+        }
+        if !failures.is_empty() || household.registry.is_empty() {
+            return failures.is_empty();
+        }
+        if start.elapsed() > LOCK_PATIENCE {
+            say("an array that is being started does not come up; it is left behind");
+            return false;
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
     }
 }
 
@@ -281,10 +301,9 @@ async fn serve_one(options: &ServeOptions) -> Outcome {
         })?;
     let outcome = served(options, &household, &started).await;
     // Whatever happened: a running array is stopped cleanly.
-    let failures = household.stop_all().await;
-    failures.iter().for_each(|failure| say(&failure.error));
+    let clean = stop_everything(&household).await;
     let code = outcome?;
-    Ok(if failures.is_empty() { code } else { 1 })
+    Ok(if clean { code } else { 1 })
 }
 
 async fn served(
@@ -330,10 +349,9 @@ async fn served(
             () = told_to_go() => {}
             () = stopped => {}
         }
-        let failures = household.stop_all().await;
-        failures.iter().for_each(|failure| say(&failure.error));
+        let clean = stop_everything(household).await;
         drop(doors);
-        failures.is_empty()
+        clean
     };
     let clean = match registered {
         None => finish.await,
