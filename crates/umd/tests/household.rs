@@ -296,6 +296,35 @@ fn the_daemon_stops_its_arrays_cleanly_when_told_to_go() {
     }
 }
 
+#[test]
+fn a_killed_daemon_leaves_nothing_in_the_way() {
+    let home = Home::new();
+    home.umd("create r5 -l5 -n3 --size 8M --assume-clean --bitmap internal a b c")
+        .ok();
+    let data = pattern(9, 1 << 20);
+    let mut client = home.nbd("r5");
+    client.pwrite(0, &data).expect("writes");
+    client.flush().expect("flushes");
+    let pid = i32::try_from(home.daemon_pid().expect("a daemon")).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("signals");
+    let socket = home.runtime().join("umd/control.sock");
+    eventually("the daemon is dead", || home.daemon_pid().is_none());
+    assert!(socket.exists(), "it had no time to tidy up");
+    assert!(
+        home.umd("mdstat")
+            .ok()
+            .out
+            .ends_with("unused devices: <none>\n")
+    );
+    let started = home.umd("assemble a b c").ok();
+    assert_eq!(started.err, "umd: r5 has been started with 3 drives.\n");
+    assert_eq!(home.nbd("r5").pread(0, 1 << 20).expect("reads"), data);
+    home.settle("r5");
+    home.umd("action r5 check --wait").ok();
+    assert_eq!(home.detail("r5")["mismatch_cnt"], 0);
+}
+
 /// A daemon with one idle array stays under 20 MiB.
 #[test]
 fn an_idle_daemon_is_small() {

@@ -35,6 +35,8 @@ use crate::runtime::Runtime;
 /// How long a daemon that is leaving may take.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How long requests in flight may take when everything has been stopped.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// How often an idle daemon looks whether it is time to go.
 const IDLE_LOOK: Duration = Duration::from_millis(200);
 /// Threads that wait for disks, for operations; they go away when idle.
@@ -152,19 +154,37 @@ async fn household(options: &DaemonOptions) -> Outcome {
         activity.clone(),
         until_true(leaving),
     );
-    let reason_to_go = async {
+    let finish = async {
         tokio::select! {
             () = told_to_go() => {}
             () = lingered(&household, &activity, options.linger) => {}
         }
         let clean = stop_everything(&household).await;
         drop(doors);
-        let _ = leave.send(true);
         clean
     };
-    let (served, clean) = tokio::join!(server, reason_to_go);
-    served.map_err(|error| Failure::failed(format!("the control socket failed: {error}")))?;
-    Ok(u8::from(!clean))
+    Ok(u8::from(!until_finished(server, finish, leave).await?))
+}
+
+/// Runs the server until `finish` ends, then lets it answer what is in flight, for a moment: a
+/// client that listens to events never ends by itself.
+async fn until_finished(
+    server: impl Future<Output = io::Result<()>>,
+    finish: impl Future<Output = bool>,
+    leave: watch::Sender<bool>,
+) -> Result<bool, Failure> {
+    tokio::pin!(server);
+    let failed = |served: io::Result<()>| match served {
+        Ok(()) => Failure::failed("the control socket was closed"),
+        Err(error) => Failure::failed(format!("the control socket failed: {error}")),
+    };
+    let clean = tokio::select! {
+        clean = finish => clean,
+        served = &mut server => return Err(failed(served)),
+    };
+    let _ = leave.send(true);
+    let _ = tokio::time::timeout(LAST_ANSWERS, server).await;
+    Ok(clean)
 }
 
 fn bind(path: &Path) -> Result<ControlSocket, Failure> {
@@ -359,12 +379,7 @@ async fn served(
             let (leave, leaving) = watch::channel(false);
             let activity = Arc::new(Activity::default());
             let server = control::serve(socket, household.clone(), activity, until_true(leaving));
-            let finish = async {
-                let clean = finish.await;
-                let _ = leave.send(true);
-                clean
-            };
-            tokio::join!(server, finish).1
+            until_finished(server, finish, leave).await?
         }
     };
     if !options.quiet && clean {
