@@ -75,7 +75,7 @@ enum Door {
     File(PathBuf),
     Nbd(String),
     /// No door: the engine in this process.
-    Core(RefCell<CorePlane>),
+    Core(Box<RefCell<CorePlane>>),
 }
 
 struct Target {
@@ -142,7 +142,7 @@ fn set_up(oracle: &Oracle, umd: &Umd, dir: &Path) -> Result<(Vec<Target>, Server
         let members = new_array(umd, dir, &format!("c{level}"), level, count)?;
         targets.push(Target {
             name: core,
-            door: Door::Core(RefCell::new(CorePlane::open(&members)?)),
+            door: Door::Core(Box::new(RefCell::new(CorePlane::open(&members)?))),
             bytes: FILE - 16 * MIB,
         });
         let array = format!("r{level}");
