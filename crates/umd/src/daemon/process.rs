@@ -43,6 +43,32 @@ const IDLE_LOOK: Duration = Duration::from_millis(200);
 const BLOCKING_THREADS_MAX: usize = 8;
 const BLOCKING_STACK_BYTES: usize = 512 << 10;
 
+/// What glibc's malloc is told: buffers of 64 KiB and more, once freed, go back to the system.
+/// By default it learns to keep what was large once, and an idle array would sit on it for ever.
+const MALLOC: [(&str, &str); 2] = [
+    ("MALLOC_MMAP_THRESHOLD_", "65536"),
+    ("MALLOC_TRIM_THRESHOLD_", "65536"),
+];
+
+/// Runs this very command again, in this process, with malloc told to give memory back: it reads
+/// its settings from the environment, once, at the start. What the user has set is left alone.
+pub fn give_memory_back() {
+    use std::os::unix::process::CommandExt;
+    let told = MALLOC
+        .iter()
+        .any(|(key, _)| std::env::var_os(key).is_some());
+    if told || !cfg!(target_env = "gnu") {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        // Only returns when it fails; then it goes on as it is.
+        let _ = std::process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .envs(MALLOC)
+            .exec();
+    }
+}
+
 /// How the daemon is to run.
 #[derive(Debug, Clone)]
 pub struct DaemonOptions {
