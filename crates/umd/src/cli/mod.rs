@@ -19,7 +19,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use self::args::{Cli, Command, DaemonArgs};
 use self::outcome::{Failure, Outcome, USAGE, say};
 use self::reach::Reach;
-use crate::daemon::process::{DaemonOptions, daemon};
+use crate::daemon::process::{DaemonOptions, daemon, give_memory_back};
 
 /// Runs the program with its arguments (without the program's name); returns the exit code.
 pub fn run(args: Vec<OsString>) -> u8 {
@@ -64,6 +64,9 @@ fn parse(args: Vec<OsString>) -> Result<(Cli, ArgMatches), u8> {
 fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
     let common = &cli.common;
     let quiet = common.quiet;
+    if matches!(cli.command, Command::Serve(_) | Command::Daemon(_)) {
+        give_memory_back();
+    }
     let reach = || Reach::new(common.runtime_dir.as_deref());
     let own = matches.subcommand().map(|(_, own)| own);
     match &cli.command {
