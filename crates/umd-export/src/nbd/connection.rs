@@ -170,6 +170,7 @@ impl Connection {
         io: &mut impl Read,
         requests: &mut Vec<Request>,
     ) -> Result<ReadState, ConnectionError> {
+        let before = requests.len();
         self.take_requests(requests)?;
         for _ in 0..READS_PER_CALL {
             if let Some(state) = self.no_reading() {
@@ -191,7 +192,7 @@ impl Connection {
             if received == Received::Some {
                 return Ok(self.no_reading().unwrap_or(ReadState::Waiting));
             }
-            if !requests.is_empty() {
+            if requests.len() > before {
                 break;
             }
         }

@@ -123,15 +123,7 @@ impl Memory {
                 fua,
             } => {
                 let range = self.range(offset_sectors, len_sectors as usize * SECTOR)?;
-                // Whole blocks only: it is advice.
-                let (start, end) = (
-                    range.start.next_multiple_of(BLOCK),
-                    range.end / BLOCK * BLOCK,
-                );
-                if start < end {
-                    self.bytes[start..end].fill(0);
-                    self.mark(start..end, false);
-                }
+                self.trim(range);
                 self.durable += u64::from(fua);
                 Ok(Reply::Done)
             }
@@ -144,19 +136,35 @@ impl Memory {
                 len_sectors,
             } => {
                 let range = self.range(offset_sectors, len_sectors as usize * SECTOR)?;
-                let mut extents = Vec::new();
-                let mut at = range.start;
-                while at < range.end {
-                    let end = ((at / BLOCK + 1) * BLOCK).min(range.end);
-                    let len_sectors = ((end - at) / SECTOR) as u64;
-                    extents.push(Extent {
-                        len_sectors,
-                        data: self.data[at / BLOCK],
-                    });
-                    at = end;
-                }
-                Ok(Reply::Extents(extents))
+                Ok(Reply::Extents(self.extents(range)))
             }
+        }
+    }
+
+    /// One extent per block, as a thoughtless engine would.
+    fn extents(&self, range: std::ops::Range<usize>) -> Vec<Extent> {
+        let mut extents = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let end = ((at / BLOCK + 1) * BLOCK).min(range.end);
+            extents.push(Extent {
+                len_sectors: ((end - at) / SECTOR) as u64,
+                data: self.data[at / BLOCK],
+            });
+            at = end;
+        }
+        extents
+    }
+
+    /// Whole blocks only: it is advice.
+    fn trim(&mut self, range: std::ops::Range<usize>) {
+        let (start, end) = (
+            range.start.next_multiple_of(BLOCK),
+            range.end / BLOCK * BLOCK,
+        );
+        if start < end {
+            self.bytes[start..end].fill(0);
+            self.mark(start..end, false);
         }
     }
 }
