@@ -508,3 +508,51 @@ fn the_end_of_a_resync_is_recorded_also_right_after_a_checkpoint() {
     assert_eq!(world.superblock(0).fields.resync_offset_sectors, MAX_SECTOR);
     world.stop();
 }
+
+/// Each member has a bad sector, no two in the same place: everything is still there.
+#[test]
+fn scattered_bad_sectors_cost_nothing() {
+    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+        let mut world = World::create(&shape);
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        let mut copy = whole(&mut world);
+        let break_some = |world: &mut World| {
+            for disk in 0..u32::from(shape.disks) {
+                let offset = world.superblock(disk).fields.data_offset_sectors;
+                let bad = &mut world.disks.get_mut(&MemberId(disk)).expect("disk").bad;
+                bad.insert(offset + 100 + u64::from(disk) * 16);
+            }
+        };
+        break_some(&mut world);
+        verify(&mut world, &copy);
+        break_some(&mut world);
+        scribble(&mut world, &mut copy, &mut Lcg(4), 60);
+        verify(&mut world, &copy);
+        break_some(&mut world);
+        assert_eq!(
+            mismatch(&mut world),
+            0,
+            "{:?} {}",
+            shape.level,
+            shape.layout
+        );
+        assert!(
+            world.disks.values().all(|d| d.bad.is_empty()),
+            "a check mends them"
+        );
+        assert_eq!(world.array().status().degraded, 0);
+        // The same in the middle of a resync, and of a rebuild.
+        break_some(&mut world);
+        world.array = None;
+        world.timers.clear();
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        verify(&mut world, &copy);
+        world.stop();
+    }
+}

@@ -23,6 +23,7 @@ pub mod oracle;
 pub mod queue;
 pub mod rng;
 pub mod run;
+pub mod shipped;
 pub mod stamp;
 pub mod trace;
 pub mod world;

@@ -10,10 +10,11 @@
 //! * A read that ran from `s` to `e` may return a version that was issued before `e` and not
 //!   overwritten before `s`.
 //! * A completed write overwrites every version that was complete before it was issued.
-//! * A completed read of `r` overwrites every *other* version that was complete before it began:
-//!   once read, a value stays (also in a region that is not yet synchronised after a crash).
-//! * A flush makes what was overwritten before it was issued gone; a FUA write does so for what it
-//!   overwrites itself.
+//! * With read-commit, a completed read of `r` overwrites every *other* version that was complete before it began:
+//!   once read, a value stays (also in a region that is not yet synchronised after a crash, even if
+//!   the member it was read from dies).
+//! * A flush makes what was overwritten before it was issued gone, by answered writes that is; a FUA
+//!   write does so for what it overwrites itself.
 //! * A power cut un-overwrites what is not gone; a killed process does not (caches survive).
 //!
 //! Times are ticks: each call gets its own, so no two things happen at once.
@@ -44,6 +45,12 @@ struct Version {
     issued: u64,
     completed: u64,
     overwritten: u64,
+    /// Since when a flush makes that durable. Later than `overwritten` if a read saw a newer
+    /// version before its write was answered.
+    replaced: u64,
+    /// No power cut can bring it back; kept while a read is in flight that began before it was
+    /// overwritten.
+    gone: bool,
     /// Nobody may rely on it: trimmed, or the write failed, or the machine went down meanwhile.
     weak: bool,
 }
@@ -99,10 +106,13 @@ impl fmt::Display for WrongRead {
 pub struct Oracle {
     sectors: BTreeMap<u64, Vec<Version>>,
     unwritten: Look,
+    read_commit: bool,
     writes: BTreeMap<u64, (Issue, u64)>,
     flushes: BTreeMap<u64, u64>,
     /// Sectors with a version that is overwritten and not gone, or weak.
     loose: BTreeSet<u64>,
+    /// Ticks at which requests in flight began.
+    open: BTreeSet<u64>,
     tick: u64,
     reads_checked: u64,
 }
@@ -113,6 +123,8 @@ fn first(look: Look) -> Version {
         issued: 0,
         completed: 0,
         overwritten: OPEN,
+        replaced: OPEN,
+        gone: false,
         weak: false,
     }
 }
@@ -133,14 +145,17 @@ fn shows(look: Look, content: Content, sector: u64) -> bool {
 }
 
 impl Oracle {
-    /// Registers that nobody wrote to yet and that look like `unwritten`.
-    pub fn new(unwritten: Look) -> Oracle {
+    /// Registers that nobody wrote to yet and that look like `unwritten`. `read_commit`: what was
+    /// read once stays.
+    pub fn new(unwritten: Look, read_commit: bool) -> Oracle {
         Oracle {
             sectors: BTreeMap::new(),
             unwritten,
+            read_commit,
             writes: BTreeMap::new(),
             flushes: BTreeMap::new(),
             loose: BTreeSet::new(),
+            open: BTreeSet::new(),
             tick: 0,
             reads_checked: 0,
         }
@@ -151,9 +166,21 @@ impl Oracle {
         self.tick
     }
 
-    /// The present tick, to be handed to [`Oracle::read_ended`] by a read that begins now.
-    pub fn now(&mut self) -> u64 {
-        self.next()
+    /// A request begins. Its tick is to be handed to [`Oracle::read_ended`] when it reads, and to
+    /// [`Oracle::ended`] in the end.
+    pub fn began(&mut self) -> u64 {
+        let now = self.next();
+        self.open.insert(now);
+        now
+    }
+
+    /// A request that began at this tick is over.
+    pub fn ended(&mut self, began: u64) {
+        self.open.remove(&began);
+    }
+
+    fn oldest(&self) -> u64 {
+        self.open.first().copied().unwrap_or(OPEN)
     }
 
     /// Sectors of reads that were checked so far.
@@ -177,6 +204,8 @@ impl Oracle {
                 issued,
                 completed: OPEN,
                 overwritten: OPEN,
+                replaced: OPEN,
+                gone: false,
                 weak: issue.weak,
             });
         }
@@ -187,6 +216,7 @@ impl Oracle {
     /// A write was answered.
     pub fn write_ended(&mut self, number: u64, how: Ended) {
         let now = self.next();
+        let oldest = self.oldest();
         let (issue, issued) = self.writes.remove(&number).expect("the write is in flight");
         for sector in issue.range.clone() {
             let versions = self.versions(sector);
@@ -204,11 +234,15 @@ impl Oracle {
             if !weak {
                 for v in versions.iter_mut().filter(|v| v.completed < issued) {
                     v.overwritten = v.overwritten.min(now);
+                    v.replaced = v.replaced.min(now);
                 }
                 if how == Ended::Durable {
-                    versions.retain(|v| v.completed >= issued);
+                    for v in versions.iter_mut().filter(|v| v.completed < issued) {
+                        v.gone = true;
+                    }
                 }
             }
+            versions.retain(|v| !v.gone || v.overwritten > oldest);
             if versions.len() > 1 {
                 self.loose.insert(sector);
             }
@@ -236,16 +270,20 @@ impl Oracle {
     fn settle(&mut self, issued: u64) -> BTreeSet<u64> {
         let loose = std::mem::take(&mut self.loose);
         let mut settled = BTreeSet::new();
+        let oldest = self.oldest();
         for sector in loose {
             let versions = self.versions(sector);
-            let before = versions.len();
-            versions.retain(|v| v.overwritten >= issued);
-            let after = versions.len();
-            assert!(after > 0, "the newest version is never gone");
-            if after < before {
+            for v in versions
+                .iter_mut()
+                .filter(|v| !v.gone && v.replaced < issued)
+            {
+                v.gone = true;
                 settled.insert(sector);
             }
-            if after > 1 {
+            versions.retain(|v| !v.gone || v.overwritten > oldest);
+            let left = versions.len();
+            assert!(left > 0, "the newest version is never gone");
+            if left > 1 {
                 self.loose.insert(sector);
             }
         }
@@ -279,15 +317,26 @@ impl Oracle {
         if !self.sectors.contains_key(&sector) && shows(self.unwritten, found, sector) {
             return Ok(());
         }
+        let read_commit = self.read_commit;
         let versions = self.versions(sector);
         let fits = |v: &Version| v.overwritten > began && shows(v.look, found, sector);
         let matches: Vec<bool> = versions.iter().map(fits).collect();
         if !matches.contains(&true) {
             return Err(self.wrong(sector, found));
         }
+        if !read_commit {
+            return Ok(());
+        }
+        let answered = versions
+            .iter()
+            .zip(&matches)
+            .all(|(v, fits)| !fits || v.completed != OPEN);
         for (v, fits) in versions.iter_mut().zip(matches) {
             if !fits && v.completed < began {
                 v.overwritten = v.overwritten.min(now);
+                if answered {
+                    v.replaced = v.replaced.min(now);
+                }
             }
         }
         if versions.len() > 1 {
@@ -340,7 +389,9 @@ impl Oracle {
     pub fn may_survive(&self, sector: u64, found: Content) -> bool {
         match self.sectors.get(&sector) {
             None => shows(self.unwritten, found, sector),
-            Some(versions) => versions.iter().any(|v| shows(v.look, found, sector)),
+            Some(versions) => versions
+                .iter()
+                .any(|v| !v.gone && shows(v.look, found, sector)),
         }
     }
 
@@ -360,10 +411,13 @@ impl Oracle {
             }
         }
         self.flushes.clear();
-        if power {
-            for sector in self.loose.clone() {
-                for v in self.versions(sector) {
-                    v.overwritten = OPEN;
+        self.open.clear();
+        for sector in self.loose.clone() {
+            let versions = self.versions(sector);
+            versions.retain(|v| !v.gone);
+            if power {
+                for v in versions.iter_mut() {
+                    (v.overwritten, v.replaced) = (OPEN, OPEN);
                 }
             }
         }
@@ -404,7 +458,7 @@ mod tests {
     impl Bench {
         fn new() -> Bench {
             Bench {
-                oracle: Oracle::new(Look::Zero),
+                oracle: Oracle::new(Look::Zero, true),
                 next: 0,
             }
         }
@@ -445,12 +499,12 @@ mod tests {
         /// Whether a read now may return `version` (0: zeros). Does not change the oracle.
         fn may(&self, version: u64) -> bool {
             let mut copy = self.oracle.clone();
-            let began = copy.now();
+            let began = copy.began();
             copy.read_ended(began, 5, &Bench::bytes(version)).is_ok()
         }
 
         fn read(&mut self, version: u64) {
-            let began = self.oracle.now();
+            let began = self.oracle.began();
             let read = self.oracle.read_ended(began, 5, &Bench::bytes(version));
             read.expect("an allowed read");
         }
@@ -470,7 +524,7 @@ mod tests {
     fn a_read_is_judged_by_its_whole_duration() {
         let mut b = Bench::new();
         let one = b.write(Ended::Done);
-        let began = b.oracle.now();
+        let began = b.oracle.began();
         let two = b.write(Ended::Done);
         let mut copy = b.oracle.clone();
         copy.read_ended(began, 5, &Bench::bytes(one))
@@ -496,7 +550,7 @@ mod tests {
     fn garbled_and_misplaced_content_is_wrong() {
         let mut b = Bench::new();
         let one = b.write(Ended::Done);
-        let began = b.oracle.now();
+        let began = b.oracle.began();
         let mut elsewhere = [0; SECTOR];
         stamp(&mut elsewhere, 6, one);
         let wrong = b
@@ -542,6 +596,40 @@ mod tests {
         b.oracle.flush_ended(1, true);
         b.oracle.crashed(true);
         assert!(b.may(one) && b.may(two) && !b.may(0));
+    }
+
+    #[test]
+    fn a_slow_read_may_return_what_has_been_overwritten_durably_since() {
+        let mut b = Bench::new();
+        let one = b.write(Ended::Done);
+        let began = b.oracle.began();
+        b.write(Ended::Durable);
+        b.write(Ended::Durable);
+        b.flush();
+        let mut copy = b.oracle.clone();
+        copy.read_ended(began, 5, &Bench::bytes(one))
+            .expect("it was current when the read began");
+        b.oracle.crashed(true);
+        assert!(!b.may(one));
+    }
+
+    #[test]
+    fn seeing_a_write_before_its_answer_makes_nothing_durable() {
+        let mut b = Bench::new();
+        let one = b.write(Ended::Durable);
+        let two = b.issue(false, false);
+        b.read(two);
+        assert!(!b.may(one));
+        b.flush();
+        let mut copy = b.oracle.clone();
+        copy.crashed(true);
+        let began = copy.began();
+        copy.read_ended(began, 5, &Bench::bytes(one))
+            .expect("not answered yet");
+        b.oracle.write_ended(two, Ended::Done);
+        b.flush();
+        b.oracle.crashed(true);
+        assert!(b.may(two) && !b.may(one));
     }
 
     #[test]

@@ -73,6 +73,10 @@ impl Array {
             }
             moved = true;
             let result = match waiting.until {
+                Until::Added(_, member) if !recorded => {
+                    self.drop_new(member);
+                    Err(ControlError::Io("superblocks cannot be written".into()))
+                }
                 _ if !recorded => Err(ControlError::Io("superblocks cannot be written".into())),
                 Until::Added(_, member) => self.added(member),
                 _ => Ok(ControlReply::Done),
@@ -89,14 +93,25 @@ impl Array {
                 number: member.number(),
             });
         }
-        let gone = self.members.remove(id);
+        let gone = self.drop_new(id);
         let why = gone
             .and_then(|m| m.fault)
             .unwrap_or_else(|| "it failed".into());
-        self.io.out.push(Command::Release(id));
         Err(ControlError::Io(format!(
             "the new member could not be written: {why}"
         )))
+    }
+
+    /// A new member that did not make it: taken out and released, once.
+    fn drop_new(&mut self, id: MemberId) -> Option<Member> {
+        let gone = self.members.remove(id)?;
+        self.io.orphan(id);
+        self.cover.forget(id);
+        if gone.is_active() {
+            self.publish();
+        }
+        self.io.out.push(Command::Release(id));
+        Some(gone)
     }
 
     fn named(&self, id: MemberId) -> Result<&Member, ControlError> {
@@ -276,6 +291,9 @@ impl Array {
             .bitmap
             .writer()
             .ok_or_else(|| no("the array has no bitmap"))?;
+        if fields.events > self.metadata.events().0 || !self.agrees_with(superblock) {
+            return Err(no("it ran without members that are in sync here"));
+        }
         if fields.events < writer.events_cleared().0 {
             return Err(no("the bitmap no longer knows what it missed; use --add"));
         }
@@ -291,6 +309,14 @@ impl Array {
         let mut superblock = superblock.clone();
         superblock.fields.features = superblock.fields.features.with(Features::RECOVERY_BITMAP);
         Ok((superblock, slot))
+    }
+
+    /// Whether a returning member knows every in-sync member in the slot it has here. One that
+    /// ran on alone called the others faulty: nobody knows what it wrote then.
+    fn agrees_with(&self, superblock: &SuperblockV1) -> bool {
+        let in_sync = self.members.iter().filter(|m| m.state == State::InSync);
+        let mut known = in_sync.map(|m| superblock.fields.role_of(m.number()) == m.role());
+        known.all(|same| same)
     }
 
     fn control_sync(&mut self, wish: SyncRequest) -> Result<(), ControlError> {

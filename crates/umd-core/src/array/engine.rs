@@ -78,6 +78,8 @@ pub struct Array {
     pub(super) waiting: Vec<Waiting>,
     safe_mode_armed: bool,
     timeout_armed: bool,
+    /// Members that were late when hung I/O was last looked for.
+    late: Vec<MemberId>,
 }
 
 /// How often hung I/O is looked for.
@@ -105,6 +107,7 @@ impl Array {
             waiting: Vec::new(),
             safe_mode_armed: false,
             timeout_armed: false,
+            late: Vec::new(),
         }
     }
 
@@ -151,10 +154,9 @@ impl Array {
     }
 
     fn request(&mut self, request: Request) {
-        let refusal = if self.stopping.is_some() {
-            Some(RequestError::Stopping)
-        } else {
-            self.refusal(&request.op)
+        let refusal = match &self.stopping {
+            Some(stopping) if stopping.is_stop() => Some(RequestError::Stopping),
+            _ => self.refusal(&request.op),
         };
         match refusal {
             Some(error) => {
@@ -199,13 +201,13 @@ impl Array {
                 offset_sectors,
                 len_sectors,
             } => (*offset_sectors, *len_sectors, false),
-            RequestOp::Flush => return None,
+            RequestOp::Flush => return self.broken.clone().map(RequestError::Io),
         };
         let end = offset.checked_add(len);
         if len == 0 || end.is_none_or(|end| end > self.info.array_sectors) {
             return Some(RequestError::OutOfRange);
         }
-        if writes && self.read_only {
+        if writes && (self.read_only || self.stopping.is_some()) {
             return Some(RequestError::ReadOnly);
         }
         match &self.broken {
@@ -350,11 +352,19 @@ impl Array {
             }
             Timer::IoTimeout => {
                 self.timeout_armed = false;
-                for member in self.io.overdue(self.options.io_timeout) {
+                // Late at two looks in a row: a pause of this process is not the members' fault.
+                let late = self.io.overdue(self.options.io_timeout);
+                let again: Vec<MemberId> = late
+                    .iter()
+                    .copied()
+                    .filter(|m| self.late.contains(m))
+                    .collect();
+                for member in again {
                     let seconds = self.options.io_timeout.as_secs();
                     self.fail_member(member, &format!("no answer for {seconds} s"));
                     self.io.orphan(member);
                 }
+                self.late = late;
             }
         }
     }

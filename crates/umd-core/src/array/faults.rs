@@ -106,7 +106,7 @@ impl Array {
 
     /// Gives empty slots to spares. Each gets its copy of the bitmap before superblocks name it.
     fn activate_spares(&mut self) -> bool {
-        let idle = !self.sync.is_frozen() && !self.sync.recovery_blocked();
+        let idle = !self.sync.is_frozen() && !self.sync.is_blocked();
         if !idle || self.epoch.degraded() == 0 || self.sync.owes_resync() {
             return false;
         }

@@ -76,6 +76,7 @@ impl Array {
         if plan.marked_clean || !plan.forced.is_empty() {
             // What was forced has to be on the disks before anything is acknowledged.
             metadata.note_fault();
+            metadata.note_change(true);
         }
         let bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), dev_sectors);
         let mut cover = Cover::new(plan.resync_offset_sectors);

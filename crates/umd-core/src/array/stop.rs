@@ -24,6 +24,12 @@ pub(super) struct Stopping {
     stage: Stage,
 }
 
+impl Stopping {
+    pub(super) fn is_stop(&self) -> bool {
+        self.stop
+    }
+}
+
 impl Array {
     pub(super) fn begin_quiet(&mut self, id: ControlId, stop: bool) {
         if let Some(other) = &self.stopping {

@@ -69,7 +69,7 @@ impl Bitmap {
         if stale {
             regions.set_all(resync_from_sectors);
         }
-        let writer = Writer::new(superblock, offset_sectors, block_bytes, &regions);
+        let writer = Writer::new(superblock, offset_sectors, block_bytes, stale, &regions);
         Bitmap {
             kept: Some(Kept {
                 regions,

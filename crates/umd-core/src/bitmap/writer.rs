@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use umd_format::bitmap::BitmapSuperblock;
+use umd_format::bitmap::{BitmapSuperblock, State};
 
 use super::Leave;
 use super::regions::{PAGE_BYTES, Regions};
@@ -41,6 +41,7 @@ pub struct Writer {
     wanted_events: Events,
     written_events: Events,
     clear_wanted: bool,
+    stale: bool,
 }
 
 impl Writer {
@@ -49,6 +50,7 @@ impl Writer {
         superblock: BitmapSuperblock,
         offset_sectors: i32,
         block_bytes: u32,
+        stale: bool,
         regions: &Regions,
     ) -> Writer {
         assert!(
@@ -67,6 +69,7 @@ impl Writer {
             wanted_events: events,
             written_events: events,
             clear_wanted: false,
+            stale,
         }
     }
 
@@ -147,11 +150,24 @@ impl Writer {
             Stage::Idle => return self.begin(io, members, regions, leave),
             Stage::Copy | Stage::Clearing => {}
             Stage::Header(events) => self.written_events = events,
-            Stage::Batch(batch) => regions.batch_written(batch),
+            Stage::Batch(batch) => {
+                regions.batch_written(batch);
+                self.no_longer_stale();
+            }
             Stage::ClearFlush(ripe) => self.clear_header(io, members, regions, leave, ripe),
             Stage::ClearHeader(ripe) => self.clear_pages(io, members, regions, leave, &ripe),
         }
         true
+    }
+
+    /// Once a stale bitmap was written with every bit set it tells the truth again, but not what
+    /// members missed before: superblocks.md section 5.
+    fn no_longer_stale(&mut self) {
+        if std::mem::take(&mut self.stale) {
+            let fields = &mut self.superblock.fields;
+            fields.state = fields.state.without(State::STALE);
+            fields.events_cleared = fields.events_cleared.max(self.written_events.0);
+        }
     }
 
     fn begin(

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::ladder::{self, Proofs, Target};
 use super::locks::{Holder, LockId};
 use super::request::Gate;
-use super::split::BandRange;
+use super::split::{BandRange, middle};
 use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::{Raid456, Row};
 use crate::member::{Access, Effect, Io};
@@ -106,7 +106,7 @@ impl Band {
         let touched: SmallVec<[bool; 16]> = self.new.iter().map(Option::is_some).collect();
         let trusted = rig.cover.agrees(rig.bitmap.regions(), self.start, end);
         let Some(plan) = plan_write(&self.row, &self.access, &touched, trusted) else {
-            return self.over(lane, Err(eio("too many members are lost to keep parity")));
+            return self.without_plan(lane, rig);
         };
         self.kind = plan.kind;
         self.old = self.access.iter().map(|_| None).collect();
@@ -235,6 +235,39 @@ impl Band {
         self.unreadable
             .iter()
             .any(|s| self.access[usize::from(*s)] == Access::Usable)
+    }
+
+    /// Too many columns cannot be read somewhere in the band: perhaps each somewhere else.
+    fn without_plan(mut self, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
+        let Some(at) = middle(self.len).filter(|_| !self.unreadable.is_empty()) else {
+            return self.over(lane, Err(eio("too many members are lost to keep parity")));
+        };
+        lane.unlock(self.lock.take().expect("locked at the start"));
+        let request = self.request;
+        let first = self.part(0, at);
+        let second = self.part(at, self.len);
+        lane.part_split(rig, request, [Job::Band(first), Job::Band(second)]);
+        Step::Over
+    }
+
+    /// The sectors `from..to` of the band as a band of their own.
+    fn part(&self, from: u64, to: u64) -> Band {
+        let cut = |new: &Option<Slice>| new.as_ref().map(|new| new.sub(bytes(from)..bytes(to)));
+        Band {
+            request: self.request,
+            row: self.row.clone(),
+            start: self.start + from,
+            len: to - from,
+            new: self.new.iter().map(cut).collect(),
+            lock: None,
+            epoch: 0,
+            access: SmallVec::new(),
+            kind: WriteKind::Full,
+            old: Vec::new(),
+            unreadable: SmallVec::new(),
+            left: 0,
+            stage: Stage::Locking,
+        }
     }
 
     fn over(self, lane: &mut Lane, result: Result<(), RequestError>) -> Step {

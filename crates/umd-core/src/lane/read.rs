@@ -62,7 +62,6 @@ impl Balance {
 /// A read of one piece from one column.
 pub(super) struct Read {
     request: u32,
-    index: usize,
     piece: Piece,
     slot: u16,
     /// Legs that failed.
@@ -70,10 +69,9 @@ pub(super) struct Read {
 }
 
 impl Read {
-    pub fn new(request: u32, index: usize, piece: Piece) -> Read {
+    pub fn new(request: u32, piece: Piece) -> Read {
         Read {
             request,
-            index,
             piece,
             slot: piece.slot,
             tried: SmallVec::new(),
@@ -96,16 +94,16 @@ impl Read {
             Geometry::Striped(_) => rig.epoch.column(self.slot),
             Geometry::Parity(_) => {
                 let column = rig.epoch.column(self.slot);
-                match rig
-                    .cover
-                    .free_access(column, self.piece.member_sectors, self.end())
-                {
+                match rig.cover.free_access(column, self.end()) {
                     Access::Usable => column,
                     _ => return self.reconstruct(lane, rig, index, false),
                 }
             }
         };
         let Some(column) = column else {
+            if !self.tried.is_empty() && Read::again_in_parts(lane, rig, self.request, self.piece) {
+                return Step::Over;
+            }
             lane.part_over(self.request, Err(eio("no member holds this data")));
             return Step::Over;
         };
@@ -122,6 +120,17 @@ impl Read {
         Step::Stay(Job::Read(self))
     }
 
+    /// Every member failed somewhere in the range, but perhaps each somewhere else: tries again in
+    /// two halves. `false` when it cannot get smaller.
+    pub fn again_in_parts(lane: &mut Lane, rig: &mut Rig<'_>, request: u32, piece: Piece) -> bool {
+        let Some(halves) = piece.halves() else {
+            return false;
+        };
+        let halves = halves.map(|half| Job::Read(Read::new(request, half)));
+        lane.part_split(rig, request, halves);
+        true
+    }
+
     /// A leg that holds the data. Where members may still differ after a crash it is always the
     /// first one in sync, so that two reads never see two versions.
     fn choose_leg(&self, lane: &Lane, rig: &Rig<'_>) -> Option<u16> {
@@ -131,7 +140,7 @@ impl Read {
             let column = rig.epoch.column(*slot);
             let failed = |c: &Column| self.tried.contains(&(*slot, c.member));
             column.is_some_and(|c| !failed(c))
-                && rig.cover.free_access(column, start, end) == Access::Usable
+                && rig.cover.free_access(column, end) == Access::Usable
         });
         let good: SmallVec<[u16; 8]> = good.collect();
         let column = |slot: &u16| rig.epoch.column(*slot).expect("filtered above");
@@ -149,7 +158,7 @@ impl Read {
     }
 
     fn reconstruct(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32, failed: bool) -> Step {
-        let job = Reconstruct::new(self.request, self.index, self.piece, failed);
+        let job = Reconstruct::new(self.request, self.piece, failed);
         job.start(lane, rig, index)
     }
 
@@ -164,7 +173,7 @@ impl Read {
         lane.balance.ended(self.slot);
         let error = match Io::read_result(result) {
             Ok(buf) => {
-                lane.piece_read(self.request, self.index, buf.freeze());
+                lane.piece_read(self.request, self.piece.array_sectors, buf.freeze());
                 self.mend(lane, rig);
                 return Step::Over;
             }

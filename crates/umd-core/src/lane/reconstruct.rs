@@ -9,7 +9,7 @@
 use smallvec::SmallVec;
 
 use super::locks::{Holder, LockId};
-use super::read::rewrite_allowed;
+use super::read::{Read, rewrite_allowed};
 use super::split::Piece;
 use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::{Geometry, Row};
@@ -20,7 +20,6 @@ use crate::value::{Buf, IoDone, IoError, IoOp, MemberId, Purpose, Slice};
 /// The machine.
 pub(super) struct Reconstruct {
     request: u32,
-    index: usize,
     piece: Piece,
     lock: Option<LockId>,
     row: Option<Row>,
@@ -34,7 +33,7 @@ pub(super) struct Reconstruct {
 
 impl Reconstruct {
     /// `failed`: the column is there, but could not be read.
-    pub fn new(request: u32, index: usize, piece: Piece, failed: bool) -> Reconstruct {
+    pub fn new(request: u32, piece: Piece, failed: bool) -> Reconstruct {
         let unreadable = if failed {
             SmallVec::from_elem(piece.slot, 1)
         } else {
@@ -42,7 +41,6 @@ impl Reconstruct {
         };
         Reconstruct {
             request,
-            index,
             piece,
             lock: None,
             row: None,
@@ -92,11 +90,14 @@ impl Reconstruct {
             _ => plan_reconstruct(&row, &access, self.piece.slot),
         };
         let Some(reads) = reads else {
-            lane.part_over(
-                self.request,
-                Err(eio("too many members are lost to read this")),
-            );
-            return self.over(lane);
+            let (request, piece) = (self.request, self.piece);
+            let parts = !self.unreadable.is_empty();
+            let step = self.over(lane);
+            if !parts || !Read::again_in_parts(lane, rig, request, piece) {
+                let error = eio("too many members are lost to read this");
+                lane.part_over(request, Err(error));
+            }
+            return step;
         };
         self.row = Some(row);
         self.old = access.iter().map(|_| None).collect();
@@ -149,7 +150,7 @@ impl Reconstruct {
             return self.locked(lane, rig, index);
         }
         let data = self.rebuilt(rig);
-        lane.piece_read(self.request, self.index, data.clone());
+        lane.piece_read(self.request, self.piece.array_sectors, data.clone());
         if !self.rewrite(rig, index, data) {
             return self.over(lane);
         }

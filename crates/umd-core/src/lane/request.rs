@@ -10,7 +10,8 @@ use crate::value::{Command, Extent, Reply, Request, RequestError, RequestId, Req
 /// What the answer will be.
 #[derive(Debug)]
 enum Answer {
-    Data(Vec<Option<Slice>>),
+    /// Parts in the order they came in, each with its first array sector.
+    Data(Vec<(u64, Slice)>),
     Extents(Vec<Extent>),
     Done,
 }
@@ -130,11 +131,11 @@ impl Lane {
 
     fn admit_read(&mut self, rig: &mut Rig<'_>, id: RequestId, offset: u64, len: u64) {
         let pieces = pieces(&self.geometry, offset, len);
-        let answer = Answer::Data(vec![None; pieces.len()]);
+        let answer = Answer::Data(Vec::with_capacity(pieces.len()));
         let index = self.requests.insert(HostRequest::new(id, answer));
-        let jobs = pieces.into_iter().enumerate();
-        let jobs = jobs
-            .map(|(i, piece)| Job::Read(read::Read::new(index, i, piece)))
+        let jobs = pieces
+            .into_iter()
+            .map(|piece| Job::Read(read::Read::new(index, piece)))
             .collect();
         self.begin(rig, index, jobs);
     }
@@ -221,6 +222,7 @@ impl Lane {
             let job = |piece| Job::Direct(direct::Direct::new(index, piece, payload()));
             return split::runs(&geometry, start, len)
                 .into_iter()
+                .flat_map(split::zero_parts)
                 .map(job)
                 .collect();
         };
@@ -234,10 +236,12 @@ impl Lane {
                 member_sectors: first * map.chunk_sectors(),
                 len_sectors: (end - first) * map.chunk_sectors(),
             };
-            let payload = direct::Payload::Zeros {
-                may_unmap: wish.may_unmap,
-            };
-            jobs.push(Job::Direct(direct::Direct::new(index, rows, payload)));
+            for part in split::zero_parts(rows) {
+                let payload = direct::Payload::Zeros {
+                    may_unmap: wish.may_unmap,
+                };
+                jobs.push(Job::Direct(direct::Direct::new(index, part, payload)));
+            }
         }
         let parts = match first < end {
             true => vec![
@@ -301,13 +305,22 @@ impl Lane {
     }
 
     /// A piece of a read is there.
-    pub(super) fn piece_read(&mut self, index: u32, piece: usize, data: Slice) {
+    pub(super) fn piece_read(&mut self, index: u32, array_sectors: u64, data: Slice) {
         let request = self.requests.get_mut(index).expect("a job has its request");
         let Answer::Data(pieces) = &mut request.answer else {
             unreachable!("a read")
         };
-        pieces[piece] = Some(data);
+        pieces.push((array_sectors, data));
         self.part_over(index, Ok(()));
+    }
+
+    /// A part of a request is done in two parts instead: their jobs begin now.
+    pub(super) fn part_split(&mut self, rig: &mut Rig<'_>, index: u32, halves: [Job; 2]) {
+        let request = self.requests.get_mut(index).expect("a job has its request");
+        request.parts_left += 1;
+        for half in halves {
+            self.add_job(rig, half);
+        }
     }
 
     /// The extents of an allocation query.
@@ -356,11 +369,9 @@ impl Lane {
         let result = match error {
             Some(error) => Err(error),
             None => Ok(match request.answer {
-                Answer::Data(pieces) => {
-                    let all = pieces
-                        .into_iter()
-                        .map(|p| p.expect("every part ended well"));
-                    Reply::Data(all.collect())
+                Answer::Data(mut pieces) => {
+                    pieces.sort_by_key(|(sector, _)| *sector);
+                    Reply::Data(pieces.into_iter().map(|(_, data)| data).collect())
                 }
                 Answer::Extents(found) => Reply::Extents(found),
                 Answer::Done => Reply::Done,

@@ -86,7 +86,7 @@ impl Flush {
             .requests
             .get(self.request)
             .expect("a job has its request");
-        let failed = self.flushed == 0 || (striped && request.met_fault);
+        let failed = self.flushed == 0 || rig.broken || (striped && request.met_fault);
         let result = if failed {
             Err(eio("a member could not be flushed"))
         } else {

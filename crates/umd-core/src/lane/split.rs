@@ -20,6 +20,34 @@ pub struct Piece {
     pub len_sectors: u64,
 }
 
+/// Ranges with unreadable sectors are tried again in parts, down to this size.
+pub const PART_SECTORS: u64 = 8;
+
+/// Where to cut a range in two, at a multiple of `PART_SECTORS` from its start; `None` if it is
+/// too short.
+pub fn middle(len_sectors: u64) -> Option<u64> {
+    let half = (len_sectors / 2).next_multiple_of(PART_SECTORS);
+    (half < len_sectors).then_some(half)
+}
+
+impl Piece {
+    /// The piece in two halves, if it is long enough.
+    pub fn halves(&self) -> Option<[Piece; 2]> {
+        let at = middle(self.len_sectors)?;
+        let first = Piece {
+            len_sectors: at,
+            ..*self
+        };
+        let second = Piece {
+            array_sectors: self.array_sectors + at,
+            member_sectors: self.member_sectors + at,
+            len_sectors: self.len_sectors - at,
+            ..*self
+        };
+        Some([first, second])
+    }
+}
+
 /// The pieces of a range on a striped or parity array, in array order. Mirrors have one piece
 /// (slot 0) per `JOB_SECTORS_MAX`.
 pub fn pieces(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
@@ -75,6 +103,21 @@ pub fn runs(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
         }
     }
     out
+}
+
+/// The most that a member zeroes in one I/O: without help from the device zeros are written.
+const ZERO_SECTORS_MAX: u64 = 131_072;
+
+/// A run of zeroes in parts that a member can answer in reasonable time. On parity arrays the
+/// run is member data sectors of whole rows.
+pub fn zero_parts(run: Piece) -> impl Iterator<Item = Piece> {
+    let starts = (0..run.len_sectors).step_by(ZERO_SECTORS_MAX as usize);
+    starts.map(move |at| Piece {
+        array_sectors: run.array_sectors + at,
+        slot: run.slot,
+        member_sectors: run.member_sectors + at,
+        len_sectors: ZERO_SECTORS_MAX.min(run.len_sectors - at),
+    })
 }
 
 /// The same sectors of every column of one row, some of them touched by a write.
@@ -237,6 +280,14 @@ mod tests {
         assert!(
             all.windows(2)
                 .all(|w| w[0].array_sectors + w[0].len_sectors == w[1].array_sectors)
+        );
+    }
+
+    #[test]
+    fn halves_end_at_parts() {
+        assert_eq!(
+            [middle(8), middle(9), middle(17), middle(2048)],
+            [None, Some(8), Some(8), Some(1024)]
         );
     }
 

@@ -4,8 +4,8 @@
 //!   member being rebuilt   |#########|::::::|..............|
 //!                          0       done   issued          end
 //!
-//!   # valid; anybody may read            : under way: valid for whoever holds the range's lock,
-//!   . stale: rebuilt later                 because the unit that held it before is over
+//!   # valid; anybody may read     : units were begun here; what none of them has open any more
+//!   . stale: rebuilt later          is valid, what one still has open takes writes only
 //! ```
 
 use std::collections::BTreeMap;
@@ -35,6 +35,8 @@ struct Reach {
 #[derive(Debug, Clone)]
 pub struct Cover {
     rebuilt: BTreeMap<MemberId, Reach>,
+    /// Ranges of units that are not done: queued, under way, or given up.
+    open: BTreeMap<u64, u64>,
     /// Redundancy agrees below this, for whoever holds the lock.
     synced_below_sectors: u64,
 }
@@ -44,6 +46,7 @@ impl Cover {
     pub fn new(synced_below_sectors: u64) -> Cover {
         Cover {
             rebuilt: BTreeMap::new(),
+            open: BTreeMap::new(),
             synced_below_sectors,
         }
     }
@@ -58,6 +61,27 @@ impl Cover {
                 issued_sectors,
             },
         );
+    }
+
+    /// A unit will rebuild this range.
+    pub fn open(&mut self, start: u64, end: u64) {
+        self.open.insert(start, end);
+    }
+
+    /// The unit whose range starts here is done.
+    pub fn close(&mut self, start: u64) {
+        self.open.remove(&start);
+    }
+
+    /// The run is over; what it had begun was lowered to what is done.
+    pub fn close_all(&mut self) {
+        self.open.clear();
+    }
+
+    fn is_open(&self, start: u64, end: u64) -> bool {
+        self.open
+            .range(..end)
+            .any(|(_, open_end)| *open_end > start)
     }
 
     /// The member is in sync, or gone.
@@ -77,31 +101,30 @@ impl Cover {
 
     /// What a slot is good for in `start..end`, for a holder of that range's lock.
     pub fn locked_access(&self, column: Option<&Column>, start: u64, end: u64) -> Access {
-        self.access(column, start, end, |r| r.issued_sectors)
-    }
-
-    /// What a slot is good for in `start..end`, without a lock.
-    pub fn free_access(&self, column: Option<&Column>, start: u64, end: u64) -> Access {
-        self.access(column, start, end, |r| r.done_sectors)
-    }
-
-    fn access(
-        &self,
-        column: Option<&Column>,
-        start: u64,
-        end: u64,
-        below: impl Fn(&Reach) -> u64,
-    ) -> Access {
         let Some(column) = column else {
             return Access::Lost;
         };
         if column.in_sync {
             return Access::Usable;
         }
-        match self.rebuilt.get(&column.member).map_or(0, below) {
-            valid if valid >= end => Access::Usable,
-            valid if valid > start => Access::WriteOnly,
+        match self.rebuilt.get(&column.member) {
+            Some(reach) if reach.done_sectors >= end => Access::Usable,
+            Some(reach) if reach.issued_sectors >= end && !self.is_open(start, end) => {
+                Access::Usable
+            }
+            Some(reach) if reach.issued_sectors > start => Access::WriteOnly,
             _ => Access::Lost,
+        }
+    }
+
+    /// What a slot is good for up to `end`, without a lock.
+    pub fn free_access(&self, column: Option<&Column>, end: u64) -> Access {
+        let Some(column) = column else {
+            return Access::Lost;
+        };
+        match column.in_sync || self.done_sectors(column.member) >= end {
+            true => Access::Usable,
+            false => Access::Lost,
         }
     }
 
@@ -139,9 +162,15 @@ mod tests {
         let column = Some(&column);
         assert_eq!(cover.locked_access(column, 0, 8), Access::Lost);
         cover.set_rebuilt(MemberId(3), 64, 128);
-        assert_eq!(cover.free_access(column, 56, 64), Access::Usable);
-        assert_eq!(cover.free_access(column, 64, 72), Access::Lost);
+        assert_eq!(cover.free_access(column, 64), Access::Usable);
+        assert_eq!(cover.free_access(column, 72), Access::Lost);
         assert_eq!(cover.locked_access(column, 64, 72), Access::Usable);
+        cover.open(72, 80);
+        assert_eq!(cover.locked_access(column, 64, 72), Access::Usable);
+        assert_eq!(cover.locked_access(column, 64, 73), Access::WriteOnly);
+        assert_eq!(cover.locked_access(column, 79, 81), Access::WriteOnly);
+        assert_eq!(cover.locked_access(column, 80, 81), Access::Usable);
+        cover.close(72);
         assert_eq!(cover.locked_access(column, 120, 130), Access::WriteOnly);
         assert_eq!(cover.locked_access(column, 128, 130), Access::Lost);
         assert_eq!(cover.locked_access(None, 0, 1), Access::Lost);

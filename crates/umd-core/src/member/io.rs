@@ -6,7 +6,7 @@
 //!                  member failed: the owner hears of it at once; what arrives later is dropped
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use smallvec::SmallVec;
 
@@ -69,6 +69,8 @@ pub struct Io {
     now: Now,
     sequence: u64,
     flights: Slab<Flight>,
+    /// When each member last answered.
+    answered: BTreeMap<MemberId, Instant>,
     ready: VecDeque<(Owner, MemberId, Result<IoDone, IoError>)>,
 }
 
@@ -86,6 +88,7 @@ impl Io {
             now: Now::default(),
             sequence: 0,
             flights: Slab::default(),
+            answered: BTreeMap::new(),
             ready: VecDeque::new(),
         }
     }
@@ -185,6 +188,7 @@ impl Io {
             return;
         }
         let flight = self.flights.remove(index).expect("looked up above");
+        self.answered.insert(flight.member, self.now.mono);
         let result = match done.result {
             Ok(IoDone::Read(buf)) if buf.len() != flight.read_bytes => {
                 Err(IoError::Other("short read".into()))
@@ -220,17 +224,20 @@ impl Io {
         self.flights.len()
     }
 
-    /// Members with an I/O older than `limit`.
+    /// Members that have answered nothing for longer than `limit` while an I/O of that age waits.
     pub fn overdue(&self, limit: Span) -> Vec<MemberId> {
-        let mut late: Vec<MemberId> = self
+        let late = |since: Instant| self.now.mono - since > limit;
+        let mut members: Vec<MemberId> = self
             .flights
             .iter()
-            .filter(|(_, f)| self.now.mono - f.submitted > limit)
+            .filter(|(_, f)| {
+                late(f.submitted) && self.answered.get(&f.member).is_none_or(|a| late(*a))
+            })
             .map(|(_, f)| f.member)
             .collect();
-        late.sort_unstable();
-        late.dedup();
-        late
+        members.sort_unstable();
+        members.dedup();
+        members
     }
 
     /// A read's buffer, or the error.

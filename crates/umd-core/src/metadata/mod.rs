@@ -158,7 +158,11 @@ impl Metadata {
 
     /// Whether the array could be marked clean: active, and no write for a while.
     pub fn idle_since(&self) -> Option<Instant> {
-        let idle = self.tracks_activity && !self.clean && self.writers == 0 && !self.wants_active;
+        let idle = self.tracks_activity
+            && !self.clean
+            && self.writers == 0
+            && !self.wants_active
+            && !self.wants_clean;
         idle.then_some(self.last_write)
     }
 
@@ -229,6 +233,11 @@ impl Metadata {
                 }
                 self.write_in_sync(io, members, facts);
                 self.stage = Stage::InSync;
+            }
+            // The array broke meanwhile: members not in sync must not carry the newest events.
+            Stage::InSync if !facts.may_write => {
+                self.rest.clear();
+                self.stage = Stage::Idle;
             }
             Stage::InSync => {
                 for (member, sector, bytes) in std::mem::take(&mut self.rest) {

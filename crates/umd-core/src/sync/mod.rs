@@ -60,8 +60,8 @@ pub struct Sync {
     run: Option<Run>,
     frozen: bool,
     requested: Option<SyncAction>,
-    /// A recovery ran into sectors that nobody can read: it waits for an administrator.
-    recovery_blocked: bool,
+    /// A run met sectors that nobody can read: it waits for an administrator.
+    blocked: bool,
     /// Members that miss only what the bitmap marks.
     guided: BTreeSet<MemberId>,
     last: Option<SyncAction>,
@@ -79,7 +79,7 @@ impl Sync {
             run: None,
             frozen: false,
             requested: None,
-            recovery_blocked: false,
+            blocked: false,
             guided: BTreeSet::new(),
             last: None,
             mismatch_sectors: 0,
@@ -116,14 +116,14 @@ impl Sync {
         self.mismatch_sectors
     }
 
-    /// Whether recovery waits for an administrator.
-    pub fn recovery_blocked(&self) -> bool {
-        self.recovery_blocked
+    /// Whether resync or recovery waits for an administrator.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
     }
 
-    /// An administrator did something: recovery may be tried again.
+    /// An administrator did something: what was given up may be tried again.
     pub fn unblock(&mut self) {
-        self.recovery_blocked = false;
+        self.blocked = false;
     }
 
     /// Ends what runs, and starts nothing until thawed.
@@ -166,9 +166,9 @@ impl Sync {
         let rebuilding = members
             .iter()
             .any(|m| matches!(m.state, State::Recovering { .. }));
-        if self.owes_resync() {
+        if self.owes_resync() && !self.blocked {
             Some(SyncAction::Resync)
-        } else if rebuilding && !self.recovery_blocked {
+        } else if rebuilding && !self.blocked {
             Some(SyncAction::Recover)
         } else {
             self.requested
@@ -181,6 +181,8 @@ impl Sync {
         let run = Run::new(self, rig, action);
         if matches!(action, SyncAction::Check | SyncAction::Repair) {
             self.requested = None;
+        }
+        if action != SyncAction::Recover {
             self.mismatch_sectors = 0;
         }
         self.run = Some(run);
@@ -257,16 +259,21 @@ impl Sync {
                     rig.cover.forget(*member);
                     self.guided.remove(member);
                 }
+                rig.cover.close_all();
             }
             (SyncAction::Recover, outcome) => {
-                self.recovery_blocked |= matches!(outcome, Outcome::Failed(_));
+                self.blocked |= matches!(outcome, Outcome::Failed(_));
                 for member in &ended.targets {
                     let done = rig.cover.done_sectors(*member);
                     rig.cover.set_rebuilt(*member, done, done);
                 }
+                rig.cover.close_all();
                 self.checkpoint(rig);
             }
-            (SyncAction::Resync, _) => self.checkpoint(rig),
+            (SyncAction::Resync, outcome) => {
+                self.blocked |= matches!(outcome, Outcome::Failed(_));
+                self.checkpoint(rig);
+            }
             _ => {}
         }
     }

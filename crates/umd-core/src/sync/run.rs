@@ -170,7 +170,7 @@ impl Run {
             if self.cursor >= self.end {
                 break;
             }
-            self.begin_unit(rig);
+            self.begin_next(rig);
             moved = true;
         }
         self.speed.mark(rig.io.now().mono, self.frontier());
@@ -194,22 +194,29 @@ impl Run {
         self.cursor = cursor.min(self.end);
     }
 
-    fn begin_unit(&mut self, rig: &mut SyncRig<'_>) {
+    fn begin_next(&mut self, rig: &mut SyncRig<'_>) {
         let start = self.cursor;
         let mut end = (start / UNIT_SECTORS + 1) * UNIT_SECTORS;
         if let Some(regions) = rig.bitmap.regions() {
             end = end.min(regions.region_end_sectors(start));
         }
         let end = end.min(self.end);
-        let index = self.units.insert(None);
-        let targets = self.targets.clone();
-        let mut unit = Unit::new(self.action, self.geometry.clone(), (start, end), targets);
-        self.open.insert(start, index);
         self.cursor = end;
         // The reach is told before anybody else can hold the lock.
         for member in &self.targets {
             let done = rig.cover.done_sectors(*member);
             rig.cover.set_rebuilt(*member, done, done.max(self.cursor));
+        }
+        self.begin_unit(rig, start, end);
+    }
+
+    fn begin_unit(&mut self, rig: &mut SyncRig<'_>, start: u64, end: u64) {
+        let index = self.units.insert(None);
+        let targets = self.targets.clone();
+        let mut unit = Unit::new(self.action, self.geometry.clone(), (start, end), targets);
+        self.open.insert(start, index);
+        if self.action == SyncAction::Recover {
+            rig.cover.open(start, end);
         }
         let ended = unit.lock(rig, index);
         self.put_back(rig, index, unit, ended);
@@ -220,13 +227,27 @@ impl Run {
             *self.units.get_mut(index).expect("a unit keeps its place") = Some(unit);
             return;
         };
-        let (start, _) = unit.range();
+        let (start, end) = unit.range();
+        if let UnitEnd::Done { .. } = ended {
+            rig.cover.close(start);
+        }
         unit.unlock(rig);
         self.units.remove(index);
         match ended {
             UnitEnd::Done { mismatch_sectors } => {
                 self.open.remove(&start);
                 self.mismatch_sectors += mismatch_sectors;
+            }
+            UnitEnd::Split => {
+                let middle = start
+                    + (end - start)
+                        .div_ceil(2)
+                        .next_multiple_of(8)
+                        .min(end - start);
+                self.begin_unit(rig, start, middle);
+                if middle < end {
+                    self.begin_unit(rig, middle, end);
+                }
             }
             // Its range stays open: the frontier must not pass it.
             UnitEnd::Abandoned => self.interrupted = true,

@@ -19,6 +19,8 @@ use crate::value::{Buf, IoDone, IoError, IoOp, MemberId, Purpose, Slice, SyncAct
 
 /// Bytes that are compared, and counted, as one: md counts RAID1 differences by 64 KiB.
 const MIRROR_BLOCK_BYTES: usize = 64 * 1024;
+/// Ranges with unreadable sectors are looked at in parts of this size.
+const PART_SECTORS: u64 = 8;
 /// And parity by 4 KiB rows.
 const PARITY_BLOCK_BYTES: usize = 4096;
 
@@ -33,8 +35,12 @@ pub struct SyncWindow {
 /// How a unit ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum UnitEnd {
-    Done { mismatch_sectors: u64 },
+    Done {
+        mismatch_sectors: u64,
+    },
     Abandoned,
+    /// A part of the range cannot be read somewhere: look at it in smaller parts.
+    Split,
     Failed(String),
 }
 
@@ -143,6 +149,8 @@ impl Unit {
         if readable.is_empty() || (!mirrored && missing > usize::from(self.geometry.redundancy())) {
             return Some(self.unreadable_range());
         }
+        // The source is the leg that host reads see: one in sync, the first of them.
+        readable.sort_by_key(|slot| !rig.epoch.column(*slot).is_some_and(|c| c.in_sync));
         if mirrored && self.action == SyncAction::Recover {
             readable.truncate(1);
         }
@@ -175,10 +183,11 @@ impl Unit {
         }
     }
 
-    /// A recovery cannot invent data. The other actions have nothing to compare, and go on.
+    /// Nobody can invent data, and what was not looked at is not called in sync. Check and repair
+    /// have nothing to compare, and go on.
     fn unreadable_range(&self) -> UnitEnd {
         match self.action {
-            SyncAction::Recover => UnitEnd::Failed(format!(
+            SyncAction::Resync | SyncAction::Recover => UnitEnd::Failed(format!(
                 "member sectors {}..{} cannot be read from enough members",
                 self.start, self.end
             )),
@@ -209,6 +218,7 @@ impl Unit {
             Stage::Writing if self.replan => Some(UnitEnd::Abandoned),
             Stage::Writing => Some(self.over()),
             _ if stopping || rig.metadata.fault_pending() => Some(UnitEnd::Abandoned),
+            _ if self.replan && self.end - self.start > PART_SECTORS => Some(UnitEnd::Split),
             _ if self.replan => self.read(rig, index),
             _ => self.write(rig, index),
         }
@@ -321,7 +331,12 @@ impl Unit {
             .enumerate()
             .filter_map(|(slot, buf)| Some((slot as u16, buf?.freeze())))
             .collect();
-        let (_, source) = bufs.remove(0);
+        let in_sync = |slot: u16| rig.epoch.column(slot).is_some_and(|c| c.in_sync);
+        let first = bufs
+            .iter()
+            .position(|(slot, _)| in_sync(*slot))
+            .unwrap_or(0);
+        let (_, source) = bufs.remove(first);
         let mut mends = Vec::new();
         for slot in self.wholly(rig) {
             mends.push(Mend {

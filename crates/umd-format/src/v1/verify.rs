@@ -57,6 +57,9 @@ fn shape(fields: &Fields) -> Result<(), ParseError> {
     if fields.events >= EVENTS_END {
         return impossible(format!("its events are {:#x}", fields.events));
     }
+    if fields.dev_number as usize >= ROLES_MAX {
+        return impossible(format!("its device number is {}", fields.dev_number));
+    }
     let disks = fields.raid_disks;
     if disks < level.min_disks() || disks as usize > ROLES_MAX {
         return impossible(format!("{level} with {disks} devices"));

@@ -33,7 +33,7 @@ pub struct Write {
     pub purpose: Purpose,
     /// Durable on completion.
     pub fua: bool,
-    /// The disk's completion count when it was reported done; `u64::MAX` until then.
+    /// The disk's completion count when it was reported done, or failed; `u64::MAX` until then.
     pub done: Cell<u64>,
 }
 

@@ -99,6 +99,9 @@ struct Flying {
     fate: Fate,
 }
 
+/// A disk in order answers within this time: a longer wait is a fault and has to be armed.
+const SLOWEST_NS: u64 = 8_000_000_000;
+
 /// A disk.
 #[derive(Debug)]
 pub struct SimDisk {
@@ -246,7 +249,8 @@ impl SimDisk {
         };
         let spike = self.rng.permille(self.latency.spike_permille);
         let factor = if spike { self.latency.spike_factor } else { 1 };
-        self.rng.spread(mean.max(10)).saturating_mul(factor)
+        let length = self.rng.spread(mean.max(10)).saturating_mul(factor);
+        length.min(SLOWEST_NS)
     }
 
     /// Takes the armed fault that strikes this operation, if one does.
@@ -466,12 +470,13 @@ impl SimDisk {
         }
         rest.retain(|sector| !applied.contains(sector));
         self.apply(write, &rest);
+        // What a failed write has left in the cache goes the way of everything there.
+        write.done.set(self.completions);
+        self.completions += 1;
         match fate {
             Fate::Gone => Err(IoError::Gone),
             Fate::Media => Err(IoError::Media),
             Fate::FlushLost | Fate::Well => {
-                write.done.set(self.completions);
-                self.completions += 1;
                 if write.fua {
                     self.cache.force(&mut self.image, write);
                 }

@@ -36,6 +36,7 @@ pub enum Needs {
 pub struct Media<'a> {
     geometry: &'a Geometry,
     columns: Vec<Option<Column<'a>>>,
+    doubtful: bool,
 }
 
 fn matters(write: &Write) -> bool {
@@ -43,9 +44,17 @@ fn matters(write: &Write) -> bool {
 }
 
 impl<'a> Media<'a> {
-    /// The media of these members, by slot.
-    pub fn new(geometry: &'a Geometry, columns: Vec<Option<Column<'a>>>) -> Media<'a> {
-        Media { geometry, columns }
+    /// The media of these members, by slot. `doubtful`: parity is not judged.
+    pub fn new(
+        geometry: &'a Geometry,
+        columns: Vec<Option<Column<'a>>>,
+        doubtful: bool,
+    ) -> Media<'a> {
+        Media {
+            geometry,
+            columns,
+            doubtful,
+        }
     }
 
     fn present(&self) -> impl Iterator<Item = &Column<'a>> {
@@ -169,7 +178,7 @@ impl<'a> Media<'a> {
             (Some(column), Needs::Rebuilt(member)) if column.member == member => true,
             (Some(column), _) => column.valid_below >= at + len,
         });
-        if !all_valid {
+        if !all_valid || self.doubtful {
             return true;
         }
         let row: Row = self.geometry.row(at / self.geometry.chunk_sectors);

@@ -247,6 +247,6 @@ impl Monitor {
                 valid_below,
             });
         }
-        Media::new(&self.geometry, columns)
+        Media::new(&self.geometry, columns, self.doubtful)
     }
 }

@@ -136,7 +136,7 @@ impl MemberView {
             events: 0,
             released: false,
         };
-        if carries && let Some(sb) = SuperView::new(disks[disk].durable().sector(super_sector)) {
+        if carries && let Some(sb) = disks[disk].visible(super_sector).and_then(SuperView::new) {
             view.learn(sb);
         }
         view
@@ -178,6 +178,8 @@ pub struct Monitor {
     failed: BTreeMap<MemberId, String>,
     /// Completion counts of all disks when a host flush or FUA write was handed over.
     marks: BTreeMap<u64, Vec<u64>>,
+    /// P and Q may disagree for good: the user insisted on starting an unclean degraded RAID6.
+    doubtful: bool,
     stopped: bool,
     checks: u64,
 }
@@ -234,9 +236,15 @@ impl Monitor {
             members,
             failed: BTreeMap::new(),
             marks: BTreeMap::new(),
+            doubtful: false,
             stopped: false,
             checks: 0,
         }
+    }
+
+    /// The user insisted: parity may disagree with itself from now on and is not judged.
+    pub fn doubt_parity(&mut self) {
+        self.doubtful = true;
     }
 
     /// A device was handed to the running array.

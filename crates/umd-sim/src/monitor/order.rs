@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
-use umd_core::array::{MemberIo, MemberRole, Purpose};
+use umd_core::array::{ArrayState, MemberIo, MemberRole, Purpose};
+use umd_core::value::MemberId;
 
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
 use crate::layout::Place;
@@ -112,6 +113,9 @@ impl Monitor {
         for (&id, why) in &self.failed {
             let number = self.members.get(&id).and_then(|view| view.number);
             let Some(number) = number else { continue };
+            if self.is_kept(scene, id) {
+                continue;
+            }
             let ignorant = self
                 .active(scene.status)
                 .filter(|(other, _, _)| *other != id && !self.failed.contains_key(other))
@@ -136,6 +140,13 @@ impl Monitor {
         }
     }
 
+    /// Whether an array that is broken keeps this member in its slot all the same: then nothing
+    /// is written that it lacks.
+    fn is_kept(&self, scene: Scene<'_>, id: MemberId) -> bool {
+        let in_sync = self.in_sync(scene.status).any(|(other, _, _)| other == id);
+        in_sync && scene.status.state == ArrayState::Broken
+    }
+
     pub(super) fn check_source(
         &self,
         scene: Scene<'_>,
@@ -145,15 +156,14 @@ impl Monitor {
         what: &dyn fmt::Display,
     ) -> Verdict {
         let end = range.end - view.data_offset;
-        let role = scene
-            .status
-            .members
-            .iter()
-            .find(|m| m.id == io.member)
-            .map(|m| m.role);
-        let valid = match role {
-            Some(MemberRole::InSync) => true,
-            Some(MemberRole::Recovering { recovered_sectors }) => end <= recovered_sectors,
+        let found = scene.status.members.iter().find(|m| m.id == io.member);
+        let role = found.map(|m| m.role);
+        let slot = found.and_then(|m| m.slot);
+        let valid = match (role, slot) {
+            (Some(MemberRole::InSync), _) => true,
+            (Some(MemberRole::Recovering { recovered_sectors }), Some(slot)) => {
+                end <= recovered_sectors || self.is_rebuilt(scene, view, slot.0, range)
+            }
             _ => false,
         };
         if valid {
@@ -163,6 +173,27 @@ impl Monitor {
             Rule::Source,
             format!("{what} at {range:?}, which is {role:?}"),
         )
+    }
+
+    /// Whether a member that is being rebuilt holds the right data there, whatever its checkpoint
+    /// says. Parity is not judged.
+    fn is_rebuilt(
+        &self,
+        scene: Scene<'_>,
+        view: &MemberView,
+        slot: u16,
+        range: &Range<u64>,
+    ) -> bool {
+        range.clone().all(|at| {
+            let place = Place {
+                slot,
+                relative_sector: at - view.data_offset,
+            };
+            let held = scene.disks[view.disk].visible(at).unwrap_or(&ZERO);
+            self.geometry
+                .sector_at(place)
+                .is_none_or(|sector| scene.oracle.is_current(sector, recognise(held)))
+        })
     }
 
     /// A host write or flush is handed to the engine.
@@ -183,7 +214,8 @@ impl Monitor {
         self.checks += 1;
         let marks = self.marks.remove(&request).unwrap_or_default();
         let what = format_args!("answer to r{request}");
-        if self.is_redundant() {
+        // Nothing changes on a read-only array: members that failed since hold what they should.
+        if self.is_redundant() && scene.status.state != ArrayState::ReadOnly {
             self.check_quarantine(scene, &what)?;
         }
         let in_sync: Vec<(u16, &MemberView)> = self

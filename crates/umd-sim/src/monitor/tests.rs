@@ -128,7 +128,7 @@ impl Bench {
             disks,
             supers,
             monitor: Monitor::new(geometry, members),
-            oracle: Oracle::new(Look::Zero),
+            oracle: Oracle::new(Look::Zero, true),
             status: status(),
             bitmap,
             next: 0,
@@ -416,7 +416,20 @@ fn reads_come_from_valid_members() {
     b.status.members[1].role = MemberRole::Recovering {
         recovered_sectors: 8,
     };
+    for sector in [8, 9] {
+        let issue = Issue {
+            range: sector..sector + 1,
+            look: Look::Stamp(sector),
+            weak: false,
+        };
+        b.oracle.write_issued(sector, issue);
+        b.oracle.write_ended(sector, Ended::Done);
+    }
     b.run(1, Purpose::Data, read(7)).expect("rebuilt");
+    let op = Bench::write_op(DATA + 9, Bench::data(9, 9), false);
+    b.run(1, Purpose::Resync, op).expect("allowed");
+    b.run(1, Purpose::Data, read(9))
+        .expect("rebuilt ahead of the checkpoint");
     breaks(Rule::Source, b.run(1, Purpose::Data, read(8)));
     breaks(Rule::Source, b.run(1, Purpose::Preread, read(8)));
     b.run(1, Purpose::Scrub, read(8))

@@ -5,14 +5,13 @@ use umd_core::array::{
 };
 use umd_core::sync::SyncAction;
 use umd_core::value::{ControlId, MemberId};
-use umd_format::{Minor, SuperblockV1};
 
 use super::{Ev, World};
 use crate::disk::{Cut, Power};
 use crate::metaview::super_sector;
 use crate::monitor::{MemberView, Rule, Verdict, Violation};
 use crate::options::Action;
-use crate::stamp::SECTOR;
+use crate::shipped::superblock_on;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,15 +27,6 @@ pub(super) enum Request {
     ReadOnly,
     ReadWrite,
     Stop,
-}
-
-/// The metadata version of this number.
-pub(super) fn minor_of(number: u8) -> Minor {
-    match number {
-        0 => Minor::V1_0,
-        1 => Minor::V1_1,
-        _ => Minor::V1_2,
-    }
 }
 
 impl World<'_> {
@@ -153,7 +143,8 @@ impl World<'_> {
         let mut uuid = [0; 16];
         uuid[..8].copy_from_slice(&self.setup_rng.next_u64().to_le_bytes());
         uuid[8..].copy_from_slice(&self.setup_rng.next_u64().to_le_bytes());
-        let superblock = self.superblock_on(disk);
+        let superblock = superblock_on(&self.disks[disk], self.options.minor).ok();
+        let superblock = superblock.filter(|_| self.carries[disk]);
         let new = NewMember {
             id: member,
             name: format!("disk{disk}"),
@@ -173,18 +164,6 @@ impl World<'_> {
             Control::Add(new)
         };
         self.deliver_control(Request::Added { member }, control)
-    }
-
-    /// The superblock that a read of the disk finds.
-    pub(super) fn superblock_on(&self, disk: usize) -> Option<SuperblockV1> {
-        if !self.carries[disk] {
-            return None;
-        }
-        let size = self.disks[disk].sectors();
-        let sector = super_sector(self.options.minor, size);
-        let bytes = crate::world::boot::read_sectors(&self.disks[disk], sector, 8);
-        debug_assert_eq!(bytes.len(), 8 * SECTOR);
-        SuperblockV1::load(&bytes, minor_of(self.options.minor), size).ok()
     }
 
     pub(super) fn admin_answered(
@@ -207,12 +186,18 @@ impl World<'_> {
                     self.atlas.forget(disk);
                 }
             }
-            (Request::ReadOnly, Ok(_)) => {
+            (Request::ReadOnly, answer) => {
+                self.live_mut().read_only |= answer.is_ok();
                 let pause = self.admin_rng.spread(200_000_000);
                 self.after(pause, Ev::Undo(Request::ReadWrite));
             }
-            (Request::ReadOnly, Err(_)) | (Request::ReadWrite, Ok(_)) => {
-                self.live_mut().read_only = false;
+            (Request::ReadWrite, Ok(_)) => {
+                // Another wish to be read-only may be on its way.
+                let live = self.live_mut();
+                live.read_only = live.admin.values().any(|other| *other == Request::ReadOnly);
+            }
+            (Request::Stop, Err(ControlError::Busy(_))) => {
+                self.after(10_000_000, Ev::Undo(Request::Stop));
             }
             (Request::Freeze, Ok(_)) => {
                 self.live_mut().frozen = true;

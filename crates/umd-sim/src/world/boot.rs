@@ -8,7 +8,6 @@ use umd_format::space::RegionWish;
 use umd_format::v1::DeviceFlags;
 use umd_format::{Level, SuperblockV1, Uuid};
 
-use super::admin::minor_of;
 use super::atlas::Atlas;
 use super::host::Client;
 use super::phases::Phase;
@@ -22,20 +21,9 @@ use crate::options::{Options, Trigger};
 use crate::oracle::{Look, Oracle};
 use crate::queue::Queue;
 use crate::rng::{Rng, Stream};
+use crate::shipped::minor_of;
 use crate::stamp::SECTOR;
 use crate::trace::Trace;
-
-/// What a read of these sectors gives.
-pub(super) fn read_sectors(disk: &SimDisk, first: u64, count: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for sector in first..first + count {
-        match disk.visible(sector) {
-            Some(content) => bytes.extend_from_slice(content),
-            None => bytes.extend_from_slice(&[0; SECTOR]),
-        }
-    }
-    bytes
-}
 
 fn put_bytes(disk: &mut SimDisk, first: u64, bytes: &[u8]) {
     for (index, piece) in bytes.chunks(SECTOR).enumerate() {
@@ -64,6 +52,9 @@ fn fill_with_rubbish(disk: &mut SimDisk, rng: &mut Rng) {
         medium.put(sector, Some(&bytes));
     }
 }
+
+/// Whether the engine makes mirrors equal before a read of a region in doubt returns.
+const READ_COMMIT: bool = false;
 
 /// Creates the array as a user would, straight onto the media. Says which disks are members.
 fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
@@ -162,6 +153,8 @@ impl<'a> World<'a> {
         } else {
             Look::Zero
         };
+        // A block of a striped array has one home: whatever is read from it stays there.
+        let read_commit = READ_COMMIT || options.level != 1;
         World {
             now: Instant(1_000_000_000),
             queue: Queue::new(Rng::new(seed, Stream::Schedule)),
@@ -170,7 +163,7 @@ impl<'a> World<'a> {
             carries,
             geometry,
             pool: Pool::new(),
-            oracle: Oracle::new(unwritten),
+            oracle: Oracle::new(unwritten, read_commit),
             atlas: Atlas::default(),
             trace,
             counts: Counts::default(),
@@ -297,6 +290,9 @@ impl<'a> World<'a> {
             .collect();
         if forced || (self.has_holes() && !missing.is_empty()) {
             self.give_up(&missing);
+        }
+        if self.atlas.forced() && self.options.level == 6 {
+            self.live_mut().monitor.doubt_parity();
         }
         self.plan_boot();
         self.carry_out(commands)

@@ -1,6 +1,6 @@
 //! Carrying out what the engine wants.
 
-use umd_core::array::{Command, Commands, Event, IoOp, MemberIo, Notice, RequestOp};
+use umd_core::array::{Command, Commands, Control, Event, IoOp, MemberIo, Notice, RequestOp};
 
 use super::{Ev, IoInfo, World};
 use crate::monitor::{Rule, Scene, Verdict, Violation};
@@ -15,6 +15,10 @@ pub(super) fn show_event(event: &Event) -> String {
             Err(error) => format!("{:?} failed: {error}", done.io),
         },
         Event::Timer(timer) => format!("timer {timer:?}"),
+        Event::Control(id, Control::Add(new)) => format!("{id:?} add {} as {:?}", new.name, new.id),
+        Event::Control(id, Control::ReAdd(new)) => {
+            format!("{id:?} re-add {} as {:?}", new.name, new.id)
+        }
         Event::Control(id, control) => format!("{id:?} {control:?}"),
     }
 }
@@ -152,6 +156,9 @@ impl World<'_> {
                 Command::Release(member) => {
                     let live = self.live_mut();
                     live.monitor.note_released(member);
+                    if live.phase.is_stopping() {
+                        continue;
+                    }
                     if let Some(disk) = live.members.remove(&member) {
                         self.atlas.forget(disk);
                     }
@@ -222,6 +229,7 @@ impl World<'_> {
             disk,
             member: io.member,
             writes,
+            query: io.purpose == umd_core::array::Purpose::Query,
         };
         if live.ios.insert(io.io, info).is_some() {
             let text = format!("{:?} was used twice", io.io);

@@ -69,7 +69,7 @@ impl World<'_> {
         let number = self.next_request;
         let id = RequestId(number);
         let Plan { kind, zero, range } = plan;
-        let began = self.oracle.now();
+        let began = self.oracle.began();
         let op = self.operation(number, kind, zero, &range);
         let live = self.live.as_mut().expect("an array is running");
         if matches!(kind, Kind::Write { .. } | Kind::Trim { .. } | Kind::Flush) {
@@ -152,6 +152,7 @@ impl World<'_> {
             Ok(reply) => self.answered_well(id, &pending, reply)?,
             Err(error) => self.answered_badly(id, &pending, &error)?,
         }
+        self.oracle.ended(pending.began);
         self.answer_counted(pending.client);
         Ok(())
     }

@@ -68,6 +68,7 @@ struct IoInfo {
     disk: usize,
     member: MemberId,
     writes: bool,
+    query: bool,
 }
 
 /// A running array.
@@ -139,7 +140,7 @@ pub struct World<'a> {
 }
 
 /// More events in one boot than this: something spins.
-const EVENTS_MAX: u64 = 500_000;
+const EVENTS_MAX: u64 = 200_000;
 
 impl World<'_> {
     fn live(&self) -> &Live {
@@ -244,7 +245,7 @@ impl World<'_> {
             .ios
             .remove(&io)
             .expect("an I/O that was submitted");
-        if let Err(error) = &result {
+        if let (Err(error), false) = (&result, info.query) {
             let live = self.live.as_mut().expect("an array is running");
             live.monitor
                 .note_error(&live.status, info.member, info.writes, error);

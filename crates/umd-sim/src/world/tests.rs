@@ -311,7 +311,7 @@ impl Engine for Mirror {
             Event::Control(..) | Event::Timer(_) => {}
         }
         if self.flaw == Flaw::IdleTimer && self.next > 40 {
-            out.push(Command::Arm(Timer::Sync, now.mono));
+            out.push(Command::Arm(Timer::SafeMode, now.mono));
         }
     }
 
@@ -335,7 +335,7 @@ impl Maker for Mirrors {
         let mut members = Vec::new();
         for candidate in candidates {
             let sectors = candidate.disk.sectors();
-            let bytes = super::boot::read_sectors(candidate.disk, 8, 8);
+            let bytes = crate::shipped::read_sectors(candidate.disk, 8, 8);
             let superblock =
                 SuperblockV1::load(&bytes, Minor::V1_2, sectors).expect("a superblock");
             let number = superblock.fields.dev_number;

@@ -1,0 +1,158 @@
+//! The shipped core behind the simulator's seam: read superblocks, plan, start.
+
+use umd_core::array::{Array, Commands, Event, Options, Setup, Status};
+use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, RefusalKind, Wish, assemble};
+use umd_core::value::{Now, Pool};
+use umd_format::bitmap::{BitmapError, BitmapSuperblock, Unverified, on_disk_sectors};
+use umd_format::{Minor, SuperblockV1};
+
+use crate::disk::SimDisk;
+use crate::engine::{Candidate, Engine, Maker, Refused, Started};
+use crate::stamp::SECTOR;
+
+/// Starts the shipped core.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shipped;
+
+struct Core(Array);
+
+impl Engine for Core {
+    fn handle(&mut self, now: Now, event: Event, commands: &mut Commands) {
+        self.0.handle(now, event, commands);
+        if !self.0.is_stopped() {
+            self.0.check_invariants();
+        }
+    }
+
+    fn status(&self) -> Status {
+        self.0.status()
+    }
+}
+
+/// What a read of these sectors gives.
+pub(crate) fn read_sectors(disk: &SimDisk, first: u64, count: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for sector in first..first + count {
+        match disk.visible(sector) {
+            Some(content) => bytes.extend_from_slice(content),
+            None => bytes.extend_from_slice(&[0; SECTOR]),
+        }
+    }
+    bytes
+}
+
+/// The metadata version of this number.
+pub(crate) fn minor_of(number: u8) -> Minor {
+    match number {
+        0 => Minor::V1_0,
+        1 => Minor::V1_1,
+        _ => Minor::V1_2,
+    }
+}
+
+/// The superblock a read of the disk finds.
+pub(crate) fn superblock_on(disk: &SimDisk, minor: u8) -> Result<SuperblockV1, NoSuperblock> {
+    let minor = minor_of(minor);
+    let size = disk.sectors();
+    let at = minor
+        .superblock_sector(size)
+        .expect("the disk has room for a superblock");
+    let bytes = read_sectors(disk, at, 8);
+    Ok(SuperblockV1::load(&bytes, minor, size)?)
+}
+
+fn bitmap_on(
+    disk: &SimDisk,
+    superblock: &SuperblockV1,
+) -> Option<Result<BitmapSuperblock, BitmapError>> {
+    superblock.fields.bitmap_offset_sectors()?;
+    let at = superblock.fields.bitmap_sector()?;
+    let bytes = read_sectors(disk, at, 1);
+    let uuid = superblock.fields.set_uuid;
+    Some(Unverified::parse(&bytes).and_then(|found| found.verify(uuid)))
+}
+
+fn facts_of(candidate: &Candidate<'_>, minor: u8) -> MemberFacts {
+    let superblock = superblock_on(candidate.disk, minor);
+    let bitmap = superblock
+        .as_ref()
+        .ok()
+        .and_then(|sb| bitmap_on(candidate.disk, sb));
+    MemberFacts {
+        id: candidate.id,
+        name: candidate.name.clone(),
+        size_sectors: candidate.disk.sectors(),
+        logical_block_bytes: SECTOR as u32,
+        superblock,
+        bitmap,
+    }
+}
+
+/// The bitmap area the plan asks for.
+fn bitmap_area(
+    plan: &BitmapPlan,
+    candidates: &[Candidate<'_>],
+    facts: &[MemberFacts],
+) -> Option<Vec<u8>> {
+    let (source, superblock) = match plan {
+        BitmapPlan::None => return None,
+        BitmapPlan::Usable { source, superblock } | BitmapPlan::Stale { source, superblock } => {
+            (*source, superblock)
+        }
+    };
+    let candidate = candidates
+        .iter()
+        .find(|c| c.id == source)
+        .expect("the plan names a candidate");
+    let facts = facts
+        .iter()
+        .find(|f| f.id == source)
+        .expect("facts of every candidate");
+    let fields = &facts
+        .superblock
+        .as_ref()
+        .expect("a source has a superblock")
+        .fields;
+    let at = fields.bitmap_sector().expect("a source has a bitmap");
+    let len = on_disk_sectors(superblock.regions(fields.size_sectors));
+    Some(read_sectors(candidate.disk, at, len))
+}
+
+impl Maker for Shipped {
+    fn start(
+        &self,
+        candidates: &[Candidate<'_>],
+        minor: u8,
+        force: bool,
+        now: Now,
+        pool: &Pool,
+    ) -> Result<Started, Refused> {
+        let facts: Vec<MemberFacts> = candidates.iter().map(|c| facts_of(c, minor)).collect();
+        let wish = Wish {
+            force,
+            ..Wish::default()
+        };
+        let plan = assemble(&facts, &wish).map_err(|refusal| Refused {
+            why: refusal.to_string(),
+            write_hole: matches!(refusal.kind, RefusalKind::NotEnoughWhileUnclean { .. }),
+        })?;
+        let bitmap_area = bitmap_area(&plan.bitmap, candidates, &facts);
+        let setup = Setup {
+            plan,
+            facts,
+            bitmap_area,
+            pool: pool.clone(),
+            options: Options::default(),
+        };
+        let mut array = Array::start(setup);
+        let mut commands = Vec::new();
+        array.begin(now, &mut commands);
+        array.check_invariants();
+        let members = array.status().members.iter().map(|m| m.id).collect();
+        Ok(Started {
+            engine: Box::new(Core(array)),
+            commands,
+            members,
+        })
+    }
+}
