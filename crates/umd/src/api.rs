@@ -221,6 +221,8 @@ pub struct ErrorDoc {
     pub exit_code: u8,
     /// There is no such thing (HTTP status 404; otherwise 400 for exit code 2, and 409).
     pub not_found: bool,
+    /// The daemon is about to end and did nothing (HTTP status 503): ask the next one.
+    pub leaving: bool,
 }
 
 impl ErrorDoc {
@@ -232,6 +234,7 @@ impl ErrorDoc {
             messages: Vec::new(),
             exit_code: 1,
             not_found: false,
+            leaving: false,
         }
     }
 }

@@ -176,6 +176,9 @@ impl Client {
             let text = String::from_utf8_lossy(&body);
             ErrorDoc::new(format!("the daemon answered {status}: {}", text.trim()))
         });
+        if refused.leaving {
+            return Err(ClientError::Gone(self.socket.clone()));
+        }
         Err(ClientError::Refused(refused))
     }
 

@@ -162,9 +162,21 @@ impl Demo<'_> {
         self.write(&mut client, written.second_round.clone(), 2)?;
         self.compare(&mut client, &written)?;
 
+        self.mend(&mut client, &written, &shown('d'))?;
+        client.disconnect().map_err(nbd)?;
+        self.farewell(&self.reach.detail(NAME)?, &uri)
+    }
+
+    /// A new member, rebuilt, and the check that everything agrees.
+    fn mend(
+        &self,
+        client: &mut NbdClient,
+        written: &Written,
+        new_image: &str,
+    ) -> Result<(), Failure> {
         let command = format!(
             "umd manage {NAME} --remove failed --add {}   # a new, empty file",
-            shown('d')
+            new_image
         );
         self.step(5, "Replace it; the new member is rebuilt.", &command)?;
         let length = fs::metadata(self.image('a')).map_or(0, |found| found.len());
@@ -179,9 +191,7 @@ impl Demo<'_> {
         if array.mismatch_cnt != 0 {
             return Err(Failure::failed("the check found differences"));
         }
-        self.compare(&mut client, &written)?;
-        client.disconnect().map_err(nbd)?;
-        self.farewell(&array, &uri)
+        self.compare(client, written)
     }
 
     fn create(&self, size_sectors: u64) -> Result<ArrayDoc, Failure> {

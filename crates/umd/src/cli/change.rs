@@ -150,12 +150,20 @@ fn one_step(name: &str, step: &Step, force: bool, reach: &Reach) -> Result<DoneD
         write_mostly: step.write_mostly,
         force,
     };
-    let mut done: DoneDoc = reach.post(name, "manage", &request)?;
     // Messages name the device as the user did.
-    for line in &mut done.messages {
-        *line = line.replace(&request.device, &step.device);
+    let as_named = |text: &str| text.replace(&request.device, &step.device);
+    match reach.post::<_, DoneDoc>(name, "manage", &request) {
+        Ok(mut done) => {
+            done.messages
+                .iter_mut()
+                .for_each(|line| *line = as_named(line));
+            Ok(done)
+        }
+        Err(failure) => Err(Failure {
+            text: as_named(&failure.text),
+            ..failure
+        }),
     }
-    Ok(done)
 }
 
 /// `--remove detached`: faulty members whose file or device is gone.

@@ -76,40 +76,7 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
         return Err(Failure::usage("an md device must be given in this mode"));
     };
     let name = values::array_name(name)?;
-    let level = match &args.level {
-        Some(word) => values::level(word)?,
-        None => {
-            return Err(Failure::failed(
-                "a RAID level is needed to create an array.",
-            ));
-        }
-    };
-    let active = match &args.raid_devices {
-        Some(text) => usize::from(values::raid_devices(text)?),
-        None => return Err(Failure::failed("no raid-devices specified.")),
-    };
-    let spares = match &args.spare_devices {
-        Some(text) => usize::from(values::spare_devices(text)?),
-        None => 0,
-    };
-    if active == 1 && !args.force {
-        return Err(Failure::usage(
-            "'1' is an unusual number of drives for an array, so it is probably\n     \
-             a mistake.  If you really mean it you will need to specify --force before\n     \
-             setting the number of drives.",
-        ));
-    }
-    check_count(devices.len(), active, spares)?;
-    let taken: Vec<Option<DeviceRequest>> = devices
-        .iter()
-        .enumerate()
-        .map(|(index, word)| device(word, device_flags.get(index + 1).copied().unwrap_or(false)))
-        .collect::<Result<_, Failure>>()?;
-    let (slots, rest) = taken.split_at(active);
-    let spares: Vec<DeviceRequest> = rest.iter().flatten().cloned().collect();
-    if spares.len() != rest.len() {
-        return Err(Failure::usage("a spare cannot be missing"));
-    }
+    let (level, slots, spares) = shape(args, devices, device_flags)?;
     let minor = args.metadata.as_deref().map_or(Ok(2), values::metadata)?;
     let bitmap = bitmap(args, level)?;
     let host = Context::system().host;
@@ -144,7 +111,7 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
             .transpose()?,
         bad_block_log: bad_block_log(args)?,
         assume_clean: args.assume_clean,
-        slots: slots.to_vec(),
+        slots,
         spares,
         destroy: args
             .destroy
@@ -155,6 +122,47 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
         readonly: args.readonly,
         io_engine: args.io_engine.clone(),
     })
+}
+
+/// Level, slots and spares of a new array.
+type Shape = (i32, Vec<Option<DeviceRequest>>, Vec<DeviceRequest>);
+
+fn shape(args: &CreateArgs, devices: &[String], device_flags: &[bool]) -> Result<Shape, Failure> {
+    let level = match &args.level {
+        Some(word) => values::level(word)?,
+        None => {
+            return Err(Failure::failed(
+                "a RAID level is needed to create an array.",
+            ));
+        }
+    };
+    let active = match &args.raid_devices {
+        Some(text) => usize::from(values::raid_devices(text)?),
+        None => return Err(Failure::failed("no raid-devices specified.")),
+    };
+    let spares = match &args.spare_devices {
+        Some(text) => usize::from(values::spare_devices(text)?),
+        None => 0,
+    };
+    if active == 1 && !args.force {
+        return Err(Failure::usage(
+            "'1' is an unusual number of drives for an array, so it is probably\n     \
+             a mistake.  If you really mean it you will need to specify --force before\n     \
+             setting the number of drives.",
+        ));
+    }
+    check_count(devices.len(), active, spares)?;
+    let taken: Vec<Option<DeviceRequest>> = devices
+        .iter()
+        .enumerate()
+        .map(|(index, word)| device(word, device_flags.get(index + 1).copied().unwrap_or(false)))
+        .collect::<Result<_, Failure>>()?;
+    let (slots, rest) = taken.split_at(active);
+    let spares: Vec<DeviceRequest> = rest.iter().flatten().cloned().collect();
+    if spares.len() != rest.len() {
+        return Err(Failure::usage("a spare cannot be missing"));
+    }
+    Ok((level, slots.to_vec(), spares))
 }
 
 fn check_count(devices: usize, active: usize, spares: usize) -> Result<(), Failure> {

@@ -5,8 +5,8 @@
 //!   NBD listener ----Message-----------------------+|
 //!                                                  vv
 //!                        Loop::run: epoll over {messages, member I/O, connections}
-//!                            gather all that is ready -> Array::handle -> carry out commands
-//!                            -> one kick, one reap -> ... until quiet -> sleep until the next timer
+//!                            gather what is ready -> Array::handle -> carry out commands
+//!                            -> one kick, one reap -> ... until quiet -> sleep, or a timer
 //! ```
 
 use std::os::fd::OwnedFd;

@@ -51,13 +51,13 @@ impl Default for Activity {
 }
 
 impl Activity {
-    /// For how long nobody has wanted anything; zero while somebody does.
-    pub fn quiet_for(&self) -> Duration {
+    /// For how long nobody has wanted anything; `None` while somebody does.
+    pub fn quiet_for(&self) -> Option<Duration> {
         if self.in_flight.load(Ordering::SeqCst) > 0 {
-            return Duration::ZERO;
+            return None;
         }
         let last = Duration::from_millis(self.last_ms.load(Ordering::SeqCst) as u64);
-        self.start.elapsed().saturating_sub(last)
+        Some(self.start.elapsed().saturating_sub(last))
     }
 
     fn touch(&self) {
@@ -76,6 +76,7 @@ struct Shared {
 impl IntoResponse for ErrorDoc {
     fn into_response(self) -> Response {
         let status = match (self.not_found, self.exit_code) {
+            _ if self.leaving => StatusCode::SERVICE_UNAVAILABLE,
             (true, _) => StatusCode::NOT_FOUND,
             (false, 2) => StatusCode::BAD_REQUEST,
             (false, _) => StatusCode::CONFLICT,
@@ -363,11 +364,11 @@ mod tests {
     fn activity_counts_from_the_last_request() {
         let activity = Activity::default();
         activity.in_flight.store(1, Ordering::SeqCst);
-        assert_eq!(activity.quiet_for(), Duration::ZERO);
+        assert_eq!(activity.quiet_for(), None);
         activity.in_flight.store(0, Ordering::SeqCst);
         std::thread::sleep(Duration::from_millis(5));
-        assert!(activity.quiet_for() >= Duration::from_millis(4));
+        assert!(activity.quiet_for() >= Some(Duration::from_millis(4)));
         activity.touch();
-        assert!(activity.quiet_for() < Duration::from_millis(4));
+        assert!(activity.quiet_for() < Some(Duration::from_millis(4)));
     }
 }

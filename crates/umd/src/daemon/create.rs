@@ -3,7 +3,7 @@
 //! ```text
 //!   CreateRequest --prepare--> Prepared (devices open and locked, everything to write in memory)
 //!                                 |  `--describe--> what --dry-run prints
-//!                                 `--write--> bitmap, superblocks, in that order, each made durable
+//!                                 `--write--> bitmap, then superblock, each made durable
 //! ```
 //!
 //! Nothing is written before everything that can be refused has been. Files that were made for the

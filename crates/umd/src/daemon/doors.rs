@@ -18,6 +18,8 @@ struct Door {
     interest: epoll::EventFlags,
     /// It said that there is more to read than it took in one go.
     more: bool,
+    /// There may be something to send, or room for requests that were held back.
+    answered: bool,
     /// Something happened to it since it was last tended.
     touched: bool,
 }
@@ -65,10 +67,7 @@ impl Doors {
             .next
             .checked_add(1)
             .expect("2^32 connections to one array");
-        let mut connection = Connection::new(transmission, number, self.pool.clone());
-        if connection.take_requests(requests).is_err() {
-            return Ok(()); // It said nonsense in its first bytes.
-        }
+        let connection = Connection::new(transmission, number, self.pool.clone());
         let interest = interest_of(&connection);
         epoll::add(
             epoll,
@@ -76,13 +75,15 @@ impl Doors {
             epoll::EventData::new_u64(number.into()),
             interest,
         )?;
-        let door = Door {
+        let mut door = Door {
             socket,
             connection,
             interest,
             more: false,
+            answered: true,
             touched: true,
         };
+        door.read(requests);
         self.doors.insert(number, door);
         Ok(())
     }
@@ -96,6 +97,7 @@ impl Doors {
             return; // Dropped earlier in this very turn.
         };
         door.touched = true;
+        door.answered |= flags.contains(epoll::EventFlags::OUT);
         if flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP) {
             door.connection.hang_up();
         } else if flags.contains(epoll::EventFlags::IN) {
@@ -120,28 +122,32 @@ impl Doors {
     pub fn complete(&mut self, id: RequestId, result: Result<Reply, RequestError>) {
         if let Some(door) = self.doors.get_mut(&connection_of(id)) {
             door.connection.complete(id, result);
+            door.answered = true;
             door.touched = true;
         }
     }
 
-    /// After answers: takes requests that had been held back by the limit on those in flight.
-    pub fn take_held_back(&mut self, requests: &mut Vec<Request>) {
-        for door in self.doors.values_mut().filter(|door| door.touched) {
-            if door.connection.take_requests(requests).is_err() {
+    /// Sends what there is to send, and takes requests that had been held back until now.
+    pub fn send(&mut self, requests: &mut Vec<Request>) {
+        for door in self.doors.values_mut().filter(|door| door.answered) {
+            let before = requests.len();
+            if door
+                .connection
+                .write_to(&mut door.socket, requests)
+                .is_err()
+            {
                 door.connection.hang_up();
             }
+            // As long as requests come out of it there may be more.
+            door.answered = requests.len() > before;
         }
     }
 
-    /// Sends what there is to send, watches for what is of interest now, drops who is done.
+    /// Watches for what is of interest now, drops who is done.
     pub fn tend(&mut self, epoll: &OwnedFd) {
         let mut finished = Vec::new();
         for (number, door) in self.doors.iter_mut().filter(|(_, door)| door.touched) {
             door.touched = false;
-            if door.connection.wants_write() && door.connection.write_to(&mut door.socket).is_err()
-            {
-                door.connection.hang_up();
-            }
             let interest = interest_of(&door.connection);
             let watched = interest == door.interest || {
                 let mark = epoll::EventData::new_u64((*number).into());
@@ -162,6 +168,7 @@ impl Doors {
         for door in self.doors.values_mut() {
             door.connection.stop();
             door.more = false;
+            door.answered = true;
             door.touched = true;
         }
     }

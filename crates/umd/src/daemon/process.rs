@@ -35,6 +35,8 @@ use crate::runtime::Runtime;
 /// How long a daemon that is leaving may take.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// How long requests in flight may take when everything has been stopped.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// How often an idle daemon looks whether it is time to go.
 const IDLE_LOOK: Duration = Duration::from_millis(200);
 /// Threads that wait for disks, for operations; they go away when idle.
@@ -152,22 +154,37 @@ async fn household(options: &DaemonOptions) -> Outcome {
         activity.clone(),
         until_true(leaving),
     );
-    let reason_to_go = async {
+    let finish = async {
         tokio::select! {
             () = told_to_go() => {}
             () = lingered(&household, &activity, options.linger) => {}
         }
-        let failures = household.stop_all().await;
-        for failure in &failures {
-            say(&failure.error);
-        }
+        let clean = stop_everything(&household).await;
         drop(doors);
-        let _ = leave.send(true);
-        failures.is_empty()
+        clean
     };
-    let (served, clean) = tokio::join!(server, reason_to_go);
-    served.map_err(|error| Failure::failed(format!("the control socket failed: {error}")))?;
-    Ok(u8::from(!clean))
+    Ok(u8::from(!until_finished(server, finish, leave).await?))
+}
+
+/// Runs the server until `finish` ends, then lets it answer what is in flight, for a moment: a
+/// client that listens to events never ends by itself.
+async fn until_finished(
+    server: impl Future<Output = io::Result<()>>,
+    finish: impl Future<Output = bool>,
+    leave: watch::Sender<bool>,
+) -> Result<bool, Failure> {
+    tokio::pin!(server);
+    let failed = |served: io::Result<()>| match served {
+        Ok(()) => Failure::failed("the control socket was closed"),
+        Err(error) => Failure::failed(format!("the control socket failed: {error}")),
+    };
+    let clean = tokio::select! {
+        clean = finish => clean,
+        served = &mut server => return Err(failed(served)),
+    };
+    let _ = leave.send(true);
+    let _ = tokio::time::timeout(LAST_ANSWERS, server).await;
+    Ok(clean)
 }
 
 fn bind(path: &Path) -> Result<ControlSocket, Failure> {
@@ -241,9 +258,32 @@ async fn lingered(household: &Household, activity: &Activity, linger: Option<Dur
     };
     loop {
         tokio::time::sleep(IDLE_LOOK.min(linger)).await;
-        if household.registry.is_empty() && activity.quiet_for() >= linger {
+        let quiet = activity.quiet_for().is_some_and(|quiet| quiet >= linger);
+        // A request that comes in just now finds the registry closed, and asks the next daemon.
+        if quiet && household.registry.close_if_empty() {
             return;
         }
+    }
+}
+
+/// Takes nothing more in, and stops all arrays, also those that are being started; tells whether
+/// all stopped cleanly.
+async fn stop_everything(household: &Household) -> bool {
+    household.registry.close();
+    let start = Instant::now();
+    loop {
+        let failures = household.stop_all().await;
+        for failure in &failures {
+            say(&failure.error);
+        }
+        if !failures.is_empty() || household.registry.is_empty() {
+            return failures.is_empty();
+        }
+        if start.elapsed() > LOCK_PATIENCE {
+            say("an array that is being started does not come up; it is left behind");
+            return false;
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
     }
 }
 
@@ -281,10 +321,9 @@ async fn serve_one(options: &ServeOptions) -> Outcome {
         })?;
     let outcome = served(options, &household, &started).await;
     // Whatever happened: a running array is stopped cleanly.
-    let failures = household.stop_all().await;
-    failures.iter().for_each(|failure| say(&failure.error));
+    let clean = stop_everything(&household).await;
     let code = outcome?;
-    Ok(if failures.is_empty() { code } else { 1 })
+    Ok(if clean { code } else { 1 })
 }
 
 async fn served(
@@ -330,10 +369,9 @@ async fn served(
             () = told_to_go() => {}
             () = stopped => {}
         }
-        let failures = household.stop_all().await;
-        failures.iter().for_each(|failure| say(&failure.error));
+        let clean = stop_everything(household).await;
         drop(doors);
-        failures.is_empty()
+        clean
     };
     let clean = match registered {
         None => finish.await,
@@ -341,12 +379,7 @@ async fn served(
             let (leave, leaving) = watch::channel(false);
             let activity = Arc::new(Activity::default());
             let server = control::serve(socket, household.clone(), activity, until_true(leaving));
-            let finish = async {
-                let clean = finish.await;
-                let _ = leave.send(true);
-                clean
-            };
-            tokio::join!(server, finish).1
+            until_finished(server, finish, leave).await?
         }
     };
     if !options.quiet && clean {

@@ -16,9 +16,16 @@ enum Entry {
     },
 }
 
+#[derive(Default)]
+struct Inner {
+    entries: Vec<(String, Entry)>,
+    /// The process is leaving: no more arrays.
+    closed: bool,
+}
+
 /// All arrays. Cheap to clone; all clones share them.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<Vec<(String, Entry)>>>);
+pub struct Registry(Arc<Mutex<Inner>>);
 
 /// A name that is taken while its array is being started. Dropping it frees the name, unless the
 /// array has been put in its place.
@@ -41,10 +48,13 @@ pub enum Taken {
         /// Under which name.
         name: String,
     },
+    /// This process is about to end; another one will have to take the array.
+    #[error("the daemon is leaving")]
+    Leaving,
 }
 
 impl Registry {
-    fn lock(&self) -> MutexGuard<'_, Vec<(String, Entry)>> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0
             .lock()
             .expect("no thread panics while it holds the registry")
@@ -55,7 +65,11 @@ impl Registry {
     /// # Errors
     /// When it is taken.
     pub fn reserve(&self, name: &str) -> Result<Reservation, Taken> {
-        let mut entries = self.lock();
+        let mut inner = self.lock();
+        if inner.closed {
+            return Err(Taken::Leaving);
+        }
+        let entries = &mut inner.entries;
         if entries.iter().any(|(taken, _)| taken == name) {
             return Err(Taken::Name(name.to_owned()));
         }
@@ -68,7 +82,8 @@ impl Registry {
 
     /// The handle of a running array.
     pub fn get(&self, name: &str) -> Option<Handle> {
-        let entries = self.lock();
+        let inner = self.lock();
+        let entries = &inner.entries;
         let found = entries.iter().find(|(taken, _)| taken == name);
         found.and_then(|(_, entry)| match entry {
             Entry::Running { handle, .. } => Some(handle.clone()),
@@ -78,7 +93,8 @@ impl Registry {
 
     /// All running arrays, oldest first.
     pub fn all(&self) -> Vec<(String, Handle)> {
-        let entries = self.lock();
+        let inner = self.lock();
+        let entries = &inner.entries;
         let running = entries.iter().filter_map(|(name, entry)| match entry {
             Entry::Running { handle, .. } => Some((name.clone(), handle.clone())),
             Entry::Reserved => None,
@@ -88,12 +104,24 @@ impl Registry {
 
     /// Whether nothing runs and nothing is being started.
     pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().entries.is_empty()
+    }
+
+    /// No more arrays from here on. Those that run or are being started are not touched.
+    pub fn close(&self) {
+        self.lock().closed = true;
+    }
+
+    /// Closes, but only if nothing runs and nothing is being started; tells whether it did.
+    pub fn close_if_empty(&self) -> bool {
+        let mut inner = self.lock();
+        inner.closed |= inner.entries.is_empty();
+        inner.closed
     }
 
     /// Takes an array out that has stopped.
     pub fn remove(&self, name: &str) {
-        self.lock().retain(|(taken, _)| taken != name);
+        self.lock().entries.retain(|(taken, _)| taken != name);
     }
 }
 
@@ -108,7 +136,8 @@ impl Reservation {
     /// # Errors
     /// When the same array runs already, under another name.
     pub fn fill(self, uuid: Uuid, handle: Handle) -> Result<(), Taken> {
-        let mut entries = self.registry.lock();
+        let mut inner = self.registry.lock();
+        let entries = &mut inner.entries;
         let twin = entries.iter().find_map(|(name, entry)| match entry {
             Entry::Running { uuid: other, .. } if *other == uuid => Some(name.clone()),
             _ => None,
@@ -127,6 +156,7 @@ impl Drop for Reservation {
         let reserved = |entry: &Entry| matches!(entry, Entry::Reserved);
         self.registry
             .lock()
+            .entries
             .retain(|(name, entry)| *name != self.name || !reserved(entry));
     }
 }
@@ -180,6 +210,16 @@ mod tests {
         );
         registry.remove("r5");
         assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn a_closed_registry_takes_nothing_more() {
+        let registry = Registry::default();
+        let starting = registry.reserve("a").expect("free");
+        assert!(!registry.close_if_empty(), "one is being started");
+        drop(starting);
+        assert!(registry.close_if_empty());
+        assert_eq!(registry.reserve("b").err(), Some(Taken::Leaving));
     }
 
     #[test]

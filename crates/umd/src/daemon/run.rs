@@ -183,13 +183,13 @@ impl<E: Engine, B: Backend> Loop<E, B> {
     /// `false` when that took too long and it is the poller's turn again.
     fn work_until_quiet(&mut self) -> bool {
         for _ in 0..REAPS_PER_TURN {
-            self.doors.take_held_back(&mut self.requests);
             self.serve_requests();
             // Also hands over what the commands above submitted.
             let ready = self.backend.kick();
             if ready {
                 self.reap();
             }
+            self.doors.send(&mut self.requests);
             if !ready && self.requests.is_empty() && self.commands.is_empty() {
                 return true;
             }
@@ -521,6 +521,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
     /// Last answers to clients, and the members closed once their last I/O has ended.
     fn farewell(&mut self) {
         self.doors.stop();
+        self.doors.send(&mut self.requests);
         self.doors.tend(&self.epoll);
         let members: Vec<MemberId> = (0..self.next_member).map(MemberId).collect();
         for id in &members {
@@ -560,3 +561,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

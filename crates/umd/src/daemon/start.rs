@@ -60,9 +60,10 @@ impl Surroundings {
     /// # Errors
     /// When it is in use.
     pub fn reserve(&self, name: &str) -> Answer<Reservation> {
-        self.registry
-            .reserve(name)
-            .map_err(|taken: Taken| ErrorDoc::new(taken.to_string()))
+        self.registry.reserve(name).map_err(|taken| ErrorDoc {
+            leaving: taken == Taken::Leaving,
+            ..ErrorDoc::new(taken.to_string())
+        })
     }
 }
 

@@ -1,0 +1,267 @@
+//! The loop with an engine that copies every request to one member, and breaks when it is told to.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::mpsc;
+
+use umd_core::array::{
+    ArrayState, Command, Commands, Completion, Control, ControlError, ControlReply, Event, IoDone,
+    IoOp, MemberIo, Purpose, Reply, Request, RequestError, RequestOp, Status, Timer,
+};
+use umd_core::value::{IoId, MemberId, Now, Pool, RequestId, Span};
+use umd_disk::{Backend, MemberFile, Mux};
+use umd_export::nbd::client::Client;
+use umd_export::nbd::{Address, ExportInfo};
+use umd_format::Uuid;
+
+use super::super::array::Handle;
+use super::super::listener::{Listening, open_door};
+use super::super::registry::Registry;
+use super::{Attached, Engine, Loop};
+
+const SECTORS: u64 = 2048;
+/// A write to this sector breaks the engine.
+const FATAL_SECTOR: u64 = 1000;
+
+/// Copies requests to member 0.
+struct Copycat {
+    pool: Pool,
+    pending: BTreeMap<u64, RequestId>,
+    next: u64,
+    ticks: mpsc::Sender<Timer>,
+}
+
+impl Copycat {
+    fn io(&mut self, id: RequestId, op: IoOp, out: &mut Commands) {
+        self.next += 1;
+        self.pending.insert(self.next, id);
+        out.push(Command::Io(MemberIo {
+            io: IoId(self.next),
+            member: MemberId(0),
+            purpose: Purpose::Data,
+            op,
+        }));
+    }
+
+    fn request(&mut self, request: Request, out: &mut Commands) {
+        let op = match request.op {
+            RequestOp::Read {
+                offset_sectors,
+                len_sectors,
+            } => IoOp::Read {
+                offset_sectors,
+                buf: self.pool.take(len_sectors as usize * 512),
+            },
+            RequestOp::Write {
+                offset_sectors,
+                data,
+                fua,
+            } => {
+                assert_ne!(offset_sectors, FATAL_SECTOR, "a stripe was counted twice");
+                IoOp::Write {
+                    offset_sectors,
+                    data: [data].into_iter().collect(),
+                    fua,
+                }
+            }
+            _ => IoOp::Flush,
+        };
+        self.io(request.id, op, out);
+    }
+
+    fn done(&mut self, done: Completion, out: &mut Commands) {
+        let id = self.pending.remove(&done.io.0).expect("asked for");
+        let result = match done.result {
+            Ok(IoDone::Read(buf)) => Ok(Reply::Data(vec![buf.freeze()])),
+            Ok(_) => Ok(Reply::Done),
+            Err(error) => Err(RequestError::Io(error.to_string())),
+        };
+        out.push(Command::Complete { id, result });
+    }
+}
+
+impl Engine for Copycat {
+    fn begin(&mut self, now: Now, out: &mut Commands) {
+        out.push(Command::Arm(Timer::SafeMode, now.mono + Span::millis(20)));
+    }
+
+    fn handle(&mut self, now: Now, event: Event, out: &mut Commands) {
+        match event {
+            Event::Request(request) => self.request(request, out),
+            Event::Done(done) => self.done(done, out),
+            Event::Timer(timer) => {
+                let _ = self.ticks.send(timer);
+                out.push(Command::Arm(timer, now.mono + Span::millis(20)));
+            }
+            Event::Control(id, Control::Stop) => {
+                let result = Ok(ControlReply::Done);
+                out.push(Command::Answer { id, result });
+                out.push(Command::Stopped);
+            }
+            Event::Control(id, _) => {
+                let result = Err(ControlError::Busy("not now".into()));
+                out.push(Command::Answer { id, result });
+            }
+        }
+    }
+
+    fn status(&self) -> Status {
+        crate::doc::tests::raid5()
+    }
+}
+
+/// A running copycat and the way to it.
+struct Rig {
+    handle: Handle,
+    ticks: mpsc::Receiver<Timer>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+fn start(name: &'static str, registry: &Registry) -> Rig {
+    let export = ExportInfo {
+        name: name.into(),
+        description: String::new(),
+        size_sectors: SECTORS,
+        logical_block_bytes: 512,
+        preferred_bytes: 4096,
+        read_only: false,
+    };
+    let (events, _) = tokio::sync::broadcast::channel(16);
+    let ends = Handle::new(export, events, Default::default()).expect("descriptors");
+    let handle = ends.0.clone();
+    let reservation = registry.reserve(name).expect("free");
+    let uuid = Uuid([name.as_bytes()[0]; 16]);
+    reservation.fill(uuid, handle.clone()).expect("fills");
+    let (sender, ticks) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let pool = Pool::new();
+        let engine = Copycat {
+            pool: pool.clone(),
+            pending: BTreeMap::new(),
+            next: 0,
+            ticks: sender,
+        };
+        let mut backend = Mux::new().expect("a backend");
+        let file = MemberFile::in_memory(SECTORS, 512);
+        let attached = BTreeMap::from([(MemberId(0), Attached::of(&file, "memory"))]);
+        backend.attach(MemberId(0), file);
+        let run = Loop::new(name, engine, backend, attached, pool, ends).expect("a loop");
+        run.run().expect("runs");
+    });
+    Rig {
+        handle,
+        ticks,
+        thread,
+    }
+}
+
+fn door(dir: &Path, registry: &Registry) -> (Listening, Address) {
+    let address = Address::Unix(dir.join("nbd.sock"));
+    let door = open_door(&address, registry.clone()).expect("listens");
+    (door, address)
+}
+
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(future)
+}
+
+#[test]
+fn requests_timers_and_control_go_through_the_loop() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let registry = Registry::default();
+    let rig = start("copy", &registry);
+    let (_door, address) = door(dir.path(), &registry);
+    let mut client = Client::connect(&address, "copy").expect("connects");
+    let data: Vec<u8> = (0..512 * 100).map(|n| (n / 7) as u8).collect();
+    client.pwrite(512 * 3, &data).expect("writes");
+    client.flush().expect("flushes");
+    assert_eq!(client.pread(512 * 3, 512 * 100).expect("reads"), data);
+    for _ in 0..3 {
+        assert_eq!(rig.ticks.recv(), Ok(Timer::SafeMode));
+    }
+    let snapshot = wait(rig.handle.look()).expect("alive");
+    assert_eq!(snapshot.reason, None);
+    let refused = wait(rig.handle.control(Control::Fail(MemberId(0)))).expect("alive");
+    assert_eq!(refused, Err(ControlError::Busy("not now".into())));
+    let stopped = wait(rig.handle.control(Control::Stop)).expect("alive");
+    assert_eq!(stopped, Ok(ControlReply::Done));
+    rig.thread.join().expect("ends");
+    assert!(client.pread(0, 512).is_err(), "the connection is closed");
+    assert!(wait(rig.handle.look()).is_err());
+}
+
+#[test]
+fn a_broken_invariant_freezes_one_array_and_no_other() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let registry = Registry::default();
+    let broken = start("broken", &registry);
+    let other = start("other", &registry);
+    let (_door, address) = door(dir.path(), &registry);
+    let mut client = Client::connect(&address, "broken").expect("connects");
+    client.pwrite(0, &[7; 512]).expect("writes");
+    client
+        .pwrite(FATAL_SECTOR * 512, &[9; 512])
+        .expect_err("the engine breaks over it");
+    // The connection lives, and every request is answered with an error.
+    client.pread(0, 512).expect_err("frozen");
+    client.pwrite(0, &[8; 512]).expect_err("frozen");
+    let snapshot = wait(broken.handle.look()).expect("alive");
+    assert_eq!(snapshot.status.state, ArrayState::Frozen);
+    assert!(
+        snapshot
+            .reason
+            .expect("a reason")
+            .contains("a stripe was counted twice")
+    );
+    let refused = wait(broken.handle.control(Control::Fail(MemberId(0)))).expect("alive");
+    assert!(
+        refused
+            .expect_err("frozen")
+            .to_string()
+            .contains("it can only be stopped")
+    );
+    // The other array does not notice.
+    let mut second = Client::connect(&address, "other").expect("connects");
+    second.pwrite(0, &[1; 512]).expect("writes");
+    assert_eq!(second.pread(0, 512).expect("reads"), [1; 512]);
+    for rig in [broken, other] {
+        wait(rig.handle.control(Control::Stop))
+            .expect("alive")
+            .expect("stops");
+        rig.thread.join().expect("ends");
+    }
+}
+
+#[test]
+fn many_clients_share_a_loop() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let registry = Registry::default();
+    let rig = start("many", &registry);
+    let (_door, address) = door(dir.path(), &registry);
+    let clients: Vec<_> = (0..8u64)
+        .map(|n| {
+            let address = address.clone();
+            std::thread::spawn(move || {
+                let mut client = Client::connect(&address, "many").expect("connects");
+                for round in 0..50u64 {
+                    let data = vec![(n * 50 + round) as u8; 512];
+                    client.pwrite(n * 512, &data).expect("writes");
+                    assert_eq!(client.pread(n * 512, 512).expect("reads"), data);
+                }
+                if n % 2 == 0 {
+                    client.disconnect().expect("leaves");
+                }
+            })
+        })
+        .collect();
+    for client in clients {
+        client.join().expect("works");
+    }
+    wait(rig.handle.control(Control::Stop))
+        .expect("alive")
+        .expect("stops");
+    rig.thread.join().expect("ends");
+}

@@ -1,0 +1,352 @@
+//! The daemon: started when needed, once, gone when not needed; and `umd serve` without it.
+
+mod common;
+
+use common::{Home, PATIENCE, eventually, pattern};
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+#[test]
+fn commands_that_race_to_start_the_daemon_all_succeed() {
+    let home = Home::new();
+    let children: Vec<Child> = (0..6)
+        .map(|n| {
+            home.spawn(&format!(
+                "create r{n} -l1 -n2 --size 4M --assume-clean a{n}.img b{n}.img"
+            ))
+        })
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().expect("ends");
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{err}");
+    }
+    let list = home.umd("mdstat --json").ok().json();
+    let arrays = list["arrays"].as_array().expect("arrays");
+    assert_eq!(arrays.len(), 6);
+    let pids: Vec<_> = arrays.iter().map(|array| array["pid"].as_u64()).collect();
+    assert!(
+        pids.iter().all(|pid| *pid == pids[0]),
+        "one daemon runs them all: {pids:?}"
+    );
+}
+
+#[test]
+fn the_daemon_leaves_after_the_last_array_and_comes_back() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    let socket = home.runtime().join("umd/control.sock");
+    let mode = fs::metadata(&socket)
+        .expect("a socket")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let first = home.daemon_pid().expect("a daemon");
+    home.umd("stop r1").ok();
+    eventually("the daemon leaves", || !socket.exists());
+    assert!(!home.runtime().join("umd/nbd.sock").exists());
+    home.umd("assemble r1 a b").ok();
+    assert_ne!(home.daemon_pid().expect("a daemon"), first);
+}
+
+/// Creation right at the moment the daemon leaves, again and again.
+#[test]
+fn leaving_does_not_race_with_creating() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    home.umd("stop r1").ok();
+    let dir = home.runtime().join("umd");
+    for linger_ms in [0, 20, 60, 120, 200, 210, 220, 240] {
+        eventually("the last daemon is gone", || {
+            !dir.join("control.sock").exists()
+        });
+        let mut daemon = home.spawn(&format!("daemon --linger --linger-ms {linger_ms}"));
+        home.umd("assemble r1 a b").ok();
+        home.umd("stop r1").ok();
+        let _ = daemon.wait();
+    }
+}
+
+#[test]
+fn a_second_daemon_is_refused() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    let refusal = home.umd("daemon").fails(1);
+    assert!(refusal.contains("a daemon is running already"), "{refusal}");
+}
+
+#[test]
+fn a_daemon_of_another_version_is_not_talked_to() {
+    let home = Home::new();
+    fs::create_dir_all(home.runtime().join("umd")).expect("directory");
+    let listener = UnixListener::bind(home.runtime().join("umd/control.sock")).expect("binds");
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut request = [0; 1024];
+        let _ = stream.read(&mut request).expect("a request");
+        let body = r#"{"schema":1,"version":"99.0.0","api":9,"pid":1,"nbd":[]}"#;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .expect("answers");
+    });
+    let refusal = home.umd("mdstat").fails(1);
+    assert!(
+        refusal.contains("is version 99.0.0 (API 9), this is"),
+        "{refusal}"
+    );
+    server.join().expect("served");
+}
+
+#[test]
+fn a_runtime_directory_of_somebody_else_is_refused() {
+    let home = Home::new();
+    fs::write(home.path("file"), "").expect("writes");
+    let line = format!("--runtime-dir {} daemon", home.path("file").display());
+    let refusal = home.umd(&line).fails(1);
+    assert!(refusal.contains("runtime directory"), "{refusal}");
+}
+
+/// One request to the control socket, as any HTTP client would make it.
+fn http(home: &Home, request: &str) -> (String, String) {
+    let mut stream =
+        UnixStream::connect(home.runtime().join("umd/control.sock")).expect("connects");
+    stream.write_all(request.as_bytes()).expect("asks");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answers");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head.to_owned(), body.to_owned())
+}
+
+#[test]
+fn the_api_answers_any_http_client() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    let get = |path: &str| {
+        http(
+            &home,
+            &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+        )
+    };
+    let (head, body) = get("/v1/arrays/r1");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    let array: serde_json::Value = serde_json::from_str(&body).expect("json");
+    assert_eq!(
+        (&array["schema"], &array["level"]),
+        (&1.into(), &"raid1".into())
+    );
+    let (head, body) = get("/v1/mdstat");
+    assert!(
+        head.contains("text/plain") && body.contains("r1 : active raid1 "),
+        "{head}\n{body}"
+    );
+    let (head, body) = get("/v1/arrays/nobody");
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+    assert!(
+        body.contains("does not appear to be an active array"),
+        "{body}"
+    );
+    let (head, _) = get("/v2/arrays");
+    assert!(head.starts_with("HTTP/1.1 404"), "{head}");
+    let bad = "POST /v1/create HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+               Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    let (head, body) = http(&home, bad);
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+    assert!(body.contains("missing field"), "{body}");
+}
+
+#[test]
+fn events_are_streamed() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    let mut stream =
+        UnixStream::connect(home.runtime().join("umd/control.sock")).expect("connects");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    stream
+        .write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        .expect("asks");
+    let mut lines = BufReader::new(stream).lines();
+    let head = lines.next().expect("a head").expect("reads");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    home.umd("manage r1 --fail b").ok();
+    let fail = lines
+        .map(|line| line.expect("reads"))
+        .find(|line| line == "event: Fail");
+    assert!(fail.is_some());
+}
+
+/// Waits for the line that says where an `umd serve` listens.
+fn served_at(child: &mut Child) -> String {
+    let mut err = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    let line = err.find_map(|line| {
+        let line = line.expect("reads");
+        line.contains(" is served at ").then_some(line)
+    });
+    // Keep reading, so that it never blocks on a full pipe.
+    std::thread::spawn(move || err.for_each(drop));
+    line.expect("it says where it listens")
+}
+
+fn terminate(child: &Child) {
+    let pid = i32::try_from(child.id()).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signals");
+}
+
+#[test]
+fn serve_runs_one_array_in_the_foreground() {
+    let home = Home::new();
+    home.umd("create r5 -l5 -n3 --size 8M --assume-clean a b c")
+        .ok();
+    home.umd("stop r5").ok();
+    let daemon_socket = home.runtime().join("umd/control.sock");
+    eventually("the daemon leaves", || !daemon_socket.exists());
+    let mut serve = home.spawn("serve r5 a b c");
+    let at = served_at(&mut serve);
+    assert!(
+        at.contains("r5 is served at nbd+unix:///r5?socket="),
+        "{at}"
+    );
+    // Other commands find it without a daemon.
+    let mut client = home.nbd("r5");
+    client.pwrite(0, &pattern(5, 1 << 20)).expect("writes");
+    client.disconnect().expect("leaves");
+    assert!(home.umd("mdstat").ok().out.contains("r5 : active raid5 "));
+    home.umd("manage r5 --fail b").ok();
+    assert_eq!(home.detail("r5")["pid"].as_u64(), Some(serve.id().into()));
+    assert!(!daemon_socket.exists());
+    home.umd("serve r5 a b c").fails(1);
+    terminate(&serve);
+    assert_eq!(serve.wait().expect("ends").code(), Some(0));
+    let examined = home.umd("examine a --json").ok().json();
+    assert_eq!(examined["devices"][0]["superblock"]["state"], "clean");
+    assert_eq!(examined["devices"][0]["superblock"]["array_state"], "A.A");
+    assert_eq!(
+        home.umd("mdstat").ok().out.lines().count(),
+        2,
+        "nothing is left behind"
+    );
+}
+
+#[test]
+fn serve_listens_where_it_is_told_and_stops_when_asked() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    home.umd("stop r1").ok();
+    let socket = home.path("door.sock");
+    let line = format!(
+        "serve r1 a b --nbd unix:{} --nbd tcp:127.0.0.1:0",
+        socket.display()
+    );
+    let mut serve = home.spawn(&line);
+    served_at(&mut serve);
+    eventually("both doors are open", || {
+        home.detail("r1")["nbd"].as_array().map(Vec::len) == Some(2)
+    });
+    assert!(socket.exists());
+    let start = Instant::now();
+    home.umd("stop r1").ok();
+    assert_eq!(serve.wait().expect("ends").code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_socket_path_that_is_taken_is_left_alone() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    home.umd("stop r1").ok();
+    fs::write(home.path("precious"), "precious").expect("writes");
+    let before = home.hashes();
+    let line = format!(
+        "serve r1 a b --nbd unix:{}",
+        home.path("precious").display()
+    );
+    let refusal = home.umd(&line).fails(1);
+    assert!(refusal.contains("exists and is not a socket"), "{refusal}");
+    assert_eq!(home.hashes(), before);
+}
+
+#[test]
+fn the_daemon_stops_its_arrays_cleanly_when_told_to_go() {
+    let home = Home::new();
+    let mut daemon = home.spawn("daemon");
+    eventually("the daemon is there", || home.daemon_pid().is_some());
+    home.umd("create r5 -l5 -n3 --size 8M --assume-clean a b c")
+        .ok();
+    home.nbd("r5")
+        .pwrite(0, &pattern(1, 1 << 20))
+        .expect("writes");
+    terminate(&daemon);
+    assert_eq!(daemon.wait().expect("ends").code(), Some(0));
+    let examined = home.umd("examine a b c --json").ok().json();
+    for device in examined["devices"].as_array().expect("devices") {
+        assert_eq!(device["superblock"]["state"], "clean");
+    }
+}
+
+#[test]
+fn a_killed_daemon_leaves_nothing_in_the_way() {
+    let home = Home::new();
+    home.umd("create r5 -l5 -n3 --size 8M --assume-clean --bitmap internal a b c")
+        .ok();
+    let data = pattern(9, 1 << 20);
+    let mut client = home.nbd("r5");
+    client.pwrite(0, &data).expect("writes");
+    client.flush().expect("flushes");
+    let pid = i32::try_from(home.daemon_pid().expect("a daemon")).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("signals");
+    let socket = home.runtime().join("umd/control.sock");
+    eventually("the daemon is dead", || home.daemon_pid().is_none());
+    assert!(socket.exists(), "it had no time to tidy up");
+    assert!(
+        home.umd("mdstat")
+            .ok()
+            .out
+            .ends_with("unused devices: <none>\n")
+    );
+    let started = home.umd("assemble a b c").ok();
+    assert_eq!(started.err, "umd: r5 has been started with 3 drives.\n");
+    assert_eq!(home.nbd("r5").pread(0, 1 << 20).expect("reads"), data);
+    home.settle("r5");
+    home.umd("action r5 check --wait").ok();
+    assert_eq!(home.detail("r5")["mismatch_cnt"], 0);
+}
+
+/// A daemon with one idle array stays under 20 MiB.
+#[test]
+fn an_idle_daemon_is_small() {
+    let home = Home::new();
+    home.umd("create r5 -l5 -n3 --size 8M --assume-clean a b c")
+        .ok();
+    let mut client = home.nbd("r5");
+    for offset in (0..8u64 << 20).step_by(1 << 20) {
+        client
+            .pwrite(offset, &pattern(offset, 1 << 20))
+            .expect("writes");
+    }
+    client.disconnect().expect("leaves");
+    let pid = home.daemon_pid().expect("a daemon");
+    let resident_kib = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("reads");
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .expect("VmRSS");
+        let digits: String = line.chars().filter(char::is_ascii_digit).collect();
+        digits.parse::<u64>().expect("a number")
+    };
+    eventually("the daemon gives memory back", || resident_kib() < 20 << 10);
+}

@@ -1,0 +1,251 @@
+//! What makes no sense is refused in one sentence, with mdadm's exit code, and nothing is touched.
+
+mod common;
+
+use common::Home;
+use std::fs;
+
+/// Command, exit code, stderr.
+const REFUSALS: &[(&str, i32, &str)] = &[
+    ("-E", 2, "umd: No devices to examine\n"),
+    ("-D", 2, "umd: No devices given.\n"),
+    ("-Q", 2, "umd: No devices given.\n"),
+    ("-S", 2, "umd: No devices given.\n"),
+    ("-W", 2, "umd: No devices given.\n"),
+    ("-C", 2, "umd: an md device must be given in this mode\n"),
+    (
+        "-A",
+        1,
+        "umd: No arrays found in config file or automatically\n",
+    ),
+    ("-C md0 -l 5", 1, "umd: no raid-devices specified.\n"),
+    (
+        "-C md0 -n 3",
+        1,
+        "umd: a RAID level is needed to create an array.\n",
+    ),
+    ("-C md0 -l 17 -n 3 a", 2, "umd: invalid raid level: 17\n"),
+    (
+        "-C md0 -l 5 -n x a",
+        2,
+        "umd: invalid number of raid devices: x\n",
+    ),
+    (
+        "-C md0 -l 5 -n 2 -c x a b",
+        2,
+        "umd: invalid chunk/rounding value: x\n",
+    ),
+    ("-C md0 -l 5 -n 2 -z x a b", 2, "umd: invalid size: x\n"),
+    (
+        "-C md0 -l 5 -n 2 -e 7 a b",
+        2,
+        "umd: unrecognised metadata identifier: 7\n",
+    ),
+    (
+        "-C md0 -l 5 -n 2 -p foo a b",
+        2,
+        "umd: layout foo not understood for raid5.\n",
+    ),
+    (
+        "-C md0 -l 5 -n 3 a",
+        1,
+        "umd: You haven't given enough devices (real or missing) to create this array\n",
+    ),
+    (
+        "-C md0 -l 5 -n 2 a b c",
+        1,
+        "umd: You have listed more devices (3) than are in the array(2)!\n",
+    ),
+    (
+        "-C md0 -l 10 -n 4 a b c d",
+        2,
+        "umd: raid10 is not available in this version; raid0, raid1, raid4, raid5 and raid6 are\n",
+    ),
+    (
+        "-C md0 -l 5 -n 3 -k ppl a b c",
+        2,
+        "umd: consistency policy ppl is not available in this version; resync and bitmap are\n",
+    ),
+    (
+        "-C md0 -l 1 -n 2 --write-behind a b",
+        2,
+        "umd: --write-behind (write-behind) is not available in this version\n",
+    ),
+    (
+        "-C md0 -l 1 -n 2 -b clustered a b",
+        2,
+        "umd: clustered bitmaps are not available in this version; internal and none are\n",
+    ),
+    (
+        "-C md0 -l 0 -n 2 -b internal a b",
+        2,
+        "umd: bitmaps not meaningful with level raid0\n",
+    ),
+    (
+        "-C a/b -l 1 -n 2 a b",
+        2,
+        "umd: 'a/b' cannot be the name of an array: blanks, '/', ':', \
+                                 '[' and ']' are not allowed\n",
+    ),
+    (
+        "-G md0 -n 4",
+        2,
+        "umd: grow is not available in this version\n",
+    ),
+    (
+        "grow md0 -n 4",
+        2,
+        "umd: grow is not available in this version\n",
+    ),
+    (
+        "serve md0 a --ublk",
+        2,
+        "umd: --ublk (the ublk door) is not available in this version\n",
+    ),
+    (
+        "md0 --replace a --with b",
+        2,
+        "umd: --replace (replacing a member while it works) is not available in this version\n",
+    ),
+    (
+        "-E nonexist",
+        1,
+        "umd: cannot open nonexist: No such file or directory\n",
+    ),
+    (
+        "-E zero.img",
+        1,
+        "umd: No md superblock detected on zero.img.\n",
+    ),
+    (
+        "-E --export zero.img",
+        1,
+        "umd: No md superblock detected on zero.img.\n",
+    ),
+    (
+        "-Q nonexist",
+        1,
+        "umd: cannot open nonexist: No such file or directory\n",
+    ),
+    (
+        "-D zero.img",
+        1,
+        "umd: zero.img does not appear to be an md device\n",
+    ),
+    (
+        "-S zero.img",
+        1,
+        "umd: zero.img does not appear to be an md device\n",
+    ),
+    (
+        "-D md0",
+        1,
+        "umd: md0 does not appear to be an active array\n",
+    ),
+    (
+        "-D --test md0",
+        4,
+        "umd: md0 does not appear to be an active array\n",
+    ),
+    (
+        "-S md0",
+        1,
+        "umd: md0 does not appear to be an active array\n",
+    ),
+    (
+        "-W md0",
+        2,
+        "umd: md0 does not appear to be an active array\n",
+    ),
+    (
+        "md0 --fail x",
+        1,
+        "umd: md0 does not appear to be an active array\n",
+    ),
+    (
+        "action md0 reshape",
+        2,
+        "umd: reshape is not available in this version\n",
+    ),
+    (
+        "serve md0 zero.img --nbd tcp",
+        2,
+        "umd: \"tcp\" is not an address: write unix:PATH or \
+                                         tcp:HOST:PORT\n",
+    ),
+];
+
+#[test]
+fn requests_that_make_no_sense() {
+    let home = Home::new();
+    fs::write(home.path("zero.img"), vec![0; 1 << 20]).expect("writes");
+    let before = home.hashes();
+    for (line, code, text) in REFUSALS {
+        let ran = home.umd(line);
+        assert_eq!((ran.code, ran.err.as_str()), (*code, *text), "umd {line}");
+        assert_eq!(ran.out, "", "umd {line}");
+    }
+    assert_eq!(home.hashes(), before);
+    assert_eq!(home.daemon_pid(), None, "no daemon is started for nothing");
+}
+
+#[test]
+fn nothing_found_is_no_failure_where_mdadm_says_so() {
+    let home = Home::new();
+    fs::write(home.path("zero.img"), vec![0; 1 << 20]).expect("writes");
+    assert_eq!(home.umd("-Es zero.img").ok().out, "");
+    assert_eq!(home.umd("-Ds").ok().out, "");
+    assert_eq!(home.umd("-Ss").ok().out, "");
+    assert_eq!(
+        home.umd("-Q zero.img").ok().out,
+        "zero.img: is not an md array\n"
+    );
+    let erased = home.umd("--zero-superblock zero.img").ok();
+    assert_eq!(
+        erased.err,
+        "umd: Unrecognised md component device - zero.img\n"
+    );
+    let empty =
+        "Personalities : [raid0] [raid1] [raid6] [raid5] [raid4] \nunused devices: <none>\n";
+    assert_eq!(home.umd("mdstat").ok().out, empty);
+}
+
+#[test]
+fn clap_errors_have_our_prefix_and_mdadms_code() {
+    let home = Home::new();
+    let text = home.umd("create --bogus").fails(2);
+    assert!(
+        text.starts_with("umd: unexpected argument '--bogus'"),
+        "{text}"
+    );
+    assert!(text.lines().all(|line| line.starts_with("umd:")), "{text}");
+    let text = home.umd("crate x").fails(2);
+    assert!(text.contains("unrecognized subcommand 'crate'"), "{text}");
+    let help = home.umd("--help").ok();
+    assert!(help.out.contains("zero-superblock"), "{}", help.out);
+    let version = home.umd("--version").ok();
+    assert_eq!(version.out, format!("umd {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_needs_no_daemon() {
+    let home = Home::new();
+    let made = home
+        .umd("create r1 -l1 -n2 --size 8M --dry-run a.img b.img")
+        .ok();
+    assert!(made.out.contains("would make "), "{}", made.out);
+    assert!(!home.path("a.img").exists());
+    home.umd("create r1 -l1 -n2 --size 8M a.img b.img").ok();
+    home.umd("wait r1");
+    home.umd("stop r1").ok();
+    let before = home.hashes();
+    let text = home.umd("assemble r1 --dry-run a.img b.img").ok().out;
+    assert!(text.contains("would start r1 (raid1 "), "{text}");
+    assert!(text.contains("slot 1: "), "{text}");
+    let text = home.umd("zero-superblock --dry-run a.img").ok().out;
+    assert!(
+        text.starts_with("would write zeros at sector 8 of a.img"),
+        "{text}"
+    );
+    assert_eq!(home.hashes(), before);
+}
