@@ -35,6 +35,7 @@ impl Array {
     pub(super) fn control(&mut self, id: ControlId, control: Control) {
         let until = match control {
             Control::Fail(member) => self.control_fail(member),
+            Control::Lost(member, why) => self.control_lost(member, &why),
             Control::Remove(member) => self.control_remove(member),
             Control::Add(new) => self.control_add(&new),
             Control::ReAdd(new) => self.control_re_add(&new),
@@ -64,7 +65,7 @@ impl Array {
         let mut moved = false;
         for waiting in std::mem::take(&mut self.waiting) {
             let recorded = match waiting.until {
-                Until::Faults => !self.metadata.fault_pending(),
+                Until::Faults => !self.metadata.fault_pending() || self.broken.is_some(),
                 Until::Change(n) | Until::Added(n, _) => self.metadata.has_recorded(n),
             };
             if !recorded && self.may_write() {
@@ -139,6 +140,13 @@ impl Array {
             )));
         }
         self.fail_member(id, "set faulty on request");
+        Ok(Until::Faults)
+    }
+
+    fn control_lost(&mut self, id: MemberId, why: &str) -> Result<Until, ControlError> {
+        self.named(id)?;
+        self.fail_member(id, why);
+        self.io.orphan(id);
         Ok(Until::Faults)
     }
 

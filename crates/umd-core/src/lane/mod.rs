@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 pub use locks::{Holder, LockId, RangeLocks};
 pub use request::HostRequest;
-pub use split::{Piece, member_span, pieces};
+pub use split::{Piece, member_span, middle, pieces};
 
 use crate::bitmap::Bitmap;
 use crate::geometry::Geometry;

@@ -50,8 +50,10 @@ pub struct Run {
     start: u64,
     end: u64,
     cursor: u64,
-    /// Units in flight by their first sector.
-    open: BTreeMap<u64, u32>,
+    /// Ranges begun and not done: first sector and end.
+    open: BTreeMap<u64, u64>,
+    /// Ranges that were split and are not begun again yet; open as well.
+    parts: Vec<(u64, u64)>,
     units: Slab<Option<Unit>>,
     targets: Vec<MemberId>,
     /// All targets miss only what the bitmap marks.
@@ -93,6 +95,7 @@ impl Run {
             end: sync.dev_sectors,
             cursor: start,
             open: BTreeMap::new(),
+            parts: Vec::new(),
             units: Slab::default(),
             targets,
             guided,
@@ -166,6 +169,11 @@ impl Run {
         let window = if busy { WINDOW_BUSY } else { WINDOW };
         let mut moved = false;
         while self.units.len() < window && !self.stopping(rig) {
+            if let Some((start, end)) = self.parts.pop() {
+                self.begin_unit(rig, start, end);
+                moved = true;
+                continue;
+            }
             self.skip(rig);
             if self.cursor >= self.end {
                 break;
@@ -210,14 +218,18 @@ impl Run {
         self.begin_unit(rig, start, end);
     }
 
+    fn hold_open(&mut self, rig: &mut SyncRig<'_>, start: u64, end: u64) {
+        self.open.insert(start, end);
+        if self.action == SyncAction::Recover {
+            rig.cover.open(start, end);
+        }
+    }
+
     fn begin_unit(&mut self, rig: &mut SyncRig<'_>, start: u64, end: u64) {
         let index = self.units.insert(None);
         let targets = self.targets.clone();
         let mut unit = Unit::new(self.action, self.geometry.clone(), (start, end), targets);
-        self.open.insert(start, index);
-        if self.action == SyncAction::Recover {
-            rig.cover.open(start, end);
-        }
+        self.hold_open(rig, start, end);
         let ended = unit.lock(rig, index);
         self.put_back(rig, index, unit, ended);
     }
@@ -238,15 +250,12 @@ impl Run {
                 self.open.remove(&start);
                 self.mismatch_sectors += mismatch_sectors;
             }
+            // The parts begin with the next advance: by then what went wrong is known.
             UnitEnd::Split => {
-                let middle = start
-                    + (end - start)
-                        .div_ceil(2)
-                        .next_multiple_of(8)
-                        .min(end - start);
-                self.begin_unit(rig, start, middle);
-                if middle < end {
-                    self.begin_unit(rig, middle, end);
+                let middle = start + crate::lane::middle(end - start).expect("long enough");
+                for (from, to) in [(middle, end), (start, middle)] {
+                    self.hold_open(rig, from, to);
+                    self.parts.push((from, to));
                 }
             }
             // Its range stays open: the frontier must not pass it.
@@ -296,7 +305,7 @@ impl Run {
         let outcome = match &self.failed {
             Some(why) => Outcome::Failed(why.clone()),
             None if self.interrupted => Outcome::Interrupted,
-            None if self.cursor < self.end => return None,
+            None if self.cursor < self.end || !self.parts.is_empty() => return None,
             None => Outcome::Complete,
         };
         Some(Ended {

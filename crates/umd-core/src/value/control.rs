@@ -8,6 +8,9 @@ use super::sync_action::SyncAction;
 pub enum Control {
     /// Mark a member faulty.
     Fail(MemberId),
+    /// A member is lost whatever the array may think of it (its file vanished or shrank): it is
+    /// failed, and if the array cannot do without it, writes end here.
+    Lost(MemberId, String),
     /// Take a faulty or spare member out; its device is released.
     Remove(MemberId),
     /// Put a new member in: a spare, which is rebuilt at once if a slot is empty. On failure the
