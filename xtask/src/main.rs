@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod oracle;
+mod programs;
 mod stages;
 mod tidy;
 mod workspace;

@@ -8,14 +8,15 @@
 //! budget; the table at the end shows where the hour went.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use crate::programs::{Program, Programs};
 use crate::{oracle, tidy, workspace};
 
+const INTEROP_CRATE: &str = "umd-interop";
 /// Seeds the simulator runs in CI.
 const SEEDS: &str = "2000";
 
@@ -60,10 +61,13 @@ struct Run {
 pub fn test() -> Result<()> {
     let mut run = Run::default();
     run.function(REST, "oracle", || oracle::ensure(false).map(drop));
-    lint(&mut run)?;
-    unit(&mut run)?;
-    interop_tests(&mut run, false)?;
-    kill_tests(&mut run, false)?;
+    lint(&mut run);
+    let programs = build(&mut run);
+    unit(&mut run, &programs)?;
+    interop_tests(&mut run, &programs, false)?;
+    kill_tests(&mut run, &programs, false)?;
+    let doc_tests = ["test", "--workspace", "--doc", "--no-fail-fast"];
+    run.tests(REST, "examples in the documents", cargo(&doc_tests))?;
     let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
     doc.env("RUSTDOCFLAGS", "-D warnings");
     run.command(REST, "documents", doc);
@@ -74,16 +78,17 @@ pub fn test() -> Result<()> {
 pub fn interop(full: bool) -> Result<()> {
     let mut run = Run::default();
     run.function(REST, "oracle", || oracle::ensure(false).map(drop));
-    run.command(LINT, "release build of umd", release_build());
-    interop_tests(&mut run, full)?;
+    let programs = build(&mut run);
+    interop_tests(&mut run, &programs, full)?;
     run.end(false)
 }
 
 /// `cargo xtask kills`.
 pub fn kills(full: bool) -> Result<()> {
     let mut run = Run::default();
-    run.command(LINT, "release build of umd", release_build());
-    kill_tests(&mut run, full)?;
+    run.function(REST, "oracle", || oracle::ensure(false).map(drop));
+    let programs = build(&mut run);
+    kill_tests(&mut run, &programs, full)?;
     run.end(false)
 }
 
@@ -97,142 +102,102 @@ pub fn sim(args: &[&str]) -> Result<()> {
 /// `cargo xtask bench`.
 pub fn bench(quick: bool) -> Result<()> {
     oracle::ensure(false)?;
-    succeed(release_build())?;
-    let mut args = vec![
-        "run",
-        "--quiet",
+    succeed(cargo(&[
+        "build",
         "--release",
+        "--quiet",
         "--package",
-        "umd-interop",
-        "--bin",
-    ];
-    args.push("umd-bench");
+        "umd",
+    ]))?;
+    let package = ["--package", "umd-interop", "--bin", "umd-bench"];
+    let mut args = vec!["run", "--quiet", "--release"];
+    args.extend(package);
     if quick {
         args.extend(["--", "--quick"]);
     }
-    succeed(cargo(&args))
+    let mut command = cargo(&args);
+    command.env("UMD_BIN", workspace::target().join("release").join("umd"));
+    succeed(command)
 }
 
-fn lint(run: &mut Run) -> Result<()> {
+fn lint(run: &mut Run) {
     run.command(LINT, "format", cargo(&["fmt", "--all", "--check"]));
     run.function(LINT, "tidy", tidy::run);
-    let clippy = [
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "-D",
-        "warnings",
-    ];
+    let mut clippy = vec!["clippy", "--workspace", "--all-targets", "--quiet"];
+    clippy.extend(["--keep-going", "--", "-D", "warnings"]);
     run.command(LINT, "clippy", cargo(&clippy));
     if has_cargo_deny() {
         run.command(LINT, "licences and advisories", cargo(&["deny", "check"]));
     } else {
         println!("\n*** SKIPPED licences and advisories: cargo-deny is not installed\n");
     }
-    run.command(LINT, "release build of umd", release_build());
-    let tests = ["test", "--workspace", "--no-run", "--quiet"];
-    run.command(LINT, "build of the tests", cargo(&tests));
-    Ok(())
 }
 
-fn unit(run: &mut Run) -> Result<()> {
-    let workspace = [
-        "test",
-        "--workspace",
-        "--exclude",
-        "umd-interop",
-        "--no-fail-fast",
-    ];
-    run.tests(UNIT, "unit tests", cargo(&workspace))?;
-    run.tests(
-        UNIT,
-        "unit tests of the harness",
-        cargo(&["test", "-p", "umd-interop", "--lib"]),
-    )?;
-    let sim = workspace::root().join("crates/umd-sim/src");
-    if sim.join("main.rs").is_file() || sim.join("bin").is_dir() {
-        let args = [
-            "run",
-            "--quiet",
-            "--release",
-            "-p",
-            "umd-sim",
-            "--",
-            "--seeds",
-            SEEDS,
-        ];
-        run.command(UNIT, "simulation", cargo(&args));
-    } else {
-        println!("\n*** SKIPPED simulation: umd-sim has no program yet\n");
+/// Builds everything once. The tests that need a umd say so themselves when there is none.
+fn build(run: &mut Run) -> Programs {
+    let mut command = cargo(&["build", "--workspace", "--all-targets", "--keep-going"]);
+    command.arg("--message-format=json-render-diagnostics");
+    command.arg("--quiet");
+    let mut programs = Programs::default();
+    run.function(LINT, "build", || {
+        let (built, result) = Programs::build(command);
+        programs = built;
+        result
+    });
+    programs
+}
+
+fn unit(run: &mut Run, programs: &Programs) -> Result<()> {
+    let chosen = |test: &Program| test.package != INTEROP_CRATE || !test.integration;
+    targets(run, UNIT, "unit tests", programs, chosen, false)?;
+    match programs.find("umd-sim") {
+        Some(path) => {
+            let mut command = Command::new(path);
+            command.args(["--seeds", SEEDS]);
+            run.command(UNIT, "simulation", command);
+        }
+        None => println!("\n*** SKIPPED simulation: umd-sim has no program yet\n"),
     }
     Ok(())
 }
 
-fn interop_tests(run: &mut Run, full: bool) -> Result<()> {
-    let names = test_names("umd-interop", |name| name != "kills")?;
-    targets(
-        run,
-        INTEROP,
-        "kernel, mdadm and NBD clients",
-        "umd-interop",
-        &names,
-        full,
-    )
+fn interop_tests(run: &mut Run, programs: &Programs, full: bool) -> Result<()> {
+    let chosen = |test: &Program| is_interop(test) && test.name != "kills";
+    let name = "kernel, mdadm and NBD clients";
+    targets(run, INTEROP, name, programs, chosen, full)
 }
 
-fn kill_tests(run: &mut Run, full: bool) -> Result<()> {
-    let names = test_names("umd-interop", |name| name == "kills")?;
-    targets(run, KILLS, "kills under load", "umd-interop", &names, full)
+fn kill_tests(run: &mut Run, programs: &Programs, full: bool) -> Result<()> {
+    let chosen = |test: &Program| is_interop(test) && test.name == "kills";
+    targets(run, KILLS, "kills under load", programs, chosen, full)
 }
 
+fn is_interop(test: &Program) -> bool {
+    test.package == INTEROP_CRATE && test.integration
+}
+
+/// Runs the chosen programs one after the other.
 fn targets(
     run: &mut Run,
     stage: Stage,
     name: &str,
-    package: &str,
-    targets: &[String],
+    programs: &Programs,
+    chosen: impl Fn(&Program) -> bool,
     full: bool,
 ) -> Result<()> {
-    if targets.is_empty() {
-        println!("\n*** SKIPPED {name}: there are no such tests yet\n");
-        return Ok(());
-    }
-    let mut args = vec!["test", "--package", package, "--no-fail-fast"];
-    for target in targets {
-        args.extend(["--test", target]);
-    }
-    let mut command = cargo(&args);
-    if full {
-        command.env("UMD_FULL", "1");
-    }
-    run.tests(stage, name, command)
-}
-
-/// The integration tests of a crate.
-fn test_names(package: &str, keep: impl Fn(&str) -> bool) -> Result<Vec<String>> {
-    let folder = workspace::root().join("crates").join(package).join("tests");
-    let mut names = Vec::new();
-    for entry in folder
-        .read_dir()
-        .with_context(|| format!("no {}", folder.display()))?
-    {
-        let path = entry?.path();
-        let name = path.file_stem().and_then(|stem| stem.to_str());
-        let Some(name) = name.filter(|_| path.extension().is_some_and(|ext| ext == "rs")) else {
-            continue;
-        };
-        if keep(name) {
-            names.push(name.to_string());
+    let mut commands = Vec::new();
+    for test in programs.tests.iter().filter(|test| chosen(test)) {
+        let mut command = test.command();
+        hand_down(&mut command);
+        if let Some(umd) = programs.find("umd") {
+            command.env("UMD_BIN", umd);
         }
+        if full {
+            command.env("UMD_FULL", "1");
+        }
+        commands.push((format!("{}/{}", test.package, test.name), command));
     }
-    names.sort();
-    Ok(names)
-}
-
-fn release_build() -> Command {
-    cargo(&["build", "--release", "--quiet", "--package", "umd"])
+    run.all_tests(stage, name, commands)
 }
 
 fn has_cargo_deny() -> bool {
@@ -248,19 +213,19 @@ fn cargo_path() -> std::ffi::OsString {
     std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// A cargo command in the workspace, knowing where the oracles and the release binary are.
+/// A cargo command in the workspace.
 fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(cargo_path());
     command.current_dir(workspace::root()).args(args);
-    command.env("UMD_ORACLE_DIR", workspace::oracle());
-    command.env("UMD_BIN", binary(&workspace::target()));
-    // Errors of the tests say what happened; where they were made is noise in a long log.
-    command.env("RUST_LIB_BACKTRACE", "0");
+    hand_down(&mut command);
     command
 }
 
-fn binary(target: &Path) -> std::path::PathBuf {
-    target.join("release").join("umd")
+/// Tells a command where the oracles are.
+fn hand_down(command: &mut Command) {
+    command.env("UMD_ORACLE_DIR", workspace::oracle());
+    // Errors of the tests say what happened; where they were made is noise in a long log.
+    command.env("RUST_LIB_BACKTRACE", "0");
 }
 
 fn succeed(mut command: Command) -> Result<()> {
@@ -303,32 +268,37 @@ impl Run {
         self.function(stage, name, || succeed(command));
     }
 
-    /// Runs `cargo test` and adds up what its programs report.
-    fn tests(&mut self, stage: Stage, name: &str, mut command: Command) -> Result<()> {
+    /// Runs one program made of tests.
+    fn tests(&mut self, stage: Stage, name: &str, command: Command) -> Result<()> {
+        self.all_tests(stage, name, vec![(name.to_string(), command)])
+    }
+
+    /// Runs programs made of tests, or `cargo test`, as one step, and adds up what they report.
+    /// None at all is a failure: something is wrong with the build.
+    fn all_tests(
+        &mut self,
+        stage: Stage,
+        name: &str,
+        commands: Vec<(String, Command)>,
+    ) -> Result<()> {
         let start = Run::begin(name);
-        let mut child = command
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot run cargo")?;
-        let stdout = child.stdout.take().expect("piped above");
-        let (mut passed, mut failed) = (0, 0);
-        for line in BufReader::new(stdout).lines() {
-            let line = line?;
-            println!("{line}");
-            if let Some((p, f)) = test_result(&line) {
-                passed += p;
-                failed += f;
-            }
+        let mut wrong = Vec::new();
+        if commands.is_empty() {
+            self.failed += 1;
+            wrong.push("there are no such tests".to_string());
         }
-        let status = child.wait()?;
-        let result = match (status.success(), failed) {
-            (true, 0) => Ok(()),
-            (_, 0) => Err(anyhow::anyhow!("cargo test ended with {status}")),
-            _ => Err(anyhow::anyhow!("{failed} tests failed")),
+        for (program, command) in commands {
+            println!("\n{program}");
+            let (passed, failed, error) = counted(command)?;
+            self.passed += passed;
+            // A test program that did not compile or died reports no count.
+            self.failed += if error.is_some() { failed.max(1) } else { 0 };
+            wrong.extend(error.map(|error| format!("{program}: {error}")));
+        }
+        let result = match wrong.is_empty() {
+            true => Ok(()),
+            false => Err(anyhow::anyhow!("{}", wrong.join("; "))),
         };
-        // A test program that did not compile or died reports no count.
-        self.failed += if result.is_err() { failed.max(1) } else { 0 };
-        self.passed += passed;
         self.note(stage, name, start, result);
         Ok(())
     }
@@ -376,6 +346,32 @@ impl Run {
         text.push_str(&format!("{:<34} {:>6}\n", "total", clock(total)));
         text
     }
+}
+
+/// Runs a program made of tests: how many passed and failed, and what is wrong if anything is.
+fn counted(mut command: Command) -> Result<(u64, u64, Option<String>)> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot run the tests")?;
+    let stdout = child.stdout.take().expect("piped above");
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some((p, f)) = test_result(&line) {
+            passed += p;
+            failed += f;
+        }
+    }
+    let status = child.wait()?;
+    let error = match (status.success(), failed) {
+        (true, 0) => None,
+        (_, 0) => Some(format!("ended with {status}")),
+        _ => Some(format!("{failed} tests failed")),
+    };
+    Ok((passed, failed, error))
 }
 
 /// `3:07`.

@@ -7,12 +7,17 @@ crash() {
     sleep 1000
 }
 
+# is_idle md0: now. No other program is started for it: in this kernel that takes long.
+is_idle() {
+    read action </sys/block/$1/md/sync_action
+    [ $action = idle ]
+}
+
 # wait_idle md0: returns when no resync, recovery, check or repair runs or is about to.
 wait_idle() {
-    f=/sys/block/$1/md/sync_action
-    [ -e $f ] || return 0
+    [ -e /sys/block/$1/md/sync_action ] || return 0
     while :; do
-        [ "$(cat $f)" = idle ] && sleep 0.1 && [ "$(cat $f)" = idle ] && return 0
+        is_idle $1 && sleep 0.1 && is_idle $1 && return 0
         sleep 0.05
     done
 }
@@ -21,7 +26,7 @@ wait_idle() {
 check() {
     wait_idle $1
     echo check >/sys/block/$1/md/sync_action
-    while [ "$(cat /sys/block/$1/md/sync_action)" != idle ]; do sleep 0.05; done
+    until is_idle $1; do sleep 0.05; done
     cat /sys/block/$1/md/mismatch_cnt
 }
 
@@ -29,7 +34,7 @@ check() {
 repair() {
     wait_idle $1
     echo repair >/sys/block/$1/md/sync_action
-    while [ "$(cat /sys/block/$1/md/sync_action)" != idle ]; do sleep 0.05; done
+    until is_idle $1; do sleep 0.05; done
 }
 
 # fail message: ends the script.

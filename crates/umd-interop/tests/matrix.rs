@@ -14,7 +14,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use umd_interop::matrix::{Case, chosen};
@@ -177,36 +177,27 @@ fn batch(oracle: &Oracle, umd: &Umd, contents: &Contents, cases: &[(usize, Case)
         })
         .collect();
     let mut failures = Vec::new();
-    let mut kept = |failed: Vec<String>| failures.extend(failed);
-    let made = match kernel_makes(oracle, contents, &jobs) {
-        Ok(failed) => {
-            kept(failed);
-            true
-        }
-        Err(error) => {
-            kept(vec![format!("boot 1: {error:#}")]);
-            false
-        }
+    let mut times = Vec::new();
+    let mut phase = |name: &str, run: &mut dyn FnMut() -> Result<Vec<String>>| {
+        let start = Instant::now();
+        let failed = run().unwrap_or_else(|error| vec![format!("{name}: {error:#}")]);
+        times.push(format!("{name} {:.1} s", start.elapsed().as_secs_f64()));
+        failures.extend(failed);
     };
-    if made {
-        for job in &jobs {
-            let steps: [(&str, Step); 4] = [
-                ("umd reads", umd_reads),
-                ("umd writes", umd_writes),
-                ("umd writes degraded", umd_writes_degraded),
-                ("umd creates", umd_creates),
-            ];
-            for (name, step) in steps {
-                if let Err(error) = step(oracle, umd, contents, job) {
-                    kept(vec![format!("{} {name}: {error:#}", job.case)]);
-                }
-            }
-        }
-        match kernel_reads(oracle, contents, &jobs) {
-            Ok(failed) => kept(failed),
-            Err(error) => kept(vec![format!("boot 2: {error:#}")]),
-        }
+    phase("boot 1", &mut || kernel_makes(oracle, contents, &jobs));
+    for (name, step) in STEPS {
+        phase(name, &mut || {
+            Ok(jobs
+                .iter()
+                .filter_map(|job| {
+                    let error = step(oracle, umd, contents, job).err()?;
+                    Some(format!("{} {name}: {error:#}", job.case))
+                })
+                .collect())
+        });
     }
+    phase("boot 2", &mut || kernel_reads(oracle, contents, &jobs));
+    println!("{} arrays: {}", jobs.len(), times.join(", "));
     if !failures.is_empty() && std::env::var_os("UMD_KEEP").is_some() {
         failures.push(format!("the files are in {}", dir.keep().display()));
     }
@@ -214,6 +205,13 @@ fn batch(oracle: &Oracle, umd: &Umd, contents: &Contents, cases: &[(usize, Case)
 }
 
 type Step = fn(&Oracle, &Umd, &Contents, &Job) -> Result<()>;
+
+const STEPS: [(&str, Step); 4] = [
+    ("umd reads", umd_reads),
+    ("umd writes", umd_writes),
+    ("umd writes degraded", umd_writes_degraded),
+    ("umd creates", umd_creates),
+];
 
 /// Boot 1: creates and fills the `k` sets.
 fn kernel_makes(oracle: &Oracle, contents: &Contents, jobs: &[Job]) -> Result<Vec<String>> {

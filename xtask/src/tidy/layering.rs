@@ -3,8 +3,10 @@
 //! ```text
 //!   umd ----> umd-disk, umd-export, umd-cluster ----> umd-core ----> umd-format, umd-parity
 //!
-//!   array metadata sync cluster ---> lane personality bitmap ---> geometry assembly value
+//!   array sync cluster -> lane -> personality bitmap metadata -> member -> geometry assembly value
 //! ```
+//!
+//! `metadata` lies below `lane` because it mints the proofs without which a lane cannot write.
 
 use super::Finding;
 use super::source::{Source, is_word, matching_brace};
@@ -55,9 +57,11 @@ const TIES: [Tie; 6] = [
 const TOPS: [&str; 3] = ["umd", "umd-sim", "umd-interop"];
 
 /// The rooms of umd-core from the top floor to the ground.
-const FLOORS: [&[&str]; 3] = [
-    &["array", "metadata", "sync", "cluster"],
-    &["lane", "personality", "bitmap"],
+const FLOORS: [&[&str]; 5] = [
+    &["array", "sync", "cluster"],
+    &["lane"],
+    &["personality", "bitmap", "metadata"],
+    &["member"],
     &["geometry", "assembly", "value"],
 ];
 
@@ -240,7 +244,18 @@ mod tests {
         let text = "use crate::{value::Slot, array::{self, Event}};\nuse crate::lane::Lane;\n\
             use crate::bitmap;\n";
         let source = Source::new("crates/umd-core/src/bitmap/mod.rs", text);
-        assert_eq!(whats(rooms(&source)), ["bitmap may not call up to array"]);
+        assert_eq!(
+            whats(rooms(&source)),
+            [
+                "bitmap may not call up to array",
+                "bitmap may not call up to lane"
+            ]
+        );
+        let source = Source::new(
+            "crates/umd-core/src/lane/mod.rs",
+            "use crate::metadata::Active;",
+        );
+        assert_eq!(whats(rooms(&source)), [""; 0]);
         let source = Source::new("crates/umd-core/src/geometry/raid0.rs", text);
         assert_eq!(
             whats(rooms(&source)),
