@@ -78,6 +78,9 @@ impl Array {
             metadata.note_fault();
             metadata.note_change(true);
         }
+        if epoch.degraded() == 0 && is_uneven(&members, &plan) {
+            metadata.note_uneven();
+        }
         let bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), dev_sectors);
         let mut cover = Cover::new(plan.resync_offset_sectors);
         let geometry = Arc::new(plan.geometry.clone());
@@ -109,6 +112,11 @@ impl Array {
             options,
         })
     }
+}
+
+fn is_uneven(members: &Members, plan: &Plan) -> bool {
+    let mut holding = members.iter().filter(|m| m.state == State::InSync);
+    holding.any(|m| m.superblock.fields.events != plan.events.0)
 }
 
 /// Sectors of each member that resync and recovery walk; 0 without redundancy.

@@ -42,6 +42,8 @@ enum Stage {
 #[derive(Debug, Clone, Copy, Default)]
 struct Content {
     clean: bool,
+    /// Only brings members to the events that the newest one carries; records nothing new.
+    evens: bool,
     fault: u64,
     change: u64,
 }
@@ -72,6 +74,8 @@ pub struct Metadata {
     change: u64,
     change_recorded: u64,
     flush_for_change: bool,
+    /// Members carry different events: the last update of an earlier run was cut short.
+    uneven: bool,
     stage: Stage,
     content: Content,
     left: usize,
@@ -96,11 +100,19 @@ impl Metadata {
             change: 0,
             change_recorded: 0,
             flush_for_change: false,
+            uneven: false,
             stage: Stage::Idle,
             content: Content::default(),
             left: 0,
             rest: Vec::new(),
         }
+    }
+
+    /// Members that all hold the array's data carry different events. They are made even before
+    /// the next update: two updates cut short in a row would otherwise leave members two apart,
+    /// which looks as if they had missed writes.
+    pub fn note_uneven(&mut self) {
+        self.uneven = true;
     }
 
     /// The events that superblocks carry, or are about to.
@@ -269,6 +281,15 @@ impl Metadata {
             self.wants_clean &= !self.clean;
             return false;
         }
+        if std::mem::take(&mut self.uneven) && !self.fault_pending() {
+            self.content = Content {
+                clean: self.clean,
+                evens: true,
+                ..Content::default()
+            };
+            self.stage = Stage::Flush;
+            return true;
+        }
         let clean = !go_active && (self.clean || go_clean);
         self.content = Content {
             clean,
@@ -332,6 +353,9 @@ impl Metadata {
 
     fn finish(&mut self) {
         self.stage = Stage::Idle;
+        if self.content.evens {
+            return;
+        }
         self.fault_recorded = self.content.fault;
         self.change_recorded = self.content.change;
         if self.tracks_activity {
