@@ -39,8 +39,11 @@ pub struct Media<'a> {
     doubtful: bool,
 }
 
+/// Metadata is judged elsewhere. A block rewritten after a read error holds before and after what
+/// it should, or cannot be read.
 fn matters(write: &Write) -> bool {
-    !matches!(write.purpose, Purpose::Super | Purpose::Bitmap)
+    let beside = [Purpose::Super, Purpose::Bitmap, Purpose::Rewrite];
+    !beside.contains(&write.purpose)
 }
 
 impl<'a> Media<'a> {
@@ -81,9 +84,8 @@ impl<'a> Media<'a> {
             if let Some(write) = flying {
                 return Some(show(write, "in flight"));
             }
-            if start < end
-                && let Some((_, write)) = column.disk.cache().range(start, end).next()
-            {
+            let mut cached = column.disk.cache().range(start, end.max(start));
+            if let Some((_, write)) = cached.find(|(_, write)| matters(write)) {
                 return Some(show(write, "not durable"));
             }
         }

@@ -233,12 +233,16 @@ impl Monitor {
             let (Some(slot), Some(view)) = (m.slot, self.members.get(&m.id)) else {
                 continue;
             };
-            let valid_below = match m.role {
-                MemberRole::InSync => u64::MAX,
-                MemberRole::Recovering { .. } => Monitor::durable_super(view, scene.disks)
-                    .and_then(SuperView::recovery_offset)
-                    .unwrap_or(0),
-                _ => continue,
+            if !matches!(m.role, MemberRole::InSync | MemberRole::Recovering { .. }) {
+                continue;
+            }
+            // What counts is what its superblock claims: a member that has just been rebuilt
+            // claims nothing until that is on its disk.
+            let claims = Monitor::durable_super(view, scene.disks);
+            let valid_below = match (m.role, claims.and_then(SuperView::recovery_offset)) {
+                (_, Some(offset)) => offset,
+                (MemberRole::InSync, None) => u64::MAX,
+                (_, None) => 0,
             };
             columns[slot.index()] = Some(super::media::Column {
                 member: m.id,

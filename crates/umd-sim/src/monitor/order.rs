@@ -113,7 +113,7 @@ impl Monitor {
         for (&id, why) in &self.failed {
             let number = self.members.get(&id).and_then(|view| view.number);
             let Some(number) = number else { continue };
-            if self.is_kept(scene, id) {
+            if self.is_kept(scene, id) || self.has_come_back(scene, id, number) {
                 continue;
             }
             let ignorant = self
@@ -145,6 +145,16 @@ impl Monitor {
     fn is_kept(&self, scene: Scene<'_>, id: MemberId) -> bool {
         let in_sync = self.in_sync(scene.status).any(|(other, _, _)| other == id);
         in_sync && scene.status.state == ArrayState::Broken
+    }
+
+    /// Whether the number belongs to a member that was put back since, and that says itself, on
+    /// its medium, that it is not in sync.
+    fn has_come_back(&self, scene: Scene<'_>, id: MemberId, number: u32) -> bool {
+        self.active(scene.status).any(|(other, _, view)| {
+            let claims = Monitor::durable_super(view, scene.disks);
+            let modest = claims.is_some_and(|sb| sb.recovery_offset().is_some());
+            other != id && view.number == Some(number) && modest
+        })
     }
 
     pub(super) fn check_source(
@@ -257,6 +267,12 @@ impl Monitor {
             let text = format!("{what}: {place:?} (sector {sector}) holds {seen:?}");
             return broken(Rule::Ack, text);
         }
+        // A member that has just been rebuilt is not believed before its superblock says so.
+        let claims = Monitor::durable_super(view, scene.disks);
+        let claimed = claims
+            .and_then(|sb| sb.recovery_offset())
+            .unwrap_or(u64::MAX);
+        let durable = durable && place.relative_sector < claimed;
         let kept = recognise(disk.durable().sector(at));
         if durable && !scene.oracle.may_survive(sector, kept) {
             let text = format!("{what}: {place:?} (sector {sector}) holds {kept:?} on its medium");

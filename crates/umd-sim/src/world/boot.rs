@@ -15,7 +15,7 @@ use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
 use crate::engine::{Candidate, Maker, Refused, Started, now_at};
 use crate::layout::Geometry;
-use crate::metaview::super_sector;
+use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{MemberView, Monitor, Rule, Violation};
 use crate::options::{Options, Trigger};
 use crate::oracle::{Look, Oracle};
@@ -184,6 +184,14 @@ impl<'a> World<'a> {
         self.atlas.rebooted();
         let mut chosen: Vec<usize> = (0..self.disks.len())
             .filter(|&disk| self.carries[disk] && !self.absent[disk])
+            .filter(|&disk| {
+                // The first superblock of a new member may never have reached it.
+                let at = super_sector(self.options.minor, self.disks[disk].sectors());
+                self.disks[disk]
+                    .visible(at)
+                    .and_then(SuperView::new)
+                    .is_some()
+            })
             .collect();
         self.setup_rng.shuffle(&mut chosen);
         let ids: Vec<(MemberId, usize)> = chosen
