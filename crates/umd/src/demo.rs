@@ -117,7 +117,8 @@ impl Demo<'_> {
         print(&format!("Images go to {in_dir}.\n"))?;
         let images = [shown('a'), shown('b'), shown('c')].join(" ");
         let size = size_sectors / 2;
-        let command = format!("umd create {NAME} -l 5 -n 3 -c 64K --size {size}K {images}");
+        let command =
+            format!("umd create {NAME} -l 5 -n 3 -c 64K --bitmap internal --size {size}K {images}");
         self.step(1, "Make a RAID5 on three files, and start it.", &command)?;
         let array = self.create(size_sectors)?;
         let address = self.address(&array)?;

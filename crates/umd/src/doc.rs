@@ -138,6 +138,8 @@ pub struct MemberDoc {
     pub data_size_bytes: u64,
     /// Read errors mended by rewriting.
     pub corrected_read_errors: u32,
+    /// Why it is faulty.
+    pub fault: Option<String>,
     /// Device number of a block device, 0 for a file.
     pub major: u32,
     /// Device number of a block device, 0 for a file.
@@ -360,6 +362,7 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
         data_offset_bytes: member.data_offset_sectors * SECTOR_BYTES,
         data_size_bytes: member.data_size_sectors * SECTOR_BYTES,
         corrected_read_errors: member.corrected_read_errors,
+        fault: member.fault.clone(),
         major,
         minor,
     }
@@ -383,6 +386,7 @@ pub(crate) mod tests {
             data_offset_sectors: 2048,
             data_size_sectors: 129_024,
             corrected_read_errors: 0,
+            fault: None,
         }
     }
 

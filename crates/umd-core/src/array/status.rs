@@ -92,6 +92,8 @@ pub struct MemberStatus {
     pub data_size_sectors: u64,
     /// Read errors corrected by rewriting.
     pub corrected_read_errors: u32,
+    /// Why it is faulty, for a human.
+    pub fault: Option<String>,
 }
 
 /// What a member is to the array.

@@ -85,6 +85,7 @@ impl Array {
             data_offset_sectors: fields.data_offset_sectors,
             data_size_sectors: fields.data_size_sectors,
             corrected_read_errors: fields.corrected_reads,
+            fault: member.fault.clone(),
         }
     }
 

@@ -38,6 +38,7 @@ fn member(n: u16) -> MemberStatus {
         data_offset_sectors: DATA,
         data_size_sectors: USED,
         corrected_read_errors: 0,
+        fault: None,
     }
 }
 

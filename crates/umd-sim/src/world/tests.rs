@@ -349,6 +349,7 @@ impl Maker for Mirrors {
                 data_offset_sectors: superblock.fields.data_offset_sectors,
                 data_size_sectors: superblock.fields.data_size_sectors,
                 corrected_read_errors: 0,
+                fault: None,
             });
             let id = candidate.id;
             legs.push(Leg { id, superblock });

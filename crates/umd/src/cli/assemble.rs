@@ -71,7 +71,7 @@ fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
         return Err(match (&name, args.targets.is_empty()) {
             (Some(name), _) => Failure::failed(format!(
                 "{name} not identified in config file: name its devices, there is no config file \
-                 in this version"
+                 in this version (if {name} is a device, write ./{name})"
             )),
             _ => Failure::failed("No arrays found in config file or automatically"),
         });

@@ -243,7 +243,7 @@ impl Household {
     async fn fail(&self, name: &str, handle: &Handle, device: &str) -> Answer<DoneDoc> {
         let (snapshot, _) = self.look(name, handle).await?;
         let member = find_member(&snapshot.status, device).map_err(|text| {
-            ErrorDoc::new(format!("set device faulty failed for {device}:  {text}"))
+            ErrorDoc::new(format!("set device faulty failed for {device}: {text}"))
         })?;
         let answer = handle
             .control(Control::Fail(member))
@@ -323,10 +323,8 @@ impl Household {
                 messages: vec![format!("{verb} {device}")],
                 ..DoneDoc::plain()
             }),
-            Err(error) if re_add => {
-                let what = format!("--re-add for {device} to {name} is not possible");
-                Err(refused(&what, &error))
-            }
+            // The engine's sentence says which device, and why.
+            Err(error) if re_add => Err(ErrorDoc::new(error.to_string())),
             Err(ControlError::TooSmall(text)) => Err(ErrorDoc::new(format!(
                 "{device} not large enough to join array: {text}"
             ))),
@@ -491,8 +489,8 @@ fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Off
         if let Some(one) = found.first() {
             let of = other.map_or(String::new(), |uuid| format!(" of array {uuid}"));
             return Err(ErrorDoc::new(format!(
-                "{} appears to contain {}{of}: erase it first (umd zero-superblock), or add it \
-                 with --force",
+                "{} appears to contain {}{of}: take another device, or add it with --force, which \
+                 destroys that",
                 request.device, one.kind
             )));
         }

@@ -513,7 +513,8 @@ impl<E: Engine, B: Backend> Loop<E, B> {
                 let text = format!("{}: {} vanished or shrank", self.name, member.name);
                 crate::cli::outcome::say(&text);
             }
-            self.control(Control::Fail(id), None);
+            let why = "its file vanished or shrank".to_owned();
+            self.control(Control::Lost(id, why), None);
         }
         self.carry_out();
     }
