@@ -5,7 +5,7 @@
 //! data offset.
 //!
 //! ```text
-//!   A --/chunk--> C, o;  C --/k--> row S, index i;  i --table of S--> slot;  S*chunk + o = relative
+//!   A --/chunk--> C, o;  C --/k--> row S, index i;  i --table of S--> slot;  S*chunk+o = relative
 //! ```
 
 /// The shape of an array.

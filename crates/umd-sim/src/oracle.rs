@@ -10,11 +10,12 @@
 //! * A read that ran from `s` to `e` may return a version that was issued before `e` and not
 //!   overwritten before `s`.
 //! * A completed write overwrites every version that was complete before it was issued.
-//! * With read-commit, a completed read of `r` overwrites every *other* version that was complete before it began:
-//!   once read, a value stays (also in a region that is not yet synchronised after a crash, even if
+//! * With read-commit, a completed read of `r` overwrites every *other* version that was complete
+//!   before it began: once read, a value stays (also in a region that is not yet synchronised
+//!   after a crash, even if
 //!   the member it was read from dies).
-//! * A flush makes what was overwritten before it was issued gone, by answered writes that is; a FUA
-//!   write does so for what it overwrites itself.
+//! * A flush makes what was overwritten before it was issued gone, by answered writes that is; a
+//!   FUA write does so for what it overwrites itself.
 //! * A power cut un-overwrites what is not gone; a killed process does not (caches survive).
 //!
 //! Times are ticks: each call gets its own, so no two things happen at once.

@@ -56,8 +56,8 @@ fn fill_with_rubbish(disk: &mut SimDisk, rng: &mut Rng) {
 /// Whether the engine makes mirrors equal before a read of a region in doubt returns.
 const READ_COMMIT: bool = false;
 
-/// Creates the array as a user would, straight onto the media. Says which disks are members.
-fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
+/// The array that the options ask for.
+fn describe(options: &Options, rng: &mut Rng) -> NewArray {
     let slots = usize::from(options.slots);
     let present = slots - usize::from(options.missing);
     let mut new = |disk: usize| NewMember {
@@ -74,7 +74,7 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
     let spares = (0..usize::from(options.spares))
         .map(|n| new(slots + n))
         .collect();
-    let array = NewArray {
+    NewArray {
         minor: minor_of(options.minor),
         set_uuid: uuid(rng),
         name: "wind".into(),
@@ -89,8 +89,13 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
         assume_clean: options.assume_clean,
         slots: members,
         spares,
-    };
-    let created = new_array(&array).expect("the options describe an array");
+    }
+}
+
+/// Creates the array as a user would, straight onto the media. Says which disks are members.
+fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
+    let slots = usize::from(options.slots);
+    let created = new_array(&describe(options, rng)).expect("the options describe an array");
     let image = created.bitmap_image();
     let mut carries = vec![false; disks.len()];
     let mut sizes = Vec::new();
