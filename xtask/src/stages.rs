@@ -225,7 +225,7 @@ fn cargo(args: &[&str]) -> Command {
 fn hand_down(command: &mut Command) {
     command.env("UMD_ORACLE_DIR", workspace::oracle());
     // Errors of the tests say what happened; where they were made is noise in a long log.
-    command.env("RUST_LIB_BACKTRACE", "0");
+    command.env("RUST_BACKTRACE", "0");
 }
 
 fn succeed(mut command: Command) -> Result<()> {

@@ -406,7 +406,7 @@ prop_compose! {
             data_size_sectors: 0x1f800,
             super_offset_sectors: 8,
             recovery_offset_raw,
-            dev_number: numbers.0,
+            dev_number: numbers.0 % 1920,
             corrected_reads: numbers.1,
             device_uuid: Uuid(set_uuid.map(|byte| !byte)),
             flags: DeviceFlags(flags),
