@@ -90,7 +90,8 @@ impl World<'_> {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return true;
         }
-        let already = self.atlas.doomed.contains(&disk);
+        let lost = self.disks[disk].power() != Power::On;
+        let already = lost || self.atlas.doomed.contains(&disk);
         self.sound() - usize::from(!already) >= self.needed() && !self.any_damage()
     }
 
@@ -202,12 +203,22 @@ impl World<'_> {
         true
     }
 
-    /// Relative pages with host writes in flight or volatile on any member.
+    /// Relative pages with host writes unanswered, in flight, or volatile on any member.
     pub(super) fn pages_at_risk(&self, power: bool) -> BTreeSet<u64> {
         let mut pages = BTreeSet::new();
         let Some(live) = &self.live else {
             return pages;
         };
+        for pending in live.pending.values().filter(|pending| pending.writes()) {
+            for sector in pending.range.clone() {
+                let places = self.geometry.places(sector);
+                pages.extend(
+                    places
+                        .iter()
+                        .map(|place| place.relative_sector / PAGE_SECTORS),
+                );
+            }
+        }
         for m in &live.status.members {
             let Some(&disk) = live.members.get(&m.id) else {
                 continue;
