@@ -156,7 +156,8 @@ impl Monitor {
                 let place = bitmap.place(bit);
                 let at = index * SECTOR + place.byte;
                 let new = bytes.as_ref().map_or(0, |bytes| bytes[at]);
-                if old[place.byte] & place.mask == 0 || new & place.mask != 0 {
+                let cleared = old[place.byte] & place.mask != 0 && new & place.mask == 0;
+                if !cleared || !self.is_set_everywhere(scene, bit) {
                     continue;
                 }
                 let region = bit * bitmap.chunk_sectors..(bit + 1) * bitmap.chunk_sectors;
@@ -164,6 +165,21 @@ impl Monitor {
             }
         }
         Ok(())
+    }
+
+    /// Whether a bit is durable on every member in sync. One that is not has allowed no write: a
+    /// crash cut its setting, or its clearing, short.
+    fn is_set_everywhere(&self, scene: Scene<'_>, bit: u64) -> bool {
+        self.in_sync(scene.status).all(|(_, _, view)| {
+            self.bitmap(view, scene.disks)
+                .is_none_or(|(start, bitmap)| {
+                    let place = bitmap.place(bit);
+                    let bytes = scene.disks[view.disk]
+                        .durable()
+                        .sector(start + place.sector);
+                    bytes[place.byte] & place.mask != 0
+                })
+        })
     }
 
     fn check_clearing(

@@ -15,7 +15,7 @@ mod media;
 mod metadata;
 mod order;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
@@ -176,6 +176,8 @@ pub struct Monitor {
     members: BTreeMap<MemberId, MemberView>,
     /// Members whose failure the engine knows and superblocks may not.
     failed: BTreeMap<MemberId, String>,
+    /// Members whose failure every survivor had recorded once.
+    recorded: BTreeSet<MemberId>,
     /// Completion counts of all disks when a host flush or FUA write was handed over.
     marks: BTreeMap<u64, Vec<u64>>,
     /// P and Q may disagree for good: the user insisted on starting an unclean degraded RAID6.
@@ -235,6 +237,7 @@ impl Monitor {
             geometry,
             members,
             failed: BTreeMap::new(),
+            recorded: BTreeSet::new(),
             marks: BTreeMap::new(),
             doubtful: false,
             stopped: false,
@@ -363,7 +366,7 @@ impl Monitor {
                 .members
                 .get(&m.id)
                 .is_some_and(|view| view.number.is_some());
-            if m.role == MemberRole::Faulty && known {
+            if m.role == MemberRole::Faulty && known && !self.recorded.contains(&m.id) {
                 self.failed
                     .entry(m.id)
                     .or_insert_with(|| "declared faulty".into());

@@ -102,12 +102,20 @@ impl Monitor {
         Ok(())
     }
 
-    /// Drops failures that every survivor has recorded; complains about the first that is left.
+    /// Nothing may go on while a failure is known that a survivor has not recorded.
     pub(super) fn check_quarantine(
         &mut self,
         scene: Scene<'_>,
         what: &dyn fmt::Display,
     ) -> Verdict {
+        match self.settle_failures(scene) {
+            None => Ok(()),
+            Some(text) => broken(Rule::Quarantine, format!("{what}: {text}")),
+        }
+    }
+
+    /// Drops failures that every survivor has recorded; names one that is left.
+    pub fn settle_failures(&mut self, scene: Scene<'_>) -> Option<String> {
         let mut recorded = Vec::new();
         let mut open = None;
         for (&id, why) in &self.failed {
@@ -125,19 +133,18 @@ impl Monitor {
                 });
             match ignorant {
                 None => recorded.push(id),
-                Some((other, _, _)) => open = Some((id, other, why.clone())),
+                Some((other, _, _)) => {
+                    open = Some(format!(
+                        "{id:?} failed ({why}), and {other:?} has not recorded it"
+                    ));
+                }
             }
         }
         recorded.iter().for_each(|id| {
             self.failed.remove(id);
+            self.recorded.insert(*id);
         });
-        match open {
-            None => Ok(()),
-            Some((id, other, why)) => broken(
-                Rule::Quarantine,
-                format!("{what}: {id:?} failed ({why}), and {other:?} has not recorded it"),
-            ),
-        }
+        open
     }
 
     /// Whether an array that is broken keeps this member in its slot all the same: then nothing

@@ -27,6 +27,9 @@ pub(super) struct Atlas {
     holes: BTreeSet<u64>,
     /// More broke than redundancy covers.
     exceeded: bool,
+    /// Flushes failed on more disks than redundancy covers: answered writes may be lost as by a
+    /// power cut.
+    flush_lost: bool,
     /// A start was insisted on: parity may be wrong from then on.
     forced: bool,
 }
@@ -35,6 +38,11 @@ impl Atlas {
     /// Whether more broke than redundancy covers.
     pub(super) fn exceeded(&self) -> bool {
         self.exceeded
+    }
+
+    /// Whether answered writes may be lost as by a power cut.
+    pub(super) fn flush_lost(&self) -> bool {
+        self.flush_lost
     }
 
     /// Whether parity may be wrong for good.
@@ -90,13 +98,16 @@ impl World<'_> {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return true;
         }
-        let already = self.atlas.doomed.contains(&disk);
+        let lost = self.disks[disk].power() != Power::On;
+        let already = lost || self.atlas.doomed.contains(&disk);
         self.sound() - usize::from(!already) >= self.needed() && !self.any_damage()
     }
 
     /// Whether the disk may be lost, by the rules of this seed. Remembers it if so.
     pub(super) fn doom(&mut self, disk: usize) -> bool {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
+            // It may be in sync when the fault strikes.
+            self.atlas.doomed.insert(disk);
             return true;
         }
         self.prune_holes();
@@ -160,7 +171,10 @@ impl World<'_> {
         match kind {
             Fault::WriteError => self.disks[disk].arm(Armed::WriteError),
             Fault::MetadataError => self.disks[disk].arm(Armed::MetadataWriteError),
-            Fault::FlushError => self.disks[disk].arm(Armed::FlushError),
+            Fault::FlushError => {
+                self.disks[disk].arm(Armed::FlushError);
+                self.atlas.flush_lost |= self.atlas.exceeded;
+            }
             Fault::Hang => {
                 let span = Span(self.fault_rng.range(60, 200) * 1_000_000_000);
                 self.disks[disk].arm(Armed::Hang(span));
@@ -202,12 +216,22 @@ impl World<'_> {
         true
     }
 
-    /// Relative pages with host writes in flight or volatile on any member.
+    /// Relative pages with host writes unanswered, in flight, or volatile on any member.
     pub(super) fn pages_at_risk(&self, power: bool) -> BTreeSet<u64> {
         let mut pages = BTreeSet::new();
         let Some(live) = &self.live else {
             return pages;
         };
+        for pending in live.pending.values().filter(|pending| pending.writes()) {
+            for sector in pending.range.clone() {
+                let places = self.geometry.places(sector);
+                pages.extend(
+                    places
+                        .iter()
+                        .map(|place| place.relative_sector / PAGE_SECTORS),
+                );
+            }
+        }
         for m in &live.status.members {
             let Some(&disk) = live.members.get(&m.id) else {
                 continue;

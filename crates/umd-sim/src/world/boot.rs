@@ -348,7 +348,7 @@ impl<'a> World<'a> {
             }
             self.absent[disk] = gone && self.fault_rng.permille(400);
         }
-        self.oracle.crashed(power);
+        self.oracle.crashed(power || self.atlas.flush_lost());
         self.live = None;
         self.queue.clear();
     }
@@ -366,7 +366,7 @@ impl<'a> World<'a> {
             }
             self.absent[disk] = gone && self.fault_rng.permille(400);
         }
-        if power {
+        if power || self.atlas.flush_lost() {
             self.oracle.crashed(true);
         }
         self.live = None;

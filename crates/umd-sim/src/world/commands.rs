@@ -166,22 +166,25 @@ impl World<'_> {
                 Command::Stopped => self.stopped()?,
             }
         }
-        self.check_events_at_rest()?;
+        self.look_at_media()?;
         if self.live().monitor.is_stopped() {
             return self.boot_over();
         }
         Ok(())
     }
 
-    fn check_events_at_rest(&mut self) -> Verdict {
-        let Some(live) = &self.live else {
-            return Ok(());
-        };
+    /// What the monitor looks at after every event.
+    fn look_at_media(&mut self) -> Verdict {
+        let live = self.live.as_mut().expect("an array is running");
         let scene = Scene {
             disks: &self.disks,
             status: &live.status,
             oracle: &self.oracle,
         };
+        live.monitor.settle_failures(scene);
+        if self.atlas.exceeded() {
+            return Ok(());
+        }
         live.monitor.check_events_at_rest(scene)
     }
 

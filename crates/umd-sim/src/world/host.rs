@@ -41,6 +41,13 @@ pub(super) struct Pending {
     pub(super) read_only: bool,
 }
 
+impl Pending {
+    /// Whether it changes the array.
+    pub(super) fn writes(&self) -> bool {
+        matches!(self.kind, Kind::Write { .. } | Kind::Trim { .. })
+    }
+}
+
 /// A request to be made.
 pub(super) struct Plan {
     pub(super) kind: Kind,
