@@ -40,9 +40,14 @@ pub struct Media<'a> {
 }
 
 /// Metadata is judged elsewhere. A block rewritten after a read error holds before and after what
-/// it should, or cannot be read.
+/// it should, or cannot be read; a block mended by a repair was wrong before.
 fn matters(write: &Write) -> bool {
-    let beside = [Purpose::Super, Purpose::Bitmap, Purpose::Rewrite];
+    let beside = [
+        Purpose::Super,
+        Purpose::Bitmap,
+        Purpose::Rewrite,
+        Purpose::Scrub,
+    ];
     !beside.contains(&write.purpose)
 }
 

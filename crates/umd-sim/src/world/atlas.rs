@@ -110,8 +110,7 @@ impl World<'_> {
             self.atlas.doomed.insert(disk);
             return true;
         }
-        self.prune_holes();
-        if !self.atlas.holes.is_empty() {
+        if self.has_holes() {
             // The write hole: what this disk held could not be computed. md has no answer to it
             // without a log, and neither faults nor administrators of this world ask.
             return false;
@@ -196,8 +195,7 @@ impl World<'_> {
             return false;
         };
         let covered = self.sound() > self.needed() && !self.any_damage();
-        self.prune_holes();
-        if !(covered || self.options.beyond) || !self.atlas.holes.is_empty() {
+        if !(covered || self.options.beyond) || self.has_holes() {
             return false;
         }
         self.atlas.exceeded |= !covered;
@@ -272,7 +270,7 @@ impl World<'_> {
         self.atlas.holes.extend(pages);
     }
 
-    /// Forgets pages whose parity agrees with their data.
+    /// Forgets pages whose parity agrees with their data, on the media.
     pub(super) fn prune_holes(&mut self) {
         let in_sync = self.in_sync();
         if in_sync.len() < usize::from(self.geometry.slots) {
@@ -281,8 +279,25 @@ impl World<'_> {
         let holes = std::mem::take(&mut self.atlas.holes);
         self.atlas.holes = holes
             .into_iter()
-            .filter(|page| !self.page_agrees(*page, &in_sync))
+            .filter(|page| self.is_volatile(*page, &in_sync) || !self.page_agrees(*page, &in_sync))
             .collect();
+    }
+
+    fn is_volatile(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
+        in_sync.iter().any(|(slot, disk)| {
+            let first = self.data_offset(*slot) + page * PAGE_SECTORS;
+            let mut cached = self.disks[*disk].cache().range(first, first + PAGE_SECTORS);
+            cached.next().is_some()
+        })
+    }
+
+    /// Whether parity is in doubt in any row, as reads find it now.
+    pub(super) fn has_holes(&mut self) -> bool {
+        self.prune_holes();
+        let in_sync = self.in_sync();
+        let whole = in_sync.len() == usize::from(self.geometry.slots);
+        let in_doubt = |page: &u64| !whole || !self.page_agrees(*page, &in_sync);
+        self.atlas.holes.iter().any(in_doubt)
     }
 
     fn page_agrees(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
@@ -334,11 +349,6 @@ impl World<'_> {
         if self.geometry.level == 6 {
             self.atlas.holes = holes;
         }
-    }
-
-    /// Whether any row is in doubt.
-    pub(super) fn has_holes(&self) -> bool {
-        !self.atlas.holes.is_empty()
     }
 
     fn trigger_by_fault(&mut self) {
