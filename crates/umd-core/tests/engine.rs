@@ -556,3 +556,27 @@ fn scattered_bad_sectors_cost_nothing() {
         world.stop();
     }
 }
+
+#[test]
+fn a_member_whose_file_vanished_is_lost_at_once_and_read_while_it_lasts() {
+    for shape in shapes() {
+        let mut world = World::create(&shape);
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        let copy = whole(&mut world);
+        let lost = |id| Control::Lost(MemberId(id), "its file vanished".into());
+        for disk in 0..=u32::from(redundancy(&shape)) {
+            assert_ne!(world.array().status().state, ArrayState::Broken);
+            world.control(lost(disk)).expect("noted");
+        }
+        assert_eq!(world.array().status().state, ArrayState::Broken);
+        assert!(matches!(
+            world.write(0, &[1; 512]),
+            Err(RequestError::Io(_))
+        ));
+        verify(&mut world, &copy);
+        world.stop();
+    }
+}

@@ -144,9 +144,13 @@ impl Array {
     }
 
     fn control_lost(&mut self, id: MemberId, why: &str) -> Result<Until, ControlError> {
-        self.named(id)?;
-        self.fail_member(id, why);
-        self.io.orphan(id);
+        let name = self.named(id)?.name.clone();
+        if self.can_lose(id) {
+            self.fail_member(id, why);
+        } else {
+            // A deleted file lives on while it is open: what is in it can still be copied out.
+            self.break_array(&name, why);
+        }
         Ok(Until::Faults)
     }
 

@@ -80,7 +80,7 @@ impl Array {
         self.publish();
     }
 
-    fn break_array(&mut self, name: &str, why: &str) {
+    pub(super) fn break_array(&mut self, name: &str, why: &str) {
         if self.broken.is_some() {
             return;
         }

@@ -13,7 +13,7 @@ enum Stage {
     Drain,
     Bits,
     Clean,
-    /// RAID0 has no clean superblock to write, but caches to flush.
+    /// RAID0 and broken arrays have no clean superblock to write, but caches to flush.
     Flush,
 }
 
@@ -86,13 +86,18 @@ impl Array {
                 if self.may_write() && !(rest && self.bitmap.is_quiet()) {
                     return false;
                 }
-                if self.may_write() && self.geometry.redundancy() == 0 {
+                if !self.metadata.may_flush() {
+                    return false;
+                }
+                // No clean superblock was written, so nothing has flushed what hosts wrote last.
+                let unflushed = self.geometry.redundancy() == 0 || self.broken.is_some();
+                if unflushed && !self.read_only {
                     self.metadata.flush_at_rest(&mut self.io, &self.members);
                 }
                 self.set_stage(Stage::Flush);
             }
             Stage::Flush => {
-                if self.may_write() && !self.metadata.is_quiet() {
+                if !self.metadata.may_flush() {
                     return false;
                 }
                 self.at_rest();

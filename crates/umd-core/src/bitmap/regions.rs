@@ -20,6 +20,8 @@ pub const PAGE_BYTES: usize = 4096;
 
 const IDLE: u8 = 1;
 const NEEDED: u8 = 2;
+/// Chosen by the pass of clearing that is under way, and not written since.
+const RIPE: u8 = 4;
 
 /// Regions marked and counted, not yet known to be durable.
 #[derive(Debug)]
@@ -215,7 +217,7 @@ impl Regions {
                 self.demanded |= *seq == self.open_batch;
             }
             self.writers[region as usize] += 1;
-            self.flags[region as usize] &= !IDLE;
+            self.flags[region as usize] &= !(IDLE | RIPE);
         }
         Ticket {
             span: Some((first, last)),
@@ -339,17 +341,22 @@ impl Regions {
         idle.iter().for_each(|r| self.flags[*r as usize] |= IDLE);
     }
 
-    /// Regions that have been idle since the last pass.
-    pub(super) fn ripe(&self) -> Vec<u64> {
+    /// Begins a pass of clearing: the regions that have been idle since the last pass. A write
+    /// that comes in later takes its region out of the pass, also when it ends before the pass does.
+    pub(super) fn ripe(&mut self) -> Vec<u64> {
         let ripe = |r: &u64| self.flags[*r as usize] & IDLE != 0 && self.clearable(*r);
-        self.set_regions().filter(ripe).collect()
+        let regions: Vec<u64> = self.set_regions().filter(ripe).collect();
+        for region in &regions {
+            self.flags[*region as usize] |= RIPE;
+        }
+        regions
     }
 
     /// Clears those of `regions` that are still idle; returns the pages to write.
     pub(super) fn clear(&mut self, regions: &[u64]) -> Vec<usize> {
         let mut pages = BTreeSet::new();
         for region in regions {
-            if self.flags[*region as usize] & IDLE == 0 || !self.clearable(*region) {
+            if self.flags[*region as usize] & RIPE == 0 || !self.clearable(*region) {
                 continue;
             }
             let (byte, mask) = bit_position(*region);
@@ -471,8 +478,14 @@ mod tests {
         assert_eq!(r.ripe(), [] as [u64; 0], "a joined region is young again");
         r.abandon(again);
         assert_eq!(r.clear(&[0]), [] as [usize; 0], "not idle for long enough");
-        r.age();
-        r.age();
+        r.mark_all_idle();
+        let none: [usize; 0] = [];
+        assert_eq!(
+            r.clear(&[0]),
+            none,
+            "idle again, but it was not flushed since"
+        );
+        assert_eq!(r.ripe(), [0]);
         assert_eq!(r.clear(&[0, 1]), [0], "region 1 has a writer");
         assert_eq!(r.dirty(), 1);
         r.retire(b);

@@ -9,7 +9,8 @@ pub enum Control {
     /// Mark a member faulty.
     Fail(MemberId),
     /// A member is lost whatever the array may think of it (its file vanished or shrank): it is
-    /// failed, and if the array cannot do without it, writes end here.
+    /// failed, and if the array cannot do without it, writes end here (reads go on as long as it
+    /// answers).
     Lost(MemberId, String),
     /// Take a faulty or spare member out; its device is released.
     Remove(MemberId),
