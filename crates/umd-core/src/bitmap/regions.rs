@@ -342,7 +342,8 @@ impl Regions {
     }
 
     /// Begins a pass of clearing: the regions that have been idle since the last pass. A write
-    /// that comes in later takes its region out of the pass, also when it ends before the pass does.
+    /// that comes in later takes its region out of the pass, also when it ends before the pass
+    /// does.
     pub(super) fn ripe(&mut self) -> Vec<u64> {
         let ripe = |r: &u64| self.flags[*r as usize] & IDLE != 0 && self.clearable(*r);
         let regions: Vec<u64> = self.set_regions().filter(ripe).collect();
