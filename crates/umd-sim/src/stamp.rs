@@ -1,10 +1,9 @@
 //! What simulated hosts write: every sector says where it belongs and which write made it.
 //!
 //! ```text
-//!   word 0   array sector ^ key          all 64 words depend on (sector, version) without being
-//!   word 1   version ^ key               linear in them: the xor of valid sectors is not valid, so
-//!   word 2.. chained multiply-mix        a wrong reconstruction never passes for content
-//!   word 63  the end of the chain
+//!   word 0       array sector ^ key      all words depend on (sector, version) without being linear
+//!   word 1       version ^ key           in them: the xor of valid sectors is not valid, so a wrong
+//!   word 2..63   multiply-mix of both    reconstruction never passes for content
 //! ```
 
 use crate::rng::mix;
@@ -34,14 +33,15 @@ fn word(bytes: &[u8], index: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-fn chain(sector: u64, version: u64) -> impl FnMut(u64) -> u64 {
-    let mut at = mix(sector ^ mix(version));
-    move |index| {
-        at = (at ^ index)
-            .wrapping_mul(0xd6e8_feb8_6659_fd93)
-            .rotate_left(29);
-        at
-    }
+/// Word `index` of a stamp; words do not wait for each other.
+fn filling(base: u64, index: u64) -> u64 {
+    (base ^ index.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        .wrapping_mul(0xd6e8_feb8_6659_fd93)
+        .rotate_left(29)
+}
+
+fn base(sector: u64, version: u64) -> u64 {
+    mix(sector ^ mix(version))
 }
 
 /// Fills one sector.
@@ -49,10 +49,9 @@ pub fn stamp(out: &mut [u8], sector: u64, version: u64) {
     assert_eq!(out.len(), SECTOR, "a stamp fills one sector");
     out[0..8].copy_from_slice(&(sector ^ KEY).to_le_bytes());
     out[8..16].copy_from_slice(&(version ^ KEY).to_le_bytes());
-    let mut next = chain(sector, version);
-    for index in 2..64u64 {
-        let at = index as usize * 8;
-        out[at..at + 8].copy_from_slice(&next(index).to_le_bytes());
+    let base = base(sector, version);
+    for (index, piece) in out.chunks_exact_mut(8).enumerate().skip(2) {
+        piece.copy_from_slice(&filling(base, index as u64).to_le_bytes());
     }
 }
 
@@ -67,9 +66,14 @@ pub fn stamp_all(out: &mut [u8], sector: u64, version: u64) {
 pub fn recognise(bytes: &[u8]) -> Content {
     assert_eq!(bytes.len(), SECTOR, "sectors are recognised one by one");
     let (sector, version) = (word(bytes, 0) ^ KEY, word(bytes, 1) ^ KEY);
-    let mut next = chain(sector, version);
-    if (2..64u64).all(|index| next(index) == word(bytes, index as usize)) {
-        return Content::Stamp { sector, version };
+    let base = base(sector, version);
+    if filling(base, 2) == word(bytes, 2) {
+        let wrong = (2..64).fold(0, |wrong, index| {
+            wrong | (filling(base, index as u64) ^ word(bytes, index))
+        });
+        if wrong == 0 {
+            return Content::Stamp { sector, version };
+        }
     }
     if bytes.iter().all(|&b| b == 0) {
         return Content::Zero;

@@ -121,7 +121,11 @@ impl Monitor {
         for (&id, why) in &self.failed {
             let number = self.members.get(&id).and_then(|view| view.number);
             let Some(number) = number else { continue };
-            if self.is_kept(scene, id) || self.has_come_back(scene, id, number) {
+            if self.is_kept(scene, id) {
+                continue;
+            }
+            if self.has_come_back(scene, id, number) {
+                recorded.push(id);
                 continue;
             }
             let ignorant = self
@@ -176,8 +180,11 @@ impl Monitor {
         let found = scene.status.members.iter().find(|m| m.id == io.member);
         let role = found.map(|m| m.role);
         let slot = found.and_then(|m| m.slot);
+        // An array that is broken lets hosts copy out what can still be read.
+        let broken_array = scene.status.state == ArrayState::Broken;
         let valid = match (role, slot) {
             (Some(MemberRole::InSync), _) => true,
+            (Some(MemberRole::Faulty), _) if broken_array => true,
             (Some(MemberRole::Recovering { recovered_sectors }), Some(slot)) => {
                 end <= recovered_sectors || self.is_rebuilt(scene, view, slot.0, range)
             }

@@ -1,0 +1,46 @@
+//! The shipped core in the tunnel: a hundred seeds with every push.
+
+use umd_sim::options::Options;
+use umd_sim::run::{Show, run_seed, run_twice};
+use umd_sim::shipped::Shipped;
+use umd_sim::world::Counts;
+
+fn add(sum: &mut Counts, counts: Counts) {
+    sum.boots += counts.boots;
+    sum.answers += counts.answers;
+    sum.faults += counts.faults;
+    sum.crashes += counts.crashes;
+    sum.reads_checked += counts.reads_checked;
+}
+
+#[test]
+fn a_hundred_seeds() {
+    let mut sum = Counts::default();
+    for seed in 0..100 {
+        let outcome = run_seed(seed, &Shipped, Show::Tail);
+        if let Some(violation) = outcome.violation {
+            let options = Options::draw(seed);
+            panic!(
+                "seed {seed}: {violation}\n{options:?}\n{}\nrepeat with: cargo xtask sim --seed \
+                 {seed} --trace",
+                outcome.tail.join("\n")
+            );
+        }
+        add(&mut sum, outcome.counts);
+    }
+    // A run that does nothing finds nothing.
+    assert!(sum.boots > 200 && sum.crashes > 100, "{sum:?}");
+    assert!(
+        sum.answers > 10_000 && sum.reads_checked > 100_000,
+        "{sum:?}"
+    );
+    assert!(sum.faults > 50, "{sum:?}");
+}
+
+#[test]
+fn a_seed_is_all_there_is() {
+    for seed in 200..206 {
+        let outcome = run_twice(seed, &Shipped);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+    }
+}
