@@ -172,6 +172,7 @@ impl CorePlane {
 
     /// One turn of the loop: commands out, completions in, timers.
     fn turn(&mut self) -> Result<()> {
+        let before = self.completed;
         for command in std::mem::take(&mut self.out) {
             match command {
                 Command::Io(io) => self.mux.submit(io),
@@ -192,7 +193,7 @@ impl CorePlane {
             bail!("a request failed: {why}");
         }
         let ready = self.mux.kick();
-        if !ready && self.out.is_empty() {
+        if !ready && self.out.is_empty() && self.completed == before {
             let mut fds = [PollFd::from_borrowed_fd(self.mux.event_fd(), PollFlags::IN)];
             let limit = Timespec {
                 tv_sec: 0,
