@@ -1,11 +1,9 @@
 //! What simulated hosts write: every sector says where it belongs and which write made it.
 //!
 //! ```text
-//!   word 0       array sector ^ key      all words depend on (sector, version) without being
-//! linear
-//!   word 1       version ^ key           in them: the xor of valid sectors is not valid, so a
-//! wrong
-//!   word 2..63   multiply-mix of both    reconstruction never passes for content
+//!   word 0       array sector ^ key     all words depend on (sector, version), and not linearly:
+//!   word 1       version ^ key          the xor of valid sectors is not valid, so a wrong
+//!   word 2..63   multiply-mix of both   reconstruction never passes for content
 //! ```
 
 use crate::rng::mix;
