@@ -64,6 +64,7 @@ impl Array {
             pool,
             options,
         } = setup;
+        let plan = distrusting_rebuilds(plan);
         let members = members_of(&plan, facts);
         let reference = members
             .get(plan.reference)
@@ -117,6 +118,22 @@ impl Array {
 fn is_uneven(members: &Members, plan: &Plan) -> bool {
     let mut holding = members.iter().filter(|m| m.state == State::InSync);
     holding.any(|m| m.superblock.fields.events != plan.events.0)
+}
+
+/// Parity that was only declared right cannot vouch for what was rebuilt from it: where an unclean
+/// array was marked clean, rebuilds begin again.
+fn distrusting_rebuilds(mut plan: Plan) -> Plan {
+    for slot in plan.slots.iter_mut().filter(|_| plan.marked_clean) {
+        if let SlotPlan::Recovering {
+            from_sectors,
+            bitmap_guided,
+            ..
+        } = slot
+        {
+            (*from_sectors, *bitmap_guided) = (0, false);
+        }
+    }
+    plan
 }
 
 /// Sectors of each member that resync and recovery walk; 0 without redundancy.
