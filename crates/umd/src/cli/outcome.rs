@@ -102,7 +102,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// A document on stdout, indented, one per call.
 ///
 /// # Errors
-/// As [`print`].
+/// As [`print()`].
 pub fn print_json<T: serde::Serialize>(document: &T) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(document)
         .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
