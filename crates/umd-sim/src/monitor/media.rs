@@ -39,16 +39,11 @@ pub struct Media<'a> {
     doubtful: bool,
 }
 
-/// Metadata is judged elsewhere. A block rewritten after a read error holds before and after what
-/// it should, or cannot be read; a block mended by a repair was wrong before.
+/// Whether a write on its way may make redundancy disagree: host data and parity. Metadata is
+/// judged elsewhere. What a resync, a rebuild or a repair writes makes redundancy agree: where it
+/// has to be durable, the comparison of the media tells.
 fn matters(write: &Write) -> bool {
-    let beside = [
-        Purpose::Super,
-        Purpose::Bitmap,
-        Purpose::Rewrite,
-        Purpose::Scrub,
-    ];
-    !beside.contains(&write.purpose)
+    matches!(write.purpose, Purpose::Data | Purpose::Parity)
 }
 
 impl<'a> Media<'a> {

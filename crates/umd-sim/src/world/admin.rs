@@ -182,7 +182,8 @@ impl World<'_> {
                 live.monitor.note_released(member);
             }
             (Request::Fail(member), Err(_)) => {
-                if let Some(&disk) = self.live().members.get(&member) {
+                let disk = self.live().members.get(&member).copied();
+                if let Some(disk) = disk.filter(|disk| !self.disks[*disk].is_armed()) {
                     self.atlas.forget(disk);
                 }
             }

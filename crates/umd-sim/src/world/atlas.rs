@@ -27,9 +27,6 @@ pub(super) struct Atlas {
     holes: BTreeSet<u64>,
     /// More broke than redundancy covers.
     exceeded: bool,
-    /// Flushes failed on more disks than redundancy covers: answered writes may be lost as by a
-    /// power cut.
-    flush_lost: bool,
     /// A start was insisted on: parity may be wrong from then on.
     forced: bool,
 }
@@ -38,11 +35,6 @@ impl Atlas {
     /// Whether more broke than redundancy covers.
     pub(super) fn exceeded(&self) -> bool {
         self.exceeded
-    }
-
-    /// Whether answered writes may be lost as by a power cut.
-    pub(super) fn flush_lost(&self) -> bool {
-        self.flush_lost
     }
 
     /// Whether parity may be wrong for good.
@@ -170,10 +162,7 @@ impl World<'_> {
         match kind {
             Fault::WriteError => self.disks[disk].arm(Armed::WriteError),
             Fault::MetadataError => self.disks[disk].arm(Armed::MetadataWriteError),
-            Fault::FlushError => {
-                self.disks[disk].arm(Armed::FlushError);
-                self.atlas.flush_lost |= self.atlas.exceeded;
-            }
+            Fault::FlushError => self.disks[disk].arm(Armed::FlushError),
             Fault::Hang => {
                 let span = Span(self.fault_rng.range(60, 200) * 1_000_000_000);
                 self.disks[disk].arm(Armed::Hang(span));

@@ -187,6 +187,7 @@ impl<'a> World<'a> {
     /// Assembles and starts the array. `false`: it was refused, as it may be, and that is the end.
     pub(super) fn start(&mut self) -> Result<bool, Violation> {
         self.atlas.rebooted();
+        self.bring_back_the_newest();
         let mut chosen: Vec<usize> = (0..self.disks.len())
             .filter(|&disk| self.carries[disk] && !self.absent[disk])
             .filter(|&disk| {
@@ -231,6 +232,25 @@ impl<'a> World<'a> {
         };
         self.started(started, &ids, forced)?;
         Ok(true)
+    }
+
+    /// No disk stays away that knows more than all others do: what the others hold is old, and
+    /// nobody can see that from them.
+    fn bring_back_the_newest(&mut self) {
+        let events = |disk: usize| {
+            let at = super_sector(self.options.minor, self.disks[disk].sectors());
+            let sb = self.disks[disk].visible(at).and_then(SuperView::new)?;
+            sb.role(sb.number()).map(|_| sb.events())
+        };
+        let known: Vec<Option<u64>> = (0..self.disks.len()).map(events).collect();
+        let here = |disk: &usize| !self.absent[*disk];
+        let newest = (0..known.len())
+            .filter(here)
+            .filter_map(|disk| known[disk])
+            .max();
+        for (disk, events) in known.iter().enumerate() {
+            self.absent[disk] &= *events <= newest;
+        }
     }
 
     fn try_start(&self, ids: &[(MemberId, usize)], force: bool) -> Result<Started, Refused> {
@@ -348,7 +368,8 @@ impl<'a> World<'a> {
             }
             self.absent[disk] = gone && self.fault_rng.permille(400);
         }
-        self.oracle.crashed(power || self.atlas.flush_lost());
+        // Beyond redundancy, hung writes land late and caches that mattered are lost.
+        self.oracle.crashed(power || self.atlas.exceeded());
         self.live = None;
         self.queue.clear();
     }
@@ -366,7 +387,7 @@ impl<'a> World<'a> {
             }
             self.absent[disk] = gone && self.fault_rng.permille(400);
         }
-        if power || self.atlas.flush_lost() {
+        if power || self.atlas.exceeded() {
             self.oracle.crashed(true);
         }
         self.live = None;

@@ -275,7 +275,12 @@ impl World<'_> {
 
     pub(super) fn boot_over(&mut self) -> Verdict {
         self.note(format_args!("stopped"));
-        self.oracle.stopped();
+        if self.atlas.exceeded() {
+            // Members that are gone may have held answered writes in their caches.
+            self.oracle.crashed(true);
+        } else {
+            self.oracle.stopped();
+        }
         self.prune_holes();
         let settled = matches!(self.live().phase, Phase::Stopping { settled: true, .. });
         if settled && !self.atlas.exceeded() && self.options.level > 0 {
@@ -308,6 +313,14 @@ impl World<'_> {
             return broken("stopped as broken".into());
         }
         let whole = self.in_sync().len() == usize::from(self.geometry.slots);
+        // A member that missed the last update, and nothing else, is not asked.
+        let events = |disk: usize| {
+            let medium = self.disks[disk].durable();
+            let at = super_sector(self.options.minor, medium.sectors());
+            SuperView::new(medium.sector(at)).map_or(0, SuperView::events)
+        };
+        let newest = self.in_sync().iter().map(|(_, disk)| events(*disk)).max();
+        let newest = newest.unwrap_or(0);
         for (slot, disk) in self.in_sync() {
             if self.disks[disk].power() != Power::On {
                 continue;
@@ -317,6 +330,9 @@ impl World<'_> {
             let Some(sb) = SuperView::new(medium.sector(at)) else {
                 return broken(format!("no superblock in slot {slot}"));
             };
+            if sb.events() < newest {
+                continue;
+            }
             if !sb.is_clean() {
                 let text = format!("slot {slot} says in sync below {}", sb.resync_offset());
                 return broken(format!("stopped at rest, but {text}"));
