@@ -267,6 +267,6 @@ impl Monitor {
                 valid_below,
             });
         }
-        Media::new(&self.geometry, columns, self.doubtful)
+        Media::new(&self.geometry, columns, self.doubtful, &self.agreed)
     }
 }

@@ -182,6 +182,8 @@ pub struct Monitor {
     marks: BTreeMap<u64, Vec<u64>>,
     /// P and Q may disagree for good: the user insisted on starting an unclean degraded RAID6.
     doubtful: bool,
+    /// Parity that was compared before.
+    agreed: media::Agreed,
     stopped: bool,
     checks: u64,
 }
@@ -240,6 +242,7 @@ impl Monitor {
             recorded: BTreeSet::new(),
             marks: BTreeMap::new(),
             doubtful: false,
+            agreed: media::Agreed::default(),
             stopped: false,
             checks: 0,
         }
