@@ -10,6 +10,8 @@
 //! [`Intent`], and only this room makes one. It is cleared lazily, and only when every member is
 //! in sync and holds the data durably. Facts: bitmap.md sections 4-7.
 
+#[cfg(test)]
+mod exhaustive;
 mod regions;
 mod writer;
 
