@@ -79,8 +79,11 @@ impl Array {
             metadata.note_fault();
             metadata.note_change(true);
         }
-        if epoch.degraded() == 0 && is_uneven(&members, &plan) {
+        if is_uneven(&members, &plan) {
             metadata.note_uneven();
+        }
+        if plan.marked_clean {
+            metadata.note_declared_clean();
         }
         let bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), dev_sectors);
         let mut cover = Cover::new(plan.resync_offset_sectors);

@@ -388,7 +388,14 @@ impl<'a> Lineup<'a> {
              may read back wrong, other data in the same stripes included"
                 .to_owned(),
         );
-        Ok((SECTOR_MAX, true))
+        // With redundancy left to agree a resync is still owed: to be called clean would be to
+        // compute with parity that nobody has made right.
+        let missing = self.slots.len() - self.in_sync();
+        let redundant = fields.level.max_missing(fields.raid_disks);
+        match redundant.is_some_and(|most| (missing as u32) < most) {
+            true => Ok((recorded, false)),
+            false => Ok((SECTOR_MAX, true)),
+        }
     }
 
     fn geometry(&self, reference: &Candidate<'_>) -> Result<Geometry, RefusalKind> {

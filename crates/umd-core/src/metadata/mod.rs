@@ -76,6 +76,8 @@ pub struct Metadata {
     flush_for_change: bool,
     /// Members carry different events: the last update of an earlier run was cut short.
     uneven: bool,
+    /// The disks still say unclean, and the first update leaves it so.
+    declared_clean: bool,
     stage: Stage,
     content: Content,
     left: usize,
@@ -99,8 +101,11 @@ impl Metadata {
             fault_recorded: 0,
             change: 0,
             change_recorded: 0,
-            flush_for_change: false,
+            // Where a process was killed while it wrote superblocks, what was read may stand in a
+            // cache only: a later power cut would bring back what was there before.
+            flush_for_change: tracks_activity,
             uneven: false,
+            declared_clean: false,
             stage: Stage::Idle,
             content: Content::default(),
             left: 0,
@@ -110,9 +115,18 @@ impl Metadata {
 
     /// Members that all hold the array's data carry different events. They are made even before
     /// the next update: two updates cut short in a row would otherwise leave members two apart,
-    /// which looks as if they had missed writes.
+    /// which looks as if they had missed writes. Also before an update that records a fault: what
+    /// failed may be the member that carried the newest events.
     pub fn note_uneven(&mut self) {
         self.uneven = true;
+    }
+
+    /// An unclean array was declared clean by force. Superblocks say so only after every one of
+    /// them says how little of a rebuild still counts: a power cut in between would otherwise
+    /// leave a clean array with a rebuild made from parity that nobody vouches for.
+    pub fn note_declared_clean(&mut self) {
+        self.uneven = true;
+        self.declared_clean = true;
     }
 
     /// The events that superblocks carry, or are about to.
@@ -281,9 +295,9 @@ impl Metadata {
             self.wants_clean &= !self.clean;
             return false;
         }
-        if std::mem::take(&mut self.uneven) && !self.fault_pending() {
+        if std::mem::take(&mut self.uneven) {
             self.content = Content {
-                clean: self.clean,
+                clean: self.clean && !std::mem::take(&mut self.declared_clean),
                 evens: true,
                 ..Content::default()
             };
