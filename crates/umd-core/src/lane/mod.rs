@@ -174,7 +174,7 @@ impl Lane {
             Job::Reconstruct(job) => job.done(self, rig, index, tag, member, result),
             Job::Direct(job) => job.done(self, rig, tag, member, result),
             Job::Band(job) => job.done(self, rig, index, tag, member, result),
-            Job::Flush(job) => job.done(self, rig, member, result),
+            Job::Flush(job) => job.done(self, rig, index, member, result),
             Job::Allocation(job) => job.done(self, tag, result),
         };
         self.put_back(index, step);

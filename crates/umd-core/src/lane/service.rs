@@ -60,6 +60,7 @@ impl Flush {
         mut self,
         lane: &mut Lane,
         rig: &mut Rig<'_>,
+        index: u32,
         member: MemberId,
         result: Result<IoDone, IoError>,
     ) -> Step {
@@ -83,11 +84,15 @@ impl Flush {
             return Step::Stay(Job::Flush(self));
         }
         let striped = matches!(*lane.geometry, Geometry::Striped(_));
+        if self.flushed == 0 && !rig.broken && !striped {
+            // All that were asked have failed since. Others hold the data now, or nobody does.
+            return self.start(lane, rig, index);
+        }
         let request = lane
             .requests
             .get(self.request)
             .expect("a job has its request");
-        let failed = self.flushed == 0 || rig.broken || (striped && request.met_fault);
+        let failed = rig.broken || (striped && request.met_fault);
         let result = if failed {
             Err(eio("a member could not be flushed"))
         } else {
