@@ -319,7 +319,8 @@ impl Array {
 
     fn arm_timers(&mut self) {
         let now = self.io.now().mono;
-        let wanted = self.options.safe_mode_delay != Span(0) && self.may_write();
+        let wanted =
+            self.options.safe_mode_delay != Span(0) && self.may_write() && self.stopping.is_none();
         let idle = self
             .metadata
             .idle_since()
@@ -342,6 +343,11 @@ impl Array {
             Timer::SafeMode => {
                 self.safe_mode_armed = false;
                 let due = |since: Instant| since + self.options.safe_mode_delay;
+                // A stop marks the array clean by itself, after its bits: an update now would
+                // make it give up clearing them.
+                if self.stopping.is_some() {
+                    return;
+                }
                 if self
                     .metadata
                     .idle_since()

@@ -91,6 +91,8 @@ pub struct Regions {
     written_batch: u64,
     /// Regions below this were found not to need a resync any more.
     swept: u64,
+    /// Every page was written to every member, or is about to be.
+    whole: bool,
 }
 
 impl Regions {
@@ -121,6 +123,7 @@ impl Regions {
             demanded: false,
             written_batch: 0,
             swept: 0,
+            whole: false,
         };
         // The area was read from one member; after a crash the others may lack some of its bits.
         // So nothing that was read counts as durable until it was written once, to all.
@@ -334,8 +337,13 @@ impl Regions {
         ripe
     }
 
-    /// Counts every region without a writer as idle for long enough.
+    /// Counts every region without a writer as idle for long enough. Members whose last bits an
+    /// earlier run failed to clear, or to set, get the same bitmap as all others.
     pub(super) fn mark_all_idle(&mut self) {
+        if self.written_batch > 0 && !std::mem::replace(&mut self.whole, true) {
+            self.open_pages
+                .extend(0..self.area_bytes().div_ceil(PAGE_BYTES));
+        }
         self.demanded |= !self.open_pages.is_empty();
         let idle: Vec<u64> = self.set_regions().filter(|r| self.idle(*r)).collect();
         idle.iter().for_each(|r| self.flags[*r as usize] |= IDLE);
