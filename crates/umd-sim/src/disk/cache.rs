@@ -127,9 +127,10 @@ impl Cache {
     }
 
     /// A flush that failed: of what was done before `mark` completions nobody knows what reached
-    /// the medium; the cache has forgotten it.
-    pub fn flush_failed(&mut self, image: &mut Image, mark: u64, rng: &mut Rng) {
+    /// the medium; the cache has forgotten it. Gives the sectors that lost something.
+    pub fn flush_failed(&mut self, image: &mut Image, mark: u64, rng: &mut Rng) -> Vec<u64> {
         let lost_permille = rng.pick(&[1000, 500, 100]);
+        let mut forgotten = Vec::new();
         let mut fate = BTreeMap::new();
         self.sectors.retain(|&sector, versions| {
             let mut kept = Vec::new();
@@ -139,7 +140,9 @@ impl Cache {
                     && *fate
                         .entry(write.number)
                         .or_insert_with(|| rng.permille(lost_permille));
-                if !lost {
+                if lost {
+                    forgotten.push(sector);
+                } else {
                     kept.push(write);
                 }
             }
@@ -147,6 +150,7 @@ impl Cache {
             Cache::settle(versions, image, sector, |write| write.done.get() < mark);
             !versions.is_empty()
         });
+        forgotten
     }
 
     /// A FUA write is complete: its sectors are durable.

@@ -109,6 +109,8 @@ pub struct SimDisk {
     cache: Cache,
     flying: BTreeMap<u64, Flying>,
     bad: BTreeSet<u64>,
+    /// What failed flushes lost since the disk was last at rest.
+    forgotten: BTreeSet<u64>,
     armed: Vec<Armed>,
     power: Power,
     latency: Latency,
@@ -129,6 +131,7 @@ impl SimDisk {
             cache: Cache::default(),
             flying: BTreeMap::new(),
             bad: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             armed: Vec::new(),
             power: Power::On,
             latency,
@@ -204,6 +207,11 @@ impl SimDisk {
     /// Cures every unreadable sector (liveness phase: faults are over).
     pub fn heal(&mut self) {
         self.bad.clear();
+    }
+
+    /// Sectors of which failed flushes lost something since the disk was last at rest.
+    pub fn forgotten(&self) -> &BTreeSet<u64> {
+        &self.forgotten
     }
 
     /// Whether it answers.
@@ -489,8 +497,10 @@ impl SimDisk {
         match fate {
             Fate::Gone => return Err(IoError::Gone),
             Fate::FlushLost | Fate::Media => {
-                self.cache
+                let lost = self
+                    .cache
                     .flush_failed(&mut self.image, mark, &mut self.rng);
+                self.forgotten.extend(lost);
                 return Err(IoError::Other("flush failed".into()));
             }
             Fate::Well => self.cache.flush(&mut self.image, mark),
@@ -565,6 +575,7 @@ impl SimDisk {
     fn rest(&mut self) {
         self.flying.clear();
         self.armed.clear();
+        self.forgotten.clear();
         self.power = Power::On;
     }
 }

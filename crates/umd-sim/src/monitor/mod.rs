@@ -379,6 +379,11 @@ impl Monitor {
         }
     }
 
+    /// Whether the member failed, and superblocks may not say so yet.
+    pub fn is_unrecorded(&self, member: MemberId) -> bool {
+        self.failed.contains_key(&member)
+    }
+
     /// The engine gives a member up.
     pub fn note_released(&mut self, member: MemberId) {
         if let Some(view) = self.members.get_mut(&member) {

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use umd_core::array::{MemberRole, Purpose};
-use umd_core::value::Span;
+use umd_core::value::{MemberId, Span};
 
 use super::{Ev, World};
 use crate::disk::{Armed, PAGE_SECTORS, Power};
@@ -234,6 +234,9 @@ impl World<'_> {
                     add(write.offset_sectors, write.end_sectors());
                 }
             }
+            for &sector in self.forgotten_by(m.id, disk) {
+                add(sector, sector + 1);
+            }
             if power {
                 for (sector, write) in self.disks[disk].cache().range(0, u64::MAX) {
                     if of_the_host(write.purpose) {
@@ -243,6 +246,27 @@ impl World<'_> {
             }
         }
         pages
+    }
+
+    /// What a failed flush lost of a member that will be believed after a crash: nobody has
+    /// recorded its failure.
+    fn forgotten_by(&self, member: MemberId, disk: usize) -> &BTreeSet<u64> {
+        static NOTHING: BTreeSet<u64> = BTreeSet::new();
+        let live = self.live();
+        let mut members = live.status.members.iter();
+        let failed = members.any(|m| m.id == member && m.role == MemberRole::Faulty);
+        match failed && !live.monitor.is_unrecorded(member) {
+            true => &NOTHING,
+            false => self.disks[disk].forgotten(),
+        }
+    }
+
+    /// Whether a crash now brings back a member that lost what it had answered for.
+    pub(super) fn forgets(&self) -> bool {
+        let members = self.live.iter().flat_map(|live| &live.members);
+        members
+            .into_iter()
+            .any(|(id, disk)| !self.forgotten_by(*id, *disk).is_empty())
     }
 
     /// A crash left these pages in doubt.

@@ -324,9 +324,6 @@ impl<'a> World<'a> {
         if forced || (self.has_holes() && !missing.is_empty()) {
             self.give_up(&missing);
         }
-        if self.atlas.forced() && self.options.level == 6 {
-            self.live_mut().monitor.doubt_parity();
-        }
         self.plan_boot();
         self.carry_out(commands)
     }
@@ -354,6 +351,7 @@ impl<'a> World<'a> {
         ));
         self.trace.word(if power { 21 } else { 22 });
         self.prune_holes();
+        let forgets = self.forgets();
         let pages = self.pages_at_risk(power);
         self.open_holes(pages);
         let style = self.fault_rng.weighted(&[2, 1, 3, 2, 3]);
@@ -369,7 +367,8 @@ impl<'a> World<'a> {
             self.absent[disk] = gone && self.fault_rng.permille(400);
         }
         // Beyond redundancy, hung writes land late and caches that mattered are lost.
-        self.oracle.crashed(power || self.atlas.exceeded());
+        let lost = power || forgets || self.atlas.exceeded();
+        self.oracle.crashed(lost);
         self.live = None;
         self.queue.clear();
     }
