@@ -211,7 +211,8 @@ impl Monitor {
                 .writes_in_flight()
                 .any(|write| write.purpose == Purpose::Super)
         });
-        if busy || !self.is_redundant() {
+        // Who carried the highest may have failed just now: that is about to be recorded.
+        if busy || !self.is_redundant() || !self.failed.is_empty() {
             return Ok(());
         }
         let events = |view: &super::MemberView| {
