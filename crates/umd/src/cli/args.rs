@@ -31,8 +31,8 @@ pub struct Cli {
 /// Options every command has.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Where the daemon's control.sock, nbd.sock and log are [default: $XDG_RUNTIME_DIR/umd; without
-    /// that variable /run/umd for root, /tmp/umd-UID for others]
+    /// Where the daemon's control.sock, nbd.sock and log are [default: $XDG_RUNTIME_DIR/umd;
+    /// without that variable /run/umd for root, /tmp/umd-UID for others]
     #[arg(long, global = true, value_name = "DIR")]
     pub runtime_dir: Option<PathBuf>,
     /// Say more
@@ -303,16 +303,40 @@ pub struct ManageArgs {
     #[arg(value_name = "NAME")]
     pub targets: Vec<String>,
     /// Mark members faulty
-    #[arg(short, long, visible_alias = "set-faulty", num_args = 0.., default_missing_value = "", value_name = "DEVICE")]
+    #[arg(
+        short,
+        long,
+        visible_alias = "set-faulty",
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub fail: Vec<String>,
     /// Take faulty or spare members out (or `failed`: all faulty ones)
-    #[arg(short, long, num_args = 0.., default_missing_value = "", value_name = "DEVICE")]
+    #[arg(
+        short,
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub remove: Vec<String>,
     /// Put devices in: rebuilt at once if a slot is empty, otherwise spares
-    #[arg(short, long, num_args = 0.., default_missing_value = "", value_name = "DEVICE")]
+    #[arg(
+        short,
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub add: Vec<String>,
     /// Put members back that were here before and missed little
-    #[arg(long, num_args = 0.., default_missing_value = "", value_name = "DEVICE")]
+    #[arg(
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub re_add: Vec<String>,
     /// Switch to read-only
     #[arg(short = 'o', long)]
