@@ -291,10 +291,7 @@ impl<'a> Lineup<'a> {
             }
         };
         for one in kernels::refusals(fields, reference.superblock.raw(), bitmap_version) {
-            warnings.push(format!(
-                "kernels {} refuse this array: {}",
-                one.kernels, one.why
-            ));
+            warnings.push(one.to_string());
         }
         let events = self
             .members()

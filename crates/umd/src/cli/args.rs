@@ -31,7 +31,8 @@ pub struct Cli {
 /// Options every command has.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Where the daemon's sockets are [default: $XDG_RUNTIME_DIR/umd, /run/umd for root]
+    /// Where the daemon's control.sock, nbd.sock and log are [default: $XDG_RUNTIME_DIR/umd;
+    /// without that variable /run/umd for root, /tmp/umd-UID for others]
     #[arg(long, global = true, value_name = "DIR")]
     pub runtime_dir: Option<PathBuf>,
     /// Say more
@@ -178,7 +179,9 @@ pub struct StartArgs {
     /// Start read-only
     #[arg(short = 'o', long)]
     pub readonly: bool,
-    /// Leave the devices untouched: writes go to copy-on-write files in this directory
+    /// Leave the devices untouched: every write goes to copy-on-write files in DIR (two per device,
+    /// NAME-HASH.cow and .map), which is made if need be. With the same DIR the next start sees
+    /// these writes again; without it, or after removing DIR, the devices are as they were
     #[arg(long, value_name = "DIR")]
     pub overlay: Option<PathBuf>,
     /// How member I/O is done: auto, io_uring, sync, threads, memory
@@ -290,23 +293,50 @@ pub struct QueryArgs {
 
 /// `umd manage NAME --fail DEVICE --remove DEVICE --add DEVICE`
 ///
-/// The order of the operations on the command line is the order in which they are done.
+/// The order of the operations on the command line is the order in which they are done. As in
+/// mdadm, an operation is for the devices behind it up to the next operation, and other options
+/// may stand between: `--add --force DEVICE`. That is why an operation may be given no value here;
+/// `change::steps` reads the words in their order.
 #[derive(Debug, Clone, Args)]
 pub struct ManageArgs {
-    /// The array, and devices for `--add` when they stand right behind it
+    /// The array
     #[arg(value_name = "NAME")]
     pub targets: Vec<String>,
     /// Mark members faulty
-    #[arg(short, long, visible_alias = "set-faulty", num_args = 1.., value_name = "DEVICE")]
+    #[arg(
+        short,
+        long,
+        visible_alias = "set-faulty",
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub fail: Vec<String>,
     /// Take faulty or spare members out (or `failed`: all faulty ones)
-    #[arg(short, long, num_args = 1.., value_name = "DEVICE")]
+    #[arg(
+        short,
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub remove: Vec<String>,
     /// Put devices in: rebuilt at once if a slot is empty, otherwise spares
-    #[arg(short, long, num_args = 1.., value_name = "DEVICE")]
+    #[arg(
+        short,
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub add: Vec<String>,
     /// Put members back that were here before and missed little
-    #[arg(long, num_args = 1.., value_name = "DEVICE")]
+    #[arg(
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub re_add: Vec<String>,
     /// Switch to read-only
     #[arg(short = 'o', long)]

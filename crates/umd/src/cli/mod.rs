@@ -87,7 +87,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
         Command::Action(args) => change::action(args, &reach()?),
         Command::Wait(args) => change::wait(args, &reach()?, quiet),
         Command::Stop(args) => change::stop(args, &reach()?, quiet),
-        Command::ZeroSuperblock(args) => change::zero(args, quiet),
+        Command::ZeroSuperblock(args) => change::zero(args, &reach()?, quiet),
         Command::Daemon(args) => run_daemon(args, &reach()?),
         Command::Demo(args) => crate::demo::run(args, &reach()?),
         Command::Version(args) => show::run_version(args),

@@ -95,7 +95,11 @@ fn inject(file: MemberFile, name: &str, faults: &[String]) -> Result<MemberFile,
 /// An open error in mdadm's words where it has them.
 pub fn open_text(error: OpenError) -> String {
     match error {
-        OpenError::Io { path, source, .. } => {
+        OpenError::Io {
+            path,
+            action: "open it",
+            source,
+        } => {
             format!("cannot open {}: {}", path.display(), os_text(&source))
         }
         other => other.to_string(),

@@ -163,6 +163,12 @@ pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Star
         error
     })?;
     started.messages.splice(0..0, messages);
+    if let Some(dir) = &wishes.how.overlay {
+        started.messages.push(format!(
+            "writes go to copy-on-write files in {}, the members stay as they are",
+            dir.display()
+        ));
+    }
     Ok(started)
 }
 

@@ -32,7 +32,12 @@ impl Progress {
 
     /// What to write to stderr for this state, if anything.
     pub fn update(&mut self, name: &str, sync: &SyncDoc) -> Option<String> {
-        let line = format!("{name}: {}", mdstat::progress(sync));
+        // Nobody has to parse this: what was not measured is left out.
+        let text = match sync.finish_seconds {
+            Some(_) => mdstat::progress(sync),
+            None => mdstat::how_far(sync),
+        };
+        let line = format!("{name}: {text}");
         if self.in_place {
             let pad = self.width.saturating_sub(line.len());
             self.width = line.len();
@@ -90,6 +95,17 @@ mod tests {
         let mut check = sync(3);
         check.action = "check".into();
         assert!(progress.update("r5", &check).is_some());
+    }
+
+    #[test]
+    fn nothing_is_said_about_a_speed_that_was_not_measured() {
+        let mut sync = sync(0);
+        (sync.speed_kib_s, sync.finish_seconds) = (0, None);
+        let line = Progress::new(false).update("r5", &sync);
+        assert_eq!(
+            line.as_deref(),
+            Some("r5: [>....................]  recovery =  0.0% (0/102400)\n")
+        );
     }
 
     #[test]
