@@ -162,10 +162,15 @@ fn check_shape(array: &NewArray) -> Result<(), CreateError> {
         return shape(format!("level {level} cannot be created yet"));
     }
     let (disks, devices) = (array.slots.len(), array.slots.len() + array.spares.len());
-    if disks < level.min_disks() as usize || devices > ROLES_MAX {
-        let least = level.min_disks();
+    let (least, most) = (level.min_disks(), level.max_disks(array.layout));
+    if disks < least as usize || disks > most as usize {
         return shape(format!(
-            "{level} needs {least} to {ROLES_MAX} devices, not {devices}"
+            "{level} needs {least} to {most} devices, not {disks}"
+        ));
+    }
+    if devices > ROLES_MAX {
+        return shape(format!(
+            "an array has at most {ROLES_MAX} devices, not {devices}"
         ));
     }
     let missing = array.slots.iter().filter(|slot| slot.is_none()).count();

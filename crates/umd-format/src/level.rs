@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::v1::ROLES_MAX;
+
 /// The level of an array. Numbers nobody knows are kept in `Other`, so nothing is lost on rewrite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Level {
@@ -81,6 +83,17 @@ impl Level {
             Level::Raid4 | Level::Raid5 => 2,
             Level::Raid6 => 4,
             _ => 1,
+        }
+    }
+
+    /// The most `raid_disks` there can be. Parity levels are limited by the sum in Q, which has 255
+    /// weights: one per data disk, but one per disk in the DDF layouts.
+    pub fn max_disks(self, layout: u32) -> u32 {
+        match self {
+            Level::Raid4 | Level::Raid5 => 256,
+            Level::Raid6 if matches!(layout, 8..=10) => 255,
+            Level::Raid6 => 257,
+            _ => ROLES_MAX as u32,
         }
     }
 

@@ -317,7 +317,7 @@ fn descriptions_of_no_array_are_refused() {
     type Change = fn(&mut NewArray);
     let broken: &[(Change, &str)] = &[
         (|a| a.level = Level::Raid10, "raid10 cannot be created yet"),
-        (|a| a.level = Level::Raid6, "needs 4 to 1920 devices, not 3"),
+        (|a| a.level = Level::Raid6, "needs 4 to 257 devices, not 3"),
         (
             |a| a.slots = vec![None, None, Some(member(0, 100 * MIB))],
             "can lack 1, not 2",

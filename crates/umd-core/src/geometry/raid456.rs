@@ -75,8 +75,8 @@ impl Raid456 {
             Level::Raid6 => (2, matches!(layout, 0..=5 | 8..=10 | 16..=20)),
             _ => return None,
         };
-        let enough = raid_disks > parities && raid_disks <= 256 + parities;
-        if !known || !enough || chunk_sectors == 0 {
+        let possible = raid_disks > parities && u32::from(raid_disks) <= level.max_disks(layout);
+        if !known || !possible || chunk_sectors == 0 {
             return None;
         }
         let raid4 = level == Level::Raid4;

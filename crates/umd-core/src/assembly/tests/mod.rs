@@ -1,8 +1,9 @@
 //! Assembly, case by case. What is refused whoever is fresh is in `limits`, histories at random
-//! are in `history`, nonsense in `nonsense`.
+//! are in `history`, nonsense in `nonsense`, what must make no difference in `metamorphic`.
 
 mod history;
 mod limits;
+mod metamorphic;
 mod nonsense;
 
 use umd_format::create::{NewArray, NewMember, new_array, spare_for};

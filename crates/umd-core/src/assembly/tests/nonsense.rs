@@ -99,7 +99,7 @@ fn reload(member: &mut MemberFacts) {
 
 /// How to make a list of members (short when printed, unlike the members).
 #[derive(Debug, Clone)]
-struct Recipe {
+pub(super) struct Recipe {
     level: Level,
     count: usize,
     left_out: Vec<usize>,
@@ -107,7 +107,7 @@ struct Recipe {
 }
 
 impl Recipe {
-    fn members(&self) -> Vec<MemberFacts> {
+    pub(super) fn members(&self) -> Vec<MemberFacts> {
         let mut members = array(self.level, self.count);
         for (index, twist) in &self.twists {
             apply(&mut members[index % self.count], twist);
@@ -121,7 +121,7 @@ impl Recipe {
 }
 
 prop_compose! {
-    fn recipe()(
+    pub(super) fn recipe()(
         level in prop::sample::select(vec![
             Level::Raid0, Level::Raid1, Level::Raid4, Level::Raid5, Level::Raid6,
         ]),
@@ -133,7 +133,7 @@ prop_compose! {
     }
 }
 
-fn any_wish() -> impl Strategy<Value = Wish> {
+pub(super) fn any_wish() -> impl Strategy<Value = Wish> {
     any::<[bool; 4]>().prop_map(|[force, run, no_degraded, readonly]| Wish {
         force,
         run,
