@@ -29,6 +29,8 @@ pub enum Show {
     Hash,
     /// Its last lines are kept.
     Tail,
+    /// All lines are kept.
+    All,
     /// It is printed.
     Print,
 }
@@ -62,7 +64,7 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
 
 /// Runs these options.
 pub fn run_options(options: Options, maker: &dyn Maker, show: Show) -> Outcome {
-    let trace = Trace::new(show == Show::Print, show == Show::Tail);
+    let trace = Trace::of(show);
     let mut world = World::new(options, maker, trace);
     run_world(&mut world, World::run)
 }

@@ -25,6 +25,11 @@ impl SimDisk {
         self.plain = true;
     }
 
+    /// Other chances from here on.
+    pub fn reseed(&mut self, rng: crate::rng::Rng) {
+        self.rng = rng;
+    }
+
     /// Writes that a power cut now may or may not leave, in the order of their submission.
     pub fn undecided(&self) -> Vec<(Rc<Write>, Stand)> {
         let mut all: Vec<(Rc<Write>, Stand)> = self

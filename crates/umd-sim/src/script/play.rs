@@ -30,7 +30,7 @@ pub fn script(
     show: Show,
     body: impl FnOnce(&mut Script<'_, '_>) -> Verdict,
 ) -> Outcome {
-    let trace = Trace::new(show == Show::Print, show == Show::Tail);
+    let trace = Trace::of(show);
     let mut world = World::new(options.clone(), maker, trace);
     run_world(&mut world, |world| {
         world.drive_by_hand();
@@ -51,7 +51,7 @@ pub fn play_ambushed(
     ambush: Ambush,
     show: Show,
 ) -> (Outcome, bool) {
-    let trace = Trace::new(show == Show::Print, show == Show::Tail);
+    let trace = Trace::of(show);
     let mut world = World::new(options.clone(), maker, trace);
     world.drive_by_hand();
     world.lay_ambush(ambush);

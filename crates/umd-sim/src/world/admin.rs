@@ -42,7 +42,10 @@ impl World<'_> {
         let pause = self.admin_rng.spread(base);
         self.after(pause, Ev::Admin);
         match self.choose(action) {
-            Some(request) => self.ask(request),
+            Some(request) => {
+                self.record_action(request);
+                self.ask(request)
+            }
             None => Ok(()),
         }
     }

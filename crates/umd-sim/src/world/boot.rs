@@ -9,6 +9,7 @@ use umd_format::v1::DeviceFlags;
 use umd_format::{Level, SuperblockV1, Uuid};
 
 use super::atlas::Atlas;
+use super::exact::Record;
 use super::host::Client;
 use super::manual::Manual;
 use super::phases::Phase;
@@ -181,6 +182,8 @@ impl<'a> World<'a> {
             admin_rng: Rng::new(seed, Stream::Control(0)),
             setup_rng,
             manual: Manual::default(),
+            record: Record::default(),
+            program: None,
             options,
             maker,
         }
@@ -340,6 +343,10 @@ impl<'a> World<'a> {
     }
 
     fn plan_boot(&mut self) {
+        self.record.began = self.now;
+        if self.program.is_some() {
+            return self.plan_program();
+        }
         for n in 0..self.options.workload.clients {
             let pause = self.fault_rng.below(1_000_000);
             self.after(pause, Ev::Client(n));
@@ -415,7 +422,7 @@ impl<'a> World<'a> {
         if let Trigger::Answers(limit) = trigger
             && self.live().answers == limit
         {
-            self.after(0, Ev::End);
+            self.end_after(0);
         }
     }
 }

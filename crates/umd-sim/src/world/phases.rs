@@ -82,6 +82,9 @@ impl World<'_> {
     pub(super) fn poll(&mut self) -> Verdict {
         match self.live().phase {
             Phase::Work { over: false } => {
+                if self.is_program_busy() {
+                    return Ok(());
+                }
                 let live = self.live();
                 let busy = live.clients.iter().any(|client| client.left > 0)
                     || live
@@ -106,20 +109,21 @@ impl World<'_> {
     fn work_over(&mut self) -> Verdict {
         self.live_mut().phase = Phase::Work { over: true };
         self.note(format_args!("hosts are done"));
+        self.record_over();
         let (ending, trigger) = self.options.boots[usize::from(self.boot)];
         match (ending, trigger) {
             (Ending::Stop, _) => self.settle(),
             (_, Trigger::Stop(delay)) => {
-                self.after(delay, Ev::End);
+                self.end_after(delay);
                 self.stop(false)
             }
             (_, Trigger::Idle(delay)) => {
-                self.after(delay, Ev::End);
+                self.end_after(delay);
                 Ok(())
             }
             _ => {
                 let delay = self.fault_rng.spread(5_000_000);
-                self.after(delay, Ev::End);
+                self.end_after(delay);
                 Ok(())
             }
         }
@@ -128,6 +132,7 @@ impl World<'_> {
     /// The boot ends as it was drawn.
     pub(super) fn end_begins(&mut self) -> Verdict {
         let (ending, _) = self.options.boots[usize::from(self.boot)];
+        self.record_end();
         match ending {
             Ending::Stop => {}
             Ending::Kill => self.crash(false),
