@@ -20,10 +20,15 @@ pub mod metaview;
 pub mod monitor;
 pub mod options;
 pub mod oracle;
+pub mod program;
 pub mod queue;
 pub mod rng;
 pub mod run;
+#[cfg(test)]
+mod sabotage;
+pub mod script;
 pub mod shipped;
+pub mod shrink;
 pub mod stamp;
 pub mod trace;
 pub mod world;

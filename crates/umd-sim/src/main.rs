@@ -4,16 +4,22 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use umd_sim::options::Options;
+use umd_sim::program::Program;
 use umd_sim::run::{Outcome, Show, capture_panics, run_seed, run_twice};
 use umd_sim::shipped::Shipped;
+use umd_sim::shrink::{run_program, shrink, story};
 
 const USAGE: &str = "\
 usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F failures (3)
        umd-sim --minutes M [--start S]            run seeds for M minutes
-       umd-sim --seed N [--trace]                 run one seed, and show what happens in it";
+       umd-sim --seed N [--trace]                 run one seed, and show what happens in it
+       umd-sim --seed N --shrink [--runs R]       leave out what a failing seed does not need
+       umd-sim --seed N --program TEXT [--trace]  run what --shrink has left";
 
 /// One seed in this many is run twice, to see that it is determined.
 const TWICE_EVERY: u64 = 50;
+/// Runs a seed is shrunk in.
+const SHRINK_RUNS: u64 = 3000;
 
 #[derive(Debug, Default)]
 struct Args {
@@ -23,15 +29,17 @@ struct Args {
     minutes: Option<u64>,
     show: Option<u64>,
     trace: bool,
+    shrink: bool,
+    runs: Option<u64>,
+    program: Option<Program>,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
     let mut args = Args::default();
     while let Some(word) = words.next() {
+        let mut text = || words.next().ok_or_else(|| format!("{word} needs a value"));
         let mut number = || {
-            let value = words
-                .next()
-                .ok_or_else(|| format!("{word} needs a number"))?;
+            let value = text()?;
             value
                 .parse::<u64>()
                 .map_err(|_| format!("{value} is no number"))
@@ -42,7 +50,10 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--seed" => args.seed = Some(number()?),
             "--minutes" => args.minutes = Some(number()?),
             "--show" => args.show = Some(number()?),
+            "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
+            "--shrink" => args.shrink = true,
+            "--program" => args.program = Some(Program::parse(&text()?)?),
             other => return Err(format!("unknown option {other}")),
         }
     }
@@ -64,20 +75,57 @@ fn report(seed: u64, outcome: &Outcome, tail: usize) {
         println!("  | {line}");
     }
     println!("  repeat with: cargo xtask sim --seed {seed} --trace");
+    println!("  shrink with: cargo xtask sim --seed {seed} --shrink");
 }
 
-fn run_one(seed: u64, trace: bool) -> ExitCode {
-    let show = if trace { Show::Print } else { Show::Tail };
-    let outcome = run_seed(seed, &Shipped, show);
+fn verdict(outcome: &Outcome) -> ExitCode {
+    match outcome.violation {
+        None => ExitCode::SUCCESS,
+        Some(_) => ExitCode::FAILURE,
+    }
+}
+
+fn run_one(seed: u64, args: &Args) -> ExitCode {
+    let show = if args.trace { Show::Print } else { Show::Tail };
+    let outcome = match args.program.clone() {
+        Some(program) => run_program(Options::draw(seed), program, &Shipped, show),
+        None => run_seed(seed, &Shipped, show),
+    };
     report(seed, &outcome, 60);
     println!(
         "seed {seed}: {:?}, trace {:032x}",
         outcome.counts, outcome.hash
     );
-    match outcome.violation {
-        None => ExitCode::SUCCESS,
-        Some(_) => ExitCode::FAILURE,
+    verdict(&outcome)
+}
+
+fn shrink_one(seed: u64, args: &Args) -> ExitCode {
+    let options = Options::draw(seed);
+    let runs = args.runs.unwrap_or(SHRINK_RUNS) as usize;
+    let Some(shrunk) = shrink(&options, &Shipped, runs) else {
+        println!("seed {seed} does not fail");
+        return ExitCode::SUCCESS;
+    };
+    println!("{options:?}");
+    if !shrunk.faithful {
+        println!("*** written down as a program, seed {seed} does not fail");
+        return ExitCode::FAILURE;
     }
+    for line in story(&options, &shrunk.program, &Shipped) {
+        println!("{line}");
+    }
+    println!(
+        "seed {seed}: {} of {} host operations left, {} items, after {} runs",
+        shrunk.program.host_operations(),
+        shrunk.operations_before,
+        shrunk.program.items.len(),
+        shrunk.runs
+    );
+    println!(
+        "repeat with: cargo xtask sim --seed {seed} --program '{}'",
+        shrunk.program
+    );
+    ExitCode::FAILURE
 }
 
 fn run_many(args: &Args) -> ExitCode {
@@ -130,7 +178,8 @@ fn main() -> ExitCode {
         Ok(args) => {
             capture_panics();
             match args.seed {
-                Some(seed) => run_one(seed, args.trace),
+                Some(seed) if args.shrink => shrink_one(seed, &args),
+                Some(seed) => run_one(seed, &args),
                 None => run_many(&args),
             }
         }

@@ -53,6 +53,7 @@ pub fn mix(value: u64) -> u64 {
 #[derive(Debug, Clone)]
 pub struct Rng {
     state: [u64; 4],
+    draws: u64,
 }
 
 impl Rng {
@@ -64,11 +65,24 @@ impl Rng {
             at = at.wrapping_add(0x9e37_79b9_7f4a_7c15);
             *word = mix(at);
         }
-        Rng { state }
+        Rng { state, draws: 0 }
+    }
+
+    /// How often it has been drawn from.
+    pub fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    /// Draws and throws away until it has been drawn from so often.
+    pub fn advance_to(&mut self, draws: u64) {
+        while self.draws < draws {
+            self.next_u64();
+        }
     }
 
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
+        self.draws += 1;
         let s = &mut self.state;
         let out = s[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let t = s[1] << 17;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use crate::rng::mix;
+use crate::run::Show;
 
 /// How much text is kept for the report of a failure.
 const TAIL_LINES: usize = 400;
@@ -16,6 +17,7 @@ pub struct Trace {
     print: bool,
     keep: bool,
     tail: VecDeque<String>,
+    limit: usize,
 }
 
 struct Hasher<'a>(&'a mut [u64; 2]);
@@ -42,8 +44,19 @@ impl Trace {
         Trace {
             print,
             keep,
+            limit: TAIL_LINES,
             ..Trace::default()
         }
+    }
+
+    /// The trace that this show wants.
+    pub fn of(show: Show) -> Trace {
+        let keep = matches!(show, Show::Tail | Show::All);
+        let mut trace = Trace::new(show == Show::Print, keep);
+        if show == Show::All {
+            trace.limit = usize::MAX;
+        }
+        trace
     }
 
     /// Whether lines are wanted as text.
@@ -64,7 +77,7 @@ impl Trace {
             println!("{line}");
         }
         if self.keep {
-            if self.tail.len() == TAIL_LINES {
+            if self.tail.len() == self.limit {
                 self.tail.pop_front();
             }
             self.tail.push_back(line.to_string());

@@ -13,6 +13,7 @@ use crate::disk::{Armed, PAGE_SECTORS, Power};
 use crate::layout::{Place, parity_agrees};
 use crate::monitor::Verdict;
 use crate::options::{Fault, Trigger};
+use crate::program::Broken;
 use crate::stamp::SECTOR;
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
@@ -21,12 +22,12 @@ static ZERO: [u8; SECTOR] = [0; SECTOR];
 #[derive(Debug, Default)]
 pub(super) struct Atlas {
     /// Disks whose loss is under way and that the engine may not have noticed.
-    doomed: BTreeSet<usize>,
+    pub(super) doomed: BTreeSet<usize>,
     /// Relative pages (of parity arrays) in which a crash may have left parity that does not agree
     /// with data.
     holes: BTreeSet<u64>,
     /// More broke than redundancy covers.
-    exceeded: bool,
+    pub(super) exceeded: bool,
     /// A start was insisted on: parity may be wrong from then on.
     forced: bool,
 }
@@ -68,25 +69,25 @@ impl World<'_> {
     }
 
     /// Members in sync that nothing is under way against.
-    fn sound(&self) -> usize {
+    pub(super) fn sound(&self) -> usize {
         let sound = |(_, disk): &(u16, usize)| {
             !self.atlas.doomed.contains(disk) && self.disks[*disk].power() == Power::On
         };
         self.in_sync().iter().filter(|slot| sound(slot)).count()
     }
 
-    fn needed(&self) -> usize {
+    pub(super) fn needed(&self) -> usize {
         usize::from(self.geometry.slots - self.geometry.redundancy())
     }
 
-    fn any_damage(&self) -> bool {
+    pub(super) fn any_damage(&self) -> bool {
         self.in_sync()
             .iter()
             .any(|(_, disk)| !self.disks[*disk].damaged().is_empty())
     }
 
     /// Whether redundancy covers the loss of this disk now.
-    fn covers_loss(&mut self, disk: usize) -> bool {
+    pub(super) fn covers_loss(&mut self, disk: usize) -> bool {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return true;
         }
@@ -131,7 +132,9 @@ impl World<'_> {
         let disks: Vec<usize> = self.live().members.values().copied().collect();
         if !disks.is_empty() {
             let disk = self.fault_rng.pick(&disks);
-            if self.inject(kind, disk) {
+            if let Some(broken) = self.choose_fault(kind, disk) {
+                self.record_fault(broken);
+                self.break_it(broken);
                 self.counts.faults += 1;
                 self.note(format_args!("fault {kind:?} on disk {disk}"));
                 self.trigger_by_fault();
@@ -144,30 +147,47 @@ impl World<'_> {
         Ok(())
     }
 
-    fn inject(&mut self, kind: Fault, disk: usize) -> bool {
+    /// The fault in all its details, if it may strike.
+    fn choose_fault(&mut self, kind: Fault, disk: usize) -> Option<Broken> {
+        if !self.may_break(kind, disk) {
+            return None;
+        }
+        Some(match kind {
+            Fault::Latent => self.choose_damage(disk)?,
+            Fault::Hiccup => {
+                let span = Span(self.fault_rng.spread(500_000_000));
+                Broken::Armed(disk, Armed::Hang(span))
+            }
+            Fault::WriteError => Broken::Armed(disk, Armed::WriteError),
+            Fault::MetadataError => Broken::Armed(disk, Armed::MetadataWriteError),
+            Fault::FlushError => Broken::Armed(disk, Armed::FlushError),
+            Fault::Hang => {
+                let span = Span(self.fault_rng.range(60, 200) * 1_000_000_000);
+                Broken::Armed(disk, Armed::Hang(span))
+            }
+            Fault::Gone => Broken::Gone(disk),
+        })
+    }
+
+    /// Whether a fault of this kind may strike the disk, by the rules of this seed. Enters it in
+    /// the atlas if so.
+    pub(super) fn may_break(&mut self, kind: Fault, disk: usize) -> bool {
         if self.disks[disk].power() != Power::On || self.disks[disk].is_armed() {
             return false;
         }
-        if kind == Fault::Latent {
-            return self.damage(disk);
-        }
-        if kind == Fault::Hiccup {
-            let span = Span(self.fault_rng.spread(500_000_000));
-            self.disks[disk].arm(Armed::Hang(span));
-            return true;
-        }
-        if !self.doom(disk) {
-            return false;
-        }
         match kind {
-            Fault::WriteError => self.disks[disk].arm(Armed::WriteError),
-            Fault::MetadataError => self.disks[disk].arm(Armed::MetadataWriteError),
-            Fault::FlushError => self.disks[disk].arm(Armed::FlushError),
-            Fault::Hang => {
-                let span = Span(self.fault_rng.range(60, 200) * 1_000_000_000);
-                self.disks[disk].arm(Armed::Hang(span));
-            }
-            _ => {
+            Fault::Hiccup => true,
+            Fault::Latent => self.may_damage(disk),
+            _ => self.doom(disk),
+        }
+    }
+
+    /// The fault strikes.
+    pub(super) fn break_it(&mut self, broken: Broken) {
+        match broken {
+            Broken::Armed(disk, armed) => self.disks[disk].arm(armed),
+            Broken::Damaged { disk, at, len } => self.disks[disk].damage(at, len),
+            Broken::Gone(disk) => {
                 let ends = self.disks[disk].vanish(self.now);
                 for (io, due) in ends {
                     let io = umd_core::value::IoId(io);
@@ -175,19 +195,24 @@ impl World<'_> {
                 }
             }
         }
-        true
     }
 
-    /// Makes sectors of a member's data unreadable.
-    fn damage(&mut self, disk: usize) -> bool {
-        let Some((slot, _)) = self.in_sync().into_iter().find(|(_, d)| *d == disk) else {
+    /// Whether sectors of a member's data may become unreadable.
+    fn may_damage(&mut self, disk: usize) -> bool {
+        if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return false;
-        };
+        }
         let covered = self.sound() > self.needed() && !self.any_damage();
         if !(covered || self.options.beyond) || self.has_holes() {
             return false;
         }
         self.atlas.exceeded |= !covered;
+        true
+    }
+
+    /// Sectors of a member's data.
+    fn choose_damage(&mut self, disk: usize) -> Option<Broken> {
+        let (slot, _) = self.in_sync().into_iter().find(|(_, d)| *d == disk)?;
         let live = self.live();
         let member = live
             .status
@@ -198,9 +223,8 @@ impl World<'_> {
         let used = self.geometry.member_sectors[usize::from(slot)];
         let rng = &mut self.fault_rng;
         let len = rng.pick(&[1, 8, 8, 64, 256]).min(used);
-        let at = rng.below(used - len + 1);
-        self.disks[disk].damage(offset + at, len);
-        true
+        let at = offset + rng.below(used - len + 1);
+        Some(Broken::Damaged { disk, at, len })
     }
 
     /// Relative pages with host writes unanswered, in flight, or volatile on any member.
@@ -367,7 +391,7 @@ impl World<'_> {
     fn trigger_by_fault(&mut self) {
         let (_, trigger) = self.options.boots[usize::from(self.boot)];
         if let Trigger::Fault(delay) = trigger {
-            self.after(delay, Ev::End);
+            self.end_after(delay);
         }
     }
 }

@@ -9,7 +9,9 @@ use umd_format::v1::DeviceFlags;
 use umd_format::{Level, SuperblockV1, Uuid};
 
 use super::atlas::Atlas;
+use super::exact::Record;
 use super::host::Client;
+use super::manual::Manual;
 use super::phases::Phase;
 use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
@@ -179,6 +181,9 @@ impl<'a> World<'a> {
             fault_rng: Rng::new(seed, Stream::Fault(0)),
             admin_rng: Rng::new(seed, Stream::Control(0)),
             setup_rng,
+            manual: Manual::default(),
+            record: Record::default(),
+            program: None,
             options,
             maker,
         }
@@ -187,7 +192,9 @@ impl<'a> World<'a> {
     /// Assembles and starts the array. `false`: it was refused, as it may be, and that is the end.
     pub(super) fn start(&mut self) -> Result<bool, Violation> {
         self.atlas.rebooted();
-        self.bring_back_the_newest();
+        if !self.manual.on {
+            self.bring_back_the_newest();
+        }
         let mut chosen: Vec<usize> = (0..self.disks.len())
             .filter(|&disk| self.carries[disk] && !self.absent[disk])
             .filter(|&disk| {
@@ -253,7 +260,11 @@ impl<'a> World<'a> {
         }
     }
 
-    fn try_start(&self, ids: &[(MemberId, usize)], force: bool) -> Result<Started, Refused> {
+    pub(super) fn try_start(
+        &self,
+        ids: &[(MemberId, usize)],
+        force: bool,
+    ) -> Result<Started, Refused> {
         let candidates: Vec<Candidate<'_>> = ids
             .iter()
             .map(|&(id, disk)| Candidate {
@@ -329,6 +340,10 @@ impl<'a> World<'a> {
     }
 
     fn plan_boot(&mut self) {
+        self.record.began = self.now;
+        if self.program.is_some() {
+            return self.plan_program();
+        }
         for n in 0..self.options.workload.clients {
             let pause = self.fault_rng.below(1_000_000);
             self.after(pause, Ev::Client(n));
@@ -344,16 +359,7 @@ impl<'a> World<'a> {
 
     /// The power goes, or the process is killed.
     pub(super) fn crash(&mut self, power: bool) {
-        self.counts.crashes += 1;
-        self.note(format_args!(
-            "{}",
-            if power { "POWER CUT" } else { "KILLED" }
-        ));
-        self.trace.word(if power { 21 } else { 22 });
-        self.prune_holes();
-        let forgets = self.forgets();
-        let pages = self.pages_at_risk(power);
-        self.open_holes(pages);
+        let lost = self.crash_begins(power);
         let style = self.fault_rng.weighted(&[2, 1, 3, 2, 3]);
         let odd = self.fault_rng.index(self.disks.len());
         for disk in 0..self.disks.len() {
@@ -366,15 +372,33 @@ impl<'a> World<'a> {
             }
             self.absent[disk] = gone && self.fault_rng.permille(400);
         }
-        // Beyond redundancy, hung writes land late and caches that mattered are lost.
-        let lost = power || forgets || self.atlas.exceeded();
         self.oracle.crashed(lost);
         self.live = None;
         self.queue.clear();
     }
 
+    /// The world goes down: what is in doubt is known before anything is lost. Tells whether
+    /// something that was answered and not flushed may be lost.
+    pub(super) fn crash_begins(&mut self, power: bool) -> bool {
+        self.counts.crashes += 1;
+        self.note(format_args!(
+            "{}",
+            if power { "POWER CUT" } else { "KILLED" }
+        ));
+        self.trace.word(if power { 21 } else { 22 });
+        self.prune_holes();
+        let forgets = self.forgets();
+        let pages = self.pages_at_risk(power);
+        self.open_holes(pages);
+        // Beyond redundancy, hung writes land late and caches that mattered are lost.
+        power || forgets || self.atlas.exceeded()
+    }
+
     /// The array was stopped: disks rest, some lose their power.
     pub(super) fn after_stop(&mut self) {
+        if self.manual.on {
+            return self.rest_by_hand();
+        }
         let power = self.fault_rng.coin();
         for disk in 0..self.disks.len() {
             let gone = self.disks[disk].power() == Power::Gone;
@@ -398,7 +422,7 @@ impl<'a> World<'a> {
         if let Trigger::Answers(limit) = trigger
             && self.live().answers == limit
         {
-            self.after(0, Ev::End);
+            self.end_after(0);
         }
     }
 }

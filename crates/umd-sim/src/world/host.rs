@@ -20,7 +20,7 @@ pub(super) struct Client {
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Read,
     Write { fua: bool },
     Trim { fua: bool },
@@ -49,10 +49,10 @@ impl Pending {
 }
 
 /// A request to be made.
-pub(super) struct Plan {
-    pub(super) kind: Kind,
-    pub(super) zero: bool,
-    pub(super) range: Range<u64>,
+pub(crate) struct Plan {
+    pub(crate) kind: Kind,
+    pub(crate) zero: bool,
+    pub(crate) range: Range<u64>,
 }
 
 impl World<'_> {
@@ -65,8 +65,10 @@ impl World<'_> {
             return Ok(());
         }
         client.left -= 1;
+        let index = workload.operations - client.left - 1;
         let rng = &mut client.rng;
         let plan = draw(rng, &workload, number, array);
+        self.record_host(number, index);
         self.request(Some(number), plan)
     }
 
@@ -285,20 +287,44 @@ impl World<'_> {
             self.after(0, Ev::Poll);
             return;
         };
+        if self.program.is_some() {
+            self.after(0, Ev::Poll);
+            return;
+        }
         let workload = &self.options.workload;
         let (think, nap) = (workload.think_ns, workload.nap_permille);
         let live = self.live.as_mut().expect("an array is running");
         let client = &mut live.clients[usize::from(number)];
-        let mut pause = if think == 0 {
-            0
-        } else {
-            client.rng.spread(think)
-        };
-        if client.rng.permille(nap) {
-            pause += client.rng.spread(3_000_000_000);
-        }
+        let pause = draw_pause(&mut client.rng, think, nap);
         self.after(pause, Ev::Client(number));
     }
+}
+
+fn draw_pause(rng: &mut Rng, think_ns: u64, nap_permille: u64) -> u64 {
+    let mut pause = if think_ns == 0 {
+        0
+    } else {
+        rng.spread(think_ns)
+    };
+    if rng.permille(nap_permille) {
+        pause += rng.spread(3_000_000_000);
+    }
+    pause
+}
+
+/// What a client asks for with its operation of this number.
+pub(super) fn plan_of(
+    mut rng: Rng,
+    workload: &crate::options::Workload,
+    number: u16,
+    index: u64,
+    array_sectors: u64,
+) -> Plan {
+    for _ in 0..index {
+        draw(&mut rng, workload, number, array_sectors);
+        draw_pause(&mut rng, workload.think_ns, workload.nap_permille);
+    }
+    draw(&mut rng, workload, number, array_sectors)
 }
 
 fn draw(

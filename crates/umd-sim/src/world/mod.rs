@@ -14,10 +14,13 @@ mod admin;
 mod atlas;
 mod boot;
 mod commands;
+mod exact;
 mod host;
+mod manual;
 mod phases;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use umd_core::array::{Event, Status, Timer};
 use umd_core::value::{ControlId, Instant, IoId, MemberId, Pool, RequestId, Span};
@@ -28,13 +31,19 @@ use crate::layout::Geometry;
 use crate::monitor::{Monitor, Rule, Verdict, Violation};
 use crate::options::Options;
 use crate::oracle::Oracle;
+use crate::program::Program;
 use crate::queue::Queue;
 use crate::rng::{Rng, Stream};
+use crate::script::IoView;
 use crate::trace::Trace;
 
 use admin::Request as AdminRequest;
 use atlas::Atlas;
+use exact::Record;
 use host::{Client, Pending};
+pub(crate) use host::{Kind, Plan};
+use manual::Manual;
+pub use manual::{Ambush, Strike};
 use phases::Phase;
 
 /// What happens.
@@ -52,6 +61,8 @@ enum Ev {
     Admin,
     /// The administrator takes something back.
     Undo(AdminRequest),
+    /// An item of the program is due.
+    Item(usize),
     /// Look whether the phase is over.
     Poll,
     /// The boot ends as it was drawn.
@@ -62,10 +73,10 @@ enum Ev {
     HostOff,
 }
 
-/// Where a submitted member I/O is.
-#[derive(Debug, Clone, Copy)]
+/// A submitted member I/O.
+#[derive(Debug, Clone)]
 struct IoInfo {
-    disk: usize,
+    view: IoView,
     member: MemberId,
     writes: bool,
     query: bool,
@@ -137,6 +148,9 @@ pub struct World<'a> {
     fault_rng: Rng,
     admin_rng: Rng,
     setup_rng: Rng,
+    manual: Manual,
+    record: Record,
+    program: Option<Rc<Program>>,
 }
 
 /// More events in one boot than this: something spins.
@@ -177,6 +191,9 @@ impl World<'_> {
     pub fn run(&mut self) -> Verdict {
         for index in 0..self.options.boots.len() {
             self.boot = index as u16;
+            if self.is_skipped() {
+                continue;
+            }
             self.fault_rng = Rng::new(self.options.seed, Stream::Fault(self.boot));
             self.admin_rng = Rng::new(self.options.seed, Stream::Control(self.boot));
             if !self.start()? {
@@ -223,6 +240,7 @@ impl World<'_> {
             Ev::Fault => self.strike(),
             Ev::Admin => self.administrate(),
             Ev::Undo(request) => self.ask(request),
+            Ev::Item(index) => self.item_is_due(index),
             Ev::Poll => self.poll(),
             Ev::End => self.end_begins(),
             Ev::DiskOff(disk) => {
