@@ -1,0 +1,5 @@
+//! The museum.
+
+mod search;
+
+pub use search::{Found, Mistaken, search};
