@@ -25,6 +25,9 @@ pub mod oracle;
 pub mod queue;
 pub mod rng;
 pub mod run;
+#[cfg(test)]
+mod sabotage;
+pub mod script;
 pub mod shipped;
 pub mod stamp;
 pub mod trace;

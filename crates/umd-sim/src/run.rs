@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::engine::Maker;
-use crate::monitor::{Rule, Violation};
+use crate::monitor::{Rule, Verdict, Violation};
 use crate::options::Options;
 use crate::trace::Trace;
 use crate::world::{Counts, World};
@@ -64,7 +64,15 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
 pub fn run_options(options: Options, maker: &dyn Maker, show: Show) -> Outcome {
     let trace = Trace::new(show == Show::Print, show == Show::Tail);
     let mut world = World::new(options, maker, trace);
-    let ran = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
+    run_world(&mut world, World::run)
+}
+
+/// Runs a world in this way. A panic is a violation.
+pub(crate) fn run_world<'a>(
+    world: &mut World<'a>,
+    run: impl FnOnce(&mut World<'a>) -> Verdict,
+) -> Outcome {
+    let ran = panic::catch_unwind(AssertUnwindSafe(|| run(world)));
     let violation = match ran {
         Ok(verdict) => verdict.err(),
         Err(payload) => Some(Violation::new(Rule::Panic, panic_text(payload.as_ref()))),

@@ -193,4 +193,14 @@ impl Cache {
             }
         }
     }
+
+    /// The power goes: of each sector the newest version that is kept is on the medium, the cache
+    /// is empty.
+    pub fn cut_where(&mut self, image: &mut Image, keep: impl Fn(&Write) -> bool) {
+        for (sector, versions) in std::mem::take(&mut self.sectors) {
+            if let Some(write) = versions.iter().rev().find(|write| keep(write)) {
+                image.put(sector, write.content(sector));
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@
 //! the world and strike the next operation they fit.
 
 mod cache;
+mod fate;
 mod image;
 
 use std::cell::Cell;
@@ -21,6 +22,7 @@ use umd_core::array::{Extent, IoDone, IoError, IoOp, Purpose};
 use umd_core::value::{Buf, Instant, Span};
 
 pub use cache::{Cache, Cut, Write};
+pub use fate::Stand;
 pub use image::{Image, PAGE_SECTORS};
 
 use crate::rng::Rng;
@@ -115,6 +117,7 @@ pub struct SimDisk {
     rng: Rng,
     writes: u64,
     completions: u64,
+    plain: bool,
 }
 
 fn is_metadata(purpose: Purpose) -> bool {
@@ -135,6 +138,7 @@ impl SimDisk {
             rng,
             writes: 0,
             completions: 0,
+            plain: false,
         }
     }
 
@@ -247,6 +251,9 @@ impl SimDisk {
             IoOp::Write { .. } | IoOp::WriteZeroes { .. } => self.latency.write_ns,
             IoOp::Flush => self.latency.flush_ns,
         };
+        if self.plain {
+            return mean.max(10);
+        }
         let spike = self.rng.permille(self.latency.spike_permille);
         let factor = if spike { self.latency.spike_factor } else { 1 };
         let length = self.rng.spread(mean.max(10)).saturating_mul(factor);
@@ -301,7 +308,7 @@ impl SimDisk {
                 offset_sectors,
                 mut buf,
             } => {
-                let sampled = self.rng.coin() && fate == Fate::Well;
+                let sampled = !self.plain && self.rng.coin() && fate == Fate::Well;
                 if sampled {
                     self.fill(offset_sectors, &mut buf);
                 }
@@ -369,7 +376,7 @@ impl SimDisk {
             done: Cell::new(u64::MAX),
         });
         let mut applied = BTreeSet::new();
-        if self.power == Power::On {
+        if self.power == Power::On && !self.plain {
             match self.rng.below(8) {
                 0 => applied = (offset_sectors..write.end_sectors()).collect(),
                 1 => applied = self.tear(&write),

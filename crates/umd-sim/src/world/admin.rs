@@ -15,7 +15,7 @@ use crate::shipped::superblock_on;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Request {
+pub(crate) enum Request {
     Fail(MemberId),
     Remove(MemberId),
     Add { disk: usize, back: bool },
@@ -175,6 +175,8 @@ impl World<'_> {
             let text = format!("control {id:?} was answered and is not pending");
             return Err(Violation::new(Rule::Lifetime, text));
         };
+        let error = result.as_ref().err().map(ToString::to_string);
+        self.manual.control_answered(id, error);
         match (request, result) {
             (Request::Added { member }, Err(_)) => {
                 let live = self.live_mut();
@@ -190,7 +192,7 @@ impl World<'_> {
             (Request::ReadOnly, answer) => {
                 self.live_mut().read_only |= answer.is_ok();
                 let pause = self.admin_rng.spread(200_000_000);
-                self.after(pause, Ev::Undo(Request::ReadWrite));
+                self.undo_after(pause, Request::ReadWrite);
             }
             (Request::ReadWrite, Ok(_)) => {
                 // Another wish to be read-only may be on its way.
@@ -203,7 +205,7 @@ impl World<'_> {
             (Request::Freeze, Ok(_)) => {
                 self.live_mut().frozen = true;
                 let pause = self.admin_rng.spread(2_000_000_000);
-                self.after(pause, Ev::Undo(Request::Thaw));
+                self.undo_after(pause, Request::Thaw);
             }
             (Request::Thaw | Request::Idle, Ok(_)) => self.live_mut().frozen = false,
             (Request::Stop | Request::ReadWrite | Request::Thaw, Err(error)) => {
@@ -213,5 +215,12 @@ impl World<'_> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Takes something back later; a script does that itself.
+    fn undo_after(&mut self, pause: u64, request: Request) {
+        if !self.manual.on {
+            self.after(pause, Ev::Undo(request));
+        }
     }
 }

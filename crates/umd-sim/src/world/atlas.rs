@@ -21,12 +21,12 @@ static ZERO: [u8; SECTOR] = [0; SECTOR];
 #[derive(Debug, Default)]
 pub(super) struct Atlas {
     /// Disks whose loss is under way and that the engine may not have noticed.
-    doomed: BTreeSet<usize>,
+    pub(super) doomed: BTreeSet<usize>,
     /// Relative pages (of parity arrays) in which a crash may have left parity that does not agree
     /// with data.
     holes: BTreeSet<u64>,
     /// More broke than redundancy covers.
-    exceeded: bool,
+    pub(super) exceeded: bool,
     /// A start was insisted on: parity may be wrong from then on.
     forced: bool,
 }
@@ -68,25 +68,25 @@ impl World<'_> {
     }
 
     /// Members in sync that nothing is under way against.
-    fn sound(&self) -> usize {
+    pub(super) fn sound(&self) -> usize {
         let sound = |(_, disk): &(u16, usize)| {
             !self.atlas.doomed.contains(disk) && self.disks[*disk].power() == Power::On
         };
         self.in_sync().iter().filter(|slot| sound(slot)).count()
     }
 
-    fn needed(&self) -> usize {
+    pub(super) fn needed(&self) -> usize {
         usize::from(self.geometry.slots - self.geometry.redundancy())
     }
 
-    fn any_damage(&self) -> bool {
+    pub(super) fn any_damage(&self) -> bool {
         self.in_sync()
             .iter()
             .any(|(_, disk)| !self.disks[*disk].damaged().is_empty())
     }
 
     /// Whether redundancy covers the loss of this disk now.
-    fn covers_loss(&mut self, disk: usize) -> bool {
+    pub(super) fn covers_loss(&mut self, disk: usize) -> bool {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return true;
         }

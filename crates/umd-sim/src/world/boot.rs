@@ -10,6 +10,7 @@ use umd_format::{Level, SuperblockV1, Uuid};
 
 use super::atlas::Atlas;
 use super::host::Client;
+use super::manual::Manual;
 use super::phases::Phase;
 use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
@@ -186,6 +187,7 @@ impl<'a> World<'a> {
             fault_rng: Rng::new(seed, Stream::Fault(0)),
             admin_rng: Rng::new(seed, Stream::Control(0)),
             setup_rng,
+            manual: Manual::default(),
             options,
             maker,
         }
@@ -194,7 +196,9 @@ impl<'a> World<'a> {
     /// Assembles and starts the array. `false`: it was refused, as it may be, and that is the end.
     pub(super) fn start(&mut self) -> Result<bool, Violation> {
         self.atlas.rebooted();
-        self.bring_back_the_newest();
+        if !self.manual.on {
+            self.bring_back_the_newest();
+        }
         let mut chosen: Vec<usize> = (0..self.disks.len())
             .filter(|&disk| self.carries[disk] && !self.absent[disk])
             .filter(|&disk| {
@@ -260,7 +264,11 @@ impl<'a> World<'a> {
         }
     }
 
-    fn try_start(&self, ids: &[(MemberId, usize)], force: bool) -> Result<Started, Refused> {
+    pub(super) fn try_start(
+        &self,
+        ids: &[(MemberId, usize)],
+        force: bool,
+    ) -> Result<Started, Refused> {
         let candidates: Vec<Candidate<'_>> = ids
             .iter()
             .map(|&(id, disk)| Candidate {
@@ -354,15 +362,7 @@ impl<'a> World<'a> {
 
     /// The power goes, or the process is killed.
     pub(super) fn crash(&mut self, power: bool) {
-        self.counts.crashes += 1;
-        self.note(format_args!(
-            "{}",
-            if power { "POWER CUT" } else { "KILLED" }
-        ));
-        self.trace.word(if power { 21 } else { 22 });
-        self.prune_holes();
-        let pages = self.pages_at_risk(power);
-        self.open_holes(pages);
+        self.crash_begins(power);
         let style = self.fault_rng.weighted(&[2, 1, 3, 2, 3]);
         let odd = self.fault_rng.index(self.disks.len());
         for disk in 0..self.disks.len() {
@@ -381,8 +381,24 @@ impl<'a> World<'a> {
         self.queue.clear();
     }
 
+    /// The world goes down: what is in doubt is known before anything is lost.
+    pub(super) fn crash_begins(&mut self, power: bool) {
+        self.counts.crashes += 1;
+        self.note(format_args!(
+            "{}",
+            if power { "POWER CUT" } else { "KILLED" }
+        ));
+        self.trace.word(if power { 21 } else { 22 });
+        self.prune_holes();
+        let pages = self.pages_at_risk(power);
+        self.open_holes(pages);
+    }
+
     /// The array was stopped: disks rest, some lose their power.
     pub(super) fn after_stop(&mut self) {
+        if self.manual.on {
+            return self.rest_by_hand();
+        }
         let power = self.fault_rng.coin();
         for disk in 0..self.disks.len() {
             let gone = self.disks[disk].power() == Power::Gone;

@@ -20,7 +20,7 @@ pub(super) struct Client {
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Read,
     Write { fua: bool },
     Trim { fua: bool },
@@ -49,10 +49,10 @@ impl Pending {
 }
 
 /// A request to be made.
-pub(super) struct Plan {
-    pub(super) kind: Kind,
-    pub(super) zero: bool,
-    pub(super) range: Range<u64>,
+pub(crate) struct Plan {
+    pub(crate) kind: Kind,
+    pub(crate) zero: bool,
+    pub(crate) range: Range<u64>,
 }
 
 impl World<'_> {

@@ -15,6 +15,7 @@ mod atlas;
 mod boot;
 mod commands;
 mod host;
+mod manual;
 mod phases;
 
 use std::collections::BTreeMap;
@@ -30,11 +31,15 @@ use crate::options::Options;
 use crate::oracle::Oracle;
 use crate::queue::Queue;
 use crate::rng::{Rng, Stream};
+use crate::script::IoView;
 use crate::trace::Trace;
 
 use admin::Request as AdminRequest;
 use atlas::Atlas;
 use host::{Client, Pending};
+pub(crate) use host::{Kind, Plan};
+use manual::Manual;
+pub use manual::{Ambush, Strike};
 use phases::Phase;
 
 /// What happens.
@@ -62,10 +67,10 @@ enum Ev {
     HostOff,
 }
 
-/// Where a submitted member I/O is.
-#[derive(Debug, Clone, Copy)]
+/// A submitted member I/O.
+#[derive(Debug, Clone)]
 struct IoInfo {
-    disk: usize,
+    view: IoView,
     member: MemberId,
     writes: bool,
     query: bool,
@@ -137,6 +142,7 @@ pub struct World<'a> {
     fault_rng: Rng,
     admin_rng: Rng,
     setup_rng: Rng,
+    manual: Manual,
 }
 
 /// More events in one boot than this: something spins.

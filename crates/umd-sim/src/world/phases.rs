@@ -42,6 +42,8 @@ pub(super) enum Phase {
     },
     /// The power is going.
     Ending,
+    /// What happens is said from outside.
+    Manual,
 }
 
 impl Phase {
@@ -88,7 +90,7 @@ impl World<'_> {
                         .any(|pending| pending.client.is_some());
                 if busy { Ok(()) } else { self.work_over() }
             }
-            Phase::Work { over: true } | Phase::Ending => Ok(()),
+            Phase::Work { over: true } | Phase::Ending | Phase::Manual => Ok(()),
             Phase::Settle { since, calm } => self.poll_settle(since, calm),
             Phase::ReadBack { next, degraded } => self.poll_read_back(next, degraded),
             Phase::Stopping { since, .. } => {
@@ -168,7 +170,7 @@ impl World<'_> {
     }
 
     /// Whether anything is still to be done by the array itself.
-    fn is_syncing(&self) -> bool {
+    pub(super) fn is_syncing(&self) -> bool {
         let live = self.live();
         let status = &live.status;
         let role = |wanted: fn(&MemberRole) -> bool| status.members.iter().any(|m| wanted(&m.role));
@@ -251,7 +253,7 @@ impl World<'_> {
         self.stop(!degraded)
     }
 
-    fn stop(&mut self, settled: bool) -> Verdict {
+    pub(super) fn stop(&mut self, settled: bool) -> Verdict {
         let since = self.now;
         self.live_mut().phase = Phase::Stopping { since, settled };
         self.after(STOP_SECONDS * SECOND, Ev::Poll);
