@@ -18,6 +18,8 @@ pub mod engine;
 pub mod layout;
 pub mod metaview;
 pub mod monitor;
+#[cfg(feature = "museum")]
+pub mod museum;
 pub mod options;
 pub mod oracle;
 pub mod program;

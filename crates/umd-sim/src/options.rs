@@ -207,10 +207,10 @@ impl Options {
         };
         let missing = u16::from(redundant && rng.permille(80));
         let minor = rng.pick(&[0, 1, 2, 2]);
-        let chunk_sectors = if level == 1 {
-            0
-        } else {
-            rng.pick(&[8, 8, 16, 32, 64, 128])
+        let chunk_sectors = match level {
+            1 => 0,
+            0 => rng.pick(&[8, 16, 24, 32, 64, 128]),
+            _ => rng.pick(&[8, 8, 16, 32, 64, 128]),
         };
         let data_offset_sectors = (minor != 0).then(|| rng.pick(&[64, 72, 128, 256]));
         let disks = usize::from(slots + spares + drawer);

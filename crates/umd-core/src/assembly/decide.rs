@@ -10,7 +10,7 @@ use super::plan::{BitmapPlan, Drives, Forced, Plan, Reason, SlotPlan};
 use super::refusal::{Refusal, RefusalKind};
 use super::select::{Candidate, select};
 use crate::geometry::{Geometry, Raid0, Raid456};
-use crate::value::{Events, SECTOR_BYTES, Slot};
+use crate::value::{Events, Exhibit, Museum, SECTOR_BYTES, Slot};
 
 /// Decides how the array of these members starts. The order of `facts` does not matter.
 ///
@@ -35,7 +35,7 @@ fn decide(
     ignored: &mut Vec<Reason>,
 ) -> Result<Plan, RefusalKind> {
     let candidates = select(facts, wish, ignored)?;
-    let verdict = judge(&candidates)?;
+    let verdict = judge(&candidates, wish.museum)?;
     let mut lineup = Lineup::of(&verdict);
     let raised = lineup.raise(&verdict);
     let useless = verdict
@@ -282,7 +282,7 @@ impl<'a> Lineup<'a> {
         self.check_expected(fields, wish, &mut warnings)?;
         let (resync_offset_sectors, marked_clean) =
             self.resync_offset(verdict, fields, wish, &mut warnings)?;
-        let geometry = self.geometry(&reference)?;
+        let geometry = self.geometry(&reference, wish.museum)?;
         let bitmap = self.bitmap(&reference, wish, &mut warnings)?;
         let bitmap_version = match &bitmap {
             BitmapPlan::None => None,
@@ -395,7 +395,7 @@ impl<'a> Lineup<'a> {
         }
     }
 
-    fn geometry(&self, reference: &Candidate<'_>) -> Result<Geometry, RefusalKind> {
+    fn geometry(&self, reference: &Candidate<'_>, museum: Museum) -> Result<Geometry, RefusalKind> {
         let fields = &reference.superblock.fields;
         let disks = self.slots.len() as u16;
         let not_supported = |what: String| {
@@ -415,11 +415,8 @@ impl<'a> Lineup<'a> {
                     return Err(not_supported("an array of 2^64 bytes or more".to_owned()));
                 }
                 let chunk_sectors = u64::from(fields.chunk_sectors);
-                Ok(Geometry::Striped(Raid0::new(
-                    &sizes,
-                    chunk_sectors,
-                    fields.raid0_layout(),
-                )?))
+                let map = Raid0::new(&sizes, chunk_sectors, fields.raid0_layout())?;
+                Ok(Geometry::Striped(map.exhibit(museum)))
             }
             Level::Raid1 => Ok(Geometry::Mirrored { legs: disks }),
             level => {
@@ -448,9 +445,12 @@ impl<'a> Lineup<'a> {
     ) -> Result<BitmapPlan, RefusalKind> {
         let is_forced =
             |one: &Candidate<'_>| self.forced.iter().any(|f| f.facts.id == one.facts.id);
+        // M57 (4aaf7694f841): the bitmap was read from a member that was taken back for what it had
+        // missed, bits included. (Here such a member is given a copy first, which is left out too.)
+        let any = wish.museum.on(Exhibit::M57);
         let in_sync = self
             .members()
-            .filter(|one| recovery(one).is_none())
+            .filter(|one| any || recovery(one).is_none())
             .copied();
         let (forced, trusted): (Vec<_>, Vec<_>) = in_sync.partition(is_forced);
         let count = trusted.len();

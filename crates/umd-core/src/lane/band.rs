@@ -19,7 +19,7 @@ use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::{Raid456, Row};
 use crate::member::{Access, Effect, Io};
 use crate::personality::parity::{self, WriteKind, plan_write};
-use crate::value::{Buf, IoDone, IoError, MemberId, Purpose, RequestError, Slice};
+use crate::value::{Buf, Exhibit, IoDone, IoError, MemberId, Purpose, RequestError, Slice};
 
 /// The machine.
 pub(super) struct Band {
@@ -92,13 +92,15 @@ impl Band {
     pub fn locked(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let end = self.start + self.len;
         self.epoch = rig.epoch.number;
+        // M30 (9c4bdf697c39): with two members missing, one of them being rebuilt, what it held was
+        // used before it was right.
+        let unfilled = rig.epoch.degraded() == 2 && rig.io.museum.on(Exhibit::M30);
         self.access = (0..lane.geometry.raid_disks())
             .map(|slot| {
-                match rig
-                    .cover
-                    .locked_access(rig.epoch.column(slot), self.start, end)
-                {
+                let column = rig.epoch.column(slot);
+                match rig.cover.locked_access(column, self.start, end) {
                     Access::Usable if self.unreadable.contains(&slot) => Access::WriteOnly,
+                    _ if unfilled && column.is_some() => Access::Usable,
                     access => access,
                 }
             })
@@ -204,6 +206,11 @@ impl Band {
         }
         match self.stage {
             Stage::Writing => self.over(lane, Ok(())),
+            // M41 (a40687ff73a5): for writes that are not aligned, who chose what to read and who
+            // said what was lacking did not agree, and never came to an end.
+            _ if self.len % 8 != 0 && rig.io.museum.on(Exhibit::M41) => {
+                self.locked(lane, rig, index)
+            }
             _ if self.unread() => self.locked(lane, rig, index),
             _ => self.gate(lane, rig, index),
         }

@@ -24,7 +24,7 @@ mod split;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub use locks::{Holder, LockId, RangeLocks};
+pub use locks::{Holder, LockId, NOWHERE, RangeLocks};
 pub use request::HostRequest;
 pub use split::{Piece, member_span, middle, pieces};
 

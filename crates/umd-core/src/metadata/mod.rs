@@ -19,7 +19,9 @@ use umd_format::SuperblockV1;
 
 use crate::bitmap::Bitmap;
 use crate::member::{Effect, Io, Members, Owner, State};
-use crate::value::{Events, Instant, IoDone, IoError, IoOp, MemberId, Purpose, Slice};
+use crate::value::{
+    Events, Exhibit, Instant, IoDone, IoError, IoOp, MemberId, Museum, Purpose, Slice,
+};
 
 /// Proof that superblocks on every member say "active", and a count that keeps them so.
 #[derive(Debug)]
@@ -82,6 +84,10 @@ pub struct Metadata {
     content: Content,
     left: usize,
     rest: Vec<(MemberId, u64, Slice)>,
+    museum: Museum,
+    /// U03: what `Facts` said when the update began.
+    #[cfg(feature = "museum")]
+    old_offset_sectors: u64,
 }
 
 impl Metadata {
@@ -110,7 +116,15 @@ impl Metadata {
             content: Content::default(),
             left: 0,
             rest: Vec::new(),
+            museum: Museum::NONE,
+            #[cfg(feature = "museum")]
+            old_offset_sectors: 0,
         }
+    }
+
+    /// See [`Museum`].
+    pub fn exhibit(&mut self, museum: Museum) {
+        self.museum = museum;
     }
 
     /// Members that all hold the array's data carry different events. They are made even before
@@ -118,7 +132,8 @@ impl Metadata {
     /// which looks as if they had missed writes. Also before an update that records a fault: what
     /// failed may be the member that carried the newest events.
     pub fn note_uneven(&mut self) {
-        self.uneven = true;
+        // U05: members stayed one update apart; the next update that was cut short made it two.
+        self.uneven = !self.museum.on(Exhibit::U05);
     }
 
     /// An unclean array was declared clean by force. Superblocks say so only after every one of
@@ -160,7 +175,9 @@ impl Metadata {
 
     /// The proof that all known faults are recorded.
     pub fn fault_recorded(&self) -> Option<FaultRecorded> {
-        (!self.fault_pending()).then_some(FaultRecorded(()))
+        // U08: survivors were written while their superblocks did not know of a failure.
+        let recorded = !self.fault_pending() || self.museum.on(Exhibit::U08);
+        recorded.then_some(FaultRecorded(()))
     }
 
     /// A write wants to begin: the proof that superblocks say "active", or a note to make them.
@@ -189,7 +206,9 @@ impl Metadata {
             && !self.clean
             && self.writers == 0
             && !self.wants_active
-            && !self.wants_clean;
+            // U17: the timer was armed for an instant that was over, again and again, while the
+            // superblocks were on their way.
+            && (!self.wants_clean || self.museum.on(Exhibit::U17));
         idle.then_some(self.last_write)
     }
 
@@ -243,7 +262,13 @@ impl Metadata {
             return false;
         }
         match self.stage {
-            Stage::Idle => return facts.may_write && self.begin(io, members),
+            Stage::Idle => {
+                #[cfg(feature = "museum")]
+                {
+                    self.old_offset_sectors = facts.resync_offset_sectors;
+                }
+                return facts.may_write && self.begin(io, members);
+            }
             Stage::Flush => {
                 bitmap.want_events(self.events);
                 self.stage = Stage::BitmapEvents;
@@ -262,7 +287,9 @@ impl Metadata {
                 self.stage = Stage::InSync;
             }
             // The array broke meanwhile: members not in sync must not carry the newest events.
-            Stage::InSync if !facts.may_write => {
+            // M55 (6a5cb53aaa4e): after both members with data had dropped out, the spare that was
+            // being rebuilt kept counting, and made them look stale.
+            Stage::InSync if !facts.may_write && !io.museum.on(Exhibit::M55) => {
                 self.rest.clear();
                 self.stage = Stage::Idle;
             }
@@ -345,6 +372,16 @@ impl Metadata {
         self.content.change = self.change;
         // While writes may be in flight nothing is known to agree.
         let agrees = self.content.clean || !self.tracks_activity;
+        // U03: an update that began before a resync ended recorded the offset of its beginning,
+        // and counted the end as recorded.
+        #[cfg(feature = "museum")]
+        let facts = Facts {
+            resync_offset_sectors: match self.museum.on(Exhibit::U03) {
+                true => self.old_offset_sectors,
+                false => facts.resync_offset_sectors,
+            },
+            ..facts
+        };
         let resync_offset_sectors = if agrees {
             facts.resync_offset_sectors
         } else {

@@ -12,10 +12,10 @@ use smallvec::SmallVec;
 
 use super::SyncRig;
 use crate::geometry::{Geometry, Raid456, Row};
-use crate::lane::{Holder, LockId};
+use crate::lane::{Holder, LockId, NOWHERE};
 use crate::member::{Access, Effect, Io, Owner};
 use crate::personality::parity::{parity_of, rebuild};
-use crate::value::{Buf, IoDone, IoError, IoOp, MemberId, Purpose, Slice, SyncAction};
+use crate::value::{Buf, Exhibit, IoDone, IoError, IoOp, MemberId, Purpose, Slice, SyncAction};
 
 /// Bytes that are compared, and counted, as one: md counts RAID1 differences by 64 KiB.
 const MIRROR_BLOCK_BYTES: usize = 64 * 1024;
@@ -109,9 +109,25 @@ impl Unit {
 
     pub fn lock(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
         let holder = Holder::Unit(index);
-        let (lock, held) = rig.lane.locks.acquire(holder, self.start, self.end);
+        let at = if self.waits(rig) { 0 } else { NOWHERE };
+        let (lock, held) = rig
+            .lane
+            .locks
+            .acquire(holder, at + self.start, at + self.end);
         self.lock = Some(lock);
         if held { self.locked(rig, index) } else { None }
+    }
+
+    /// Whether the unit waits for writes in its range: it always does.
+    fn waits(&self, rig: &SyncRig<'_>) -> bool {
+        // M14 (2f73d3c55d09): a resync did not wait for writes that were on their way, and put old
+        // data over theirs. M53 (133d4527eab8): a rebuild began while writes that did not know the
+        // new member were on their way.
+        let overtakes = match self.action {
+            SyncAction::Recover => Exhibit::M53,
+            _ => Exhibit::M14,
+        };
+        !rig.io.museum.on(overtakes)
     }
 
     pub fn unlock(self, rig: &mut SyncRig<'_>) {
@@ -146,11 +162,19 @@ impl Unit {
             .collect();
         let mirrored = matches!(*self.geometry, Geometry::Mirrored { .. });
         let missing = usize::from(slots) - readable.len();
+        if readable.is_empty() && rig.io.museum.on(Exhibit::M19) {
+            // M19 (b7c178d9e57c): a check that could not read any member went on to compare.
+            return self.write(rig, index);
+        }
         if readable.is_empty() || (!mirrored && missing > usize::from(self.geometry.redundancy())) {
-            return Some(self.unreadable_range());
+            return Some(self.unreadable_range(rig));
         }
         // The source is the leg that host reads see: one in sync, the first of them.
         readable.sort_by_key(|slot| !rig.epoch.column(*slot).is_some_and(|c| c.in_sync));
+        if rig.io.museum.on(Exhibit::U18) {
+            // U18: the source was another leg than the one hosts had read.
+            readable.reverse();
+        }
         if mirrored && self.action == SyncAction::Recover {
             readable.truncate(1);
         }
@@ -185,8 +209,14 @@ impl Unit {
 
     /// Nobody can invent data, and what was not looked at is not called in sync. Check and repair
     /// have nothing to compare, and go on.
-    fn unreadable_range(&self) -> UnitEnd {
+    fn unreadable_range(&self, rig: &SyncRig<'_>) -> UnitEnd {
+        // M25 (linux-raid 2023-06-02): what could not be read was given up, and the rebuild was
+        // over all the same.
+        let given_up = rig.io.museum.on(Exhibit::M25);
         match self.action {
+            SyncAction::Recover if given_up => UnitEnd::Done {
+                mismatch_sectors: 0,
+            },
             SyncAction::Resync | SyncAction::Recover => UnitEnd::Failed(format!(
                 "member sectors {}..{} cannot be read from enough members",
                 self.start, self.end
@@ -332,10 +362,13 @@ impl Unit {
             .filter_map(|(slot, buf)| Some((slot as u16, buf?.freeze())))
             .collect();
         let in_sync = |slot: u16| rig.epoch.column(slot).is_some_and(|c| c.in_sync);
-        let first = bufs
+        let mut first = bufs
             .iter()
             .position(|(slot, _)| in_sync(*slot))
             .unwrap_or(0);
+        if rig.io.museum.on(Exhibit::U18) {
+            first = bufs.len() - 1;
+        }
         let (_, source) = bufs.remove(first);
         let mut mends = Vec::new();
         for slot in self.wholly(rig) {
@@ -406,7 +439,10 @@ impl Unit {
             .iter()
             .map(|slot| (*slot, rig.io.pool.take(hi - lo)))
             .collect();
-        if !filled.is_empty() {
+        // M31 (4f4fd7c5798b): with one member of a RAID6 lost, its buffer was written before
+        // anything had been computed into it.
+        let unfilled = row.q.is_some() && lost.len() == 1 && rig.io.museum.on(Exhibit::M31);
+        if !filled.is_empty() && !unfilled {
             let mut wanted: SmallVec<[(u16, &mut [u8]); 2]> = filled
                 .iter_mut()
                 .map(|(slot, buf)| (*slot, buf.as_mut_slice()))

@@ -13,6 +13,7 @@
 
 mod media;
 mod metadata;
+mod mirror;
 mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +45,8 @@ pub enum Rule {
     /// G4: between the moment a failure is known and the moment it is recorded durably on every
     /// survivor, no data goes to survivors and nothing is answered.
     Quarantine,
-    /// G5: data is read only from where it is valid.
+    /// G5: data is read only from where it is valid; where legs of a mirror differ, from one of
+    /// them, and that one is kept.
     Source,
     /// G6: two writes to overlapping sectors of one member are never in flight together.
     Overlap,
@@ -182,6 +184,8 @@ pub struct Monitor {
     marks: BTreeMap<u64, Vec<u64>>,
     /// P and Q may disagree for good: the user insisted on starting an unclean degraded RAID6.
     doubtful: bool,
+    /// Relative sectors in which the legs of a mirror differ, with the leg that hosts have read.
+    legs: BTreeMap<u64, MemberId>,
     stopped: bool,
     checks: u64,
 }
@@ -240,6 +244,7 @@ impl Monitor {
             recorded: BTreeSet::new(),
             marks: BTreeMap::new(),
             doubtful: false,
+            legs: BTreeMap::new(),
             stopped: false,
             checks: 0,
         }
@@ -340,7 +345,14 @@ impl Monitor {
                 self.check_intent(scene, view, &range, &what)
             }
             (Purpose::Data | Purpose::Preread | Purpose::Resync, false) => {
-                self.check_source(scene, view, io, &range, &what)
+                self.check_source(scene, view, io, &range, &what)?;
+                match io.purpose {
+                    Purpose::Data => self.check_leg(scene, view, io, &range, &what),
+                    _ => Ok(()),
+                }
+            }
+            (Purpose::Resync | Purpose::Scrub, true) => {
+                self.check_kept(scene, view, io, &range, &what)
             }
             (Purpose::Bitmap, true) => self.check_bitmap_write(scene, io, &range, &what),
             _ => Ok(()),

@@ -93,7 +93,10 @@ impl World<'_> {
         }
         let lost = self.disks[disk].power() != Power::On;
         let already = lost || self.atlas.doomed.contains(&disk);
-        self.sound() - usize::from(!already) >= self.needed() && !self.any_damage()
+        // What it cannot read any more is lost with it, and not twice.
+        let damage = |(_, d): &(u16, usize)| *d != disk && !self.disks[*d].damaged().is_empty();
+        let elsewhere = self.in_sync().iter().any(damage);
+        self.sound() - usize::from(!already) >= self.needed() && !elsewhere
     }
 
     /// Whether the disk may be lost, by the rules of this seed. Remembers it if so.

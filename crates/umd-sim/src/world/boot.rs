@@ -83,7 +83,11 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
         ctime_seconds: now_at(Instant(0)).wall_seconds,
         level: Level::from_raw(options.level),
         layout: options.layout,
-        chunk_sectors: options.chunk_sectors,
+        // A chunk that is no power of two can be run and not be created: it is put in afterwards.
+        chunk_sectors: match options.chunk_sectors {
+            odd if !odd.is_power_of_two() && odd > 0 => 8,
+            chunk => chunk,
+        },
         size_sectors: None,
         data_offset_sectors: options.data_offset_sectors,
         bitmap: options.bitmap_bytes.map(RegionWish::Bytes),
@@ -97,7 +101,10 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
 /// Creates the array as a user would, straight onto the media. Says which disks are members.
 fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
     let slots = usize::from(options.slots);
-    let created = new_array(&describe(options, rng)).expect("the options describe an array");
+    let mut created = new_array(&describe(options, rng)).expect("the options describe an array");
+    for sb in created.slots.iter_mut().flatten() {
+        sb.fields.chunk_sectors = options.chunk_sectors;
+    }
     let image = created.bitmap_image();
     let mut carries = vec![false; disks.len()];
     let mut sizes = Vec::new();

@@ -1,0 +1,15 @@
+//! The museum: mistakes of md and our own, made again on purpose, to see that they are noticed.
+//!
+//! ```text
+//!   catalogue: what each was        scenes: the shortest way to see it, with and without it
+//!   search: how many seeds it takes   document: docs/museum.md
+//! ```
+
+mod catalogue;
+mod own;
+mod scenes;
+mod search;
+
+pub use catalogue::{Entry, by_name, catalogue};
+pub use scenes::{Scene, scene};
+pub use search::{Found, Mistaken, search};
