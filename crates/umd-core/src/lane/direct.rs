@@ -5,7 +5,7 @@
 //! ```
 
 use super::ladder::{self, Proofs, Target};
-use super::locks::{Holder, LockId, NOWHERE};
+use super::locks::{LockId, NOWHERE};
 use super::request::Gate;
 use super::split::Piece;
 use super::{Job, Lane, Rig, Step, eio};
@@ -61,8 +61,7 @@ impl Direct {
             // lies where nobody else looks.
             start += NOWHERE;
         }
-        let end = start + self.piece.len_sectors;
-        let (lock, held) = lane.locks.acquire(Holder::Job(index), start, end);
+        let (lock, held) = lane.lock(index, (start, start + self.piece.len_sectors));
         self.lock = Some(lock);
         if held {
             self.gate(lane, rig, index)

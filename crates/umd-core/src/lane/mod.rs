@@ -180,6 +180,12 @@ impl Lane {
         self.put_back(index, step);
     }
 
+    /// Asks for a range of member data for a job. `true`: it is held now; otherwise the job is
+    /// resumed once it is.
+    fn lock(&mut self, index: u32, (start, end): (u64, u64)) -> (LockId, bool) {
+        self.locks.acquire(Holder::Job(index), start, end)
+    }
+
     /// Gives a lock back; who waited for it is resumed by the next `resume`.
     pub fn unlock(&mut self, lock: LockId) {
         let granted = self.locks.release(lock);

@@ -10,7 +10,7 @@
 
 use smallvec::SmallVec;
 
-use super::locks::{Holder, LockId};
+use super::locks::LockId;
 use super::reconstruct::Reconstruct;
 use super::split::Piece;
 use super::{Job, Lane, Rig, Step, eio};
@@ -246,10 +246,7 @@ impl Mend {
 
     pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let start = self.piece.member_sectors;
-        let holder = Holder::Job(index);
-        let (lock, held) = lane
-            .locks
-            .acquire(holder, start, start + self.piece.len_sectors);
+        let (lock, held) = lane.lock(index, (start, start + self.piece.len_sectors));
         self.lock = Some(lock);
         if held {
             self.locked(lane, rig, index)

@@ -218,7 +218,14 @@ fn mirrors(exhibit: Exhibit) -> Scene {
         M19 => new(
             plain(1, 2),
             "a check comes to sectors that no member can read",
-            [write(0..8), flush(), damage(0, 0..8), damage(1, 0..8), check(), settle()],
+            [
+                write(0..8),
+                flush(),
+                damage(0, 0..8),
+                damage(1, 0..8),
+                check(),
+                settle(),
+            ],
         ),
         _ => new(
             mirror(),
@@ -269,7 +276,9 @@ fn parity(exhibit: Exhibit) -> Scene {
             chain([
                 vec![write(0..512), fail(3)],
                 half_rebuilt(2, 4),
-                (0..4).map(|row| write(320 + row * 16..324 + row * 16)).collect(),
+                (0..4)
+                    .map(|row| write(320 + row * 16..324 + row * 16))
+                    .collect(),
             ]),
         ),
         M31 => new(

@@ -126,6 +126,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
             readonly: request.readonly,
             uuid,
             name: request.set_name.clone(),
+            ..Wish::default()
         },
         minor,
         how: How {
