@@ -36,7 +36,6 @@ pub enum Needs {
 pub struct Media<'a> {
     geometry: &'a Geometry,
     columns: Vec<Option<Column<'a>>>,
-    doubtful: bool,
 }
 
 /// Whether a write on its way may make redundancy disagree: host data and parity. Metadata is
@@ -47,17 +46,9 @@ fn matters(write: &Write) -> bool {
 }
 
 impl<'a> Media<'a> {
-    /// The media of these members, by slot. `doubtful`: parity is not judged.
-    pub fn new(
-        geometry: &'a Geometry,
-        columns: Vec<Option<Column<'a>>>,
-        doubtful: bool,
-    ) -> Media<'a> {
-        Media {
-            geometry,
-            columns,
-            doubtful,
-        }
+    /// The media of these members, by slot.
+    pub fn new(geometry: &'a Geometry, columns: Vec<Option<Column<'a>>>) -> Media<'a> {
+        Media { geometry, columns }
     }
 
     fn present(&self) -> impl Iterator<Item = &Column<'a>> {
@@ -180,7 +171,7 @@ impl<'a> Media<'a> {
             (Some(column), Needs::Rebuilt(member)) if column.member == member => true,
             (Some(column), _) => column.valid_below >= at + len,
         });
-        if !all_valid || self.doubtful {
+        if !all_valid {
             return true;
         }
         let row: Row = self.geometry.row(at / self.geometry.chunk_sectors);

@@ -268,6 +268,6 @@ impl Monitor {
                 valid_below,
             });
         }
-        Media::new(&self.geometry, columns, self.doubtful)
+        Media::new(&self.geometry, columns)
     }
 }

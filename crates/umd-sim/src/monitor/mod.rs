@@ -182,8 +182,6 @@ pub struct Monitor {
     recorded: BTreeSet<MemberId>,
     /// Completion counts of all disks when a host flush or FUA write was handed over.
     marks: BTreeMap<u64, Vec<u64>>,
-    /// P and Q may disagree for good: the user insisted on starting an unclean degraded RAID6.
-    doubtful: bool,
     /// Relative sectors in which the legs of a mirror differ, with the leg that hosts have read.
     legs: BTreeMap<u64, MemberId>,
     stopped: bool,
@@ -243,16 +241,10 @@ impl Monitor {
             failed: BTreeMap::new(),
             recorded: BTreeSet::new(),
             marks: BTreeMap::new(),
-            doubtful: false,
             legs: BTreeMap::new(),
             stopped: false,
             checks: 0,
         }
-    }
-
-    /// The user insisted: parity may disagree with itself from now on and is not judged.
-    pub fn doubt_parity(&mut self) {
-        self.doubtful = true;
     }
 
     /// A device was handed to the running array.

@@ -28,19 +28,12 @@ pub(super) struct Atlas {
     holes: BTreeSet<u64>,
     /// More broke than redundancy covers.
     pub(super) exceeded: bool,
-    /// A start was insisted on: parity may be wrong from then on.
-    forced: bool,
 }
 
 impl Atlas {
     /// Whether more broke than redundancy covers.
     pub(super) fn exceeded(&self) -> bool {
         self.exceeded
-    }
-
-    /// Whether parity may be wrong for good.
-    pub(super) fn forced(&self) -> bool {
-        self.forced
     }
 
     /// The disk is no member any more.
@@ -370,7 +363,6 @@ impl World<'_> {
     /// The array was started although parity is in doubt and these slots are missing: what they
     /// held in doubtful rows is lost.
     pub(super) fn give_up(&mut self, missing: &[u16]) {
-        self.atlas.forced = true;
         let holes = std::mem::take(&mut self.atlas.holes);
         for page in &holes {
             let first = page * PAGE_SECTORS;

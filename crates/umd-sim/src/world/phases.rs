@@ -301,9 +301,6 @@ impl World<'_> {
     /// Redundancy agrees on the media.
     fn check_media(&self) -> Verdict {
         let live = self.live();
-        if self.atlas.forced() {
-            return Ok(());
-        }
         let scene = Scene {
             disks: &self.disks,
             status: &live.status,
