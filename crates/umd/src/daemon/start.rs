@@ -20,6 +20,7 @@ use super::engine::{Engine, panic_text};
 use super::household::Answer;
 use super::open::{self, How, Opened};
 use super::registry::{Registry, Reservation, Taken};
+use super::room;
 use super::run::{Attached, Loop};
 use crate::api::{AssembleRequest, ErrorDoc, EventDoc};
 use crate::cli::outcome::say;
@@ -262,8 +263,11 @@ pub fn start(
         plan,
         facts,
         name,
-        messages,
+        mut messages,
     } = plan(&opened, wishes)?;
+    if !wishes.how.readonly {
+        messages.extend(room::warnings(opened.iter().map(|one| &one.file)));
+    }
     let reservation = match reservation {
         Some(reservation) => reservation,
         None => around.reserve(&name)?,
