@@ -229,6 +229,12 @@ fn bind(path: &Path) -> Result<ControlSocket, Failure> {
         .map_err(|error| Failure::failed(format!("cannot listen on {}: {error}", path.display())))
 }
 
+/// A sentence without the system's number for an error at its end.
+fn without_number(text: &str) -> String {
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
 fn open_doors<'a>(
     household: &Household,
     addresses: impl Iterator<Item = &'a Address>,
@@ -236,7 +242,7 @@ fn open_doors<'a>(
     let mut doors = Vec::new();
     for address in addresses {
         let door = open_door(address, household.registry.clone())
-            .map_err(|error| Failure::failed(error.to_string()))?;
+            .map_err(|error| Failure::failed(without_number(&error.to_string())))?;
         let mut listed = household
             .nbd
             .lock()

@@ -147,6 +147,9 @@ pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Star
     if request.devices.is_empty() {
         return Err(refused("no devices were given to assemble an array from"));
     }
+    if let Some(twice) = open::named_twice(&request.devices) {
+        return Err(refused(format!("{twice} is listed more than once")));
+    }
     let mut opened = Vec::new();
     let mut messages = Vec::new();
     for device in &request.devices {
