@@ -44,7 +44,7 @@ const NEEDED: [&str; 10] = [
 const WHERE_THEY_EXIST: [&str; 3] = ["nbdfuse", "nbdkit-plugin-basic", "nbdkit-basic-plugins"];
 
 /// The programs that must find all their libraries, searched in the folders of [`PROGRAM_DIRS`].
-const PROGRAMS: [&str; 17] = [
+const PROGRAMS: [&str; 18] = [
     "mdadm",
     "grub-fstest",
     "fio",
@@ -62,6 +62,7 @@ const PROGRAMS: [&str; 17] = [
     "fuse2fs",
     "nbdkit-file-plugin.so",
     "nbdkit-memory-plugin.so",
+    "nbdkit-nbd-plugin.so",
 ];
 
 const PROGRAM_DIRS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];

@@ -258,6 +258,8 @@ fn overlays_and_readonly_leave_members_untouched() {
     home.umd("create r5 -l5 -n3 --size 8M --assume-clean a b c")
         .ok();
     home.umd("stop r5").ok();
+    let twice = home.umd("assemble r5 a b ./a").fails(1);
+    assert!(twice.ends_with("/a is listed more than once\n"), "{twice}");
     let before = home.hashes();
     let text = home
         .umd("assemble r5 --dry-run --overlay over a b c")

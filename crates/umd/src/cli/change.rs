@@ -343,6 +343,23 @@ fn wait_for(name: &str, reach: &Reach, show: bool) -> Result<(bool, ArrayDoc), F
     Ok((waited, seen.array))
 }
 
+/// How what was waited for has ended.
+fn ended(array: &ArrayDoc) -> String {
+    let name = &array.name;
+    let action = match last_action(array) {
+        "recover" => "recovery",
+        other => other,
+    };
+    match (&array.reason, array.degraded) {
+        (Some(reason), _) => format!("{name}: {reason}"),
+        (None, 0) => format!("{name}: {action} done"),
+        (None, missing) => format!(
+            "{name}: {action} ended, {missing} of {} slots without a member in sync",
+            array.raid_disks
+        ),
+    }
+}
+
 /// Runs `umd wait`: 0 when there was something to wait for at every array, 1 when there was
 /// nothing, 2 when something is no array.
 ///
@@ -363,6 +380,9 @@ pub fn wait(args: &WaitArgs, reach: &Reach, quiet: bool) -> Outcome {
         let found = values::array_name(title).and_then(|name| wait_for(&name, reach, !quiet));
         match found {
             Ok((waited, array)) => {
+                if waited && !quiet {
+                    say(&ended(&array));
+                }
                 arrays.push(array);
                 // With --scan there is no array in particular to have waited for.
                 code = code.max(u8::from(!waited && !args.scan));

@@ -56,7 +56,9 @@ fn parse(args: Vec<OsString>) -> Result<(Cli, ArgMatches), u8> {
             return u8::from(error.print().is_err()); // Help that was asked for.
         }
         let text = error.render().to_string();
-        say(text.trim_start_matches("error: ").trim_end());
+        let lines = text.trim_start_matches("error: ").lines();
+        let lines: Vec<&str> = lines.filter(|line| !line.trim().is_empty()).collect();
+        say(&lines.join("\n"));
         USAGE
     })
 }

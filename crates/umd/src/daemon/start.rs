@@ -20,6 +20,7 @@ use super::engine::{Engine, panic_text};
 use super::household::Answer;
 use super::open::{self, How, Opened};
 use super::registry::{Registry, Reservation, Taken};
+use super::room;
 use super::run::{Attached, Loop};
 use crate::api::{AssembleRequest, ErrorDoc, EventDoc};
 use crate::cli::outcome::say;
@@ -147,6 +148,9 @@ pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Star
     if request.devices.is_empty() {
         return Err(refused("no devices were given to assemble an array from"));
     }
+    if let Some(twice) = open::named_twice(&request.devices) {
+        return Err(refused(format!("{twice} is listed more than once")));
+    }
     let mut opened = Vec::new();
     let mut messages = Vec::new();
     for device in &request.devices {
@@ -263,8 +267,11 @@ pub fn start(
         plan,
         facts,
         name,
-        messages,
+        mut messages,
     } = plan(&opened, wishes)?;
+    if !wishes.how.readonly {
+        messages.extend(room::warnings(opened.iter().map(|one| &one.file)));
+    }
     let reservation = match reservation {
         Some(reservation) => reservation,
         None => around.reserve(&name)?,

@@ -55,11 +55,10 @@ impl Progress {
         Some(format!("{line}\n"))
     }
 
-    /// What to write when the work has ended, so that the next message starts on its own line.
+    /// What to write when the work has ended: the line goes, as it says that the work goes on.
     pub fn end(&mut self) -> Option<String> {
-        let dirty = self.in_place && self.width > 0;
-        self.width = 0;
-        dirty.then(|| "\n".to_owned())
+        let width = std::mem::take(&mut self.width);
+        (self.in_place && width > 0).then(|| format!("\r{}\r", " ".repeat(width)))
     }
 }
 
@@ -117,7 +116,8 @@ mod tests {
             "{first}"
         );
         assert!(!first.contains('\n'));
-        assert_eq!(progress.end().as_deref(), Some("\n"));
+        let wiped = progress.end().expect("the line goes");
+        assert_eq!(wiped.trim_matches('\r'), " ".repeat(first.len() - 1));
         assert_eq!(progress.end(), None);
     }
 }
