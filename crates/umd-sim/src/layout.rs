@@ -261,42 +261,65 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
         .map(|piece| u64::from_le_bytes(piece.try_into().expect("eight bytes")))
 }
 
+/// The most that is compared at once: a page.
+const WORDS_MAX: usize = 512;
+
 /// Whether P and Q agree with the data. `bytes` gives the content of each slot (`None`: zeros); all
-/// of the same length.
+/// of the same length, a page at most.
 pub fn parity_agrees<'a>(row: &Row, len: usize, bytes: impl Fn(u16) -> Option<&'a [u8]>) -> bool {
     if (0..row.exponent.len()).all(|slot| bytes(slot as u16).is_none()) {
         return true;
     }
-    let mut sum = vec![0u64; len / 8];
-    let mut weighted = vec![0u64; len / 8];
-    let mut by_exponent: Vec<u16> = row.data.clone();
-    by_exponent.sort_by_key(|&slot| row.exponent[slot as usize]);
-    let mut above = by_exponent
-        .last()
-        .map_or(0, |&slot| row.exponent[slot as usize]);
-    for &slot in by_exponent.iter().rev() {
-        let exponent = row.exponent[slot as usize];
-        if row.q.is_some() {
-            for _ in exponent..above {
-                weighted.iter_mut().for_each(|word| *word = double(*word));
-            }
-            above = exponent;
-        }
-        let Some(content) = bytes(slot) else { continue };
-        for (at, word) in words(content).enumerate() {
-            sum[at] ^= word;
-            weighted[at] ^= word;
-        }
-    }
-    for _ in 0..above {
-        weighted.iter_mut().for_each(|word| *word = double(*word));
+    let mut sum = [0u64; WORDS_MAX];
+    let sum = &mut sum[..len / 8];
+    for content in row.data.iter().filter_map(|&slot| bytes(slot)) {
+        add(sum, content);
     }
     let agrees = |slot: Option<u16>, wanted: &[u64]| match slot.map(&bytes) {
         None => true,
         Some(None) => wanted.iter().all(|&word| word == 0),
-        Some(Some(content)) => words(content).eq(wanted.iter().copied()),
+        Some(Some(content)) => is_equal(wanted, content),
     };
-    agrees(row.p, &sum) && agrees(row.q, &weighted)
+    agrees(row.p, sum) && (row.q.is_none() || agrees(row.q, &weighted_sum(row, len, &bytes)))
+}
+
+/// What Q has to be: by Horner's rule, from the highest exponent down.
+fn weighted_sum<'a>(row: &Row, len: usize, bytes: impl Fn(u16) -> Option<&'a [u8]>) -> Vec<u64> {
+    let mut weighted = vec![0u64; len / 8];
+    let mut by_exponent: Vec<u16> = row.data.clone();
+    by_exponent.sort_by_key(|&slot| std::cmp::Reverse(row.exponent[slot as usize]));
+    let mut above = None;
+    for slot in by_exponent {
+        let exponent = row.exponent[slot as usize];
+        multiply(&mut weighted, above.map_or(0, |above| above - exponent));
+        above = Some(exponent);
+        if let Some(content) = bytes(slot) {
+            add(&mut weighted, content);
+        }
+    }
+    multiply(&mut weighted, above.unwrap_or(0));
+    weighted
+}
+
+/// Multiplies by the generator so many times.
+fn multiply(words: &mut [u64], times: u32) {
+    for _ in 0..times {
+        words.iter_mut().for_each(|word| *word = double(*word));
+    }
+}
+
+fn add(sum: &mut [u64], content: &[u8]) {
+    assert_eq!(sum.len() * 8, content.len(), "columns have one length");
+    sum.iter_mut()
+        .zip(words(content))
+        .for_each(|(sum, word)| *sum ^= word);
+}
+
+/// Looks at everything before it decides: that is faster than deciding word by word.
+fn is_equal(wanted: &[u64], content: &[u8]) -> bool {
+    assert_eq!(wanted.len() * 8, content.len(), "columns have one length");
+    let pairs = wanted.iter().zip(words(content));
+    pairs.fold(0, |wrong, (wanted, word)| wrong | (wanted ^ word)) == 0
 }
 
 #[cfg(test)]

@@ -321,19 +321,15 @@ impl Oracle {
         let read_commit = self.read_commit;
         let versions = self.versions(sector);
         let fits = |v: &Version| v.overwritten > began && shows(v.look, found, sector);
-        let matches: Vec<bool> = versions.iter().map(fits).collect();
-        if !matches.contains(&true) {
+        if !versions.iter().any(fits) {
             return Err(self.wrong(sector, found));
         }
         if !read_commit {
             return Ok(());
         }
-        let answered = versions
-            .iter()
-            .zip(&matches)
-            .all(|(v, fits)| !fits || v.completed != OPEN);
-        for (v, fits) in versions.iter_mut().zip(matches) {
-            if !fits && v.completed < began {
+        let answered = versions.iter().all(|v| !fits(v) || v.completed != OPEN);
+        for v in versions.iter_mut().filter(|v| !fits(v)) {
+            if v.completed < began {
                 v.overwritten = v.overwritten.min(now);
                 if answered {
                     v.replaced = v.replaced.min(now);

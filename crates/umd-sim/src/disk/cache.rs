@@ -93,6 +93,12 @@ impl Cache {
             .and_then(|versions| versions.last())
     }
 
+    /// The newest version of each sector of a range that has one, in order.
+    pub fn newest_in(&self, from: u64, end: u64) -> impl Iterator<Item = (u64, &Rc<Write>)> {
+        let sectors = self.sectors.range(from..end.max(from));
+        sectors.filter_map(|(&sector, versions)| Some((sector, versions.last()?)))
+    }
+
     /// Whether nothing is cached.
     pub fn is_empty(&self) -> bool {
         self.sectors.is_empty()

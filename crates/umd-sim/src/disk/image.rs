@@ -1,6 +1,10 @@
 //! Sparse content of a disk: 4 KiB pages, shared until written.
+//!
+//! Every page has a mark that changes with its content and is given to no other content: what was
+//! found out about a page holds for as long as it has the same mark.
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::stamp::SECTOR;
 
@@ -9,10 +13,21 @@ pub const PAGE_SECTORS: u64 = 8;
 const PAGE: usize = 4096;
 static ZERO: [u8; PAGE] = [0; PAGE];
 
+/// The mark of pages of zeros.
+const ZERO_MARK: u64 = 0;
+
+/// A mark that no page had before. Clones of a disk part ways, so marks are counted for all disks
+/// together; nothing depends on their values.
+fn fresh_mark() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(ZERO_MARK + 1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// What the medium holds. Cloning shares all pages.
 #[derive(Debug, Clone)]
 pub struct Image {
     pages: Vec<Option<Rc<[u8; PAGE]>>>,
+    marks: Vec<u64>,
     sectors: u64,
 }
 
@@ -26,8 +41,10 @@ fn place(sector: u64) -> (usize, usize) {
 impl Image {
     /// A medium of zeros.
     pub fn new(sectors: u64) -> Image {
+        let pages = sectors.div_ceil(PAGE_SECTORS) as usize;
         Image {
-            pages: vec![None; sectors.div_ceil(PAGE_SECTORS) as usize],
+            pages: vec![None; pages],
+            marks: vec![ZERO_MARK; pages],
             sectors,
         }
     }
@@ -52,22 +69,32 @@ impl Image {
         self.pages[(sector / PAGE_SECTORS) as usize].as_deref()
     }
 
+    /// The mark of the page that holds a sector.
+    pub fn mark(&self, sector: u64) -> u64 {
+        self.marks[(sector / PAGE_SECTORS) as usize]
+    }
+
     /// Replaces one sector; `None` writes zeros. A page of zeros becomes a hole with its last
     /// sector.
     pub fn put(&mut self, sector: u64, content: Option<&[u8]>) {
         assert!(sector < self.sectors, "sector {sector} lies off the disk");
         let (page, at) = place(sector);
         let slot = &mut self.pages[page];
+        self.marks[page] = fresh_mark();
         match content {
             Some(content) => {
                 let bytes = Rc::make_mut(slot.get_or_insert_with(|| Rc::new(ZERO)));
                 bytes[at..at + SECTOR].copy_from_slice(content);
             }
             None => {
-                let Some(bytes) = slot else { return };
-                Rc::make_mut(bytes)[at..at + SECTOR].fill(0);
-                if at + SECTOR == PAGE && **bytes == ZERO {
-                    *slot = None;
+                if let Some(bytes) = slot {
+                    Rc::make_mut(bytes)[at..at + SECTOR].fill(0);
+                    if at + SECTOR == PAGE && **bytes == ZERO {
+                        *slot = None;
+                    }
+                }
+                if slot.is_none() {
+                    self.marks[page] = ZERO_MARK;
                 }
             }
         }
@@ -102,6 +129,20 @@ mod tests {
         }
         assert!(a.page(8).is_some() && a.page(16).is_none());
         assert_eq!(a.sector(8), &[1; SECTOR]);
+    }
+
+    #[test]
+    fn a_mark_stands_for_one_content() {
+        let mut a = Image::new(64);
+        assert_eq!(a.mark(8), a.mark(16), "zeros are zeros");
+        a.put(9, Some(&[1; SECTOR]));
+        let (before, mut b) = (a.mark(8), a.clone());
+        a.put(10, Some(&[2; SECTOR]));
+        b.put(10, Some(&[3; SECTOR]));
+        assert!(a.mark(8) != before && b.mark(8) != before && a.mark(8) != b.mark(8));
+        assert_eq!(a.mark(8), a.mark(15));
+        (8..16).for_each(|sector| a.put(sector, None));
+        assert_eq!(a.mark(8), a.mark(16));
     }
 
     #[test]

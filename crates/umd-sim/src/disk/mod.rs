@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use umd_core::array::{Extent, IoDone, IoError, IoOp, Purpose};
-use umd_core::value::{Buf, Instant, Span};
+use umd_core::value::{Buf, Instant, Span, slices_len};
 
 pub use cache::{Cache, Cut, Write};
 pub use fate::Stand;
@@ -331,7 +331,7 @@ impl SimDisk {
                 data,
                 fua,
             } => {
-                let mut bytes = Vec::new();
+                let mut bytes = Vec::with_capacity(slices_len(&data));
                 data.iter()
                     .for_each(|piece| bytes.extend_from_slice(piece.as_slice()));
                 assert!(
@@ -390,7 +390,7 @@ impl SimDisk {
                 1 => applied = self.tear(&write),
                 _ => {}
             }
-            self.apply(&write, &applied);
+            self.apply(&write, applied.iter().copied());
         }
         Job::Write { write, applied }
     }
@@ -406,16 +406,26 @@ impl SimDisk {
         all.filter(|_| self.rng.permille(permille)).collect()
     }
 
-    fn apply(&mut self, write: &Rc<Write>, sectors: &BTreeSet<u64>) {
-        for &sector in sectors {
+    fn apply(&mut self, write: &Rc<Write>, sectors: impl IntoIterator<Item = u64>) {
+        for sector in sectors {
             self.cache.apply(&mut self.image, write, sector);
-            self.bad.remove(&sector);
+            if !self.bad.is_empty() {
+                self.bad.remove(&sector);
+            }
         }
     }
 
     fn fill(&self, offset_sectors: u64, buf: &mut Buf) {
+        let end = offset_sectors + (buf.len() / SECTOR) as u64;
+        let mut cached = self.cache.newest_in(offset_sectors, end).peekable();
         for (index, piece) in buf.as_mut_slice().chunks_exact_mut(SECTOR).enumerate() {
-            match self.visible(offset_sectors + index as u64) {
+            let sector = offset_sectors + index as u64;
+            let newest = cached.next_if(|(at, _)| *at == sector);
+            let content = match &newest {
+                Some((_, write)) => write.content(sector),
+                None => Some(self.image.sector(sector)),
+            };
+            match content {
                 Some(content) => piece.copy_from_slice(content),
                 None => piece.fill(0),
             }
@@ -475,16 +485,18 @@ impl SimDisk {
         applied: &BTreeSet<u64>,
         fate: Fate,
     ) -> Result<IoDone, IoError> {
-        let mut rest: BTreeSet<u64> = (write.offset_sectors..write.end_sectors()).collect();
-        if fate != Fate::Well {
-            rest = match self.rng.below(3) {
-                0 => BTreeSet::new(),
-                1 => rest,
-                _ => self.tear(write),
-            };
-        }
-        rest.retain(|sector| !applied.contains(sector));
-        self.apply(write, &rest);
+        let all = write.offset_sectors..write.end_sectors();
+        let part = match fate {
+            Fate::Well => None,
+            _ => match self.rng.below(3) {
+                0 => Some(BTreeSet::new()),
+                1 => None,
+                _ => Some(self.tear(write)),
+            },
+        };
+        let lands = |sector: &u64| part.as_ref().is_none_or(|part| part.contains(sector));
+        let rest = all.filter(|sector| !applied.contains(sector) && lands(sector));
+        self.apply(write, rest);
         // What a failed write has left in the cache goes the way of everything there.
         write.done.set(self.completions);
         self.completions += 1;
@@ -543,8 +555,7 @@ impl SimDisk {
                 Cut::None => BTreeSet::new(),
                 _ => self.tear(&write),
             };
-            let landed = landed.difference(&applied).copied().collect();
-            self.apply(&write, &landed);
+            self.apply(&write, landed.difference(&applied).copied());
         }
         self.cache.cut(&mut self.image, how, &mut self.rng);
         self.rest();
@@ -559,8 +570,7 @@ impl SimDisk {
                 1 => self.tear(&write),
                 _ => (write.offset_sectors..write.end_sectors()).collect(),
             };
-            let landed: BTreeSet<u64> = landed.difference(&applied).copied().collect();
-            self.apply(&write, &landed);
+            self.apply(&write, landed.difference(&applied).copied());
             write.done.set(self.completions);
             self.completions += 1;
         }

@@ -1,5 +1,6 @@
 //! What the media say: whether redundancy agrees, and whether anything is still on its way.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use umd_core::array::Purpose;
@@ -32,10 +33,39 @@ pub enum Needs {
     Rebuilt(MemberId),
 }
 
+/// Pages whose parity was found to agree, by the marks that the pages of all slots had then. The
+/// same media are compared again and again: before each member's superblock says that all is in
+/// sync, and when bits are cleared.
+#[derive(Debug, Clone, Default)]
+pub struct Agreed {
+    /// By page and slot.
+    marks: RefCell<Vec<u64>>,
+}
+
+impl Agreed {
+    /// Whether this page agreed when its columns had these marks.
+    fn knows(&self, page: usize, marks: &[u64]) -> bool {
+        let known = self.marks.borrow();
+        let at = page * marks.len();
+        known.get(at..at + marks.len()) == Some(marks)
+    }
+
+    fn learn(&self, page: usize, marks: &[u64]) {
+        let mut known = self.marks.borrow_mut();
+        let at = page * marks.len();
+        if known.len() < at + marks.len() {
+            // No page ever gets this mark.
+            known.resize(at + marks.len(), u64::MAX);
+        }
+        known[at..at + marks.len()].copy_from_slice(marks);
+    }
+}
+
 /// The media of an array.
 pub struct Media<'a> {
     geometry: &'a Geometry,
     columns: Vec<Option<Column<'a>>>,
+    agreed: &'a Agreed,
 }
 
 /// Whether a write on its way may make redundancy disagree: host data and parity. Metadata is
@@ -47,8 +77,16 @@ fn matters(write: &Write) -> bool {
 
 impl<'a> Media<'a> {
     /// The media of these members, by slot.
-    pub fn new(geometry: &'a Geometry, columns: Vec<Option<Column<'a>>>) -> Media<'a> {
-        Media { geometry, columns }
+    pub fn new(
+        geometry: &'a Geometry,
+        columns: Vec<Option<Column<'a>>>,
+            agreed: &'a Agreed,
+    ) -> Media<'a> {
+        Media {
+            geometry,
+            columns,
+            agreed,
+        }
     }
 
     fn present(&self) -> impl Iterator<Item = &Column<'a>> {
@@ -174,12 +212,23 @@ impl<'a> Media<'a> {
         if !all_valid {
             return true;
         }
+        let column = |slot: usize| self.columns[slot].as_ref().expect("all are valid");
+        let slots = 0..self.columns.len();
+        let mark = |one: &Column<'_>| one.disk.durable().mark(one.data_offset + at);
+        let marks: Vec<u64> = slots.map(|slot| mark(column(slot))).collect();
+        let page = (at / PAGE_SECTORS) as usize;
+        // A piece of a page is compared each time: that is rare.
+        let whole = len == PAGE_SECTORS;
+        if whole && self.agreed.knows(page, &marks) {
+            return true;
+        }
         let row: Row = self.geometry.row(at / self.geometry.chunk_sectors);
-        parity_agrees(&row, len as usize * SECTOR, |slot| {
-            let column = self.columns[usize::from(slot)]
-                .as_ref()
-                .expect("all are valid");
-            Media::page(column, at, len)
-        })
+        let agrees = parity_agrees(&row, len as usize * SECTOR, |slot| {
+            Media::page(column(usize::from(slot)), at, len)
+        });
+        if agrees && whole {
+            self.agreed.learn(page, &marks);
+        }
+        agrees
     }
 }

@@ -268,6 +268,6 @@ impl Monitor {
                 valid_below,
             });
         }
-        Media::new(&self.geometry, columns)
+        Media::new(&self.geometry, columns, &self.agreed)
     }
 }

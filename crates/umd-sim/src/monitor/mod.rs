@@ -184,6 +184,8 @@ pub struct Monitor {
     marks: BTreeMap<u64, Vec<u64>>,
     /// Relative sectors in which the legs of a mirror differ, with the leg that hosts have read.
     legs: BTreeMap<u64, MemberId>,
+    /// Parity that was compared before.
+    agreed: media::Agreed,
     stopped: bool,
     checks: u64,
 }
@@ -242,6 +244,7 @@ impl Monitor {
             recorded: BTreeSet::new(),
             marks: BTreeMap::new(),
             legs: BTreeMap::new(),
+            agreed: media::Agreed::default(),
             stopped: false,
             checks: 0,
         }

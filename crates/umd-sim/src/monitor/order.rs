@@ -283,14 +283,22 @@ impl Monitor {
             let text = format!("{what}: {place:?} (sector {sector}) holds {seen:?}");
             return broken(Rule::Ack, text);
         }
+        if !durable {
+            return Ok(());
+        }
         // A member that has just been rebuilt is not believed before its superblock says so.
         let claims = Monitor::durable_super(view, scene.disks);
         let claimed = claims
             .and_then(|sb| sb.recovery_offset())
             .unwrap_or(u64::MAX);
-        let durable = durable && place.relative_sector < claimed;
-        let kept = recognise(disk.durable().sector(at));
-        if durable && !scene.oracle.may_survive(sector, kept) {
+        if place.relative_sector >= claimed {
+            return Ok(());
+        }
+        let kept = match disk.cache().newest(at) {
+            Some(_) => recognise(disk.durable().sector(at)),
+            None => seen,
+        };
+        if !scene.oracle.may_survive(sector, kept) {
             let text = format!("{what}: {place:?} (sector {sector}) holds {kept:?} on its medium");
             return broken(Rule::Flush, text);
         }

@@ -1,5 +1,6 @@
 //! Hosts: what they ask for, and what answers are right.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -206,10 +207,13 @@ impl World<'_> {
     }
 
     fn check_read(&mut self, id: RequestId, pending: &Pending, pieces: &[Slice]) -> Verdict {
-        let mut bytes = Vec::new();
-        pieces
-            .iter()
-            .for_each(|piece| bytes.extend_from_slice(piece.as_slice()));
+        let bytes: Cow<'_, [u8]> = match pieces {
+            [piece] => Cow::Borrowed(piece.as_slice()),
+            _ => {
+                let slices: Vec<&[u8]> = pieces.iter().map(Slice::as_slice).collect();
+                Cow::Owned(slices.concat())
+            }
+        };
         let wanted = (pending.range.end - pending.range.start) as usize * SECTOR;
         if bytes.len() != wanted {
             let text = format!("{id:?}: {} bytes instead of {wanted}", bytes.len());
