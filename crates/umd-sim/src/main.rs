@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use umd_sim::options::Options;
 use umd_sim::program::Program;
-use umd_sim::run::{Outcome, Show, capture_panics, run_seed, run_twice};
+use umd_sim::run::{Outcome, Show, capture_panics, run_options, run_options_twice};
 use umd_sim::shipped::Shipped;
 use umd_sim::shrink::{run_program, shrink, story};
 
@@ -14,7 +14,10 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
        umd-sim --minutes M [--start S]            run seeds for M minutes
        umd-sim --seed N [--trace]                 run one seed, and show what happens in it
        umd-sim --seed N --shrink [--runs R]       leave out what a failing seed does not need
-       umd-sim --seed N --program TEXT [--trace]  run what --shrink has left";
+       umd-sim --seed N --program TEXT [--trace]  run what --shrink has left
+
+  --forks P   draw crash images at P moments of every seed (drawn: at 1 to 4 of one seed in seven);
+              0: nowhere";
 
 /// One seed in this many is run twice, to see that it is determined.
 const TWICE_EVERY: u64 = 50;
@@ -31,6 +34,7 @@ struct Args {
     trace: bool,
     shrink: bool,
     runs: Option<u64>,
+    forks: Option<u64>,
     program: Option<Program>,
 }
 
@@ -50,6 +54,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--seed" => args.seed = Some(number()?),
             "--minutes" => args.minutes = Some(number()?),
             "--show" => args.show = Some(number()?),
+            "--forks" => args.forks = Some(number()?),
             "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
             "--shrink" => args.shrink = true,
@@ -61,6 +66,16 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
         return Err("say what to run".into());
     }
     Ok(args)
+}
+
+/// The options of a seed, changed as the command line wants it.
+fn options_of(seed: u64, args: &Args) -> Options {
+    let mut options = Options::draw(seed);
+    if let Some(points) = args.forks {
+        options.forks.points = points;
+        options.forks.images = options.forks.images.max(4);
+    }
+    options
 }
 
 fn report(seed: u64, outcome: &Outcome, tail: usize) {
@@ -88,8 +103,8 @@ fn verdict(outcome: &Outcome) -> ExitCode {
 fn run_one(seed: u64, args: &Args) -> ExitCode {
     let show = if args.trace { Show::Print } else { Show::Tail };
     let outcome = match args.program.clone() {
-        Some(program) => run_program(Options::draw(seed), program, &Shipped, show),
-        None => run_seed(seed, &Shipped, show),
+        Some(program) => run_program(options_of(seed, args), program, &Shipped, show),
+        None => run_options(options_of(seed, args), &Shipped, show),
     };
     report(seed, &outcome, 60);
     println!(
@@ -100,7 +115,7 @@ fn run_one(seed: u64, args: &Args) -> ExitCode {
 }
 
 fn shrink_one(seed: u64, args: &Args) -> ExitCode {
-    let options = Options::draw(seed);
+    let options = options_of(seed, args);
     let runs = args.runs.unwrap_or(SHRINK_RUNS) as usize;
     let Some(shrunk) = shrink(&options, &Shipped, runs) else {
         println!("seed {seed} does not fail");
@@ -135,22 +150,24 @@ fn run_many(args: &Args) -> ExitCode {
         .map(|minutes| Duration::from_secs(minutes * 60));
     let count = args.seeds.unwrap_or(u64::MAX);
     let show = args.show.unwrap_or(3);
-    let (mut ran, mut failed, mut refused) = (0, 0, 0);
+    let (mut ran, mut failed, mut refused, mut images) = (0, 0, 0, 0);
     for seed in args.start..args.start.saturating_add(count) {
         if limit.is_some_and(|limit| began.elapsed() >= limit) {
             break;
         }
         let twice = seed % TWICE_EVERY == 0;
         let outcome = match twice {
-            true => run_twice(seed, &Shipped),
-            false => run_seed(seed, &Shipped, Show::Hash),
+            true => run_options_twice(&options_of(seed, args), &Shipped),
+            false => run_options(options_of(seed, args), &Shipped, Show::Hash),
         };
         ran += 1;
         refused += outcome.counts.refusals;
+        images += outcome.counts.images;
         if let Some(violation) = &outcome.violation {
             failed += 1;
             if failed <= show {
-                report(seed, &run_seed(seed, &Shipped, Show::Tail), 40);
+                let again = run_options(options_of(seed, args), &Shipped, Show::Tail);
+                report(seed, &again, 40);
             } else if failed <= 200 {
                 println!("seed {seed} FAILED: {violation}");
             }
@@ -161,7 +178,10 @@ fn run_many(args: &Args) -> ExitCode {
         }
     }
     let rate = ran as f64 / began.elapsed().as_secs_f64().max(0.001);
-    println!("{ran} seeds, {failed} failed, {refused} refusals that had to be, {rate:.1} seeds/s");
+    println!(
+        "{ran} seeds and {images} crash images, {failed} failed, {refused} refusals that had to \
+         be, {rate:.1} seeds/s"
+    );
     if failed == 0 {
         ExitCode::SUCCESS
     } else {

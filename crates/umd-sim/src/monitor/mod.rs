@@ -11,6 +11,7 @@
 //! rule was broken long before a wrong byte is read. The rules are numbered as in the research
 //! notes; what each one means stands at [`Rule`].
 
+mod half_set;
 mod media;
 mod metadata;
 mod order;
@@ -184,6 +185,8 @@ pub struct Monitor {
     doubtful: bool,
     stopped: bool,
     checks: u64,
+    /// Bits that a crash has left set on some members only, and that nobody has set since.
+    half_set: BTreeSet<u64>,
 }
 
 /// Names an I/O in messages.
@@ -242,6 +245,7 @@ impl Monitor {
             doubtful: false,
             stopped: false,
             checks: 0,
+            half_set: BTreeSet::new(),
         }
     }
 
@@ -342,7 +346,11 @@ impl Monitor {
             (Purpose::Data | Purpose::Preread | Purpose::Resync, false) => {
                 self.check_source(scene, view, io, &range, &what)
             }
-            (Purpose::Bitmap, true) => self.check_bitmap_write(scene, io, &range, &what),
+            (Purpose::Bitmap, true) => {
+                self.check_bitmap_write(scene, io, &range, &what)?;
+                self.learn_bits(scene, io);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -419,6 +419,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         actions: Default::default(),
         actions_per_boot: 0,
         beyond: false,
+        forks: Default::default(),
     }
 }
 

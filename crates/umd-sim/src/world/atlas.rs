@@ -19,7 +19,7 @@ use crate::stamp::SECTOR;
 static ZERO: [u8; SECTOR] = [0; SECTOR];
 
 /// What is broken, or will be.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Atlas {
     /// Disks whose loss is under way and that the engine may not have noticed.
     pub(super) doomed: BTreeSet<usize>,

@@ -471,6 +471,7 @@ impl World<'_> {
     /// A member I/O is about to be handed to its disk.
     pub(super) fn spring(&mut self, io: &IoView) {
         self.manual.look(io, Point::Submitted);
+        self.tempt(io);
         let Some(ambush) = self.manual.ambush else {
             return;
         };
