@@ -18,6 +18,7 @@ pub mod engine;
 pub mod layout;
 pub mod metaview;
 pub mod monitor;
+pub mod nth;
 pub mod options;
 pub mod oracle;
 pub mod program;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use umd_sim::nth::{Miss, STRIKES, drill, drills};
 use umd_sim::options::Options;
 use umd_sim::program::Program;
 use umd_sim::run::{Outcome, Show, capture_panics, run_options, run_options_twice};
@@ -15,6 +16,8 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
        umd-sim --seed N [--trace]                 run one seed, and show what happens in it
        umd-sim --seed N --shrink [--runs R]       leave out what a failing seed does not need
        umd-sim --seed N --program TEXT [--trace]  run what --shrink has left
+
+       umd-sim --nth                              let every member I/O of fixed programs go wrong
 
   --forks P   draw crash images at P moments of every seed (drawn: at 1 to 4 of one seed in seven);
               0: nowhere";
@@ -35,6 +38,7 @@ struct Args {
     shrink: bool,
     runs: Option<u64>,
     forks: Option<u64>,
+    nth: bool,
     program: Option<Program>,
 }
 
@@ -57,12 +61,14 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--forks" => args.forks = Some(number()?),
             "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
+            "--nth" => args.nth = true,
             "--shrink" => args.shrink = true,
             "--program" => args.program = Some(Program::parse(&text()?)?),
             other => return Err(format!("unknown option {other}")),
         }
     }
-    if args.seed.is_none() && args.seeds.is_none() && args.minutes.is_none() {
+    let seeds = args.seed.is_some() || args.seeds.is_some() || args.minutes.is_some();
+    if !seeds && !args.nth {
         return Err("say what to run".into());
     }
     Ok(args)
@@ -143,6 +149,31 @@ fn shrink_one(seed: u64, args: &Args) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Lets every member I/O of every drill go wrong.
+fn run_nth() -> ExitCode {
+    let began = Instant::now();
+    let (mut runs, mut failed) = (0, 0);
+    for one in drills(true) {
+        for strike in STRIKES {
+            let drilled = drill(&one, strike, &Shipped);
+            runs += drilled.runs;
+            failed += drilled.misses.len();
+            for Miss { ambush, violation } in drilled.misses.iter().take(3) {
+                println!(
+                    "{}: {strike:?} of I/O {}: {violation}",
+                    one.name, ambush.nth
+                );
+            }
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{runs} runs in {seconds:.1} s, {failed} failed");
+    match failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
 fn run_many(args: &Args) -> ExitCode {
     let began = Instant::now();
     let limit = args
@@ -198,6 +229,7 @@ fn main() -> ExitCode {
         Ok(args) => {
             capture_panics();
             match args.seed {
+                _ if args.nth => run_nth(),
                 Some(seed) if args.shrink => shrink_one(seed, &args),
                 Some(seed) => run_one(seed, &args),
                 None => run_many(&args),
