@@ -15,6 +15,7 @@
 
 pub mod disk;
 pub mod engine;
+pub mod exhaust;
 pub mod layout;
 pub mod metaview;
 pub mod monitor;

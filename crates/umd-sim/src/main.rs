@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use umd_sim::exhaust::{search, shapes};
 use umd_sim::nth::{Miss, STRIKES, drill, drills};
 use umd_sim::options::Options;
 use umd_sim::program::Program;
@@ -18,6 +19,8 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
        umd-sim --seed N --program TEXT [--trace]  run what --shrink has left
 
        umd-sim --nth                              let every member I/O of fixed programs go wrong
+
+       umd-sim --exhaustive [--ops K]             all programs of K operations (3), all crash images
 
   --forks P   draw crash images at P moments of every seed (drawn: at 1 to 4 of one seed in seven);
               0: nowhere";
@@ -39,6 +42,8 @@ struct Args {
     runs: Option<u64>,
     forks: Option<u64>,
     nth: bool,
+    exhaustive: bool,
+    ops: Option<u64>,
     program: Option<Program>,
 }
 
@@ -62,13 +67,15 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
             "--nth" => args.nth = true,
+            "--exhaustive" => args.exhaustive = true,
+            "--ops" => args.ops = Some(number()?),
             "--shrink" => args.shrink = true,
             "--program" => args.program = Some(Program::parse(&text()?)?),
             other => return Err(format!("unknown option {other}")),
         }
     }
     let seeds = args.seed.is_some() || args.seeds.is_some() || args.minutes.is_some();
-    if !seeds && !args.nth {
+    if !seeds && !args.nth && !args.exhaustive {
         return Err("say what to run".into());
     }
     Ok(args)
@@ -174,6 +181,36 @@ fn run_nth() -> ExitCode {
     }
 }
 
+/// Runs all small programs and looks at all their crash images.
+fn run_exhaustive(args: &Args) -> ExitCode {
+    let mut failed = 0;
+    for options in shapes() {
+        let began = Instant::now();
+        let found = search(&options, args.ops.unwrap_or(3) as usize, &Shipped);
+        let seconds = began.elapsed().as_secs_f64();
+        failed += found.failures.len();
+        println!(
+            "RAID{} of {}: {} programs, {} moments ({} sampled), {} crash images, {} different, {} \
+             failed, {seconds:.1} s",
+            options.level,
+            options.slots,
+            found.programs,
+            found.moments,
+            found.sampled,
+            found.images_met,
+            found.images_run,
+            found.failures.len()
+        );
+        for (ops, pace, violation) in found.failures.iter().take(3) {
+            println!("  {ops:?} {pace:?}: {violation}");
+        }
+    }
+    match failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
 fn run_many(args: &Args) -> ExitCode {
     let began = Instant::now();
     let limit = args
@@ -230,6 +267,7 @@ fn main() -> ExitCode {
             capture_panics();
             match args.seed {
                 _ if args.nth => run_nth(),
+                _ if args.exhaustive => run_exhaustive(&args),
                 Some(seed) if args.shrink => shrink_one(seed, &args),
                 Some(seed) => run_one(seed, &args),
                 None => run_many(&args),

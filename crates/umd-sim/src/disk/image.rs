@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use crate::rng::mix;
 use crate::stamp::SECTOR;
 
 /// Sectors of a page.
@@ -50,6 +51,22 @@ impl Image {
     /// The page that holds a sector, `None` for a hole.
     pub fn page(&self, sector: u64) -> Option<&[u8; PAGE]> {
         self.pages[(sector / PAGE_SECTORS) as usize].as_deref()
+    }
+
+    /// A hash of the content.
+    pub fn digest(&self) -> u64 {
+        let mut sum = self.sectors;
+        for (number, page) in self.pages.iter().enumerate() {
+            let Some(page) = page else { continue };
+            sum = mix(sum ^ number as u64);
+            for word in page.chunks_exact(8) {
+                let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
+                sum = (sum ^ word)
+                    .wrapping_mul(0x2545_f491_4f6c_dd1d)
+                    .rotate_left(29);
+            }
+        }
+        mix(sum)
     }
 
     /// Replaces one sector; `None` writes zeros. A page of zeros becomes a hole with its last

@@ -41,6 +41,7 @@ use std::ops::Range;
 use umd_core::array::Purpose;
 
 pub use pattern::{IoKind, IoView, Match, Point, io};
+pub(crate) use play::play_everywhere;
 pub use play::{Script, play, play_ambushed, script};
 
 use crate::disk::{Armed, Latency};

@@ -1,5 +1,8 @@
 //! Plays scripts.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use umd_core::array::Status;
 
 use super::{Admin, Fate, Host, Step};
@@ -9,7 +12,7 @@ use crate::monitor::{Rule, Verdict, Violation};
 use crate::options::Options;
 use crate::run::{Outcome, Show, run_world};
 use crate::trace::Trace;
-use crate::world::{Ambush, Kind, Plan, World};
+use crate::world::{Ambush, Kind, Looked, Plan, World};
 
 /// A world at the disposal of a script.
 pub struct Script<'w, 'm> {
@@ -64,6 +67,27 @@ pub fn play_ambushed(
         script.finish()
     });
     (outcome, world.is_sprung())
+}
+
+/// Plays the steps and looks at every crash image of every moment of them.
+pub(crate) fn play_everywhere(
+    options: &Options,
+    steps: &[Step],
+    maker: &dyn Maker,
+    looked: Rc<RefCell<Looked>>,
+    show: Show,
+) -> Outcome {
+    let mut world = World::new(options.clone(), maker, Trace::of(show));
+    world.drive_by_hand();
+    world.look_everywhere(looked);
+    run_world(&mut world, |world| {
+        let mut script = Script { world };
+        if !script.world.boot_by_hand(None)? {
+            return Ok(());
+        }
+        script.steps(steps)?;
+        script.finish()
+    })
 }
 
 /// What a fate says about one write.

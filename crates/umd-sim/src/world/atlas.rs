@@ -14,6 +14,7 @@ use crate::layout::{Place, parity_agrees};
 use crate::monitor::Verdict;
 use crate::options::{Fault, Trigger};
 use crate::program::Broken;
+use crate::rng::mix;
 use crate::stamp::SECTOR;
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
@@ -41,6 +42,12 @@ impl Atlas {
     /// Whether parity may be wrong for good.
     pub(super) fn forced(&self) -> bool {
         self.forced
+    }
+
+    /// A hash of all it knows that outlives a boot.
+    pub(super) fn digest(&self) -> u64 {
+        let flags = u64::from(self.exceeded) | u64::from(self.forced) << 1;
+        self.holes.iter().fold(flags, |sum, page| mix(sum ^ page))
     }
 
     /// The disk is no member any more.

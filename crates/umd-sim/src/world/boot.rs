@@ -186,6 +186,7 @@ impl<'a> World<'a> {
             record: Record::default(),
             program: None,
             forks: ForkPlan::new(&options),
+            looked: None,
             options,
             maker,
         }

@@ -108,7 +108,7 @@ impl<'a> World<'a> {
     }
 
     /// This world without its engine, on disks of its own.
-    fn twin(&self, mut rng: Rng, atlas: super::atlas::Atlas) -> World<'a> {
+    pub(super) fn twin(&self, mut rng: Rng, atlas: super::atlas::Atlas) -> World<'a> {
         let mut options = self.options.clone();
         options.boots = vec![(Ending::Stop, Trigger::Answers(u64::MAX))];
         options.workload.clients = 0;
@@ -140,13 +140,14 @@ impl<'a> World<'a> {
             record: Record::default(),
             program: None,
             forks: ForkPlan::new(&options),
+            looked: None,
             maker: self.maker,
             options,
         }
     }
 
     /// One boot in which nobody wants anything: it settles, is read and stopped.
-    fn live_on(&mut self) -> Verdict {
+    pub(super) fn live_on(&mut self) -> Verdict {
         if !self.start()? {
             return Ok(());
         }

@@ -206,6 +206,7 @@ impl World<'_> {
         if let Some(view) = over {
             self.manual.look(&view, Point::Done);
         }
+        self.look_here()?;
         if self.manual.crash_due && self.live.is_some() {
             self.manual.crash_due = false;
             self.manual.over = true;

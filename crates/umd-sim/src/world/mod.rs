@@ -15,11 +15,13 @@ mod atlas;
 mod boot;
 mod commands;
 mod exact;
+mod exhaust;
 mod fork;
 mod host;
 mod manual;
 mod phases;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -41,6 +43,7 @@ use crate::trace::Trace;
 use admin::Request as AdminRequest;
 use atlas::Atlas;
 use exact::Record;
+pub use exhaust::Looked;
 use fork::ForkPlan;
 use host::{Client, Pending};
 pub(crate) use host::{Kind, Plan};
@@ -158,6 +161,7 @@ pub struct World<'a> {
     record: Record,
     program: Option<Rc<Program>>,
     forks: ForkPlan,
+    looked: Option<Rc<RefCell<Looked>>>,
 }
 
 /// More events in one boot than this: something spins.
