@@ -15,11 +15,13 @@
 
 pub mod disk;
 pub mod engine;
+pub mod exhaust;
 pub mod layout;
 pub mod metaview;
 pub mod monitor;
 #[cfg(feature = "museum")]
 pub mod museum;
+pub mod nth;
 pub mod options;
 pub mod oracle;
 pub mod program;

@@ -124,6 +124,15 @@ pub struct Workload {
     pub nap_permille: u64,
 }
 
+/// How many crash images are drawn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Forks {
+    /// Moments.
+    pub points: u64,
+    /// Images of each moment; at most 63.
+    pub images: u64,
+}
+
 /// The options of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -173,6 +182,8 @@ pub struct Options {
     pub actions_per_boot: u64,
     /// Faults may exceed the redundancy: then errors are legal, wrong data is not.
     pub beyond: bool,
+    /// Crash images that are drawn while it runs.
+    pub forks: Forks,
 }
 
 fn subset<T: Copy + Ord>(rng: &mut Rng, all: &[T], most: u64) -> BTreeSet<T> {
@@ -245,6 +256,7 @@ impl Options {
             actions: subset(rng, &ACTIONS, 4),
             actions_per_boot: rng.range(1, 6),
             beyond: rng.permille(100),
+            forks: draw_forks(rng),
         }
     }
 
@@ -323,6 +335,17 @@ fn draw_latency(rng: &mut Rng, disks: usize) -> Vec<Latency> {
         .collect()
 }
 
+/// One seed in seven forks: what forks cost would else be missing at other seeds.
+fn draw_forks(rng: &mut Rng) -> Forks {
+    match rng.permille(150) {
+        true => Forks {
+            points: rng.pick(&[1, 2, 4]),
+            images: rng.pick(&[2, 4]),
+        },
+        false => Forks::default(),
+    }
+}
+
 fn draw_boots(rng: &mut Rng) -> Vec<(Ending, Trigger)> {
     let count = rng.range(2, 4);
     let style = rng.weighted(&[5, 2, 1, 2]);
@@ -378,6 +401,7 @@ mod tests {
             assert!(some(&|o| o.actions.contains(&action)) > 50);
         }
         assert!((120..280).contains(&some(&|o| o.beyond)));
+        assert!((240..360).contains(&some(&|o| o.forks.points > 0)));
         assert!(some(&|o| o.faults.is_empty()) > 100);
         let kill = |o: &Options| o.boots.iter().any(|(ending, _)| *ending == Ending::Kill);
         assert!(some(&kill) > 50);

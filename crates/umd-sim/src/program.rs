@@ -7,6 +7,7 @@
 //!     f0@90:g2      boot 0: disk 2 vanishes          a0@90:fail1   boot 0: disk 1 is failed
 //!     o0@9000+31    boot 0: hosts are done; the stream of faults has been drawn from 31 times
 //!     e0@9500+33    boot 0: ends                     x0            boot 0 is left out
+//!     k0.2@70       boot 0: crash images are drawn, with the chances of fork 2
 //!     s3            disks draw other chances
 //! ```
 //!
@@ -64,6 +65,11 @@ pub enum What {
         client: u16,
         /// Which of this boot.
         index: u64,
+    },
+    /// Crash images are drawn.
+    Fork {
+        /// Which of the run: says what becomes of writes.
+        number: u64,
     },
     /// Something breaks.
     Fault(Broken),
@@ -145,6 +151,12 @@ impl Program {
                 let client = numbers.next()?.parse().ok()?;
                 let index = numbers.next()?.parse().ok()?;
                 self.push(boot, at, What::Host { client, index })?;
+            }
+            "k" => {
+                let (which, at) = rest.split_once('@')?;
+                let (boot, number) = which.split_once('.')?;
+                let number = number.parse().ok()?;
+                self.push(boot.parse().ok()?, at, What::Fork { number })?;
             }
             "f" | "a" => {
                 let (boot, rest) = rest.split_once('@')?;
@@ -248,6 +260,7 @@ impl fmt::Display for Item {
         let Item { boot, at_ns, what } = self;
         match what {
             What::Host { client, index } => write!(f, "h{boot}.{client}.{index}@{at_ns}"),
+            What::Fork { number } => write!(f, "k{boot}.{number}@{at_ns}"),
             What::Fault(broken) => write!(f, "f{boot}@{at_ns}:{broken}"),
             What::Admin(admin) => write!(f, "a{boot}@{at_ns}:{}", admin_text(*admin)),
         }
@@ -277,8 +290,8 @@ mod tests {
 
     #[test]
     fn text_and_program_are_the_same_thing() {
-        let text = "h0.1.5@1200,f0@90:g2,f0@91:t1.5000,f1@7:u0.64.8,f1@8:w3,f1@8:m3,f1@8:l3,\
-                    a0@90:fail1,a0@91:readd2,a1@4:check,o0@9000+31,e0@9500+33,x1,s3";
+        let text = "h0.1.5@1200,k0.2@1300,f0@90:g2,f0@91:t1.5000,f1@7:u0.64.8,f1@8:w3,f1@8:m3,\
+                    f1@8:l3,a0@90:fail1,a0@91:readd2,a1@4:check,o0@9000+31,e0@9500+33,x1,s3";
         let program = Program::parse(text).expect("a program");
         assert_eq!(program.to_string(), text);
         assert_eq!(program.host_operations(), 1);

@@ -24,6 +24,8 @@ pub enum Stream {
     Control(u16),
     /// Identities and initial content.
     Setup,
+    /// Crash images.
+    Fork(u16),
 }
 
 impl Stream {
@@ -36,6 +38,7 @@ impl Stream {
             Stream::Fault(boot) => (5, boot, 0),
             Stream::Control(boot) => (6, boot, 0),
             Stream::Setup => (7, 0, 0),
+            Stream::Fork(n) => (8, n, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }
@@ -66,6 +69,11 @@ impl Rng {
             *word = mix(at);
         }
         Rng { state, draws: 0 }
+    }
+
+    /// A generator whose seed is drawn from another one.
+    pub fn from_draw(other: &mut Rng) -> Rng {
+        Rng::new(other.next_u64(), Stream::Setup)
     }
 
     /// How often it has been drawn from.

@@ -94,8 +94,14 @@ pub fn run_seed(seed: u64, maker: &dyn Maker, show: Show) -> Outcome {
 
 /// Runs a seed twice; the runs must not differ.
 pub fn run_twice(seed: u64, maker: &dyn Maker) -> Outcome {
-    let mut first = run_seed(seed, maker, Show::Hash);
-    let second = run_seed(seed, maker, Show::Hash);
+    run_options_twice(&Options::draw(seed), maker)
+}
+
+/// Runs these options twice; the runs must not differ.
+pub fn run_options_twice(options: &Options, maker: &dyn Maker) -> Outcome {
+    let mut first = run_options(options.clone(), maker, Show::Hash);
+    let second = run_options(options.clone(), maker, Show::Hash);
+    let seed = options.seed;
     if first.violation.is_none() && first.hash != second.hash {
         let text = format!("two runs of seed {seed} differ");
         first.violation = Some(Violation::new(Rule::Determinism, text));

@@ -28,6 +28,8 @@ pub(crate) enum Harm {
     BitsDropped,
     /// Parity is not written once the array has seen 40 events.
     ParityDropped,
+    /// Resyncs and rebuilds write nothing.
+    ResyncDropped,
     /// Failed member I/O is reported as done.
     ErrorsSwallowed,
     /// Superblocks are written without FUA, after a flush that never happens.
@@ -51,6 +53,7 @@ impl Sabotaged {
         match self.harm {
             Harm::FlushSkipped => matches!(io.op, IoOp::Flush) && io.member.0 == self.last,
             Harm::BitsDropped => writes && io.purpose == Purpose::Bitmap,
+            Harm::ResyncDropped => writes && io.purpose == Purpose::Resync,
             Harm::ParityDropped => writes && io.purpose == Purpose::Parity && self.events > 40,
             _ => false,
         }

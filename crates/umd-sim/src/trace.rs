@@ -59,6 +59,22 @@ impl Trace {
         trace
     }
 
+    /// An empty trace that shows as much as this one.
+    pub fn twin(&self) -> Trace {
+        let mut trace = Trace::new(self.print, self.keep);
+        trace.limit = self.limit;
+        trace
+    }
+
+    /// Takes over the lines of another trace.
+    pub fn adopt(&mut self, other: &Trace) {
+        if self.keep {
+            self.tail.extend(other.tail.iter().cloned());
+            let surplus = self.tail.len().saturating_sub(self.limit);
+            self.tail.drain(..surplus);
+        }
+    }
+
     /// Whether lines are wanted as text.
     pub fn wants_text(&self) -> bool {
         self.print || self.keep

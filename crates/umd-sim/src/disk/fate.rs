@@ -7,7 +7,8 @@
 
 use std::rc::Rc;
 
-use super::{SimDisk, Write};
+use super::{Flying, Job, SimDisk, Write};
+use crate::rng::Rng;
 
 /// Where a write was when its fate was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,8 +27,36 @@ impl SimDisk {
     }
 
     /// Other chances from here on.
-    pub fn reseed(&mut self, rng: crate::rng::Rng) {
+    pub fn reseed(&mut self, rng: Rng) {
         self.rng = rng;
+    }
+
+    /// The same disk again, with chances of its own, for a power cut: of what is in flight it has
+    /// the writes only.
+    pub fn twin(&self, rng: Rng) -> SimDisk {
+        let writes = self.flying.iter().filter_map(|(&tag, flying)| {
+            let Job::Write { write, applied } = &flying.job else {
+                return None;
+            };
+            let (write, applied) = (write.clone(), applied.clone());
+            let job = Job::Write { write, applied };
+            let fate = flying.fate;
+            Some((tag, Flying { job, fate }))
+        });
+        SimDisk {
+            image: self.image.clone(),
+            cache: self.cache.clone(),
+            flying: writes.collect(),
+            bad: self.bad.clone(),
+            forgotten: self.forgotten.clone(),
+            armed: Vec::new(),
+            power: self.power,
+            latency: self.latency,
+            rng,
+            writes: self.writes,
+            completions: self.completions,
+            plain: self.plain,
+        }
     }
 
     /// Writes that a power cut now may or may not leave, in the order of their submission.
@@ -50,7 +79,7 @@ impl SimDisk {
         for (write, stand) in self.undecided() {
             if stand == Stand::Flying && keep(&write, stand) {
                 let all = write.offset_sectors..write.end_sectors();
-                self.apply(&write, &all.collect());
+                self.apply(&write, all);
             }
         }
         let flying: Vec<u64> = self.writes_in_flight().map(|write| write.number).collect();
@@ -69,7 +98,7 @@ impl SimDisk {
         for (write, stand) in self.undecided() {
             if stand == Stand::Flying && lands(&write) {
                 let all = write.offset_sectors..write.end_sectors();
-                self.apply(&write, &all.collect());
+                self.apply(&write, all);
                 write.done.set(self.completions);
                 self.completions += 1;
             }

@@ -11,6 +11,7 @@
 //! rule was broken long before a wrong byte is read. The rules are numbered as in the research
 //! notes; what each one means stands at [`Rule`].
 
+mod half_set;
 mod media;
 mod metadata;
 mod mirror;
@@ -188,6 +189,8 @@ pub struct Monitor {
     agreed: media::Agreed,
     stopped: bool,
     checks: u64,
+    /// Bits that a crash has left set on some members only, and that nobody has set since.
+    half_set: BTreeSet<u64>,
 }
 
 /// Names an I/O in messages.
@@ -247,6 +250,7 @@ impl Monitor {
             agreed: media::Agreed::default(),
             stopped: false,
             checks: 0,
+            half_set: BTreeSet::new(),
         }
     }
 
@@ -349,7 +353,11 @@ impl Monitor {
             (Purpose::Resync | Purpose::Scrub, true) => {
                 self.check_kept(scene, view, io, &range, &what)
             }
-            (Purpose::Bitmap, true) => self.check_bitmap_write(scene, io, &range, &what),
+            (Purpose::Bitmap, true) => {
+                self.check_bitmap_write(scene, io, &range, &what)?;
+                self.learn_bits(scene, io);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -41,6 +41,7 @@ use std::ops::Range;
 use umd_core::array::Purpose;
 
 pub use pattern::{IoKind, IoView, Match, Point, io};
+pub(crate) use play::play_everywhere;
 pub use play::{Script, play, play_ambushed, script};
 
 use crate::disk::{Armed, Latency};
@@ -419,6 +420,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         actions: Default::default(),
         actions_per_boot: 0,
         beyond: false,
+        forks: Default::default(),
     }
 }
 

@@ -14,12 +14,13 @@ use crate::layout::{Place, parity_agrees};
 use crate::monitor::Verdict;
 use crate::options::{Fault, Trigger};
 use crate::program::Broken;
+use crate::rng::mix;
 use crate::stamp::SECTOR;
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
 
 /// What is broken, or will be.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Atlas {
     /// Disks whose loss is under way and that the engine may not have noticed.
     pub(super) doomed: BTreeSet<usize>,
@@ -34,6 +35,12 @@ impl Atlas {
     /// Whether more broke than redundancy covers.
     pub(super) fn exceeded(&self) -> bool {
         self.exceeded
+    }
+
+    /// A hash of all it knows that outlives a boot.
+    pub(super) fn digest(&self) -> u64 {
+        let flags = u64::from(self.exceeded);
+        self.holes.iter().fold(flags, |sum, page| mix(sum ^ page))
     }
 
     /// The disk is no member any more.

@@ -10,6 +10,7 @@ use umd_format::{Level, SuperblockV1, Uuid};
 
 use super::atlas::Atlas;
 use super::exact::Record;
+use super::fork::ForkPlan;
 use super::host::Client;
 use super::manual::Manual;
 use super::phases::Phase;
@@ -18,7 +19,7 @@ use crate::disk::{Cut, Power, SimDisk};
 use crate::engine::{Candidate, Maker, Refused, Started, now_at};
 use crate::layout::Geometry;
 use crate::metaview::{SuperView, super_sector};
-use crate::monitor::{MemberView, Monitor, Rule, Violation};
+use crate::monitor::{MemberView, Monitor, Rule, Scene, Violation};
 use crate::options::{Options, Trigger};
 use crate::oracle::{Look, Oracle};
 use crate::queue::Queue;
@@ -191,6 +192,8 @@ impl<'a> World<'a> {
             manual: Manual::default(),
             record: Record::default(),
             program: None,
+            forks: ForkPlan::new(&options),
+            looked: None,
             options,
             maker,
         }
@@ -335,6 +338,12 @@ impl<'a> World<'a> {
             phase: Phase::Work { over: false },
             events: 0,
         });
+        let live = self.live.as_mut().expect("it was just set");
+        live.monitor.note_half_set(Scene {
+            disks: &self.disks,
+            status: &live.status,
+            oracle: &self.oracle,
+        });
         let held: BTreeSet<u16> = self.in_sync().into_iter().map(|(slot, _)| slot).collect();
         let missing: Vec<u16> = (0..self.geometry.slots)
             .filter(|s| !held.contains(s))
@@ -434,7 +443,7 @@ impl<'a> World<'a> {
     }
 }
 
-fn draw_cut(rng: &mut Rng, style: usize, odd: bool) -> Cut {
+pub(super) fn draw_cut(rng: &mut Rng, style: usize, odd: bool) -> Cut {
     match style {
         0 => Cut::None,
         1 => Cut::All,

@@ -61,6 +61,10 @@ impl World<'_> {
         self.record_item(What::Host { client, index });
     }
 
+    pub(super) fn record_fork(&mut self, number: u64) {
+        self.record_item(What::Fork { number });
+    }
+
     pub(super) fn record_fault(&mut self, broken: Broken) {
         self.record_item(What::Fault(broken));
     }
@@ -165,8 +169,9 @@ impl World<'_> {
     pub(super) fn item_is_due(&mut self, index: usize) -> Verdict {
         let program = self.program.clone().expect("a program is followed");
         let what = program.items[index].what;
-        // Hosts go on while the power is going; nothing else does.
-        if !self.live().phase.is_work() && !matches!(what, What::Host { .. }) {
+        // Hosts go on while the power is going; administrators and faults do not.
+        let goes_on = matches!(what, What::Host { .. } | What::Fork { .. });
+        if !self.live().phase.is_work() && !goes_on {
             return Ok(());
         }
         match what {
@@ -177,6 +182,7 @@ impl World<'_> {
                 self.record_host(client, index);
                 self.request(Some(client), plan)
             }
+            What::Fork { number } => self.fork(number),
             What::Fault(broken) => {
                 let (kind, disk) = broken.kind();
                 if self.may_break(kind, disk) {

@@ -19,6 +19,7 @@ use super::{EVENTS_MAX, Ev, World};
 use crate::disk::{Armed, Cut, Power, SimDisk, Stand, Write};
 use crate::monitor::{Rule, Verdict, Violation};
 use crate::options::{Ending, Trigger};
+use crate::rng::{Rng, Stream, mix};
 use crate::script::{IoKind, IoView, Match, Point};
 
 const SECOND: u64 = 1_000_000_000;
@@ -64,6 +65,8 @@ pub(super) struct Manual {
     ambush: Option<Ambush>,
     sprung: bool,
     crash_due: bool,
+    /// The script is over: an ambush took the array down, or rightly kept it from starting.
+    over: bool,
 }
 
 impl Manual {
@@ -95,12 +98,20 @@ impl World<'_> {
 
     /// Lays an ambush for one member I/O of this run.
     pub(crate) fn lay_ambush(&mut self, ambush: Ambush) {
+        // Every crash is another one.
+        let seed = self.options.seed ^ mix(ambush.nth);
+        self.fault_rng = Rng::new(seed, Stream::Fault(0));
         self.manual.ambush = Some(ambush);
     }
 
     /// Whether the ambush has struck.
     pub(crate) fn is_sprung(&self) -> bool {
         self.manual.sprung
+    }
+
+    /// Whether what follows in the script makes no sense any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.manual.over
     }
 
     /// Whether an array is running.
@@ -141,6 +152,7 @@ impl World<'_> {
         boots.resize(most, (Ending::Stop, Trigger::Answers(u64::MAX)));
         if !self.start()? {
             self.counts.refusals += 1;
+            self.manual.over = true;
             return Ok(false);
         }
         self.counts.boots += 1;
@@ -194,8 +206,10 @@ impl World<'_> {
         if let Some(view) = over {
             self.manual.look(&view, Point::Done);
         }
+        self.look_here()?;
         if self.manual.crash_due && self.live.is_some() {
             self.manual.crash_due = false;
+            self.manual.over = true;
             self.crash(true);
             self.gone_dark();
         }
@@ -242,7 +256,11 @@ impl World<'_> {
         let text = format!("{pattern:?}");
         let verdict = self.until(ANSWER_SECONDS, &text, |world| world.manual.hits >= wanted);
         self.manual.watch = None;
-        verdict
+        match self.manual.sprung {
+            // What the script waits for may never come then.
+            true => Ok(()),
+            false => verdict,
+        }
     }
 
     /// Holds back what fits from now on.
@@ -441,14 +459,19 @@ impl World<'_> {
             member.role == MemberRole::InSync,
         );
         if in_sync {
-            self.enter_damage();
+            self.enter_damage(disk);
         }
         self.disks[disk].damage(offset + range.start, range.end - range.start);
     }
 
     /// Enters one more unreadable place in the atlas.
-    fn enter_damage(&mut self) {
+    fn enter_damage(&mut self, disk: usize) {
         self.atlas.exceeded |= self.sound() <= self.needed() || self.any_damage();
+        if self.has_holes() {
+            // The write hole: what this disk held there cannot be computed.
+            let slot = self.in_sync().into_iter().find(|(_, d)| *d == disk);
+            self.give_up(&slot.map(|(slot, _)| slot).into_iter().collect::<Vec<u16>>());
+        }
     }
 
     /// A disk vanishes.
@@ -472,6 +495,7 @@ impl World<'_> {
     /// A member I/O is about to be handed to its disk.
     pub(super) fn spring(&mut self, io: &IoView) {
         self.manual.look(io, Point::Submitted);
+        self.tempt(io);
         let Some(ambush) = self.manual.ambush else {
             return;
         };
@@ -491,7 +515,7 @@ impl World<'_> {
             (Strike::Fail, IoKind::Flush) => self.arm_by_hand(io.disk, Armed::FlushError),
             (Strike::Fail, IoKind::Read) => {
                 if self.in_sync().iter().any(|(_, disk)| *disk == io.disk) {
-                    self.enter_damage();
+                    self.enter_damage(io.disk);
                 }
                 let len = io.range.end - io.range.start;
                 self.disks[io.disk].damage(io.range.start, len);

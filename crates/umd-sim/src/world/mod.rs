@@ -15,10 +15,13 @@ mod atlas;
 mod boot;
 mod commands;
 mod exact;
+mod exhaust;
+mod fork;
 mod host;
 mod manual;
 mod phases;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -40,6 +43,8 @@ use crate::trace::Trace;
 use admin::Request as AdminRequest;
 use atlas::Atlas;
 use exact::Record;
+pub use exhaust::Looked;
+use fork::ForkPlan;
 use host::{Client, Pending};
 pub(crate) use host::{Kind, Plan};
 use manual::Manual;
@@ -118,6 +123,10 @@ pub struct Counts {
     pub faults: u64,
     /// Power cuts and kills.
     pub crashes: u64,
+    /// Moments at which crash images were drawn.
+    pub forks: u64,
+    /// Crash images that were looked at. Nothing else here counts what happens on them.
+    pub images: u64,
     /// Assemblies that were refused, as they may be.
     pub refusals: u64,
     /// Sectors of reads that were checked.
@@ -151,6 +160,8 @@ pub struct World<'a> {
     manual: Manual,
     record: Record,
     program: Option<Rc<Program>>,
+    forks: ForkPlan,
+    looked: Option<Rc<RefCell<Looked>>>,
 }
 
 /// More events in one boot than this: something spins.
@@ -215,6 +226,7 @@ impl World<'_> {
                 ));
             };
             self.now = self.now.max(due);
+            self.fork_if_due()?;
             let live = self.live_mut();
             live.events += 1;
             if live.events > EVENTS_MAX {

@@ -355,7 +355,9 @@ impl World<'_> {
                 let place = bitmap.place(bit);
                 medium.sector(start + place.sector)[place.byte] & place.mask != 0
             });
-            if let (Some(bit), true) = (set, whole) {
+            if let (Some(bit), true) = (set, whole)
+                && self.must_be_clear(bit)
+            {
                 return broken(format!(
                     "stopped at rest, but bit {bit} is set in slot {slot}"
                 ));
