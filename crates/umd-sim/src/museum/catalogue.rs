@@ -53,7 +53,10 @@ use Exhibit::*;
 const RAID: &[Entry] = &[
     entry(
         M01,
-        ("c84a1372df92", "md/raid0: avoid RAID0 data corruption due to layout confusion."),
+        (
+            "c84a1372df92",
+            "md/raid0: avoid RAID0 data corruption due to layout confusion.",
+        ),
         "Two ways of placing chunks were in use for members of unequal size, and nothing on the \
          members said which. Here the layout that is stored is not looked at.",
         "bijection, golden image",
@@ -61,14 +64,20 @@ const RAID: &[Entry] = &[
     ),
     entry(
         M02,
-        ("e836007089ba", "md/raid0: add discard support for the 'original' layout"),
+        (
+            "e836007089ba",
+            "md/raid0: add discard support for the 'original' layout",
+        ),
         "Discards were mapped by the other layout, and trimmed live neighbours.",
         "Content",
         Rule::Content,
     ),
     entry(
         M03,
-        ("47d68979cc96", "md/raid0: fix bug with chunksize not a power of 2."),
+        (
+            "47d68979cc96",
+            "md/raid0: fix bug with chunksize not a power of 2.",
+        ),
         "A division in place left its quotient in the variable that was used as the sector \
          afterwards.",
         "bijection",
@@ -76,7 +85,10 @@ const RAID: &[Entry] = &[
     ),
     entry(
         M08,
-        ("46669e8616c6", "md/raid1: fix missing bitmap update w/o WriteMostly devices"),
+        (
+            "46669e8616c6",
+            "md/raid1: fix missing bitmap update w/o WriteMostly devices",
+        ),
         "The call that marks the bitmap had moved into a branch for write-mostly members. Here \
          no write marks anything.",
         "G1",
@@ -105,7 +117,10 @@ const RAID: &[Entry] = &[
     ),
     entry(
         M11,
-        ("203d27b0226a", "md/raid1: submit_bio_wait() returns 0 on success"),
+        (
+            "203d27b0226a",
+            "md/raid1: submit_bio_wait() returns 0 on success",
+        ),
         "The result of writing again what had failed was taken the wrong way round. Here: the \
          rewrite of a sector that could not be read.",
         "Content",
@@ -121,7 +136,7 @@ const RAID: &[Entry] = &[
         "A write that only a member being rebuilt had taken was answered as done. Such a member \
          is not read.",
         "G3",
-        Rule::Quarantine,
+        Rule::Ack,
     ),
     entry(
         M14,
@@ -135,7 +150,10 @@ const RAID: &[Entry] = &[
     ),
     entry(
         M15,
-        ("c6d119cf1b5a", "md/raid1: be more cautious where we read-balance during resync."),
+        (
+            "c6d119cf1b5a",
+            "md/raid1: be more cautious where we read-balance during resync.",
+        ),
         "Reads were spread over members that the resync had not passed yet: two reads, two \
          versions.",
         "G5",
@@ -153,7 +171,10 @@ const RAID: &[Entry] = &[
     ),
     entry(
         M18,
-        ("93dec51e716d", "md/raid1: fix data lost for writemostly rdev"),
+        (
+            "93dec51e716d",
+            "md/raid1: fix data lost for writemostly rdev",
+        ),
         "The copy of a request for a write-mostly member lost its operation and became a read. \
          Here commands are made whole; the write to such a member is a read instead.",
         "G11",
@@ -182,7 +203,10 @@ const RAID: &[Entry] = &[
     ),
     entry(
         M28,
-        ("7c785b7a18dc", "md: fix some small races in bitmap plugging in raid5"),
+        (
+            "7c785b7a18dc",
+            "md: fix some small races in bitmap plugging in raid5",
+        ),
         "The number of the batch was taken before the bit was set, so a write went on with a \
          batch that did not carry its bit.",
         "G1",
@@ -190,7 +214,10 @@ const RAID: &[Entry] = &[
     ),
     entry(
         M29,
-        ("d0852df543e5", "md/raid5: close race between STRIPE_BIT_DELAY and batching."),
+        (
+            "d0852df543e5",
+            "md/raid5: close race between STRIPE_BIT_DELAY and batching.",
+        ),
         "A write joined a region whose bit was being set, and did not wait for it.",
         "G1",
         Rule::Intent,
@@ -258,7 +285,10 @@ const RAID: &[Entry] = &[
     ),
     entry(
         M41,
-        ("a40687ff73a5", "md/raid5: avoid livelock caused by non-aligned writes."),
+        (
+            "a40687ff73a5",
+            "md/raid5: avoid livelock caused by non-aligned writes.",
+        ),
         "Who chose what to load and who said what was lacking did not agree, and went round for \
          ever.",
         "Liveness",
@@ -266,7 +296,10 @@ const RAID: &[Entry] = &[
     ),
     entry(
         M42,
-        ("5e2cf333b7bd", "md/raid5: Wait for MD_SB_CHANGE_PENDING in raid5d"),
+        (
+            "5e2cf333b7bd",
+            "md/raid5: Wait for MD_SB_CHANGE_PENDING in raid5d",
+        ),
         "Who had to write the superblocks waited for requests that waited for the superblocks.",
         "Liveness",
         Rule::Liveness,
@@ -276,7 +309,10 @@ const RAID: &[Entry] = &[
 const CORE: &[Entry] = &[
     entry(
         M51,
-        ("1a855a060665", "md: fix bug with re-adding of partially recovered device."),
+        (
+            "1a855a060665",
+            "md: fix bug with re-adding of partially recovered device.",
+        ),
         "A member that was half rebuilt, taken out and put back lacked only what the bitmap \
          marks, it was thought.",
         "G5, G7",
@@ -295,7 +331,10 @@ const CORE: &[Entry] = &[
     ),
     entry(
         M53,
-        ("133d4527eab8", "md: flush writes before starting a recovery."),
+        (
+            "133d4527eab8",
+            "md: flush writes before starting a recovery.",
+        ),
         "A rebuild began while writes that did not know the new member were on their way.",
         "G8, G11",
         Rule::Ack,
@@ -335,7 +374,10 @@ const CORE: &[Entry] = &[
     ),
     entry(
         M57,
-        ("4aaf7694f841", "md/bitmap: don't read page from device with Bitmap_sync"),
+        (
+            "4aaf7694f841",
+            "md/bitmap: don't read page from device with Bitmap_sync",
+        ),
         "The bitmap was read from the member that was to be brought up to date by it. (Here such \
          a member is given a copy of the bits first; that is left out as well.)",
         "G1, G7",
@@ -343,7 +385,10 @@ const CORE: &[Entry] = &[
     ),
     entry(
         M58,
-        ("7202082b7b7a", "md: prevent incorrect update of resync/recovery offset"),
+        (
+            "7202082b7b7a",
+            "md: prevent incorrect update of resync/recovery offset",
+        ),
         "The offset went on past sectors that could not be read.",
         "G8",
         Rule::Checkpoint,
@@ -357,7 +402,10 @@ const CORE: &[Entry] = &[
     ),
     entry(
         M60,
-        ("4b10a3bc67c1", "md: ensure resync is prioritized over recovery"),
+        (
+            "4b10a3bc67c1",
+            "md: ensure resync is prioritized over recovery",
+        ),
         "A disk that was added during a resync took its place: what was rebuilt was a copy of \
          data that did not agree, and the resync was forgotten.",
         "G8",
@@ -368,21 +416,24 @@ const CORE: &[Entry] = &[
         ("b75197e86e6d", "md: Remove flush handling"),
         "A member's flush failed, and the host was told that all was well.",
         "G12",
-        Rule::Flush,
+        Rule::Quarantine,
     ),
     entry(
         M62,
         ("062f5b2ae12a", "md: don't set In_sync if array is frozen"),
         "A disk added to a frozen array was called in sync, with nothing on it.",
         "G5",
-        Rule::Checkpoint,
+        Rule::Source,
     ),
 ];
 
 const OWN: &[Entry] = &[
     entry(
         U01,
-        ("6318889", "Bits are cleared only for regions unwritten since the members were flushed"),
+        (
+            "6318889",
+            "Bits are cleared only for regions unwritten since the members were flushed",
+        ),
         "A region that was written, and idle again, during a clearing pass was cleared by it, \
          though the pass's flush was older than the write.",
         "G2",
@@ -390,7 +441,10 @@ const OWN: &[Entry] = &[
     ),
     entry(
         U02,
-        ("6ecae21", "a range counts as rebuilt only when its unit is done"),
+        (
+            "6ecae21",
+            "a range counts as rebuilt only when its unit is done",
+        ),
         "A write that held the lock before the unit queued behind it trusted what the unit had \
          yet to rebuild.",
         "G5",
@@ -398,7 +452,10 @@ const OWN: &[Entry] = &[
     ),
     entry(
         U03,
-        ("94813d5", "The offset that superblocks record is the one of the moment they are written"),
+        (
+            "94813d5",
+            "The offset that superblocks record is the one of the moment they are written",
+        ),
         "An update that had begun before a resync ended recorded the old offset and counted the \
          end as recorded.",
         "G2",
@@ -406,14 +463,20 @@ const OWN: &[Entry] = &[
     ),
     entry(
         U04,
-        ("ce260c8", "A failed flush is never followed by reads of what it may have lost"),
+        (
+            "ce260c8",
+            "A failed flush is never followed by reads of what it may have lost",
+        ),
         "The last member was read on after its flush had failed and its cache was gone.",
         "Content",
         Rule::Content,
     ),
     entry(
         U05,
-        ("b57cefd", "Uneven events left by an update that was cut short are evened"),
+        (
+            "b57cefd",
+            "Uneven events left by an update that was cut short are evened",
+        ),
         "Two updates cut short in a row left members two events apart: one of them looked stale.",
         "G7",
         Rule::Error,
@@ -427,7 +490,10 @@ const OWN: &[Entry] = &[
     ),
     entry(
         U07,
-        ("5325776", "bits as read count as durable only after they were written to all"),
+        (
+            "5325776",
+            "bits as read count as durable only after they were written to all",
+        ),
         "A crash left a bit on one member only; read from there it was taken to be on all.",
         "G1",
         Rule::Intent,
@@ -456,7 +522,10 @@ const OWN: &[Entry] = &[
     ),
     entry(
         U11,
-        ("3b00b33", "... and computes nothing with the member it broke over"),
+        (
+            "3b00b33",
+            "... and computes nothing with the member it broke over",
+        ),
         "A write ended half-way on the second lost member; a neighbour computed from that row \
          came back wrong.",
         "Content",
@@ -464,28 +533,40 @@ const OWN: &[Entry] = &[
     ),
     entry(
         U12,
-        ("d34b687", "Rebuilds begin again where an unclean array was marked clean by force"),
+        (
+            "d34b687",
+            "Rebuilds begin again where an unclean array was marked clean by force",
+        ),
         "A rebuild went on from its checkpoint, below which parity had only been declared right.",
         "G8, G11",
         Rule::Checkpoint,
     ),
     entry(
         U13,
-        ("94813d5", "Anything that moves the offset also asks for a flush before it"),
+        (
+            "94813d5",
+            "Anything that moves the offset also asks for a flush before it",
+        ),
         "A checkpoint counted what members still held in their caches.",
         "G8",
         Rule::Checkpoint,
     ),
     entry(
         U14,
-        ("94813d5", "Anything that moves the offset also asks for a flush before it"),
+        (
+            "94813d5",
+            "Anything that moves the offset also asks for a flush before it",
+        ),
         "Superblocks called a rebuilt member in sync before its cache was flushed.",
         "G8",
         Rule::Checkpoint,
     ),
     entry(
         U15,
-        ("6ecae21", "re-add refuses a member that ran on without the others"),
+        (
+            "6ecae21",
+            "re-add refuses a member that ran on without the others",
+        ),
         "A member that had gone on alone was taken back by a bitmap that knows nothing of that.",
         "G7, G8",
         Rule::Checkpoint,
@@ -506,7 +587,10 @@ const OWN: &[Entry] = &[
     ),
     entry(
         U18,
-        ("6ecae21", "the source of a mirror is always the first leg in sync"),
+        (
+            "6ecae21",
+            "the source of a mirror is always the first leg in sync",
+        ),
         "A resync copied another leg over the one that hosts had read.",
         "G5",
         Rule::Source,

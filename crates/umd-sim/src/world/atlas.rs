@@ -147,12 +147,29 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Faults and administrators like to come while a sync runs.
+    pub(super) fn sync_started(&mut self) {
+        if !self.options.faults.is_empty() && self.fault_rng.permille(300) {
+            let delay = self.fault_rng.spread(1_000_000);
+            self.after(delay, Ev::Fault);
+        }
+        if !self.options.actions.is_empty() && self.admin_rng.permille(300) {
+            let delay = self.admin_rng.spread(1_000_000);
+            self.after(delay, Ev::Admin);
+        }
+    }
+
     fn inject(&mut self, kind: Fault, disk: usize) -> bool {
         if self.disks[disk].power() != Power::On || self.disks[disk].is_armed() {
             return false;
         }
         if kind == Fault::Latent {
-            return self.damage(disk);
+            let damaged = self.damage(disk);
+            if damaged && self.fault_rng.permille(300) && self.doom(disk) {
+                // Nor can it be written again.
+                self.disks[disk].arm(Armed::WriteError);
+            }
+            return damaged;
         }
         if kind == Fault::Hiccup {
             let span = Span(self.fault_rng.spread(500_000_000));
