@@ -10,7 +10,8 @@ use umd_sim::shipped::Shipped;
 const USAGE: &str = "\
 usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F failures (3)
        umd-sim --minutes M [--start S]            run seeds for M minutes
-       umd-sim --seed N [--trace]                 run one seed, and show what happens in it";
+       umd-sim --seed N [--trace]                 run one seed, and show what happens in it
+       umd-sim --museum ...                       known mistakes (with the feature museum)";
 
 /// One seed in this many is run twice, to see that it is determined.
 const TWICE_EVERY: u64 = 50;
@@ -121,7 +122,32 @@ fn run_many(args: &Args) -> ExitCode {
     }
 }
 
+#[cfg(feature = "museum")]
+fn museum() -> ExitCode {
+    capture_panics();
+    match umd_sim::museum::command(std::env::args().skip(2)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(not(feature = "museum"))]
+fn museum() -> ExitCode {
+    eprintln!("this umd-sim was built without the feature museum; cargo xtask sim --museum has it");
+    ExitCode::from(2)
+}
+
 fn main() -> ExitCode {
+    if std::env::args()
+        .nth(1)
+        .is_some_and(|word| word == "--museum")
+    {
+        return museum();
+    }
     match parse(std::env::args().skip(1)) {
         Err(error) => {
             eprintln!("{error}\n{USAGE}");

@@ -19,6 +19,8 @@ pub struct Entry {
     pub expected: &'static str,
     /// The rule that its scene breaks.
     pub scripted: Rule,
+    /// Why its scene does not pass without the mistake, for as long as it does not.
+    pub open: Option<&'static str>,
 }
 
 const fn entry(
@@ -35,11 +37,12 @@ const fn entry(
         story,
         expected,
         scripted,
+        open: None,
     }
 }
 
 /// All of them.
-pub fn catalogue() -> impl Iterator<Item = &'static Entry> {
+pub fn catalogue() -> impl Iterator<Item = &'static Entry> + Clone {
     RAID.iter().chain(CORE).chain(OWN)
 }
 
@@ -531,16 +534,22 @@ const OWN: &[Entry] = &[
         "Content",
         Rule::Content,
     ),
-    entry(
-        U12,
-        (
-            "d34b687",
-            "Rebuilds begin again where an unclean array was marked clean by force",
+    Entry {
+        open: Some(
+            "superblocks of members in sync say clean before that of the member being rebuilt has \
+             taken its claim back; a power cut in between brings the mistake back.",
         ),
-        "A rebuild went on from its checkpoint, below which parity had only been declared right.",
-        "G8, G11",
-        Rule::Checkpoint,
-    ),
+        ..entry(
+            U12,
+            (
+                "d34b687",
+                "Rebuilds begin again where an unclean array was marked clean by force",
+            ),
+            "A rebuild went on from its checkpoint, below which parity had only been declared right.",
+            "G8, G11",
+            Rule::Checkpoint,
+        )
+    },
     entry(
         U13,
         (

@@ -419,10 +419,9 @@ fn metadata(exhibit: Exhibit) -> Scene {
                 remove(1),
                 hold(sync_reads()),
                 add(2),
+                sleep_ms(1000),
                 arm(0, Armed::MetadataWriteError),
-                start(admin(Admin::Freeze)),
-                release(),
-                settle(),
+                write(0..8),
             ],
         ),
         M56 => new(
