@@ -21,6 +21,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
        umd-sim --nth                              let every member I/O of fixed programs go wrong
 
        umd-sim --exhaustive [--ops K]             all programs of K operations (3), all crash images
+       umd-sim --museum ...                       known mistakes (with the feature museum)
 
   --forks P   draw crash images at P moments of every seed (drawn: at 1 to 4 of one seed in seven);
               0: nowhere";
@@ -257,7 +258,32 @@ fn run_many(args: &Args) -> ExitCode {
     }
 }
 
+#[cfg(feature = "museum")]
+fn museum() -> ExitCode {
+    capture_panics();
+    match umd_sim::museum::command(std::env::args().skip(2)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+#[cfg(not(feature = "museum"))]
+fn museum() -> ExitCode {
+    eprintln!("this umd-sim was built without the feature museum; cargo xtask sim --museum has it");
+    ExitCode::from(2)
+}
+
 fn main() -> ExitCode {
+    if std::env::args()
+        .nth(1)
+        .is_some_and(|word| word == "--museum")
+    {
+        return museum();
+    }
     match parse(std::env::args().skip(1)) {
         Err(error) => {
             eprintln!("{error}\n{USAGE}");

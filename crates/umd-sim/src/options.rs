@@ -186,6 +186,9 @@ pub struct Options {
     pub forks: Forks,
 }
 
+/// Disks of this size have more regions of 4 KiB than bits in the first sector of a bitmap.
+const LONG_SECTORS: u64 = 18_432 + 320;
+
 fn subset<T: Copy + Ord>(rng: &mut Rng, all: &[T], most: u64) -> BTreeSet<T> {
     let count = rng.range(0, most);
     (0..count).map(|_| rng.pick(all)).collect()
@@ -225,9 +228,19 @@ impl Options {
         };
         let data_offset_sectors = (minor != 0).then(|| rng.pick(&[64, 72, 128, 256]));
         let disks = usize::from(slots + spares + drawer);
-        let disk_sectors = draw_sizes(rng, disks, minor, u64::from(chunk_sectors));
+        // Bits of small bitmaps lie in the sector of their superblock, and travel with it.
+        let long_bitmap = redundant && rng.permille(40);
+        let disk_sectors = match long_bitmap {
+            true => vec![LONG_SECTORS; disks],
+            false => draw_sizes(rng, disks, minor, u64::from(chunk_sectors)),
+        };
         let old_disks = rng.permille(300);
         let bitmap = redundant && rng.permille(650);
+        let bitmap_bytes = bitmap.then(|| 4096 << rng.below(6));
+        let mut workload = draw_workload(rng);
+        if long_bitmap && workload.hot_sectors == 0 {
+            workload.hot_sectors = 256;
+        }
         Options {
             seed,
             level,
@@ -240,7 +253,11 @@ impl Options {
             chunk_sectors,
             disk_sectors,
             data_offset_sectors,
-            bitmap_bytes: bitmap.then(|| 4096 << rng.below(6)),
+            bitmap_bytes: if long_bitmap {
+                Some(4096)
+            } else {
+                bitmap_bytes
+            },
             old_disks,
             assume_clean: !old_disks && missing == 0 && rng.permille(300),
             write_mostly: if level == 1 && rng.permille(200) {
@@ -248,7 +265,7 @@ impl Options {
             } else {
                 0
             },
-            workload: draw_workload(rng),
+            workload,
             latency: draw_latency(rng, disks),
             boots: draw_boots(rng),
             faults: subset(rng, &FAULTS, 3),

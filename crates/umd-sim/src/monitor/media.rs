@@ -80,7 +80,7 @@ impl<'a> Media<'a> {
     pub fn new(
         geometry: &'a Geometry,
         columns: Vec<Option<Column<'a>>>,
-            agreed: &'a Agreed,
+        agreed: &'a Agreed,
     ) -> Media<'a> {
         Media {
             geometry,

@@ -6,10 +6,18 @@
 //! ```
 
 mod catalogue;
+mod command;
+mod document;
 mod own;
+mod rates;
 mod scenes;
 mod search;
 
 pub use catalogue::{Entry, by_name, catalogue};
+pub use command::{USAGE, command};
+pub use document::{document, perform};
 pub use scenes::{Scene, scene};
 pub use search::{Found, Mistaken, search};
+
+#[cfg(test)]
+mod tests;

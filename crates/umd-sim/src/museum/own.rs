@@ -7,14 +7,14 @@
 use umd_core::value::Exhibit;
 
 use super::scenes::{
-    Scene, bitmap_writes, chain, data_writes, half_rebuilt, mirror, new, super_writes, sync_reads,
-    unsynced,
+    Scene, bitmap_writes, chain, data_writes, half_rebuilt, late, long, mirror, new, seeded,
+    super_writes, sync_reads, unsynced,
 };
 use crate::disk::Armed;
 use crate::script::{
     Admin, Fate, Step, add, admin, arm, boot, boot_all, data, fail, flush, hold, in_sync, io,
-    plain, power_cut, re_add, read, read_all, release, remove, settle, sleep_ms, start, stop,
-    until, with_bitmap, with_drawer, write,
+    plain, power_cut, quiet, re_add, read, read_all, release, remove, settle, sleep_ms, start,
+    stop, until, with_bitmap, with_drawer, write,
 };
 
 pub(super) fn scene(exhibit: Exhibit) -> Scene {
@@ -27,8 +27,8 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
 }
 
 /// Writes that never leave the array alone for long enough to be called clean.
-fn restless(seconds: u64) -> impl Iterator<Item = Step> {
-    (0..seconds * 7).flat_map(|_| [write(128..136), sleep_ms(140)])
+fn restless(count: u64, pause_ms: u64) -> impl Iterator<Item = Step> {
+    (0..count).flat_map(move |_| [write(128..136), sleep_ms(pause_ms)])
 }
 
 fn first(exhibit: Exhibit) -> Scene {
@@ -37,15 +37,17 @@ fn first(exhibit: Exhibit) -> Scene {
         U01 => new(
             with_bitmap(plain(1, 2)),
             "a region is written again while the flush that precedes its clearing is on its way",
-            [
-                write(0..8),
-                sleep_ms(2000),
-                hold(io().flushes()),
-                until(io().flushes()),
-                write(0..8),
-                release(),
-                sleep_ms(100),
-            ],
+            chain([
+                vec![write(0..8)],
+                restless(99, 100).collect(),
+                vec![
+                    hold(io().flushes()),
+                    until(io().flushes()),
+                    write(0..8),
+                    release(),
+                    sleep_ms(100),
+                ],
+            ]),
         ),
         U02 => new(
             with_drawer(with_bitmap(plain(5, 3)), 1),
@@ -79,7 +81,7 @@ fn first(exhibit: Exhibit) -> Scene {
             ],
         ),
         U04 => new(
-            plain(1, 2),
+            seeded(plain(1, 2), 3),
             "the flush of the last member fails, and hosts read on",
             [
                 fail(1),
@@ -108,7 +110,7 @@ fn first(exhibit: Exhibit) -> Scene {
         _ => new(
             with_bitmap(plain(1, 2)),
             "a region is idle for long while others keep the array from being called clean",
-            chain([vec![write(0..8)], restless(20).collect()]),
+            chain([vec![write(0..8)], restless(140, 140).collect()]),
         ),
     }
 }
@@ -117,15 +119,16 @@ fn second(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
         U07 => new(
-            with_bitmap(plain(1, 2)),
+            long(plain(1, 2)),
             "the power goes while bits are being written, with those of one member landed",
             [
-                write(128..136),
-                start(write(0..8)),
+                quiet(),
+                write(0..8),
+                start(write(late(0..8))),
                 until(bitmap_writes()),
                 power_cut([Fate::Kept, Fate::Lost]),
                 boot_all(),
-                write(0..8),
+                write(late(0..8)),
             ],
         ),
         U08 => new(
@@ -143,16 +146,16 @@ fn second(exhibit: Exhibit) -> Scene {
             ],
         ),
         U09 => new(
-            with_bitmap(mirror()),
+            long(mirror()),
             "a member is replaced, and a region is written whose bit was set before it came",
             [
-                write(0..8),
+                quiet(),
                 fail(1),
                 remove(1),
-                write(16..24),
+                write(late(0..8)),
                 add(2),
                 settle(),
-                write(16..24),
+                write(late(0..8)),
             ],
         ),
         U10 => new(
@@ -161,7 +164,7 @@ fn second(exhibit: Exhibit) -> Scene {
             [fail(1), arm(0, Armed::WriteError), write(0..8)],
         ),
         U11 => new(
-            plain(5, 3),
+            seeded(plain(5, 3), 2),
             "a write ends half-way on the second member that is lost; its neighbour is read",
             [
                 write(0..16),
@@ -203,7 +206,12 @@ fn third(exhibit: Exhibit) -> Scene {
             chain([
                 vec![write(0..256), flush()],
                 half_rebuilt(1, 2),
-                vec![start(admin(Admin::Freeze)), release(), sleep_ms(50)],
+                vec![
+                    start(admin(Admin::Freeze)),
+                    release(),
+                    sleep_ms(50),
+                    admin(Admin::Idle),
+                ],
             ]),
         ),
         U14 => new(

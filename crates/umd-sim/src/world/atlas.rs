@@ -135,12 +135,10 @@ impl World<'_> {
         let disks: Vec<usize> = self.live().members.values().copied().collect();
         if !disks.is_empty() {
             let disk = self.fault_rng.pick(&disks);
-            if let Some(broken) = self.choose_fault(kind, disk) {
-                self.record_fault(broken);
-                self.break_it(broken);
-                self.counts.faults += 1;
-                self.note(format_args!("fault {kind:?} on disk {disk}"));
-                self.trigger_by_fault();
+            let struck = self.strike_disk(kind, disk);
+            if struck && kind == Fault::Latent && self.fault_rng.permille(300) {
+                // Nor can what is unreadable be written again.
+                self.strike_disk(Fault::WriteError, disk);
             }
         }
         let pause = self
@@ -148,6 +146,30 @@ impl World<'_> {
             .spread(self.options.workload.think_ns.max(1_000_000) * 5);
         self.after(pause, Ev::Fault);
         Ok(())
+    }
+
+    fn strike_disk(&mut self, kind: Fault, disk: usize) -> bool {
+        let Some(broken) = self.choose_fault(kind, disk) else {
+            return false;
+        };
+        self.record_fault(broken);
+        self.break_it(broken);
+        self.counts.faults += 1;
+        self.note(format_args!("fault {kind:?} on disk {disk}"));
+        self.trigger_by_fault();
+        true
+    }
+
+    /// Faults and administrators like to come while a sync runs.
+    pub(super) fn sync_started(&mut self) {
+        if !self.options.faults.is_empty() && self.fault_rng.permille(300) {
+            let delay = self.fault_rng.spread(1_000_000);
+            self.after(delay, Ev::Fault);
+        }
+        if !self.options.actions.is_empty() && self.admin_rng.permille(300) {
+            let delay = self.admin_rng.spread(1_000_000);
+            self.after(delay, Ev::Admin);
+        }
     }
 
     /// The fault in all its details, if it may strike.

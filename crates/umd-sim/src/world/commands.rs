@@ -183,9 +183,6 @@ impl World<'_> {
             oracle: &self.oracle,
         };
         live.monitor.settle_failures(scene);
-        if self.atlas.exceeded() {
-            return Ok(());
-        }
         live.monitor.check_events_at_rest(scene)
     }
 
@@ -261,6 +258,10 @@ impl World<'_> {
             Notice::Broken(why) if !self.atlas.exceeded() && self.options.level > 0 => {
                 let text = format!("the array is broken within its redundancy: {why}");
                 Err(Violation::new(Rule::Error, text))
+            }
+            Notice::SyncStarted(_) => {
+                self.sync_started();
+                Ok(())
             }
             _ => Ok(()),
         }

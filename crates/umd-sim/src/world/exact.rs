@@ -178,7 +178,13 @@ impl World<'_> {
             What::Host { client, index } => {
                 let rng = Rng::new(self.options.seed, Stream::Client(self.boot, client));
                 let array = self.geometry.array_sectors();
-                let plan = plan_of(rng, &self.options.workload, client, index, array);
+                let plan = plan_of(
+                    rng,
+                    &self.options.workload,
+                    client,
+                    index,
+                    (array, self.is_long()),
+                );
                 self.record_host(client, index);
                 self.request(Some(client), plan)
             }

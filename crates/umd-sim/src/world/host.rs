@@ -60,6 +60,7 @@ impl World<'_> {
     pub(super) fn client_acts(&mut self, number: u16) -> Verdict {
         let array = self.geometry.array_sectors();
         let workload = self.options.workload.clone();
+        let late = self.is_long();
         let client = &mut self.live_mut().clients[usize::from(number)];
         if client.left == 0 {
             self.after(0, Ev::Poll);
@@ -68,9 +69,15 @@ impl World<'_> {
         client.left -= 1;
         let index = workload.operations - client.left - 1;
         let rng = &mut client.rng;
-        let plan = draw(rng, &workload, number, array);
+        let plan = draw(rng, &workload, number, (array, late));
         self.record_host(number, index);
         self.request(Some(number), plan)
+    }
+
+    /// Hot spots of large arrays lie at the end, where the bits are not those of the superblock's
+    /// sector.
+    pub(super) fn is_long(&self) -> bool {
+        self.geometry.member_sectors[0] > 16_384
     }
 
     /// Makes a request of the array.
@@ -322,20 +329,20 @@ pub(super) fn plan_of(
     workload: &crate::options::Workload,
     number: u16,
     index: u64,
-    array_sectors: u64,
+    array: (u64, bool),
 ) -> Plan {
     for _ in 0..index {
-        draw(&mut rng, workload, number, array_sectors);
+        draw(&mut rng, workload, number, array);
         draw_pause(&mut rng, workload.think_ns, workload.nap_permille);
     }
-    draw(&mut rng, workload, number, array_sectors)
+    draw(&mut rng, workload, number, array)
 }
 
 fn draw(
     rng: &mut Rng,
     workload: &crate::options::Workload,
     number: u16,
-    array_sectors: u64,
+    (array_sectors, late): (u64, bool),
 ) -> Plan {
     let fua = rng.permille(workload.fua_permille);
     let (kind, zero) = match rng.weighted(&workload.mix) {
@@ -352,10 +359,12 @@ fn draw(
         true => (u64::from(number) * part, part),
         false => (0, array_sectors),
     };
-    let len = match workload.hot_sectors {
+    let hot = match workload.hot_sectors {
         0 => len,
         hot => len.min(hot),
     };
+    let start = if late { start + len - hot } else { start };
+    let len = hot;
     let align = workload.align_sectors;
     let room = len / align;
     let most = (workload.most_sectors / align).clamp(1, room.max(1));

@@ -251,7 +251,7 @@ impl World<'_> {
             Ev::Client(client) => self.client_acts(client),
             Ev::Fault => self.strike(),
             Ev::Admin => self.administrate(),
-            Ev::Undo(request) => self.ask(request),
+            Ev::Undo(request) => self.undo(request),
             Ev::Item(index) => self.item_is_due(index),
             Ev::Poll => self.poll(),
             Ev::End => self.end_begins(),
