@@ -197,6 +197,13 @@ impl Read {
                 Step::Over
             }
             Geometry::Mirrored { .. } => {
+                let (start, end) = (self.piece.member_sectors, self.end());
+                let in_doubt = !rig.cover.agrees(rig.bitmap.regions(), start, end);
+                // Where legs may differ no more than what cannot be read comes from another one:
+                // hosts may have read the rest from this one before.
+                if in_doubt && Read::again_in_parts(lane, rig, self.request, self.piece) {
+                    return Step::Over;
+                }
                 self.tried.push((self.slot, member));
                 self.start(lane, rig, index)
             }

@@ -63,10 +63,17 @@ impl Monitor {
                 continue;
             }
             let before = *self.legs.entry(relative).or_insert(io.member);
+            // What cannot be read is looked for in parts of eight sectors, not in smaller ones.
+            let part = match range.end - range.start {
+                0..=8 => range.start - view.data_offset..range.end - view.data_offset,
+                _ => relative..relative + 1,
+            };
             let readable = |id: MemberId| {
                 let view = &self.members[&id];
                 let damaged = scene.disks[view.disk].damaged();
-                !damaged.contains(&(view.data_offset + relative))
+                let mut lost = damaged.range(view.data_offset + part.start..);
+                lost.next()
+                    .is_none_or(|at| *at >= view.data_offset + part.end)
             };
             if before != io.member && self.is_in_sync(scene, before) && readable(before) {
                 let text = format!(
