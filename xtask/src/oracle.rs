@@ -44,7 +44,7 @@ const NEEDED: [&str; 10] = [
 const WHERE_THEY_EXIST: [&str; 3] = ["nbdfuse", "nbdkit-plugin-basic", "nbdkit-basic-plugins"];
 
 /// The programs that must find all their libraries, searched in the folders of [`PROGRAM_DIRS`].
-const PROGRAMS: [&str; 17] = [
+const PROGRAMS: [&str; 18] = [
     "mdadm",
     "grub-fstest",
     "fio",
@@ -62,6 +62,7 @@ const PROGRAMS: [&str; 17] = [
     "fuse2fs",
     "nbdkit-file-plugin.so",
     "nbdkit-memory-plugin.so",
+    "nbdkit-nbd-plugin.so",
 ];
 
 const PROGRAM_DIRS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
@@ -80,6 +81,28 @@ pub fn ensure(fresh: bool) -> Result<PathBuf> {
     if !fresh && fs::read_to_string(&stamp).is_ok_and(|text| text.lines().next() == Some(&head)) {
         return Ok(dir);
     }
+    let system = Apt::system();
+    let got = if system.knows_all() {
+        fetch_all(&dir, system).or_else(|error| {
+            // Lists that are older than what the mirrors keep name versions that are gone.
+            println!("oracle: {error:#}");
+            println!("oracle: this machine's package lists may be out of date, fetching our own");
+            fetch_all(&dir, Apt::own(&dir)?)
+        })?
+    } else {
+        println!("oracle: this machine's package lists are incomplete, fetching our own");
+        fetch_all(&dir, Apt::own(&dir)?)?
+    };
+    let mut text = format!("{head}\n");
+    for (package, version) in &got {
+        text.push_str(&format!("{package}={version}\n"));
+    }
+    fs::write(&stamp, text)?;
+    Ok(dir)
+}
+
+/// Fetches and unpacks everything into an empty folder; returns the versions by package.
+fn fetch_all(dir: &Path, apt: Apt) -> Result<BTreeMap<String, String>> {
     for part in ["stamp", "root", "debs"] {
         let path = dir.join(part);
         if path.is_dir() {
@@ -93,18 +116,13 @@ pub fn ensure(fresh: bool) -> Result<PathBuf> {
             .with_context(|| format!("cannot make {}/{part}", dir.display()))?;
     }
     let mut fetch = Fetch {
-        apt: Apt::find(&dir)?,
-        dir: dir.clone(),
+        apt,
+        dir: dir.to_path_buf(),
         got: BTreeMap::new(),
     };
     fetch.programs()?;
     fetch.libraries()?;
-    let mut text = format!("{head}\n");
-    for (package, version) in &fetch.got {
-        text.push_str(&format!("{package}={version}\n"));
-    }
-    fs::write(&stamp, text)?;
-    Ok(dir)
+    Ok(fetch.got)
 }
 
 /// apt with the machine's package lists, or with lists of our own.
@@ -113,19 +131,21 @@ struct Apt {
 }
 
 impl Apt {
-    /// Uses the machine's lists if they know every needed package; else fetches lists into
-    /// `dir/apt`.
-    fn find(dir: &Path) -> Result<Apt> {
-        let system = Apt {
+    /// The machine's lists.
+    fn system() -> Apt {
+        Apt {
             options: Vec::new(),
-        };
-        if NEEDED
-            .iter()
-            .all(|package| matches!(system.candidate(package), Ok(Some(_))))
-        {
-            return Ok(system);
         }
-        println!("oracle: this machine's package lists are incomplete, fetching our own");
+    }
+
+    /// Whether the lists name a candidate for every needed package.
+    fn knows_all(&self) -> bool {
+        let known = |package: &&str| matches!(self.candidate(package), Ok(Some(_)));
+        NEEDED.iter().all(|package| known(&package))
+    }
+
+    /// Lists of our own, fetched into `dir/apt`.
+    fn own(dir: &Path) -> Result<Apt> {
         let apt = dir.join("apt");
         fs::create_dir_all(apt.join("lists/partial"))?;
         fs::create_dir_all(apt.join("cache/archives/partial"))?;

@@ -43,5 +43,5 @@ mod threads;
 
 pub use backend::Backend;
 pub use error::{Holder, OpenError};
-pub use member::{Engine, MemberFile, Mode};
+pub use member::{Engine, MemberFile, Mode, Room};
 pub use mux::Mux;

@@ -82,6 +82,17 @@ pub enum Mode {
     Examine,
 }
 
+/// What a sparse file may still ask of its filesystem.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Which filesystem (`st_dev`).
+    pub filesystem: u64,
+    /// Bytes of the file that have no room on it yet.
+    pub wanted_bytes: u64,
+    /// Bytes it has left for us.
+    pub free_bytes: u64,
+}
+
 /// Where an attached member's I/O goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -219,6 +230,20 @@ impl MemberFile {
     /// Whether zeroing with `may_unmap` gives space back.
     pub fn can_unmap(&self) -> bool {
         self.can_unmap
+    }
+
+    /// The room that writes may still need. `None` for what takes no room, or where it cannot be
+    /// known.
+    pub fn room(&self) -> Option<Room> {
+        let raw = self.raw.as_ref().filter(|raw| !raw.is_block)?;
+        let stat = rustix::fs::fstat(&raw.file).ok()?;
+        let free = rustix::fs::fstatvfs(&raw.file).ok()?;
+        let taken_bytes = u64::try_from(stat.st_blocks).ok()?.saturating_mul(512);
+        Some(Room {
+            filesystem: stat.st_dev,
+            wanted_bytes: raw.size_bytes.saturating_sub(taken_bytes),
+            free_bytes: free.f_bavail.saturating_mul(free.f_frsize),
+        })
     }
 
     /// Which engine it runs on, for messages: "io_uring", "sync", "threads", "memory", "overlay"

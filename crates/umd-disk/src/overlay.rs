@@ -26,7 +26,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use umd_core::array::{Extent, IoError};
 
-use crate::error::{OpenError, io_error};
+use crate::error::{OpenError, io_error, text};
 use crate::lock::lock;
 use crate::medium::{EXTENTS_MAX, Medium, push_extent};
 use crate::pieces::copy_out;
@@ -241,7 +241,7 @@ fn read_map(file: &File, path: &Path, header: &[u8], size_bytes: u64) -> Result<
     let blocks = size_bytes.div_ceil(BLOCK_BYTES);
     let mut bits = vec![0; blocks.div_ceil(8) as usize];
     let whole = (HEADER_BYTES + bits.len()) as u64;
-    let failed = |error: std::io::Error| format!("cannot use the overlay's map: {error}");
+    let failed = |error: std::io::Error| format!("cannot use the overlay's map: {}", text(error));
     let len = file.metadata().map_err(failed)?.len();
     if len == 0 {
         file.set_len(whole).map_err(failed)?;
@@ -265,7 +265,7 @@ fn read_map(file: &File, path: &Path, header: &[u8], size_bytes: u64) -> Result<
 
 /// Trouble with the overlay's own files is not a bad sector of the member.
 fn cow_error(error: std::io::Error) -> IoError {
-    IoError::Other(format!("overlay: {error}"))
+    IoError::Other(format!("overlay: {}", text(error)))
 }
 
 impl Medium for Overlay {

@@ -4,6 +4,8 @@
 //! kernel 6.19 gave byte 224 a meaning, and every kernel before it refuses a member where that
 //! byte is not 0. Facts: superblocks.md section 2 and 6, bitmap.md section 10.
 
+use std::fmt;
+
 use crate::Level;
 use crate::bitmap;
 use crate::bytes::u32_at;
@@ -18,6 +20,19 @@ pub struct KernelRefusal {
     pub why: String,
 }
 
+/// A sentence for whoever looks at the array.
+impl fmt::Display for KernelRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kernels {
+            ALL_KNOWN => write!(f, "all known kernels")?,
+            some => write!(f, "kernels {some}")?,
+        }
+        write!(f, " refuse this array: {}", self.why)
+    }
+}
+
+const ALL_KNOWN: &str = "all known";
+
 /// Lists the refusals for a superblock with these `fields` and bytes, and, when it is known, for a
 /// bitmap of `bitmap_version`.
 ///
@@ -29,21 +44,21 @@ pub fn refusals(fields: &Fields, raw: &[u8], bitmap_version: Option<u32>) -> Vec
     let mut refuse = |kernels, why: String| found.push(KernelRefusal { kernels, why });
     if fields.features.unknown() != 0 {
         refuse(
-            "all known",
+            ALL_KNOWN,
             format!("features {:#x} are unknown", fields.features.unknown()),
         );
     }
     if u32_at(raw, 12) != 0 {
-        refuse("all known", "bytes 12 to 15 must be 0".to_owned());
+        refuse(ALL_KNOWN, "bytes 12 to 15 must be 0".to_owned());
     }
     if raw[228..HEADER_BYTES].iter().any(|&byte| byte != 0) {
-        refuse("all known", "bytes 228 to 255 must be 0".to_owned());
+        refuse(ALL_KNOWN, "bytes 228 to 255 must be 0".to_owned());
     }
     if fields.logical_block_bytes != 0 {
         let bytes = fields.logical_block_bytes;
         refuse(
             "up to 6.18",
-            format!("the logical block size ({bytes}) is recorded at byte 224"),
+            format!("its logical block size ({bytes}) is recorded, at byte 224 of the superblock"),
         );
     }
     match fields.level {
@@ -69,4 +84,25 @@ pub fn refusals(fields: &Fields, raw: &[u8], bitmap_version: Option<u32>) -> Vec
         _ => {}
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_one_sentence() {
+        let refusal = |kernels| KernelRefusal {
+            kernels,
+            why: "features 0x8000 are unknown".to_owned(),
+        };
+        assert_eq!(
+            refusal("up to 6.18").to_string(),
+            "kernels up to 6.18 refuse this array: features 0x8000 are unknown"
+        );
+        assert_eq!(
+            refusal(ALL_KNOWN).to_string(),
+            "all known kernels refuse this array: features 0x8000 are unknown"
+        );
+    }
 }

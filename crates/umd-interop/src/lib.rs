@@ -7,6 +7,7 @@
 
 pub mod core_plane;
 pub mod cpio;
+pub mod fuse;
 pub mod ledger;
 pub mod matrix;
 pub mod mount;
@@ -14,5 +15,6 @@ pub mod nbd;
 pub mod oracle;
 pub mod pattern;
 pub mod scratch;
+pub mod small;
 pub mod umd;
 pub mod uml;

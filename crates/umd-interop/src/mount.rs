@@ -3,63 +3,43 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
+use crate::fuse::{FuseFile, LIMIT, unmount};
 use crate::oracle::Oracle;
-
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// A mounted filesystem. Dropped without [`Mount::unmount`], it is unmounted as well as can be.
 #[derive(Debug)]
 pub struct Mount {
-    nbdfuse: Child,
-    file_dir: PathBuf,
-    files: PathBuf,
-    mounted: bool,
+    // In this order: the filesystem goes before the file it is in.
+    files: Files,
+    file: FuseFile,
 }
 
 impl Mount {
-    /// Whether this machine lets us mount FUSE filesystems; if not, why.
-    pub fn possible() -> Result<()> {
-        fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/fuse")
-            .context("/dev/fuse cannot be opened")?;
-        if !rustix::process::geteuid().is_root() {
-            let probe = Command::new("fusermount3").arg("--version").output();
-            let probe = probe.or_else(|_| Command::new("fusermount").arg("--version").output());
-            probe.context("without root, mounting needs fusermount")?;
-        }
-        Ok(())
-    }
-
     /// Mounts the ext4 filesystem on the export at `uri`, below `dir`.
     ///
     /// # Errors
     /// When one of the programs is missing, fails, or is not ready in time.
     pub fn new(oracle: &Oracle, uri: &str, dir: &Path) -> Result<Mount> {
-        let (file_dir, files) = (dir.join("nbdfuse"), dir.join("files"));
-        fs::create_dir(&file_dir)?;
-        fs::create_dir(&files)?;
-        let mut command = oracle.command("nbdfuse")?;
-        command.arg(&file_dir).arg(uri).stdout(Stdio::null());
-        let nbdfuse = command.spawn().context("cannot start nbdfuse")?;
-        let mut mount = Mount {
-            nbdfuse,
-            file_dir,
-            files,
+        let file = FuseFile::of_export(oracle, uri, dir)?;
+        let files = Files {
+            dir: dir.join("files"),
+            of: file.path(),
             mounted: false,
         };
-        let file = mount.file_dir.join("nbd");
-        mount.wait("nbdfuse", |_| file.is_file())?;
+        let mut mount = Mount { files, file };
+        mount.mount(oracle)?;
+        Ok(mount)
+    }
+
+    fn mount(&mut self, oracle: &Oracle) -> Result<()> {
+        fs::create_dir(&self.files.dir)?;
         let output = oracle
             .command("fuse2fs")?
-            .arg(&file)
-            .arg(&mount.files)
+            .args([&self.files.of, &self.files.dir])
             .args(["-o", "fakeroot"])
             .output()?;
         ensure!(
@@ -68,14 +48,19 @@ impl Mount {
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
-        mount.mounted = true;
-        mount.wait("fuse2fs", |mount| mount.files.join("lost+found").is_dir())?;
-        Ok(mount)
+        self.files.mounted = true;
+        let limit = Instant::now() + LIMIT;
+        while !self.files.dir.join("lost+found").is_dir() {
+            self.file.alive()?;
+            ensure!(Instant::now() < limit, "fuse2fs is not ready");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// The root folder of the filesystem.
     pub fn files(&self) -> &Path {
-        &self.files
+        &self.files.dir
     }
 
     /// Unmounts both, and waits until everything has been written to the export.
@@ -83,66 +68,40 @@ impl Mount {
     /// # Errors
     /// When unmounting fails.
     pub fn unmount(mut self) -> Result<()> {
-        self.take_down()
+        self.files.unmount()?;
+        self.file.unmount()
     }
+}
 
-    fn wait(&mut self, what: &str, mut ready: impl FnMut(&Mount) -> bool) -> Result<()> {
-        let limit = Instant::now() + LIMIT;
-        while !ready(self) {
-            if let Some(status) = self.nbdfuse.try_wait()? {
-                bail!("nbdfuse ended with {status}");
-            }
-            ensure!(
-                Instant::now() < limit,
-                "{what} is not ready after {LIMIT:?}"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
-    }
+/// The filesystem's mount.
+#[derive(Debug)]
+struct Files {
+    dir: PathBuf,
+    /// The file that the filesystem is in.
+    of: PathBuf,
+    mounted: bool,
+}
 
-    fn take_down(&mut self) -> Result<()> {
+impl Files {
+    fn unmount(&mut self) -> Result<()> {
         if std::mem::take(&mut self.mounted) {
-            unmount(&self.files)?;
+            unmount(&self.dir)?;
             // fuse2fs has detached itself; it closes the file when it has written everything.
-            let users = |path: &Path| is_open(path);
             let limit = Instant::now() + LIMIT;
-            while users(&self.file_dir.join("nbd")) {
+            while is_open(&self.of) {
                 ensure!(Instant::now() < limit, "fuse2fs does not end");
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
-        if self.nbdfuse.try_wait()?.is_none() {
-            unmount(&self.file_dir)?;
-            self.nbdfuse.wait()?;
-        }
         Ok(())
     }
 }
 
-impl Drop for Mount {
+impl Drop for Files {
     fn drop(&mut self) {
-        // A test that failed before has said why; leave no mount behind if it can be helped.
-        if self.take_down().is_err() {
-            let _ = self.nbdfuse.kill();
-            let _ = self.nbdfuse.wait();
-            let _ = unmount(&self.files);
-            let _ = unmount(&self.file_dir);
-        }
+        // A test that failed before has said why.
+        let _ = self.unmount();
     }
-}
-
-fn unmount(path: &Path) -> Result<()> {
-    let tools: [&[&str]; 3] = [&["umount"], &["fusermount3", "-u"], &["fusermount", "-u"]];
-    let mut said = String::new();
-    for tool in tools {
-        match Command::new(tool[0]).args(&tool[1..]).arg(path).output() {
-            Ok(output) if output.status.success() => return Ok(()),
-            Ok(output) => said.push_str(&String::from_utf8_lossy(&output.stderr)),
-            Err(error) => said.push_str(&format!("{}: {error}\n", tool[0])),
-        }
-    }
-    bail!("cannot unmount {}: {said}", path.display())
 }
 
 /// Whether a process of ours that we can look into has the file open.

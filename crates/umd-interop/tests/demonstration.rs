@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use umd_interop::fuse;
 use umd_interop::mount::Mount;
 use umd_interop::oracle::{Oracle, notice};
 use umd_interop::pattern;
@@ -87,7 +88,7 @@ fn kernel_takes_back(oracle: &Oracle, members: &[PathBuf], sets: [(&str, &Path);
 
 /// Writes the second files through the filesystem on the served array.
 fn write_files(oracle: &Oracle, uri: &str, scratch: &Scratch, files: &Path, first: &Path) {
-    match Mount::possible() {
+    match fuse::possible() {
         Ok(()) => {
             let mount = Mount::new(oracle, uri, &scratch.path("")).unwrap();
             copy_files(files, &mount.files().join("umd"));

@@ -85,7 +85,11 @@ impl Geometry {
     pub fn array_sectors(&self) -> u64 {
         if self.level == 0 {
             let whole = |&size: &u64| size / self.chunk_sectors * self.chunk_sectors;
-            return self.member_sectors.iter().map(whole).sum();
+            // md masks with chunk - 1, also where the chunk is no power of two: facts, layouts,
+            // section 2, step 4.
+            let masked = |&size: &u64| whole(&size) & !(self.chunk_sectors - 1);
+            let zones: u64 = self.member_sectors.iter().map(whole).sum();
+            return zones.min(self.member_sectors.iter().map(masked).sum());
         }
         self.used_sectors() * self.data_slots()
     }

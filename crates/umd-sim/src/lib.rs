@@ -15,15 +15,24 @@
 
 pub mod disk;
 pub mod engine;
+pub mod exhaust;
 pub mod layout;
 pub mod metaview;
 pub mod monitor;
+#[cfg(feature = "museum")]
+pub mod museum;
+pub mod nth;
 pub mod options;
 pub mod oracle;
+pub mod program;
 pub mod queue;
 pub mod rng;
 pub mod run;
+#[cfg(test)]
+mod sabotage;
+pub mod script;
 pub mod shipped;
+pub mod shrink;
 pub mod stamp;
 pub mod trace;
 pub mod world;

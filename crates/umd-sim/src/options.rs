@@ -124,6 +124,15 @@ pub struct Workload {
     pub nap_permille: u64,
 }
 
+/// How many crash images are drawn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Forks {
+    /// Moments.
+    pub points: u64,
+    /// Images of each moment; at most 63.
+    pub images: u64,
+}
+
 /// The options of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -173,7 +182,12 @@ pub struct Options {
     pub actions_per_boot: u64,
     /// Faults may exceed the redundancy: then errors are legal, wrong data is not.
     pub beyond: bool,
+    /// Crash images that are drawn while it runs.
+    pub forks: Forks,
 }
+
+/// Disks of this size have more regions of 4 KiB than bits in the first sector of a bitmap.
+const LONG_SECTORS: u64 = 18_432 + 320;
 
 fn subset<T: Copy + Ord>(rng: &mut Rng, all: &[T], most: u64) -> BTreeSet<T> {
     let count = rng.range(0, most);
@@ -207,16 +221,26 @@ impl Options {
         };
         let missing = u16::from(redundant && rng.permille(80));
         let minor = rng.pick(&[0, 1, 2, 2]);
-        let chunk_sectors = if level == 1 {
-            0
-        } else {
-            rng.pick(&[8, 8, 16, 32, 64, 128])
+        let chunk_sectors = match level {
+            1 => 0,
+            0 => rng.pick(&[8, 16, 24, 32, 64, 128]),
+            _ => rng.pick(&[8, 8, 16, 32, 64, 128]),
         };
         let data_offset_sectors = (minor != 0).then(|| rng.pick(&[64, 72, 128, 256]));
         let disks = usize::from(slots + spares + drawer);
-        let disk_sectors = draw_sizes(rng, disks, minor, u64::from(chunk_sectors));
+        // Bits of small bitmaps lie in the sector of their superblock, and travel with it.
+        let long_bitmap = redundant && rng.permille(40);
+        let disk_sectors = match long_bitmap {
+            true => vec![LONG_SECTORS; disks],
+            false => draw_sizes(rng, disks, minor, u64::from(chunk_sectors)),
+        };
         let old_disks = rng.permille(300);
         let bitmap = redundant && rng.permille(650);
+        let bitmap_bytes = bitmap.then(|| 4096 << rng.below(6));
+        let mut workload = draw_workload(rng);
+        if long_bitmap && workload.hot_sectors == 0 {
+            workload.hot_sectors = 256;
+        }
         Options {
             seed,
             level,
@@ -229,7 +253,11 @@ impl Options {
             chunk_sectors,
             disk_sectors,
             data_offset_sectors,
-            bitmap_bytes: bitmap.then(|| 4096 << rng.below(6)),
+            bitmap_bytes: if long_bitmap {
+                Some(4096)
+            } else {
+                bitmap_bytes
+            },
             old_disks,
             assume_clean: !old_disks && missing == 0 && rng.permille(300),
             write_mostly: if level == 1 && rng.permille(200) {
@@ -237,7 +265,7 @@ impl Options {
             } else {
                 0
             },
-            workload: draw_workload(rng),
+            workload,
             latency: draw_latency(rng, disks),
             boots: draw_boots(rng),
             faults: subset(rng, &FAULTS, 3),
@@ -245,6 +273,7 @@ impl Options {
             actions: subset(rng, &ACTIONS, 4),
             actions_per_boot: rng.range(1, 6),
             beyond: rng.permille(100),
+            forks: draw_forks(rng),
         }
     }
 
@@ -323,6 +352,17 @@ fn draw_latency(rng: &mut Rng, disks: usize) -> Vec<Latency> {
         .collect()
 }
 
+/// One seed in seven forks: what forks cost would else be missing at other seeds.
+fn draw_forks(rng: &mut Rng) -> Forks {
+    match rng.permille(150) {
+        true => Forks {
+            points: rng.pick(&[1, 2, 4]),
+            images: rng.pick(&[2, 4]),
+        },
+        false => Forks::default(),
+    }
+}
+
 fn draw_boots(rng: &mut Rng) -> Vec<(Ending, Trigger)> {
     let count = rng.range(2, 4);
     let style = rng.weighted(&[5, 2, 1, 2]);
@@ -378,6 +418,7 @@ mod tests {
             assert!(some(&|o| o.actions.contains(&action)) > 50);
         }
         assert!((120..280).contains(&some(&|o| o.beyond)));
+        assert!((240..360).contains(&some(&|o| o.forks.points > 0)));
         assert!(some(&|o| o.faults.is_empty()) > 100);
         let kill = |o: &Options| o.boots.iter().any(|(ending, _)| *ending == Ending::Kill);
         assert!(some(&kill) > 50);

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
+use crate::rng::mix;
 use crate::stamp::{Content, SECTOR, recognise};
 
 /// Not yet.
@@ -434,6 +435,26 @@ impl Oracle {
     /// Redundancy could not bring this sector back: anything may be read.
     pub fn lost(&mut self, sector: u64) {
         self.versions(sector).push(first(Look::Wild));
+    }
+
+    /// A hash of what may be read now.
+    pub fn digest(&self) -> u64 {
+        let mut sum = 0;
+        for (sector, versions) in &self.sectors {
+            for v in versions {
+                let look = match v.look {
+                    Look::Stamp(number) => number + 2,
+                    Look::Zero => 0,
+                    Look::Wild => 1,
+                };
+                let state = [v.overwritten == OPEN, v.completed == OPEN, v.gone, v.weak];
+                let state = state
+                    .iter()
+                    .fold(0, |bits, bit| bits << 1 | u64::from(*bit));
+                sum = mix(sum ^ mix(*sector ^ look.rotate_left(32)) ^ state);
+            }
+        }
+        sum
     }
 
     /// Sectors that are known to differ from the unwritten look, in order.

@@ -24,6 +24,8 @@ pub enum Stream {
     Control(u16),
     /// Identities and initial content.
     Setup,
+    /// Crash images.
+    Fork(u16),
 }
 
 impl Stream {
@@ -36,6 +38,7 @@ impl Stream {
             Stream::Fault(boot) => (5, boot, 0),
             Stream::Control(boot) => (6, boot, 0),
             Stream::Setup => (7, 0, 0),
+            Stream::Fork(n) => (8, n, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }
@@ -53,6 +56,7 @@ pub fn mix(value: u64) -> u64 {
 #[derive(Debug, Clone)]
 pub struct Rng {
     state: [u64; 4],
+    draws: u64,
 }
 
 impl Rng {
@@ -64,11 +68,29 @@ impl Rng {
             at = at.wrapping_add(0x9e37_79b9_7f4a_7c15);
             *word = mix(at);
         }
-        Rng { state }
+        Rng { state, draws: 0 }
+    }
+
+    /// A generator whose seed is drawn from another one.
+    pub fn from_draw(other: &mut Rng) -> Rng {
+        Rng::new(other.next_u64(), Stream::Setup)
+    }
+
+    /// How often it has been drawn from.
+    pub fn draws(&self) -> u64 {
+        self.draws
+    }
+
+    /// Draws and throws away until it has been drawn from so often.
+    pub fn advance_to(&mut self, draws: u64) {
+        while self.draws < draws {
+            self.next_u64();
+        }
     }
 
     /// 64 random bits.
     pub fn next_u64(&mut self) -> u64 {
+        self.draws += 1;
         let s = &mut self.state;
         let out = s[1].wrapping_mul(5).rotate_left(7).wrapping_mul(9);
         let t = s[1] << 17;

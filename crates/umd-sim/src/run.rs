@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe};
 
 use crate::engine::Maker;
-use crate::monitor::{Rule, Violation};
+use crate::monitor::{Rule, Verdict, Violation};
 use crate::options::Options;
 use crate::trace::Trace;
 use crate::world::{Counts, World};
@@ -29,6 +29,8 @@ pub enum Show {
     Hash,
     /// Its last lines are kept.
     Tail,
+    /// All lines are kept.
+    All,
     /// It is printed.
     Print,
 }
@@ -62,9 +64,17 @@ fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
 
 /// Runs these options.
 pub fn run_options(options: Options, maker: &dyn Maker, show: Show) -> Outcome {
-    let trace = Trace::new(show == Show::Print, show == Show::Tail);
+    let trace = Trace::of(show);
     let mut world = World::new(options, maker, trace);
-    let ran = panic::catch_unwind(AssertUnwindSafe(|| world.run()));
+    run_world(&mut world, World::run)
+}
+
+/// Runs a world in this way. A panic is a violation.
+pub(crate) fn run_world<'a>(
+    world: &mut World<'a>,
+    run: impl FnOnce(&mut World<'a>) -> Verdict,
+) -> Outcome {
+    let ran = panic::catch_unwind(AssertUnwindSafe(|| run(world)));
     let violation = match ran {
         Ok(verdict) => verdict.err(),
         Err(payload) => Some(Violation::new(Rule::Panic, panic_text(payload.as_ref()))),
@@ -84,8 +94,14 @@ pub fn run_seed(seed: u64, maker: &dyn Maker, show: Show) -> Outcome {
 
 /// Runs a seed twice; the runs must not differ.
 pub fn run_twice(seed: u64, maker: &dyn Maker) -> Outcome {
-    let mut first = run_seed(seed, maker, Show::Hash);
-    let second = run_seed(seed, maker, Show::Hash);
+    run_options_twice(&Options::draw(seed), maker)
+}
+
+/// Runs these options twice; the runs must not differ.
+pub fn run_options_twice(options: &Options, maker: &dyn Maker) -> Outcome {
+    let mut first = run_options(options.clone(), maker, Show::Hash);
+    let second = run_options(options.clone(), maker, Show::Hash);
+    let seed = options.seed;
     if first.violation.is_none() && first.hash != second.hash {
         let text = format!("two runs of seed {seed} differ");
         first.violation = Some(Violation::new(Rule::Determinism, text));

@@ -2,7 +2,7 @@
 
 use umd_core::array::{Array, Commands, Event, Options, Setup, Status};
 use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, RefusalKind, Wish, assemble};
-use umd_core::value::{Now, Pool};
+use umd_core::value::{Museum, Now, Pool};
 use umd_format::bitmap::{BitmapError, BitmapSuperblock, Unverified, on_disk_sectors};
 use umd_format::{Minor, SuperblockV1};
 
@@ -118,6 +118,46 @@ fn bitmap_area(
     Some(read_sectors(candidate.disk, at, len))
 }
 
+/// Assembles and starts the core; `museum` names a mistake to be made.
+pub(crate) fn start_core(
+    candidates: &[Candidate<'_>],
+    (minor, force, museum): (u8, bool, Museum),
+    now: Now,
+    pool: &Pool,
+) -> Result<Started, Refused> {
+    let facts: Vec<MemberFacts> = candidates.iter().map(|c| facts_of(c, minor)).collect();
+    let wish = Wish {
+        force,
+        museum,
+        ..Wish::default()
+    };
+    let plan = assemble(&facts, &wish).map_err(|refusal| Refused {
+        why: refusal.to_string(),
+        write_hole: matches!(refusal.kind, RefusalKind::NotEnoughWhileUnclean { .. }),
+    })?;
+    let bitmap_area = bitmap_area(&plan.bitmap, candidates, &facts);
+    let setup = Setup {
+        plan,
+        facts,
+        bitmap_area,
+        pool: pool.clone(),
+        options: Options {
+            museum,
+            ..Options::default()
+        },
+    };
+    let mut array = Array::start(setup);
+    let mut commands = Vec::new();
+    array.begin(now, &mut commands);
+    array.check_invariants();
+    let members = array.status().members.iter().map(|m| m.id).collect();
+    Ok(Started {
+        engine: Box::new(Core(array)),
+        commands,
+        members,
+    })
+}
+
 impl Maker for Shipped {
     fn start(
         &self,
@@ -127,32 +167,6 @@ impl Maker for Shipped {
         now: Now,
         pool: &Pool,
     ) -> Result<Started, Refused> {
-        let facts: Vec<MemberFacts> = candidates.iter().map(|c| facts_of(c, minor)).collect();
-        let wish = Wish {
-            force,
-            ..Wish::default()
-        };
-        let plan = assemble(&facts, &wish).map_err(|refusal| Refused {
-            why: refusal.to_string(),
-            write_hole: matches!(refusal.kind, RefusalKind::NotEnoughWhileUnclean { .. }),
-        })?;
-        let bitmap_area = bitmap_area(&plan.bitmap, candidates, &facts);
-        let setup = Setup {
-            plan,
-            facts,
-            bitmap_area,
-            pool: pool.clone(),
-            options: Options::default(),
-        };
-        let mut array = Array::start(setup);
-        let mut commands = Vec::new();
-        array.begin(now, &mut commands);
-        array.check_invariants();
-        let members = array.status().members.iter().map(|m| m.id).collect();
-        Ok(Started {
-            engine: Box::new(Core(array)),
-            commands,
-            members,
-        })
+        start_core(candidates, (minor, force, Museum::NONE), now, pool)
     }
 }

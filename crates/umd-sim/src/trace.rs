@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use crate::rng::mix;
+use crate::run::Show;
 
 /// How much text is kept for the report of a failure.
 const TAIL_LINES: usize = 400;
@@ -16,6 +17,7 @@ pub struct Trace {
     print: bool,
     keep: bool,
     tail: VecDeque<String>,
+    limit: usize,
 }
 
 struct Hasher<'a>(&'a mut [u64; 2]);
@@ -42,7 +44,34 @@ impl Trace {
         Trace {
             print,
             keep,
+            limit: TAIL_LINES,
             ..Trace::default()
+        }
+    }
+
+    /// The trace that this show wants.
+    pub fn of(show: Show) -> Trace {
+        let keep = matches!(show, Show::Tail | Show::All);
+        let mut trace = Trace::new(show == Show::Print, keep);
+        if show == Show::All {
+            trace.limit = usize::MAX;
+        }
+        trace
+    }
+
+    /// An empty trace that shows as much as this one.
+    pub fn twin(&self) -> Trace {
+        let mut trace = Trace::new(self.print, self.keep);
+        trace.limit = self.limit;
+        trace
+    }
+
+    /// Takes over the lines of another trace.
+    pub fn adopt(&mut self, other: &Trace) {
+        if self.keep {
+            self.tail.extend(other.tail.iter().cloned());
+            let surplus = self.tail.len().saturating_sub(self.limit);
+            self.tail.drain(..surplus);
         }
     }
 
@@ -64,7 +93,7 @@ impl Trace {
             println!("{line}");
         }
         if self.keep {
-            if self.tail.len() == TAIL_LINES {
+            if self.tail.len() == self.limit {
                 self.tail.pop_front();
             }
             self.tail.push_back(line.to_string());

@@ -116,9 +116,13 @@ impl Demo<'_> {
         let in_dir = self.dir.display();
         print(&format!("Images go to {in_dir}.\n"))?;
         let images = [shown('a'), shown('b'), shown('c')].join(" ");
-        let size = size_sectors / 2;
+        let kib = size_sectors / 2;
+        let size = match kib % 1024 {
+            0 => format!("{}M", kib / 1024),
+            _ => format!("{kib}K"),
+        };
         let command =
-            format!("umd create {NAME} -l 5 -n 3 -c 64K --bitmap internal --size {size}K {images}");
+            format!("umd create {NAME} -l 5 -n 3 -c 64K --bitmap internal --size {size} {images}");
         self.step(1, "Make a RAID5 on three files, and start it.", &command)?;
         let array = self.create(size_sectors)?;
         let address = self.address(&array)?;

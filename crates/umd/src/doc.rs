@@ -109,6 +109,8 @@ pub struct ArrayDoc {
     pub requests_in_flight: u64,
     /// Where it is served, as `unix:PATH` or `tcp:HOST:PORT`; the export name is `name`.
     pub nbd: Vec<String>,
+    /// Where writes go, when the members are left as they are (`--overlay`).
+    pub overlay: Option<String>,
     /// The process that runs it.
     pub pid: u32,
     /// Its members, the oldest first.
@@ -189,6 +191,8 @@ pub struct Surroundings {
     pub reason: Option<String>,
     /// Addresses it is served at.
     pub nbd: Vec<String>,
+    /// The directory of copy-on-write files.
+    pub overlay: Option<String>,
     /// Device numbers of members that are block devices, by member identity.
     pub devices: Vec<(u32, (u32, u32))>,
 }
@@ -284,6 +288,7 @@ impl ArrayDoc {
             logical_block_bytes: status.logical_block_bytes,
             requests_in_flight: status.requests_in_flight as u64,
             nbd: around.nbd.clone(),
+            overlay: around.overlay.clone(),
             pid: std::process::id(),
             members: status
                 .members

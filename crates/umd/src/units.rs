@@ -34,6 +34,17 @@ fn hundredths(bytes: u64, unit: u64) -> String {
     format!("{}.{:02}", value / 100, value % 100)
 }
 
+/// `121.0 MiB`, for sentences.
+pub fn human(bytes: u64) -> String {
+    let (unit, name) = match bytes {
+        0..0x4000_0000 => (1 << 20, "MiB"),
+        0x4000_0000..0x100_0000_0000 => (1 << 30, "GiB"),
+        _ => (1 << 40, "TiB"),
+    };
+    let tenths = u128::from(bytes) * 10 / unit;
+    format!("{}.{} {name}", tenths / 10, tenths % 10)
+}
+
 const SMALL_BYTES: u64 = 5000 * 1024;
 
 /// The scale mdadm picks for a size: binary unit, its name, decimal unit, its name.
@@ -81,6 +92,14 @@ pub fn human_brief(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_for_sentences() {
+        assert_eq!(human(0), "0.0 MiB");
+        assert_eq!(human((1 << 30) - 1), "1023.9 MiB");
+        assert_eq!(human(1 << 30), "1.0 GiB");
+        assert_eq!(human(3 << 39), "1.5 TiB");
+    }
 
     #[test]
     fn sizes_are_read_as_mdadm_reads_them() {

@@ -98,9 +98,19 @@ fn a_failed_member_is_replaced_and_rebuilt() {
         refusal.contains("new.img appears to contain an md superblock of array "),
         "{refusal}"
     );
+    let text = home.umd("manage r5 --add --dry-run new.img").ok().out;
+    assert!(text.contains("new.img to r5"), "{text}");
+    assert_eq!(
+        home.umd("r5 --remove a.img --add --force new.img")
+            .ok()
+            .code,
+        0
+    );
+    home.settle("r5");
+    assert_eq!(home.detail("r5")["degraded"], 0);
     client.disconnect().expect("leaves");
     home.umd("stop r5").ok();
-    home.umd("assemble r5 c.img d.img").ok();
+    home.umd("assemble r5 new.img c.img d.img").ok();
     assert_eq!(home.nbd("r5").pread(0, 8 << 20).expect("reads"), data);
 }
 
@@ -156,8 +166,15 @@ fn devices_in_use_are_refused_naming_the_array() {
         .umd("create x -l1 -n2 --force a.img b.img -e 1.2")
         .fails(1);
     assert!(refusal.ends_with(&sentence), "{refusal}");
-    let refusal = home.umd("zero-superblock a.img").fails(1);
-    assert!(refusal.contains("in use by umd (pid"), "{refusal}");
+    for line in ["zero-superblock a.img", "zero-superblock --dry-run a.img"] {
+        assert_eq!(
+            home.umd(line).fails(1),
+            "umd: a.img is a member of the running array r1 - not zeroing: first stop the array \
+             (umd stop r1) or take it out (umd manage r1 --fail a.img --remove a.img)\n"
+        );
+    }
+    // Another process of the household is told which array it is, too.
+    assert_eq!(home.umd("serve again a.img b.img").fails(1), sentence);
     let refusal = home.umd("create r1 -l1 -n2 --size 8M c.img d.img").fails(1);
     assert!(
         refusal.contains("an array named r1 is running already"),
@@ -241,8 +258,24 @@ fn overlays_and_readonly_leave_members_untouched() {
     home.umd("create r5 -l5 -n3 --size 8M --assume-clean a b c")
         .ok();
     home.umd("stop r5").ok();
+    let twice = home.umd("assemble r5 a b ./a").fails(1);
+    assert!(twice.ends_with("/a is listed more than once\n"), "{twice}");
     let before = home.hashes();
-    home.umd("assemble r5 --overlay over a b c").ok();
+    let text = home
+        .umd("assemble r5 --dry-run --overlay over a b c")
+        .ok()
+        .out;
+    assert!(text.contains("writes would go to copy-on-write files in "));
+    assert!(!home.path("over").exists(), "a dry run makes nothing");
+    let said = home.umd("assemble r5 --overlay over a b c").ok().err;
+    let place = home.path("over").display().to_string();
+    assert_eq!(
+        said.lines().next(),
+        Some(&*format!(
+            "umd: writes go to copy-on-write files in {place}, the members stay as they are"
+        ))
+    );
+    assert_eq!(home.detail("r5")["overlay"], *place);
     let mut client = home.nbd("r5");
     client.pwrite(0, &pattern(3, 1 << 20)).expect("writes");
     client.flush().expect("flushes");

@@ -237,6 +237,41 @@ fn serve_runs_one_array_in_the_foreground() {
     );
 }
 
+/// `ulimit -f` is in the environment of many services. It must cost writes, not the process.
+#[test]
+fn a_file_size_limit_fails_writes_and_nothing_more() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 --size 16M --assume-clean a b")
+        .ok();
+    let data = pattern(11, 1 << 20);
+    let mut client = home.nbd("r1");
+    client.pwrite(0, &data).expect("writes");
+    client.disconnect().expect("leaves");
+    home.umd("stop r1").ok();
+    let serve = home.command("serve r1 a b");
+    let mut limited = std::process::Command::new("sh");
+    limited
+        .args(["-c", "ulimit -f 16384; exec \"$0\" \"$@\""]) // 8 or 16 MiB: shells differ.
+        .arg(serve.get_program())
+        .args(serve.get_args())
+        .current_dir(home.path(""))
+        .env("XDG_RUNTIME_DIR", home.runtime())
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped());
+    let mut serve = limited.spawn().expect("sh runs");
+    served_at(&mut serve);
+    let mut client = home.nbd("r1");
+    client
+        .pwrite((16 << 20) - 4096, &[1; 4096])
+        .expect_err("there is a limit");
+    assert_eq!(client.pread(0, 1 << 20).expect("reads"), data);
+    let reason = home.detail("r1")["reason"].to_string();
+    assert!(reason.contains("File too large"), "{reason}");
+    client.disconnect().expect("leaves");
+    terminate(&serve);
+    serve.wait().expect("ends");
+}
+
 #[test]
 fn serve_listens_where_it_is_told_and_stops_when_asked() {
     let home = Home::new();

@@ -218,7 +218,7 @@ fn clap_errors_have_our_prefix_and_mdadms_code() {
         text.starts_with("umd: unexpected argument '--bogus'"),
         "{text}"
     );
-    assert!(text.lines().all(|line| line.starts_with("umd:")), "{text}");
+    assert!(text.lines().all(|line| line.starts_with("umd: ")), "{text}");
     let text = home.umd("crate x").fails(2);
     assert!(text.contains("unrecognized subcommand 'crate'"), "{text}");
     let help = home.umd("--help").ok();

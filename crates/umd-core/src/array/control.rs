@@ -8,8 +8,8 @@ use super::engine::Array;
 use crate::geometry::Geometry;
 use crate::member::{Member, State};
 use crate::value::{
-    Command, Control, ControlError, ControlId, ControlReply, MemberId, NewMember, Slot, SyncAction,
-    SyncRequest,
+    Command, Control, ControlError, ControlId, ControlReply, Exhibit, MemberId, NewMember, Slot,
+    SyncAction, SyncRequest,
 };
 
 /// A request whose answer waits for the disks.
@@ -271,7 +271,10 @@ impl Array {
         );
         self.cover.set_rebuilt(new.id, 0, 0);
         self.sync.guide(new.id);
-        self.bitmap.want_copy(new.id);
+        // M57 and U09: see assembly/decide.rs and faults.rs.
+        if !self.io.museum.on(Exhibit::M57) && !self.io.museum.on(Exhibit::U09) {
+            self.bitmap.want_copy(new.id);
+        }
         self.publish();
         Ok(Until::Added(self.metadata.note_change(false), new.id))
     }
@@ -296,14 +299,19 @@ impl Array {
         if slot.0 >= self.info.raid_disks || self.members.in_slot(slot).is_some() {
             return Err(no("its slot is taken"));
         }
-        if fields.features.contains(Features::RECOVERY_OFFSET) {
+        // M51 (1a855a060665): a member that had been half rebuilt was taken back as if it lacked only
+        // what the bitmap marks.
+        let half = fields.features.contains(Features::RECOVERY_OFFSET);
+        if half && !self.io.museum.on(Exhibit::M51) {
             return Err(no("it was not in sync"));
         }
         let writer = self
             .bitmap
             .writer()
             .ok_or_else(|| no("the array has no bitmap"))?;
-        if fields.events > self.metadata.events().0 || !self.agrees_with(superblock) {
+        // U15: one that had gone on alone was taken back by a bitmap that knows nothing of that.
+        let agrees = self.io.museum.on(Exhibit::U15) || self.agrees_with(superblock);
+        if fields.events > self.metadata.events().0 || !agrees {
             return Err(no("it ran without members that are in sync here"));
         }
         if fields.events < writer.events_cleared().0 {

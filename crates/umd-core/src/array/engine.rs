@@ -24,7 +24,7 @@ use crate::member::{Cover, Effect, Epoch, Io, Members, Owner};
 use crate::metadata::{Facts, Metadata};
 use crate::sync::{Sync, SyncRig};
 use crate::value::{
-    Command, Commands, Event, Instant, IoDone, IoError, MemberId, Notice, Now, Request,
+    Command, Commands, Event, Exhibit, Instant, IoDone, IoError, MemberId, Notice, Now, Request,
     RequestError, RequestOp, Span, Timer,
 };
 
@@ -264,7 +264,11 @@ impl Array {
                 Effect::Fail(member, why) => self.fail_member(member, &why),
                 Effect::FlushFailed(member, why) => {
                     self.fail_member(member, &why);
-                    self.distrust(member, &why);
+                    // U04: a member that the array could not lose was read on, although it had
+                    // forgotten what was answered.
+                    if !self.io.museum.on(Exhibit::U04) {
+                        self.distrust(member, &why);
+                    }
                 }
                 Effect::Corrected(member) => {
                     if let Some(member) = self.members.get_mut(member) {
@@ -283,12 +287,27 @@ impl Array {
     }
 
     fn leave(&self) -> Leave {
-        let whole = self.epoch.degraded() == 0 && self.metadata.is_quiet();
+        let museum = self.io.museum;
+        // M36 (e5c86471f933): a member that was still being filled counted as whole.
+        let degraded = match museum.on(Exhibit::M36) {
+            true => self.epoch.columns.iter().any(Option::is_none),
+            false => self.epoch.degraded() > 0,
+        };
+        // M09 (2417b9869b81): a request that had missed a member ended like any other, so nothing
+        // kept its bits.
+        let whole = (!degraded || museum.on(Exhibit::M09)) && self.metadata.is_quiet();
         Leave {
             may_write: self.may_write(),
             may_clear: self.may_write() && whole,
             events: self.metadata.events(),
         }
+    }
+
+    /// M42 (5e2cf333b7bd): who had to write the superblocks waited for requests that waited for the
+    /// superblocks.
+    fn waits_for_itself(&self) -> bool {
+        let waits = self.lane.requests_in_flight() > 0 && self.metadata.fault_pending();
+        waits && self.io.museum.on(Exhibit::M42)
     }
 
     /// The fixed list of what follows every event.
@@ -302,7 +321,7 @@ impl Array {
         moved |= self.bitmap.advance(&mut self.io, &self.members, leave);
         let facts = Facts {
             resync_offset_sectors: self.sync.checkpoint_sectors(),
-            may_write: self.may_write(),
+            may_write: self.may_write() && !self.waits_for_itself(),
         };
         moved |= self
             .metadata
@@ -319,7 +338,8 @@ impl Array {
 
     fn arm_timers(&mut self) {
         let now = self.io.now().mono;
-        let wanted = self.options.safe_mode_delay != Span(0) && self.may_write();
+        let wanted =
+            self.options.safe_mode_delay != Span(0) && self.may_write() && self.stopping.is_none();
         let idle = self
             .metadata
             .idle_since()
@@ -342,6 +362,11 @@ impl Array {
             Timer::SafeMode => {
                 self.safe_mode_armed = false;
                 let due = |since: Instant| since + self.options.safe_mode_delay;
+                // A stop marks the array clean by itself, after its bits: an update now would
+                // make it give up clearing them.
+                if self.stopping.is_some() {
+                    return;
+                }
                 if self
                     .metadata
                     .idle_since()

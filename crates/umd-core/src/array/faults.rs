@@ -4,7 +4,7 @@ use super::engine::Array;
 use crate::geometry::Geometry;
 use crate::member::{Epoch, State};
 use crate::sync::{Ended, Outcome, SyncAction};
-use crate::value::{MemberId, Notice, Slot};
+use crate::value::{Exhibit, MemberId, Notice, Slot};
 
 impl Array {
     /// Shows the members as they are now to everything that is planned from here on.
@@ -44,7 +44,9 @@ impl Array {
             self.break_array(&name, why);
             // Where a write ended half-way parity no longer fits the data, so nothing may be
             // computed with this member any more. A mirror or stripe is only as bad as itself.
-            if let Geometry::Parity(_) = *self.geometry {
+            // U11: reads went on being computed with it, from rows that were half written.
+            let computed = matches!(*self.geometry, Geometry::Parity(_));
+            if computed && !self.io.museum.on(Exhibit::U11) {
                 self.distrust(id, why);
             }
             return;
@@ -124,8 +126,12 @@ impl Array {
 
     /// Gives empty slots to spares. Each gets its copy of the bitmap before superblocks name it.
     fn activate_spares(&mut self) -> bool {
-        let idle = !self.sync.is_frozen() && !self.sync.is_blocked();
-        if !idle || self.epoch.degraded() == 0 || self.sync.owes_resync() {
+        // M62 (062f5b2ae12a): a disk added to a frozen array was called in sync, with nothing on it.
+        let unfilled = self.sync.is_frozen() && self.io.museum.on(Exhibit::M62);
+        // M60 (4b10a3bc67c1): a rebuild pushed the resync aside.
+        let resync_first = self.sync.owes_resync() && !self.io.museum.on(Exhibit::M60);
+        let idle = (!self.sync.is_frozen() || unfilled) && !self.sync.is_blocked();
+        if !idle || self.epoch.degraded() == 0 || resync_first {
             return false;
         }
         let mut moved = false;
@@ -144,8 +150,14 @@ impl Array {
                 checkpoint_sectors: 0,
             };
             let id = spare.id;
+            if unfilled {
+                spare.state = State::InSync;
+            }
             self.cover.set_rebuilt(id, 0, 0);
-            self.bitmap.want_copy(id);
+            // U09: a new member kept the bits it had, or none, until the next batch.
+            if !self.io.museum.on(Exhibit::U09) {
+                self.bitmap.want_copy(id);
+            }
             moved = true;
         }
         if moved {
@@ -182,6 +194,8 @@ impl Array {
             self.notify(Notice::Activated(*id));
         }
         self.publish();
-        self.metadata.note_change(true);
+        // U14: superblocks called it in sync before its cache had been flushed.
+        let flush = !self.io.museum.on(Exhibit::U14);
+        self.metadata.note_change(flush);
     }
 }

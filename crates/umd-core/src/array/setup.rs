@@ -12,7 +12,7 @@ use crate::geometry::Geometry;
 use crate::member::{Cover, Epoch, Io, Member, Members, State};
 use crate::metadata::Metadata;
 use crate::sync::Sync;
-use crate::value::{Events, MemberId, Pool, Slot, Span};
+use crate::value::{Events, Exhibit, MemberId, Museum, Pool, Slot, Span};
 
 /// What can be chosen when an array is started.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct Options {
     pub safe_mode_delay: Span,
     /// A member that does not answer for this long is failed.
     pub io_timeout: Span,
+    /// A mistake to be made; none outside the simulator.
+    pub museum: Museum,
 }
 
 impl Default for Options {
@@ -31,6 +33,7 @@ impl Default for Options {
             read_only: false,
             safe_mode_delay: Span::millis(210),
             io_timeout: Span::secs(30),
+            museum: Museum::NONE,
         }
     }
 }
@@ -64,7 +67,12 @@ impl Array {
             pool,
             options,
         } = setup;
-        let plan = distrusting_rebuilds(plan);
+        let museum = options.museum;
+        // U12: a rebuild went on from where it was, on parity that was only declared right.
+        let plan = match museum.on(Exhibit::U12) {
+            true => plan,
+            false => distrusting_rebuilds(plan),
+        };
         let members = members_of(&plan, facts);
         let reference = members
             .get(plan.reference)
@@ -74,18 +82,25 @@ impl Array {
         let epoch = Epoch::of(1, &members, plan.raid_disks);
         let redundant = plan.level != Level::Raid0;
         let mut metadata = Metadata::new(&superblock, Events(plan.events.0), redundant);
+        metadata.exhibit(museum);
         if plan.marked_clean || !plan.forced.is_empty() {
             // What was forced has to be on the disks before anything is acknowledged.
             metadata.note_fault();
             metadata.note_change(true);
         }
-        if epoch.degraded() == 0 && is_uneven(&members, &plan) {
+        if is_uneven(&members, &plan) {
             metadata.note_uneven();
         }
-        let bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), dev_sectors);
+        if plan.marked_clean {
+            metadata.note_declared_clean();
+        }
+        let mut bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), dev_sectors);
+        bitmap.exhibit(museum);
         let mut cover = Cover::new(plan.resync_offset_sectors);
+        cover.exhibit(museum);
         let geometry = Arc::new(plan.geometry.clone());
         let mut sync = Sync::new(geometry.clone(), dev_sectors, plan.resync_offset_sectors);
+        sync.exhibit(museum);
         for slot in &plan.slots {
             if let SlotPlan::Recovering {
                 member,
@@ -95,11 +110,15 @@ impl Array {
             {
                 let done = (*from_sectors).min(dev_sectors);
                 cover.set_rebuilt(*member, done, done);
-                if *bitmap_guided {
+                // M52 (8c2e870a625b): a rebuild that was cut short by a stop found nothing to do
+                // in the clean bitmap of the next start, and was over.
+                if *bitmap_guided || museum.on(Exhibit::M52) {
                     sync.guide(*member);
                 }
             }
         }
+        let mut io = Io::new(pool);
+        io.museum = museum;
         Array::assemble_parts(Parts {
             info: info_of(&plan),
             geometry,
@@ -109,7 +128,7 @@ impl Array {
             bitmap,
             cover,
             sync,
-            io: Io::new(pool),
+            io,
             options,
         })
     }

@@ -10,7 +10,7 @@ use super::plan::{BitmapPlan, Drives, Forced, Plan, Reason, SlotPlan};
 use super::refusal::{Refusal, RefusalKind};
 use super::select::{Candidate, select};
 use crate::geometry::{Geometry, Raid0, Raid456};
-use crate::value::{Events, SECTOR_BYTES, Slot};
+use crate::value::{Events, Exhibit, Museum, SECTOR_BYTES, Slot};
 
 /// The largest logical block that members are written in.
 const BLOCK_BYTES_MAX: u32 = 4096;
@@ -38,7 +38,7 @@ fn decide(
     ignored: &mut Vec<Reason>,
 ) -> Result<Plan, RefusalKind> {
     let candidates = select(facts, wish, ignored)?;
-    let verdict = judge(&candidates)?;
+    let verdict = judge(&candidates, wish.museum)?;
     let mut lineup = Lineup::of(&verdict);
     let raised = lineup.raise(&verdict);
     let useless = verdict
@@ -289,7 +289,7 @@ impl<'a> Lineup<'a> {
         self.check_expected(fields, wish, &mut warnings)?;
         let (resync_offset_sectors, marked_clean) =
             self.resync_offset(verdict, fields, wish, &mut warnings)?;
-        let geometry = self.geometry(&reference)?;
+        let geometry = self.geometry(&reference, wish.museum)?;
         let bitmap = self.bitmap(&reference, wish, &mut warnings)?;
         let bitmap_version = match &bitmap {
             BitmapPlan::None => None,
@@ -298,10 +298,7 @@ impl<'a> Lineup<'a> {
             }
         };
         for one in kernels::refusals(fields, reference.superblock.raw(), bitmap_version) {
-            warnings.push(format!(
-                "kernels {} refuse this array: {}",
-                one.kernels, one.why
-            ));
+            warnings.push(one.to_string());
         }
         let events = self
             .members()
@@ -395,10 +392,17 @@ impl<'a> Lineup<'a> {
              may read back wrong, other data in the same stripes included"
                 .to_owned(),
         );
-        Ok((SECTOR_MAX, true))
+        // With redundancy left to agree a resync is still owed: to be called clean would be to
+        // compute with parity that nobody has made right.
+        let missing = self.slots.len() - self.in_sync();
+        let redundant = fields.level.max_missing(fields.raid_disks);
+        match redundant.is_some_and(|most| (missing as u32) < most) {
+            true => Ok((recorded, false)),
+            false => Ok((SECTOR_MAX, true)),
+        }
     }
 
-    fn geometry(&self, reference: &Candidate<'_>) -> Result<Geometry, RefusalKind> {
+    fn geometry(&self, reference: &Candidate<'_>, museum: Museum) -> Result<Geometry, RefusalKind> {
         let fields = &reference.superblock.fields;
         let disks = self.slots.len() as u16;
         let not_supported = |what: String| {
@@ -418,11 +422,8 @@ impl<'a> Lineup<'a> {
                     return Err(not_supported("an array of 2^64 bytes or more".to_owned()));
                 }
                 let chunk_sectors = u64::from(fields.chunk_sectors);
-                Ok(Geometry::Striped(Raid0::new(
-                    &sizes,
-                    chunk_sectors,
-                    fields.raid0_layout(),
-                )?))
+                let map = Raid0::new(&sizes, chunk_sectors, fields.raid0_layout())?;
+                Ok(Geometry::Striped(map.exhibit(museum)))
             }
             Level::Raid1 => Ok(Geometry::Mirrored { legs: disks }),
             level => {
@@ -451,9 +452,12 @@ impl<'a> Lineup<'a> {
     ) -> Result<BitmapPlan, RefusalKind> {
         let is_forced =
             |one: &Candidate<'_>| self.forced.iter().any(|f| f.facts.id == one.facts.id);
+        // M57 (4aaf7694f841): the bitmap was read from a member that was taken back for what it had
+        // missed, bits included. (Here such a member is given a copy first, which is left out too.)
+        let any = wish.museum.on(Exhibit::M57);
         let in_sync = self
             .members()
-            .filter(|one| recovery(one).is_none())
+            .filter(|one| any || recovery(one).is_none())
             .copied();
         let (forced, trusted): (Vec<_>, Vec<_>) = in_sync.partition(is_forced);
         let count = trusted.len();

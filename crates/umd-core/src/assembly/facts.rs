@@ -3,7 +3,7 @@
 use umd_format::bitmap::{BitmapError, BitmapSuperblock};
 use umd_format::{ParseError, SuperblockV1, Uuid};
 
-use crate::value::MemberId;
+use crate::value::{MemberId, Museum};
 
 /// What was read from one device that may be a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Wish {
     pub uuid: Option<Uuid>,
     /// Only members of an array of this name, with or without "host:"; likewise.
     pub name: Option<String>,
+    /// A mistake to be made; none outside the simulator.
+    pub museum: Museum,
 }
 
 impl Wish {

@@ -15,6 +15,7 @@ use umd_format::v1::{Features, Fields};
 
 use super::refusal::RefusalKind;
 use super::select::Candidate;
+use crate::value::{Exhibit, Museum};
 
 /// The verdict on all candidates.
 #[derive(Debug, Default)]
@@ -44,7 +45,10 @@ pub(super) struct Stale<'a> {
 }
 
 /// Judges the members of one array.
-pub(super) fn judge<'a>(candidates: &[Candidate<'a>]) -> Result<Judgement<'a>, RefusalKind> {
+pub(super) fn judge<'a>(
+    candidates: &[Candidate<'a>],
+    museum: Museum,
+) -> Result<Judgement<'a>, RefusalKind> {
     same_creation(candidates)?;
     let mut verdict = Judgement::default();
     let mut rest: Vec<Candidate<'a>> = Vec::new();
@@ -64,7 +68,7 @@ pub(super) fn judge<'a>(candidates: &[Candidate<'a>]) -> Result<Judgement<'a>, R
     }
     let elected = verdict.current.len();
     for candidate in rest {
-        judge_older(candidate, elected, candidates, &mut verdict);
+        judge_older(candidate, elected, (candidates, museum), &mut verdict);
     }
     one_per_slot(&verdict.current)?;
     Ok(verdict)
@@ -210,7 +214,7 @@ fn disowned<'a>(candidate: Candidate<'a>, witness: &Candidate<'_>) -> Stale<'a> 
 fn judge_older<'a>(
     candidate: Candidate<'a>,
     elected: usize,
-    all: &[Candidate<'a>],
+    (all, museum): (&[Candidate<'a>], Museum),
     verdict: &mut Judgement<'a>,
 ) {
     let name = candidate.name();
@@ -227,11 +231,15 @@ fn judge_older<'a>(
         verdict.useless.push((candidate, text));
         return;
     }
-    if let Some(witness) = fresher_witness(&candidate, all) {
+    let (mine, newest) = (candidate.events(), reference.events());
+    // M54 (dc1cc22ed58f): a member one update behind was taken without asking whether that update
+    // said that it had failed.
+    let unasked = newest - mine <= 1 && museum.on(Exhibit::M54);
+    let witness = fresher_witness(&candidate, all).filter(|_| !unasked);
+    if let Some(witness) = witness {
         verdict.stale.push(disowned(candidate, &witness));
         return;
     }
-    let (mine, newest) = (candidate.events(), reference.events());
     if newest - mine > 1 {
         let behind = newest - mine;
         let fresher = reference.name();

@@ -21,7 +21,7 @@ pub use writer::Writer;
 use umd_format::bitmap::BitmapSuperblock;
 
 use crate::member::{Io, Members};
-use crate::value::{Events, IoDone, IoError, MemberId, Span, Timer};
+use crate::value::{Events, Exhibit, IoDone, IoError, MemberId, Museum, Span, Timer};
 
 /// What the array tells the bitmap when it lets it work.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,7 @@ pub struct Leave {
 #[derive(Debug)]
 pub struct Bitmap {
     kept: Option<Kept>,
+    museum: Museum,
 }
 
 #[derive(Debug)]
@@ -50,7 +51,10 @@ struct Kept {
 impl Bitmap {
     /// An array without a bitmap: every intent is granted at once.
     pub fn none() -> Bitmap {
-        Bitmap { kept: None }
+        Bitmap {
+            kept: None,
+            museum: Museum::NONE,
+        }
     }
 
     /// The internal bitmap read from a member.
@@ -78,6 +82,15 @@ impl Bitmap {
                 writer,
                 daemon_armed: false,
             }),
+            museum: Museum::NONE,
+        }
+    }
+
+    /// See [`Museum`].
+    pub fn exhibit(&mut self, museum: Museum) {
+        self.museum = museum;
+        if let Some(kept) = &mut self.kept {
+            kept.regions.exhibit(museum);
         }
     }
 
@@ -100,6 +113,9 @@ impl Bitmap {
     /// in memory, and counted.
     pub fn join(&mut self, start_sectors: u64, len_sectors: u64) -> Ticket {
         match &mut self.kept {
+            // M08 (46669e8616c6): the call that marks the bitmap stood in a branch that only
+            // arrays with write-mostly members took. Here no write marks anything.
+            Some(_) if self.museum.on(Exhibit::M08) => Ticket::free(),
             Some(kept) => kept.regions.join(start_sectors, len_sectors),
             None => Ticket::free(),
         }

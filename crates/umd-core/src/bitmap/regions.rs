@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, bit_position, on_disk_bytes};
 
-use crate::value::MAX_SECTOR;
+use crate::value::{Exhibit, MAX_SECTOR, Museum};
 
 /// Bytes of the area that are written as one unit at most.
 pub const PAGE_BYTES: usize = 4096;
@@ -91,6 +91,9 @@ pub struct Regions {
     written_batch: u64,
     /// Regions below this were found not to need a resync any more.
     swept: u64,
+    /// Every page was written to every member, or is about to be.
+    whole: bool,
+    museum: Museum,
 }
 
 impl Regions {
@@ -121,6 +124,8 @@ impl Regions {
             demanded: false,
             written_batch: 0,
             swept: 0,
+            whole: false,
+            museum: Museum::NONE,
         };
         // The area was read from one member; after a crash the others may lack some of its bits.
         // So nothing that was read counts as durable until it was written once, to all.
@@ -144,6 +149,15 @@ impl Regions {
             if resync_from_sectors != MAX_SECTOR && self.end_sectors(region) > resync_from_sectors {
                 self.flags[region as usize] |= NEEDED;
             }
+        }
+    }
+
+    pub(super) fn exhibit(&mut self, museum: Museum) {
+        self.museum = museum;
+        if museum.on(Exhibit::U07) {
+            // The bits of the member that was read were taken to be on all the others too.
+            self.pending.clear();
+            self.open_pages.clear();
         }
     }
 
@@ -211,9 +225,13 @@ impl Regions {
         assert!(last < self.count, "a write lies inside the bitmap");
         let mut batch = 0;
         for region in first..=last {
+            let marked = self.bit(region);
             self.mark(region);
-            if let Some(seq) = self.pending.get(&region) {
-                batch = batch.max(*seq);
+            // M29 (d0852df543e5): a write that joined a region whose bit was being set went on
+            // at once; the mark that it had to wait for was put on another list.
+            let overtakes = marked && self.museum.on(Exhibit::M29);
+            if let Some(seq) = self.pending.get(&region).filter(|_| !overtakes) {
+                batch = batch.max(self.stamp(*seq));
                 self.demanded |= *seq == self.open_batch;
             }
             self.writers[region as usize] += 1;
@@ -223,6 +241,17 @@ impl Regions {
             span: Some((first, last)),
             batch,
         }
+    }
+
+    /// The batch that a write has to wait for whose region is in batch `seq`.
+    fn stamp(&self, seq: u64) -> u64 {
+        // M28 (7c785b7a18dc): the number of the batch was taken before the bit was set. A batch
+        // that was on its way by then did not carry the bit.
+        let on_its_way = self.open_batch - 1 > self.written_batch;
+        if on_its_way && seq == self.open_batch && self.museum.on(Exhibit::M28) {
+            return seq - 1;
+        }
+        seq
     }
 
     /// The intent of a ticket whose batch was written.
@@ -236,8 +265,9 @@ impl Regions {
                     self.writers[region as usize] > 0,
                     "a counted region lost its count"
                 );
+                let shown = self.museum.on(Exhibit::M28) || self.museum.on(Exhibit::M29);
                 assert!(
-                    !self.pending.contains_key(&region),
+                    shown || !self.pending.contains_key(&region),
                     "granted before it was durable"
                 );
             }
@@ -334,8 +364,13 @@ impl Regions {
         ripe
     }
 
-    /// Counts every region without a writer as idle for long enough.
+    /// Counts every region without a writer as idle for long enough. Members whose last bits an
+    /// earlier run failed to clear, or to set, get the same bitmap as all others.
     pub(super) fn mark_all_idle(&mut self) {
+        if self.written_batch > 0 && !std::mem::replace(&mut self.whole, true) {
+            self.open_pages
+                .extend(0..self.area_bytes().div_ceil(PAGE_BYTES));
+        }
         self.demanded |= !self.open_pages.is_empty();
         let idle: Vec<u64> = self.set_regions().filter(|r| self.idle(*r)).collect();
         idle.iter().for_each(|r| self.flags[*r as usize] |= IDLE);
@@ -357,7 +392,9 @@ impl Regions {
     pub(super) fn clear(&mut self, regions: &[u64]) -> Vec<usize> {
         let mut pages = BTreeSet::new();
         for region in regions {
-            if self.flags[*region as usize] & RIPE == 0 || !self.clearable(*region) {
+            // U01: what was written and retired since the flush of this pass was cleared with it.
+            let ripe = self.flags[*region as usize] & RIPE != 0 || self.museum.on(Exhibit::U01);
+            if !ripe || !self.clearable(*region) {
                 continue;
             }
             let (byte, mask) = bit_position(*region);

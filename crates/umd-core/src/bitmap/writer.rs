@@ -16,7 +16,7 @@ use umd_format::bitmap::{BitmapSuperblock, State};
 use super::Leave;
 use super::regions::{PAGE_BYTES, Regions};
 use crate::member::{Effect, Io, Member, Members, Owner};
-use crate::value::{Events, IoDone, IoError, IoOp, MemberId, Purpose};
+use crate::value::{Events, Exhibit, IoDone, IoError, IoOp, MemberId, Purpose};
 
 #[derive(Debug)]
 enum Stage {
@@ -201,7 +201,10 @@ impl Writer {
                 Vec::new()
             };
             if !ripe.is_empty() {
-                self.flush(io, members);
+                // U06: bits went while members still held the data in their caches.
+                if !io.museum.on(Exhibit::U06) {
+                    self.flush(io, members);
+                }
                 self.stage = Stage::ClearFlush(ripe);
             }
         } else {
@@ -223,7 +226,10 @@ impl Writer {
         if !leave.may_clear {
             return;
         }
-        if self.superblock.fields.events_cleared < leave.events.0 {
+        // M56 (a0da84f35b25): events_cleared did not follow the clearing of bits. In the direction
+        // that loses data: bits go and it stays.
+        let tells = !io.museum.on(Exhibit::M56);
+        if tells && self.superblock.fields.events_cleared < leave.events.0 {
             self.superblock.fields.events_cleared = leave.events.0;
             self.write_header(io, members, regions);
         }
@@ -266,7 +272,14 @@ impl Writer {
         page: usize,
         len: usize,
     ) {
-        let bytes = io.pool.copy_of(&regions.page(page)[..len]);
+        let mut bytes = io.pool.copy_of(&regions.page(page)[..len]);
+        if io.museum.on(Exhibit::M59) {
+            // M59 (ab99a87542f1): the last write of the bitmap was rounded up to the device's
+            // optimal size, and carried whatever lay behind the page.
+            bytes = io
+                .pool
+                .copy_of(&[regions.page(page), &[0xa5; PAGE_BYTES]].concat());
+        }
         for member in Self::bearers(members) {
             let sector = self.area_sector(member) + (page * PAGE_BYTES / 512) as u64;
             io.write_durable(

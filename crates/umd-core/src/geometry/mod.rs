@@ -31,6 +31,14 @@ impl Geometry {
         }
     }
 
+    /// For exhibit M02: as if a RAID0 had the other of its two layouts.
+    pub(crate) fn other_layout(&self) -> Geometry {
+        match self {
+            Geometry::Striped(map) => Geometry::Striped(map.other_layout()),
+            other => other.clone(),
+        }
+    }
+
     /// Slots.
     pub fn raid_disks(&self) -> u16 {
         match self {

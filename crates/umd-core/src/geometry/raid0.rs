@@ -13,6 +13,8 @@
 
 use umd_format::v1::Raid0Layout;
 
+use crate::value::{Exhibit, Museum};
+
 /// Why a RAID0 map cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Raid0Error {
@@ -44,6 +46,7 @@ pub struct Raid0 {
     members: u16,
     zones: Vec<Zone>,
     array_sectors: u64,
+    museum: Museum,
 }
 
 impl Raid0 {
@@ -77,7 +80,21 @@ impl Raid0 {
             members: u16::try_from(sizes_sectors.len()).expect("slots fit 16 bits"),
             zones,
             array_sectors: masked.min(end),
+            museum: Museum::NONE,
         })
+    }
+
+    /// See [`Museum`].
+    pub(crate) fn exhibit(mut self, museum: Museum) -> Raid0 {
+        self.museum = museum;
+        self
+    }
+
+    pub(super) fn other_layout(&self) -> Raid0 {
+        Raid0 {
+            alternate: !self.alternate,
+            ..self.clone()
+        }
     }
 
     /// Size of the array.
@@ -108,8 +125,13 @@ impl Raid0 {
         let width = zone.slots.len() as u64;
         let relative = sector - zone.start_sectors;
         let row = relative / (chunk * width);
-        let within = sector % chunk;
-        let counted_from = if self.alternate { relative } else { sector };
+        // M03 (47d68979cc96): the division by a chunk that is no power of two left its quotient in
+        // the sector, which was used on.
+        let divided = !chunk.is_power_of_two() && self.museum.on(Exhibit::M03);
+        let within = if divided { sector / chunk } else { sector } % chunk;
+        // M01 (c84a1372df92): kernels from 3.14 on placed every array as the alternate layout has it.
+        let alternate = self.alternate || self.museum.on(Exhibit::M01);
+        let counted_from = if alternate { relative } else { sector };
         let index = (counted_from / chunk) % width;
         let left = (chunk - within).min(zone.end_sectors - sector);
         (

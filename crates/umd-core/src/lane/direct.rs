@@ -5,13 +5,13 @@
 //! ```
 
 use super::ladder::{self, Proofs, Target};
-use super::locks::{Holder, LockId};
+use super::locks::{LockId, NOWHERE};
 use super::request::Gate;
 use super::split::Piece;
 use super::{Job, Lane, Rig, Step, eio};
 use crate::geometry::Geometry;
 use crate::member::{Access, Column, Effect};
-use crate::value::{IoDone, IoError, MemberId, Purpose, Slice};
+use crate::value::{Exhibit, IoDone, IoError, MemberId, Purpose, Slice};
 
 /// What is written.
 #[derive(Debug, Clone)]
@@ -55,9 +55,13 @@ impl Direct {
         if let Geometry::Striped(_) = *lane.geometry {
             return self.gate(lane, rig, index);
         }
-        let start = self.piece.member_sectors;
-        let end = start + self.piece.len_sectors;
-        let (lock, held) = lane.locks.acquire(Holder::Job(index), start, end);
+        let mut start = self.piece.member_sectors;
+        if self.discards(lane) && rig.io.museum.on(Exhibit::M34) {
+            // M34 (f8dfcffd0472): a resync looked at stripes that were being discarded. This lock
+            // lies where nobody else looks.
+            start += NOWHERE;
+        }
+        let (lock, held) = lane.lock(index, (start, start + self.piece.len_sectors));
         self.lock = Some(lock);
         if held {
             self.gate(lane, rig, index)
@@ -101,6 +105,11 @@ impl Direct {
         }
     }
 
+    fn discards(&self, lane: &Lane) -> bool {
+        let zeros = matches!(self.payload, Payload::Zeros { .. });
+        zeros && matches!(*lane.geometry, Geometry::Parity(_))
+    }
+
     fn range(&self) -> (u64, u64) {
         (
             self.piece.member_sectors,
@@ -131,6 +140,13 @@ impl Direct {
             owner,
         };
         match &self.payload {
+            // M18 (93dec51e716d): the copy of a request that was made for a write-mostly member
+            // lost what it was, and became a read.
+            Payload::Data(data) if column.write_mostly && rig.io.museum.on(Exhibit::M18) => {
+                let at = column.data_offset_sectors + self.piece.member_sectors;
+                let len = (data.len() / 512) as u64;
+                rig.io.read(column.member, at, len, Purpose::Data, owner);
+            }
             Payload::Data(data) => {
                 ladder::write(rig.io, proofs, &target, data.clone(), Purpose::Data);
             }
@@ -152,7 +168,8 @@ impl Direct {
     ) -> Step {
         self.left -= 1;
         match result {
-            Ok(_) => self.held |= tag == IN_SYNC,
+            // M13 (3056e3aec8d8): a write that only a member being rebuilt had taken was a success.
+            Ok(_) => self.held |= tag == IN_SYNC || rig.io.museum.on(Exhibit::M13),
             Err(error) => {
                 let request = lane
                     .requests

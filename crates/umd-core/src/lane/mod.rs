@@ -26,7 +26,7 @@ mod split;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub use locks::{Holder, LockId, RangeLocks};
+pub use locks::{Holder, LockId, NOWHERE, RangeLocks};
 pub use request::HostRequest;
 pub use split::{Piece, member_span, middle, pieces};
 
@@ -176,10 +176,16 @@ impl Lane {
             Job::Reconstruct(job) => job.done(self, rig, index, tag, member, result),
             Job::Direct(job) => job.done(self, rig, tag, member, result),
             Job::Band(job) => job.done(self, rig, index, tag, member, result),
-            Job::Flush(job) => job.done(self, rig, member, result),
+            Job::Flush(job) => job.done(self, rig, index, member, result),
             Job::Allocation(job) => job.done(self, tag, result),
         };
         self.put_back(index, step);
+    }
+
+    /// Asks for a range of member data for a job. `true`: it is held now; otherwise the job is
+    /// resumed once it is.
+    fn lock(&mut self, index: u32, (start, end): (u64, u64)) -> (LockId, bool) {
+        self.locks.acquire(Holder::Job(index), start, end)
     }
 
     /// Gives a lock back; who waited for it is resumed by the next `resume`.

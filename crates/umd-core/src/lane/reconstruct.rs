@@ -8,12 +8,12 @@
 
 use smallvec::SmallVec;
 
-use super::locks::{Holder, LockId};
+use super::locks::LockId;
 use super::read::{Read, rewrite_allowed};
 use super::split::Piece;
 use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::{Geometry, Row};
-use crate::member::{Access, Effect, Io};
+use crate::member::{Access, Effect, Gather, Round};
 use crate::personality::parity::{plan_reconstruct, rebuild};
 use crate::value::{Buf, IoDone, IoError, IoOp, MemberId, Purpose, Slice};
 
@@ -23,31 +23,19 @@ pub(super) struct Reconstruct {
     piece: Piece,
     lock: Option<LockId>,
     row: Option<Row>,
-    old: Vec<Option<Buf>>,
-    /// Slots whose sectors here could not be read.
-    unreadable: SmallVec<[u16; 2]>,
-    replan: bool,
-    left: usize,
+    others: Gather,
     rewriting: bool,
 }
 
 impl Reconstruct {
     /// `failed`: the column is there, but could not be read.
     pub fn new(request: u32, piece: Piece, failed: bool) -> Reconstruct {
-        let unreadable = if failed {
-            SmallVec::from_elem(piece.slot, 1)
-        } else {
-            SmallVec::new()
-        };
         Reconstruct {
             request,
             piece,
             lock: None,
             row: None,
-            old: Vec::new(),
-            unreadable,
-            replan: false,
-            left: 0,
+            others: Gather::without(failed.then_some(piece.slot)),
             rewriting: false,
         }
     }
@@ -60,8 +48,7 @@ impl Reconstruct {
     }
 
     pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
-        let (start, end) = self.range();
-        let (lock, held) = lane.locks.acquire(Holder::Job(index), start, end);
+        let (lock, held) = lane.lock(index, self.range());
         self.lock = Some(lock);
         if held {
             self.locked(lane, rig, index)
@@ -79,7 +66,7 @@ impl Reconstruct {
         let access: SmallVec<[Access; 16]> = (0..map.raid_disks())
             .map(
                 |slot| match rig.cover.locked_access(rig.epoch.column(slot), start, end) {
-                    Access::Usable if self.unreadable.contains(&slot) => Access::Lost,
+                    Access::Usable if self.others.unreadable().contains(&slot) => Access::Lost,
                     access => access,
                 },
             )
@@ -91,7 +78,7 @@ impl Reconstruct {
         };
         let Some(reads) = reads else {
             let (request, piece) = (self.request, self.piece);
-            let parts = !self.unreadable.is_empty();
+            let parts = !self.others.unreadable().is_empty();
             let step = self.over(lane);
             if !parts || !Read::again_in_parts(lane, rig, request, piece) {
                 let error = eio("too many members are lost to read this");
@@ -100,16 +87,14 @@ impl Reconstruct {
             return step;
         };
         self.row = Some(row);
-        self.old = access.iter().map(|_| None).collect();
-        self.left = reads.len();
-        self.replan = false;
-        for slot in reads {
-            let column = rig.epoch.column(slot).expect("a usable slot has a member");
-            let sector = column.data_offset_sectors + start;
-            let owner = Lane::owner(index, u32::from(slot));
-            rig.io
-                .read(column.member, sector, end - start, Purpose::Preread, owner);
-        }
+        let round = Round {
+            epoch: rig.epoch,
+            start_sectors: start,
+            len_sectors: end - start,
+            purpose: Purpose::Preread,
+        };
+        let owner = |tag| Lane::owner(index, tag);
+        self.others.begin(rig.io, &round, reads, owner);
         Step::Stay(Job::Reconstruct(self))
     }
 
@@ -129,24 +114,10 @@ impl Reconstruct {
             });
             return self.over(lane);
         }
-        let slot = u16::try_from(tag).expect("a slot");
-        match Io::read_result(result) {
-            Ok(buf) => self.old[usize::from(slot)] = Some(buf),
-            Err(error) => {
-                if error == IoError::Gone {
-                    rig.io
-                        .effects
-                        .push(Effect::Fail(member, "the device is gone".into()));
-                }
-                self.unreadable.push(slot);
-                self.replan = true;
-            }
-        }
-        self.left -= 1;
-        if self.left > 0 {
+        if !self.others.done(rig.io, tag, member, result) {
             return Step::Stay(Job::Reconstruct(self));
         }
-        if self.replan {
+        if self.others.has_failed() {
             return self.locked(lane, rig, index);
         }
         let data = self.rebuilt(rig);
@@ -159,16 +130,14 @@ impl Reconstruct {
     }
 
     fn rebuilt(&mut self, rig: &mut Rig<'_>) -> Slice {
-        if let Some(buf) = self.old[usize::from(self.piece.slot)].take() {
+        let mut old = self.others.take();
+        if let Some(buf) = old[usize::from(self.piece.slot)].take() {
             return buf.freeze();
         }
         let row = self.row.as_ref().expect("planned");
         let mut out = rig.io.pool.take(bytes(self.piece.len_sectors));
-        let column: SmallVec<[Option<&[u8]>; 16]> = self
-            .old
-            .iter()
-            .map(|b| b.as_ref().map(Buf::as_slice))
-            .collect();
+        let column: SmallVec<[Option<&[u8]>; 16]> =
+            old.iter().map(|b| b.as_ref().map(Buf::as_slice)).collect();
         rebuild(row, &column, &mut [(self.piece.slot, out.as_mut_slice())]);
         out.freeze()
     }
@@ -177,7 +146,7 @@ impl Reconstruct {
     fn rewrite(&self, rig: &mut Rig<'_>, index: u32, data: Slice) -> bool {
         let slot = self.piece.slot;
         let column = rig.epoch.column(slot).filter(|c| c.in_sync);
-        let Some(column) = column.filter(|_| self.unreadable.contains(&slot)) else {
+        let Some(column) = column.filter(|_| self.others.unreadable().contains(&slot)) else {
             return false;
         };
         if !rewrite_allowed(rig) {

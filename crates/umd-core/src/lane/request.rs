@@ -1,11 +1,15 @@
 //! Host requests: admitted once, answered once.
 
-use super::split::{self, bands, member_span, pieces, whole_rows};
+use std::sync::Arc;
+
+use super::split::{self, BandRange, bands, member_span, pieces, whole_rows};
 use super::{Job, Lane, Rig, band, direct, eio, read, service};
 use crate::bitmap::{Intent, Ticket};
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, Raid456};
 use crate::metadata::{Active, FaultRecorded};
-use crate::value::{Command, Extent, Reply, Request, RequestError, RequestId, RequestOp, Slice};
+use crate::value::{
+    Command, Exhibit, Extent, Reply, Request, RequestError, RequestId, RequestOp, Slice,
+};
 
 /// What the answer will be.
 #[derive(Debug)]
@@ -61,6 +65,18 @@ impl HostRequest {
         let active = self.active.as_ref().expect("the gate was open");
         (active, self.intent.as_ref().expect("the gate was open"))
     }
+}
+
+/// The bands of a write.
+fn touched(rig: &Rig<'_>, map: &Raid456, offset: u64, len: u64) -> Vec<BandRange> {
+    let mut bands = bands(map, offset, len);
+    // M37 (linux-raid 2022-07-07): the set of stripes to do had room for those of an aligned
+    // request; an unaligned one of the largest size touches one more, which was forgotten.
+    let too_many = bands.len() > 1 && len >= 64 && !offset.is_multiple_of(8);
+    if too_many && rig.io.museum.on(Exhibit::M37) {
+        bands.pop();
+    }
+    bands
 }
 
 impl Lane {
@@ -169,7 +185,7 @@ impl Lane {
             data.sub(from..from + super::bytes(sectors))
         };
         let jobs = match &*self.geometry {
-            Geometry::Parity(map) => bands(map, offset, len)
+            Geometry::Parity(map) => touched(rig, map, offset, len)
                 .into_iter()
                 .map(|range| {
                     let sectors = range.len_sectors;
@@ -214,7 +230,11 @@ impl Lane {
         (start, len): (u64, u64),
         wish: service::ZeroWish,
     ) -> Vec<Job> {
-        let geometry = self.geometry.clone();
+        let geometry = match rig.io.museum.on(Exhibit::M02) {
+            // M02 (e836007089ba): discards were mapped by the other of RAID0's two layouts.
+            true => Arc::new(self.geometry.other_layout()),
+            false => self.geometry.clone(),
+        };
         let Geometry::Parity(map) = &*geometry else {
             let payload = || direct::Payload::Zeros {
                 may_unmap: wish.may_unmap,
@@ -336,7 +356,11 @@ impl Lane {
         if self.ended.is_empty() {
             return false;
         }
-        let hold = rig.metadata.fault_pending() && !rig.broken && rig.writable;
+        // M10 (55ce74d4bfe1): a write was answered before the failure it had met was on the disks.
+        let hold = rig.metadata.fault_pending()
+            && !rig.broken
+            && rig.writable
+            && !rig.io.museum.on(Exhibit::M10);
         let mut changed = false;
         for index in std::mem::take(&mut self.ended) {
             let request = self.requests.get(index).expect("ended once");
@@ -364,7 +388,9 @@ impl Lane {
         }
         // A broken array records nothing any more: what it lost is not known to its members, so
         // no change is acknowledged from here on, not even one that went well.
-        let lost = rig.broken && request.waits_for_faults;
+        // U10: what went well on the members that were left was acknowledged. M13: see direct.rs.
+        let shown = rig.io.museum.on(Exhibit::U10) || rig.io.museum.on(Exhibit::M13);
+        let lost = rig.broken && request.waits_for_faults && !shown;
         let error = request
             .error
             .or_else(|| lost.then(|| eio("the array lost too many members")));

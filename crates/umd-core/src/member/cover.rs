@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use super::epoch::Column;
 use crate::bitmap::Regions;
-use crate::value::{MAX_SECTOR, MemberId};
+use crate::value::{Exhibit, MAX_SECTOR, MemberId, Museum};
 
 /// What can be done with a slot in a range of its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,7 @@ pub struct Cover {
     open: BTreeMap<u64, u64>,
     /// Redundancy agrees below this, for whoever holds the lock.
     synced_below_sectors: u64,
+    museum: Museum,
 }
 
 impl Cover {
@@ -48,7 +49,13 @@ impl Cover {
             rebuilt: BTreeMap::new(),
             open: BTreeMap::new(),
             synced_below_sectors,
+            museum: Museum::NONE,
         }
+    }
+
+    /// See [`Museum`].
+    pub fn exhibit(&mut self, museum: Museum) {
+        self.museum = museum;
     }
 
     /// A member being rebuilt is valid below `done`, and below `issued` under the lock.
@@ -109,7 +116,12 @@ impl Cover {
         }
         match self.rebuilt.get(&column.member) {
             Some(reach) if reach.done_sectors >= end => Access::Usable,
-            Some(reach) if reach.issued_sectors >= end && !self.is_open(start, end) => {
+            // U02: whoever held the lock before the unit that was queued behind it trusted what
+            // that unit had yet to rebuild.
+            Some(reach)
+                if reach.issued_sectors >= end
+                    && (self.museum.on(Exhibit::U02) || !self.is_open(start, end)) =>
+            {
                 Access::Usable
             }
             Some(reach) if reach.issued_sectors > start => Access::WriteOnly,

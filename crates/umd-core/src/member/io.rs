@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::value::{
     Buf, Command, Commands, Completion, Instant, IoDone, IoError, IoId, IoOp, MemberId, MemberIo,
-    Now, Pool, Purpose, Slab, Slice, Span,
+    Museum, Now, Pool, Purpose, Slab, Slice, Span,
 };
 
 /// Whom a completion belongs to.
@@ -68,6 +68,8 @@ pub struct Io {
     pub out: Commands,
     /// What lower rooms found out; applied by the array.
     pub effects: Vec<Effect>,
+    /// The mistake to be made, in a simulation that asks for one.
+    pub museum: Museum,
     now: Now,
     sequence: u64,
     flights: Slab<Flight>,
@@ -87,6 +89,7 @@ impl Io {
             pool,
             out: Vec::new(),
             effects: Vec::new(),
+            museum: Museum::NONE,
             now: Now::default(),
             sequence: 0,
             flights: Slab::default(),

@@ -2,10 +2,12 @@
 
 mod cover;
 mod epoch;
+mod gather;
 mod io;
 mod table;
 
 pub use cover::{Access, Cover};
 pub use epoch::{Column, Epoch};
+pub use gather::{Gather, Round};
 pub use io::{Effect, Io, Owner};
 pub use table::{Member, Members, State};

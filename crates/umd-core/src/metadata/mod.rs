@@ -19,7 +19,9 @@ use umd_format::SuperblockV1;
 
 use crate::bitmap::Bitmap;
 use crate::member::{Effect, Io, Members, Owner, State};
-use crate::value::{Events, Instant, IoDone, IoError, IoOp, MemberId, Purpose, Slice};
+use crate::value::{
+    Events, Exhibit, Instant, IoDone, IoError, IoOp, MemberId, Museum, Purpose, Slice,
+};
 
 /// Proof that superblocks on every member say "active", and a count that keeps them so.
 #[derive(Debug)]
@@ -76,10 +78,16 @@ pub struct Metadata {
     flush_for_change: bool,
     /// Members carry different events: the last update of an earlier run was cut short.
     uneven: bool,
+    /// The disks still say unclean, and the first update leaves it so.
+    declared_clean: bool,
     stage: Stage,
     content: Content,
     left: usize,
     rest: Vec<(MemberId, u64, Slice)>,
+    museum: Museum,
+    /// U03: what `Facts` said when the update began.
+    #[cfg(feature = "museum")]
+    old_offset_sectors: u64,
 }
 
 impl Metadata {
@@ -99,20 +107,41 @@ impl Metadata {
             fault_recorded: 0,
             change: 0,
             change_recorded: 0,
-            flush_for_change: false,
+            // Where a process was killed while it wrote superblocks, what was read may stand in a
+            // cache only: a later power cut would bring back what was there before.
+            flush_for_change: tracks_activity,
             uneven: false,
+            declared_clean: false,
             stage: Stage::Idle,
             content: Content::default(),
             left: 0,
             rest: Vec::new(),
+            museum: Museum::NONE,
+            #[cfg(feature = "museum")]
+            old_offset_sectors: 0,
         }
+    }
+
+    /// See [`Museum`].
+    pub fn exhibit(&mut self, museum: Museum) {
+        self.museum = museum;
     }
 
     /// Members that all hold the array's data carry different events. They are made even before
     /// the next update: two updates cut short in a row would otherwise leave members two apart,
-    /// which looks as if they had missed writes.
+    /// which looks as if they had missed writes. Also before an update that records a fault: what
+    /// failed may be the member that carried the newest events.
     pub fn note_uneven(&mut self) {
+        // U05: members stayed one update apart; the next update that was cut short made it two.
+        self.uneven = !self.museum.on(Exhibit::U05);
+    }
+
+    /// An unclean array was declared clean by force. Superblocks say so only after every one of
+    /// them says how little of a rebuild still counts: a power cut in between would otherwise
+    /// leave a clean array with a rebuild made from parity that nobody vouches for.
+    pub fn note_declared_clean(&mut self) {
         self.uneven = true;
+        self.declared_clean = true;
     }
 
     /// The events that superblocks carry, or are about to.
@@ -146,7 +175,9 @@ impl Metadata {
 
     /// The proof that all known faults are recorded.
     pub fn fault_recorded(&self) -> Option<FaultRecorded> {
-        (!self.fault_pending()).then_some(FaultRecorded(()))
+        // U08: survivors were written while their superblocks did not know of a failure.
+        let recorded = !self.fault_pending() || self.museum.on(Exhibit::U08);
+        recorded.then_some(FaultRecorded(()))
     }
 
     /// A write wants to begin: the proof that superblocks say "active", or a note to make them.
@@ -175,7 +206,9 @@ impl Metadata {
             && !self.clean
             && self.writers == 0
             && !self.wants_active
-            && !self.wants_clean;
+            // U17: the timer was armed for an instant that was over, again and again, while the
+            // superblocks were on their way.
+            && (!self.wants_clean || self.museum.on(Exhibit::U17));
         idle.then_some(self.last_write)
     }
 
@@ -229,12 +262,21 @@ impl Metadata {
             return false;
         }
         match self.stage {
-            Stage::Idle => return facts.may_write && self.begin(io, members),
+            Stage::Idle => {
+                #[cfg(feature = "museum")]
+                {
+                    self.old_offset_sectors = facts.resync_offset_sectors;
+                }
+                let goes_on = facts.may_write || io.museum.on(Exhibit::M55);
+                return goes_on && self.begin(io, members);
+            }
             Stage::Flush => {
                 bitmap.want_events(self.events);
                 self.stage = Stage::BitmapEvents;
             }
-            Stage::BitmapEvents if !facts.may_write => self.stage = Stage::Idle,
+            Stage::BitmapEvents if !facts.may_write && !io.museum.on(Exhibit::M55) => {
+                self.stage = Stage::Idle;
+            }
             Stage::BitmapEvents => {
                 if !bitmap.has_events(self.events) {
                     return false;
@@ -248,7 +290,9 @@ impl Metadata {
                 self.stage = Stage::InSync;
             }
             // The array broke meanwhile: members not in sync must not carry the newest events.
-            Stage::InSync if !facts.may_write => {
+            // M55 (6a5cb53aaa4e): after both members with data had dropped out, the spare that was
+            // being rebuilt kept counting, and made them look stale.
+            Stage::InSync if !facts.may_write && !io.museum.on(Exhibit::M55) => {
                 self.rest.clear();
                 self.stage = Stage::Idle;
             }
@@ -281,9 +325,9 @@ impl Metadata {
             self.wants_clean &= !self.clean;
             return false;
         }
-        if std::mem::take(&mut self.uneven) && !self.fault_pending() {
+        if std::mem::take(&mut self.uneven) {
             self.content = Content {
-                clean: self.clean,
+                clean: self.clean && !std::mem::take(&mut self.declared_clean),
                 evens: true,
                 ..Content::default()
             };
@@ -331,6 +375,16 @@ impl Metadata {
         self.content.change = self.change;
         // While writes may be in flight nothing is known to agree.
         let agrees = self.content.clean || !self.tracks_activity;
+        // U03: an update that began before a resync ended recorded the offset of its beginning,
+        // and counted the end as recorded.
+        #[cfg(feature = "museum")]
+        let facts = Facts {
+            resync_offset_sectors: match self.museum.on(Exhibit::U03) {
+                true => self.old_offset_sectors,
+                false => facts.resync_offset_sectors,
+            },
+            ..facts
+        };
         let resync_offset_sectors = if agrees {
             facts.resync_offset_sectors
         } else {

@@ -26,7 +26,7 @@ use crate::geometry::Geometry;
 use crate::lane::Lane;
 use crate::member::{Cover, Epoch, Io, Members, State};
 use crate::metadata::Metadata;
-use crate::value::{IoDone, IoError, MAX_SECTOR, MemberId};
+use crate::value::{Exhibit, IoDone, IoError, MAX_SECTOR, MemberId, Museum};
 
 pub use crate::value::SyncAction;
 
@@ -66,6 +66,7 @@ pub struct Sync {
     guided: BTreeSet<MemberId>,
     last: Option<SyncAction>,
     mismatch_sectors: u64,
+    museum: Museum,
 }
 
 impl Sync {
@@ -83,7 +84,13 @@ impl Sync {
             guided: BTreeSet::new(),
             last: None,
             mismatch_sectors: 0,
+            museum: Museum::NONE,
         }
+    }
+
+    /// See [`Museum`].
+    pub fn exhibit(&mut self, museum: Museum) {
+        self.museum = museum;
     }
 
     /// What superblocks of a clean array say about resync.
@@ -166,7 +173,9 @@ impl Sync {
         let rebuilding = members
             .iter()
             .any(|m| matches!(m.state, State::Recovering { .. }));
-        if self.owes_resync() && !self.blocked {
+        // M60: see faults.rs.
+        let first = !(rebuilding && self.museum.on(Exhibit::M60));
+        if self.owes_resync() && !self.blocked && first {
             Some(SyncAction::Resync)
         } else if rebuilding && !self.blocked {
             Some(SyncAction::Recover)
@@ -235,7 +244,8 @@ impl Sync {
                 *checkpoint_sectors = rig.cover.done_sectors(member.id);
             }
         }
-        rig.metadata.note_change(true);
+        // U13: a checkpoint counted what members still held in their caches.
+        rig.metadata.note_change(!rig.io.museum.on(Exhibit::U13));
     }
 
     /// Whether enough was done since the last checkpoint for another one.
@@ -260,6 +270,14 @@ impl Sync {
                     self.guided.remove(member);
                 }
                 rig.cover.close_all();
+                if self.museum.on(Exhibit::M60) {
+                    self.agreed_sectors = MAX_SECTOR;
+                    self.checkpoint_sectors = MAX_SECTOR;
+                    rig.cover.set_synced_below(MAX_SECTOR);
+                    if let Some(regions) = rig.bitmap.regions_mut() {
+                        regions.resynced();
+                    }
+                }
             }
             (SyncAction::Recover, outcome) => {
                 self.blocked |= matches!(outcome, Outcome::Failed(_));

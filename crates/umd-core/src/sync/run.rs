@@ -7,7 +7,7 @@ use super::unit::{Unit, UnitEnd};
 use super::{Sync, SyncRig};
 use crate::geometry::Geometry;
 use crate::member::State;
-use crate::value::{Instant, IoDone, IoError, MemberId, Slab, Span, SyncAction};
+use crate::value::{Exhibit, Instant, IoDone, IoError, MemberId, Slab, Span, SyncAction};
 
 /// Sectors of each member that one unit covers.
 const UNIT_SECTORS: u64 = 512;
@@ -260,7 +260,14 @@ impl Run {
             }
             // Its range stays open: the frontier must not pass it.
             UnitEnd::Abandoned => self.interrupted = true,
-            UnitEnd::Failed(why) => self.failed = Some(why),
+            UnitEnd::Failed(why) => {
+                if rig.io.museum.on(Exhibit::M58) {
+                    // M58 (7202082b7b7a): the offset went on past what could not be read.
+                    rig.cover.close(start);
+                    self.open.remove(&start);
+                }
+                self.failed = Some(why);
+            }
         }
     }
 
@@ -276,6 +283,12 @@ impl Run {
         let stopping = self.stopping(rig);
         let ended = if stopping {
             Some(UnitEnd::Abandoned)
+        } else if rig.io.museum.on(Exhibit::M33) {
+            // M33 (e0a115e5aa55): the end of a write that the stripe had waited for was taken for
+            // the end of its resync.
+            Some(UnitEnd::Done {
+                mismatch_sectors: 0,
+            })
         } else {
             unit.locked(rig, index)
         };

@@ -12,10 +12,10 @@ use smallvec::SmallVec;
 
 use super::SyncRig;
 use crate::geometry::{Geometry, Raid456, Row};
-use crate::lane::{Holder, LockId};
-use crate::member::{Access, Effect, Io, Owner};
+use crate::lane::{Holder, LockId, NOWHERE};
+use crate::member::{Access, Effect, Gather, Owner, Round};
 use crate::personality::parity::{parity_of, rebuild};
-use crate::value::{Buf, IoDone, IoError, IoOp, MemberId, Purpose, Slice, SyncAction};
+use crate::value::{Buf, Exhibit, IoDone, IoError, IoOp, MemberId, Purpose, Slice, SyncAction};
 
 /// Bytes that are compared, and counted, as one: md counts RAID1 differences by 64 KiB.
 const MIRROR_BLOCK_BYTES: usize = 64 * 1024;
@@ -71,11 +71,11 @@ pub(super) struct Unit {
     window: Option<SyncWindow>,
     lock: Option<LockId>,
     stage: Stage,
-    /// By slot.
-    bufs: Vec<Option<Buf>>,
-    unreadable: SmallVec<[u16; 2]>,
-    replan: bool,
+    columns: Gather,
+    /// Writes under way.
     left: usize,
+    /// One of them failed.
+    failed: bool,
     mismatch_sectors: u64,
 }
 
@@ -95,10 +95,9 @@ impl Unit {
             window: None,
             lock: None,
             stage: Stage::Locking,
-            bufs: Vec::new(),
-            unreadable: SmallVec::new(),
-            replan: false,
+            columns: Gather::default(),
             left: 0,
+            failed: false,
             mismatch_sectors: 0,
         }
     }
@@ -109,9 +108,25 @@ impl Unit {
 
     pub fn lock(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
         let holder = Holder::Unit(index);
-        let (lock, held) = rig.lane.locks.acquire(holder, self.start, self.end);
+        let at = if self.waits(rig) { 0 } else { NOWHERE };
+        let (lock, held) = rig
+            .lane
+            .locks
+            .acquire(holder, at + self.start, at + self.end);
         self.lock = Some(lock);
         if held { self.locked(rig, index) } else { None }
+    }
+
+    /// Whether the unit waits for writes in its range: it always does.
+    fn waits(&self, rig: &SyncRig<'_>) -> bool {
+        // M14 (2f73d3c55d09): a resync did not wait for writes that were on their way, and put old
+        // data over theirs. M53 (133d4527eab8): a rebuild began while writes that did not know the
+        // new member were on their way.
+        let overtakes = match self.action {
+            SyncAction::Recover => Exhibit::M53,
+            _ => Exhibit::M14,
+        };
+        !rig.io.museum.on(overtakes)
     }
 
     pub fn unlock(self, rig: &mut SyncRig<'_>) {
@@ -138,7 +153,7 @@ impl Unit {
     fn read(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
         let slots = self.geometry.raid_disks();
         let mut readable: SmallVec<[u16; 16]> = (0..slots)
-            .filter(|slot| !self.unreadable.contains(slot) && !self.is_target(rig, *slot))
+            .filter(|slot| !self.columns.unreadable().contains(slot) && !self.is_target(rig, *slot))
             .filter(|slot| {
                 let column = rig.epoch.column(*slot);
                 rig.cover.locked_access(column, self.start, self.end) == Access::Usable
@@ -146,33 +161,31 @@ impl Unit {
             .collect();
         let mirrored = matches!(*self.geometry, Geometry::Mirrored { .. });
         let missing = usize::from(slots) - readable.len();
+        if readable.is_empty() && rig.io.museum.on(Exhibit::M19) {
+            // M19 (b7c178d9e57c): a check that could not read any member went on to compare.
+            return self.write(rig, index);
+        }
         if readable.is_empty() || (!mirrored && missing > usize::from(self.geometry.redundancy())) {
-            return Some(self.unreadable_range());
+            return Some(self.unreadable_range(rig));
         }
         // The source is the leg that host reads see: one in sync, the first of them.
         readable.sort_by_key(|slot| !rig.epoch.column(*slot).is_some_and(|c| c.in_sync));
+        if rig.io.museum.on(Exhibit::U18) {
+            // U18: the source was another leg than the one hosts had read.
+            readable.reverse();
+        }
         if mirrored && self.action == SyncAction::Recover {
             readable.truncate(1);
         }
-        self.bufs = (0..slots).map(|_| None).collect();
-        self.left = readable.len();
-        self.replan = false;
         self.stage = Stage::Reading;
-        for slot in readable {
-            let column = rig.epoch.column(slot).expect("a usable slot has a member");
-            let sector = column.data_offset_sectors + self.start;
-            let owner = Owner::Sync {
-                unit: index,
-                tag: u32::from(slot),
-            };
-            rig.io.read(
-                column.member,
-                sector,
-                self.end - self.start,
-                self.purpose(),
-                owner,
-            );
-        }
+        let round = Round {
+            epoch: rig.epoch,
+            start_sectors: self.start,
+            len_sectors: self.end - self.start,
+            purpose: self.purpose(),
+        };
+        let owner = |tag| Owner::Sync { unit: index, tag };
+        self.columns.begin(rig.io, &round, readable, owner);
         None
     }
 
@@ -185,8 +198,14 @@ impl Unit {
 
     /// Nobody can invent data, and what was not looked at is not called in sync. Check and repair
     /// have nothing to compare, and go on.
-    fn unreadable_range(&self) -> UnitEnd {
+    fn unreadable_range(&self, rig: &SyncRig<'_>) -> UnitEnd {
+        // M25 (linux-raid 2023-06-02): what could not be read was given up, and the rebuild was
+        // over all the same.
+        let given_up = rig.io.museum.on(Exhibit::M25);
         match self.action {
+            SyncAction::Recover if given_up => UnitEnd::Done {
+                mismatch_sectors: 0,
+            },
             SyncAction::Resync | SyncAction::Recover => UnitEnd::Failed(format!(
                 "member sectors {}..{} cannot be read from enough members",
                 self.start, self.end
@@ -205,22 +224,25 @@ impl Unit {
         (member, result): (MemberId, Result<IoDone, IoError>),
         stopping: bool,
     ) -> Option<UnitEnd> {
+        if self.stage == Stage::Reading {
+            if !self.columns.done(rig.io, tag, member, result) {
+                return None;
+            }
+            let long = self.end - self.start > PART_SECTORS;
+            return match self.columns.has_failed() {
+                _ if stopping || rig.metadata.fault_pending() => Some(UnitEnd::Abandoned),
+                true if long => Some(UnitEnd::Split),
+                true => self.read(rig, index),
+                false => self.write(rig, index),
+            };
+        }
+        assert_eq!(self.stage, Stage::Writing, "no I/O before the lock");
         self.left -= 1;
-        match self.stage {
-            Stage::Locking => unreachable!("no I/O before the lock"),
-            Stage::Reading => self.read_done(rig, tag, member, result),
-            Stage::Writing => self.write_done(rig, tag, member, result),
-        }
-        if self.left > 0 {
-            return None;
-        }
-        match self.stage {
-            Stage::Writing if self.replan => Some(UnitEnd::Abandoned),
-            Stage::Writing => Some(self.over()),
-            _ if stopping || rig.metadata.fault_pending() => Some(UnitEnd::Abandoned),
-            _ if self.replan && self.end - self.start > PART_SECTORS => Some(UnitEnd::Split),
-            _ if self.replan => self.read(rig, index),
-            _ => self.write(rig, index),
+        self.write_done(rig, tag, member, result);
+        match self.left {
+            0 if self.failed => Some(UnitEnd::Abandoned),
+            0 => Some(self.over()),
+            _ => None,
         }
     }
 
@@ -231,12 +253,12 @@ impl Unit {
         member: MemberId,
         result: Result<IoDone, IoError>,
     ) {
+        let unreadable = self.columns.unreadable();
         if let Err(error) = result {
-            rig.io
-                .effects
-                .push(Effect::Fail(member, format!("write failed: {error}")));
-            self.replan = true;
-        } else if self.unreadable.iter().any(|slot| u32::from(*slot) == tag) {
+            let why = format!("write failed: {error}");
+            rig.io.effects.push(Effect::Fail(member, why));
+            self.failed = true;
+        } else if unreadable.iter().any(|slot| u32::from(*slot) == tag) {
             rig.io.effects.push(Effect::Corrected(member));
         }
     }
@@ -247,28 +269,6 @@ impl Unit {
         }
     }
 
-    fn read_done(
-        &mut self,
-        rig: &mut SyncRig<'_>,
-        tag: u32,
-        member: MemberId,
-        result: Result<IoDone, IoError>,
-    ) {
-        let slot = u16::try_from(tag).expect("a slot");
-        match Io::read_result(result) {
-            Ok(buf) => self.bufs[usize::from(slot)] = Some(buf),
-            Err(error) => {
-                if error == IoError::Gone {
-                    rig.io
-                        .effects
-                        .push(Effect::Fail(member, "the device is gone".into()));
-                }
-                self.unreadable.push(slot);
-                self.replan = true;
-            }
-        }
-    }
-
     /// Everything is read: compares, computes, and writes what has to be written.
     fn write(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
         let mends = match &*self.geometry.clone() {
@@ -276,7 +276,7 @@ impl Unit {
             Geometry::Parity(map) => self.parity_mends(rig, map),
             Geometry::Striped(_) => unreachable!("nothing to sync without redundancy"),
         };
-        self.bufs.clear();
+        let _ = self.columns.take();
         self.stage = Stage::Writing;
         for mend in mends {
             let Some(column) = rig.epoch.column(mend.slot) else {
@@ -288,7 +288,7 @@ impl Unit {
                 "a sync write outside its window ({:?})",
                 window.lock
             );
-            let rewrite = self.unreadable.contains(&mend.slot);
+            let rewrite = self.columns.unreadable().contains(&mend.slot);
             let purpose = if rewrite {
                 Purpose::Rewrite
             } else {
@@ -319,23 +319,26 @@ impl Unit {
     fn wholly(&self, rig: &SyncRig<'_>) -> SmallVec<[u16; 4]> {
         let slots = 0..self.geometry.raid_disks();
         let mut all: SmallVec<[u16; 4]> = slots.filter(|s| self.is_target(rig, *s)).collect();
-        let unreadable = self.unreadable.iter().copied();
+        let unreadable = self.columns.unreadable().iter().copied();
         all.extend(unreadable.filter(|s| rig.epoch.column(*s).is_some_and(|c| c.in_sync)));
         all
     }
 
     fn mirror_mends(&mut self, rig: &SyncRig<'_>) -> Vec<Mend> {
-        let bufs = std::mem::take(&mut self.bufs);
-        let mut bufs: Vec<(u16, Slice)> = bufs
+        let read = self.columns.take();
+        let mut bufs: Vec<(u16, Slice)> = read
             .into_iter()
             .enumerate()
             .filter_map(|(slot, buf)| Some((slot as u16, buf?.freeze())))
             .collect();
         let in_sync = |slot: u16| rig.epoch.column(slot).is_some_and(|c| c.in_sync);
-        let first = bufs
+        let mut first = bufs
             .iter()
             .position(|(slot, _)| in_sync(*slot))
             .unwrap_or(0);
+        if rig.io.museum.on(Exhibit::U18) {
+            first = bufs.len() - 1;
+        }
         let (_, source) = bufs.remove(first);
         let mut mends = Vec::new();
         for slot in self.wholly(rig) {
@@ -395,7 +398,8 @@ impl Unit {
         let lo = (from - self.start) as usize * 512;
         let hi = (to - self.start) as usize * 512;
         let mut column: Vec<Option<&[u8]>> = self
-            .bufs
+            .columns
+            .columns()
             .iter()
             .map(|b| b.as_ref().map(|b| &b.as_slice()[lo..hi]))
             .collect();
@@ -406,7 +410,10 @@ impl Unit {
             .iter()
             .map(|slot| (*slot, rig.io.pool.take(hi - lo)))
             .collect();
-        if !filled.is_empty() {
+        // M31 (4f4fd7c5798b): with one member of a RAID6 lost, its buffer was written before
+        // anything had been computed into it.
+        let unfilled = row.q.is_some() && lost.len() == 1 && rig.io.museum.on(Exhibit::M31);
+        if !filled.is_empty() && !unfilled {
             let mut wanted: SmallVec<[(u16, &mut [u8]); 2]> = filled
                 .iter_mut()
                 .map(|(slot, buf)| (*slot, buf.as_mut_slice()))

@@ -9,6 +9,7 @@ mod command;
 mod control;
 mod event;
 mod ids;
+mod museum;
 mod slab;
 mod sync_action;
 mod time;
@@ -20,6 +21,9 @@ pub use event::{
     Completion, Event, Extent, IoDone, IoError, Reply, Request, RequestError, RequestOp, Timer,
 };
 pub use ids::{ControlId, Events, IoId, MemberId, RequestId, Slot};
+#[cfg(feature = "museum")]
+pub use museum::MARKER;
+pub use museum::{Exhibit, Museum};
 pub use slab::Slab;
 pub use sync_action::SyncAction;
 pub use time::{Instant, Now, Span};

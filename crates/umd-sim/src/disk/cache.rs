@@ -133,9 +133,10 @@ impl Cache {
     }
 
     /// A flush that failed: of what was done before `mark` completions nobody knows what reached
-    /// the medium; the cache has forgotten it.
-    pub fn flush_failed(&mut self, image: &mut Image, mark: u64, rng: &mut Rng) {
+    /// the medium; the cache has forgotten it. Gives the sectors that lost something.
+    pub fn flush_failed(&mut self, image: &mut Image, mark: u64, rng: &mut Rng) -> Vec<u64> {
         let lost_permille = rng.pick(&[1000, 500, 100]);
+        let mut forgotten = Vec::new();
         let mut fate = BTreeMap::new();
         self.sectors.retain(|&sector, versions| {
             let mut kept = Vec::new();
@@ -145,7 +146,9 @@ impl Cache {
                     && *fate
                         .entry(write.number)
                         .or_insert_with(|| rng.permille(lost_permille));
-                if !lost {
+                if lost {
+                    forgotten.push(sector);
+                } else {
                     kept.push(write);
                 }
             }
@@ -153,6 +156,7 @@ impl Cache {
             Cache::settle(versions, image, sector, |write| write.done.get() < mark);
             !versions.is_empty()
         });
+        forgotten
     }
 
     /// A FUA write is complete: its sectors are durable.
@@ -195,6 +199,16 @@ impl Cache {
                 }
             }
             if let Some(write) = survivor {
+                image.put(sector, write.content(sector));
+            }
+        }
+    }
+
+    /// The power goes: of each sector the newest version that is kept is on the medium, the cache
+    /// is empty.
+    pub fn cut_where(&mut self, image: &mut Image, keep: impl Fn(&Write) -> bool) {
+        for (sector, versions) in std::mem::take(&mut self.sectors) {
+            if let Some(write) = versions.iter().rev().find(|write| keep(write)) {
                 image.put(sector, write.content(sector));
             }
         }

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::rng::mix;
 use crate::stamp::SECTOR;
 
 /// Sectors of a page.
@@ -72,6 +73,22 @@ impl Image {
     /// The mark of the page that holds a sector.
     pub fn mark(&self, sector: u64) -> u64 {
         self.marks[(sector / PAGE_SECTORS) as usize]
+    }
+
+    /// A hash of the content.
+    pub fn digest(&self) -> u64 {
+        let mut sum = self.sectors;
+        for (number, page) in self.pages.iter().enumerate() {
+            let Some(page) = page else { continue };
+            sum = mix(sum ^ number as u64);
+            for word in page.chunks_exact(8) {
+                let word = u64::from_le_bytes(word.try_into().expect("eight bytes"));
+                sum = (sum ^ word)
+                    .wrapping_mul(0x2545_f491_4f6c_dd1d)
+                    .rotate_left(29);
+            }
+        }
+        mix(sum)
     }
 
     /// Replaces one sector; `None` writes zeros. A page of zeros becomes a hole with its last

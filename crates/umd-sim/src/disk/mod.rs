@@ -11,6 +11,7 @@
 //! the world and strike the next operation they fit.
 
 mod cache;
+mod fate;
 mod image;
 
 use std::cell::Cell;
@@ -21,6 +22,7 @@ use umd_core::array::{Extent, IoDone, IoError, IoOp, Purpose};
 use umd_core::value::{Buf, Instant, Span, slices_len};
 
 pub use cache::{Cache, Cut, Write};
+pub use fate::Stand;
 pub use image::{Image, PAGE_SECTORS};
 
 use crate::rng::Rng;
@@ -109,12 +111,15 @@ pub struct SimDisk {
     cache: Cache,
     flying: BTreeMap<u64, Flying>,
     bad: BTreeSet<u64>,
+    /// What failed flushes lost since the disk was last at rest.
+    forgotten: BTreeSet<u64>,
     armed: Vec<Armed>,
     power: Power,
     latency: Latency,
     rng: Rng,
     writes: u64,
     completions: u64,
+    plain: bool,
 }
 
 fn is_metadata(purpose: Purpose) -> bool {
@@ -129,12 +134,14 @@ impl SimDisk {
             cache: Cache::default(),
             flying: BTreeMap::new(),
             bad: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             armed: Vec::new(),
             power: Power::On,
             latency,
             rng,
             writes: 0,
             completions: 0,
+            plain: false,
         }
     }
 
@@ -206,6 +213,11 @@ impl SimDisk {
         self.bad.clear();
     }
 
+    /// Sectors of which failed flushes lost something since the disk was last at rest.
+    pub fn forgotten(&self) -> &BTreeSet<u64> {
+        &self.forgotten
+    }
+
     /// Whether it answers.
     pub fn power(&self) -> Power {
         self.power
@@ -247,6 +259,9 @@ impl SimDisk {
             IoOp::Write { .. } | IoOp::WriteZeroes { .. } => self.latency.write_ns,
             IoOp::Flush => self.latency.flush_ns,
         };
+        if self.plain {
+            return mean.max(10);
+        }
         let spike = self.rng.permille(self.latency.spike_permille);
         let factor = if spike { self.latency.spike_factor } else { 1 };
         let length = self.rng.spread(mean.max(10)).saturating_mul(factor);
@@ -301,7 +316,7 @@ impl SimDisk {
                 offset_sectors,
                 mut buf,
             } => {
-                let sampled = self.rng.coin() && fate == Fate::Well;
+                let sampled = !self.plain && self.rng.coin() && fate == Fate::Well;
                 if sampled {
                     self.fill(offset_sectors, &mut buf);
                 }
@@ -369,7 +384,7 @@ impl SimDisk {
             done: Cell::new(u64::MAX),
         });
         let mut applied = BTreeSet::new();
-        if self.power == Power::On {
+        if self.power == Power::On && !self.plain {
             match self.rng.below(8) {
                 0 => applied = (offset_sectors..write.end_sectors()).collect(),
                 1 => applied = self.tear(&write),
@@ -501,8 +516,10 @@ impl SimDisk {
         match fate {
             Fate::Gone => return Err(IoError::Gone),
             Fate::FlushLost | Fate::Media => {
-                self.cache
+                let lost = self
+                    .cache
                     .flush_failed(&mut self.image, mark, &mut self.rng);
+                self.forgotten.extend(lost);
                 return Err(IoError::Other("flush failed".into()));
             }
             Fate::Well => self.cache.flush(&mut self.image, mark),
@@ -575,6 +592,7 @@ impl SimDisk {
     fn rest(&mut self) {
         self.flying.clear();
         self.armed.clear();
+        self.forgotten.clear();
         self.power = Power::On;
     }
 }

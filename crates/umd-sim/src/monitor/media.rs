@@ -65,7 +65,6 @@ impl Agreed {
 pub struct Media<'a> {
     geometry: &'a Geometry,
     columns: Vec<Option<Column<'a>>>,
-    doubtful: bool,
     agreed: &'a Agreed,
 }
 
@@ -77,17 +76,15 @@ fn matters(write: &Write) -> bool {
 }
 
 impl<'a> Media<'a> {
-    /// The media of these members, by slot. `doubtful`: parity is not judged.
+    /// The media of these members, by slot.
     pub fn new(
         geometry: &'a Geometry,
         columns: Vec<Option<Column<'a>>>,
-        doubtful: bool,
         agreed: &'a Agreed,
     ) -> Media<'a> {
         Media {
             geometry,
             columns,
-            doubtful,
             agreed,
         }
     }
@@ -212,7 +209,7 @@ impl<'a> Media<'a> {
             (Some(column), Needs::Rebuilt(member)) if column.member == member => true,
             (Some(column), _) => column.valid_below >= at + len,
         });
-        if !all_valid || self.doubtful {
+        if !all_valid {
             return true;
         }
         let column = |slot: usize| self.columns[slot].as_ref().expect("all are valid");

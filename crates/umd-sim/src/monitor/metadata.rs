@@ -13,7 +13,7 @@ use crate::metaview::SuperView;
 use crate::stamp::SECTOR;
 
 /// The bytes of a write, in one piece.
-fn bytes_of(op: &IoOp) -> Option<Vec<u8>> {
+pub(super) fn bytes_of(op: &IoOp) -> Option<Vec<u8>> {
     match op {
         IoOp::Write { data, .. } => {
             let mut bytes = Vec::new();
@@ -157,7 +157,8 @@ impl Monitor {
                 let at = index * SECTOR + place.byte;
                 let new = bytes.as_ref().map_or(0, |bytes| bytes[at]);
                 let cleared = old[place.byte] & place.mask != 0 && new & place.mask == 0;
-                if !cleared || !self.is_set_everywhere(scene, bit) {
+                let judged = !self.half_set.contains(&bit) && self.is_set_everywhere(scene, bit);
+                if !cleared || !judged {
                     continue;
                 }
                 let region = bit * bitmap.chunk_sectors..(bit + 1) * bitmap.chunk_sectors;
@@ -211,7 +212,8 @@ impl Monitor {
                 .writes_in_flight()
                 .any(|write| write.purpose == Purpose::Super)
         });
-        if busy || !self.is_redundant() {
+        // Who carried the highest may have failed just now: that is about to be recorded.
+        if busy || !self.is_redundant() || !self.failed.is_empty() {
             return Ok(());
         }
         let events = |view: &super::MemberView| {
@@ -267,6 +269,6 @@ impl Monitor {
                 valid_below,
             });
         }
-        Media::new(&self.geometry, columns, self.doubtful, &self.agreed)
+        Media::new(&self.geometry, columns, &self.agreed)
     }
 }

@@ -11,8 +11,10 @@
 //! rule was broken long before a wrong byte is read. The rules are numbered as in the research
 //! notes; what each one means stands at [`Rule`].
 
+mod half_set;
 mod media;
 mod metadata;
+mod mirror;
 mod order;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +46,8 @@ pub enum Rule {
     /// G4: between the moment a failure is known and the moment it is recorded durably on every
     /// survivor, no data goes to survivors and nothing is answered.
     Quarantine,
-    /// G5: data is read only from where it is valid.
+    /// G5: data is read only from where it is valid; where legs of a mirror differ, from one of
+    /// them, and that one is kept.
     Source,
     /// G6: two writes to overlapping sectors of one member are never in flight together.
     Overlap,
@@ -180,12 +183,14 @@ pub struct Monitor {
     recorded: BTreeSet<MemberId>,
     /// Completion counts of all disks when a host flush or FUA write was handed over.
     marks: BTreeMap<u64, Vec<u64>>,
-    /// P and Q may disagree for good: the user insisted on starting an unclean degraded RAID6.
-    doubtful: bool,
+    /// Relative sectors in which the legs of a mirror differ, with the leg that hosts have read.
+    legs: BTreeMap<u64, MemberId>,
     /// Parity that was compared before.
     agreed: media::Agreed,
     stopped: bool,
     checks: u64,
+    /// Bits that a crash has left set on some members only, and that nobody has set since.
+    half_set: BTreeSet<u64>,
 }
 
 /// Names an I/O in messages.
@@ -241,16 +246,12 @@ impl Monitor {
             failed: BTreeMap::new(),
             recorded: BTreeSet::new(),
             marks: BTreeMap::new(),
-            doubtful: false,
+            legs: BTreeMap::new(),
             agreed: media::Agreed::default(),
             stopped: false,
             checks: 0,
+            half_set: BTreeSet::new(),
         }
-    }
-
-    /// The user insisted: parity may disagree with itself from now on and is not judged.
-    pub fn doubt_parity(&mut self) {
-        self.doubtful = true;
     }
 
     /// A device was handed to the running array.
@@ -343,9 +344,20 @@ impl Monitor {
                 self.check_intent(scene, view, &range, &what)
             }
             (Purpose::Data | Purpose::Preread | Purpose::Resync, false) => {
-                self.check_source(scene, view, io, &range, &what)
+                self.check_source(scene, view, io, &range, &what)?;
+                match io.purpose {
+                    Purpose::Data => self.check_leg(scene, view, io, &range, &what),
+                    _ => Ok(()),
+                }
             }
-            (Purpose::Bitmap, true) => self.check_bitmap_write(scene, io, &range, &what),
+            (Purpose::Resync | Purpose::Scrub, true) => {
+                self.check_kept(scene, view, io, &range, &what)
+            }
+            (Purpose::Bitmap, true) => {
+                self.check_bitmap_write(scene, io, &range, &what)?;
+                self.learn_bits(scene, io);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -380,6 +392,11 @@ impl Monitor {
         if let ([last], 1) = (in_sync.as_slice(), self.geometry.level) {
             self.failed.remove(last);
         }
+    }
+
+    /// Whether the member failed, and superblocks may not say so yet.
+    pub fn is_unrecorded(&self, member: MemberId) -> bool {
+        self.failed.contains_key(&member)
     }
 
     /// The engine gives a member up.

@@ -131,6 +131,8 @@ impl Monitor {
             let ignorant = self
                 .active(scene.status)
                 .filter(|(other, _, _)| *other != id && !self.failed.contains_key(other))
+                // The failed device itself, back again: nobody asks it about itself.
+                .filter(|(_, _, view)| view.number != Some(number))
                 .find(|(_, _, view)| {
                     Monitor::durable_super(view, scene.disks)
                         .is_none_or(|sb| sb.role(number).is_some())

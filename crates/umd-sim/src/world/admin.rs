@@ -1,21 +1,21 @@
 //! The administrator.
 
 use umd_core::array::{
-    Control, ControlError, ControlReply, Event, MemberRole, NewMember, SyncRequest,
+    Control, ControlError, ControlReply, Event, MemberRole, MemberStatus, NewMember, SyncRequest,
 };
 use umd_core::sync::SyncAction;
-use umd_core::value::{ControlId, MemberId};
+use umd_core::value::{ControlId, MemberId, Slot};
 
 use super::{Ev, World};
 use crate::disk::{Cut, Power};
-use crate::metaview::super_sector;
+use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{MemberView, Rule, Verdict, Violation};
 use crate::options::Action;
 use crate::shipped::superblock_on;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Request {
+pub(crate) enum Request {
     Fail(MemberId),
     Remove(MemberId),
     Add { disk: usize, back: bool },
@@ -42,7 +42,10 @@ impl World<'_> {
         let pause = self.admin_rng.spread(base);
         self.after(pause, Ev::Admin);
         match self.choose(action) {
-            Some(request) => self.ask(request),
+            Some(request) => {
+                self.record_action(request);
+                self.ask(request)
+            }
             None => Ok(()),
         }
     }
@@ -50,7 +53,13 @@ impl World<'_> {
     fn choose(&mut self, action: Action) -> Option<Request> {
         match action {
             Action::Fail => {
-                let member = self.any_member(|role| role != MemberRole::Faulty)?;
+                let recovering = |role| matches!(role, MemberRole::Recovering { .. });
+                let half = self
+                    .admin_rng
+                    .coin()
+                    .then(|| self.any_member(recovering))
+                    .flatten();
+                let member = half.or_else(|| self.any_member(|role| role != MemberRole::Faulty))?;
                 let disk = self.live().members[&member];
                 self.doom(disk).then_some(Request::Fail(member))
             }
@@ -64,7 +73,8 @@ impl World<'_> {
             }
             Action::ReAdd => {
                 let disk = self.free_disk(true)?;
-                Some(Request::Add { disk, back: true })
+                let back = Request::Add { disk, back: true };
+                Some(self.make_room(disk, back).unwrap_or(back))
             }
             Action::Check => Some(Request::Start(SyncAction::Check)),
             Action::Repair => Some(Request::Start(SyncAction::Repair)),
@@ -72,6 +82,38 @@ impl World<'_> {
             Action::Freeze => Some(Request::Freeze),
             Action::ReadOnly => Some(Request::ReadOnly),
         }
+    }
+
+    /// Whoever puts a disk back may have to take another one out of its slot first.
+    fn make_room(&mut self, disk: usize, back: Request) -> Option<Request> {
+        let at = super_sector(self.options.minor, self.disks[disk].sectors());
+        let sb = self.disks[disk].visible(at).and_then(SuperView::new)?;
+        let slot = sb.role(sb.number())?;
+        let held = |m: &MemberStatus| m.role == MemberRole::InSync && m.slot == Some(Slot(slot));
+        let other = self.live().status.members.iter().find(|m| held(m))?.id;
+        let held_by = *self.live().members.get(&other)?;
+        if !self.admin_rng.coin() || !self.doom(held_by) {
+            return None;
+        }
+        let pause = self.admin_rng.spread(50_000_000);
+        self.after(pause, Ev::Undo(back));
+        Some(Request::Fail(other))
+    }
+
+    /// The administrator takes something back, or goes on with it.
+    pub(super) fn undo(&mut self, request: Request) -> Verdict {
+        match request {
+            Request::Add { disk, .. } if !self.is_free(disk) || !self.live().phase.is_work() => {
+                Ok(())
+            }
+            request => self.ask(request),
+        }
+    }
+
+    fn is_free(&self, disk: usize) -> bool {
+        let live = self.live();
+        let used = live.members.values().any(|used| *used == disk);
+        !used && !live.ios.values().any(|info| info.is_on(disk)) && !self.absent[disk]
     }
 
     fn any_member(&mut self, wanted: impl Fn(MemberRole) -> bool) -> Option<MemberId> {
@@ -88,11 +130,8 @@ impl World<'_> {
 
     /// A disk that is no member and can be one. A vanished one is plugged in again.
     fn free_disk(&mut self, carries: bool) -> Option<usize> {
-        let live = self.live.as_ref().expect("an array is running");
         let fits: Vec<usize> = (0..self.disks.len())
-            .filter(|disk| !live.members.values().any(|used| used == disk))
-            .filter(|&disk| !live.ios.values().any(|info| info.is_on(disk)))
-            .filter(|&disk| !self.absent[disk] && (!carries || self.carries[disk]))
+            .filter(|&disk| self.is_free(disk) && (!carries || self.carries[disk]))
             .collect();
         if fits.is_empty() {
             return None;
@@ -175,6 +214,8 @@ impl World<'_> {
             let text = format!("control {id:?} was answered and is not pending");
             return Err(Violation::new(Rule::Lifetime, text));
         };
+        let error = result.as_ref().err().map(ToString::to_string);
+        self.manual.control_answered(id, error);
         match (request, result) {
             (Request::Added { member }, Err(_)) => {
                 let live = self.live_mut();
@@ -190,7 +231,7 @@ impl World<'_> {
             (Request::ReadOnly, answer) => {
                 self.live_mut().read_only |= answer.is_ok();
                 let pause = self.admin_rng.spread(200_000_000);
-                self.after(pause, Ev::Undo(Request::ReadWrite));
+                self.undo_after(pause, Request::ReadWrite);
             }
             (Request::ReadWrite, Ok(_)) => {
                 // Another wish to be read-only may be on its way.
@@ -203,7 +244,7 @@ impl World<'_> {
             (Request::Freeze, Ok(_)) => {
                 self.live_mut().frozen = true;
                 let pause = self.admin_rng.spread(2_000_000_000);
-                self.after(pause, Ev::Undo(Request::Thaw));
+                self.undo_after(pause, Request::Thaw);
             }
             (Request::Thaw | Request::Idle, Ok(_)) => self.live_mut().frozen = false,
             (Request::Stop | Request::ReadWrite | Request::Thaw, Err(error)) => {
@@ -213,5 +254,12 @@ impl World<'_> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Takes something back later; a script does that itself.
+    fn undo_after(&mut self, pause: u64, request: Request) {
+        if !self.manual.on {
+            self.after(pause, Ev::Undo(request));
+        }
     }
 }

@@ -6,29 +6,29 @@
 use std::collections::BTreeSet;
 
 use umd_core::array::{MemberRole, Purpose};
-use umd_core::value::Span;
+use umd_core::value::{MemberId, Span};
 
 use super::{Ev, World};
 use crate::disk::{Armed, PAGE_SECTORS, Power};
 use crate::layout::{Place, parity_agrees};
 use crate::monitor::Verdict;
 use crate::options::{Fault, Trigger};
+use crate::program::Broken;
+use crate::rng::mix;
 use crate::stamp::SECTOR;
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
 
 /// What is broken, or will be.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Atlas {
     /// Disks whose loss is under way and that the engine may not have noticed.
-    doomed: BTreeSet<usize>,
+    pub(super) doomed: BTreeSet<usize>,
     /// Relative pages (of parity arrays) in which a crash may have left parity that does not agree
     /// with data.
     holes: BTreeSet<u64>,
     /// More broke than redundancy covers.
-    exceeded: bool,
-    /// A start was insisted on: parity may be wrong from then on.
-    forced: bool,
+    pub(super) exceeded: bool,
 }
 
 impl Atlas {
@@ -37,9 +37,10 @@ impl Atlas {
         self.exceeded
     }
 
-    /// Whether parity may be wrong for good.
-    pub(super) fn forced(&self) -> bool {
-        self.forced
+    /// A hash of all it knows that outlives a boot.
+    pub(super) fn digest(&self) -> u64 {
+        let flags = u64::from(self.exceeded);
+        self.holes.iter().fold(flags, |sum, page| mix(sum ^ page))
     }
 
     /// The disk is no member any more.
@@ -68,31 +69,34 @@ impl World<'_> {
     }
 
     /// Members in sync that nothing is under way against.
-    fn sound(&self) -> usize {
+    pub(super) fn sound(&self) -> usize {
         let sound = |(_, disk): &(u16, usize)| {
             !self.atlas.doomed.contains(disk) && self.disks[*disk].power() == Power::On
         };
         self.in_sync().iter().filter(|slot| sound(slot)).count()
     }
 
-    fn needed(&self) -> usize {
+    pub(super) fn needed(&self) -> usize {
         usize::from(self.geometry.slots - self.geometry.redundancy())
     }
 
-    fn any_damage(&self) -> bool {
+    pub(super) fn any_damage(&self) -> bool {
         self.in_sync()
             .iter()
             .any(|(_, disk)| !self.disks[*disk].damaged().is_empty())
     }
 
     /// Whether redundancy covers the loss of this disk now.
-    fn covers_loss(&mut self, disk: usize) -> bool {
+    pub(super) fn covers_loss(&mut self, disk: usize) -> bool {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return true;
         }
         let lost = self.disks[disk].power() != Power::On;
         let already = lost || self.atlas.doomed.contains(&disk);
-        self.sound() - usize::from(!already) >= self.needed() && !self.any_damage()
+        // What it cannot read any more is lost with it, and not twice.
+        let damage = |(_, d): &(u16, usize)| *d != disk && !self.disks[*d].damaged().is_empty();
+        let elsewhere = self.in_sync().iter().any(damage);
+        self.sound() - usize::from(!already) >= self.needed() && !elsewhere
     }
 
     /// Whether the disk may be lost, by the rules of this seed. Remembers it if so.
@@ -131,10 +135,10 @@ impl World<'_> {
         let disks: Vec<usize> = self.live().members.values().copied().collect();
         if !disks.is_empty() {
             let disk = self.fault_rng.pick(&disks);
-            if self.inject(kind, disk) {
-                self.counts.faults += 1;
-                self.note(format_args!("fault {kind:?} on disk {disk}"));
-                self.trigger_by_fault();
+            let struck = self.strike_disk(kind, disk);
+            if struck && kind == Fault::Latent && self.fault_rng.permille(300) {
+                // Nor can what is unreadable be written again.
+                self.strike_disk(Fault::WriteError, disk);
             }
         }
         let pause = self
@@ -144,30 +148,71 @@ impl World<'_> {
         Ok(())
     }
 
-    fn inject(&mut self, kind: Fault, disk: usize) -> bool {
+    fn strike_disk(&mut self, kind: Fault, disk: usize) -> bool {
+        let Some(broken) = self.choose_fault(kind, disk) else {
+            return false;
+        };
+        self.record_fault(broken);
+        self.break_it(broken);
+        self.counts.faults += 1;
+        self.note(format_args!("fault {kind:?} on disk {disk}"));
+        self.trigger_by_fault();
+        true
+    }
+
+    /// Faults and administrators like to come while a sync runs.
+    pub(super) fn sync_started(&mut self) {
+        if !self.options.faults.is_empty() && self.fault_rng.permille(300) {
+            let delay = self.fault_rng.spread(1_000_000);
+            self.after(delay, Ev::Fault);
+        }
+        if !self.options.actions.is_empty() && self.admin_rng.permille(300) {
+            let delay = self.admin_rng.spread(1_000_000);
+            self.after(delay, Ev::Admin);
+        }
+    }
+
+    /// The fault in all its details, if it may strike.
+    fn choose_fault(&mut self, kind: Fault, disk: usize) -> Option<Broken> {
+        if !self.may_break(kind, disk) {
+            return None;
+        }
+        Some(match kind {
+            Fault::Latent => self.choose_damage(disk)?,
+            Fault::Hiccup => {
+                let span = Span(self.fault_rng.spread(500_000_000));
+                Broken::Armed(disk, Armed::Hang(span))
+            }
+            Fault::WriteError => Broken::Armed(disk, Armed::WriteError),
+            Fault::MetadataError => Broken::Armed(disk, Armed::MetadataWriteError),
+            Fault::FlushError => Broken::Armed(disk, Armed::FlushError),
+            Fault::Hang => {
+                let span = Span(self.fault_rng.range(60, 200) * 1_000_000_000);
+                Broken::Armed(disk, Armed::Hang(span))
+            }
+            Fault::Gone => Broken::Gone(disk),
+        })
+    }
+
+    /// Whether a fault of this kind may strike the disk, by the rules of this seed. Enters it in
+    /// the atlas if so.
+    pub(super) fn may_break(&mut self, kind: Fault, disk: usize) -> bool {
         if self.disks[disk].power() != Power::On || self.disks[disk].is_armed() {
             return false;
         }
-        if kind == Fault::Latent {
-            return self.damage(disk);
-        }
-        if kind == Fault::Hiccup {
-            let span = Span(self.fault_rng.spread(500_000_000));
-            self.disks[disk].arm(Armed::Hang(span));
-            return true;
-        }
-        if !self.doom(disk) {
-            return false;
-        }
         match kind {
-            Fault::WriteError => self.disks[disk].arm(Armed::WriteError),
-            Fault::MetadataError => self.disks[disk].arm(Armed::MetadataWriteError),
-            Fault::FlushError => self.disks[disk].arm(Armed::FlushError),
-            Fault::Hang => {
-                let span = Span(self.fault_rng.range(60, 200) * 1_000_000_000);
-                self.disks[disk].arm(Armed::Hang(span));
-            }
-            _ => {
+            Fault::Hiccup => true,
+            Fault::Latent => self.may_damage(disk),
+            _ => self.doom(disk),
+        }
+    }
+
+    /// The fault strikes.
+    pub(super) fn break_it(&mut self, broken: Broken) {
+        match broken {
+            Broken::Armed(disk, armed) => self.disks[disk].arm(armed),
+            Broken::Damaged { disk, at, len } => self.disks[disk].damage(at, len),
+            Broken::Gone(disk) => {
                 let ends = self.disks[disk].vanish(self.now);
                 for (io, due) in ends {
                     let io = umd_core::value::IoId(io);
@@ -175,19 +220,24 @@ impl World<'_> {
                 }
             }
         }
-        true
     }
 
-    /// Makes sectors of a member's data unreadable.
-    fn damage(&mut self, disk: usize) -> bool {
-        let Some((slot, _)) = self.in_sync().into_iter().find(|(_, d)| *d == disk) else {
+    /// Whether sectors of a member's data may become unreadable.
+    fn may_damage(&mut self, disk: usize) -> bool {
+        if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return false;
-        };
+        }
         let covered = self.sound() > self.needed() && !self.any_damage();
         if !(covered || self.options.beyond) || self.has_holes() {
             return false;
         }
         self.atlas.exceeded |= !covered;
+        true
+    }
+
+    /// Sectors of a member's data.
+    fn choose_damage(&mut self, disk: usize) -> Option<Broken> {
+        let (slot, _) = self.in_sync().into_iter().find(|(_, d)| *d == disk)?;
         let live = self.live();
         let member = live
             .status
@@ -198,9 +248,8 @@ impl World<'_> {
         let used = self.geometry.member_sectors[usize::from(slot)];
         let rng = &mut self.fault_rng;
         let len = rng.pick(&[1, 8, 8, 64, 256]).min(used);
-        let at = rng.below(used - len + 1);
-        self.disks[disk].damage(offset + at, len);
-        true
+        let at = offset + rng.below(used - len + 1);
+        Some(Broken::Damaged { disk, at, len })
     }
 
     /// Relative pages with host writes unanswered, in flight, or volatile on any member.
@@ -234,6 +283,9 @@ impl World<'_> {
                     add(write.offset_sectors, write.end_sectors());
                 }
             }
+            for &sector in self.forgotten_by(m.id, disk) {
+                add(sector, sector + 1);
+            }
             if power {
                 for (sector, write) in self.disks[disk].cache().range(0, u64::MAX) {
                     if of_the_host(write.purpose) {
@@ -243,6 +295,27 @@ impl World<'_> {
             }
         }
         pages
+    }
+
+    /// What a failed flush lost of a member that will be believed after a crash: nobody has
+    /// recorded its failure.
+    fn forgotten_by(&self, member: MemberId, disk: usize) -> &BTreeSet<u64> {
+        static NOTHING: BTreeSet<u64> = BTreeSet::new();
+        let live = self.live();
+        let mut members = live.status.members.iter();
+        let failed = members.any(|m| m.id == member && m.role == MemberRole::Faulty);
+        match failed && !live.monitor.is_unrecorded(member) {
+            true => &NOTHING,
+            false => self.disks[disk].forgotten(),
+        }
+    }
+
+    /// Whether a crash now brings back a member that lost what it had answered for.
+    pub(super) fn forgets(&self) -> bool {
+        let members = self.live.iter().flat_map(|live| &live.members);
+        members
+            .into_iter()
+            .any(|(id, disk)| !self.forgotten_by(*id, *disk).is_empty())
     }
 
     /// A crash left these pages in doubt.
@@ -319,7 +392,6 @@ impl World<'_> {
     /// The array was started although parity is in doubt and these slots are missing: what they
     /// held in doubtful rows is lost.
     pub(super) fn give_up(&mut self, missing: &[u16]) {
-        self.atlas.forced = true;
         let holes = std::mem::take(&mut self.atlas.holes);
         for page in &holes {
             let first = page * PAGE_SECTORS;
@@ -343,7 +415,7 @@ impl World<'_> {
     fn trigger_by_fault(&mut self) {
         let (_, trigger) = self.options.boots[usize::from(self.boot)];
         if let Trigger::Fault(delay) = trigger {
-            self.after(delay, Ev::End);
+            self.end_after(delay);
         }
     }
 }

@@ -9,14 +9,17 @@ use umd_format::v1::DeviceFlags;
 use umd_format::{Level, SuperblockV1, Uuid};
 
 use super::atlas::Atlas;
+use super::exact::Record;
+use super::fork::ForkPlan;
 use super::host::Client;
+use super::manual::Manual;
 use super::phases::Phase;
 use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
 use crate::engine::{Candidate, Maker, Refused, Started, now_at};
 use crate::layout::Geometry;
 use crate::metaview::{SuperView, super_sector};
-use crate::monitor::{MemberView, Monitor, Rule, Violation};
+use crate::monitor::{MemberView, Monitor, Rule, Scene, Violation};
 use crate::options::{Options, Trigger};
 use crate::oracle::{Look, Oracle};
 use crate::queue::Queue;
@@ -81,7 +84,11 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
         ctime_seconds: now_at(Instant(0)).wall_seconds,
         level: Level::from_raw(options.level),
         layout: options.layout,
-        chunk_sectors: options.chunk_sectors,
+        // A chunk that is no power of two can be run and not be created: it is put in afterwards.
+        chunk_sectors: match options.chunk_sectors {
+            odd if !odd.is_power_of_two() && odd > 0 => 8,
+            chunk => chunk,
+        },
         size_sectors: None,
         data_offset_sectors: options.data_offset_sectors,
         bitmap: options.bitmap_bytes.map(RegionWish::Bytes),
@@ -95,7 +102,10 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
 /// Creates the array as a user would, straight onto the media. Says which disks are members.
 fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
     let slots = usize::from(options.slots);
-    let created = new_array(&describe(options, rng)).expect("the options describe an array");
+    let mut created = new_array(&describe(options, rng)).expect("the options describe an array");
+    for sb in created.slots.iter_mut().flatten() {
+        sb.fields.chunk_sectors = options.chunk_sectors;
+    }
     let image = created.bitmap_image();
     let mut carries = vec![false; disks.len()];
     let mut sizes = Vec::new();
@@ -179,6 +189,11 @@ impl<'a> World<'a> {
             fault_rng: Rng::new(seed, Stream::Fault(0)),
             admin_rng: Rng::new(seed, Stream::Control(0)),
             setup_rng,
+            manual: Manual::default(),
+            record: Record::default(),
+            program: None,
+            forks: ForkPlan::new(&options),
+            looked: None,
             options,
             maker,
         }
@@ -187,7 +202,9 @@ impl<'a> World<'a> {
     /// Assembles and starts the array. `false`: it was refused, as it may be, and that is the end.
     pub(super) fn start(&mut self) -> Result<bool, Violation> {
         self.atlas.rebooted();
-        self.bring_back_the_newest();
+        if !self.manual.on {
+            self.bring_back_the_newest();
+        }
         let mut chosen: Vec<usize> = (0..self.disks.len())
             .filter(|&disk| self.carries[disk] && !self.absent[disk])
             .filter(|&disk| {
@@ -253,7 +270,11 @@ impl<'a> World<'a> {
         }
     }
 
-    fn try_start(&self, ids: &[(MemberId, usize)], force: bool) -> Result<Started, Refused> {
+    pub(super) fn try_start(
+        &self,
+        ids: &[(MemberId, usize)],
+        force: bool,
+    ) -> Result<Started, Refused> {
         let candidates: Vec<Candidate<'_>> = ids
             .iter()
             .map(|&(id, disk)| Candidate {
@@ -317,6 +338,12 @@ impl<'a> World<'a> {
             phase: Phase::Work { over: false },
             events: 0,
         });
+        let live = self.live.as_mut().expect("it was just set");
+        live.monitor.note_half_set(Scene {
+            disks: &self.disks,
+            status: &live.status,
+            oracle: &self.oracle,
+        });
         let held: BTreeSet<u16> = self.in_sync().into_iter().map(|(slot, _)| slot).collect();
         let missing: Vec<u16> = (0..self.geometry.slots)
             .filter(|s| !held.contains(s))
@@ -324,14 +351,15 @@ impl<'a> World<'a> {
         if forced || (self.has_holes() && !missing.is_empty()) {
             self.give_up(&missing);
         }
-        if self.atlas.forced() && self.options.level == 6 {
-            self.live_mut().monitor.doubt_parity();
-        }
         self.plan_boot();
         self.carry_out(commands)
     }
 
     fn plan_boot(&mut self) {
+        self.record.began = self.now;
+        if self.program.is_some() {
+            return self.plan_program();
+        }
         for n in 0..self.options.workload.clients {
             let pause = self.fault_rng.below(1_000_000);
             self.after(pause, Ev::Client(n));
@@ -347,15 +375,7 @@ impl<'a> World<'a> {
 
     /// The power goes, or the process is killed.
     pub(super) fn crash(&mut self, power: bool) {
-        self.counts.crashes += 1;
-        self.note(format_args!(
-            "{}",
-            if power { "POWER CUT" } else { "KILLED" }
-        ));
-        self.trace.word(if power { 21 } else { 22 });
-        self.prune_holes();
-        let pages = self.pages_at_risk(power);
-        self.open_holes(pages);
+        let lost = self.crash_begins(power);
         let style = self.fault_rng.weighted(&[2, 1, 3, 2, 3]);
         let odd = self.fault_rng.index(self.disks.len());
         for disk in 0..self.disks.len() {
@@ -368,14 +388,33 @@ impl<'a> World<'a> {
             }
             self.absent[disk] = gone && self.fault_rng.permille(400);
         }
-        // Beyond redundancy, hung writes land late and caches that mattered are lost.
-        self.oracle.crashed(power || self.atlas.exceeded());
+        self.oracle.crashed(lost);
         self.live = None;
         self.queue.clear();
     }
 
+    /// The world goes down: what is in doubt is known before anything is lost. Tells whether
+    /// something that was answered and not flushed may be lost.
+    pub(super) fn crash_begins(&mut self, power: bool) -> bool {
+        self.counts.crashes += 1;
+        self.note(format_args!(
+            "{}",
+            if power { "POWER CUT" } else { "KILLED" }
+        ));
+        self.trace.word(if power { 21 } else { 22 });
+        self.prune_holes();
+        let forgets = self.forgets();
+        let pages = self.pages_at_risk(power);
+        self.open_holes(pages);
+        // Beyond redundancy, hung writes land late and caches that mattered are lost.
+        power || forgets || self.atlas.exceeded()
+    }
+
     /// The array was stopped: disks rest, some lose their power.
     pub(super) fn after_stop(&mut self) {
+        if self.manual.on {
+            return self.rest_by_hand();
+        }
         let power = self.fault_rng.coin();
         for disk in 0..self.disks.len() {
             let gone = self.disks[disk].power() == Power::Gone;
@@ -399,12 +438,12 @@ impl<'a> World<'a> {
         if let Trigger::Answers(limit) = trigger
             && self.live().answers == limit
         {
-            self.after(0, Ev::End);
+            self.end_after(0);
         }
     }
 }
 
-fn draw_cut(rng: &mut Rng, style: usize, odd: bool) -> Cut {
+pub(super) fn draw_cut(rng: &mut Rng, style: usize, odd: bool) -> Cut {
     match style {
         0 => Cut::None,
         1 => Cut::All,

@@ -5,6 +5,7 @@ use umd_core::array::{Command, Commands, Control, Event, IoOp, MemberIo, Notice,
 use super::{Ev, IoInfo, World};
 use crate::monitor::{Rule, Scene, Verdict, Violation};
 use crate::rng::mix;
+use crate::script::IoView;
 
 /// An event in one line.
 pub(super) fn show_event(event: &Event) -> String {
@@ -182,9 +183,6 @@ impl World<'_> {
             oracle: &self.oracle,
         };
         live.monitor.settle_failures(scene);
-        if self.atlas.exceeded() {
-            return Ok(());
-        }
         live.monitor.check_events_at_rest(scene)
     }
 
@@ -228,8 +226,9 @@ impl World<'_> {
             io.op,
             IoOp::Write { .. } | IoOp::WriteZeroes { .. } | IoOp::Flush
         );
+        let view = IoView::new(disk, &io);
         let info = IoInfo {
-            disk,
+            view: view.clone(),
             member: io.member,
             writes,
             query: io.purpose == umd_core::array::Purpose::Query,
@@ -242,6 +241,7 @@ impl World<'_> {
         if io.purpose == umd_core::array::Purpose::Super && writes {
             self.carries[disk] = true;
         }
+        self.spring(&view);
         let due = self.disks[disk].submit(self.now, number.0, io.purpose, io.op);
         if let Some(due) = due {
             self.queue.push(due, Ev::Io { disk, io: number });
@@ -259,6 +259,10 @@ impl World<'_> {
                 let text = format!("the array is broken within its redundancy: {why}");
                 Err(Violation::new(Rule::Error, text))
             }
+            Notice::SyncStarted(_) => {
+                self.sync_started();
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -267,6 +271,6 @@ impl World<'_> {
 impl IoInfo {
     /// Whether it is an I/O of this disk.
     pub(super) fn is_on(&self, disk: usize) -> bool {
-        self.disk == disk
+        self.view.disk == disk
     }
 }

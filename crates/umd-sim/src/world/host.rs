@@ -21,7 +21,7 @@ pub(super) struct Client {
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Read,
     Write { fua: bool },
     Trim { fua: bool },
@@ -50,25 +50,34 @@ impl Pending {
 }
 
 /// A request to be made.
-pub(super) struct Plan {
-    pub(super) kind: Kind,
-    pub(super) zero: bool,
-    pub(super) range: Range<u64>,
+pub(crate) struct Plan {
+    pub(crate) kind: Kind,
+    pub(crate) zero: bool,
+    pub(crate) range: Range<u64>,
 }
 
 impl World<'_> {
     pub(super) fn client_acts(&mut self, number: u16) -> Verdict {
         let array = self.geometry.array_sectors();
         let workload = self.options.workload.clone();
+        let late = self.is_long();
         let client = &mut self.live_mut().clients[usize::from(number)];
         if client.left == 0 {
             self.after(0, Ev::Poll);
             return Ok(());
         }
         client.left -= 1;
+        let index = workload.operations - client.left - 1;
         let rng = &mut client.rng;
-        let plan = draw(rng, &workload, number, array);
+        let plan = draw(rng, &workload, number, (array, late));
+        self.record_host(number, index);
         self.request(Some(number), plan)
+    }
+
+    /// Hot spots of large arrays lie at the end, where the bits are not those of the superblock's
+    /// sector.
+    pub(super) fn is_long(&self) -> bool {
+        self.geometry.member_sectors[0] > 16_384
     }
 
     /// Makes a request of the array.
@@ -289,27 +298,51 @@ impl World<'_> {
             self.after(0, Ev::Poll);
             return;
         };
+        if self.program.is_some() {
+            self.after(0, Ev::Poll);
+            return;
+        }
         let workload = &self.options.workload;
         let (think, nap) = (workload.think_ns, workload.nap_permille);
         let live = self.live.as_mut().expect("an array is running");
         let client = &mut live.clients[usize::from(number)];
-        let mut pause = if think == 0 {
-            0
-        } else {
-            client.rng.spread(think)
-        };
-        if client.rng.permille(nap) {
-            pause += client.rng.spread(3_000_000_000);
-        }
+        let pause = draw_pause(&mut client.rng, think, nap);
         self.after(pause, Ev::Client(number));
     }
+}
+
+fn draw_pause(rng: &mut Rng, think_ns: u64, nap_permille: u64) -> u64 {
+    let mut pause = if think_ns == 0 {
+        0
+    } else {
+        rng.spread(think_ns)
+    };
+    if rng.permille(nap_permille) {
+        pause += rng.spread(3_000_000_000);
+    }
+    pause
+}
+
+/// What a client asks for with its operation of this number.
+pub(super) fn plan_of(
+    mut rng: Rng,
+    workload: &crate::options::Workload,
+    number: u16,
+    index: u64,
+    array: (u64, bool),
+) -> Plan {
+    for _ in 0..index {
+        draw(&mut rng, workload, number, array);
+        draw_pause(&mut rng, workload.think_ns, workload.nap_permille);
+    }
+    draw(&mut rng, workload, number, array)
 }
 
 fn draw(
     rng: &mut Rng,
     workload: &crate::options::Workload,
     number: u16,
-    array_sectors: u64,
+    (array_sectors, late): (u64, bool),
 ) -> Plan {
     let fua = rng.permille(workload.fua_permille);
     let (kind, zero) = match rng.weighted(&workload.mix) {
@@ -326,10 +359,12 @@ fn draw(
         true => (u64::from(number) * part, part),
         false => (0, array_sectors),
     };
-    let len = match workload.hot_sectors {
+    let hot = match workload.hot_sectors {
         0 => len,
         hot => len.min(hot),
     };
+    let start = if late { start + len - hot } else { start };
+    let len = hot;
     let align = workload.align_sectors;
     let room = len / align;
     let most = (workload.most_sectors / align).clamp(1, room.max(1));

@@ -14,10 +14,16 @@ mod admin;
 mod atlas;
 mod boot;
 mod commands;
+mod exact;
+mod exhaust;
+mod fork;
 mod host;
+mod manual;
 mod phases;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use umd_core::array::{Event, Status, Timer};
 use umd_core::value::{ControlId, Instant, IoId, MemberId, Pool, RequestId, Span};
@@ -28,13 +34,21 @@ use crate::layout::Geometry;
 use crate::monitor::{Monitor, Rule, Verdict, Violation};
 use crate::options::Options;
 use crate::oracle::Oracle;
+use crate::program::Program;
 use crate::queue::Queue;
 use crate::rng::{Rng, Stream};
+use crate::script::IoView;
 use crate::trace::Trace;
 
 use admin::Request as AdminRequest;
 use atlas::Atlas;
+use exact::Record;
+pub use exhaust::Looked;
+use fork::ForkPlan;
 use host::{Client, Pending};
+pub(crate) use host::{Kind, Plan};
+use manual::Manual;
+pub use manual::{Ambush, Strike};
 use phases::Phase;
 
 /// What happens.
@@ -52,6 +66,8 @@ enum Ev {
     Admin,
     /// The administrator takes something back.
     Undo(AdminRequest),
+    /// An item of the program is due.
+    Item(usize),
     /// Look whether the phase is over.
     Poll,
     /// The boot ends as it was drawn.
@@ -62,10 +78,10 @@ enum Ev {
     HostOff,
 }
 
-/// Where a submitted member I/O is.
-#[derive(Debug, Clone, Copy)]
+/// A submitted member I/O.
+#[derive(Debug, Clone)]
 struct IoInfo {
-    disk: usize,
+    view: IoView,
     member: MemberId,
     writes: bool,
     query: bool,
@@ -107,6 +123,10 @@ pub struct Counts {
     pub faults: u64,
     /// Power cuts and kills.
     pub crashes: u64,
+    /// Moments at which crash images were drawn.
+    pub forks: u64,
+    /// Crash images that were looked at. Nothing else here counts what happens on them.
+    pub images: u64,
     /// Assemblies that were refused, as they may be.
     pub refusals: u64,
     /// Sectors of reads that were checked.
@@ -137,6 +157,11 @@ pub struct World<'a> {
     fault_rng: Rng,
     admin_rng: Rng,
     setup_rng: Rng,
+    manual: Manual,
+    record: Record,
+    program: Option<Rc<Program>>,
+    forks: ForkPlan,
+    looked: Option<Rc<RefCell<Looked>>>,
 }
 
 /// More events in one boot than this: something spins.
@@ -177,6 +202,9 @@ impl World<'_> {
     pub fn run(&mut self) -> Verdict {
         for index in 0..self.options.boots.len() {
             self.boot = index as u16;
+            if self.is_skipped() {
+                continue;
+            }
             self.fault_rng = Rng::new(self.options.seed, Stream::Fault(self.boot));
             self.admin_rng = Rng::new(self.options.seed, Stream::Control(self.boot));
             if !self.start()? {
@@ -198,6 +226,7 @@ impl World<'_> {
                 ));
             };
             self.now = self.now.max(due);
+            self.fork_if_due()?;
             let live = self.live_mut();
             live.events += 1;
             if live.events > EVENTS_MAX {
@@ -222,7 +251,8 @@ impl World<'_> {
             Ev::Client(client) => self.client_acts(client),
             Ev::Fault => self.strike(),
             Ev::Admin => self.administrate(),
-            Ev::Undo(request) => self.ask(request),
+            Ev::Undo(request) => self.undo(request),
+            Ev::Item(index) => self.item_is_due(index),
             Ev::Poll => self.poll(),
             Ev::End => self.end_begins(),
             Ev::DiskOff(disk) => {

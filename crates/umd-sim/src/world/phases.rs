@@ -42,6 +42,8 @@ pub(super) enum Phase {
     },
     /// The power is going.
     Ending,
+    /// What happens is said from outside.
+    Manual,
 }
 
 impl Phase {
@@ -80,6 +82,9 @@ impl World<'_> {
     pub(super) fn poll(&mut self) -> Verdict {
         match self.live().phase {
             Phase::Work { over: false } => {
+                if self.is_program_busy() {
+                    return Ok(());
+                }
                 let live = self.live();
                 let busy = live.clients.iter().any(|client| client.left > 0)
                     || live
@@ -88,7 +93,7 @@ impl World<'_> {
                         .any(|pending| pending.client.is_some());
                 if busy { Ok(()) } else { self.work_over() }
             }
-            Phase::Work { over: true } | Phase::Ending => Ok(()),
+            Phase::Work { over: true } | Phase::Ending | Phase::Manual => Ok(()),
             Phase::Settle { since, calm } => self.poll_settle(since, calm),
             Phase::ReadBack { next, degraded } => self.poll_read_back(next, degraded),
             Phase::Stopping { since, .. } => {
@@ -104,20 +109,21 @@ impl World<'_> {
     fn work_over(&mut self) -> Verdict {
         self.live_mut().phase = Phase::Work { over: true };
         self.note(format_args!("hosts are done"));
+        self.record_over();
         let (ending, trigger) = self.options.boots[usize::from(self.boot)];
         match (ending, trigger) {
             (Ending::Stop, _) => self.settle(),
             (_, Trigger::Stop(delay)) => {
-                self.after(delay, Ev::End);
+                self.end_after(delay);
                 self.stop(false)
             }
             (_, Trigger::Idle(delay)) => {
-                self.after(delay, Ev::End);
+                self.end_after(delay);
                 Ok(())
             }
             _ => {
                 let delay = self.fault_rng.spread(5_000_000);
-                self.after(delay, Ev::End);
+                self.end_after(delay);
                 Ok(())
             }
         }
@@ -126,6 +132,7 @@ impl World<'_> {
     /// The boot ends as it was drawn.
     pub(super) fn end_begins(&mut self) -> Verdict {
         let (ending, _) = self.options.boots[usize::from(self.boot)];
+        self.record_end();
         match ending {
             Ending::Stop => {}
             Ending::Kill => self.crash(false),
@@ -168,7 +175,7 @@ impl World<'_> {
     }
 
     /// Whether anything is still to be done by the array itself.
-    fn is_syncing(&self) -> bool {
+    pub(super) fn is_syncing(&self) -> bool {
         let live = self.live();
         let status = &live.status;
         let role = |wanted: fn(&MemberRole) -> bool| status.members.iter().any(|m| wanted(&m.role));
@@ -251,7 +258,7 @@ impl World<'_> {
         self.stop(!degraded)
     }
 
-    fn stop(&mut self, settled: bool) -> Verdict {
+    pub(super) fn stop(&mut self, settled: bool) -> Verdict {
         let since = self.now;
         self.live_mut().phase = Phase::Stopping { since, settled };
         self.after(STOP_SECONDS * SECOND, Ev::Poll);
@@ -294,9 +301,6 @@ impl World<'_> {
     /// Redundancy agrees on the media.
     fn check_media(&self) -> Verdict {
         let live = self.live();
-        if self.atlas.forced() {
-            return Ok(());
-        }
         let scene = Scene {
             disks: &self.disks,
             status: &live.status,
@@ -351,7 +355,9 @@ impl World<'_> {
                 let place = bitmap.place(bit);
                 medium.sector(start + place.sector)[place.byte] & place.mask != 0
             });
-            if let (Some(bit), true) = (set, whole) {
+            if let (Some(bit), true) = (set, whole)
+                && self.must_be_clear(bit)
+            {
                 return broken(format!(
                     "stopped at rest, but bit {bit} is set in slot {slot}"
                 ));

@@ -15,10 +15,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
     disable_version_flag = true,
     max_term_width = 100
 )]
-#[command(
-    after_help = "mdadm's own ways work too: `umd --create ...`, `umd -E a.img`, \
-    `umd r5 --fail b.img --remove b.img --add c.img`."
-)]
+#[command(after_help = PLACES)]
 pub struct Cli {
     /// Options every command has.
     #[command(flatten)]
@@ -28,17 +25,38 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Over the options every command has, so that they do not stand among its own.
+const COMMON: &str = "Options of every command";
+
+/// Where everything is.
+const PLACES: &str = "\
+The daemon's sockets and log are in $XDG_RUNTIME_DIR/umd; without that variable in /run/umd for
+root, in /tmp/umd-UID for others; or where --runtime-dir says:
+  nbd.sock      all running arrays, as NBD exports by their names
+  control.sock  HTTP and JSON, for programs
+  log           what the daemon had to say since it started
+  serve/        the sockets of each `umd serve`
+
+mdadm's own ways work too: `umd --create ...`, `umd -E a.img`,
+`umd r5 --fail b.img --remove b.img --add c.img`.";
+
+/// Where writes to an overlay go, and how to come back to them.
+const OVERLAY: &str = "\
+With --overlay every write goes to DIR, which is made if need be: two files for each device,
+NAME-HASH.cow with the data and NAME-HASH.map. The next start with the same DIR sees these writes
+again. Without --overlay, or after DIR was removed, the devices are what they were.";
+
 /// Options every command has.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Where the daemon's sockets are [default: $XDG_RUNTIME_DIR/umd, /run/umd for root]
-    #[arg(long, global = true, value_name = "DIR")]
+    /// Sockets and log are here [default: $XDG_RUNTIME_DIR/umd, else /run/umd (root), /tmp/umd-UID]
+    #[arg(long, global = true, value_name = "DIR", help_heading = COMMON)]
     pub runtime_dir: Option<PathBuf>,
     /// Say more
-    #[arg(short, long, global = true, action = ArgAction::Count)]
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = COMMON)]
     pub verbose: u8,
     /// Say less
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = COMMON)]
     pub quiet: bool,
 }
 
@@ -69,7 +87,7 @@ pub enum Command {
     Stop(StopArgs),
     /// Erase the md superblock of devices
     ZeroSuperblock(ZeroArgs),
-    /// Run the household of arrays (commands start it by themselves)
+    /// Run the arrays of all other commands (they start it by themselves)
     Daemon(DaemonArgs),
     /// Show the main job on image files: make, serve, lose a member, rebuild, check
     Demo(DemoArgs),
@@ -79,6 +97,7 @@ pub enum Command {
 
 /// `umd create NAME -l LEVEL -n COUNT DEVICE...`
 #[derive(Debug, Clone, Args)]
+#[command(override_usage = "umd create NAME -l LEVEL -n COUNT [OPTIONS] DEVICE...")]
 pub struct CreateArgs {
     /// Name of the array, then its devices (`missing` for one that is not there)
     #[arg(value_name = "NAME DEVICE")]
@@ -178,7 +197,7 @@ pub struct StartArgs {
     /// Start read-only
     #[arg(short = 'o', long)]
     pub readonly: bool,
-    /// Leave the devices untouched: writes go to copy-on-write files in this directory
+    /// Leave the devices untouched: writes go to copy-on-write files in DIR, see below
     #[arg(long, value_name = "DIR")]
     pub overlay: Option<PathBuf>,
     /// How member I/O is done: auto, io_uring, sync, threads, memory
@@ -188,6 +207,7 @@ pub struct StartArgs {
 
 /// `umd assemble [NAME] DEVICE...`
 #[derive(Debug, Clone, Args)]
+#[command(override_usage = "umd assemble [OPTIONS] [NAME] DEVICE...", after_help = OVERLAY)]
 pub struct AssembleArgs {
     /// Which array, and how.
     #[command(flatten)]
@@ -211,6 +231,7 @@ pub struct AssembleArgs {
 
 /// `umd serve NAME DEVICE... [--nbd ADDRESS]`
 #[derive(Debug, Clone, Args)]
+#[command(override_usage = "umd serve [OPTIONS] [NAME] DEVICE...", after_help = OVERLAY)]
 pub struct ServeArgs {
     /// Which array, and how.
     #[command(flatten)]
@@ -290,23 +311,59 @@ pub struct QueryArgs {
 
 /// `umd manage NAME --fail DEVICE --remove DEVICE --add DEVICE`
 ///
-/// The order of the operations on the command line is the order in which they are done.
+/// The order of the operations on the command line is the order in which they are done. As in
+/// mdadm, an operation is for the devices behind it up to the next operation, and other options
+/// may stand between: `--add --force DEVICE`. That is why an operation may be given no value here;
+/// `change::steps` reads the words in their order.
 #[derive(Debug, Clone, Args)]
+#[command(
+    override_usage = "umd manage NAME [--fail DEVICE...] [--remove DEVICE...] [--add DEVICE...] \
+    [OPTIONS]",
+    after_help = "\
+These are done in the order in which they are typed. Other options may stand anywhere:
+  umd manage r5 --fail b.img --remove b.img --add --force c.img
+Words for --remove instead of devices: failed (all faulty members), detached (those whose file is
+gone)."
+)]
 pub struct ManageArgs {
-    /// The array, and devices for `--add` when they stand right behind it
+    /// The array
     #[arg(value_name = "NAME")]
     pub targets: Vec<String>,
     /// Mark members faulty
-    #[arg(short, long, visible_alias = "set-faulty", num_args = 1.., value_name = "DEVICE")]
+    #[arg(
+        short,
+        long,
+        visible_alias = "set-faulty",
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub fail: Vec<String>,
     /// Take faulty or spare members out (or `failed`: all faulty ones)
-    #[arg(short, long, num_args = 1.., value_name = "DEVICE")]
+    #[arg(
+        short,
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub remove: Vec<String>,
     /// Put devices in: rebuilt at once if a slot is empty, otherwise spares
-    #[arg(short, long, num_args = 1.., value_name = "DEVICE")]
+    #[arg(
+        short,
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub add: Vec<String>,
     /// Put members back that were here before and missed little
-    #[arg(long, num_args = 1.., value_name = "DEVICE")]
+    #[arg(
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
     pub re_add: Vec<String>,
     /// Switch to read-only
     #[arg(short = 'o', long)]

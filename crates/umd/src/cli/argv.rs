@@ -7,6 +7,7 @@
 //! | `-vD r5`                                | `detail -v r5`                        |
 //! | `r5 --fail b.img --add c.img`           | `manage r5 --fail b.img --add c.img`  |
 //! | `r5 --stop`, `r5 -D`                    | `stop r5`, `detail r5`                |
+//! | `--add r5 c.img`                        | `manage --add r5 c.img`               |
 //! | `--readonly r5`, `-w r5`                | `manage r5 --readonly`, ...           |
 
 use std::ffi::OsString;
@@ -73,6 +74,18 @@ const RUN_MODES: &[(&str, char, &str)] = &[
     ("--run", 'R', "--run"),
 ];
 
+/// Options that mean `manage` when they come first, as in mdadm: `--add r5 c.img`.
+const MANAGE_FIRST: &[&str] = &[
+    "--add",
+    "-a",
+    "--re-add",
+    "--fail",
+    "--set-faulty",
+    "-f",
+    "--remove",
+    "-r",
+];
+
 /// The arguments (without the program's name) with mdadm's modes made sub-commands.
 ///
 /// # Errors
@@ -126,6 +139,10 @@ fn mode_first(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         rest.extend(kept.map(OsString::from));
     }
     let Some(command) = command else {
+        let first = rest.first().map(|first| first.to_string_lossy());
+        if first.is_some_and(|first| MANAGE_FIRST.contains(&&*first)) {
+            rest.insert(0, "manage".into());
+        }
         return Ok(rest);
     };
     if let Some(option) = command.strip_prefix("manage ") {
@@ -267,6 +284,9 @@ mod tests {
             "manage /dev/md0 -f b -r b -a c"
         );
         assert_eq!(run("--manage r5 --add c"), "manage r5 --add c");
+        assert_eq!(run("--add r5 c"), "manage --add r5 c");
+        assert_eq!(run("-f r5 b -r b"), "manage -f r5 b -r b");
+        assert_eq!(run("-f --assemble r5 b"), "assemble -f r5 b");
         assert_eq!(run("r5 --stop"), "stop r5");
         assert_eq!(run("r5 -D"), "detail r5");
         assert_eq!(run("r5 --readonly"), "manage r5 --readonly");

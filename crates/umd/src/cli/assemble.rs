@@ -114,10 +114,6 @@ fn overlay_dir(dir: &Path) -> Result<String, Failure> {
     let text = dir
         .to_str()
         .ok_or_else(|| Failure::usage(format!("{} is not a UTF-8 path", dir.display())))?;
-    std::fs::create_dir_all(dir).map_err(|error| {
-        let why = open::os_text(&error);
-        Failure::failed(format!("cannot make the overlay directory {text}: {why}"))
-    })?;
     absolute(text)
 }
 
@@ -247,6 +243,11 @@ fn dry_run(request: &AssembleRequest) -> Result<Vec<String>, ErrorDoc> {
     } else {
         lines.push("nothing would be written before the first change".to_owned());
     }
+    if let Some(dir) = &request.overlay {
+        lines.push(format!(
+            "writes would go to copy-on-write files in {dir} (what they hold is not looked at here)"
+        ));
+    }
     Ok(lines)
 }
 
@@ -269,13 +270,14 @@ pub fn serve(args: &ServeArgs, common: &Common, reach: &Reach) -> Outcome {
         )));
     }
     let nbd = addresses(&args.nbd)?;
-    process::serve(ServeOptions {
+    let served = process::serve(ServeOptions {
         runtime: reach.runtime.clone(),
         must_register: common.runtime_dir.is_some(),
         nbd,
         request,
         quiet: common.quiet,
-    })
+    });
+    served.map_err(|failure| reach.name_holder(failure))
 }
 
 /// Addresses of doors.

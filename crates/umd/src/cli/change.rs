@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use umd_core::value::SECTOR_BYTES;
-use umd_disk::{Engine, MemberFile, Mode};
+use umd_disk::{Engine, Holder, MemberFile, Mode, OpenError};
 use umd_format::place::{Format, SUPERBLOCK_READ_SECTORS, probe_order};
 use umd_format::v1::Unverified;
 use umd_format::v090::SuperblockV090;
@@ -22,7 +22,7 @@ use crate::api::{
 use crate::client::quote;
 use crate::daemon::household::find_in;
 use crate::daemon::open;
-use crate::doc::ArrayDoc;
+use crate::doc::{ArrayDoc, MemberDoc};
 use crate::text::progress::Progress;
 
 /// How often the progress line moves.
@@ -39,33 +39,67 @@ pub struct Step {
     pub write_mostly: bool,
 }
 
-/// The steps of `manage` in the order of the command line, which clap keeps only as indices.
-pub fn steps(matches: &ArgMatches) -> Vec<Step> {
+/// What `manage` is to do: the array, and the steps in the order of the command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// The array: the first word that is no option, as in mdadm. `--add r5 c.img` names one too.
+    pub array: Option<String>,
+    /// The steps.
+    pub steps: Vec<Step>,
+    /// The first device that stands behind no operation.
+    pub idle: Option<String>,
+    /// The first operation without a device, as an option.
+    pub empty: Option<&'static str>,
+}
+
+/// Reads `manage`'s words in the order of the command line, which clap keeps only as indices.
+pub fn steps(matches: &ArgMatches) -> Steps {
     let marks: Vec<usize> = matches
         .indices_of("write_mostly")
         .filter(|_| matches.get_flag("write_mostly"))
         .map(Iterator::collect)
         .unwrap_or_default();
-    let mut found: Vec<(usize, Step)> = Vec::new();
+    let mut words = Vec::new();
     for (id, operation) in [
-        ("fail", "fail"),
-        ("remove", "remove"),
-        ("add", "add"),
-        ("re_add", "re-add"),
+        ("targets", None),
+        ("fail", Some("fail")),
+        ("remove", Some("remove")),
+        ("add", Some("add")),
+        ("re_add", Some("re-add")),
     ] {
-        let devices = matches.get_many::<String>(id).into_iter().flatten();
+        let values = matches.get_many::<String>(id).into_iter().flatten();
         let indices = matches.indices_of(id).into_iter().flatten();
-        found.extend(indices.zip(devices).map(|(index, device)| {
-            let step = Step {
-                operation,
-                device: device.clone(),
-                write_mostly: marks.iter().any(|mark| *mark < index),
-            };
-            (index, step)
-        }));
+        words.extend(indices.zip(values).map(|(at, word)| (at, operation, word)));
     }
-    found.sort_by_key(|(index, _)| *index);
-    found.into_iter().map(|(_, step)| step).collect()
+    words.sort_by_key(|(index, ..)| *index);
+    let mut found = Steps::default();
+    let (mut current, mut fresh) = (None, None);
+    for (index, operation, word) in words {
+        if operation.is_some() {
+            // An operation, and the one before it has got no device.
+            found.empty = found
+                .empty
+                .or(fresh.take().filter(|_| operation != current));
+            current = operation;
+        }
+        if word.is_empty() {
+            fresh = operation; // Its devices may stand behind other options.
+        } else if found.array.is_none() {
+            found.array = Some(word.clone());
+            fresh = operation;
+        } else if let Some(operation) = current {
+            fresh = None;
+            found.steps.push(Step {
+                operation,
+                device: word.clone(),
+                write_mostly: marks.iter().any(|mark| *mark < index),
+            });
+        } else {
+            found.idle = found.idle.or_else(|| Some(word.clone()));
+        }
+    }
+    found.empty = found.empty.or(fresh);
+    found
 }
 
 /// The device as the daemon is told: an absolute path, or mdadm's words for several.
@@ -80,16 +114,22 @@ fn device_word(device: &str) -> Result<String, Failure> {
 ///
 /// # Errors
 /// With the exit code and sentence for the user.
-pub fn manage(args: &ManageArgs, steps: &[Step], reach: &Reach, quiet: bool) -> Outcome {
-    let Some((name, rest)) = args.targets.split_first() else {
+pub fn manage(args: &ManageArgs, steps: &Steps, reach: &Reach, quiet: bool) -> Outcome {
+    let Some(name) = &steps.array else {
         return Err(Failure::usage("an md device must be given in this mode"));
     };
-    if let Some(first) = rest.first() {
+    if let Some(first) = &steps.idle {
         return Err(Failure::usage(format!(
             "{first}: say what to do with it, such as --add"
         )));
     }
     let name = values::array_name(name)?;
+    if let Some(operation) = steps.empty {
+        return Err(Failure::usage(format!(
+            "--{operation}: name a device behind it"
+        )));
+    }
+    let steps = &steps.steps;
     let switches = [args.readonly, args.readwrite, args.run]
         .iter()
         .filter(|on| **on)
@@ -303,6 +343,23 @@ fn wait_for(name: &str, reach: &Reach, show: bool) -> Result<(bool, ArrayDoc), F
     Ok((waited, seen.array))
 }
 
+/// How what was waited for has ended.
+fn ended(array: &ArrayDoc) -> String {
+    let name = &array.name;
+    let action = match last_action(array) {
+        "recover" => "recovery",
+        other => other,
+    };
+    match (&array.reason, array.degraded) {
+        (Some(reason), _) => format!("{name}: {reason}"),
+        (None, 0) => format!("{name}: {action} done"),
+        (None, missing) => format!(
+            "{name}: {action} ended, {missing} of {} slots without a member in sync",
+            array.raid_disks
+        ),
+    }
+}
+
 /// Runs `umd wait`: 0 when there was something to wait for at every array, 1 when there was
 /// nothing, 2 when something is no array.
 ///
@@ -323,6 +380,9 @@ pub fn wait(args: &WaitArgs, reach: &Reach, quiet: bool) -> Outcome {
         let found = values::array_name(title).and_then(|name| wait_for(&name, reach, !quiet));
         match found {
             Ok((waited, array)) => {
+                if waited && !quiet {
+                    say(&ended(&array));
+                }
                 arrays.push(array);
                 // With --scan there is no array in particular to have waited for.
                 code = code.max(u8::from(!waited && !args.scan));
@@ -408,7 +468,7 @@ fn stop_lines(array: &ArrayDoc) -> Vec<String> {
 ///
 /// # Errors
 /// With the exit code and sentence for the user.
-pub fn zero(args: &ZeroArgs, quiet: bool) -> Outcome {
+pub fn zero(args: &ZeroArgs, reach: &Reach, quiet: bool) -> Outcome {
     if args.devices.is_empty() {
         return Err(Failure::usage("No devices given."));
     }
@@ -422,7 +482,14 @@ pub fn zero(args: &ZeroArgs, quiet: bool) -> Outcome {
     for device in &args.devices {
         match zero_one(device, only.map(Format::V1), args, quiet) {
             Ok(()) => {}
-            Err(text) => {
+            Err(why) => {
+                let text = match why {
+                    NotZeroed::InUse(holder) => match reach.holder_of(device) {
+                        Some((array, member)) => in_use(device, &array, &member),
+                        None => format!("{device}: {holder} - not zeroing"),
+                    },
+                    NotZeroed::Other(text) => text,
+                };
                 say(&text);
                 code = FAILED;
             }
@@ -431,24 +498,50 @@ pub fn zero(args: &ZeroArgs, quiet: bool) -> Outcome {
     Ok(code)
 }
 
+/// Why a superblock was not erased.
+enum NotZeroed {
+    /// Somebody uses the device.
+    InUse(Holder),
+    /// Something else, for the user.
+    Other(String),
+}
+
+impl From<String> for NotZeroed {
+    fn from(text: String) -> NotZeroed {
+        NotZeroed::Other(text)
+    }
+}
+
+/// What to say, and to do, when a running array of ours has the device.
+fn in_use(device: &str, array: &ArrayDoc, member: &MemberDoc) -> String {
+    let name = &array.name;
+    let fail = match member.state.as_str() {
+        "faulty" | "spare" => String::new(),
+        _ => format!(" --fail {device}"),
+    };
+    format!(
+        "{device} is a member of the running array {name} - not zeroing: first stop the array \
+         (umd stop {name}) or take it out (umd manage {name}{fail} --remove {device})"
+    )
+}
+
 fn zero_one(
     device: &str,
     only: Option<Format>,
     args: &ZeroArgs,
     quiet: bool,
-) -> Result<(), String> {
-    let mode = if args.dry_run {
-        Mode::Examine
-    } else {
-        Mode::ReadWrite
-    };
+) -> Result<(), NotZeroed> {
+    // In a dry run too: what is refused then should be refused now.
     let file =
-        MemberFile::open(Path::new(device), mode, Engine::Sync).map_err(|error| match error {
-            umd_disk::OpenError::Io { source, .. } => format!(
-                "Couldn't open {device} for write - not zeroing: {}",
-                open::os_text(&source)
-            ),
-            other => format!("{other} - not zeroing"),
+        MemberFile::open(Path::new(device), Mode::ReadWrite, Engine::Sync).map_err(|error| {
+            match error {
+                OpenError::InUse { holder, .. } => NotZeroed::InUse(holder),
+                OpenError::Io { source, .. } => NotZeroed::Other(format!(
+                    "Couldn't open {device} for write - not zeroing: {}",
+                    open::os_text(&source)
+                )),
+                other => NotZeroed::Other(format!("{other} - not zeroing")),
+            }
         })?;
     let mut found = false;
     for (format, sector) in probe_order(file.size_sectors()) {
@@ -471,9 +564,9 @@ fn zero_one(
         match good {
             Ok(good) if good || args.force => {}
             Ok(_) => {
-                return Err(format!(
+                return Err(NotZeroed::Other(format!(
                     "{device} has a damaged superblock at sector {sector}; --force erases it too"
-                ));
+                )));
             }
             Err(_) => continue,
         }
@@ -501,16 +594,23 @@ mod tests {
     use crate::cli::args::Cli;
     use clap::CommandFactory;
 
-    fn read(line: &str) -> Vec<String> {
+    fn parse(line: &str) -> Steps {
         let matches = Cli::command()
             .try_get_matches_from(line.split_whitespace())
             .expect("parses");
-        let steps = steps(matches.subcommand_matches("manage").expect("manage"));
+        steps(matches.subcommand_matches("manage").expect("manage"))
+    }
+
+    /// The steps of a line about r5 in which every word has its place.
+    fn read(line: &str) -> Vec<String> {
+        let found = parse(line);
+        assert_eq!(found.array.as_deref(), Some("r5"), "{line}");
+        assert_eq!((&found.idle, found.empty), (&None, None), "{line}");
         let word = |step: &Step| {
             let mark = if step.write_mostly { "*" } else { "" };
             format!("{} {}{mark}", step.operation, step.device)
         };
-        steps.iter().map(word).collect()
+        found.steps.iter().map(word).collect()
     }
 
     #[test]
@@ -527,5 +627,40 @@ mod tests {
             read("umd manage r5 --add x --write-mostly --add y --re-add q"),
             ["add x", "add y*", "re-add q*"]
         );
+    }
+
+    #[test]
+    fn other_options_may_stand_between_an_operation_and_its_devices() {
+        for line in [
+            "umd manage r5 --add --dry-run x",
+            "umd manage r5 --add --force x",
+            "umd manage r5 -a --force --dry-run x",
+            "umd manage --add r5 x",
+            "umd manage --dry-run --add r5 --force x",
+            "umd manage --force r5 --add=x",
+        ] {
+            assert_eq!(read(line), ["add x"], "{line}");
+        }
+        assert_eq!(
+            read("umd manage r5 --add --write-mostly x --force y --fail --test z"),
+            ["add x*", "add y*", "fail z*"]
+        );
+        assert_eq!(
+            read("umd manage r5 --remove --quiet failed --add -v x -- -y"),
+            ["remove failed", "add x", "add -y"]
+        );
+    }
+
+    #[test]
+    fn operations_without_devices_and_devices_without_operation_are_seen() {
+        assert_eq!(parse("umd manage r5 --add").empty, Some("add"));
+        assert_eq!(parse("umd manage --add r5").empty, Some("add"));
+        assert_eq!(parse("umd manage r5 --fail --add x").empty, Some("fail"));
+        assert_eq!(
+            parse("umd manage r5 --add x --remove").empty,
+            Some("remove")
+        );
+        assert_eq!(parse("umd manage r5 x --add").idle.as_deref(), Some("x"));
+        assert_eq!(parse("umd manage --force").array, None);
     }
 }

@@ -56,7 +56,9 @@ fn parse(args: Vec<OsString>) -> Result<(Cli, ArgMatches), u8> {
             return u8::from(error.print().is_err()); // Help that was asked for.
         }
         let text = error.render().to_string();
-        say(text.trim_start_matches("error: ").trim_end());
+        let lines = text.trim_start_matches("error: ").lines();
+        let lines: Vec<&str> = lines.filter(|line| !line.trim().is_empty()).collect();
+        say(&lines.join("\n"));
         USAGE
     })
 }
@@ -87,7 +89,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
         Command::Action(args) => change::action(args, &reach()?),
         Command::Wait(args) => change::wait(args, &reach()?, quiet),
         Command::Stop(args) => change::stop(args, &reach()?, quiet),
-        Command::ZeroSuperblock(args) => change::zero(args, quiet),
+        Command::ZeroSuperblock(args) => change::zero(args, &reach()?, quiet),
         Command::Daemon(args) => run_daemon(args, &reach()?),
         Command::Demo(args) => crate::demo::run(args, &reach()?),
         Command::Version(args) => show::run_version(args),

@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use super::outcome::Failure;
 use crate::api::{ArraysDoc, ErrorDoc};
 use crate::client::{Client, ClientError, quote};
-use crate::doc::ArrayDoc;
+use crate::daemon::household::find_in;
+use crate::doc::{ArrayDoc, MemberDoc};
 use crate::runtime::Runtime;
 
 /// How long a daemon that leaves and comes back is tried.
@@ -112,7 +113,9 @@ impl Reach {
         body: &B,
     ) -> Result<T, Failure> {
         let mut client = self.require(name)?;
-        Ok(client.post(&format!("/v1/arrays/{}/{operation}", quote(name)), body)?)
+        let path = format!("/v1/arrays/{}/{operation}", quote(name));
+        let answer = client.post(&path, body).map_err(Failure::from);
+        answer.map_err(|failure| self.name_holder(failure))
     }
 
     /// A POST to the daemon, which is started when it is not there. A daemon that leaves just now
@@ -130,9 +133,35 @@ impl Reach {
             let mut client = self.daemon()?;
             match client.post(path, body) {
                 Err(ClientError::Gone(_)) if start.elapsed() < PATIENCE => {}
-                other => return Ok(other?),
+                other => {
+                    let answer = other.map_err(Failure::from);
+                    return answer.map_err(|failure| self.name_holder(failure));
+                }
             }
         }
+    }
+
+    /// The running array that has this device, and the member it is there.
+    pub fn holder_of(&self, device: &str) -> Option<(ArrayDoc, MemberDoc)> {
+        let arrays = self.all().ok()?; // Who cannot be asked cannot be named.
+        arrays.into_iter().find_map(|array| {
+            let member = find_in(&array, device)?.clone();
+            Some((array, member))
+        })
+    }
+
+    /// A failure that says which process uses a device says which array, where it is one of ours.
+    pub fn name_holder(&self, mut failure: Failure) -> Failure {
+        let Some((before, last)) = split_last_line(&failure.text) else {
+            return failure;
+        };
+        let Some((device, _)) = last.split_once(": in use by ") else {
+            return failure;
+        };
+        if let Some((array, _)) = self.holder_of(device) {
+            failure.text = format!("{before}{device} is in use by array {}", array.name);
+        }
+        failure
     }
 
     /// The daemon, started when it is not there.
@@ -186,6 +215,12 @@ impl Reach {
                 .unwrap_or(1),
         ))
     }
+}
+
+/// The last line, which is the failure itself, and the messages before it.
+fn split_last_line(text: &str) -> Option<(&str, &str)> {
+    let start = text.rfind('\n').map_or(0, |at| at + 1);
+    (!text.is_empty()).then(|| text.split_at(start))
 }
 
 /// What mdadm says of a name that stands for nothing.

@@ -202,7 +202,8 @@ fn superblock_doc(found: &Examined) -> SuperblockDoc {
 }
 
 fn kernels_refusing(found: &Unverified) -> Vec<String> {
-    kernels::refusals(found.fields(), found.raw(), None)
+    let refusals = kernels::refusals(found.fields(), found.raw(), None);
+    refusals
         .iter()
         .map(|one| format!("{}: {}", one.kernels, one.why))
         .collect()
@@ -356,8 +357,9 @@ fn remarks(found: &Examined) {
     if let Err(error) = found.superblock.clone().verify(found.device_sectors) {
         say(&format!("{}: {error}", found.name));
     }
-    for line in kernels_refusing(&found.superblock) {
-        say(&format!("{}: kernels {line}", found.name));
+    let superblock = &found.superblock;
+    for one in kernels::refusals(superblock.fields(), superblock.raw(), None) {
+        say(&format!("{}: {one}", found.name));
     }
 }
 

@@ -176,11 +176,12 @@ pub struct Inbox {
 
 impl Snapshot {
     /// The document for it.
-    pub fn doc(&self, name: &str, nbd: &[String]) -> ArrayDoc {
+    pub fn doc(&self, name: &str, nbd: &[String], how: &How) -> ArrayDoc {
         let around = Surroundings {
             name: name.to_owned(),
             reason: self.reason.clone(),
             nbd: nbd.to_vec(),
+            overlay: how.overlay.as_ref().map(|dir| dir.display().to_string()),
             devices: self.devices.clone(),
         };
         ArrayDoc::new(&self.status, &around)

@@ -81,7 +81,7 @@ impl Household {
 
     async fn look(&self, name: &str, handle: &Handle) -> Answer<(Snapshot, ArrayDoc)> {
         let snapshot = handle.look().await.map_err(stopped(name))?;
-        let doc = snapshot.doc(name, &self.addresses());
+        let doc = snapshot.doc(name, &self.addresses(), &handle.how);
         Ok((snapshot, doc))
     }
 

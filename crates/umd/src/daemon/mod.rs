@@ -5,6 +5,7 @@
 //! | `array`     | an array's handle, and what is said to its thread                |
 //! | `run`       | that thread: one loop over messages, member I/O and connections  |
 //! | `engine`    | the wall around the engine: a broken invariant freezes one array |
+//! | `room`      | sparse members and filesystems too small for them                |
 //! | `doors`     | its NBD connections                                              |
 //! | `notices`   | the engine's notices as events and log lines                     |
 
@@ -19,5 +20,6 @@ pub mod notices;
 pub mod open;
 pub mod process;
 pub mod registry;
+pub mod room;
 pub mod run;
 pub mod start;

@@ -92,10 +92,22 @@ fn inject(file: MemberFile, name: &str, faults: &[String]) -> Result<MemberFile,
     Ok(file)
 }
 
+/// The first device that has been named before, by this path or another one.
+pub fn named_twice(devices: &[String]) -> Option<&str> {
+    let real = |device: &String| std::fs::canonicalize(device).unwrap_or_else(|_| device.into());
+    let paths: Vec<_> = devices.iter().map(real).collect();
+    let again = (0..paths.len()).find(|&index| paths[..index].contains(&paths[index]));
+    again.map(|index| devices[index].as_str())
+}
+
 /// An open error in mdadm's words where it has them.
 pub fn open_text(error: OpenError) -> String {
     match error {
-        OpenError::Io { path, source, .. } => {
+        OpenError::Io {
+            path,
+            action: "open it",
+            source,
+        } => {
             format!("cannot open {}: {}", path.display(), os_text(&source))
         }
         other => other.to_string(),

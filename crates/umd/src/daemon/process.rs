@@ -83,13 +83,24 @@ pub struct DaemonOptions {
 }
 
 fn tokio_runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread()
+    let failed = |error: io::Error| Failure::failed(format!("cannot start: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_stack_size(BLOCKING_STACK_BYTES)
         .thread_keep_alive(Duration::from_secs(1))
         .build()
-        .map_err(|error| Failure::failed(format!("cannot start: {error}")))
+        .map_err(failed)?;
+    survive_file_size_limit(&runtime).map_err(failed)?;
+    Ok(runtime)
+}
+
+/// Under `ulimit -f` a write past the limit ends the process, unless somebody listens to the
+/// signal: then it is a failed write like any other. Tokio listens from here on.
+fn survive_file_size_limit(runtime: &tokio::runtime::Runtime) -> io::Result<()> {
+    let _inside = runtime.enter();
+    let kind = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    signal(kind).map(drop)
 }
 
 /// Runs the daemon until it is told to go, or lingers no longer.
@@ -218,6 +229,12 @@ fn bind(path: &Path) -> Result<ControlSocket, Failure> {
         .map_err(|error| Failure::failed(format!("cannot listen on {}: {error}", path.display())))
 }
 
+/// A sentence without the system's number for an error at its end.
+fn without_number(text: &str) -> String {
+    let end = text.find(" (os error").unwrap_or(text.len());
+    text[..end].to_owned()
+}
+
 fn open_doors<'a>(
     household: &Household,
     addresses: impl Iterator<Item = &'a Address>,
@@ -225,7 +242,7 @@ fn open_doors<'a>(
     let mut doors = Vec::new();
     for address in addresses {
         let door = open_door(address, household.registry.clone())
-            .map_err(|error| Failure::failed(error.to_string()))?;
+            .map_err(|error| Failure::failed(without_number(&error.to_string())))?;
         let mut listed = household
             .nbd
             .lock()

@@ -20,6 +20,7 @@ use super::engine::{Engine, panic_text};
 use super::household::Answer;
 use super::open::{self, How, Opened};
 use super::registry::{Registry, Reservation, Taken};
+use super::room;
 use super::run::{Attached, Loop};
 use crate::api::{AssembleRequest, ErrorDoc, EventDoc};
 use crate::cli::outcome::say;
@@ -126,6 +127,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
             readonly: request.readonly,
             uuid,
             name: request.set_name.clone(),
+            ..Wish::default()
         },
         minor,
         how: How {
@@ -146,6 +148,9 @@ pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Star
     if request.devices.is_empty() {
         return Err(refused("no devices were given to assemble an array from"));
     }
+    if let Some(twice) = open::named_twice(&request.devices) {
+        return Err(refused(format!("{twice} is listed more than once")));
+    }
     let mut opened = Vec::new();
     let mut messages = Vec::new();
     for device in &request.devices {
@@ -163,6 +168,12 @@ pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Star
         error
     })?;
     started.messages.splice(0..0, messages);
+    if let Some(dir) = &wishes.how.overlay {
+        started.messages.push(format!(
+            "writes go to copy-on-write files in {}, the members stay as they are",
+            dir.display()
+        ));
+    }
     Ok(started)
 }
 
@@ -256,8 +267,11 @@ pub fn start(
         plan,
         facts,
         name,
-        messages,
+        mut messages,
     } = plan(&opened, wishes)?;
+    if !wishes.how.readonly {
+        messages.extend(room::warnings(opened.iter().map(|one| &one.file)));
+    }
     let reservation = match reservation {
         Some(reservation) => reservation,
         None => around.reserve(&name)?,

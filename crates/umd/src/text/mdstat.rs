@@ -107,8 +107,21 @@ fn slot_letters(array: &ArrayDoc) -> String {
 }
 
 /// The kernel's progress line for a sync action: a bar of 20 cells, percent, KiB done and to do,
-/// the estimated rest and the speed.
+/// the estimated rest and the speed. Parsers want both, also before anything was measured: both
+/// are 0 then. (The kernel prints a guess of half an hour or more.)
 pub fn progress(sync: &SyncDoc) -> String {
+    let rest = sync.finish_seconds.unwrap_or(0);
+    format!(
+        "{} finish={}.{}min speed={}K/sec",
+        how_far(sync),
+        rest / 60,
+        rest % 60 / 6,
+        sync.speed_kib_s
+    )
+}
+
+/// The progress line as far as it tells what has been done.
+pub fn how_far(sync: &SyncDoc) -> String {
     let (done, total) = (
         sync.done_sectors.min(sync.total_sectors),
         sync.total_sectors,
@@ -120,19 +133,14 @@ pub fn progress(sync: &SyncDoc) -> String {
         "recover" => "recovery",
         _ => "resync",
     };
-    // With no speed measured yet the kernel's formula assumes 32 sectors a second.
-    let rest = sync.finish_seconds.unwrap_or((total - done) / 32);
     format!(
-        "[{}>{}]  {word} ={:3}.{}% ({}/{}) finish={}.{}min speed={}K/sec",
+        "[{}>{}]  {word} ={:3}.{}% ({}/{})",
         "=".repeat(cells),
         ".".repeat(20 - cells),
         per_milli / 10,
         per_milli % 10,
         done / 2,
-        total / 2,
-        rest / 60,
-        rest % 60 / 6,
-        sync.speed_kib_s
+        total / 2
     )
 }
 
@@ -270,8 +278,12 @@ r5 : active (auto-read-only) raid1 c.img[2](S) b.img[1](W) a.img[0]
             end.starts_with("[===================>.]  check = 99.9%"),
             "{end}"
         );
-        let none = progress(&sync(0, 64_000, None));
-        assert!(none.contains("(0/32000) finish=33.3min"), "{none}");
+        let mut unmeasured = sync(0, 64_000, None);
+        unmeasured.speed_kib_s = 0;
+        assert_eq!(
+            progress(&unmeasured),
+            "[>....................]  check =  0.0% (0/32000) finish=0.0min speed=0K/sec"
+        );
     }
 
     #[test]

@@ -32,7 +32,12 @@ impl Progress {
 
     /// What to write to stderr for this state, if anything.
     pub fn update(&mut self, name: &str, sync: &SyncDoc) -> Option<String> {
-        let line = format!("{name}: {}", mdstat::progress(sync));
+        // Nobody has to parse this: what was not measured is left out.
+        let text = match sync.finish_seconds {
+            Some(_) => mdstat::progress(sync),
+            None => mdstat::how_far(sync),
+        };
+        let line = format!("{name}: {text}");
         if self.in_place {
             let pad = self.width.saturating_sub(line.len());
             self.width = line.len();
@@ -50,11 +55,10 @@ impl Progress {
         Some(format!("{line}\n"))
     }
 
-    /// What to write when the work has ended, so that the next message starts on its own line.
+    /// What to write when the work has ended: the line goes, as it says that the work goes on.
     pub fn end(&mut self) -> Option<String> {
-        let dirty = self.in_place && self.width > 0;
-        self.width = 0;
-        dirty.then(|| "\n".to_owned())
+        let width = std::mem::take(&mut self.width);
+        (self.in_place && width > 0).then(|| format!("\r{}\r", " ".repeat(width)))
     }
 }
 
@@ -93,6 +97,17 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_said_about_a_speed_that_was_not_measured() {
+        let mut sync = sync(0);
+        (sync.speed_kib_s, sync.finish_seconds) = (0, None);
+        let line = Progress::new(false).update("r5", &sync);
+        assert_eq!(
+            line.as_deref(),
+            Some("r5: [>....................]  recovery =  0.0% (0/102400)\n")
+        );
+    }
+
+    #[test]
     fn a_terminal_gets_one_line_in_place() {
         let mut progress = Progress::new(true);
         let first = progress.update("r5", &sync(10)).expect("a line");
@@ -101,7 +116,8 @@ mod tests {
             "{first}"
         );
         assert!(!first.contains('\n'));
-        assert_eq!(progress.end().as_deref(), Some("\n"));
+        let wiped = progress.end().expect("the line goes");
+        assert_eq!(wiped.trim_matches('\r'), " ".repeat(first.len() - 1));
         assert_eq!(progress.end(), None);
     }
 }

@@ -319,7 +319,7 @@ fn bytes_that_other_kernels_refuse_are_reported() {
     assert_eq!(
         plan.warnings,
         ["kernels up to 6.18 refuse this array: \
-         the logical block size (512) is recorded at byte 224"]
+         its logical block size (512) is recorded, at byte 224 of the superblock"]
     );
     assert_eq!(plan.logical_block_bytes, 4096);
 }

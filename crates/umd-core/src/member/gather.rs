@@ -1,0 +1,127 @@
+//! Columns of a row that are being read together.
+//!
+//! ```text
+//!   begin(slots) --reads--> done, done, ... last --> all there: take the columns
+//!                                               `--> one failed: plan again without it
+//! ```
+//!
+//! Shared by whoever computes with whole rows: writes to a band, reconstruction, units of a sync.
+
+use smallvec::SmallVec;
+
+use super::epoch::Epoch;
+use super::io::{Effect, Io, Owner};
+use crate::value::{Buf, IoDone, IoError, MemberId, Purpose};
+
+/// The machine: one round of reads at a time. The tag of each read is its slot.
+#[derive(Debug, Default)]
+pub struct Gather {
+    columns: Vec<Option<Buf>>,
+    /// Slots whose sectors here could not be read, in any round.
+    unreadable: SmallVec<[u16; 2]>,
+    left: usize,
+    failed: bool,
+}
+
+/// What a round reads.
+pub struct Round<'a> {
+    /// Who holds what.
+    pub epoch: &'a Epoch,
+    /// First member data sector.
+    pub start_sectors: u64,
+    /// Length.
+    pub len_sectors: u64,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+impl Gather {
+    /// One that knows of these slots that they cannot be read.
+    pub fn without(unreadable: impl IntoIterator<Item = u16>) -> Gather {
+        Gather {
+            unreadable: unreadable.into_iter().collect(),
+            ..Gather::default()
+        }
+    }
+
+    /// Starts to read the columns of `slots`; what was read before is forgotten.
+    ///
+    /// # Panics
+    /// While a round is under way, and when a slot has no member.
+    pub fn begin(
+        &mut self,
+        io: &mut Io,
+        round: &Round<'_>,
+        slots: impl IntoIterator<Item = u16>,
+        owner: impl Fn(u32) -> Owner,
+    ) {
+        assert_eq!(self.left, 0, "one round at a time");
+        self.columns = round.epoch.columns.iter().map(|_| None).collect();
+        self.failed = false;
+        for slot in slots {
+            let column = round.epoch.column(slot);
+            let column = column.expect("a slot that is read has a member");
+            let sector = column.data_offset_sectors + round.start_sectors;
+            let owner = owner(u32::from(slot));
+            io.read(
+                column.member,
+                sector,
+                round.len_sectors,
+                round.purpose,
+                owner,
+            );
+            self.left += 1;
+        }
+    }
+
+    /// A read of this round ended. Whether it was the last one.
+    pub fn done(
+        &mut self,
+        io: &mut Io,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) -> bool {
+        assert!(self.left > 0, "a read that nobody started");
+        self.left -= 1;
+        let slot = u16::try_from(tag).expect("the tag of a read is its slot");
+        match Io::read_result(result) {
+            Ok(buf) => self.columns[usize::from(slot)] = Some(buf),
+            Err(error) => {
+                if error == IoError::Gone {
+                    let why = "the device is gone".into();
+                    io.effects.push(Effect::Fail(member, why));
+                }
+                self.unreadable.push(slot);
+                self.failed = true;
+            }
+        }
+        self.left == 0
+    }
+
+    /// Whether nothing is being read.
+    pub fn is_idle(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Whether a read of this round failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Slots that could not be read, in this round or an earlier one.
+    pub fn unreadable(&self) -> &[u16] {
+        &self.unreadable
+    }
+
+    /// What was read, by slot.
+    pub fn columns(&self) -> &[Option<Buf>] {
+        &self.columns
+    }
+
+    /// What was read, by slot, to keep.
+    pub fn take(&mut self) -> Vec<Option<Buf>> {
+        assert_eq!(self.left, 0, "not all is read yet");
+        std::mem::take(&mut self.columns)
+    }
+}

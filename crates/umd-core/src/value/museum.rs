@@ -1,0 +1,68 @@
+//! The museum: historical mistakes of md, and our own, that can be made again on purpose.
+//!
+//! ```text
+//!   umd-sim --features museum --> Options { museum } --> rooms ask `museum.on(Exhibit::M14)`
+//!   every other build         --> a value without size, `on` is a constant `false`
+//! ```
+//!
+//! What finds bugs has to be shown to find them. Each exhibit brings one mistake back in the place
+//! where this engine takes the decision that was once taken wrongly; what each of them was stands
+//! there, and in docs/museum.md. At most one is on in an array. Nothing of it is in a build without
+//! the feature.
+
+/// A mistake. `M`: made in md, numbered as in docs/museum.md; `U`: made here.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(feature = "museum", derive(Debug))]
+#[expect(missing_docs, reason = "each is told where it is made, and in docs/museum.md")]
+#[rustfmt::skip]
+pub enum Exhibit {
+    M01, M02, M03, M08, M09, M10, M11, M13, M14, M15, M16, M18, M19, M25, M28, M29, M30, M31, M33,
+    M34, M36, M37, M41, M42, M51, M52, M53, M54, M55, M56, M57, M58, M59, M60, M61, M62,
+    U01, U02, U03, U04, U05, U06, U07, U08, U09, U10, U11, U12, U13, U14, U15, U16, U17, U18,
+}
+
+/// Which mistake an array makes: in a build without the museum, none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Museum {
+    #[cfg(feature = "museum")]
+    shown: Option<Exhibit>,
+}
+
+/// Every way into an exhibit passes this: a program without it has no exhibits.
+#[cfg(feature = "museum")]
+pub const MARKER: &str = "umd museum: a historical mistake is switched on";
+
+impl Museum {
+    /// An array that makes no known mistake.
+    pub const NONE: Museum = Museum {
+        #[cfg(feature = "museum")]
+        shown: None,
+    };
+
+    /// An array that makes this mistake.
+    #[cfg(feature = "museum")]
+    pub const fn showing(exhibit: Exhibit) -> Museum {
+        Museum {
+            shown: Some(exhibit),
+        }
+    }
+
+    /// Whether this mistake is to be made.
+    #[cfg(feature = "museum")]
+    pub fn on(self, exhibit: Exhibit) -> bool {
+        self.shown == Some(exhibit) && !std::hint::black_box(MARKER).is_empty()
+    }
+
+    /// Whether this mistake is to be made.
+    #[cfg(not(feature = "museum"))]
+    #[inline(always)]
+    pub const fn on(self, _exhibit: Exhibit) -> bool {
+        false
+    }
+}
+
+#[cfg(not(feature = "museum"))]
+const _: () = {
+    assert!(size_of::<Museum>() == 0);
+    assert!(!Museum::NONE.on(Exhibit::M14));
+};

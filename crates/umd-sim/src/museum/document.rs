@@ -1,0 +1,128 @@
+//! docs/museum.md, made of the catalogue, the scenes and the figures.
+
+use std::fmt::Write;
+
+use super::catalogue::{Entry, catalogue};
+use super::rates::{Rate, kept};
+use super::scenes::scene;
+use crate::run::Show;
+use crate::script::play;
+use crate::shipped::Shipped;
+
+/// Where it is kept.
+pub const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/museum.md");
+
+const HEAD: &str = "\
+# The museum
+
+Made by `cargo xtask sim --museum --write-docs`; do not edit.
+
+What finds bugs has to be shown to find them. Each exhibit is a mistake that was made in the kernel's
+md, or here, and was mended since. A switch in the engine makes it again, in the place where this
+engine takes the decision that was once taken wrongly: look for the exhibit's name in
+`crates/umd-core/src`. The switches exist only in a simulator built with the feature `museum`; a
+shipped `umd` has no trace of them, which `cargo xtask test` checks.
+
+Each exhibit is shown to be noticed in two ways:
+
+* a **scene**, a short script that breaks a rule with the switch on, and none with it off
+  (`cargo xtask test`, stage museum);
+* **random search**: how many seeds, from seed 0 on, until one notices it that passes without the
+  mistake (`cargo xtask sim --museum --seeds 20000 --record`).
+
+*Expected* is the rule that the study behind the simulator expected to be broken (G1 to G14 are its
+numbers); *scene* and *random* are the rules that were broken first. The rules are told at `Rule` in
+`crates/umd-sim/src/monitor/mod.rs`. Titles are those of the kernel's commits.
+";
+
+const TAIL: &str = "
+## What is not here
+
+| exhibits of the study | why |
+|---|---|
+| M04 | the split of a discard is one computation here, there is nothing to restart from |
+| M05, M06, M07 | no write-behind yet |
+| M12, M17, M63 | no bad-block log yet: members with entries are refused |
+| M20 to M24, M26, M27, M28r | no RAID10 yet (M25 is here: the decision is that of every rebuild) |
+| M32 | the engine has no such decision: a write is addressed by the members as they are at that \
+moment, and a unit that met a failure writes nothing |
+| M35 | no replacements yet |
+| M38, M39, M40 | no partial parity log and no journal yet |
+| M43 to M50 | no reshape yet |
+| M64 | the refusal is there; simulated disks have sectors of 512 bytes only |
+| M64b, M65 to M74 | no cluster yet, and devices do not appear and disappear |
+| ack_unrecorded, sb_outruns (prototype) | the same decisions as M10 and M55 |
+";
+
+fn figure(rate: Option<&Rate>) -> String {
+    match rate {
+        None => "not measured".into(),
+        Some(Rate { seeds, rule: None }) => format!("not within {seeds}"),
+        Some(Rate {
+            seeds,
+            rule: Some(rule),
+        }) => format!("{seeds} ({rule})"),
+    }
+}
+
+fn row(text: &mut String, entry: &Entry) {
+    let name = format!("{:?}", entry.exhibit);
+    let rates = kept();
+    let scripted = match entry.open {
+        None => format!("{:?}", entry.scripted),
+        Some(_) => "open".into(),
+    };
+    writeln!(
+        text,
+        "| {name} | {} | {} | {scripted} | {} |",
+        entry.title,
+        entry.expected,
+        figure(rates.get(&name)),
+    )
+    .expect("strings take everything");
+}
+
+fn story(text: &mut String, entry: &Entry) {
+    let plot = scene(entry.exhibit).plot;
+    let Entry {
+        exhibit,
+        source,
+        story,
+        open,
+        ..
+    } = entry;
+    let note = open.map_or(String::new(), |open| format!(" *Open:* {open}"));
+    writeln!(
+        text,
+        "* **{exhibit:?}** ({source}). {story} *Scene:* {plot}.{note}"
+    )
+    .expect("strings take everything");
+}
+
+fn part<'a>(text: &mut String, title: &str, entries: impl Iterator<Item = &'a Entry> + Clone) {
+    let head = "| | title | expected | scene | random: seeds |\n|---|---|---|---|---|\n";
+    write!(text, "\n## {title}\n\n{head}").expect("strings take everything");
+    entries.clone().for_each(|entry| row(text, entry));
+    text.push('\n');
+    entries.for_each(|entry| story(text, entry));
+}
+
+/// The document.
+pub fn document() -> String {
+    let mut text = String::from(HEAD);
+    let ours = |entry: &&Entry| format!("{:?}", entry.exhibit).starts_with('U');
+    let md = move |entry: &&Entry| !ours(entry);
+    part(&mut text, "Mistakes of md", catalogue().filter(md));
+    part(&mut text, "Our own bugs", catalogue().filter(ours));
+    text.push_str(TAIL);
+    text
+}
+
+/// Plays a scene without and with its mistake: what each of them broke.
+pub fn perform(entry: &Entry, show: Show) -> [Option<crate::monitor::Violation>; 2] {
+    let scene = scene(entry.exhibit);
+    let maker = super::Mistaken(entry.exhibit);
+    let off = play(&scene.options, &scene.steps, &Shipped, Show::Hash);
+    let on = play(&scene.options, &scene.steps, &maker, show);
+    [off.violation, on.violation]
+}

@@ -1,0 +1,264 @@
+//! The scripted scenes of mistakes that were made here.
+//!
+//! ```text
+//!   found by the simulator or in review --> fixed --> kept as a switch --> its scene stands here
+//! ```
+
+use umd_core::value::Exhibit;
+
+use super::scenes::{
+    Scene, bitmap_writes, chain, data_writes, half_rebuilt, late, long, mirror, new, seeded,
+    super_writes, sync_reads, unsynced,
+};
+use crate::disk::Armed;
+use crate::script::{
+    Admin, Fate, Step, add, admin, arm, boot, boot_all, data, fail, flush, hold, in_sync, io,
+    plain, power_cut, quiet, re_add, read, read_all, release, remove, settle, sleep_ms, start,
+    stop, until, with_bitmap, with_drawer, write,
+};
+
+pub(super) fn scene(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    match exhibit {
+        U01 | U02 | U03 | U04 | U05 | U06 => first(exhibit),
+        U07 | U08 | U09 | U10 | U11 | U12 => second(exhibit),
+        _ => third(exhibit),
+    }
+}
+
+/// Writes that never leave the array alone for long enough to be called clean.
+fn restless(count: u64, pause_ms: u64) -> impl Iterator<Item = Step> {
+    (0..count).flat_map(move |_| [write(128..136), sleep_ms(pause_ms)])
+}
+
+fn first(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    match exhibit {
+        U01 => new(
+            with_bitmap(plain(1, 2)),
+            "a region is written again while the flush that precedes its clearing is on its way",
+            chain([
+                vec![write(0..8)],
+                restless(99, 100).collect(),
+                vec![
+                    hold(io().flushes()),
+                    until(io().flushes()),
+                    write(0..8),
+                    release(),
+                    sleep_ms(100),
+                ],
+            ]),
+        ),
+        U02 => new(
+            with_drawer(with_bitmap(plain(5, 3)), 1),
+            "two writes to one row are there before the rebuild comes to it; the second looks at \
+             the member that is being rebuilt",
+            [
+                write(0..512),
+                flush(),
+                fail(1),
+                remove(1),
+                hold(data_writes().sectors(224..232)),
+                start(write(328..329)),
+                until(data_writes().sectors(224..232)),
+                start(write(328..329)),
+                add(3),
+                sleep_ms(100),
+                release(),
+                settle(),
+            ],
+        ),
+        U03 => new(
+            with_drawer(with_bitmap(unsynced(plain(1, 2))), 1),
+            "a resync ends while superblocks are being written for another reason",
+            [
+                hold(bitmap_writes()),
+                start(add(2)),
+                sleep_ms(200),
+                release(),
+                settle(),
+                stop(),
+            ],
+        ),
+        U04 => new(
+            seeded(plain(1, 2), 3),
+            "the flush of the last member fails, and hosts read on",
+            [
+                fail(1),
+                write(0..8),
+                arm(0, Armed::FlushError),
+                flush(),
+                read(0..8),
+            ],
+        ),
+        U05 => new(
+            plain(1, 2),
+            "the power goes twice while superblocks are being written, each time with one landed",
+            [
+                start(write(0..8)),
+                until(super_writes()),
+                power_cut([Fate::Kept, Fate::Lost]),
+                boot_all(),
+                start(write(0..8)),
+                until(super_writes()),
+                power_cut([Fate::Kept, Fate::Lost]),
+                boot_all(),
+                settle(),
+                in_sync(2),
+            ],
+        ),
+        _ => new(
+            with_bitmap(plain(1, 2)),
+            "a region is idle for long while others keep the array from being called clean",
+            chain([vec![write(0..8)], restless(140, 140).collect()]),
+        ),
+    }
+}
+
+fn second(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    match exhibit {
+        U07 => new(
+            long(plain(1, 2)),
+            "the power goes while bits are being written, with those of one member landed",
+            [
+                quiet(),
+                write(0..8),
+                start(write(late(0..8))),
+                until(bitmap_writes()),
+                power_cut([Fate::Kept, Fate::Lost]),
+                boot_all(),
+                write(late(0..8)),
+            ],
+        ),
+        U08 => new(
+            plain(1, 2),
+            "a write comes in while a failure is being recorded",
+            [
+                write(128..136),
+                hold(super_writes()),
+                arm(1, Armed::WriteError),
+                start(write(0..8)),
+                until(super_writes()),
+                start(write(64..72)),
+                sleep_ms(10),
+                release(),
+            ],
+        ),
+        U09 => new(
+            long(mirror()),
+            "a member is replaced, and a region is written whose bit was set before it came",
+            [
+                quiet(),
+                fail(1),
+                remove(1),
+                write(late(0..8)),
+                add(2),
+                settle(),
+                write(late(0..8)),
+            ],
+        ),
+        U10 => new(
+            plain(5, 3),
+            "a write fails on the second member that is lost",
+            [fail(1), arm(0, Armed::WriteError), write(0..8)],
+        ),
+        U11 => new(
+            seeded(plain(5, 3), 2),
+            "a write ends half-way on the second member that is lost; its neighbour is read",
+            [
+                write(0..16),
+                flush(),
+                fail(1),
+                arm(0, Armed::WriteError),
+                write(0..8),
+                read(8..16),
+            ],
+        ),
+        _ => new(
+            with_drawer(with_bitmap(plain(5, 3)), 1),
+            "the power goes in the middle of a write to a row that has been rebuilt, in an array \
+             that has not; it is started by force",
+            chain([
+                vec![write(0..512), flush()],
+                half_rebuilt(1, 3),
+                vec![
+                    start(admin(Admin::Freeze)),
+                    release(),
+                    sleep_ms(50),
+                    start(write(0..8)),
+                    until(data_writes()),
+                    power_cut([Fate::Only(vec![data()])]),
+                    boot_all(),
+                    settle(),
+                ],
+            ]),
+        ),
+    }
+}
+
+fn third(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    match exhibit {
+        U13 => new(
+            with_bitmap(mirror()),
+            "a rebuild is interrupted, and how far it came is recorded",
+            chain([
+                vec![write(0..256), flush()],
+                half_rebuilt(1, 2),
+                vec![
+                    start(admin(Admin::Freeze)),
+                    release(),
+                    sleep_ms(50),
+                    admin(Admin::Idle),
+                ],
+            ]),
+        ),
+        U14 => new(
+            mirror(),
+            "a member is replaced",
+            [write(0..256), flush(), fail(1), remove(1), add(2), settle()],
+        ),
+        U15 => new(
+            with_bitmap(plain(1, 2)),
+            "each member runs alone for a while, and the first is put back to the second",
+            [
+                write(0..8),
+                stop(),
+                boot([0]),
+                start(write(64..72)),
+                until(data_writes()),
+                power_cut([Fate::Kept]),
+                boot([1]),
+                write(0..8),
+                sleep_ms(1000),
+                write(0..8),
+                sleep_ms(1000),
+                write(0..8),
+                start(re_add(0)),
+                settle(),
+            ],
+        ),
+        U16 => new(
+            plain(0, 2),
+            "a RAID0 is written and stopped, and the power goes",
+            [
+                write(0..8),
+                stop(),
+                power_cut([Fate::Lost]),
+                boot_all(),
+                read_all(),
+            ],
+        ),
+        U17 => new(
+            plain(1, 2),
+            "an array is left alone after a write",
+            [write(0..8), sleep_ms(1000)],
+        ),
+        _ => new(
+            unsynced(plain(1, 2)),
+            "a host reads where members differ, and the resync comes by",
+            [hold(sync_reads()), read(0..8), release(), settle()],
+        ),
+    }
+}

@@ -1,0 +1,242 @@
+use umd_core::array::Purpose;
+use umd_core::value::Span;
+
+use super::*;
+use crate::monitor::{Rule, Violation};
+use crate::run::Show;
+use crate::sabotage::{Harm, Sabotage};
+
+fn fails(options: &Options, steps: &[Step], harm: Harm) -> Option<Violation> {
+    play(options, steps, &Sabotage(harm), Show::Tail).violation
+}
+
+#[track_caller]
+fn passes(options: &Options, steps: &[Step]) {
+    let outcome = play(options, steps, &Sabotage(Harm::None), Show::Tail);
+    assert_eq!(outcome.violation, None, "{:#?}", outcome.tail);
+}
+
+#[track_caller]
+fn caught(options: &Options, steps: &[Step], harm: Harm, rules: &[Rule]) {
+    passes(options, steps);
+    let found = fails(options, steps, harm).map(|violation| violation.rule);
+    assert!(found.is_some_and(|rule| rules.contains(&rule)), "{found:?}");
+}
+
+#[test]
+fn every_level_can_be_driven() {
+    for (level, slots) in [(1, 2), (4, 3), (5, 3), (6, 4)] {
+        let options = with_drawer(with_bitmap(plain(level, slots)), 1);
+        let steps = [
+            write(3..21),
+            start(write_fua(40..44)),
+            zero(0..5),
+            trim(16..32),
+            flush(),
+            await_all(),
+            fail(1),
+            write(8..9),
+            remove(1),
+            add(usize::from(slots)),
+            settle(),
+            in_sync(usize::from(slots)),
+            check(),
+            quiet(),
+            read_all(),
+            stop(),
+            boot_all(),
+            read(0..64),
+        ];
+        passes(&options, &steps);
+    }
+}
+
+#[test]
+fn a_step_that_is_not_true_is_said_so() {
+    let found = fails(&plain(1, 2), &[fail(0), in_sync(2)], Harm::None);
+    assert!(found.expect("one is missing").text.contains("1 members"));
+    let found = fails(&plain(1, 2), &[refused(check())], Harm::None);
+    assert!(found.expect("it is done").text.contains("must be refused"));
+    let wait = hold(io().writes().purpose(data()).disk(1));
+    let found = fails(&plain(5, 3), &[wait, write(0..8), settle()], Harm::None);
+    // A member that never answers is failed, and the write goes on without it.
+    assert_eq!(found, None);
+}
+
+#[test]
+fn the_write_hole_of_a_whole_raid5_is_closed_by_the_resync() {
+    for bitmap in [false, true] {
+        for fates in [
+            [Fate::Lost, Fate::Kept, Fate::Lost],
+            [Fate::Kept, Fate::Lost, Fate::Lost],
+        ] {
+            let options = match bitmap {
+                true => with_bitmap(plain(5, 3)),
+                false => plain(5, 3),
+            };
+            let both_flying = until(io().writes().purpose(parity()));
+            let steps = [
+                write(0..16),
+                flush(),
+                start(write(0..8)),
+                both_flying,
+                power_cut(fates.to_vec()),
+                boot_all(),
+                settle(),
+                fail(2),
+                read_all(),
+            ];
+            passes(&options, &steps);
+        }
+    }
+}
+
+#[test]
+fn a_stale_member_comes_back_and_is_not_believed() {
+    let steps = [
+        write(0..8),
+        fail(0),
+        write(0..8),
+        flush(),
+        power_cut([Fate::Kept]),
+        boot([0, 1]),
+        read_all(),
+        in_sync(1),
+        stop(),
+        boot([1]),
+        re_add(0),
+        settle(),
+        in_sync(2),
+        fail(1),
+        read_all(),
+    ];
+    passes(&with_bitmap(plain(1, 2)), &steps);
+}
+
+#[test]
+fn held_writes_end_when_they_are_released() {
+    let landed = io().writes().purpose(data()).disk(0).done();
+    let steps = [
+        write(0..1),
+        hold(io().writes().purpose(Purpose::Data).disk(1)),
+        start(write(8..16)),
+        until(landed),
+        sleep_ms(50),
+        release(),
+        await_all(),
+        kill(true),
+        boot_all(),
+        settle(),
+        read_all(),
+    ];
+    passes(&plain(1, 2), &steps);
+}
+
+#[test]
+fn faults_within_redundancy_are_survived() {
+    for (level, slots) in [(1, 2), (5, 3), (6, 4)] {
+        let options = with_bitmap(plain(level, slots));
+        passes(
+            &options,
+            &[
+                write(0..64),
+                flush(),
+                damage(1, 0..16),
+                read_all(),
+                write(0..3),
+            ],
+        );
+        passes(
+            &options,
+            &[write(0..64), vanish(0), write(1..33), read_all()],
+        );
+        let faults = [
+            Armed::WriteError,
+            Armed::MetadataWriteError,
+            Armed::FlushError,
+            Armed::Hang(Span(90_000_000_000)),
+        ];
+        for armed in faults {
+            passes(
+                &options,
+                &[
+                    write(0..8),
+                    arm(1, armed),
+                    write(0..64),
+                    flush(),
+                    read_all(),
+                ],
+            );
+        }
+    }
+}
+
+#[test]
+fn assembly_refuses_what_it_must() {
+    let options = plain(5, 3);
+    passes(
+        &options,
+        &[stop(), boot_refused([0]), boot([0, 2]), read_all()],
+    );
+    let dirty = [start(write(0..8)), until(io().writes().purpose(data()))];
+    let mut steps = dirty.to_vec();
+    steps.extend([power_cut([Fate::Kept]), boot_refused([0, 1]), boot_all()]);
+    passes(&options, &steps);
+    let found = fails(&options, &[stop(), boot_refused([0, 2])], Harm::None);
+    assert!(
+        found
+            .expect("two of three start")
+            .text
+            .contains("must be refused")
+    );
+}
+
+#[test]
+fn planted_faults_are_caught() {
+    let mirror = with_bitmap(plain(1, 2));
+    let flushed = [write(0..8), flush(), power_cut([Fate::Lost]), boot_all()];
+    caught(&mirror, &flushed, Harm::FlushSkipped, &[Rule::Flush]);
+    let forced = [write_fua(0..8), power_cut([Fate::Lost]), boot_all()];
+    caught(&mirror, &forced, Harm::FuaDropped, &[Rule::Flush]);
+    // The bits of a new bitmap are set: here they stay so.
+    caught(&mirror, &[write(0..8)], Harm::BitsDropped, &[Rule::Clear]);
+    caught(
+        &mirror,
+        &[write(0..8)],
+        Harm::SuperVolatile,
+        &[Rule::Intent],
+    );
+    let failing = [arm(1, Armed::WriteError), write(0..8), settle()];
+    caught(
+        &mirror,
+        &failing,
+        Harm::ErrorsSwallowed,
+        &[Rule::Quarantine],
+    );
+    let mut many: Vec<Step> = (0..20).map(|n| write(n * 3..n * 3 + 2)).collect();
+    many.push(stop());
+    caught(
+        &plain(5, 3),
+        &many,
+        Harm::ParityDropped,
+        &[Rule::Parity, Rule::Clear],
+    );
+}
+
+#[test]
+fn a_script_may_be_a_function() {
+    let outcome = script(&plain(5, 3), &Sabotage(Harm::None), Show::Tail, |script| {
+        script.step(&write(0..script.array_sectors()))?;
+        let degraded = script.status().expect("it runs").degraded;
+        assert_eq!((degraded, script.is_beyond()), (0, false));
+        script.step(&fail(0))?;
+        assert_eq!(script.disk(0).in_flight(), 0);
+        script.step(&vanish(1))?;
+        assert!(script.is_beyond());
+        Ok(())
+    });
+    assert_eq!(outcome.violation, None);
+    let again = |steps: &[Step]| play(&plain(6, 4), steps, &Sabotage(Harm::None), Show::Hash).hash;
+    assert_eq!(again(&[write(0..9)]), again(&[write(0..9)]));
+    assert_ne!(again(&[write(0..9)]), again(&[write(0..10)]));
+}
