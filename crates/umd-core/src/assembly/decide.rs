@@ -27,7 +27,13 @@ pub fn assemble(facts: &[MemberFacts], wish: &Wish) -> Result<Plan, Refusal> {
     let decided = decide(facts, wish, &mut ignored);
     ignored.sort_by_key(|reason| reason.member);
     match decided {
-        Ok(plan) => Ok(Plan { ignored, ..plan }),
+        Ok(plan) => {
+            let plan = Plan { ignored, ..plan };
+            plan.check();
+            assert!(wish.force || plan.forced.is_empty(), "forced unasked");
+            assert!(wish.force || !plan.marked_clean, "called clean unasked");
+            Ok(plan)
+        }
         Err(kind) => Err(Refusal { kind, ignored }),
     }
 }
@@ -264,6 +270,15 @@ impl<'a> Lineup<'a> {
         // Once it has a slot, its superblock has to say what those of the others say.
         if let Some(what) = difference(&reference, spare) {
             return Some(format!("its {what} is not that of {}", reference.name()));
+        }
+        if let Some(what) = unsupported_array(fields) {
+            return Some(format!("it belongs to {what}"));
+        }
+        if array.bitmap_offset_sectors() != fields.bitmap_offset_sectors() {
+            return Some(format!(
+                "its bitmap is not where that of {} is",
+                reference.name()
+            ));
         }
         let (need, have) = (array.size_sectors, fields.data_size_sectors);
         if have < need {

@@ -71,6 +71,7 @@ impl Bitmap {
         stale: bool,
         block_bytes: u32,
     ) -> Bitmap {
+        assert!(dev_sectors > 0, "a bitmap of something");
         let mut regions = Regions::load(&superblock, image, dev_sectors, resync_from_sectors);
         if stale {
             regions.set_all(resync_from_sectors);

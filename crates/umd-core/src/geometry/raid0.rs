@@ -74,6 +74,8 @@ impl Raid0 {
         // disk follows from that, so it is done the same way here.
         let masked: u64 = rounded.iter().map(|s| s & !(chunk_sectors - 1)).sum();
         let end = zones.last().map_or(0, |z| z.end_sectors);
+        assert_eq!(end, rounded.iter().sum::<u64>(), "zones hold every chunk");
+        assert!(masked <= end, "the mask only makes members shorter");
         Ok(Raid0 {
             chunk_sectors,
             alternate: layout == Some(Raid0Layout::Alternate),
@@ -134,6 +136,9 @@ impl Raid0 {
         let counted_from = if alternate { relative } else { sector };
         let index = (counted_from / chunk) % width;
         let left = (chunk - within).min(zone.end_sectors - sector);
+        assert!(left > 0 && left <= chunk, "a run lies in its chunk");
+        let zone_rows = (zone.end_sectors - zone.start_sectors) / (chunk * width);
+        assert!(row < zone_rows, "a row of its zone");
         (
             zone.slots[index as usize],
             zone.dev_start_sectors + row * chunk + within,
@@ -153,6 +158,10 @@ fn zones_of(rounded: &[u64]) -> Vec<Zone> {
         let Some(next) = slots.iter().map(|s| rounded[usize::from(*s)]).min() else {
             break;
         };
+        assert!(
+            next > dev_start,
+            "each zone goes on where the last one ended"
+        );
         let len = (next - dev_start) * slots.len() as u64;
         zones.push(Zone {
             start_sectors: array_start,

@@ -121,6 +121,10 @@ impl Io {
             IoOp::Read { buf, .. } => buf.len(),
             _ => 0,
         };
+        assert!(
+            !matches!(&op, IoOp::Read { buf, .. } if buf.len() % 512 != 0 || buf.len() == 0),
+            "members are read in whole sectors"
+        );
         let submitted = self.now.mono;
         let flight = Flight {
             io: IoId(0),
@@ -193,6 +197,10 @@ impl Io {
             return;
         }
         let flight = self.flights.remove(index).expect("looked up above");
+        assert!(
+            flight.submitted <= self.now.mono,
+            "it ended before it began"
+        );
         self.answered.insert(flight.member, self.now.mono);
         let result = match done.result {
             Ok(IoDone::Read(buf)) if buf.len() != flight.read_bytes => {

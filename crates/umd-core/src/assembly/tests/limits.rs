@@ -336,4 +336,15 @@ fn a_spare_of_another_shape_is_left_out() {
     assert_eq!(plan.spares, []);
     let text = "ignoring spare4.img: its layout is not that of a.img";
     assert_eq!(plan.ignored[0].text, text);
+    let fields = &mut sb(&mut members[4]).fields;
+    fields.layout = 2;
+    fields.features = fields.features.with(Features::CLUSTERED);
+    let plan = plain(&members).expect("it starts");
+    let text = "ignoring spare4.img: it belongs to a clustered array";
+    assert_eq!(plan.ignored[0].text, text);
+    let fields = &mut sb(&mut members[4]).fields;
+    fields.features = Features::default();
+    let plan = plain(&members).expect("it starts");
+    let text = "ignoring spare4.img: its bitmap is not where that of a.img is";
+    assert_eq!(plan.ignored[0].text, text);
 }
