@@ -177,6 +177,6 @@ mod tests {
         fs::write(core.join("Cargo.toml"), manifest).unwrap();
         fs::write(core.join("src/value/mod.rs"), "use crate::array::Array;\n").unwrap();
         let (problems, _) = problems(dir.path()).unwrap();
-        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert_eq!(problems.len(), 3, "{problems:?}");
     }
 }

@@ -131,7 +131,7 @@ impl Raid0 {
         // the sector, which was used on.
         let divided = !chunk.is_power_of_two() && self.museum.on(Exhibit::M03);
         let within = if divided { sector / chunk } else { sector } % chunk;
-        // M01 (c84a1372df92): kernels from 3.14 on placed every array as the alternate layout has it.
+        // M01 (c84a1372df92): kernels from 3.14 on placed every array as the alternate layout does.
         let alternate = self.alternate || self.museum.on(Exhibit::M01);
         let counted_from = if alternate { relative } else { sector };
         let index = (counted_from / chunk) % width;
