@@ -1,10 +1,14 @@
 //! Pure maps from array sectors to members. Facts: layouts.md sections 1-4, checked there against
 //! real arrays.
 
+mod linear;
 mod raid0;
+mod raid10;
 mod raid456;
 
+pub use linear::Linear;
 pub use raid0::{Raid0, Raid0Error};
+pub use raid10::{Copy, Raid10, Raid10Error};
 pub use raid456::{Place, Raid456, Row};
 
 /// Where the data of a running array lies.
