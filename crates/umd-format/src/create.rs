@@ -11,6 +11,7 @@
 //! | raid4, 5  | one         | the missing block is what parity says    | clean              |
 //! | raid6     | two         | the same, twice                          | clean              |
 //! | raid6     | one         | one equation too many: P, Q may disagree | clean, one rebuilt |
+//! | raid10    | some        | -                                        | resync from 0      |
 //!
 //! The one that is rebuilt, from 0, is the last present member.
 //! (An array that is not clean and lacks a member may not be started at level 4, 5 or 6, so the
@@ -18,6 +19,7 @@
 
 use crate::bitmap::{self, BitmapSuperblock};
 use crate::place::Minor;
+use crate::raid10::Raid10Layout;
 use crate::space::{
     self, ArraySpace, BBLOG_SECTORS, MemberSpace, RegionWish, SpaceError, SpaceWish,
 };
@@ -40,11 +42,11 @@ pub struct NewArray {
     pub name: String,
     /// The time now, seconds since 1970.
     pub ctime_seconds: u64,
-    /// Level; linear and raid10 are not made yet.
+    /// Level.
     pub level: Level,
     /// Layout number; for raid0 1 or 2 (0 leaves it unsaid).
     pub layout: u32,
-    /// Chunk, 0 for raid1.
+    /// Chunk, 0 for raid1; of linear the rounding, 0 for none.
     pub chunk_sectors: u32,
     /// Size of each member, as much as there is when `None`.
     pub size_sectors: Option<u64>,
@@ -116,6 +118,7 @@ pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
     let wish = SpaceWish {
         minor: array.minor,
         level: array.level,
+        raid10: raid10(array),
         chunk_sectors: array.chunk_sectors,
         bitmap: array.bitmap,
         bad_block_log: array.bad_block_log,
@@ -144,9 +147,9 @@ pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
     for (index, new) in array.spares.iter().enumerate() {
         spares.push(member(array.slots.len() + index, new)?);
     }
-    let bitmap = space
-        .bitmap
-        .map(|place| BitmapSuperblock::new(array.set_uuid, space.size_sectors, place.region_bytes));
+    let bitmap = space.bitmap.map(|place| {
+        BitmapSuperblock::new(array.set_uuid, place.covered_sectors, place.region_bytes)
+    });
     Ok(Created {
         slots,
         spares,
@@ -154,10 +157,16 @@ pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
     })
 }
 
+fn raid10(array: &NewArray) -> Option<Raid10Layout> {
+    let disks = u16::try_from(array.slots.len()).ok()?;
+    let layout = Raid10Layout::parse(array.layout, disks)?;
+    (array.level == Level::Raid10).then_some(layout)
+}
+
 fn check_shape(array: &NewArray) -> Result<(), CreateError> {
     let level = array.level;
     let shape = |text| Err(CreateError::Shape(text));
-    let supported = level.is_parity() || matches!(level, Level::Raid0 | Level::Raid1);
+    let supported = level.is_redundant() || matches!(level, Level::Linear | Level::Raid0);
     if !supported {
         return shape(format!("level {level} cannot be created yet"));
     }
@@ -174,10 +183,9 @@ fn check_shape(array: &NewArray) -> Result<(), CreateError> {
         ));
     }
     let missing = array.slots.iter().filter(|slot| slot.is_none()).count();
-    let most = level
-        .max_missing(disks as u32)
-        .expect("a supported level has a number");
-    if missing > most as usize {
+    if let Some(most) = level.max_missing(disks as u32)
+        && missing > most as usize
+    {
         return shape(format!(
             "{level} on {disks} devices can lack {most}, not {missing}"
         ));
@@ -191,14 +199,15 @@ fn check_shape(array: &NewArray) -> Result<(), CreateError> {
             "chunk of {chunk} sectors is no power of two of 4 KiB or more"
         ));
     }
-    if !level.is_striped() && array.chunk_sectors != 0 {
+    if level == Level::Raid1 && array.chunk_sectors != 0 {
         return shape(format!("{level} has no chunk"));
     }
-    let unnamed = match level {
-        Level::Raid5 | Level::Raid6 => false,
-        _ => array.layout == 0,
+    let known = match level {
+        Level::Raid5 | Level::Raid6 => level.layout_name(array.layout).is_some(),
+        Level::Raid10 => raid10(array).is_some(),
+        _ => array.layout == 0 || level.layout_name(array.layout).is_some(),
     };
-    if !unnamed && level.layout_name(array.layout).is_none() {
+    if !known {
         return shape(format!("{level} has no layout {}", array.layout));
     }
     if array.name.len() > NAME_BYTES_MAX || array.name.contains('\0') {
@@ -217,6 +226,7 @@ fn is_born_clean(array: &NewArray) -> bool {
         || match array.level {
             Level::Raid1 => array.slots.len() - missing == 1,
             Level::Raid4 | Level::Raid5 | Level::Raid6 => missing > 0,
+            Level::Raid10 => false,
             _ => true,
         }
 }

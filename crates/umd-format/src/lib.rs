@@ -22,6 +22,7 @@ pub mod create;
 pub mod kernels;
 pub mod level;
 pub mod place;
+pub mod raid10;
 pub mod signature;
 pub mod space;
 pub mod uuid;
@@ -30,6 +31,7 @@ pub mod v1;
 
 pub use level::Level;
 pub use place::{Format, Minor};
+pub use raid10::Raid10Layout;
 pub use uuid::Uuid;
 pub use v1::{ParseError, Role, SuperblockV1};
 

@@ -11,6 +11,7 @@
 //! section 9). All members get the same data offset: that of the smallest one.
 
 use crate::Level;
+use crate::Raid10Layout;
 use crate::bitmap::{default_region_bytes, least_region_bytes, on_disk_sectors, regions};
 use crate::place::{DEVICE_SECTORS_MIN, Minor};
 use crate::v1::DATA_SECTORS_MIN;
@@ -34,6 +35,8 @@ pub struct SpaceWish {
     pub minor: Minor,
     /// Level of the array.
     pub level: Level,
+    /// Layout of a RAID10.
+    pub raid10: Option<Raid10Layout>,
     /// Chunk, 0 for levels without.
     pub chunk_sectors: u32,
     /// Room for a bitmap, and what its regions should be.
@@ -44,6 +47,15 @@ pub struct SpaceWish {
     pub data_offset_sectors: Option<u64>,
     /// The size of each member the user asks for.
     pub size_sectors: Option<u64>,
+}
+
+impl SpaceWish {
+    /// What a bitmap covers when each member gives `size_sectors`.
+    fn covered_sectors(&self, size_sectors: u64) -> u64 {
+        let chunk = u64::from(self.chunk_sectors);
+        let whole = |layout: Raid10Layout| layout.array_sectors(chunk, size_sectors);
+        self.raid10.map_or(size_sectors, whole)
+    }
 }
 
 /// What size a bitmap's regions should have.
@@ -75,6 +87,8 @@ pub struct BitmapSpace {
     pub offset_sectors: i32,
     /// Size of a region.
     pub region_bytes: u32,
+    /// What it covers: data of each member, or a RAID10 as a whole.
+    pub covered_sectors: u64,
 }
 
 /// One member's space.
@@ -160,11 +174,14 @@ pub fn plan(wish: &SpaceWish, device_sectors: &[u64]) -> Result<ArraySpace, Spac
     let size_sectors = common_size(wish, &members[smallest])?;
     let bitmap = match wish.bitmap {
         None => None,
-        Some(region) => Some(reserved.bitmap(wish.minor, region, size_sectors)?),
+        Some(region) => {
+            let covered_sectors = wish.covered_sectors(size_sectors);
+            Some(reserved.bitmap(wish.minor, region, covered_sectors)?)
+        }
     };
     let data_offset_sectors = members[smallest].data_offset_sectors;
     let bblog_offset_sectors = if wish.bad_block_log {
-        reserved.bblog(wish.minor, bitmap, size_sectors, data_offset_sectors)
+        reserved.bblog(wish.minor, bitmap, data_offset_sectors)
     } else {
         0
     };
@@ -353,12 +370,12 @@ impl Reserved {
         &self,
         minor: Minor,
         region: RegionWish,
-        size_sectors: u64,
+        covered_sectors: u64,
     ) -> Result<BitmapSpace, SpaceError> {
-        let least_bytes = least_region_bytes(size_sectors, self.room_sectors)
+        let least_bytes = least_region_bytes(covered_sectors, self.room_sectors)
             .ok_or(SpaceError::NoRoomForBitmap)?;
         let region_bytes = match region {
-            RegionWish::Default => default_region_bytes(size_sectors, self.room_sectors)
+            RegionWish::Default => default_region_bytes(covered_sectors, self.room_sectors)
                 .expect("when the least region fits, a larger one does"),
             RegionWish::Bytes(wanted_bytes)
                 if wanted_bytes < least_bytes || !wanted_bytes.is_power_of_two() =>
@@ -370,7 +387,7 @@ impl Reserved {
             }
             RegionWish::Bytes(wanted_bytes) => wanted_bytes,
         };
-        let length = bitmap_sectors(size_sectors, region_bytes);
+        let length = bitmap_sectors(covered_sectors, region_bytes);
         let offset_sectors = match minor {
             Minor::V1_0 => -length - i32::from(BBLOG_SECTORS),
             Minor::V1_1 | Minor::V1_2 => SUPERBLOCK_SECTORS as i32,
@@ -378,23 +395,18 @@ impl Reserved {
         Ok(BitmapSpace {
             offset_sectors,
             region_bytes,
+            covered_sectors,
         })
     }
 
     /// The place of the bad-block log; 0 when there is none left.
-    fn bblog(
-        &self,
-        minor: Minor,
-        bitmap: Option<BitmapSpace>,
-        size_sectors: u64,
-        data_offset_sectors: u64,
-    ) -> i32 {
+    fn bblog(&self, minor: Minor, bitmap: Option<BitmapSpace>, data_offset_sectors: u64) -> i32 {
         let Some(super_offset) = place_at_start(minor) else {
             return -i32::from(BBLOG_SECTORS);
         };
         let bitmap_end = match bitmap {
             Some(bitmap) => {
-                bitmap.offset_sectors + bitmap_sectors(size_sectors, bitmap.region_bytes)
+                bitmap.offset_sectors + bitmap_sectors(bitmap.covered_sectors, bitmap.region_bytes)
             }
             None => SUPERBLOCK_SECTORS as i32,
         };

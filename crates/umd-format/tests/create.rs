@@ -13,6 +13,7 @@ fn wish(minor: Minor, level: Level, chunk_sectors: u32, bitmap: bool) -> SpaceWi
     SpaceWish {
         minor,
         level,
+        raid10: None,
         chunk_sectors,
         bitmap: bitmap.then_some(RegionWish::Default),
         bad_block_log: true,
@@ -316,7 +317,11 @@ fn raid0_uses_what_each_member_has() {
 fn descriptions_of_no_array_are_refused() {
     type Change = fn(&mut NewArray);
     let broken: &[(Change, &str)] = &[
-        (|a| a.level = Level::Raid10, "raid10 cannot be created yet"),
+        (
+            |a| a.level = Level::Multipath,
+            "multipath cannot be created yet",
+        ),
+        (|a| a.level = Level::Raid10, "raid10 has no layout 2"),
         (|a| a.level = Level::Raid6, "needs 4 to 257 devices, not 3"),
         (
             |a| a.slots = vec![None, None, Some(member(0, 100 * MIB))],

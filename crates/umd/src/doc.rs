@@ -225,6 +225,8 @@ pub fn tolerated(level: i32, raid_disks: u16) -> u16 {
         1 => raid_disks.saturating_sub(1),
         4 | 5 => 1,
         6 => 2,
+        // At the most: which of them are lost counts, and the array itself says whether it is.
+        10 => raid_disks.saturating_sub(1),
         _ => 0,
     }
 }
@@ -263,7 +265,7 @@ impl ArrayDoc {
             chunk_bytes: u64::from(status.chunk_sectors) * SECTOR_BYTES,
             raid_disks: status.raid_disks,
             array_bytes: status.array_sectors * SECTOR_BYTES,
-            dev_bytes: (status.level != 0).then(|| status.dev_sectors * SECTOR_BYTES),
+            dev_bytes: (!matches!(status.level, -1 | 0)).then(|| status.dev_sectors * SECTOR_BYTES),
             degraded: status.degraded,
             failed,
             creation_time: Stamp::new(status.ctime_seconds),
@@ -338,7 +340,7 @@ fn level_word(level: i32) -> String {
 }
 
 fn policy_word(status: &Status) -> &'static str {
-    if status.level == 0 {
+    if matches!(status.level, -1 | 0) {
         "none"
     } else if status.bitmap.is_some() {
         "bitmap"

@@ -7,7 +7,9 @@
 //! | 4              | `4 raid4`                    | none                                         |
 //! | 5              | `5 raid5`                    | la ra ls rs parity-first parity-last         |
 //! | 6              | `6 raid6`                    | as 5, ddf-*, and the raid5 ones with `-6`    |
-//! | -1 10 -4 -5    | `linear raid10 multipath faulty` | known by name; not run by this version   |
+//! | 10             | `10 raid10`                  | nN fN oN: near, far, offset copies           |
+//! | -1             | `linear`                     | none                                         |
+//! | -4 -5          | `multipath faulty`           | known by name; not run by this version       |
 
 /// What every word stands for, the name to print first.
 const LEVELS: &[(i32, &[&str])] = &[
@@ -70,7 +72,7 @@ pub fn level_name(level: i32) -> Option<&'static str> {
 
 /// Whether this version runs arrays of the level.
 pub fn level_runs(level: i32) -> bool {
-    matches!(level, 0 | 1 | 4 | 5 | 6)
+    matches!(level, -1 | 0 | 1 | 4 | 5 | 6 | 10)
 }
 
 /// The layout number behind a word, for a level.
@@ -79,6 +81,31 @@ pub fn layout_number(level: i32, word: &str) -> Option<i32> {
         0 => by_word(RAID0_LAYOUTS, word),
         5 => by_word(RAID5_LAYOUTS, word),
         6 => by_word(RAID5_LAYOUTS, word).or_else(|| by_word(RAID6_EXTRA_LAYOUTS, word)),
+        10 => raid10_layout_number(word),
+        _ => None,
+    }
+}
+
+/// `n2`, `f2`, `o2`, as mdadm has them, and the words that it prints for them.
+fn raid10_layout_number(word: &str) -> Option<i32> {
+    let kinds = [("near=", 'n'), ("far=", 'f'), ("offset=", 'o')];
+    let printed = kinds.iter().find_map(|(name, kind)| {
+        let count = word.strip_prefix(name)?;
+        Some((*kind, count))
+    });
+    let (kind, count) = match printed {
+        Some(found) => found,
+        None => {
+            let kind = word.chars().next()?;
+            (kind, &word[kind.len_utf8()..])
+        }
+    };
+    let count: u8 = count.parse().ok().filter(|count| *count > 0)?;
+    let count = i32::from(count);
+    match kind {
+        'n' => Some(0x100 | count),
+        'f' => Some(count << 8 | 1),
+        'o' => Some(0x10000 | count << 8 | 1),
         _ => None,
     }
 }
@@ -118,6 +145,7 @@ pub fn layout_default(level: i32) -> i32 {
     match level {
         5 | 6 => 2,
         0 => 1,
+        10 => 0x102,
         _ => 0,
     }
 }
@@ -164,11 +192,22 @@ mod tests {
         assert_eq!(level_number("raid7"), None);
         assert_eq!(level_name(5), Some("raid5"));
         assert_eq!(level_name(17), None);
-        assert!(level_runs(4) && !level_runs(10) && !level_runs(-1));
+        assert!(level_runs(10) && level_runs(-1) && !level_runs(-4));
     }
 
     #[test]
     fn layouts_belong_to_levels() {
+        for (word, layout) in [
+            ("n2", 0x102),
+            ("f3", 0x301),
+            ("o2", 0x10201),
+            ("near=4", 0x104),
+        ] {
+            assert_eq!(layout_number(10, word), Some(layout));
+        }
+        for word in ["", "n", "n0", "x2", "n256", "near", "2"] {
+            assert_eq!(layout_number(10, word), None, "{word}");
+        }
         assert_eq!(layout_number(5, "ls"), Some(2));
         assert_eq!(layout_number(5, "left-symmetric-6"), None);
         assert_eq!(layout_number(6, "left-symmetric-6"), Some(18));

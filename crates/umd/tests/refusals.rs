@@ -57,9 +57,15 @@ const REFUSALS: &[(&str, i32, &str)] = &[
         "umd: You have listed more devices (3) than are in the array(2)!\n",
     ),
     (
-        "-C md0 -l 10 -n 4 a b c d",
+        "-C md0 -l multipath -n 2 a b",
         2,
-        "umd: raid10 is not available in this version; raid0, raid1, raid4, raid5 and raid6 are\n",
+        "umd: multipath is not available in this version; linear, raid0, raid1, raid4, raid5, \
+         raid6 and raid10 are\n",
+    ),
+    (
+        "-C md0 -l 10 -n 4 -p ls a b c d",
+        2,
+        "umd: layout ls not understood for raid10.\n",
     ),
     (
         "-C md0 -l 5 -n 3 -k ppl a b c",
@@ -205,8 +211,7 @@ fn nothing_found_is_no_failure_where_mdadm_says_so() {
         erased.err,
         "umd: Unrecognised md component device - zero.img\n"
     );
-    let empty =
-        "Personalities : [raid0] [raid1] [raid6] [raid5] [raid4] \nunused devices: <none>\n";
+    let empty = "Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] \nunused devices: <none>\n";
     assert_eq!(home.umd("mdstat").ok().out, empty);
 }
 

@@ -5,7 +5,6 @@ use umd_format::v1::{DeviceFlags, Features};
 use umd_format::{Role, SuperblockV1, Uuid};
 
 use super::engine::Array;
-use crate::geometry::Geometry;
 use crate::member::{Member, State};
 use crate::value::{
     Command, Control, ControlError, ControlId, ControlReply, Exhibit, MemberId, NewMember, Slot,
@@ -171,12 +170,13 @@ impl Array {
     }
 
     fn redundant(&self) -> Result<(), ControlError> {
-        match *self.geometry {
-            Geometry::Striped(_) => Err(ControlError::Invalid(
-                "a RAID0 has no redundancy: members cannot be added, rebuilt or checked".into(),
-            )),
-            _ => Ok(()),
+        if self.geometry.is_redundant() {
+            return Ok(());
         }
+        let level = self.info.level.to_string().to_uppercase();
+        Err(ControlError::Invalid(format!(
+            "a {level} array has no redundancy: members cannot be added, rebuilt or checked"
+        )))
     }
 
     fn peer(&self) -> &Member {

@@ -21,11 +21,11 @@ impl Array {
         if member.state != State::InSync {
             return true;
         }
-        match &*self.geometry {
-            Geometry::Striped(_) => false,
-            Geometry::Mirrored { .. } => self.epoch.in_sync().count() > 1,
-            Geometry::Parity(map) => self.epoch.degraded() < map.parities(),
-        }
+        let lost = member.slot;
+        self.geometry.survives(|slot| {
+            let there = self.epoch.column(slot).is_some_and(|column| column.in_sync);
+            there && lost != Some(Slot(slot))
+        })
     }
 
     /// A member cannot be trusted any more. If the array cannot live without it, writes end here;
@@ -110,7 +110,7 @@ impl Array {
         if !self.may_write() || self.stopping.is_some() || !self.metadata.is_quiet() {
             return false;
         }
-        if self.geometry.redundancy() == 0 && !matches!(*self.geometry, Geometry::Mirrored { .. }) {
+        if !self.geometry.is_redundant() {
             return false;
         }
         if self.activate_spares() {

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use umd_format::v1::{DeviceFlags, Features};
-use umd_format::{Level, Minor, SuperblockV1};
+use umd_format::{Minor, SuperblockV1};
 
 use super::engine::{Array, Info, Parts};
 use crate::assembly::{BitmapPlan, MemberFacts, Plan, SlotPlan};
 use crate::bitmap::Bitmap;
-use crate::geometry::Geometry;
 use crate::member::{Cover, Epoch, Io, Member, Members, State};
 use crate::metadata::Metadata;
 use crate::sync::Sync;
@@ -78,15 +77,19 @@ impl Array {
             .get(plan.reference)
             .expect("the plan's reference is used");
         let superblock = reference.superblock.clone();
-        let dev_sectors = sync_sectors(&plan);
+        let sync_sectors = plan.sync_sectors();
         let epoch = Epoch::of(1, &members, plan.raid_disks);
         let metadata = metadata_of(&plan, &superblock, &members, museum);
-        let mut bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), dev_sectors);
+        let mut bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), sync_sectors);
         bitmap.exhibit(museum);
         let mut cover = Cover::new(plan.resync_offset_sectors);
         cover.exhibit(museum);
         let geometry = Arc::new(plan.geometry.clone());
-        let mut sync = Sync::new(geometry.clone(), dev_sectors, plan.resync_offset_sectors);
+        let mut sync = Sync::new(
+            geometry.clone(),
+            plan.array_sectors,
+            plan.resync_offset_sectors,
+        );
         sync.exhibit(museum);
         resume_rebuilds(&plan, &mut cover, &mut sync, museum);
         let mut io = Io::new(pool);
@@ -112,7 +115,7 @@ fn metadata_of(
     members: &Members,
     museum: Museum,
 ) -> Metadata {
-    let redundant = plan.level != Level::Raid0;
+    let redundant = plan.geometry.is_redundant();
     let mut metadata = Metadata::new(superblock, Events(plan.events.0), redundant);
     metadata.exhibit(museum);
     if plan.marked_clean || !plan.forced.is_empty() {
@@ -138,7 +141,8 @@ fn resume_rebuilds(plan: &Plan, cover: &mut Cover, sync: &mut Sync, museum: Muse
             bitmap_guided,
         } = slot
         {
-            let done = (*from_sectors).min(sync_sectors(plan));
+            let end = plan.geometry.rebuild_sectors(plan.array_sectors);
+            let done = (*from_sectors).min(end);
             cover.set_rebuilt(*member, done, done);
             // M52 (8c2e870a625b): a rebuild that was cut short by a stop found nothing to do
             // in the clean bitmap of the next start, and was over.
@@ -168,15 +172,6 @@ fn distrusting_rebuilds(mut plan: Plan) -> Plan {
         }
     }
     plan
-}
-
-/// Sectors of each member that resync and recovery walk; 0 without redundancy.
-fn sync_sectors(plan: &Plan) -> u64 {
-    match &plan.geometry {
-        Geometry::Striped(_) => 0,
-        Geometry::Mirrored { .. } => plan.array_sectors,
-        Geometry::Parity(map) => map.dev_sectors(),
-    }
 }
 
 fn info_of(plan: &Plan) -> Info {

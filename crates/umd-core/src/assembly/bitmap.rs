@@ -1,8 +1,10 @@
 //! Whether the write-intent bitmap can be used.
 
+use umd_format::Level;
 use umd_format::bitmap::{BitmapError, BitmapSuperblock, on_disk_bytes};
-use umd_format::v1::Features;
+use umd_format::v1::{Features, Fields};
 
+use super::decide::raid10;
 use super::facts::Wish;
 use super::plan::BitmapPlan;
 use super::refusal::RefusalKind;
@@ -67,6 +69,14 @@ fn unsupported(candidate: &Candidate<'_>) -> Option<&'static str> {
     }
 }
 
+/// What a bitmap covers: the data of each member, or a RAID10 as a whole. (layouts.md section 5)
+fn covered_sectors(fields: &Fields) -> u64 {
+    match raid10(fields) {
+        Ok(map) if fields.level == Level::Raid10 => map.array_sectors(),
+        _ => fields.size_sectors,
+    }
+}
+
 /// The bitmap on one member, or why it cannot be used.
 fn bitmap_of<'a>(candidate: &Candidate<'a>) -> Result<&'a BitmapSuperblock, String> {
     let superblock = match &candidate.facts.bitmap {
@@ -78,7 +88,7 @@ fn bitmap_of<'a>(candidate: &Candidate<'a>) -> Result<&'a BitmapSuperblock, Stri
     let start = fields
         .bitmap_sector()
         .ok_or("its place is not on the device")?;
-    let bytes = on_disk_bytes(superblock.regions(fields.size_sectors));
+    let bytes = on_disk_bytes(superblock.regions(covered_sectors(fields)));
     let end = start.saturating_add(bytes.div_ceil(SECTOR_BYTES));
     let data_end = fields.data_offset_sectors + fields.data_size_sectors;
     let super_end = fields.super_offset_sectors + fields.superblock_sectors();

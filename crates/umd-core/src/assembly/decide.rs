@@ -9,7 +9,7 @@ use super::judge::{Judgement, difference, judge};
 use super::plan::{BitmapPlan, Drives, Forced, Plan, Reason, SlotPlan};
 use super::refusal::{Refusal, RefusalKind};
 use super::select::{Candidate, select};
-use crate::geometry::{Geometry, Raid0, Raid456};
+use crate::geometry::{Geometry, Linear, Raid0, Raid10, Raid10Error, Raid456};
 use crate::value::{Events, Exhibit, Museum, SECTOR_BYTES, Slot};
 
 /// The largest logical block that members are written in.
@@ -119,18 +119,20 @@ impl<'a> Lineup<'a> {
 
     /// True when every block can be read: enough slots hold valid data.
     fn is_enough(&self) -> bool {
-        self.suffices(self.in_sync())
-    }
-
-    fn suffices(&self, in_sync: usize) -> bool {
         let Some(reference) = &self.reference else {
             return false;
         };
         let fields = &reference.superblock.fields;
-        let Some(most) = fields.level.max_missing(fields.raid_disks) else {
-            return false;
+        if let Some(most) = fields.level.max_missing(fields.raid_disks) {
+            let in_sync = self.in_sync();
+            return in_sync > 0 && in_sync + most as usize >= self.slots.len();
+        }
+        let holds = |slot: u16| {
+            let member = self.slots.get(usize::from(slot)).copied().flatten();
+            member.is_some_and(|one| recovery(&one).is_none())
         };
-        in_sync > 0 && in_sync + most as usize >= self.slots.len()
+        fields.level == Level::Raid10
+            && raid10(fields).is_ok_and(|map| Geometry::Copied(map).survives(holds))
     }
 
     /// The stale members that force would trust: as few as make the array complete enough, the
@@ -417,6 +419,12 @@ impl<'a> Lineup<'a> {
         }
     }
 
+    /// Of all slots, in order.
+    fn data_sizes(&self) -> Vec<u64> {
+        let fields = self.members().map(|one| &one.superblock.fields);
+        fields.map(|fields| fields.data_size_sectors).collect()
+    }
+
     fn geometry(&self, reference: &Candidate<'_>, museum: Museum) -> Result<Geometry, RefusalKind> {
         let fields = &reference.superblock.fields;
         let disks = self.slots.len() as u16;
@@ -426,10 +434,7 @@ impl<'a> Lineup<'a> {
         };
         match fields.level {
             Level::Raid0 => {
-                let sizes: Vec<u64> = self
-                    .members()
-                    .map(|one| one.superblock.fields.data_size_sectors)
-                    .collect();
+                let sizes = self.data_sizes();
                 let total = sizes
                     .iter()
                     .try_fold(0u64, |sum, &size| sum.checked_add(size));
@@ -440,7 +445,19 @@ impl<'a> Lineup<'a> {
                 let map = Raid0::new(&sizes, chunk_sectors, fields.raid0_layout())?;
                 Ok(Geometry::Striped(map.exhibit(museum)))
             }
+            Level::Linear => {
+                let chunk_sectors = u64::from(fields.chunk_sectors);
+                let map = Linear::new(&self.data_sizes(), chunk_sectors);
+                let fits = |map: &Linear| map.array_sectors() <= u64::MAX / SECTOR_BYTES;
+                map.filter(fits)
+                    .map(Geometry::Linear)
+                    .ok_or_else(|| not_supported("a linear array of these sizes".to_owned()))
+            }
             Level::Raid1 => Ok(Geometry::Mirrored { legs: disks }),
+            Level::Raid10 => match raid10(fields) {
+                Ok(map) => Ok(Geometry::Copied(map)),
+                Err(why) => Err(not_supported(why.to_string())),
+            },
             level => {
                 let chunk_sectors = u64::from(fields.chunk_sectors);
                 Raid456::new(
@@ -523,16 +540,29 @@ fn forced(candidate: &Candidate<'_>, to: Events) -> Forced {
 
 fn array_sectors(geometry: &Geometry, fields: &Fields) -> u64 {
     match geometry {
+        Geometry::Linear(map) => map.array_sectors(),
         Geometry::Striped(map) => map.array_sectors(),
         Geometry::Mirrored { .. } => fields.size_sectors,
+        Geometry::Copied(map) => map.array_sectors(),
         Geometry::Parity(map) => map.array_sectors(),
     }
+}
+
+/// The map of a RAID10.
+pub(super) fn raid10(fields: &Fields) -> Result<Raid10, Raid10Error> {
+    Raid10::new(
+        fields.layout,
+        fields.raid_disks as u16,
+        fields.chunk_sectors.into(),
+        fields.size_sectors,
+    )
 }
 
 /// What an array uses that cannot be run yet.
 fn unsupported_array(fields: &Fields) -> Option<String> {
     let level = fields.level;
-    let known = level.is_parity() || matches!(level, Level::Raid0 | Level::Raid1);
+    let plain = matches!(level, Level::Linear | Level::Raid0);
+    let known = plain || level.is_redundant();
     if !known {
         return Some(format!("level {level}"));
     }

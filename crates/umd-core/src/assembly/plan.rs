@@ -154,16 +154,21 @@ impl Plan {
         self.slots.iter().filter(in_sync).count()
     }
 
+    /// What resync and bitmap cover: sectors of each member, or of a RAID10 as a whole.
+    pub fn sync_sectors(&self) -> u64 {
+        self.geometry.sync_sectors(self.array_sectors)
+    }
+
     /// What holds in every plan, whatever it was made from.
     pub(super) fn check(&self) {
         let slots = self.slots.len();
         assert_eq!(slots, usize::from(self.raid_disks), "an entry a slot");
         assert_eq!(self.geometry.raid_disks(), self.raid_disks, "one shape");
-        let most = self.level.max_missing(self.raid_disks.into());
-        let most = most.expect("a level that can run counts its members");
-        assert!(self.degraded() <= most as usize, "every block can be read");
+        let in_sync = |slot: u16| matches!(self.slots[usize::from(slot)], SlotPlan::InSync(_));
+        assert!(self.geometry.survives(in_sync), "every block can be read");
         assert!(self.degraded() < slots, "somebody is in sync");
-        let spent = self.degraded() > 0 && self.degraded() == most as usize;
+        let most = usize::from(self.geometry.redundancy());
+        let spent = self.degraded() > 0 && self.degraded() == most;
         let hole = self.level.is_parity() && spent && self.is_unclean();
         assert!(!hole, "parity that may be wrong stands in for nobody");
         assert!(

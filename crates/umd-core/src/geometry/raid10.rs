@@ -15,7 +15,9 @@
 //! They have no map here.
 
 use smallvec::SmallVec;
-use umd_format::Level;
+use umd_format::{Level, Raid10Layout};
+
+use crate::value::{MAX_SECTOR, SECTOR_BYTES};
 
 /// Why a RAID10 map cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +55,9 @@ pub enum Raid10Error {
     /// The chunk size is no power of two of at least 4 KiB.
     #[error("RAID10 needs a chunk size that is a power of two of at least 4K")]
     Chunk,
+    /// 2^64 bytes or more.
+    #[error("a RAID10 of 2^64 bytes or more")]
+    TooLarge,
     /// A member holds less than a chunk of each far copy.
     #[error("a RAID10 member holds less than one chunk")]
     Empty,
@@ -87,58 +92,27 @@ pub struct Raid10 {
     groups: Vec<SmallVec<[u16; 4]>>,
 }
 
-/// What a layout word says.
-struct Shape {
-    near: u16,
-    far: u16,
-    offset: bool,
-    set: u16,
+/// The slot of the next far copy of what lies on `slot`. The last set takes in what is left over.
+fn next_slot(layout: &Raid10Layout, slot: u16) -> u16 {
+    let (disks, set) = (layout.raid_disks, layout.set_slots);
+    let rest = disks % set;
+    let last_start = (disks / set - 1) * set;
+    let on = slot + layout.near;
+    if rest != 0 && on > last_start {
+        last_start + (on - last_start) % (set + rest)
+    } else {
+        on % set + slot / set * set
+    }
 }
 
-impl Shape {
-    fn parse(layout: u32, raid_disks: u16) -> Option<Shape> {
-        let near = (layout & 0xff) as u16;
-        let far = (layout >> 8 & 0xff) as u16;
-        let copies = u32::from(near) * u32::from(far);
-        if copies == 0 || copies > u32::from(raid_disks) || layout >> 19 != 0 {
-            return None;
-        }
-        let set = match layout >> 17 {
-            0 => raid_disks,
-            1 => raid_disks / far,
-            2 => near * far,
-            _ => return None,
-        };
-        Some(Shape {
-            near,
-            far,
-            offset: layout >> 16 & 1 == 1,
-            set,
-        })
+/// By far copy: the slot of each first copy's slot.
+fn slots_of(layout: &Raid10Layout) -> Vec<Vec<u16>> {
+    let mut slots = vec![(0..layout.raid_disks).collect::<Vec<u16>>()];
+    for copy in 1..usize::from(layout.far) {
+        let before = slots[copy - 1].iter();
+        slots.push(before.map(|slot| next_slot(layout, *slot)).collect());
     }
-
-    /// The slot of the next far copy of what lies on `slot`. The last set takes in what is left
-    /// over.
-    fn next(&self, slot: u16, raid_disks: u16) -> u16 {
-        let rest = raid_disks % self.set;
-        let last_start = (raid_disks / self.set - 1) * self.set;
-        let on = slot + self.near;
-        if rest != 0 && on > last_start {
-            last_start + (on - last_start) % (self.set + rest)
-        } else {
-            on % self.set + slot / self.set * self.set
-        }
-    }
-
-    /// By far copy: the slot of each first copy's slot.
-    fn slots(&self, raid_disks: u16) -> Vec<Vec<u16>> {
-        let mut slots = vec![(0..raid_disks).collect::<Vec<u16>>()];
-        for copy in 1..usize::from(self.far) {
-            let before = slots[copy - 1].iter();
-            slots.push(before.map(|slot| self.next(*slot, raid_disks)).collect());
-        }
-        slots
-    }
+    slots
 }
 
 /// The other way round; `None` if two slots go to one.
@@ -162,7 +136,7 @@ impl Raid10 {
         dev_sectors: u64,
     ) -> Result<Raid10, Raid10Error> {
         let unknown = Raid10Error::Unknown { layout, raid_disks };
-        let shape = Shape::parse(layout, raid_disks).ok_or(unknown.clone())?;
+        let shape = Raid10Layout::parse(layout, raid_disks).ok_or(unknown.clone())?;
         if u32::from(raid_disks) > Level::Raid10.max_disks(layout) {
             return Err(unknown);
         }
@@ -171,18 +145,21 @@ impl Raid10 {
         }
         let (near, far) = (u64::from(shape.near), u64::from(shape.far));
         let n = u64::from(raid_disks);
-        // md divides in this order.
-        let chunks = (dev_sectors / chunk_sectors / far) * n / near;
-        if chunks == 0 {
+        let array_sectors = shape.array_sectors(chunk_sectors, dev_sectors);
+        if array_sectors == 0 {
             return Err(Raid10Error::Empty);
         }
+        if array_sectors > MAX_SECTOR / SECTOR_BYTES {
+            return Err(Raid10Error::TooLarge);
+        }
+        let chunks = array_sectors / chunk_sectors;
         let rows = (chunks * near * far).div_ceil(n);
         let overlapping = Raid10Error::Overlapping { layout, raid_disks };
         // Offset copies lie right behind their row, where near copies that wrap round go, too.
         if shape.offset && n % near != 0 {
             return Err(overlapping);
         }
-        let slots = shape.slots(raid_disks);
+        let slots = slots_of(&shape);
         let firsts = slots
             .iter()
             .map(|slots| inverse(slots))
@@ -195,13 +172,13 @@ impl Raid10 {
             chunk_sectors,
             stride_rows: if shape.offset { 1 } else { rows / far },
             dev_sectors: rows * chunk_sectors,
-            array_sectors: chunks * chunk_sectors,
+            array_sectors,
             slots,
             firsts: firsts.ok_or(overlapping)?,
             groups: Vec::new(),
         };
         map.groups = map.find_groups();
-        let copies = usize::from(shape.near * shape.far);
+        let copies = usize::from(shape.copies());
         if map.groups.iter().any(|group| group.len() < copies) {
             return Err(Raid10Error::Together { layout, raid_disks });
         }

@@ -4,12 +4,14 @@
 //!   start --(redundant: lock)--> gate --> write to every column --> over
 //! ```
 
+use smallvec::SmallVec;
+
 use super::ladder::{self, Proofs, Target};
 use super::locks::{LockId, NOWHERE};
 use super::request::Gate;
 use super::split::Piece;
 use super::{Job, Lane, Rig, Step, eio};
-use crate::geometry::Geometry;
+use crate::geometry::{Copy, Geometry};
 use crate::member::{Access, Column, Effect};
 use crate::value::{Exhibit, IoDone, IoError, MemberId, Purpose, Slice};
 
@@ -52,7 +54,7 @@ impl Direct {
     }
 
     pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
-        if let Geometry::Striped(_) = *lane.geometry {
+        if !lane.geometry.is_redundant() {
             return self.gate(lane, rig, index);
         }
         let mut start = self.piece.member_sectors;
@@ -90,14 +92,18 @@ impl Direct {
             intent,
             recorded: &recorded,
         };
-        let (start, end) = self.range();
-        for slot in self.slots(lane) {
-            let column = rig.epoch.column(slot);
+        for place in self.places(lane) {
+            let column = rig.epoch.column(place.slot);
+            let (start, end) = (
+                place.member_sectors,
+                place.member_sectors + self.piece.len_sectors,
+            );
             if rig.cover.locked_access(column, start, end) == Access::Lost {
                 continue;
             }
             let column = *column.expect("not lost");
-            self.write(rig, &proofs, &column, request.fua, index);
+            let fua = request.fua;
+            self.write(rig, &proofs, (&column, start), fua, index);
         }
         match self.left {
             0 => self.over(lane, Err(eio("no member is left to hold this data"))),
@@ -110,17 +116,16 @@ impl Direct {
         zeros && matches!(*lane.geometry, Geometry::Parity(_))
     }
 
-    fn range(&self) -> (u64, u64) {
-        (
-            self.piece.member_sectors,
-            self.piece.member_sectors + self.piece.len_sectors,
-        )
-    }
-
-    fn slots(&self, lane: &Lane) -> std::ops::Range<u16> {
-        match *lane.geometry {
-            Geometry::Striped(_) => self.piece.slot..self.piece.slot + 1,
-            _ => 0..lane.geometry.raid_disks(),
+    /// Everywhere it has to be written.
+    fn places(&self, lane: &Lane) -> SmallVec<[Copy; 4]> {
+        let at = |slot| Copy {
+            slot,
+            member_sectors: self.piece.member_sectors,
+        };
+        match &*lane.geometry {
+            geometry if geometry.is_mirror() => geometry.copies(self.piece.array_sectors),
+            Geometry::Parity(map) => (0..map.raid_disks()).map(at).collect(),
+            _ => SmallVec::from_iter([at(self.piece.slot)]),
         }
     }
 
@@ -128,14 +133,14 @@ impl Direct {
         &mut self,
         rig: &mut Rig<'_>,
         proofs: &Proofs<'_>,
-        column: &Column,
+        (column, member_sectors): (&Column, u64),
         fua: bool,
         index: u32,
     ) {
         let owner = Lane::owner(index, if column.in_sync { IN_SYNC } else { REBUILDING });
         let target = Target {
             column,
-            member_sectors: self.piece.member_sectors,
+            member_sectors,
             fua,
             owner,
         };
@@ -143,7 +148,7 @@ impl Direct {
             // M18 (93dec51e716d): the copy of a request that was made for a write-mostly member
             // lost what it was, and became a read.
             Payload::Data(data) if column.write_mostly && rig.io.museum.on(Exhibit::M18) => {
-                let at = column.data_offset_sectors + self.piece.member_sectors;
+                let at = column.data_offset_sectors + member_sectors;
                 let len = (data.len() / 512) as u64;
                 rig.io.read(column.member, at, len, Purpose::Data, owner);
             }
@@ -176,8 +181,7 @@ impl Direct {
                     .get_mut(self.request)
                     .expect("a job has its request");
                 request.met_fault = true;
-                let striped = matches!(*lane.geometry, Geometry::Striped(_));
-                if !striped || error == IoError::Gone {
+                if lane.geometry.is_redundant() || error == IoError::Gone {
                     rig.io
                         .effects
                         .push(Effect::Fail(member, format!("write failed: {error}")));

@@ -14,7 +14,7 @@ use super::locks::LockId;
 use super::reconstruct::Reconstruct;
 use super::split::Piece;
 use super::{Job, Lane, Rig, Step, eio};
-use crate::geometry::Geometry;
+use crate::geometry::{Copy, Geometry};
 use crate::member::{Access, Column, Effect, Io};
 use crate::value::{Buf, Exhibit, IoDone, IoError, IoOp, MemberId, Purpose};
 
@@ -38,11 +38,11 @@ impl Balance {
     }
 
     /// The leg that goes on where it is, else the least busy one, else the lowest.
-    fn choose(&self, start: u64, legs: impl Iterator<Item = u16>) -> Option<u16> {
-        legs.min_by_key(|slot| {
-            let leg = &self.legs[usize::from(*slot)];
-            let follows = leg.last_end_sectors == start && leg.in_flight < 8;
-            (!follows, leg.in_flight, *slot)
+    fn choose(&self, legs: impl Iterator<Item = Copy>) -> Option<Copy> {
+        legs.min_by_key(|copy| {
+            let leg = &self.legs[usize::from(copy.slot)];
+            let follows = leg.last_end_sectors == copy.member_sectors && leg.in_flight < 8;
+            (!follows, leg.in_flight, copy.slot)
         })
     }
 
@@ -83,15 +83,12 @@ impl Read {
     }
 
     pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let mut from_sectors = self.piece.member_sectors;
         let column = match &*lane.geometry {
-            Geometry::Mirrored { .. } => match self.choose_leg(lane, rig) {
-                Some(slot) => {
-                    self.slot = slot;
-                    rig.epoch.column(slot)
-                }
-                None => None,
-            },
-            Geometry::Striped(_) => rig.epoch.column(self.slot),
+            geometry if geometry.is_mirror() => self.choose_leg(lane, rig).and_then(|leg| {
+                (self.slot, from_sectors) = (leg.slot, leg.member_sectors);
+                rig.epoch.column(leg.slot)
+            }),
             Geometry::Parity(_) => {
                 let column = rig.epoch.column(self.slot);
                 match rig.cover.free_access(column, self.end()) {
@@ -99,6 +96,7 @@ impl Read {
                     _ => return self.reconstruct(lane, rig, index, false),
                 }
             }
+            _ => rig.epoch.column(self.slot),
         };
         let Some(column) = column else {
             if !self.tried.is_empty() && Read::again_in_parts(lane, rig, self.request, self.piece) {
@@ -107,9 +105,10 @@ impl Read {
             lane.part_over(self.request, Err(eio("no member holds this data")));
             return Step::Over;
         };
-        let sector = column.data_offset_sectors + self.piece.member_sectors;
+        let sector = column.data_offset_sectors + from_sectors;
         let owner = Lane::owner(index, 0);
-        lane.balance.begun(self.slot, self.end());
+        let end_sectors = from_sectors + self.piece.len_sectors;
+        lane.balance.begun(self.slot, end_sectors);
         rig.io.read(
             column.member,
             sector,
@@ -133,30 +132,31 @@ impl Read {
 
     /// A leg that holds the data. Where members may still differ after a crash it is always the
     /// first one in sync, so that two reads never see two versions.
-    fn choose_leg(&self, lane: &Lane, rig: &Rig<'_>) -> Option<u16> {
-        let (start, end) = (self.piece.member_sectors, self.end());
-        let legs = 0..lane.geometry.raid_disks();
+    fn choose_leg(&self, lane: &Lane, rig: &Rig<'_>) -> Option<Copy> {
+        let (start, end) = (self.piece.array_sectors, self.end());
+        let legs = lane.geometry.copies(start);
         // M16 (c916ca353088): where the only member in sync was a write-mostly one, reads fell back
         // to any other, filled or not.
         let unfilled =
             rig.io.museum.on(Exhibit::M16) && rig.epoch.in_sync().all(|column| column.write_mostly);
-        let good = legs.filter(|slot| {
-            let column = rig.epoch.column(*slot);
-            let failed = |c: &Column| self.tried.contains(&(*slot, c.member));
+        let good = legs.into_iter().filter(|leg| {
+            let column = rig.epoch.column(leg.slot);
+            let failed = |c: &Column| self.tried.contains(&(leg.slot, c.member));
+            let end = leg.member_sectors + self.piece.len_sectors;
             column.is_some_and(|c| !failed(c))
                 && (unfilled || rig.cover.free_access(column, end) == Access::Usable)
         });
-        let good: SmallVec<[u16; 8]> = good.collect();
-        let column = |slot: &u16| rig.epoch.column(*slot).expect("filtered above");
+        let good: SmallVec<[Copy; 8]> = good.collect();
+        let column = |leg: &Copy| rig.epoch.column(leg.slot).expect("filtered above");
         // M15 (c6d119cf1b5a): reads were spread over members that a resync had not passed yet.
         let agrees = rig.cover.agrees(rig.bitmap.regions(), start, end);
         if !agrees && !rig.io.museum.on(Exhibit::M15) {
-            return good.iter().copied().find(|s| column(s).in_sync);
+            return good.iter().copied().find(|leg| column(leg).in_sync);
         }
         let class = |sync: bool, mostly: bool| {
             let legs = good.iter().copied();
             let fits = move |c: &Column| (c.in_sync || !sync) && (!c.write_mostly || mostly);
-            lane.balance.choose(start, legs.filter(|s| fits(column(s))))
+            lane.balance.choose(legs.filter(|leg| fits(column(leg))))
         };
         class(!unfilled, false)
             .or_else(|| class(true, true))
@@ -191,12 +191,12 @@ impl Read {
                 .push(Effect::Fail(member, "the device is gone".into()));
         }
         match &*lane.geometry {
-            Geometry::Striped(_) => {
+            Geometry::Linear(_) | Geometry::Striped(_) => {
                 let why = format!("member {} cannot be read: {error}", name(rig, member));
                 lane.part_over(self.request, Err(eio(why)));
                 Step::Over
             }
-            Geometry::Mirrored { .. } => {
+            Geometry::Mirrored { .. } | Geometry::Copied(_) => {
                 let (start, end) = (self.piece.member_sectors, self.end());
                 let in_doubt = !rig.cover.agrees(rig.bitmap.regions(), start, end);
                 // Where legs may differ no more than what cannot be read comes from another one:
@@ -264,12 +264,15 @@ impl Mend {
 
     /// Reads a good leg again: a write may have come in before the lock was ours.
     pub fn locked(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
-        let (start, len) = (self.piece.member_sectors, self.piece.len_sectors);
-        let mut legs = (0..lane.geometry.raid_disks()).filter(|s| *s != self.slot);
-        let source = legs.find_map(|s| rig.epoch.column(s).filter(|c| c.in_sync));
+        let copies = lane.geometry.copies(self.piece.array_sectors);
+        let mut legs = copies.iter().filter(|leg| leg.slot != self.slot);
+        let source = legs.find_map(|leg| {
+            let column = rig.epoch.column(leg.slot).filter(|c| c.in_sync)?;
+            Some((column, leg.member_sectors))
+        });
         match source {
-            Some(column) => {
-                let sector = column.data_offset_sectors + start;
+            Some((column, start)) => {
+                let (sector, len) = (column.data_offset_sectors + start, self.piece.len_sectors);
                 let owner = Lane::owner(index, 0);
                 rig.io
                     .read(column.member, sector, len, Purpose::Preread, owner);
@@ -300,14 +303,14 @@ impl Mend {
         let Ok(buf) = Io::read_result(result) else {
             return self.over(lane);
         };
-        if !self.write(rig, index, buf) {
+        if !self.write(lane, rig, index, buf) {
             return self.over(lane);
         }
         self.writing = true;
         Step::Stay(Job::Mend(self))
     }
 
-    fn write(&self, rig: &mut Rig<'_>, index: u32, buf: Buf) -> bool {
+    fn write(&self, lane: &Lane, rig: &mut Rig<'_>, index: u32, buf: Buf) -> bool {
         let bad = rig
             .epoch
             .column(self.slot)
@@ -315,7 +318,10 @@ impl Mend {
         let Some(bad) = bad.filter(|_| rewrite_allowed(rig)) else {
             return false;
         };
-        let offset_sectors = bad.data_offset_sectors + self.piece.member_sectors;
+        let copies = lane.geometry.copies(self.piece.array_sectors);
+        let bad_copy = copies.iter().find(|leg| leg.slot == self.slot);
+        let bad_copy = bad_copy.expect("the leg that was tried is one");
+        let offset_sectors = bad.data_offset_sectors + bad_copy.member_sectors;
         let data = SmallVec::from_iter([buf.freeze()]);
         let op = IoOp::Write {
             offset_sectors,

@@ -85,7 +85,7 @@ impl Flush {
         if self.left > 0 {
             return Step::Stay(Job::Flush(self));
         }
-        let striped = matches!(*lane.geometry, Geometry::Striped(_));
+        let striped = !lane.geometry.is_redundant();
         if self.flushed == 0 && !rig.broken && !striped {
             // All that were asked have failed since. Others hold the data now, or nobody does.
             return self.start(lane, rig, index);
@@ -145,13 +145,20 @@ impl Allocation {
 
     pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         for (tag, piece) in self.pieces.iter().enumerate() {
-            let column = match self.mirrored {
-                true => rig.epoch.in_sync().next(),
-                false => rig.epoch.column(piece.slot).filter(|c| c.in_sync),
+            let in_sync = |slot: u16| rig.epoch.column(slot).filter(|c| c.in_sync);
+            let found = match lane.geometry.is_mirror() {
+                true => {
+                    let copies = lane.geometry.copies(piece.array_sectors);
+                    let mut copies = copies.into_iter();
+                    copies.find_map(|leg| Some((in_sync(leg.slot)?, leg.member_sectors)))
+                }
+                false => in_sync(piece.slot).map(|column| (column, piece.member_sectors)),
             };
-            let Some(column) = column else { continue };
+            let Some((column, from_sectors)) = found else {
+                continue;
+            };
             let op = IoOp::Allocation {
-                offset_sectors: column.data_offset_sectors + piece.member_sectors,
+                offset_sectors: column.data_offset_sectors + from_sectors,
                 len_sectors: piece.len_sectors,
             };
             let tag = u32::try_from(tag).expect("few pieces");

@@ -14,7 +14,7 @@ pub struct Piece {
     pub array_sectors: u64,
     /// The slot.
     pub slot: u16,
-    /// First data sector on it.
+    /// First data sector on it; of a mirror the array sector, which is where it is locked.
     pub member_sectors: u64,
     /// Length.
     pub len_sectors: u64,
@@ -48,15 +48,17 @@ impl Piece {
     }
 }
 
-/// The pieces of a range on a striped or parity array, in array order. Mirrors have one piece
-/// (slot 0) per `JOB_SECTORS_MAX`.
+/// The pieces of a range, in array order. A RAID1 has one piece (slot 0) per `JOB_SECTORS_MAX`, a
+/// RAID10 one (slot 0) per chunk.
 pub fn pieces(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
     let mut out = Vec::new();
     let (mut at, end) = (start, start + len);
     while at < end {
         let (slot, member_sectors, run) = match geometry {
+            Geometry::Linear(map) => map.locate(at),
             Geometry::Striped(map) => map.locate(at),
             Geometry::Mirrored { .. } => (0, at, JOB_SECTORS_MAX),
+            Geometry::Copied(map) => (0, at, map.chunk_sectors() - at % map.chunk_sectors()),
             Geometry::Parity(map) => {
                 let place = map.locate(at);
                 let slot = map.row(place.row).data[usize::from(place.index)];
@@ -77,7 +79,7 @@ pub fn pieces(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
 }
 
 /// As `pieces`, for work that the members do without data: pieces that lie side by side on their
-/// slot are one. Mirrors have a single one. Not for parity arrays.
+/// slot are one. A RAID1 has a single one. Not for parity arrays.
 pub fn runs(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
     if let Geometry::Mirrored { .. } = geometry {
         let whole = Piece {
@@ -87,6 +89,9 @@ pub fn runs(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
             len_sectors: len,
         };
         return vec![whole];
+    }
+    if let Geometry::Copied(_) = geometry {
+        return pieces(geometry, start, len);
     }
     let mut out: Vec<Piece> = Vec::new();
     let mut last_of_slot = vec![None; usize::from(geometry.raid_disks())];

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::epoch::Epoch;
 use super::io::{Effect, Io, Owner};
+use crate::geometry::Copy;
 use crate::value::{Buf, IoDone, IoError, MemberId, Purpose};
 
 /// The machine: one round of reads at a time. The tag of each read is its slot.
@@ -55,13 +56,32 @@ impl Gather {
         slots: impl IntoIterator<Item = u16>,
         owner: impl Fn(u32) -> Owner,
     ) {
+        let row = |slot| Copy {
+            slot,
+            member_sectors: round.start_sectors,
+        };
+        self.begin_at(io, round, slots.into_iter().map(row), owner);
+    }
+
+    /// The same where columns do not lie side by side: copies, in the columns of their slots.
+    ///
+    /// # Panics
+    /// While a round is under way, and when a slot has no member.
+    pub fn begin_at(
+        &mut self,
+        io: &mut Io,
+        round: &Round<'_>,
+        places: impl IntoIterator<Item = Copy>,
+        owner: impl Fn(u32) -> Owner,
+    ) {
         assert_eq!(self.left, 0, "one round at a time");
         self.columns = round.epoch.columns.iter().map(|_| None).collect();
         self.failed = false;
-        for slot in slots {
+        for place in places {
+            let slot = place.slot;
             let column = round.epoch.column(slot);
             let column = column.expect("a slot that is read has a member");
-            let sector = column.data_offset_sectors + round.start_sectors;
+            let sector = column.data_offset_sectors + place.member_sectors;
             let owner = owner(u32::from(slot));
             io.read(
                 column.member,

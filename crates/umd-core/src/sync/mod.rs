@@ -14,6 +14,7 @@ mod speed;
 mod unit;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 pub use run::{Ended, Outcome};
 pub use speed::Speed;
@@ -51,8 +52,8 @@ pub struct SyncRig<'a> {
 /// The sync machine of an array.
 #[derive(Debug)]
 pub struct Sync {
-    geometry: std::sync::Arc<Geometry>,
-    dev_sectors: u64,
+    geometry: Arc<Geometry>,
+    array_sectors: u64,
     /// Redundancy agrees below this; `MAX_SECTOR` when no resync is owed.
     agreed_sectors: u64,
     /// What superblocks may say of it.
@@ -71,10 +72,10 @@ pub struct Sync {
 
 impl Sync {
     /// The machine of an array that is known to agree below `agreed_sectors`.
-    pub fn new(geometry: std::sync::Arc<Geometry>, dev_sectors: u64, agreed_sectors: u64) -> Sync {
+    pub fn new(geometry: Arc<Geometry>, array_sectors: u64, agreed_sectors: u64) -> Sync {
         Sync {
             geometry,
-            dev_sectors,
+            array_sectors,
             agreed_sectors,
             checkpoint_sectors: agreed_sectors,
             run: None,

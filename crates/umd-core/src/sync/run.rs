@@ -50,6 +50,8 @@ pub struct Run {
     start: u64,
     end: u64,
     cursor: u64,
+    /// Of a RAID10, the slot that is rebuilt: its copies have no common row with those of others.
+    slot: u16,
     /// Ranges begun and not done: first sector and end.
     open: BTreeMap<u64, u64>,
     /// Ranges that were split and are not begun again yet; open as well.
@@ -76,7 +78,11 @@ impl Run {
             SyncAction::Recover => {
                 let rebuilt = rig.members.iter();
                 let rebuilt = rebuilt.filter(|m| matches!(m.state, State::Recovering { .. }));
-                targets = rebuilt.map(|m| m.id).collect();
+                let most = match *sync.geometry {
+                    Geometry::Copied(_) => 1,
+                    _ => usize::MAX,
+                };
+                targets = rebuilt.map(|m| m.id).take(most).collect();
                 let done = targets.iter().map(|m| rig.cover.done_sectors(*m));
                 start = done.min().unwrap_or(0);
             }
@@ -87,13 +93,19 @@ impl Run {
             SyncAction::Check | SyncAction::Repair => {}
         }
         let guided = !targets.is_empty() && targets.iter().all(|m| sync.guided.contains(m));
-        let start = start.min(sync.dev_sectors);
+        let slot = targets.first().and_then(|id| rig.members.get(*id)?.slot);
+        let end = match action {
+            SyncAction::Recover => sync.geometry.rebuild_sectors(sync.array_sectors),
+            _ => sync.geometry.sync_sectors(sync.array_sectors),
+        };
+        let start = start.min(end);
         Run {
             action,
             geometry: sync.geometry.clone(),
             start,
-            end: sync.dev_sectors,
+            end,
             cursor: start,
+            slot: slot.map_or(0, |slot| slot.0),
             open: BTreeMap::new(),
             parts: Vec::new(),
             units: Slab::default(),
@@ -187,28 +199,55 @@ impl Run {
 
     /// Passes what needs nothing.
     fn skip(&mut self, rig: &SyncRig<'_>) {
-        let Some(regions) = rig.bitmap.regions() else {
-            return;
-        };
-        let wanted = |sector: u64| match self.action {
-            SyncAction::Resync => regions.needs_resync(sector),
-            SyncAction::Recover => !self.guided || regions.is_dirty(sector),
-            SyncAction::Check | SyncAction::Repair => true,
+        let regions = rig.bitmap.regions();
+        let wanted = |sector: u64| match (self.action, regions) {
+            (SyncAction::Resync, Some(regions)) => regions.needs_resync(sector),
+            (SyncAction::Recover, Some(regions)) => !self.guided || regions.is_dirty(sector),
+            _ => true,
         };
         let mut cursor = self.cursor;
-        while cursor < self.end && !wanted(cursor) {
-            cursor = regions.region_end_sectors(cursor);
+        while cursor < self.end {
+            let Some(sector) = self.locked_sector(cursor) else {
+                cursor = self.stretch_end(cursor);
+                continue;
+            };
+            if wanted(sector) {
+                break;
+            }
+            let regions = regions.expect("only a bitmap says that something is not wanted");
+            let left = regions.region_end_sectors(sector) - sector;
+            cursor = self.stretch_end(cursor).min(cursor + left);
         }
         self.cursor = cursor.min(self.end);
+    }
+
+    /// What is locked for a sector of the walk: an array sector of a mirror, else a member data
+    /// sector. `None` where a member of a RAID10 holds nothing.
+    fn locked_sector(&self, at: u64) -> Option<u64> {
+        match (&*self.geometry, self.action) {
+            (Geometry::Copied(map), SyncAction::Recover) => map.array_sector(self.slot, at),
+            _ => Some(at),
+        }
+    }
+
+    /// How far the walk and what is locked for it go side by side.
+    fn stretch_end(&self, at: u64) -> u64 {
+        match &*self.geometry {
+            Geometry::Copied(map) => (at / map.chunk_sectors() + 1) * map.chunk_sectors(),
+            _ => u64::MAX,
+        }
     }
 
     fn begin_next(&mut self, rig: &mut SyncRig<'_>) {
         let start = self.cursor;
         let mut end = (start / UNIT_SECTORS + 1) * UNIT_SECTORS;
         if let Some(regions) = rig.bitmap.regions() {
-            end = end.min(regions.region_end_sectors(start));
+            let sector = self
+                .locked_sector(start)
+                .expect("empty stretches are skipped");
+            end = end.min(start + (regions.region_end_sectors(sector) - sector));
         }
-        let end = end.min(self.end);
+        let end = end.min(self.stretch_end(start)).min(self.end);
         self.cursor = end;
         // The reach is told before anybody else can hold the lock.
         for member in &self.targets {
@@ -230,7 +269,11 @@ impl Run {
     fn begin_unit(&mut self, rig: &mut SyncRig<'_>, start: u64, end: u64) {
         let index = self.units.insert(None);
         let targets = self.targets.clone();
-        let mut unit = Unit::new(self.action, self.geometry.clone(), (start, end), targets);
+        let sector = self
+            .locked_sector(start)
+            .expect("empty stretches are skipped");
+        let geometry = self.geometry.clone();
+        let mut unit = Unit::new(self.action, geometry, (start, end), sector, targets);
         let ended = unit.lock(rig, index);
         self.put_back(rig, index, unit, ended);
     }
@@ -240,7 +283,7 @@ impl Run {
             *self.units.get_mut(index).expect("a unit keeps its place") = Some(unit);
             return;
         };
-        let (start, end) = unit.range();
+        let (start, end) = unit.part();
         if let UnitEnd::Done { .. } = ended {
             rig.cover.close(start);
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::SyncRig;
-use crate::geometry::{Geometry, Raid456, Row};
+use crate::geometry::{Copy, Geometry, Raid456, Row};
 use crate::lane::{Holder, LockId, NOWHERE};
 use crate::member::{Access, Effect, Gather, Owner, Round};
 use crate::personality::parity::{parity_of, rebuild};
@@ -55,7 +55,7 @@ enum Stage {
 #[derive(Debug)]
 struct Mend {
     slot: u16,
-    /// Member data sector.
+    /// Within the locked range.
     sector: u64,
     bytes: Slice,
 }
@@ -65,6 +65,9 @@ struct Mend {
 pub(super) struct Unit {
     action: SyncAction,
     geometry: Arc<Geometry>,
+    /// What it does of the run: sectors of the run's walk.
+    part: (u64, u64),
+    /// What it locks: array sectors of a mirror, else member data sectors.
     start: u64,
     end: u64,
     targets: Vec<MemberId>,
@@ -83,14 +86,16 @@ impl Unit {
     pub fn new(
         action: SyncAction,
         geometry: Arc<Geometry>,
-        (start, end): (u64, u64),
+        part: (u64, u64),
+        start: u64,
         targets: Vec<MemberId>,
     ) -> Unit {
         Unit {
             action,
             geometry,
+            part,
             start,
-            end,
+            end: start + (part.1 - part.0),
             targets,
             window: None,
             lock: None,
@@ -102,8 +107,23 @@ impl Unit {
         }
     }
 
-    pub fn range(&self) -> (u64, u64) {
-        (self.start, self.end)
+    /// What it does of the run.
+    pub fn part(&self) -> (u64, u64) {
+        self.part
+    }
+
+    /// Where its range lies on the members.
+    fn places(&self) -> SmallVec<[Copy; 16]> {
+        match &*self.geometry {
+            geometry if geometry.is_mirror() => geometry.copies(self.start).into_iter().collect(),
+            geometry => {
+                let column = |slot| Copy {
+                    slot,
+                    member_sectors: self.start,
+                };
+                (0..geometry.raid_disks()).map(column).collect()
+            }
+        }
     }
 
     pub fn lock(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
@@ -151,16 +171,20 @@ impl Unit {
 
     /// Reads every column that holds valid data here and may be needed.
     fn read(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
-        let slots = self.geometry.raid_disks();
-        let mut readable: SmallVec<[u16; 16]> = (0..slots)
-            .filter(|slot| !self.columns.unreadable().contains(slot) && !self.is_target(rig, *slot))
-            .filter(|slot| {
-                let column = rig.epoch.column(*slot);
-                rig.cover.locked_access(column, self.start, self.end) == Access::Usable
+        let places = self.places();
+        let known_bad = |slot: u16| self.columns.unreadable().contains(&slot);
+        let mut readable: SmallVec<[Copy; 16]> = places
+            .iter()
+            .filter(|place| !known_bad(place.slot) && !self.is_target(rig, place.slot))
+            .filter(|place| {
+                let column = rig.epoch.column(place.slot);
+                let (from, len) = (place.member_sectors, self.end - self.start);
+                rig.cover.locked_access(column, from, from + len) == Access::Usable
             })
+            .copied()
             .collect();
-        let mirrored = matches!(*self.geometry, Geometry::Mirrored { .. });
-        let missing = usize::from(slots) - readable.len();
+        let mirrored = self.geometry.is_mirror();
+        let missing = places.len() - readable.len();
         if readable.is_empty() && rig.io.museum.on(Exhibit::M19) {
             // M19 (b7c178d9e57c): a check that could not read any member went on to compare.
             return self.write(rig, index);
@@ -169,7 +193,7 @@ impl Unit {
             return Some(self.unreadable_range(rig));
         }
         // The source is the leg that host reads see: one in sync, the first of them.
-        readable.sort_by_key(|slot| !rig.epoch.column(*slot).is_some_and(|c| c.in_sync));
+        readable.sort_by_key(|place| !rig.epoch.column(place.slot).is_some_and(|c| c.in_sync));
         if rig.io.museum.on(Exhibit::U18) {
             // U18: the source was another leg than the one hosts had read.
             readable.reverse();
@@ -185,7 +209,7 @@ impl Unit {
             purpose: self.purpose(),
         };
         let owner = |tag| Owner::Sync { unit: index, tag };
-        self.columns.begin(rig.io, &round, readable, owner);
+        self.columns.begin_at(rig.io, &round, readable, owner);
         None
     }
 
@@ -272,13 +296,16 @@ impl Unit {
     /// Everything is read: compares, computes, and writes what has to be written.
     fn write(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
         let mends = match &*self.geometry.clone() {
-            Geometry::Mirrored { .. } => self.mirror_mends(rig),
+            geometry if geometry.is_mirror() => self.mirror_mends(rig),
             Geometry::Parity(map) => self.parity_mends(rig, map),
-            Geometry::Striped(_) => unreachable!("nothing to sync without redundancy"),
+            _ => unreachable!("nothing to sync without redundancy"),
         };
         let _ = self.columns.take();
         self.stage = Stage::Writing;
+        let places = self.places();
         for mend in mends {
+            let place = places.iter().find(|place| place.slot == mend.slot);
+            let place = place.expect("what is mended lies there");
             let Some(column) = rig.epoch.column(mend.slot) else {
                 continue;
             };
@@ -294,7 +321,8 @@ impl Unit {
             } else {
                 self.purpose()
             };
-            let offset_sectors = column.data_offset_sectors + mend.sector;
+            let member_sectors = place.member_sectors + (mend.sector - self.start);
+            let offset_sectors = column.data_offset_sectors + member_sectors;
             let data = SmallVec::from_iter([mend.bytes]);
             let owner = Owner::Sync {
                 unit: index,
@@ -317,7 +345,7 @@ impl Unit {
 
     /// Slots to be filled wholly: those being rebuilt, and those that could not be read.
     fn wholly(&self, rig: &SyncRig<'_>) -> SmallVec<[u16; 4]> {
-        let slots = 0..self.geometry.raid_disks();
+        let slots = self.places().into_iter().map(|place| place.slot);
         let mut all: SmallVec<[u16; 4]> = slots.filter(|s| self.is_target(rig, *s)).collect();
         let unreadable = self.columns.unreadable().iter().copied();
         all.extend(unreadable.filter(|s| rig.epoch.column(*s).is_some_and(|c| c.in_sync)));

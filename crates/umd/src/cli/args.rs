@@ -102,7 +102,7 @@ pub struct CreateArgs {
     /// Name of the array, then its devices (`missing` for one that is not there)
     #[arg(value_name = "NAME DEVICE")]
     pub targets: Vec<String>,
-    /// Level: 0, 1, 4, 5, 6 (or raid0, stripe, mirror, ...)
+    /// Level: 0, 1, 4, 5, 6, 10, linear (or raid0, stripe, mirror, ...)
     #[arg(short, long)]
     pub level: Option<String>,
     /// Number of active devices
@@ -111,13 +111,13 @@ pub struct CreateArgs {
     /// Number of spares
     #[arg(short = 'x', long, value_name = "COUNT")]
     pub spare_devices: Option<String>,
-    /// Chunk size [default: 512K]
-    #[arg(short, long, value_name = "SIZE")]
+    /// Chunk size [default: 512K]; of linear: members are cut to a multiple of it [default: none]
+    #[arg(short, long, value_name = "SIZE", visible_alias = "rounding")]
     pub chunk: Option<String>,
     /// Size used of each device; files that do not exist are made large enough
     #[arg(short = 'z', long)]
     pub size: Option<String>,
-    /// Layout, such as left-symmetric (ls)
+    /// Layout, such as left-symmetric (ls); n2, f2, o2 for raid10
     #[arg(short = 'p', long, visible_alias = "parity")]
     pub layout: Option<String>,
     /// Metadata version: 1.0, 1.1, 1.2

@@ -213,7 +213,11 @@ fn chunk(args: &CreateArgs, level: i32) -> Result<u32, Failure> {
         }
         return Ok(0);
     }
-    Ok(given.unwrap_or(values::CHUNK_SECTORS_DEFAULT))
+    let default = match level {
+        -1 => 0,
+        _ => values::CHUNK_SECTORS_DEFAULT,
+    };
+    Ok(given.unwrap_or(default))
 }
 
 /// What `--bitmap` and `--consistency-policy` ask for together.
@@ -232,7 +236,7 @@ fn bitmap(args: &CreateArgs, level: i32) -> Result<Option<bool>, Failure> {
         }
         (bitmap, policy) => bitmap.or(policy),
     };
-    if wanted == Some(true) && level == 0 {
+    if wanted == Some(true) && matches!(level, -1 | 0) {
         let name = words::level_name(level).unwrap_or("this level");
         return Err(Failure::usage(format!(
             "bitmaps not meaningful with level {name}"

@@ -28,7 +28,6 @@ const LATER: &[(&str, &str)] = &[
     ("--update", "updating the superblock on assembly"),
     ("--super-minor", "finding arrays by minor number"),
     ("--config", "a configuration file"),
-    ("--rounding", "linear"),
     ("--delay", "setting the bitmap's delay"),
     ("--ublk", "the ublk door"),
     ("--fuse", "the FUSE door"),

@@ -23,7 +23,8 @@ pub fn level(word: &str) -> Result<i32, Failure> {
     if !words::level_runs(level) {
         let name = words::level_name(level).unwrap_or(word);
         return Err(Failure::usage(format!(
-            "{name} is not available in this version; raid0, raid1, raid4, raid5 and raid6 are"
+            "{name} is not available in this version; linear, raid0, raid1, raid4, raid5, raid6 \
+             and raid10 are"
         )));
     }
     Ok(level)
@@ -292,8 +293,8 @@ mod tests {
     #[test]
     fn later_rounds_are_refused_in_one_sentence() {
         for refused in [
-            text(level("10")),
-            text(level("linear")),
+            text(level("multipath")),
+            text(level("faulty")),
             text(metadata("0.90")),
             text(bitmap("clustered")),
             text(bitmap("/tmp/bitmap")),

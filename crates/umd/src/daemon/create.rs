@@ -16,6 +16,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use umd_core::geometry::{Geometry, Raid10};
 use umd_core::value::{IoError, SECTOR_BYTES};
 use umd_disk::{MemberFile, Mode};
 use umd_format::create::{self, Created, NewArray, NewMember};
@@ -23,7 +24,7 @@ use umd_format::place::Minor;
 use umd_format::signature::Kind;
 use umd_format::space::{RegionWish, SpaceError, SpaceWish, plan};
 use umd_format::v1::DeviceFlags;
-use umd_format::{Level, SuperblockV1, Uuid};
+use umd_format::{Level, Raid10Layout, SuperblockV1, Uuid};
 
 use super::open::{self, How, Opened, Superblock};
 use crate::api::{CreateRequest, DeviceRequest, ErrorDoc};
@@ -192,6 +193,7 @@ fn wish(request: &CreateRequest, bitmap: Option<RegionWish>) -> SpaceWish {
     SpaceWish {
         minor: minor_of(request),
         level: Level::from_raw(request.level),
+        raid10: raid10(request),
         chunk_sectors: request.chunk_sectors,
         bitmap,
         bad_block_log: request.bad_block_log,
@@ -200,9 +202,33 @@ fn wish(request: &CreateRequest, bitmap: Option<RegionWish>) -> SpaceWish {
     }
 }
 
-/// RAID0 takes all there is of every device: a size only says how long new files are.
+fn raid10(request: &CreateRequest) -> Option<Raid10Layout> {
+    let layout = u32::try_from(request.layout).ok()?;
+    let disks = u16::try_from(request.slots.len()).ok()?;
+    Raid10Layout::parse(layout, disks).filter(|_| request.level == 10)
+}
+
+/// RAID0 and linear take all there is of every device: a size only says how long new files are.
 fn size_wish(request: &CreateRequest) -> Option<u64> {
-    request.size_sectors.filter(|_| request.level != 0)
+    let shared = !matches!(request.level, -1 | 0);
+    request.size_sectors.filter(|_| shared)
+}
+
+/// Refuses a RAID10 that would lose data: copies in one place, or all copies of something missing.
+fn check_copies(request: &CreateRequest, size_sectors: u64) -> Result<(), ErrorDoc> {
+    if request.level != 10 {
+        return Ok(());
+    }
+    let disks = u16::try_from(request.slots.len()).unwrap_or(u16::MAX);
+    let layout = u32::try_from(request.layout).unwrap_or(0);
+    let chunk_sectors = u64::from(request.chunk_sectors);
+    let map = Raid10::new(layout, disks, chunk_sectors, size_sectors)
+        .map_err(|error| usage(error.to_string()))?;
+    let held = |slot: u16| request.slots[usize::from(slot)].is_some();
+    match Geometry::Copied(map).survives(held) {
+        true => Ok(()),
+        false => Err(usage("every copy of some data would be missing")),
+    }
 }
 
 /// How long a file must be so that `size` sectors of it can be used.
@@ -343,7 +369,11 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
         slots,
         spares,
     };
-    create::new_array(&array).map_err(|error| create_error(&error, devices))
+    let created = create::new_array(&array).map_err(|error| create_error(&error, devices))?;
+    let first = created.slots.iter().flatten().next();
+    let size_sectors = first.map_or(0, |superblock| superblock.fields.size_sectors);
+    check_copies(request, size_sectors)?;
+    Ok(created)
 }
 
 fn create_error(error: &create::CreateError, devices: &[Device]) -> ErrorDoc {

@@ -90,7 +90,7 @@ fn size(bytes: u64) -> String {
 pub fn state(array: &ArrayDoc) -> String {
     let mut words = match array.array_state.as_str() {
         "frozen" => "frozen".to_owned(),
-        "broken" if array.level_number == 0 => "broken".to_owned(),
+        "broken" if matches!(array.level_number, -1 | 0) => "broken".to_owned(),
         "active" => "active".to_owned(),
         _ => "clean".to_owned(),
     };

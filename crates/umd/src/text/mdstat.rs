@@ -9,6 +9,8 @@
 
 use std::fmt::Write;
 
+use umd_format::Raid10Layout;
+
 use crate::doc::{ArrayDoc, BitmapDoc, MemberDoc, SyncDoc};
 
 /// Bitmap counters on one page of the kernel's in-memory bitmap.
@@ -16,7 +18,9 @@ const COUNTERS_PER_PAGE: u64 = 2048;
 
 /// The whole text for a household; `arrays` oldest first, as they were started.
 pub fn mdstat(arrays: &[ArrayDoc]) -> String {
-    let mut out = String::from("Personalities : [raid0] [raid1] [raid6] [raid5] [raid4] \n");
+    let mut out = String::from(
+        "Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] \n",
+    );
     for array in arrays.iter().rev() {
         array_lines(&mut out, array);
     }
@@ -89,11 +93,33 @@ fn status(array: &ArrayDoc) -> String {
     match array.level_number {
         0 => format!(" {chunk_kib}k chunks"),
         1 => slots,
+        -1 => format!(" {chunk_kib}k rounding"),
+        10 => format!(" {chunk_kib}K chunks{}{slots}", copies(array)),
         level => {
             let layout = array.layout_number;
             format!(" level {level}, {chunk_kib}k chunk, algorithm {layout}{slots}")
         }
     }
+}
+
+/// How many copies a RAID10 has where.
+fn copies(array: &ArrayDoc) -> String {
+    let layout = u32::try_from(array.layout_number).unwrap_or(0);
+    let Some(layout) = Raid10Layout::parse(layout, array.raid_disks) else {
+        return String::new();
+    };
+    let mut text = String::new();
+    if layout.near > 1 {
+        let _ = write!(text, " {} near-copies", layout.near);
+    }
+    if layout.far > 1 {
+        let kind = if layout.offset { "offset" } else { "far" };
+        let _ = write!(text, " {} {kind}-copies", layout.far);
+    }
+    if layout.set_slots != array.raid_disks {
+        let _ = write!(text, " {} devices per set", layout.set_slots);
+    }
+    text
 }
 
 fn slot_letters(array: &ArrayDoc) -> String {
@@ -177,7 +203,7 @@ mod tests {
         let mut second = doc(&raid0);
         second.name = "fast".into();
         let expected = "\
-Personalities : [raid0] [raid1] [raid6] [raid5] [raid4] \n\
+Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] \n\
 fast : active raid0 b.img[1] a.img[0]
       260096 blocks super 1.2 64k chunks
       \n\
@@ -222,7 +248,7 @@ unused devices: <none>\n";
             daemon_sleep_seconds: 5,
         });
         let expected = "\
-Personalities : [raid0] [raid1] [raid6] [raid5] [raid4] \n\
+Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] \n\
 r5 : active raid6 e.img[4] d.img[3] c.img[2] b.img[1](F) a.img[0]
       260096 blocks super 1.2 level 6, 64k chunk, algorithm 2 [4/3] [U_UU]
       [=>...................]  recovery =  9.4% (12348/130048) finish=0.1min speed=12348K/sec

@@ -135,12 +135,8 @@ fn what_cannot_be_run_yet_is_named() {
             "a replacement that is under way",
         ),
         (
-            Box::new(|one| one.fields.level = Level::Raid10),
-            "level raid10",
-        ),
-        (
-            Box::new(|one| one.fields.level = Level::Linear),
-            "level linear",
+            Box::new(|one| one.fields.level = Level::Multipath),
+            "level multipath",
         ),
         (
             Box::new(|one| one.fields.level = Level::Other(7)),
