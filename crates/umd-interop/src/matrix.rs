@@ -2,10 +2,11 @@
 //!
 //! | factor | values |
 //! | --- | --- |
-//! | kind | raid0 in both layouts, raid1, raid4, raid5 in 6 layouts, raid6 in 14 layouts |
+//! | kind | linear, raid0 in both layouts, raid1, raid4, raid5 in 6 layouts, raid6 in 14 layouts, |
+//! |      | raid10 near, far and offset |
 //! | metadata | 1.0, 1.1, 1.2 |
-//! | chunk | 4K, 64K, 512K (not raid1) |
-//! | bitmap | internal, none (not raid0) |
+//! | chunk | 4K, 64K, 512K (not raid1); of linear the rounding, none or 64K |
+//! | bitmap | internal, none (not linear, raid0) |
 //!
 //! [`full`] is their product. [`pairwise`] is a small selection in which any two values of two
 //! factors that can meet do meet; the defects of such tables are almost always about one or two
@@ -17,17 +18,17 @@ use std::fmt;
 /// A level with a layout.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// As mdadm's `--level` takes it.
-    pub level: u8,
+    /// md's number; -1 is linear.
+    pub level: i8,
     /// As mdadm's `--layout` takes it; empty where there is no choice.
     pub layout: &'static str,
     /// Members.
     pub disks: usize,
-    /// How many members may be lost.
+    /// How many members may be lost; of raid10 at the most, as it depends on which.
     pub tolerates: usize,
 }
 
-const fn kind(level: u8, layout: &'static str, disks: usize, tolerates: usize) -> Kind {
+const fn kind(level: i8, layout: &'static str, disks: usize, tolerates: usize) -> Kind {
     Kind {
         level,
         layout,
@@ -36,8 +37,8 @@ const fn kind(level: u8, layout: &'static str, disks: usize, tolerates: usize) -
     }
 }
 
-/// Every level and layout (facts: data layouts, sections 2 to 4).
-pub const KINDS: [Kind; 24] = [
+/// Every level and layout that mdadm makes (facts: data layouts, sections 1 to 5).
+pub const KINDS: [Kind; 35] = [
     kind(0, "original", 3, 0),
     kind(0, "alternate", 4, 0),
     kind(1, "", 2, 1),
@@ -62,6 +63,17 @@ pub const KINDS: [Kind; 24] = [
     kind(6, "left-symmetric-6", 5, 2),
     kind(6, "right-symmetric-6", 5, 2),
     kind(6, "parity-first-6", 4, 2),
+    kind(10, "n2", 4, 2),
+    kind(10, "n2", 3, 1),
+    kind(10, "n2", 5, 2),
+    kind(10, "n3", 4, 2),
+    kind(10, "f2", 4, 2),
+    kind(10, "f2", 3, 1),
+    kind(10, "f3", 4, 2),
+    kind(10, "o2", 4, 2),
+    kind(10, "o2", 3, 1),
+    kind(10, "o3", 5, 2),
+    kind(-1, "", 3, 0),
 ];
 
 const METADATA: [&str; 3] = ["1.0", "1.1", "1.2"];
@@ -79,7 +91,41 @@ impl Kind {
                 losses.extend((first + 1..self.disks).map(|second| vec![first, second]));
             }
         }
+        losses.retain(|loss| self.survives(loss));
         losses
+    }
+
+    /// Whether some copy of everything is left. Of raid10 by the rule, not by the map: any members
+    /// fewer than the copies, and else none that are neighbours, which hold copies of each other.
+    fn survives(&self, loss: &[usize]) -> bool {
+        if self.level != 10 || loss.len() < self.copies() {
+            return true;
+        }
+        let near_pairs = self.layout == "n2" && self.disks.is_multiple_of(2);
+        let together = |first: usize, second: usize| match near_pairs {
+            true => first / 2 == second / 2,
+            false => (first + 1) % self.disks == second || (second + 1) % self.disks == first,
+        };
+        !together(loss[0], loss[1])
+    }
+
+    fn copies(&self) -> usize {
+        self.layout[1..]
+            .parse()
+            .expect("raid10 layouts end with a number")
+    }
+
+    /// Whether there is anything to check, rebuild and mark in a bitmap.
+    pub fn is_redundant(&self) -> bool {
+        self.tolerates > 0
+    }
+
+    /// The name of the level.
+    pub fn level_name(&self) -> String {
+        match self.level {
+            -1 => "linear".to_owned(),
+            level => format!("raid{level}"),
+        }
     }
 }
 
@@ -98,9 +144,12 @@ pub struct Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "raid{}", self.kind.level)?;
+        write!(f, "{}", self.kind.level_name())?;
         if !self.kind.layout.is_empty() {
             write!(f, "/{}", self.kind.layout)?;
+        }
+        if self.kind.level == 10 {
+            write!(f, " on {}", self.kind.disks)?;
         }
         write!(f, "/{}", self.metadata)?;
         if let Some(chunk_kib) = self.chunk_kib {
@@ -114,7 +163,7 @@ impl Case {
     /// The options for `create`, which mdadm and umd share.
     pub fn create_options(&self) -> Vec<String> {
         let mut options = vec![
-            format!("-l{}", self.kind.level),
+            format!("-l{}", self.kind.level_name()),
             format!("-n{}", self.kind.disks),
             format!("-e{}", self.metadata),
         ];
@@ -122,7 +171,7 @@ impl Case {
         if !self.kind.layout.is_empty() {
             options.push(format!("--layout={}", self.kind.layout));
         }
-        if self.kind.level != 0 {
+        if self.kind.is_redundant() {
             options.push(format!(
                 "--bitmap={}",
                 if self.bitmap { "internal" } else { "none" }
@@ -138,7 +187,7 @@ impl Case {
             Some(512) => 6 << 20,
             _ => 3 << 20,
         };
-        let step = if self.kind.level == 0 {
+        let step = if !self.kind.is_redundant() {
             700 << 10
         } else {
             20 << 10
@@ -149,7 +198,7 @@ impl Case {
     /// The values of the factors, to count pairs.
     fn values(&self) -> [String; 4] {
         [
-            format!("{}{}", self.kind.level, self.kind.layout),
+            format!("{}{}{}", self.kind.level, self.kind.layout, self.kind.disks),
             self.metadata.to_string(),
             format!("{:?}", self.chunk_kib),
             self.bitmap.to_string(),
@@ -172,11 +221,14 @@ impl Case {
 pub fn full() -> Vec<Case> {
     let mut cases = Vec::new();
     for kind in &KINDS {
-        let chunks: &[u32] = if kind.level == 1 { &[0] } else { &CHUNKS_KIB };
-        let bitmaps: &[bool] = if kind.level == 0 {
-            &[false]
-        } else {
-            &[false, true]
+        let chunks: &[u32] = match kind.level {
+            1 => &[0],
+            -1 => &[0, 64],
+            _ => &CHUNKS_KIB,
+        };
+        let bitmaps: &[bool] = match kind.is_redundant() {
+            true => &[false, true],
+            false => &[false],
         };
         for metadata in METADATA {
             for chunk_kib in chunks {
@@ -241,8 +293,9 @@ mod tests {
 
     #[test]
     fn the_full_matrix_is_the_product() {
-        // raid0 2 x 3 x 3, raid1 3 x 2, raid4/5/6 21 x 3 x 3 x 2
-        assert_eq!(full().len(), 18 + 6 + 378);
+        // raid0 2 x 3 x 3, raid1 3 x 2, raid4/5/6 21 x 3 x 3 x 2, raid10 10 x 3 x 3 x 2,
+        // linear 3 x 2
+        assert_eq!(full().len(), 18 + 6 + 378 + 180 + 6);
     }
 
     #[test]
@@ -251,7 +304,7 @@ mod tests {
         let pairs =
             |cases: &[Case]| -> BTreeSet<_> { cases.iter().flat_map(Case::pairs).collect() };
         assert_eq!(pairs(&selection), pairs(&full()));
-        assert!((70..100).contains(&selection.len()), "{}", selection.len());
+        assert!((100..125).contains(&selection.len()), "{}", selection.len());
     }
 
     #[test]
@@ -259,6 +312,11 @@ mod tests {
         assert_eq!(KINDS[0].losses(), [vec![0; 0]]);
         assert_eq!(KINDS[2].losses(), [vec![], vec![0], vec![1]]);
         assert_eq!(KINDS[12].losses().len(), 1 + 5 + 10);
+        let raid10 = |number: usize| KINDS[number].losses();
+        assert_eq!(raid10(24).len(), 1 + 4 + 4, "all pairs but two");
+        assert!(!raid10(24).contains(&vec![2, 3]) && raid10(24).contains(&vec![1, 2]));
+        assert_eq!(raid10(27).len(), 1 + 4 + 6, "three copies");
+        assert_eq!(raid10(28).len(), 1 + 4 + 2, "no neighbours");
     }
 
     #[test]
@@ -273,7 +331,7 @@ mod tests {
         let options = case.create_options().join(" ");
         assert_eq!(
             options,
-            "-l6 -n5 -e1.2 -c64 --layout=left-symmetric --bitmap=internal"
+            "-lraid6 -n5 -e1.2 -c64 --layout=left-symmetric --bitmap=internal"
         );
     }
 }

@@ -310,7 +310,7 @@ fn umd_creates(oracle: &Oracle, umd: &Umd, contents: &Contents, job: &Job) -> Re
     let name = format!("c{}", job.id);
     let mut args = vec!["create".to_string(), name.clone()];
     args.extend(job.case.create_options());
-    if job.id.is_multiple_of(2) && job.case.kind.level != 0 {
+    if job.id.is_multiple_of(2) && job.case.kind.is_redundant() {
         args.push("--assume-clean".into());
     }
     args.extend(
@@ -356,8 +356,8 @@ fn kernel_reads(oracle: &Oracle, contents: &Contents, jobs: &[Job]) -> Result<Ve
                 continue;
             }
             let devices = boot.members(&members);
-            let check = match (job.case.kind.level, set) {
-                (0, _) | (_, "l") => "",
+            let check = match (job.case.kind.is_redundant(), set) {
+                (false, _) | (_, "l") => "",
                 _ => "n=$(check md0); [ $n = 0 ] || fail mismatch_cnt $n",
             };
             let script = format!(
