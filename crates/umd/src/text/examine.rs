@@ -163,8 +163,7 @@ fn sizes(out: &mut Lines, found: &Examined) {
             format_args!("{} KiB{}", bytes / 1024, human_tail(bytes)),
         );
     }
-    let shared = !matches!(fields.level, Level::Linear | Level::Raid0);
-    if shared && fields.size_sectors != fields.data_size_sectors {
+    if fields.level != Level::Raid0 && fields.size_sectors != fields.data_size_sectors {
         out.line("Used Dev Size", sectors_with_tail(fields.size_sectors));
     }
     if fields.data_offset_sectors != 0 {
