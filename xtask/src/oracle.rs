@@ -141,7 +141,7 @@ impl Apt {
     /// Whether the lists name a candidate for every needed package.
     fn knows_all(&self) -> bool {
         let known = |package: &&str| matches!(self.candidate(package), Ok(Some(_)));
-        NEEDED.iter().all(|package| known(&package))
+        NEEDED.iter().all(known)
     }
 
     /// Lists of our own, fetched into `dir/apt`.

@@ -266,7 +266,7 @@ fn contradictions_are_refused() {
         (&[(72, &[6])], "raid6 with 3 devices"),
         (&[(94, &[1])], "devices"),
         (&[(80, &huge)], "are used of"),
-        (&[(80, &[0; 8])], "below one chunk"),
+        (&[(80, &[8, 0, 0])], "below one chunk"),
         (&[(136, &[9, 0, 0])], "are used of"),
         (
             &[(72, &[1]), (80, &[1, 0, 0]), (136, &[9, 0, 0])],
@@ -284,6 +284,10 @@ fn contradictions_are_refused() {
         (&[(8, &[0x09]), (188, &[0])], "bad-block log"),
         (&[(8, &[0x09]), (186, &[9])], "a bad-block log of 9"),
         (&[(72, &[0]), (88, &[0])], "without a chunk"),
+        (&[(72, &[1]), (80, &[0; 8])], "a raid1 of no sectors"),
+        (&[(224, &[7])], "logical blocks of 7 bytes"),
+        (&[(225, &[1])], "logical blocks of 256 bytes"),
+        (&[(226, &[2])], "logical blocks of 131072 bytes"),
     ];
     for (patches, word) in cases {
         match patched(patches) {
@@ -382,7 +386,7 @@ prop_compose! {
         recovery_offset_raw in any::<u64>(),
         numbers in any::<(u32, u32, u64, u64)>(),
         flags in any::<u8>(),
-        logical_block_bytes in any::<u32>(),
+        logical_block_bytes in prop_oneof![Just(0), (9u32..=16).prop_map(|shift| 1 << shift)],
         roles in prop::collection::vec(arbitrary_role(), 0..400),
     ) -> Fields {
         Fields {

@@ -4,6 +4,7 @@
 //! rules about sizes, else `-`), reason. An entry that no longer applies, or whose size could be
 //! smaller, is itself a failure: the list only shrinks.
 
+mod assertions;
 mod layering;
 mod rules;
 mod source;
@@ -14,6 +15,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use crate::workspace;
+use assertions::Density;
 use source::Source;
 
 const EXCEPTIONS: &str = "xtask/tidy-exceptions.txt";
@@ -33,27 +35,33 @@ pub struct Finding {
 
 /// Runs the task.
 pub fn run() -> Result<()> {
-    let problems = problems(&workspace::root())?;
+    let (problems, density) = problems(&workspace::root())?;
     for problem in &problems {
         eprintln!("{problem}");
     }
     ensure!(problems.is_empty(), "tidy: {} problems", problems.len());
-    println!("tidy: nothing to say");
+    println!("tidy: nothing to say ({density})");
     Ok(())
 }
 
-/// All that is wrong in the workspace, one message each.
-fn problems(root: &Path) -> Result<Vec<String>> {
-    let mut findings = Vec::new();
+/// All that is wrong in the workspace, one message each; and how many assertions the core has.
+fn problems(root: &Path) -> Result<(Vec<String>, Density)> {
+    let (mut findings, mut density) = (Vec::new(), Density::default());
     for folder in ["crates", "xtask", "fuzz"] {
-        visit(root, Path::new(folder), &mut findings)?;
+        visit(root, Path::new(folder), &mut findings, &mut density)?;
     }
+    findings.extend(density.finding());
     let exceptions = fs::read_to_string(root.join(EXCEPTIONS))
         .with_context(|| format!("cannot read {EXCEPTIONS}"))?;
-    Ok(excuse(&findings, &exceptions))
+    Ok((excuse(&findings, &exceptions), density))
 }
 
-fn visit(root: &Path, folder: &Path, findings: &mut Vec<Finding>) -> Result<()> {
+fn visit(
+    root: &Path,
+    folder: &Path,
+    findings: &mut Vec<Finding>,
+    density: &mut Density,
+) -> Result<()> {
     let Ok(entries) = fs::read_dir(root.join(folder)) else {
         return Ok(());
     };
@@ -64,7 +72,7 @@ fn visit(root: &Path, folder: &Path, findings: &mut Vec<Finding>) -> Result<()> 
         let text_path = path.to_string_lossy().into_owned();
         if entry.file_type()?.is_dir() {
             if entry.file_name() != "target" {
-                visit(root, &path, findings)?;
+                visit(root, &path, findings, density)?;
             }
         } else if text_path.ends_with(".rs") {
             let text = fs::read_to_string(entry.path())
@@ -72,6 +80,7 @@ fn visit(root: &Path, folder: &Path, findings: &mut Vec<Finding>) -> Result<()> 
             let source = Source::new(&text_path, &text);
             findings.extend(rules::all(&source));
             findings.extend(layering::rooms(&source));
+            density.count(&source);
         } else if entry.file_name() == "Cargo.toml" {
             findings.extend(layering::manifest(
                 &text_path,
@@ -167,7 +176,7 @@ mod tests {
         let manifest = "[package]\nname = \"umd-core\"\n[dependencies]\ntokio = \"1\"\n";
         fs::write(core.join("Cargo.toml"), manifest).unwrap();
         fs::write(core.join("src/value/mod.rs"), "use crate::array::Array;\n").unwrap();
-        let problems = problems(dir.path()).unwrap();
-        assert_eq!(problems.len(), 2, "{problems:?}");
+        let (problems, _) = problems(dir.path()).unwrap();
+        assert_eq!(problems.len(), 3, "{problems:?}");
     }
 }

@@ -299,8 +299,8 @@ impl Array {
         if slot.0 >= self.info.raid_disks || self.members.in_slot(slot).is_some() {
             return Err(no("its slot is taken"));
         }
-        // M51 (1a855a060665): a member that had been half rebuilt was taken back as if it lacked only
-        // what the bitmap marks.
+        // M51 (1a855a060665): a member that had been half rebuilt was taken back as if it lacked
+        // only what the bitmap marks.
         let half = fields.features.contains(Features::RECOVERY_OFFSET);
         if half && !self.io.museum.on(Exhibit::M51) {
             return Err(no("it was not in sync"));

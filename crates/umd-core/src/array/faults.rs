@@ -126,7 +126,7 @@ impl Array {
 
     /// Gives empty slots to spares. Each gets its copy of the bitmap before superblocks name it.
     fn activate_spares(&mut self) -> bool {
-        // M62 (062f5b2ae12a): a disk added to a frozen array was called in sync, with nothing on it.
+        // M62 (062f5b2ae12a): a disk added to a frozen array was called in sync with nothing on it.
         let unfilled = self.sync.is_frozen() && self.io.museum.on(Exhibit::M62);
         // M60 (4b10a3bc67c1): a rebuild pushed the resync aside.
         let resync_first = self.sync.owes_resync() && !self.io.museum.on(Exhibit::M60);

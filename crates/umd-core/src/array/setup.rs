@@ -80,20 +80,7 @@ impl Array {
         let superblock = reference.superblock.clone();
         let dev_sectors = sync_sectors(&plan);
         let epoch = Epoch::of(1, &members, plan.raid_disks);
-        let redundant = plan.level != Level::Raid0;
-        let mut metadata = Metadata::new(&superblock, Events(plan.events.0), redundant);
-        metadata.exhibit(museum);
-        if plan.marked_clean || !plan.forced.is_empty() {
-            // What was forced has to be on the disks before anything is acknowledged.
-            metadata.note_fault();
-            metadata.note_change(true);
-        }
-        if is_uneven(&members, &plan) {
-            metadata.note_uneven();
-        }
-        if plan.marked_clean {
-            metadata.note_declared_clean();
-        }
+        let metadata = metadata_of(&plan, &superblock, &members, museum);
         let mut bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), dev_sectors);
         bitmap.exhibit(museum);
         let mut cover = Cover::new(plan.resync_offset_sectors);
@@ -101,22 +88,7 @@ impl Array {
         let geometry = Arc::new(plan.geometry.clone());
         let mut sync = Sync::new(geometry.clone(), dev_sectors, plan.resync_offset_sectors);
         sync.exhibit(museum);
-        for slot in &plan.slots {
-            if let SlotPlan::Recovering {
-                member,
-                from_sectors,
-                bitmap_guided,
-            } = slot
-            {
-                let done = (*from_sectors).min(dev_sectors);
-                cover.set_rebuilt(*member, done, done);
-                // M52 (8c2e870a625b): a rebuild that was cut short by a stop found nothing to do
-                // in the clean bitmap of the next start, and was over.
-                if *bitmap_guided || museum.on(Exhibit::M52) {
-                    sync.guide(*member);
-                }
-            }
-        }
+        resume_rebuilds(&plan, &mut cover, &mut sync, museum);
         let mut io = Io::new(pool);
         io.museum = museum;
         Array::assemble_parts(Parts {
@@ -131,6 +103,49 @@ impl Array {
             io,
             options,
         })
+    }
+}
+
+fn metadata_of(
+    plan: &Plan,
+    superblock: &SuperblockV1,
+    members: &Members,
+    museum: Museum,
+) -> Metadata {
+    let redundant = plan.level != Level::Raid0;
+    let mut metadata = Metadata::new(superblock, Events(plan.events.0), redundant);
+    metadata.exhibit(museum);
+    if plan.marked_clean || !plan.forced.is_empty() {
+        // What was forced has to be on the disks before anything is acknowledged.
+        metadata.note_fault();
+        metadata.note_change(true);
+    }
+    if is_uneven(members, plan) {
+        metadata.note_uneven();
+    }
+    if plan.marked_clean {
+        metadata.note_declared_clean();
+    }
+    metadata
+}
+
+/// Rebuilds go on from where their members say they are.
+fn resume_rebuilds(plan: &Plan, cover: &mut Cover, sync: &mut Sync, museum: Museum) {
+    for slot in &plan.slots {
+        if let SlotPlan::Recovering {
+            member,
+            from_sectors,
+            bitmap_guided,
+        } = slot
+        {
+            let done = (*from_sectors).min(sync_sectors(plan));
+            cover.set_rebuilt(*member, done, done);
+            // M52 (8c2e870a625b): a rebuild that was cut short by a stop found nothing to do
+            // in the clean bitmap of the next start, and was over.
+            if *bitmap_guided || museum.on(Exhibit::M52) {
+                sync.guide(*member);
+            }
+        }
     }
 }
 

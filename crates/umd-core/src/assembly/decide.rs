@@ -12,6 +12,9 @@ use super::select::{Candidate, select};
 use crate::geometry::{Geometry, Raid0, Raid456};
 use crate::value::{Events, Exhibit, Museum, SECTOR_BYTES, Slot};
 
+/// The largest logical block that members are written in.
+const BLOCK_BYTES_MAX: u32 = 4096;
+
 /// Decides how the array of these members starts. The order of `facts` does not matter.
 ///
 /// # Errors
@@ -24,7 +27,13 @@ pub fn assemble(facts: &[MemberFacts], wish: &Wish) -> Result<Plan, Refusal> {
     let decided = decide(facts, wish, &mut ignored);
     ignored.sort_by_key(|reason| reason.member);
     match decided {
-        Ok(plan) => Ok(Plan { ignored, ..plan }),
+        Ok(plan) => {
+            let plan = Plan { ignored, ..plan };
+            plan.check();
+            assert!(wish.force || plan.forced.is_empty(), "forced unasked");
+            assert!(wish.force || !plan.marked_clean, "called clean unasked");
+            Ok(plan)
+        }
         Err(kind) => Err(Refusal { kind, ignored }),
     }
 }
@@ -257,6 +266,19 @@ impl<'a> Lineup<'a> {
         }
         if reference.superblock.minor() != spare.superblock.minor() {
             return Some("its metadata version is not that of the array".to_owned());
+        }
+        // Once it has a slot, its superblock has to say what those of the others say.
+        if let Some(what) = difference(&reference, spare) {
+            return Some(format!("its {what} is not that of {}", reference.name()));
+        }
+        if let Some(what) = unsupported_array(fields) {
+            return Some(format!("it belongs to {what}"));
+        }
+        if array.bitmap_offset_sectors() != fields.bitmap_offset_sectors() {
+            return Some(format!(
+                "its bitmap is not where that of {} is",
+                reference.name()
+            ));
         }
         let (need, have) = (array.size_sectors, fields.data_size_sectors);
         if have < need {
@@ -526,6 +548,10 @@ fn unsupported_array(fields: &Fields) -> Option<String> {
         .find(|(feature, _)| fields.features.contains(*feature));
     if let Some((_, what)) = used {
         return Some(what.to_owned());
+    }
+    let block = fields.logical_block_bytes;
+    if block > BLOCK_BYTES_MAX {
+        return Some(format!("an array with logical blocks of {block} bytes"));
     }
     let bitmap = fields.features.contains(Features::BITMAP_OFFSET);
     (bitmap && !level.is_redundant()).then(|| format!("a bitmap on {level}"))

@@ -7,7 +7,7 @@ use umd_format::v1::UnixTime;
 use umd_format::{Level, Minor, Uuid};
 
 use crate::geometry::Geometry;
-use crate::value::{Events, MAX_SECTOR, MemberId, Slot};
+use crate::value::{Events, MAX_SECTOR, MemberId, SECTOR_BYTES, Slot};
 
 /// How an array starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +152,50 @@ impl Plan {
     pub fn degraded(&self) -> usize {
         let in_sync = |slot: &&SlotPlan| !matches!(slot, SlotPlan::InSync(_));
         self.slots.iter().filter(in_sync).count()
+    }
+
+    /// What holds in every plan, whatever it was made from.
+    pub(super) fn check(&self) {
+        let slots = self.slots.len();
+        assert_eq!(slots, usize::from(self.raid_disks), "an entry a slot");
+        assert_eq!(self.geometry.raid_disks(), self.raid_disks, "one shape");
+        let most = self.level.max_missing(self.raid_disks.into());
+        let most = most.expect("a level that can run counts its members");
+        assert!(self.degraded() <= most as usize, "every block can be read");
+        assert!(self.degraded() < slots, "somebody is in sync");
+        let spent = self.degraded() > 0 && self.degraded() == most as usize;
+        let hole = self.level.is_parity() && spent && self.is_unclean();
+        assert!(!hole, "parity that may be wrong stands in for nobody");
+        assert!(
+            self.array_sectors <= MAX_SECTOR / SECTOR_BYTES,
+            "bytes fit 64 bits"
+        );
+        let block = self.logical_block_bytes;
+        assert!(block.is_power_of_two() && block >= 512, "a logical block");
+        let mut used: Vec<MemberId> = self.members().collect();
+        let count = used.len();
+        used.sort_unstable();
+        used.dedup();
+        assert_eq!(used.len(), count, "a member is used once");
+        let has = |id: MemberId| used.binary_search(&id).is_ok();
+        assert!(has(self.reference), "who describes the array is in it");
+        for forced in &self.forced {
+            assert!(has(forced.member), "who is forced is used");
+            assert!(forced.from <= forced.to, "force raises events");
+        }
+        for reason in &self.ignored {
+            let stale = self.slots.contains(&SlotPlan::Stale(reason.member));
+            assert!(stale || !has(reason.member), "who is ignored is not used");
+        }
+    }
+
+    /// Everybody who takes part.
+    fn members(&self) -> impl Iterator<Item = MemberId> + '_ {
+        let slots = self.slots.iter().filter_map(|slot| match slot {
+            SlotPlan::InSync(member) | SlotPlan::Recovering { member, .. } => Some(*member),
+            SlotPlan::Stale(_) | SlotPlan::Missing => None,
+        });
+        slots.chain(self.spares.iter().copied())
     }
 
     /// What has been started, in mdadm's words: "3 drives (out of 4) and 1 spare".

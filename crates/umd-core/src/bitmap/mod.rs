@@ -10,6 +10,8 @@
 //! [`Intent`], and only this room makes one. It is cleared lazily, and only when every member is
 //! in sync and holds the data durably. Facts: bitmap.md sections 4-7.
 
+#[cfg(test)]
+mod exhaustive;
 mod regions;
 mod writer;
 
@@ -69,6 +71,7 @@ impl Bitmap {
         stale: bool,
         block_bytes: u32,
     ) -> Bitmap {
+        assert!(dev_sectors > 0, "a bitmap of something");
         let mut regions = Regions::load(&superblock, image, dev_sectors, resync_from_sectors);
         if stale {
             regions.set_all(resync_from_sectors);

@@ -110,6 +110,7 @@ impl Regions {
         let bytes = usize::try_from(on_disk_bytes(count)).expect("bitmaps fit memory");
         let mut kept = image.to_vec();
         kept.resize(bytes.next_multiple_of(PAGE_BYTES), 0);
+        assert!(kept.len() >= bytes, "every region has its bit");
         let slots = usize::try_from(count).expect("bitmaps fit memory");
         let mut regions = Regions {
             count,
@@ -150,6 +151,7 @@ impl Regions {
                 self.flags[region as usize] |= NEEDED;
             }
         }
+        assert_eq!(self.dirty, self.count, "every region is marked");
     }
 
     pub(super) fn exhibit(&mut self, museum: Museum) {
@@ -193,6 +195,7 @@ impl Regions {
     /// One page of the area.
     pub(super) fn page(&self, page: usize) -> &[u8] {
         let start = page * PAGE_BYTES;
+        assert!(start < self.image.len(), "a page of the area");
         &self.image[start..(start + PAGE_BYTES).min(self.image.len())]
     }
 
@@ -207,9 +210,12 @@ impl Regions {
 
     /// Sets the bit in memory; if it was clear it joins the open batch.
     fn mark(&mut self, region: u64) {
+        assert!(region < self.count, "a region of the bitmap");
         if self.bit(region) {
             return;
         }
+        let old = self.flags[region as usize];
+        assert_eq!(old, 0, "a clean region carries no flags");
         let (byte, mask) = bit_position(region);
         self.image[byte as usize] |= mask;
         self.dirty += 1;
@@ -305,6 +311,7 @@ impl Regions {
         self.demanded = false;
         let pages = std::mem::take(&mut self.open_pages).into_iter().collect();
         let batch = self.open_batch;
+        assert!(batch > self.written_batch, "the open batch is not written");
         self.open_batch += 1;
         Some((batch, pages))
     }
@@ -322,6 +329,7 @@ impl Regions {
     /// A batch is on every member.
     pub(super) fn batch_written(&mut self, batch: u64) {
         assert!(batch > self.written_batch, "batches are written in order");
+        assert!(batch < self.open_batch, "a batch is closed, then written");
         self.written_batch = batch;
         self.pending.retain(|_, seq| *seq > batch);
     }
@@ -397,6 +405,8 @@ impl Regions {
             if !ripe || !self.clearable(*region) {
                 continue;
             }
+            assert_eq!(self.writers[*region as usize], 0, "a bit is needed");
+            assert!(self.dirty > 0, "a marked region was counted");
             let (byte, mask) = bit_position(*region);
             self.image[byte as usize] &= !mask;
             self.flags[*region as usize] = 0;
@@ -434,6 +444,7 @@ impl Regions {
             self.flags[region as usize] &= !NEEDED;
         }
         self.swept = self.swept.max(whole);
+        assert!(self.swept <= self.count, "a resync ends with the bitmap");
     }
 
     /// Every region was resynced.
@@ -446,11 +457,34 @@ impl Regions {
         let dirty = self.set_regions().count() as u64;
         assert_eq!(self.dirty, dirty, "dirty count");
         for (region, writers) in self.writers.iter().enumerate() {
+            let marked = self.bit(region as u64);
+            assert!(*writers == 0 || marked, "a writer in a clean region");
+            let flags = self.flags[region];
             assert!(
-                *writers == 0 || self.bit(region as u64),
-                "a writer in a clean region"
+                flags == 0 || marked || flags == NEEDED,
+                "a flag in a clean region"
+            );
+            assert!(
+                flags & RIPE == 0 || flags & IDLE != 0,
+                "chosen while not idle"
+            );
+            assert!(flags & IDLE == 0 || *writers == 0, "idle with a writer");
+        }
+        for (region, batch) in &self.pending {
+            assert!(self.bit(*region), "a clean region waits for its batch");
+            assert!(
+                *batch > self.written_batch,
+                "a region waits for a written batch"
+            );
+            assert!(
+                *batch <= self.open_batch,
+                "a region waits for a batch to come"
             );
         }
+        assert!(
+            self.written_batch < self.open_batch,
+            "the open batch is written"
+        );
     }
 }
 

@@ -151,7 +151,10 @@ impl Writer {
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => return self.begin(io, members, regions, leave),
             Stage::Copy | Stage::Clearing => {}
-            Stage::Header(events) => self.written_events = events,
+            Stage::Header(events) => {
+                assert!(events > self.written_events, "events only rise");
+                self.written_events = events;
+            }
             Stage::Batch(batch) => {
                 regions.batch_written(batch);
                 self.no_longer_stale();
@@ -182,6 +185,7 @@ impl Writer {
         if !leave.may_write {
             return false;
         }
+        assert_eq!(self.left, 0, "one thing at a time");
         if !self.copies.is_empty() {
             let copies = std::mem::take(&mut self.copies);
             self.write_copies(io, members, regions, &copies);
@@ -247,6 +251,7 @@ impl Writer {
         if !leave.may_clear {
             return;
         }
+        assert!(!ripe.is_empty(), "a pass has regions to clear");
         let pages = regions.clear(ripe);
         self.write_pages(io, members, regions, &pages);
         self.stage = Stage::Clearing;
@@ -272,6 +277,7 @@ impl Writer {
         page: usize,
         len: usize,
     ) {
+        assert!(len > 0 && len <= PAGE_BYTES, "a part of a page");
         let mut bytes = io.pool.copy_of(&regions.page(page)[..len]);
         if io.museum.on(Exhibit::M59) {
             // M59 (ab99a87542f1): the last write of the bitmap was rounded up to the device's
@@ -309,6 +315,7 @@ impl Writer {
     /// Length of a page on disk: the last one ends with the area, rounded to logical blocks.
     fn page_len(&self, regions: &Regions, page: usize) -> usize {
         let area = regions.area_bytes().next_multiple_of(self.block_bytes);
+        assert!(page * PAGE_BYTES < area, "a page of the area");
         PAGE_BYTES.min(area - page * PAGE_BYTES)
     }
 

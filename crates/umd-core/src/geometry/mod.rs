@@ -26,7 +26,10 @@ impl Geometry {
     pub fn redundancy(&self) -> u16 {
         match self {
             Geometry::Striped(_) => 0,
-            Geometry::Mirrored { legs } => legs - 1,
+            Geometry::Mirrored { legs } => {
+                assert!(*legs > 0, "a mirror has a leg");
+                legs - 1
+            }
             Geometry::Parity(map) => map.parities(),
         }
     }

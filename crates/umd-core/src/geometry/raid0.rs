@@ -74,6 +74,8 @@ impl Raid0 {
         // disk follows from that, so it is done the same way here.
         let masked: u64 = rounded.iter().map(|s| s & !(chunk_sectors - 1)).sum();
         let end = zones.last().map_or(0, |z| z.end_sectors);
+        assert_eq!(end, rounded.iter().sum::<u64>(), "zones hold every chunk");
+        assert!(masked <= end, "the mask only makes members shorter");
         Ok(Raid0 {
             chunk_sectors,
             alternate: layout == Some(Raid0Layout::Alternate),
@@ -129,11 +131,14 @@ impl Raid0 {
         // the sector, which was used on.
         let divided = !chunk.is_power_of_two() && self.museum.on(Exhibit::M03);
         let within = if divided { sector / chunk } else { sector } % chunk;
-        // M01 (c84a1372df92): kernels from 3.14 on placed every array as the alternate layout has it.
+        // M01 (c84a1372df92): kernels from 3.14 on placed every array as the alternate layout does.
         let alternate = self.alternate || self.museum.on(Exhibit::M01);
         let counted_from = if alternate { relative } else { sector };
         let index = (counted_from / chunk) % width;
         let left = (chunk - within).min(zone.end_sectors - sector);
+        assert!(left > 0 && left <= chunk, "a run lies in its chunk");
+        let zone_rows = (zone.end_sectors - zone.start_sectors) / (chunk * width);
+        assert!(row < zone_rows, "a row of its zone");
         (
             zone.slots[index as usize],
             zone.dev_start_sectors + row * chunk + within,
@@ -153,6 +158,10 @@ fn zones_of(rounded: &[u64]) -> Vec<Zone> {
         let Some(next) = slots.iter().map(|s| rounded[usize::from(*s)]).min() else {
             break;
         };
+        assert!(
+            next > dev_start,
+            "each zone goes on where the last one ended"
+        );
         let len = (next - dev_start) * slots.len() as u64;
         zones.push(Zone {
             start_sectors: array_start,

@@ -81,6 +81,7 @@ impl Raid456 {
         }
         let raid4 = level == Level::Raid4;
         let dev_sectors = dev_sectors - dev_sectors % chunk_sectors;
+        assert!(raid_disks > parities, "some column holds data");
         Some(Raid456 {
             layout,
             raid_disks,
@@ -125,6 +126,7 @@ impl Raid456 {
     pub fn locate(&self, sector: u64) -> Place {
         let chunk = sector / self.chunk_sectors;
         let width = u64::from(self.data_disks());
+        assert!(width > 0, "rows hold data");
         Place {
             row: chunk / width,
             index: (chunk % width) as u16,
@@ -135,14 +137,17 @@ impl Raid456 {
     /// The roles of the slots in row `row`.
     pub fn row(&self, row: u64) -> Row {
         let n = self.raid_disks;
-        if self.raid4 {
-            return one_parity(n, n - 1, |i| i);
-        }
-        match (self.parities, self.layout) {
+        let made = match (self.parities, self.layout) {
+            _ if self.raid4 => one_parity(n, n - 1, |i| i),
             (1, layout) => raid5_row(layout, n, row),
             (_, 16..=20) => raid5_plus_q(self.layout - 16, n, row),
             (_, layout) => raid6_row(layout, n, row),
-        }
+        };
+        assert!(made.p < n, "P lies in a slot");
+        assert!(made.q.is_none_or(|q| q < n && q != made.p), "Q has its own");
+        assert_eq!(made.q.is_some(), self.parities == 2, "RAID6 has Q");
+        assert_eq!(made.data.len(), usize::from(self.data_disks()), "all data");
+        made
     }
 }
 

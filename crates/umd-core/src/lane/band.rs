@@ -207,7 +207,7 @@ impl Band {
     fn read(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         // M41 (a40687ff73a5): for writes that are not aligned, who chose what to read and who said
         // what was lacking did not agree, and never came to an end.
-        let again = self.len % 8 != 0 && rig.io.museum.on(Exhibit::M41);
+        let again = !self.len.is_multiple_of(8) && rig.io.museum.on(Exhibit::M41);
         match self.unread() || again {
             true => self.locked(lane, rig, index),
             false => self.gate(lane, rig, index),

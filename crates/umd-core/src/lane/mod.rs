@@ -13,6 +13,8 @@
 
 mod band;
 mod direct;
+#[cfg(test)]
+mod exhaustive;
 mod ladder;
 mod locks;
 mod read;

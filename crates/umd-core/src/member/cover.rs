@@ -72,6 +72,8 @@ impl Cover {
 
     /// A unit will rebuild this range.
     pub fn open(&mut self, start: u64, end: u64) {
+        assert!(start < end, "a unit covers something");
+        assert!(!self.is_open(start, end), "two units in one range");
         self.open.insert(start, end);
     }
 
@@ -108,6 +110,7 @@ impl Cover {
 
     /// What a slot is good for in `start..end`, for a holder of that range's lock.
     pub fn locked_access(&self, column: Option<&Column>, start: u64, end: u64) -> Access {
+        assert!(start < end, "a range that is asked about");
         let Some(column) = column else {
             return Access::Lost;
         };
@@ -143,6 +146,7 @@ impl Cover {
     /// Whether redundancy is known to agree in `start..end` (no resync owed), for a holder of the
     /// lock.
     pub fn agrees(&self, regions: Option<&Regions>, start: u64, end: u64) -> bool {
+        assert!(start < end, "a range that is asked about");
         if end <= self.synced_below_sectors || self.synced_below_sectors == MAX_SECTOR {
             return true;
         }
@@ -152,7 +156,9 @@ impl Cover {
             if regions.needs_resync(at) {
                 return false;
             }
-            at = regions.region_end_sectors(at);
+            let next = regions.region_end_sectors(at);
+            assert!(next > at, "each region ends behind its sectors");
+            at = next;
         }
         true
     }

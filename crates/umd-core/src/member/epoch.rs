@@ -38,7 +38,7 @@ pub struct Epoch {
 impl Epoch {
     /// The snapshot of these members.
     pub fn of(number: u64, members: &Members, raid_disks: u16) -> Arc<Epoch> {
-        let columns = (0..raid_disks)
+        let columns: Vec<Option<Column>> = (0..raid_disks)
             .map(|slot| {
                 let member = members.in_slot(Slot(slot))?;
                 Some(Column {
@@ -49,6 +49,8 @@ impl Epoch {
                 })
             })
             .collect();
+        assert!(number > 0, "epochs are counted from 1");
+        assert_eq!(columns.len(), usize::from(raid_disks), "a column a slot");
         Arc::new(Epoch { number, columns })
     }
 

@@ -121,6 +121,9 @@ impl Io {
             IoOp::Read { buf, .. } => buf.len(),
             _ => 0,
         };
+        let reads = matches!(op, IoOp::Read { .. });
+        assert_eq!(reads, read_bytes > 0, "reads read something");
+        assert!(read_bytes.is_multiple_of(512), "in whole sectors");
         let submitted = self.now.mono;
         let flight = Flight {
             io: IoId(0),
@@ -193,6 +196,10 @@ impl Io {
             return;
         }
         let flight = self.flights.remove(index).expect("looked up above");
+        assert!(
+            flight.submitted <= self.now.mono,
+            "it ended before it began"
+        );
         self.answered.insert(flight.member, self.now.mono);
         let result = match done.result {
             Ok(IoDone::Read(buf)) if buf.len() != flight.read_bytes => {

@@ -119,7 +119,9 @@ impl Members {
     /// Takes a member out.
     pub fn remove(&mut self, id: MemberId) -> Option<Member> {
         let index = self.list.iter().position(|m| m.id == id)?;
-        Some(self.list.remove(index))
+        let member = self.list.remove(index);
+        assert!(!member.is_active(), "a member in use is not taken out");
+        Some(member)
     }
 
     /// The lowest device number at or above `from` that nobody has.

@@ -45,6 +45,10 @@ fn role_table(members: &Members) -> Vec<Role> {
     let kept = members.iter().map(|m| m.superblock.fields.roles.len());
     let mut roles = vec![Role::Spare; numbers.chain(kept).max().unwrap_or(0)];
     for member in members.iter() {
+        assert!(
+            roles[member.number() as usize] == Role::Spare,
+            "a device number is given once"
+        );
         roles[member.number() as usize] = member.role();
     }
     roles
@@ -52,6 +56,7 @@ fn role_table(members: &Members) -> Vec<Role> {
 
 fn encode(pool: &Pool, member: &mut Member, roles: &[Role], head: Head) -> Part {
     let fields = &mut member.superblock.fields;
+    assert!(fields.events <= head.events.0, "events only rise");
     fields.events = head.events.0;
     fields.utime = UnixTime::from_seconds(head.utime_seconds);
     fields.resync_offset_sectors = head.resync_offset_sectors;
@@ -71,6 +76,10 @@ fn encode(pool: &Pool, member: &mut Member, roles: &[Role], head: Head) -> Part 
         }
     }
     let sector = fields.super_offset_sectors;
+    assert!(
+        sector < member.size_sectors,
+        "a superblock lies on its device"
+    );
     let bytes = member
         .superblock
         .encode(member.logical_block_bytes as usize);

@@ -187,6 +187,7 @@ impl Metadata {
             self.wants_active = true;
             return None;
         }
+        assert!(!self.tracks_activity || !self.clean, "a write while clean");
         self.writers += 1;
         self.wants_clean = false;
         Some(Active(()))
@@ -197,6 +198,7 @@ impl Metadata {
         let Active(()) = active;
         assert!(self.writers > 0, "more writes retired than admitted");
         self.writers -= 1;
+        assert!(now >= self.last_write, "time runs backwards");
         self.last_write = now;
     }
 
@@ -335,6 +337,11 @@ impl Metadata {
             return true;
         }
         let clean = !go_active && (self.clean || go_clean);
+        assert!(
+            !go_clean || self.writers == 0,
+            "clean with writes in flight"
+        );
+        assert!(!(go_active && go_clean), "both ways at once");
         self.content = Content {
             clean,
             ..Content::default()
@@ -370,6 +377,10 @@ impl Metadata {
 
     /// Encodes all superblocks as of now, and writes those of members in sync.
     fn write_in_sync(&mut self, io: &mut Io, members: &mut Members, facts: Facts) {
+        assert_eq!(
+            self.left, 0,
+            "superblocks are written after what they say is there"
+        );
         self.utime_seconds = io.now().wall_seconds;
         self.content.fault = self.fault;
         self.content.change = self.change;
@@ -411,10 +422,28 @@ impl Metadata {
     }
 
     fn finish(&mut self) {
+        assert_eq!(self.left, 0, "an update ends when all of it is written");
+        assert!(self.rest.is_empty(), "an update ends with its last member");
         self.stage = Stage::Idle;
         if self.content.evens {
             return;
         }
+        assert!(
+            self.content.fault >= self.fault_recorded,
+            "a fault is forgotten"
+        );
+        assert!(
+            self.content.fault <= self.fault,
+            "a fault is recorded before it is known"
+        );
+        assert!(
+            self.content.change >= self.change_recorded,
+            "a change is forgotten"
+        );
+        assert!(
+            self.content.change <= self.change,
+            "a change is recorded before it is known"
+        );
         self.fault_recorded = self.content.fault;
         self.change_recorded = self.content.change;
         if self.tracks_activity {

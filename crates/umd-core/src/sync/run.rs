@@ -215,6 +215,7 @@ impl Run {
             let done = rig.cover.done_sectors(*member);
             rig.cover.set_rebuilt(*member, done, done.max(self.cursor));
         }
+        self.hold_open(rig, start, end);
         self.begin_unit(rig, start, end);
     }
 
@@ -225,11 +226,11 @@ impl Run {
         }
     }
 
+    /// Begins a unit whose range is held open.
     fn begin_unit(&mut self, rig: &mut SyncRig<'_>, start: u64, end: u64) {
         let index = self.units.insert(None);
         let targets = self.targets.clone();
         let mut unit = Unit::new(self.action, self.geometry.clone(), (start, end), targets);
-        self.hold_open(rig, start, end);
         let ended = unit.lock(rig, index);
         self.put_back(rig, index, unit, ended);
     }
@@ -253,6 +254,7 @@ impl Run {
             // The parts begin with the next advance: by then what went wrong is known.
             UnitEnd::Split => {
                 let middle = start + crate::lane::middle(end - start).expect("long enough");
+                rig.cover.close(start);
                 for (from, to) in [(middle, end), (start, middle)] {
                     self.hold_open(rig, from, to);
                     self.parts.push((from, to));

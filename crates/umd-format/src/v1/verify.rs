@@ -9,11 +9,15 @@ use super::{DATA_SECTORS_MIN, Features, Fields, ParseError, ROLES_MAX, Role};
 /// No array lives to see this many updates; below it there is always a next one.
 const EVENTS_END: u64 = 1 << 63;
 
+/// The largest page of any machine, and so the largest block of any device.
+const BLOCK_BYTES_MAX: u32 = 64 << 10;
+
 /// Checks `fields` against each other and against the device they are on.
 pub(super) fn check(fields: &Fields, minor: Minor, device_sectors: u64) -> Result<(), ParseError> {
     features(fields)?;
     place(fields, minor, device_sectors)?;
     shape(fields)?;
+    logical_block(fields)?;
     data_area(fields, minor, device_sectors)?;
     side_areas(fields, device_sectors)
 }
@@ -79,6 +83,9 @@ fn shape(fields: &Fields) -> Result<(), ParseError> {
         if size > room {
             return impossible(format!("{size} sectors are used of {room}"));
         }
+        if size == 0 {
+            return impossible(format!("a {level} of no sectors"));
+        }
     }
     if level.is_parity() && fields.size_sectors < u64::from(chunk) {
         return impossible(format!(
@@ -88,6 +95,17 @@ fn shape(fields: &Fields) -> Result<(), ParseError> {
     }
     if (level.is_parity() || level == Level::Raid1) && fields.array_sectors().is_none_or(too_many) {
         return impossible(format!("{disks} times {} sectors", fields.size_sectors));
+    }
+    Ok(())
+}
+
+/// The block size that kernels from 6.19 store: none, or one that a device can have.
+fn logical_block(fields: &Fields) -> Result<(), ParseError> {
+    let bytes = fields.logical_block_bytes;
+    let possible =
+        bytes.is_power_of_two() && (SECTOR_BYTES as u32..=BLOCK_BYTES_MAX).contains(&bytes);
+    if bytes != 0 && !possible {
+        return impossible(format!("logical blocks of {bytes} bytes"));
     }
     Ok(())
 }

@@ -345,8 +345,9 @@ fn bitmap_area(opened: &[Opened], plan: &Plan, facts: &[MemberFacts]) -> Answer<
     let sector = fields
         .and_then(|superblock| superblock.fields.bitmap_sector())
         .expect("the planner found a bitmap on this member");
-    let sync_sectors = superblock.fields.sync_size_sectors.max(plan.dev_sectors);
-    let sectors = bitmap::on_disk_sectors(superblock.regions(sync_sectors));
+    // The size that the bitmap itself names is not asked: it has no checksum, and what it may say
+    // would not fit into memory.
+    let sectors = bitmap::on_disk_sectors(superblock.regions(plan.dev_sectors));
     let member = &opened[source.0 as usize];
     // The last page may reach into what lies behind on a full device; bits never do.
     let room = member.file.size_sectors().saturating_sub(sector);

@@ -150,6 +150,10 @@ fn what_cannot_be_run_yet_is_named() {
             Box::new(|one| one.fields.layout = 7),
             "raid5 with layout 7 on 3 devices",
         ),
+        (
+            Box::new(|one| one.fields.logical_block_bytes = 8192),
+            "an array with logical blocks of 8192 bytes",
+        ),
     ];
     for (change, what) in cases {
         let mut members = array(Level::Raid5, 3);
@@ -318,4 +322,29 @@ fn bytes_that_other_kernels_refuse_are_reported() {
          its logical block size (512) is recorded, at byte 224 of the superblock"]
     );
     assert_eq!(plan.logical_block_bytes, 4096);
+}
+
+/// A spare that was away while the array changed its shape: with a slot it would contradict the
+/// others, and the array would not start again.
+#[test]
+fn a_spare_of_another_shape_is_left_out() {
+    let mut members = array(Level::Raid5, 4);
+    let mut old = spare(&members, 4);
+    sb(&mut old).fields.layout = 1;
+    members.push(old);
+    let plan = plain(&members).expect("it starts");
+    assert_eq!(plan.spares, []);
+    let text = "ignoring spare4.img: its layout is not that of a.img";
+    assert_eq!(plan.ignored[0].text, text);
+    let fields = &mut sb(&mut members[4]).fields;
+    fields.layout = 2;
+    fields.features = fields.features.with(Features::CLUSTERED);
+    let plan = plain(&members).expect("it starts");
+    let text = "ignoring spare4.img: it belongs to a clustered array";
+    assert_eq!(plan.ignored[0].text, text);
+    let fields = &mut sb(&mut members[4]).fields;
+    fields.features = Features::default();
+    let plan = plain(&members).expect("it starts");
+    let text = "ignoring spare4.img: its bitmap is not where that of a.img is";
+    assert_eq!(plan.ignored[0].text, text);
 }

@@ -1,0 +1,256 @@
+//! The first corpus: images as `umd create` makes them, superblocks of kernel 7.2, and what NBD
+//! clients and the command line send. `seeds FOLDER` writes one folder per target.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use umd_core::assembly::Wish;
+use umd_format::create::{NewArray, NewMember, new_array};
+use umd_format::space::RegionWish;
+use umd_format::v1::DeviceFlags;
+use umd_format::{Level, Minor, Uuid, badblocks};
+use umd_fuzz::images::{Image, Members};
+
+/// Superblocks and bitmaps that kernels wrote.
+const KERNEL: &[(&str, &[u8], &[u8])] = &[
+    (
+        "k72",
+        include_bytes!("../../crates/umd-format/tests/data/k72-raid6-lbs.superblock.bin"),
+        include_bytes!("../../crates/umd-format/tests/data/k72-raid6-lbs.bitmap.bin"),
+    ),
+    (
+        "llb1",
+        include_bytes!("../../crates/umd-format/tests/data/llb-raid1-dirty.superblock.bin"),
+        include_bytes!("../../crates/umd-format/tests/data/llb-raid1-dirty.bitmap.bin"),
+    ),
+    (
+        "llb5",
+        include_bytes!("../../crates/umd-format/tests/data/llb-raid5-clean.superblock.bin"),
+        include_bytes!("../../crates/umd-format/tests/data/llb-raid5-clean.bitmap.bin"),
+    ),
+];
+
+/// Files to write, by target and name.
+type Corpus = BTreeMap<PathBuf, Vec<u8>>;
+
+fn main() {
+    let folder = std::env::args().nth(1).expect("usage: seeds FOLDER");
+    let mut corpus = Corpus::new();
+    kernel(&mut corpus);
+    created(&mut corpus);
+    nbd(&mut corpus);
+    words(&mut corpus);
+    let ranges =
+        [(40, 8), (5000, 512)].map(|(start_sectors, length_sectors)| badblocks::BadRange {
+            start_sectors,
+            length_sectors,
+        });
+    let log = badblocks::encode(&ranges, 0, 1).expect("two entries fit");
+    corpus.insert("badblocks/two".into(), [&[0][..], &log].concat());
+    for (path, bytes) in corpus {
+        let path = Path::new(&folder).join(path);
+        fs::create_dir_all(path.parent().expect("a folder per target")).expect("a folder");
+        fs::write(path, bytes).expect("a file");
+    }
+}
+
+fn kernel(corpus: &mut Corpus) {
+    for (name, superblock, bitmap) in KERNEL {
+        // 24 MiB members of version 1.2.
+        let head = [&[0, 48][..], superblock].concat();
+        corpus.insert(format!("superblock/{name}").into(), head);
+        let mut bits = vec![0];
+        bits.extend((47_104u64 << 9).to_le_bytes());
+        bits.extend_from_slice(bitmap);
+        corpus.insert(format!("bitmap/{name}").into(), bits);
+    }
+    let mut old = vec![0u8; 4096];
+    for (word, value) in [(0, umd_format::MD_MAGIC), (2, 90), (7, 1), (9, 2), (10, 2)] {
+        old[4 * word..4 * word + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    corpus.insert("v090/little".into(), old.clone());
+    old.chunks_mut(4).for_each(<[u8]>::reverse);
+    corpus.insert("v090/big".into(), old);
+}
+
+/// A small array as `umd create` makes it.
+fn array(level: Level, minor: Minor, spares: usize, bitmap: bool) -> Members {
+    const SECTORS: u64 = 24 + 4 * 40;
+    let member = |index: usize| NewMember {
+        device_sectors: SECTORS,
+        device_uuid: Uuid([index as u8 + 1; 16]),
+        flags: DeviceFlags::default(),
+    };
+    let slots = if level == Level::Raid6 { 4 } else { 3 };
+    let made = new_array(&NewArray {
+        minor,
+        set_uuid: Uuid([7; 16]),
+        name: "host:fuzz".to_owned(),
+        ctime_seconds: 1_700_000_000,
+        level,
+        layout: if matches!(level, Level::Raid5 | Level::Raid6) {
+            2
+        } else {
+            0
+        },
+        chunk_sectors: if level.is_striped() { 8 } else { 0 },
+        size_sectors: None,
+        data_offset_sectors: Some(if minor == Minor::V1_0 { 0 } else { 32 }),
+        bitmap: bitmap.then_some(RegionWish::Bytes(4096)),
+        bad_block_log: true,
+        assume_clean: bitmap,
+        slots: (0..slots).map(|slot| Some(member(slot))).collect(),
+        spares: (0..spares).map(|spare| member(slots + spare)).collect(),
+    })
+    .expect("a small array");
+    let bitmap = made.bitmap_image();
+    let superblocks = made.slots.iter().flatten().chain(&made.spares);
+    let images = superblocks.map(|superblock| {
+        let mut image = Image {
+            sectors: SECTORS,
+            ..Image::default()
+        };
+        let fields = &superblock.fields;
+        image.write(fields.super_offset_sectors, &superblock.encode(512));
+        if let (Some(bits), Some(sector)) = (&bitmap, fields.bitmap_sector()) {
+            image.write(sector, &bits[..512]);
+        }
+        image
+    });
+    Members {
+        images: images.collect(),
+        wish: Wish::default(),
+    }
+}
+
+fn created(corpus: &mut Corpus) {
+    let levels = [
+        Level::Raid0,
+        Level::Raid1,
+        Level::Raid4,
+        Level::Raid5,
+        Level::Raid6,
+    ];
+    for level in levels {
+        for minor in Minor::ALL {
+            let redundant = level.is_redundant();
+            let mut members = array(level, minor, usize::from(redundant), redundant);
+            let name = format!("{level}-{minor}");
+            corpus.insert(format!("assembly/{name}").into(), members.describe());
+            let image = &members.images[0];
+            let place = minor
+                .superblock_sector(image.sectors)
+                .expect("large enough");
+            let index = Minor::ALL
+                .iter()
+                .position(|one| *one == minor)
+                .expect("one of them");
+            let mut bytes = vec![index as u8 | 4];
+            bytes.extend(image.sectors.to_le_bytes());
+            bytes.extend(image.read(place, 1));
+            corpus.insert(format!("superblock/{name}").into(), bytes);
+            members.images.remove(1);
+            members.wish.force = true;
+            corpus.insert(
+                format!("assembly/{name}-degraded").into(),
+                members.describe(),
+            );
+        }
+        let unclean = array(level, Minor::V1_2, 0, false);
+        corpus.insert(
+            format!("assembly/{level}-unclean").into(),
+            unclean.describe(),
+        );
+    }
+    let mut signature = vec![1, 0, 4, 0, 0, 0, 0, 0, 0, 1, 8, 0];
+    signature.extend(array(Level::Raid1, Minor::V1_1, 0, false).images[0].read(0, 4));
+    corpus.insert("signature/md".into(), signature);
+}
+
+fn nbd(corpus: &mut Corpus) {
+    let option = |code: u32, data: &[u8]| {
+        let mut bytes = b"IHAVEOPT".to_vec();
+        bytes.extend(code.to_be_bytes());
+        bytes.extend((data.len() as u32).to_be_bytes());
+        bytes.extend_from_slice(data);
+        bytes
+    };
+    let flags = 3u32.to_be_bytes();
+    let context = [
+        &[0, 0, 0, 2][..],
+        b"r5",
+        &[0, 0, 0, 1, 0, 0, 0, 15],
+        b"base:allocation",
+    ];
+    let go = [&[0, 0, 0, 2][..], b"r5", &[0, 1, 0, 3]].concat();
+    let talk = [
+        &[40][..],
+        &flags,
+        &option(3, &[]),
+        &option(8, &[]),
+        &option(10, &context.concat()),
+        &option(7, &go),
+    ];
+    corpus.insert("negotiation/go".into(), talk.concat());
+    corpus.insert(
+        "negotiation/name".into(),
+        [&[3][..], &flags, &option(1, b"r6")].concat(),
+    );
+    corpus.insert(
+        "negotiation/abort".into(),
+        [&[3][..], &flags, &option(2, &[])].concat(),
+    );
+    let request = |command: u16, offset: u64, len: u32, payload: &[u8]| {
+        let mut bytes = 0x2560_9513u32.to_be_bytes().to_vec();
+        bytes.extend(0u16.to_be_bytes());
+        bytes.extend(command.to_be_bytes());
+        bytes.extend((u64::from(command) + 100).to_be_bytes());
+        bytes.extend(offset.to_be_bytes());
+        bytes.extend(len.to_be_bytes());
+        bytes.extend_from_slice(payload);
+        bytes
+    };
+    let all = [
+        request(0, 4096, 1024, &[]),
+        request(1, 512, 512, &[9; 512]),
+        request(3, 0, 0, &[]),
+        request(4, 8192, 4096, &[]),
+        request(6, 0, 1 << 20, &[]),
+        request(7, 0, 1 << 20, &[]),
+        request(2, 0, 0, &[]),
+    ];
+    for (name, choice) in [("simple", 0u8), ("structured", 1), ("one-by-one", 9)] {
+        let bytes = [&[choice, 255][..], &all.concat()].concat();
+        corpus.insert(format!("transmission/{name}").into(), bytes);
+    }
+}
+
+fn words(corpus: &mut Corpus) {
+    let texts = [
+        "23d5df6b:1c017be0:d40e086f:9867cb64",
+        "unix:/run/umd/nbd.sock",
+        "tcp:127.0.0.1:10809",
+        "[::1]:10809",
+        "read-error@100+8,slow=5ms",
+    ];
+    for (index, text) in texts.iter().enumerate() {
+        corpus.insert(format!("words/{index}").into(), text.as_bytes().to_vec());
+    }
+    let documents = [
+        r#"{"operation":"add","device":"/dev/a","write_mostly":false,"force":true}"#,
+        r#"{"action":"check"}"#,
+        r#"{"readonly":true}"#,
+        r#"{"name":"r5","uuid":null,"set_name":"h:r5","minor":2,"devices":["/a","/b"],
+            "force":false,"run":false,"no_degraded":false,"readonly":false,"overlay":null,
+            "io_engine":null,"faults":[]}"#,
+        r#"{"name":"r5","set_name":"h:r5","uuid":null,"minor":2,"level":5,"layout":2,
+            "chunk_sectors":128,"size_sectors":null,"data_offset_sectors":null,"bitmap":null,
+            "bitmap_chunk_bytes":null,"bad_block_log":true,"assume_clean":false,
+            "slots":[{"path":"/a","write_mostly":false},null],"spares":[],"destroy":[],
+            "destroy_all":false,"readonly":false,"io_engine":null}"#,
+    ];
+    for (index, text) in documents.iter().enumerate() {
+        corpus.insert(format!("api/{index}").into(), text.as_bytes().to_vec());
+    }
+}
