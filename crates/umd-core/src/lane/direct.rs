@@ -10,7 +10,7 @@ use super::ladder::{self, Proofs, Target};
 use super::locks::{LockId, NOWHERE};
 use super::request::Gate;
 use super::split::Piece;
-use super::{Job, Lane, Rig, Step, eio};
+use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::{Copy, Geometry};
 use crate::member::{Access, Column, Effect};
 use crate::value::{Exhibit, IoDone, IoError, MemberId, Purpose, Slice};
@@ -42,6 +42,9 @@ const REBUILDING: u32 = 1;
 
 impl Direct {
     pub fn new(request: u32, piece: Piece, payload: Payload) -> Direct {
+        if let Payload::Data(data) = &payload {
+            assert_eq!(data.len(), bytes(piece.len_sectors), "all of the piece");
+        }
         Direct {
             request,
             piece,
@@ -92,6 +95,11 @@ impl Direct {
             intent,
             recorded: &recorded,
         };
+        assert_eq!(self.left, 0, "a piece is written once");
+        assert!(
+            !lane.geometry.is_redundant() || self.lock.is_some(),
+            "copies are written under a lock"
+        );
         for place in self.places(lane) {
             let column = rig.epoch.column(place.slot);
             let (start, end) = (
@@ -171,6 +179,7 @@ impl Direct {
         member: MemberId,
         result: Result<IoDone, IoError>,
     ) -> Step {
+        assert!(self.left > 0, "a write ended that never began");
         self.left -= 1;
         match result {
             // M13 (3056e3aec8d8): a write that only a member being rebuilt had taken was a success.
@@ -203,6 +212,7 @@ impl Direct {
     }
 
     fn over(self, lane: &mut Lane, result: Result<(), crate::value::RequestError>) -> Step {
+        assert_eq!(self.left, 0, "a lock goes back after the last I/O");
         if let Some(lock) = self.lock {
             lane.unlock(lock);
         }

@@ -52,6 +52,11 @@ impl Balance {
         leg.last_end_sectors = end;
     }
 
+    /// Reads under way on all legs.
+    pub fn in_flight(&self) -> usize {
+        self.legs.iter().map(|leg| leg.in_flight as usize).sum()
+    }
+
     fn ended(&mut self, slot: u16) {
         let leg = &mut self.legs[usize::from(slot)];
         assert!(leg.in_flight > 0, "a read ended that never began");
@@ -105,6 +110,8 @@ impl Read {
             lane.part_over(self.request, Err(eio("no member holds this data")));
             return Step::Over;
         };
+        let failed = (self.slot, column.member);
+        assert!(!self.tried.contains(&failed), "no leg is asked twice");
         let sector = column.data_offset_sectors + from_sectors;
         let owner = Lane::owner(index, 0);
         let end_sectors = from_sectors + self.piece.len_sectors;
@@ -272,6 +279,7 @@ impl Mend {
         });
         match source {
             Some((column, start)) => {
+                assert!(column.member != self.member, "mended from another leg");
                 let (sector, len) = (column.data_offset_sectors + start, self.piece.len_sectors);
                 let owner = Lane::owner(index, 0);
                 rig.io
