@@ -11,16 +11,31 @@
 /// The shape of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
-    /// 0, 1, 4, 5 or 6.
+    /// -1 (linear), 0, 1, 4, 5, 6 or 10.
     pub level: i32,
     /// md's layout number (RAID0: 1 or 2).
     pub layout: i32,
     /// Members.
     pub slots: u16,
-    /// Chunk; 0 for RAID1.
+    /// Chunk; 0 for RAID1, and for linear where sizes are not rounded.
     pub chunk_sectors: u64,
-    /// Used part of each member; RAID0: the room of each member, in slot order.
+    /// Used part of each member; RAID0, linear: the room of each member, in slot order.
     pub member_sectors: Vec<u64>,
+}
+
+/// How RAID10 copies.
+#[derive(Debug, Clone, Copy)]
+struct Copies {
+    near: u16,
+    far: u16,
+    offset: bool,
+    set: u16,
+}
+
+impl Copies {
+    fn all(self) -> u16 {
+        self.near * self.far
+    }
 }
 
 /// One stripe row.
@@ -63,8 +78,136 @@ impl Geometry {
             1 => self.slots - 1,
             4 | 5 => 1,
             6 => 2,
+            10 => self.copies().all() - 1,
             _ => 0,
         }
+    }
+
+    /// Whether everything can be read from these slots.
+    pub fn survives(&self, holds: impl Fn(u16) -> bool) -> bool {
+        if self.level == 10 {
+            let period = (u64::from(self.slots) * self.chunk_sectors).min(self.array_sectors());
+            let mut chunks = (0..period).step_by(self.chunk_sectors as usize);
+            return chunks.all(|sector| self.places(sector).iter().any(|one| holds(one.slot)));
+        }
+        let held = (0..self.slots).filter(|slot| holds(*slot)).count();
+        held + usize::from(self.redundancy()) >= usize::from(self.slots)
+    }
+
+    /// Whether sectors lie on members as they are, more than once.
+    pub fn is_mirror(&self) -> bool {
+        matches!(self.level, 1 | 10)
+    }
+
+    /// What resync and bitmap go through: relative sectors, or those of a RAID10 as a whole.
+    pub fn walk_sectors(&self) -> u64 {
+        match self.level {
+            10 => self.array_sectors(),
+            _ => self.member_sectors[0],
+        }
+    }
+
+    /// The sector of that walk which lies at a place.
+    pub fn walk_at(&self, place: Place) -> Option<u64> {
+        match self.level {
+            10 => self.sector_at(place),
+            _ => Some(place.relative_sector),
+        }
+    }
+
+    /// Where a sector of that walk lies.
+    pub fn walk_places(&self, walk: u64) -> Vec<Place> {
+        if self.level == 10 {
+            return self.places(walk);
+        }
+        let at = |slot| Place {
+            slot,
+            relative_sector: walk,
+        };
+        (0..self.slots).map(at).collect()
+    }
+
+    fn copies(&self) -> Copies {
+        let word = self.layout.cast_unsigned();
+        let (near, far) = (word as u16 & 0xff, (word >> 8) as u16 & 0xff);
+        Copies {
+            near,
+            far,
+            offset: word & 0x10000 != 0,
+            set: match word >> 17 {
+                0 => self.slots,
+                1 => self.slots / far,
+                _ => near * far,
+            },
+        }
+    }
+
+    /// Chunks of each member that a RAID10 uses.
+    fn used_chunks(&self) -> u64 {
+        let copies = self.copies();
+        let all = self.array_sectors() / self.chunk_sectors * u64::from(copies.all());
+        all.div_ceil(self.slots.into())
+    }
+
+    /// Where the far copy of what lies on a slot goes, round its set.
+    fn far_slot(&self, slot: u16) -> u16 {
+        let Copies { near, set, .. } = self.copies();
+        let left_over = self.slots % set;
+        let last = (self.slots / set - 1) * set;
+        let moved = slot + near;
+        match left_over > 0 && moved > last {
+            true => last + (moved - last) % (set + left_over),
+            false => moved % set + slot / set * set,
+        }
+    }
+
+    /// Every copy of a sector of a RAID10.
+    fn copied(&self, sector: u64) -> Vec<Place> {
+        let copies = self.copies();
+        let n = u64::from(self.slots);
+        let (chunk, o) = (sector / self.chunk_sectors, sector % self.chunk_sectors);
+        let (rows, stride) = match copies.offset {
+            true => (u64::from(copies.far), 1),
+            false => (1, self.used_chunks() / u64::from(copies.far)),
+        };
+        let first = chunk * u64::from(copies.near);
+        let mut places = Vec::new();
+        for near in first..first + u64::from(copies.near) {
+            let (mut slot, mut row) = ((near % n) as u16, near / n * rows);
+            for _ in 0..copies.far {
+                places.push(Place {
+                    slot,
+                    relative_sector: row * self.chunk_sectors + o,
+                });
+                slot = self.far_slot(slot);
+                row += stride;
+            }
+        }
+        places
+    }
+
+    /// The sector of a RAID10 of which this is a copy: looked for among those it could be.
+    fn copied_at(&self, place: Place) -> Option<u64> {
+        let copies = self.copies();
+        let (row, o) = (
+            place.relative_sector / self.chunk_sectors,
+            place.relative_sector % self.chunk_sectors,
+        );
+        let (far, base) = match copies.offset {
+            true => (row % u64::from(copies.far), row / u64::from(copies.far)),
+            false => {
+                let stride = self.used_chunks() / u64::from(copies.far);
+                (row / stride, row % stride)
+            }
+        };
+        if far >= u64::from(copies.far) {
+            return None;
+        }
+        let n = u64::from(self.slots);
+        let candidates = base * n..(base + 1) * n;
+        let sectors = candidates.map(|near| near / u64::from(copies.near) * self.chunk_sectors + o);
+        let mut inside = sectors.filter(|sector| *sector < self.array_sectors());
+        inside.find(|sector| self.copied(*sector).contains(&place))
     }
 
     /// Whether P (and Q) exist.
@@ -74,6 +217,9 @@ impl Geometry {
 
     /// The smallest used part of a member, in whole chunks.
     pub fn used_sectors(&self) -> u64 {
+        if self.level == 10 {
+            return self.used_chunks() * self.chunk_sectors;
+        }
         let least = self.member_sectors.iter().copied().min().unwrap_or(0);
         match self.chunk_sectors {
             0 => least,
@@ -83,6 +229,19 @@ impl Geometry {
 
     /// Size of the array.
     pub fn array_sectors(&self) -> u64 {
+        if self.level == -1 {
+            return self
+                .member_sectors
+                .iter()
+                .map(|size| self.rounded(*size))
+                .sum();
+        }
+        if self.level == 10 {
+            let copies = self.copies();
+            let far_part = self.member_sectors[0] / self.chunk_sectors / u64::from(copies.far);
+            let chunks = far_part * u64::from(self.slots) / u64::from(copies.near);
+            return chunks * self.chunk_sectors;
+        }
         if self.level == 0 {
             let whole = |&size: &u64| size / self.chunk_sectors * self.chunk_sectors;
             // md masks with chunk - 1, also where the chunk is no power of two: facts, layouts,
@@ -178,6 +337,8 @@ impl Geometry {
     pub fn places(&self, sector: u64) -> Vec<Place> {
         assert!(sector < self.array_sectors(), "sector {sector} is outside");
         match self.level {
+            -1 => vec![self.linear(sector)],
+            10 => self.copied(sector),
             0 => vec![self.striped(sector)],
             1 => (0..self.slots)
                 .map(|slot| Place {
@@ -199,8 +360,10 @@ impl Geometry {
 
     /// The array sector that a place holds; `None` for parity. Not for RAID0.
     pub fn sector_at(&self, place: Place) -> Option<u64> {
-        if self.level == 1 {
-            return Some(place.relative_sector);
+        match self.level {
+            1 => return Some(place.relative_sector),
+            10 => return self.copied_at(place),
+            _ => {}
         }
         assert!(
             self.has_parity(),
@@ -214,6 +377,29 @@ impl Geometry {
             .iter()
             .position(|&slot| slot == place.slot)?;
         Some((row * self.data_slots() + index as u64) * self.chunk_sectors + o)
+    }
+
+    /// A size in whole chunks, where there are chunks.
+    fn rounded(&self, size: u64) -> u64 {
+        match self.chunk_sectors {
+            0 => size,
+            chunk => size / chunk * chunk,
+        }
+    }
+
+    fn linear(&self, sector: u64) -> Place {
+        let mut relative_sector = sector;
+        for (slot, size) in self.member_sectors.iter().enumerate() {
+            let size = self.rounded(*size);
+            if relative_sector < size {
+                return Place {
+                    slot: slot as u16,
+                    relative_sector,
+                };
+            }
+            relative_sector -= size;
+        }
+        unreachable!("sector {sector} is inside")
     }
 
     fn striped(&self, sector: u64) -> Place {
@@ -450,6 +636,21 @@ mod tests {
     #[test]
     fn maps_are_one_to_one() {
         let mut shapes = vec![geometry(1, 0, 3), geometry(4, 0, 4)];
+        let ten = [
+            (0x102, 4),
+            (0x102, 3),
+            (0x103, 5),
+            (0x201, 4),
+            (0x201, 3),
+            (0x301, 4),
+            (0x10201, 4),
+            (0x10201, 5),
+            (0x202, 4),
+            (0x10202, 4),
+            (0x40201, 5),
+            (0x50201, 5),
+        ];
+        shapes.extend(ten.map(|(layout, slots)| geometry(10, layout, slots)));
         shapes.extend((0..6).map(|l| geometry(5, l, 4)));
         let six = [0, 1, 2, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20];
         shapes.extend(six.map(|l| geometry(6, l, 6)));
@@ -463,6 +664,59 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn raid10_rows_are_as_tabled() {
+        let table = |layout, slots, rows: u64| {
+            let g = Geometry {
+                member_sectors: vec![8 * rows; usize::from(slots)],
+                ..geometry(10, layout, slots)
+            };
+            let cell = |row: u64, slot| {
+                let relative_sector = row * 8;
+                let found = g.sector_at(Place {
+                    slot,
+                    relative_sector,
+                });
+                found.map_or("-".to_owned(), |sector| (sector / 8).to_string())
+            };
+            let row = |row| {
+                (0..slots)
+                    .map(|s| cell(row, s))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            };
+            (0..rows.min(4)).map(row).collect::<Vec<_>>().join(" / ")
+        };
+        assert_eq!(table(0x102, 4, 2), "0 0 1 1 / 2 2 3 3");
+        assert_eq!(table(0x102, 3, 3), "0 0 1 / 1 2 2 / 3 3 4");
+        assert_eq!(table(0x201, 3, 4), "0 1 2 / 3 4 5 / 2 0 1 / 5 3 4");
+        assert_eq!(
+            table(0x10201, 4, 4),
+            "0 1 2 3 / 3 0 1 2 / 4 5 6 7 / 7 4 5 6"
+        );
+        assert_eq!(table(0x202, 4, 4), "0 0 1 1 / 2 2 3 3 / 1 1 0 0 / 3 3 2 2");
+        let sets = "0 1 2 3 4 / 5 6 7 8 9 / 1 0 4 2 3 / 6 5 9 7 8";
+        assert_eq!(table(0x40201, 5, 4), sets);
+    }
+
+    #[test]
+    fn linear_members_follow_each_other() {
+        let g = Geometry {
+            member_sectors: vec![40, 24],
+            ..geometry(-1, 0, 2)
+        };
+        let place = |sector| {
+            (
+                g.places(sector)[0].slot,
+                g.places(sector)[0].relative_sector,
+            )
+        };
+        assert_eq!(
+            (g.array_sectors(), place(39), place(40), place(63)),
+            (64, (0, 39), (1, 0), (1, 23))
+        );
     }
 
     #[test]

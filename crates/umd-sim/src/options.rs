@@ -214,8 +214,12 @@ impl Options {
     pub fn draw(seed: u64) -> Options {
         let mut rng = Rng::new(seed, Stream::Options);
         let rng = &mut rng;
-        let (level, slots, layout) = draw_shape(rng);
-        let redundant = level != 0;
+        let (level, slots, layout) = match seed % 10 {
+            // The meaning of other seeds is that of before these levels were there.
+            9 => draw_copied(rng),
+            _ => draw_shape(rng),
+        };
+        let redundant = level > 0;
         let spares = if redundant && rng.permille(250) { 1 } else { 0 };
         let drawer = match redundant {
             true => rng.pick(&[0, 0, 1, 2]),
@@ -225,6 +229,7 @@ impl Options {
         let minor = rng.pick(&[0, 1, 2, 2]);
         let chunk_sectors = match level {
             1 => 0,
+            -1 => rng.pick(&[0, 0, 8, 64]),
             0 => rng.pick(&[8, 16, 24, 32, 64, 128]),
             _ => rng.pick(&[8, 8, 16, 32, 64, 128]),
         };
@@ -314,6 +319,32 @@ fn draw_shape(rng: &mut Rng) -> (i32, u16, u32) {
         _ => 0,
     };
     (level, slots as u16, layout)
+}
+
+/// RAID10, and linear.
+fn draw_copied(rng: &mut Rng) -> (i32, u16, u32) {
+    if rng.permille(150) {
+        return (-1, rng.range(2, 4) as u16, 0);
+    }
+    let (slots, layout) = rng.pick(&[
+        (4, 0x102),
+        (4, 0x102),
+        (3, 0x102),
+        (5, 0x102),
+        (4, 0x103),
+        (2, 0x201),
+        (4, 0x201),
+        (3, 0x201),
+        (4, 0x301),
+        (4, 0x10201),
+        (3, 0x10201),
+        (5, 0x10301),
+        (4, 0x202),
+        (4, 0x10202),
+        (5, 0x40201),
+        (5, 0x50201),
+    ]);
+    (10, slots, layout)
 }
 
 fn draw_sizes(rng: &mut Rng, disks: usize, minor: u8, chunk_sectors: u64) -> Vec<u64> {
@@ -441,9 +472,10 @@ mod tests {
     fn everything_occurs() {
         let all: Vec<Options> = (0..2000).map(Options::draw).collect();
         let some = |what: &dyn Fn(&Options) -> bool| all.iter().filter(|o| what(o)).count();
-        for level in [0, 1, 4, 5, 6] {
+        for level in [0, 1, 4, 5, 6, 10] {
             assert!(some(&|o| o.level == level) > 50);
         }
+        assert!(some(&|o| o.level == -1) > 10);
         for fault in FAULTS {
             assert!(some(&|o| o.faults.contains(&fault)) > 50);
         }

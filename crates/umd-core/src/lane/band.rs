@@ -170,6 +170,7 @@ impl Band {
             let target = Target {
                 column,
                 member_sectors: self.start,
+                intent_sectors: self.start,
                 fua: request.fua,
                 owner,
             };

@@ -149,6 +149,7 @@ impl Direct {
         let target = Target {
             column,
             member_sectors,
+            intent_sectors: self.piece.member_sectors,
             fua,
             owner,
         };

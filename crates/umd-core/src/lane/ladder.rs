@@ -23,6 +23,8 @@ pub struct Target<'a> {
     pub column: &'a Column,
     /// First member data sector.
     pub member_sectors: u64,
+    /// The same as intents count: of a RAID10 the array sector.
+    pub intent_sectors: u64,
     /// Durable on completion.
     pub fua: bool,
     /// Who hears of the end.
@@ -35,7 +37,7 @@ impl Proofs<'_> {
         let (Active { .. }, FaultRecorded { .. }) = (self.active, self.recorded);
         assert!(len_sectors > 0, "a write that writes something");
         self.intent
-            .assert_covers(target.member_sectors, len_sectors);
+            .assert_covers(target.intent_sectors, len_sectors);
     }
 }
 

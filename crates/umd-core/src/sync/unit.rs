@@ -359,11 +359,14 @@ impl Unit {
     }
 
     fn mirror_mends(&mut self, rig: &SyncRig<'_>) -> Vec<Mend> {
-        let read = self.columns.take();
-        let mut bufs: Vec<(u16, Slice)> = read
-            .into_iter()
-            .enumerate()
-            .filter_map(|(slot, buf)| Some((slot as u16, buf?.freeze())))
+        let mut read = self.columns.take();
+        // In the order in which hosts choose among them.
+        let places = self.places().into_iter();
+        let mut bufs: Vec<(u16, Slice)> = places
+            .filter_map(|place| {
+                let buf = read[usize::from(place.slot)].take()?;
+                Some((place.slot, buf.freeze()))
+            })
             .collect();
         let in_sync = |slot: u16| rig.epoch.column(slot).is_some_and(|c| c.in_sync);
         let mut first = bufs

@@ -8,7 +8,7 @@ use umd_core::array::Purpose;
 use umd_core::value::MemberId;
 
 use crate::disk::{PAGE_SECTORS, SimDisk, Write};
-use crate::layout::{Geometry, Row, parity_agrees};
+use crate::layout::{Geometry, Place, Row, parity_agrees};
 use crate::stamp::SECTOR;
 
 /// A member in a slot.
@@ -97,37 +97,77 @@ impl<'a> Media<'a> {
         self.columns.iter().flatten()
     }
 
-    /// Whether anything that was written to the range (relative sectors) is in flight or volatile.
+    /// Whether anything that was written to the range (of the walk) is in flight or volatile.
     pub fn unsettled(&self, range: Range<u64>) -> Option<String> {
-        for column in self.present() {
-            let start = column.data_offset + range.start;
-            let end = column.data_offset + range.end.min(column.valid_below);
-            let show = |write: &Write, how: &str| {
-                format!(
-                    "{:?} of {}..{} on {:?} is {how}",
-                    write.purpose,
-                    write.offset_sectors - column.data_offset,
-                    write.end_sectors() - column.data_offset,
-                    column.member
-                )
-            };
-            let flying = column.disk.writes_in_flight().find(|write| {
-                matters(write) && write.offset_sectors < end && start < write.end_sectors()
+        if self.geometry.level == 10 {
+            let stretches = self.copies_of(range);
+            return stretches.iter().find_map(|(slot, range)| {
+                let column = self.columns[usize::from(*slot)].as_ref()?;
+                Media::unsettled_on(column, range.clone())
             });
-            if let Some(write) = flying {
-                return Some(show(write, "in flight"));
-            }
-            let mut cached = column.disk.cache().range(start, end.max(start));
-            if let Some((_, write)) = cached.find(|(_, write)| matters(write)) {
-                return Some(show(write, "not durable"));
-            }
+        }
+        self.present()
+            .find_map(|column| Media::unsettled_on(column, range.clone()))
+    }
+
+    /// Where a part of a RAID10 lies: relative sectors by slot, in pieces of whole pages.
+    fn copies_of(&self, range: Range<u64>) -> Vec<(u16, Range<u64>)> {
+        let end = range.end.min(self.geometry.array_sectors());
+        let mut found = Vec::new();
+        let mut at = range.start;
+        while at < end {
+            let len = (PAGE_SECTORS - at % PAGE_SECTORS).min(end - at);
+            let places = self.geometry.places(at);
+            let pieces = places
+                .iter()
+                .map(|one| (one.slot, one.relative_sector..one.relative_sector + len));
+            found.extend(pieces);
+            at += len;
+        }
+        found
+    }
+
+    fn unsettled_on(column: &Column<'a>, range: Range<u64>) -> Option<String> {
+        let start = column.data_offset + range.start;
+        let end = column.data_offset + range.end.min(column.valid_below);
+        let show = |write: &Write, how: &str| {
+            format!(
+                "{:?} of {}..{} on {:?} is {how}",
+                write.purpose,
+                write.offset_sectors - column.data_offset,
+                write.end_sectors() - column.data_offset,
+                column.member
+            )
+        };
+        let flying = column.disk.writes_in_flight().find(|write| {
+            matters(write) && write.offset_sectors < end && start < write.end_sectors()
+        });
+        if let Some(write) = flying {
+            return Some(show(write, "in flight"));
+        }
+        let mut cached = column.disk.cache().range(start, end.max(start));
+        if let Some((_, write)) = cached.find(|(_, write)| matters(write)) {
+            return Some(show(write, "not durable"));
         }
         None
     }
 
-    /// Whether host data for these relative sectors is in flight or volatile.
-    fn is_busy(&self, relative: u64, len: u64) -> bool {
-        self.present().any(|column| {
+    /// The members that hold a sector of the walk, and where.
+    fn holders(&self, walk: u64) -> Vec<(&Column<'a>, u64)> {
+        if self.geometry.level != 10 {
+            return self.present().map(|column| (column, walk)).collect();
+        }
+        let places = self.geometry.walk_places(walk);
+        let held = |place: &Place| {
+            let column = self.columns[usize::from(place.slot)].as_ref()?;
+            Some((column, place.relative_sector))
+        };
+        places.iter().filter_map(held).collect()
+    }
+
+    /// Whether host data for these sectors of the walk is in flight or volatile.
+    fn is_busy(&self, walk: u64, len: u64) -> bool {
+        self.holders(walk).into_iter().any(|(column, relative)| {
             let (start, end) = (
                 column.data_offset + relative,
                 column.data_offset + relative + len,
@@ -153,11 +193,35 @@ impl<'a> Media<'a> {
         Some(&page[at..at + len as usize * SECTOR])
     }
 
-    /// The first place in the range (relative sectors) where redundancy disagrees on the media.
+    /// The first place in the range (relative sectors of a member being rebuilt) where it disagrees
+    /// with others.
+    pub fn rebuild_disagreement(&self, range: Range<u64>, member: MemberId) -> Option<String> {
+        let needs = Needs::Rebuilt(member);
+        if self.geometry.level != 10 {
+            return self.disagreement(range, needs);
+        }
+        let mut columns = self.columns.iter();
+        let slot = columns.position(|one| one.is_some_and(|one| one.member == member))? as u16;
+        let pages = range.start..range.end.min(self.geometry.used_sectors());
+        let mut pages = pages.step_by(PAGE_SECTORS as usize);
+        pages.find_map(|relative_sector| {
+            let place = Place {
+                slot,
+                relative_sector,
+            };
+            let walk = self.geometry.walk_at(place)?;
+            // A page, or what is left of it.
+            let end = (relative_sector / PAGE_SECTORS + 1) * PAGE_SECTORS;
+            let len = end.min(range.end) - relative_sector;
+            self.disagreement(walk..walk + len, needs)
+        })
+    }
+
+    /// The first place in the range (sectors of the walk) where redundancy disagrees on the media.
     /// Members that are missing are not asked.
     pub fn disagreement(&self, range: Range<u64>, needs: Needs) -> Option<String> {
         let end = range.end.min(match self.geometry.level {
-            1 => self.geometry.member_sectors[0],
+            1 | 10 => self.geometry.walk_sectors(),
             _ => self.geometry.used_sectors(),
         });
         let mut at = range.start;
@@ -175,33 +239,34 @@ impl<'a> Media<'a> {
 
     fn agrees(&self, at: u64, len: u64, needs: Needs) -> bool {
         match self.geometry.level {
-            0 => true,
-            1 => self.mirrors_agree(at, len, needs),
+            -1 | 0 => true,
+            1 | 10 => self.mirrors_agree(at, len, needs),
             _ => self.parity_agrees(at, len, needs),
         }
     }
 
     fn mirrors_agree(&self, at: u64, len: u64, needs: Needs) -> bool {
         static ZERO: [u8; 4096] = [0; 4096];
-        let content = |column: &Column<'a>| {
-            Media::page(column, at, len).unwrap_or(&ZERO[..len as usize * SECTOR])
+        let content = |(column, relative): &(&Column<'a>, u64)| {
+            Media::page(column, *relative, len).unwrap_or(&ZERO[..len as usize * SECTOR])
         };
-        let valid = |column: &&Column<'a>| column.valid_below >= at + len;
+        let valid = |(column, relative): &&(&Column<'a>, u64)| column.valid_below >= relative + len;
+        let holders = self.holders(at);
         match needs {
             Needs::InSync => {
-                let mut contents = self.present().filter(valid).map(content);
+                let mut contents = holders.iter().filter(valid).map(content);
                 match contents.next() {
                     None => true,
                     Some(first) => contents.all(|other| other == first),
                 }
             }
             Needs::Rebuilt(member) => {
-                let Some(own) = self.present().find(|column| column.member == member) else {
+                let Some(own) = holders.iter().find(|(column, _)| column.member == member) else {
                     return true;
                 };
-                let mut sources = self
-                    .present()
-                    .filter(|column| column.member != member && column.valid_below == u64::MAX)
+                let mut sources = holders
+                    .iter()
+                    .filter(|(column, _)| column.member != member && column.valid_below == u64::MAX)
                     .peekable();
                 sources.peek().is_none() || sources.any(|other| content(other) == content(own))
             }

@@ -64,7 +64,7 @@ impl Monitor {
     ) -> Verdict {
         let view = &self.members[&member];
         let old = Monitor::durable_super(view, scene.disks).map_or(0, SuperView::resync_offset);
-        let claimed = sb.resync_offset().min(self.geometry.member_sectors[0]);
+        let claimed = sb.resync_offset().min(self.geometry.walk_sectors());
         if sb.resync_offset() <= old {
             return Ok(());
         }
@@ -106,7 +106,7 @@ impl Monitor {
             (true, None) => u64::MAX,
         };
         let (before, after) = (valid_below(old), valid_below(sb));
-        let end = after.min(self.geometry.member_sectors[0]);
+        let end = after.min(self.geometry.used_sectors());
         let resyncing = scene.status.sync_pending
             || scene
                 .status
@@ -119,7 +119,7 @@ impl Monitor {
         // A rebuild guided by the bitmap has no old offset to count from: all of it is judged.
         let from = if old.recovery_by_bitmap() { 0 } else { before };
         let media = self.media(scene);
-        match media.disagreement(from..end, Needs::Rebuilt(member)) {
+        match media.rebuild_disagreement(from..end, member) {
             None => Ok(()),
             Some(text) => {
                 let text = format!("{what} claims to be rebuilt below {end}, but {text}");
@@ -189,7 +189,7 @@ impl Monitor {
         region: Range<u64>,
         what: &dyn fmt::Display,
     ) -> Verdict {
-        let region = region.start..region.end.min(self.geometry.member_sectors[0]);
+        let region = region.start..region.end.min(self.geometry.walk_sectors());
         let in_sync = self.in_sync(scene.status).count();
         if in_sync < usize::from(self.geometry.slots) {
             let text = format!("{what} although only {in_sync} members are in sync");

@@ -11,11 +11,15 @@ use std::ops::Range;
 use umd_core::array::{IoOp, MemberIo, MemberRole};
 use umd_core::value::MemberId;
 
-use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
+use super::{MemberView, Monitor, Rule, Scene, Verdict, broken, slot_of};
 use crate::disk::PAGE_SECTORS;
+use crate::layout::Place;
 use crate::stamp::SECTOR;
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
+
+/// A leg: a member, and where it holds the sector.
+type Leg<'a> = (MemberId, &'a MemberView, u64);
 
 /// What a read of this relative sector of a member finds.
 fn seen<'a>(scene: Scene<'a>, view: &MemberView, relative: u64) -> &'a [u8] {
@@ -29,9 +33,33 @@ impl Monitor {
         members.any(|m| m.id == member && m.role == MemberRole::InSync)
     }
 
-    /// Whether anything is being written to a relative sector of any leg.
-    fn is_moving(&self, scene: Scene<'_>, relative: u64) -> bool {
-        self.active(scene.status).any(|(_, _, view)| {
+    /// Those members, of the ones given, that hold a sector of the walk.
+    fn legs_at<'a>(
+        &self,
+        walk: u64,
+        members: impl Iterator<Item = (MemberId, u16, &'a MemberView)>,
+    ) -> Vec<Leg<'a>> {
+        let places = self.geometry.walk_places(walk);
+        let leg = |(id, slot, view)| {
+            let place = places.iter().find(|place| place.slot == slot)?;
+            Some((id, view, place.relative_sector))
+        };
+        members.filter_map(leg).collect()
+    }
+
+    /// The sector of the walk that lies at a relative sector of a member.
+    fn walk_of(&self, scene: Scene<'_>, member: MemberId, relative_sector: u64) -> Option<u64> {
+        let slot = slot_of(scene, member)?;
+        self.geometry.walk_at(Place {
+            slot,
+            relative_sector,
+        })
+    }
+
+    /// Whether anything is being written to a sector of the walk on any leg.
+    fn is_moving(&self, scene: Scene<'_>, walk: u64) -> bool {
+        let legs = self.legs_at(walk, self.active(scene.status));
+        legs.into_iter().any(|(_, view, relative)| {
             let at = view.data_offset + relative;
             let mut flying = scene.disks[view.disk].writes_in_flight();
             flying.any(|write| write.offset_sectors <= at && at < write.end_sectors())
@@ -47,37 +75,45 @@ impl Monitor {
         range: &Range<u64>,
         what: &dyn fmt::Display,
     ) -> Verdict {
-        if self.geometry.level != 1 || !self.is_in_sync(scene, io.member) {
+        if !self.geometry.is_mirror() || !self.is_in_sync(scene, io.member) {
             return Ok(());
         }
+        let mut read = std::mem::take(&mut self.legs);
         for at in range.clone() {
             let relative = at - view.data_offset;
-            if self.excused.contains(&(relative / PAGE_SECTORS)) {
+            let Some(walk) = self.walk_of(scene, io.member, relative) else {
+                continue;
+            };
+            if self.excused.contains(&(walk / PAGE_SECTORS)) {
                 continue;
             }
             let own = seen(scene, view, relative);
-            let differs = self
-                .in_sync(scene.status)
-                .any(|(_, _, other)| seen(scene, other, relative) != own);
+            let legs = self.legs_at(walk, self.in_sync(scene.status));
+            let differs = legs
+                .iter()
+                .any(|(_, other, relative)| seen(scene, other, *relative) != own);
             if !differs {
-                self.legs.remove(&relative);
+                read.remove(&walk);
                 continue;
             }
-            if self.is_moving(scene, relative) {
+            if self.is_moving(scene, walk) {
                 continue;
             }
-            let before = *self.legs.entry(relative).or_insert(io.member);
+            let before = *read.entry(walk).or_insert(io.member);
             // What cannot be read is looked for in parts of eight sectors, not in smaller ones.
             let part = match range.end - range.start {
                 0..=8 => range.start - view.data_offset..range.end - view.data_offset,
                 _ => relative..relative + 1,
             };
             let readable = |id: MemberId| {
-                let view = &self.members[&id];
-                let damaged = scene.disks[view.disk].damaged();
-                let mut lost = damaged.range(view.data_offset + part.start..);
+                let Some((_, other, there)) = legs.iter().find(|(leg, ..)| *leg == id) else {
+                    return false;
+                };
+                // Where the part begins on that leg.
+                let from = other.data_offset + there - (relative - part.start);
+                let mut lost = scene.disks[other.disk].damaged().range(from..);
                 lost.next()
-                    .is_none_or(|at| *at >= view.data_offset + part.end)
+                    .is_none_or(|at| *at >= from + (part.end - part.start))
             };
             if before != io.member && self.is_in_sync(scene, before) && readable(before) {
                 let text = format!(
@@ -87,6 +123,7 @@ impl Monitor {
                 return broken(Rule::Source, text);
             }
         }
+        self.legs = read;
         Ok(())
     }
 
@@ -112,9 +149,12 @@ impl Monitor {
             .collect();
         for (at, new) in range.clone().zip(bytes.chunks_exact(SECTOR)) {
             let relative = at - view.data_offset;
-            let was_read = self.legs.get(&relative) == Some(&io.member)
-                && !self.excused.contains(&(relative / PAGE_SECTORS));
-            if was_read && seen(scene, view, relative) != new && !self.is_moving(scene, relative) {
+            let Some(walk) = self.walk_of(scene, io.member, relative) else {
+                continue;
+            };
+            let was_read = self.legs.get(&walk) == Some(&io.member)
+                && !self.excused.contains(&(walk / PAGE_SECTORS));
+            if was_read && seen(scene, view, relative) != new && !self.is_moving(scene, walk) {
                 let text = format!("{what} changes sector {relative}, which hosts have read");
                 return broken(Rule::Source, text);
             }

@@ -183,7 +183,7 @@ pub struct Monitor {
     recorded: BTreeSet<MemberId>,
     /// Completion counts of all disks when a host flush or FUA write was handed over.
     marks: BTreeMap<u64, Vec<u64>>,
-    /// Relative sectors in which the legs of a mirror differ, with the leg that hosts have read.
+    /// Sectors of the walk in which the legs of a mirror differ, with the leg that hosts have read.
     legs: BTreeMap<u64, MemberId>,
     /// Parity that was compared before.
     agreed: media::Agreed,
@@ -203,6 +203,12 @@ impl fmt::Display for What<'_> {
         let io = self.0;
         write!(f, "{:?} {:?} to {:?}", io.io, io.purpose, io.member)
     }
+}
+
+fn slot_of(scene: Scene<'_>, member: MemberId) -> Option<u16> {
+    let mut members = scene.status.members.iter();
+    let slot = members.find(|m| m.id == member)?.slot;
+    slot.map(|slot| slot.0)
 }
 
 /// The device sectors an operation touches, and whether it writes.
@@ -312,7 +318,7 @@ impl Monitor {
     fn bitmap(&self, view: &MemberView, disks: &[SimDisk]) -> Option<(u64, BitmapView)> {
         let sector = view.bitmap_sector?;
         let bytes = disks[view.disk].durable().sector(sector);
-        let bitmap = BitmapView::new(bytes, self.geometry.member_sectors[0])?;
+        let bitmap = BitmapView::new(bytes, self.geometry.walk_sectors())?;
         Some((sector, bitmap))
     }
 
@@ -349,7 +355,8 @@ impl Monitor {
         match (io.purpose, writes) {
             (Purpose::Data | Purpose::Parity, true) => {
                 self.check_quarantine(scene, &what)?;
-                self.check_intent(scene, view, &range, &what)
+                let slot = slot_of(scene, io.member).unwrap_or(0);
+                self.check_intent(scene, view, slot, &range, &what)
             }
             (Purpose::Data | Purpose::Preread | Purpose::Resync, false) => {
                 self.check_source(scene, view, io, &range, &what)?;
@@ -395,10 +402,21 @@ impl Monitor {
                     .or_insert_with(|| "declared faulty".into());
             }
         }
-        // The last member of a mirror stays whatever it does.
-        let in_sync: Vec<MemberId> = self.in_sync(status).map(|(id, _, _)| id).collect();
-        if let ([last], 1) = (in_sync.as_slice(), self.geometry.level) {
-            self.failed.remove(last);
+        // The last copy of anything stays whatever its member does.
+        if self.geometry.is_mirror() && !self.failed.is_empty() {
+            let in_sync: Vec<_> = self
+                .in_sync(status)
+                .map(|(id, slot, _)| (id, slot))
+                .collect();
+            let without = |gone: u16, slot: u16| {
+                let mut others = in_sync.iter().map(|(_, other)| *other);
+                slot != gone && others.any(|other| other == slot)
+            };
+            for (id, gone) in &in_sync {
+                if !self.geometry.survives(|slot| without(*gone, slot)) {
+                    self.failed.remove(id);
+                }
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use umd_core::value::MemberId;
 
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
 use crate::layout::Place;
+use crate::metaview::BitmapView;
 use crate::stamp::{SECTOR, recognise};
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
@@ -70,6 +71,7 @@ impl Monitor {
         &self,
         scene: Scene<'_>,
         view: &MemberView,
+        slot: u16,
         range: &Range<u64>,
         what: &dyn fmt::Display,
     ) -> Verdict {
@@ -86,9 +88,7 @@ impl Monitor {
             let Some((start, bitmap)) = self.bitmap(other, scene.disks) else {
                 continue;
             };
-            let first = relative.start / bitmap.chunk_sectors;
-            let last = (relative.end - 1) / bitmap.chunk_sectors;
-            for bit in first..=last.min(bitmap.bits.saturating_sub(1)) {
+            for bit in self.bits_of(slot, relative.clone(), &bitmap) {
                 let place = bitmap.place(bit);
                 let bytes = scene.disks[other.disk]
                     .durable()
@@ -100,6 +100,24 @@ impl Monitor {
             }
         }
         Ok(())
+    }
+
+    /// The bits that cover relative sectors of a slot.
+    fn bits_of(&self, slot: u16, relative: Range<u64>, bitmap: &BitmapView) -> BTreeSet<u64> {
+        let most = bitmap.bits.saturating_sub(1);
+        if self.geometry.level != 10 {
+            let first = relative.start / bitmap.chunk_sectors;
+            let last = (relative.end - 1) / bitmap.chunk_sectors;
+            return (first..=last.min(most)).collect();
+        }
+        let places = relative.map(|relative_sector| Place {
+            slot,
+            relative_sector,
+        });
+        let walked = places.filter_map(|place| self.geometry.walk_at(place));
+        walked
+            .map(|at| (at / bitmap.chunk_sectors).min(most))
+            .collect()
     }
 
     /// Nothing may go on while a failure is known that a survivor has not recorded.
@@ -248,8 +266,9 @@ impl Monitor {
             .in_sync(scene.status)
             .map(|(_, slot, view)| (slot, view))
             .collect();
-        let missing = usize::from(self.geometry.slots) - in_sync.len();
-        if missing > usize::from(self.geometry.redundancy()) {
+        let holds = |slot: u16| in_sync.iter().any(|(held, _)| *held == slot);
+        if !self.geometry.survives(holds) {
+            let missing = usize::from(self.geometry.slots) - in_sync.len();
             let text = format!("{what}: {missing} members are missing");
             return broken(Rule::Ack, text);
         }

@@ -89,6 +89,24 @@ impl World<'_> {
         usize::from(self.geometry.slots - self.geometry.redundancy())
     }
 
+    /// Whether redundancy does not cover a sector that this disk, too, cannot read.
+    pub(super) fn is_spent(&self, disk: usize) -> bool {
+        match self.geometry.level {
+            10 => !self.survives_without(disk),
+            _ => self.sound() <= self.needed(),
+        }
+    }
+
+    /// Whether a RAID10 has a copy of everything without this disk and those that are unsound.
+    fn survives_without(&self, disk: usize) -> bool {
+        let in_sync = self.in_sync();
+        let sound = |d: usize| {
+            d != disk && !self.atlas.doomed.contains(&d) && self.disks[d].power() == Power::On
+        };
+        let holds = |slot: u16| in_sync.iter().any(|(s, d)| *s == slot && sound(*d));
+        self.geometry.survives(holds)
+    }
+
     pub(super) fn any_damage(&self) -> bool {
         self.in_sync()
             .iter()
@@ -105,6 +123,9 @@ impl World<'_> {
         // What it cannot read any more is lost with it, and not twice.
         let damage = |(_, d): &(u16, usize)| *d != disk && !self.disks[*d].damaged().is_empty();
         let elsewhere = self.in_sync().iter().any(damage);
+        if self.geometry.level == 10 {
+            return self.survives_without(disk) && !elsewhere;
+        }
         self.sound() - usize::from(!already) >= self.needed() && !elsewhere
     }
 
@@ -248,7 +269,7 @@ impl World<'_> {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return false;
         }
-        let covered = self.sound() > self.needed() && !self.any_damage();
+        let covered = !self.is_spent(disk) && !self.any_damage();
         if !(covered || self.options.beyond) || self.has_holes() {
             return false;
         }
@@ -273,7 +294,7 @@ impl World<'_> {
         Some(Broken::Damaged { disk, at, len })
     }
 
-    /// Relative pages with host writes unanswered, in flight, or volatile on any member.
+    /// Pages of the walk with host writes unanswered, in flight, or volatile on any member.
     pub(super) fn pages_at_risk(&self, power: bool) -> BTreeSet<u64> {
         let mut pages = BTreeSet::new();
         let Some(live) = &self.live else {
@@ -281,12 +302,9 @@ impl World<'_> {
         };
         for pending in live.pending.values().filter(|pending| pending.writes()) {
             for sector in pending.range.clone() {
-                let places = self.geometry.places(sector);
-                pages.extend(
-                    places
-                        .iter()
-                        .map(|place| place.relative_sector / PAGE_SECTORS),
-                );
+                let places = self.geometry.places(sector).into_iter();
+                let walked = places.filter_map(|place| self.geometry.walk_at(place));
+                pages.extend(walked.map(|walk| walk / PAGE_SECTORS));
             }
         }
         for m in &live.status.members {
@@ -296,7 +314,13 @@ impl World<'_> {
             let offset = m.data_offset_sectors;
             let mut add = |from: u64, end: u64| {
                 let (from, end) = (from.saturating_sub(offset), end.saturating_sub(offset));
-                pages.extend(from / PAGE_SECTORS..end.div_ceil(PAGE_SECTORS));
+                let touched = from / PAGE_SECTORS..end.div_ceil(PAGE_SECTORS);
+                let place = |page| Place {
+                    slot: m.slot.map_or(0, |slot| slot.0),
+                    relative_sector: page * PAGE_SECTORS,
+                };
+                let walked = touched.filter_map(|page| self.geometry.walk_at(place(page)));
+                pages.extend(walked.map(|walk| walk / PAGE_SECTORS));
             };
             let of_the_host = |purpose| matches!(purpose, Purpose::Data | Purpose::Parity);
             for write in self.disks[disk].writes_in_flight() {
@@ -370,11 +394,22 @@ impl World<'_> {
     }
 
     pub(super) fn is_volatile(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
-        in_sync.iter().any(|(slot, disk)| {
-            let first = self.data_offset(*slot) + page * PAGE_SECTORS;
-            let mut cached = self.disks[*disk].cache().range(first, first + PAGE_SECTORS);
-            cached.next().is_some()
-        })
+        self.page_on(page, in_sync)
+            .into_iter()
+            .any(|(disk, first)| {
+                let mut cached = self.disks[disk].cache().range(first, first + PAGE_SECTORS);
+                cached.next().is_some()
+            })
+    }
+
+    /// The disks that hold a page of the walk, and the device sectors at which it begins.
+    pub(super) fn page_on(&self, page: u64, in_sync: &[(u16, usize)]) -> Vec<(usize, u64)> {
+        let places = self.geometry.walk_places(page * PAGE_SECTORS);
+        let held = |(slot, disk): &(u16, usize)| {
+            let place = places.iter().find(|place| place.slot == *slot)?;
+            Some((*disk, self.data_offset(*slot) + place.relative_sector))
+        };
+        in_sync.iter().filter_map(held).collect()
     }
 
     /// Whether parity is in doubt in any row, as reads find it now.

@@ -135,7 +135,7 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
     }
     let any: &SuperblockV1 = created.slots.iter().flatten().next().expect("a member");
     let member_sectors = match options.level {
-        0 => sizes,
+        -1 | 0 => sizes,
         _ => vec![any.fields.size_sectors; slots],
     };
     let geometry = Geometry {
@@ -172,7 +172,7 @@ impl<'a> World<'a> {
             Look::Zero
         };
         // A block of a striped array has one home: whatever is read from it stays there.
-        let read_commit = READ_COMMIT || options.level != 1;
+        let read_commit = READ_COMMIT || !matches!(options.level, 1 | 10);
         World {
             now: Instant(1_000_000_000),
             queue: Queue::new(Rng::new(seed, Stream::Schedule)),

@@ -179,7 +179,7 @@ impl<'a> World<'a> {
             let offset = SuperView::new(medium.sector(at)).and_then(SuperView::bitmap_offset);
             let start = offset.and_then(|offset| at.checked_add_signed(i64::from(offset)));
             let Some(start) = start else { return false };
-            let bitmap = BitmapView::new(medium.sector(start), self.geometry.member_sectors[0]);
+            let bitmap = BitmapView::new(medium.sector(start), self.geometry.walk_sectors());
             bitmap.is_some_and(|bitmap| {
                 let place = bitmap.place(bit);
                 medium.sector(start + place.sector)[place.byte] & place.mask != 0

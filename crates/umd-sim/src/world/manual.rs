@@ -472,7 +472,7 @@ impl World<'_> {
 
     /// Enters one more unreadable place in the atlas.
     fn enter_damage(&mut self, disk: usize) {
-        self.atlas.exceeded |= self.sound() <= self.needed() || self.any_damage();
+        self.atlas.exceeded |= self.is_spent(disk) || self.any_damage();
         if self.has_holes() {
             // The write hole: what this disk held there cannot be computed.
             let slot = self.in_sync().into_iter().find(|(_, d)| *d == disk);

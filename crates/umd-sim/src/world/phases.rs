@@ -181,7 +181,7 @@ impl World<'_> {
         let role = |wanted: fn(&MemberRole) -> bool| status.members.iter().any(|m| wanted(&m.role));
         let recovering = role(|r| matches!(r, MemberRole::Recovering { .. }));
         let spare_needed = status.degraded > 0 && role(|r| *r == MemberRole::Spare);
-        let doubtful = self.options.level == 0 || self.atlas.exceeded();
+        let doubtful = self.options.level <= 0 || self.atlas.exceeded();
         !doubtful && (status.sync.is_some() || status.sync_pending || recovering || spare_needed)
     }
 
@@ -347,7 +347,7 @@ impl World<'_> {
             let start = at
                 .checked_add_signed(i64::from(offset))
                 .expect("on the disk");
-            let used = self.geometry.member_sectors[0];
+            let used = self.geometry.walk_sectors();
             let Some(bitmap) = BitmapView::new(medium.sector(start), used) else {
                 return broken(format!("no bitmap in slot {slot}"));
             };

@@ -92,15 +92,18 @@ impl World<'_> {
         self.note(format_args!("disk {disk} lies about {range:?}"));
         for at in range.start.max(data.start)..range.end.min(data.end) {
             let relative_sector = at - data.start;
-            let page = relative_sector / PAGE_SECTORS;
-            self.atlas.spoiled.insert(page);
-            if self.geometry.has_parity() {
-                self.atlas.holes.insert(page);
-            }
             let place = Place {
                 slot,
                 relative_sector,
             };
+            let Some(walk) = self.geometry.walk_at(place) else {
+                continue;
+            };
+            let page = walk / PAGE_SECTORS;
+            self.atlas.spoiled.insert(page);
+            if self.geometry.has_parity() {
+                self.atlas.holes.insert(page);
+            }
             if let Some(sector) = self.sector_of(place) {
                 self.oracle.spoiled(sector);
             }
@@ -142,11 +145,12 @@ impl World<'_> {
 
     /// Whether anything is being written to this page of any member.
     fn is_flying(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
-        in_sync.iter().any(|(slot, disk)| {
-            let first = self.data_offset(*slot) + page * PAGE_SECTORS;
-            let mut writes = self.disks[*disk].writes_in_flight();
-            writes.any(|w| w.offset_sectors < first + PAGE_SECTORS && first < w.end_sectors())
-        })
+        self.page_on(page, in_sync)
+            .into_iter()
+            .any(|(disk, first)| {
+                let mut writes = self.disks[disk].writes_in_flight();
+                writes.any(|w| w.offset_sectors < first + PAGE_SECTORS && first < w.end_sectors())
+            })
     }
 
     fn members_agree(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
@@ -154,13 +158,16 @@ impl World<'_> {
             return self.page_agrees(page, in_sync);
         }
         let first = page * PAGE_SECTORS;
-        let end = (first + PAGE_SECTORS).min(self.geometry.member_sectors[0]);
-        let seen = |(slot, disk): &(u16, usize), relative: u64| {
-            let content = self.disks[*disk].visible(self.data_offset(*slot) + relative);
-            content.map_or([0; SECTOR].to_vec(), <[u8]>::to_vec)
+        let end = (first + PAGE_SECTORS).min(self.geometry.walk_sectors());
+        let seen = |place: &Place| {
+            let (slot, disk) = in_sync.iter().find(|(slot, _)| *slot == place.slot)?;
+            let content =
+                self.disks[*disk].visible(self.data_offset(*slot) + place.relative_sector);
+            Some(content.map_or([0; SECTOR].to_vec(), <[u8]>::to_vec))
         };
-        (first..end).all(|relative| {
-            let mut contents = in_sync.iter().map(|leg| seen(leg, relative));
+        (first..end).all(|walk| {
+            let places = self.geometry.walk_places(walk);
+            let mut contents = places.iter().filter_map(seen);
             let one = contents.next();
             contents.all(|other| Some(other) == one)
         })
