@@ -690,7 +690,7 @@ mod tests {
             (0..rows.min(4)).map(row).collect::<Vec<_>>().join(" / ")
         };
         assert_eq!(table(0x102, 4, 2), "0 0 1 1 / 2 2 3 3");
-        assert_eq!(table(0x102, 3, 3), "0 0 1 / 1 2 2 / 3 3 4");
+        assert_eq!(table(0x102, 3, 4), "0 0 1 / 1 2 2 / 3 3 4 / 4 5 5");
         assert_eq!(table(0x201, 3, 4), "0 1 2 / 3 4 5 / 2 0 1 / 5 3 4");
         assert_eq!(
             table(0x10201, 4, 4),

@@ -227,12 +227,7 @@ impl Options {
         };
         let missing = u16::from(redundant && rng.permille(80));
         let minor = rng.pick(&[0, 1, 2, 2]);
-        let chunk_sectors = match level {
-            1 => 0,
-            -1 => rng.pick(&[0, 0, 8, 64]),
-            0 => rng.pick(&[8, 16, 24, 32, 64, 128]),
-            _ => rng.pick(&[8, 8, 16, 32, 64, 128]),
-        };
+        let chunk_sectors = draw_chunk(rng, level);
         let data_offset_sectors = (minor != 0).then(|| rng.pick(&[64, 72, 128, 256]));
         let disks = usize::from(slots + spares + drawer);
         // Bits of small bitmaps lie in the sector of their superblock, and travel with it.
@@ -319,6 +314,15 @@ fn draw_shape(rng: &mut Rng) -> (i32, u16, u32) {
         _ => 0,
     };
     (level, slots as u16, layout)
+}
+
+fn draw_chunk(rng: &mut Rng, level: i32) -> u32 {
+    match level {
+        1 => 0,
+        -1 => rng.pick(&[0, 0, 8, 64]),
+        0 => rng.pick(&[8, 16, 24, 32, 64, 128]),
+        _ => rng.pick(&[8, 8, 16, 32, 64, 128]),
+    }
 }
 
 /// RAID10, and linear.

@@ -211,7 +211,8 @@ fn nothing_found_is_no_failure_where_mdadm_says_so() {
         erased.err,
         "umd: Unrecognised md component device - zero.img\n"
     );
-    let empty = "Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] \nunused devices: <none>\n";
+    let levels = "[linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10]";
+    let empty = format!("Personalities : {levels} \nunused devices: <none>\n");
     assert_eq!(home.umd("mdstat").ok().out, empty);
 }
 
