@@ -8,19 +8,19 @@ use umd_core::array::{
 };
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
-use umd_core::value::{ControlId, IoId, MAX_SECTOR, MemberId, RequestId};
+use umd_core::value::{ControlId, IoId, MAX_SECTOR, MemberId, RepairWay, RequestId, Slot};
 use umd_format::{Level, Minor};
 use world::{Shape, World};
 
 fn shapes() -> Vec<Shape> {
     let mut all = Vec::new();
-    let mut push = |level, layout, disks, chunk_sectors| {
+    let mut push = |level: Level, layout, disks, chunk_sectors| {
         for (bitmap, minor) in [
             (false, Minor::V1_2),
             (true, Minor::V1_0),
             (true, Minor::V1_1),
         ] {
-            let bitmap = bitmap && level != Level::Raid0;
+            let bitmap = bitmap && level.is_redundant();
             all.push(Shape {
                 level,
                 layout,
@@ -43,12 +43,17 @@ fn shapes() -> Vec<Shape> {
     for layout in [0, 1, 2, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20] {
         push(Level::Raid6, layout, 5, 16);
     }
+    push(Level::Linear, 0, 3, 0);
+    for (layout, disks) in [(0x102, 4), (0x102, 3), (0x103, 4), (0x201, 4), (0x10201, 3)] {
+        push(Level::Raid10, layout, disks, 16);
+    }
     all
 }
 
 fn redundancy(shape: &Shape) -> u16 {
     match shape.level {
-        Level::Raid0 => 0,
+        Level::Linear | Level::Raid0 => 0,
+        Level::Raid10 => (shape.layout & 0xff) as u16 * (shape.layout >> 8 & 0xff) as u16 - 1,
         Level::Raid1 => shape.disks - 1,
         Level::Raid6 => 2,
         _ => 1,
@@ -125,7 +130,7 @@ fn data_survives_every_tolerable_loss_and_rebuild() {
         let mut rng = Lcg(u64::from(shape.layout) + 5);
         scribble(&mut world, &mut copy, &mut rng, 60);
         verify(&mut world, &copy);
-        if shape.level == Level::Raid0 {
+        if !shape.level.is_redundant() {
             world.stop();
             continue;
         }
@@ -167,7 +172,7 @@ fn data_survives_every_tolerable_loss_and_rebuild() {
 
 #[test]
 fn a_stopped_array_is_clean_and_its_bitmap_empty() {
-    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+    for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
         let mut world = World::create(&shape);
         world
             .start(&Wish::default(), Options::default())
@@ -196,7 +201,7 @@ fn a_stopped_array_is_clean_and_its_bitmap_empty() {
 
 #[test]
 fn read_errors_are_reconstructed_and_rewritten() {
-    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+    for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
         let mut world = World::create(&shape);
         world
             .start(&Wish::default(), Options::default())
@@ -222,7 +227,7 @@ fn read_errors_are_reconstructed_and_rewritten() {
 
 #[test]
 fn a_member_that_vanishes_is_failed_and_service_goes_on() {
-    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+    for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
         let mut world = World::create(&shape);
         world
             .start(&Wish::default(), Options::default())
@@ -277,7 +282,7 @@ fn losing_too_many_refuses_writes_and_loses_nothing() {
 
 #[test]
 fn an_unclean_array_is_resynced() {
-    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+    for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
         let mut world = World::create(&shape);
         world
             .start(&Wish::default(), Options::default())
@@ -304,7 +309,7 @@ fn an_unclean_array_is_resynced() {
 
 #[test]
 fn repair_mends_what_check_counts() {
-    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+    for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
         let mut world = World::create(&shape);
         world
             .start(&Wish::default(), Options::default())
@@ -312,7 +317,11 @@ fn repair_mends_what_check_counts() {
         world.pass(1);
         let offset = world.superblock(1).fields.data_offset_sectors as usize * 512;
         world.disks.get_mut(&MemberId(1)).expect("disk").bytes[offset + 8192] ^= 0xff;
-        let unit = if shape.level == Level::Raid1 { 128 } else { 8 };
+        let unit = match shape.level {
+            Level::Raid1 => 128,
+            Level::Raid10 => 16,
+            _ => 8,
+        };
         assert_eq!(
             mismatch(&mut world),
             unit,
@@ -325,6 +334,136 @@ fn repair_mends_what_check_counts() {
             .expect("repair");
         world.pass(1);
         assert_eq!(mismatch(&mut world), 0);
+    }
+}
+
+/// Changes a byte of a member's data.
+fn rot(world: &mut World, member: u32, at: usize) {
+    let fields = &world.superblock(member).fields;
+    let offset = fields.data_offset_sectors as usize * 512;
+    let disk = world.disks.get_mut(&MemberId(member)).expect("disk");
+    disk.bytes[offset + at] ^= 0x5a;
+}
+
+fn repair(world: &mut World, way: RepairWay) {
+    world
+        .control(Control::Sync(SyncRequest::Repair(way)))
+        .expect("repair");
+    world.pass(1);
+}
+
+fn six(layout: u32) -> Shape {
+    Shape {
+        level: Level::Raid6,
+        layout,
+        disks: 5,
+        chunk_sectors: 16,
+        bitmap: true,
+        minor: Minor::V1_2,
+        assume_clean: false,
+    }
+}
+
+#[test]
+fn a_check_of_raid6_names_the_member_that_is_wrong_and_repair_mends_it() {
+    for layout in [2, 0, 9, 16] {
+        for member in 0..5 {
+            let mut world = World::create(&six(layout));
+            world
+                .start(&Wish::default(), Options::default())
+                .expect("started");
+            world.pass(1);
+            let mut copy = whole(&mut world);
+            scribble(&mut world, &mut copy, &mut Lcg(9), 30);
+            rot(&mut world, member, 3 * 8192 + 4096 + 100);
+            assert_eq!(mismatch(&mut world), 8);
+            let [found] = &world.array().status().mismatches[..] else {
+                panic!("one place differs");
+            };
+            assert_eq!(found.wrong, [Slot(member as u16)], "{layout}");
+            assert_eq!((found.len_sectors, found.repaired), (8, false));
+            assert!(found.members.contains(&(Slot(member as u16), 56)));
+            for sector in &found.array_sectors {
+                let at = *sector as usize * 512;
+                let read = world.read(*sector, 8).expect("read");
+                assert_ne!(read, copy[at..at + 4096]);
+            }
+            repair(&mut world, RepairWay::Judged);
+            assert!(world.array().status().mismatches[0].repaired);
+            assert_eq!(mismatch(&mut world), 0);
+            verify(&mut world, &copy);
+        }
+    }
+}
+
+#[test]
+fn a_plain_repair_believes_the_data() {
+    let mut world = World::create(&six(2));
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    world.pass(1);
+    let copy = whole(&mut world);
+    // Slot 1 holds data in the first row.
+    rot(&mut world, 1, 10);
+    repair(&mut world, RepairWay::Plain);
+    assert_eq!(mismatch(&mut world), 0);
+    assert_ne!(whole(&mut world), copy);
+}
+
+#[test]
+fn the_majority_of_three_mirrors_is_right() {
+    for member in 0..3 {
+        let mut world = World::create(&Shape {
+            level: Level::Raid1,
+            layout: 0,
+            disks: 3,
+            chunk_sectors: 0,
+            bitmap: false,
+            minor: Minor::V1_2,
+            assume_clean: false,
+        });
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        let mut copy = whole(&mut world);
+        scribble(&mut world, &mut copy, &mut Lcg(4), 10);
+        rot(&mut world, member, 70_000);
+        assert_eq!(mismatch(&mut world), 128);
+        let found = world.array().status().mismatches;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].wrong, [Slot(member as u16)]);
+        assert_eq!(found[0].array_sectors, [128]);
+        repair(&mut world, RepairWay::Judged);
+        assert_eq!(mismatch(&mut world), 0);
+        verify(&mut world, &copy);
+    }
+}
+
+#[test]
+fn two_mirrors_and_raid5_say_where_and_not_who() {
+    for (level, disks, chunk_sectors) in [(Level::Raid1, 2, 0), (Level::Raid5, 3, 16)] {
+        let mut world = World::create(&Shape {
+            level,
+            layout: if level == Level::Raid5 { 2 } else { 0 },
+            disks,
+            chunk_sectors,
+            bitmap: false,
+            minor: Minor::V1_2,
+            assume_clean: false,
+        });
+        world
+            .start(&Wish::default(), Options::default())
+            .expect("started");
+        world.pass(1);
+        rot(&mut world, 1, 20_000);
+        assert_ne!(mismatch(&mut world), 0);
+        let found = world.array().status().mismatches;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].wrong, []);
+        let near = |at: &u64| *at <= 2 * 39 && 39 < at + 128;
+        assert!(found[0].array_sectors.iter().any(near), "{found:?}");
     }
 }
 
@@ -359,7 +498,7 @@ fn zeroes_and_trims_read_as_zeros() {
         };
         let id = world.submit(op);
         world.reply(id).expect("trimmed");
-        if shape.level != Level::Raid0 {
+        if shape.level.is_redundant() {
             assert_eq!(mismatch(&mut world), 0);
         }
         world.stop();
@@ -513,7 +652,7 @@ fn the_end_of_a_resync_is_recorded_also_right_after_a_checkpoint() {
 /// Each member has a bad sector, no two in the same place: everything is still there.
 #[test]
 fn scattered_bad_sectors_cost_nothing() {
-    for shape in shapes().into_iter().filter(|s| s.level != Level::Raid0) {
+    for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
         let mut world = World::create(&shape);
         world
             .start(&Wish::default(), Options::default())
@@ -524,7 +663,7 @@ fn scattered_bad_sectors_cost_nothing() {
             for disk in 0..u32::from(shape.disks) {
                 let offset = world.superblock(disk).fields.data_offset_sectors;
                 let bad = &mut world.disks.get_mut(&MemberId(disk)).expect("disk").bad;
-                bad.insert(offset + 100 + u64::from(disk) * 16);
+                bad.insert(offset + 100 + u64::from(disk) * 24);
             }
         };
         break_some(&mut world);

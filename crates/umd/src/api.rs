@@ -160,6 +160,9 @@ pub struct ManageRequest {
 pub struct ActionRequest {
     /// md's word: `check`, `repair`, `resync`, `recover`, `idle`, `frozen`.
     pub action: String,
+    /// Repair as md does, without asking who is wrong.
+    #[serde(default)]
+    pub plain: bool,
 }
 
 /// Read-only or not.

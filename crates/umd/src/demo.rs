@@ -319,6 +319,7 @@ impl Demo<'_> {
     fn check(&self) -> Result<ArrayDoc, Failure> {
         let request = crate::api::ActionRequest {
             action: "check".to_owned(),
+            plain: false,
         };
         let _: DoneDoc = self.reach.post(NAME, "action", &request)?;
         self.until_idle()

@@ -11,8 +11,8 @@
 
 use serde::{Deserialize, Serialize};
 use umd_core::array::{ArrayState, MemberRole, MemberStatus, Status};
-use umd_core::value::SECTOR_BYTES;
 use umd_core::value::SyncAction;
+use umd_core::value::{Mismatch, SECTOR_BYTES, Slot};
 use umd_format::Uuid;
 
 use crate::words;
@@ -103,6 +103,8 @@ pub struct ArrayDoc {
     pub last_sync_action: Option<String>,
     /// Sectors found to differ by the last check or repair.
     pub mismatch_cnt: u64,
+    /// Where, up to 256 places.
+    pub mismatches: Vec<MismatchDoc>,
     /// Logical block size hosts have to use.
     pub logical_block_bytes: u32,
     /// Host requests in flight.
@@ -115,6 +117,32 @@ pub struct ArrayDoc {
     pub pid: u32,
     /// Its members, the oldest first.
     pub members: Vec<MemberDoc>,
+}
+
+/// A place where a check or repair found members to differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MismatchDoc {
+    /// First sectors of the array's data that may be wrong; none where only parity is.
+    pub array_sectors: Vec<u64>,
+    /// The length of each, and of the place on each member.
+    pub len_sectors: u64,
+    /// Where it lies on the members.
+    pub members: Vec<MismatchMemberDoc>,
+    /// It was mended.
+    pub repaired: bool,
+}
+
+/// A member's part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MismatchMemberDoc {
+    /// Its path.
+    pub path: String,
+    /// Its slot.
+    pub slot: u16,
+    /// First sector of the device.
+    pub sector: u64,
+    /// It is this one that is wrong. Where no member says so it cannot be told.
+    pub wrong: bool,
 }
 
 /// One member.
@@ -287,6 +315,11 @@ impl ArrayDoc {
                 .last_sync
                 .map(|action| action_word(action).to_owned()),
             mismatch_cnt: status.mismatch_sectors,
+            mismatches: status
+                .mismatches
+                .iter()
+                .map(|found| mismatch_doc(found, status))
+                .collect(),
             logical_block_bytes: status.logical_block_bytes,
             requests_in_flight: status.requests_in_flight as u64,
             nbd: around.nbd.clone(),
@@ -349,6 +382,25 @@ fn policy_word(status: &Status) -> &'static str {
     }
 }
 
+fn mismatch_doc(found: &Mismatch, status: &Status) -> MismatchDoc {
+    let member = |&(slot, at): &(Slot, u64)| {
+        let mut members = status.members.iter();
+        let member = members.find(|member| member.slot == Some(slot))?;
+        Some(MismatchMemberDoc {
+            path: member.name.clone(),
+            slot: slot.0,
+            sector: member.data_offset_sectors + at,
+            wrong: found.wrong.contains(&slot),
+        })
+    };
+    MismatchDoc {
+        array_sectors: found.array_sectors.clone(),
+        len_sectors: found.len_sectors,
+        members: found.members.iter().filter_map(member).collect(),
+        repaired: found.repaired,
+    }
+}
+
 fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
     let (state, recovered) = match member.role {
         MemberRole::InSync => ("in_sync", None),
@@ -379,7 +431,7 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
 pub(crate) mod tests {
     use super::*;
     use umd_core::array::{BitmapStatus, SyncStatus};
-    use umd_core::value::{Events, MemberId, Slot};
+    use umd_core::value::{Events, MemberId};
 
     /// A member for tests: number, slot and role.
     pub(crate) fn member(number: u32, slot: Option<u16>, role: MemberRole) -> MemberStatus {
@@ -425,6 +477,7 @@ pub(crate) mod tests {
             sync_frozen: false,
             last_sync: None,
             mismatch_sectors: 0,
+            mismatches: Vec::new(),
             bitmap: None,
             logical_block_bytes: 512,
             requests_in_flight: 0,

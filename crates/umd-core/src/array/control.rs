@@ -7,8 +7,8 @@ use umd_format::{Role, SuperblockV1, Uuid};
 use super::engine::Array;
 use crate::member::{Member, State};
 use crate::value::{
-    Command, Control, ControlError, ControlId, ControlReply, Exhibit, MemberId, NewMember, Slot,
-    SyncAction, SyncRequest,
+    Command, Control, ControlError, ControlId, ControlReply, Exhibit, MemberId, NewMember,
+    RepairWay, Slot, SyncAction, SyncRequest,
 };
 
 /// A request whose answer waits for the disks.
@@ -173,9 +173,9 @@ impl Array {
         if self.geometry.is_redundant() {
             return Ok(());
         }
-        let level = self.info.level.to_string().to_uppercase();
+        let level = self.info.level;
         Err(ControlError::Invalid(format!(
-            "a {level} array has no redundancy: members cannot be added, rebuilt or checked"
+            "{level} has no redundancy: members cannot be added, rebuilt or checked"
         )))
     }
 
@@ -343,7 +343,7 @@ impl Array {
 
     fn control_sync(&mut self, wish: SyncRequest) -> Result<(), ControlError> {
         self.redundant()?;
-        let action = match wish {
+        let (action, way) = match wish {
             SyncRequest::Idle => {
                 self.sync.idle();
                 self.sync.unblock();
@@ -353,7 +353,8 @@ impl Array {
                 self.sync.freeze();
                 return Ok(());
             }
-            SyncRequest::Start(action) => action,
+            SyncRequest::Start(action) => (action, RepairWay::Judged),
+            SyncRequest::Repair(way) => (SyncAction::Repair, way),
         };
         self.writable()?;
         if let Some(run) = self.sync.running() {
@@ -362,7 +363,7 @@ impl Array {
         }
         self.sync.unblock();
         match action {
-            SyncAction::Check | SyncAction::Repair => self.sync.request(action),
+            SyncAction::Check | SyncAction::Repair => self.sync.request(action, way),
             // These happen when they are owed; asking for them lifts what holds them back.
             SyncAction::Resync | SyncAction::Recover => self.sync.idle(),
         }

@@ -1,7 +1,7 @@
 //! What can be seen of an array: plain data, taken at any moment, rendered elsewhere.
 
 use crate::sync::SyncAction;
-use crate::value::{Events, MemberId, Slot};
+use crate::value::{Events, MemberId, Mismatch, Slot};
 
 /// md's words for the state of an array (sysfs `array_state`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub struct Status {
     pub last_sync: Option<SyncAction>,
     /// Sectors found to differ by the last check or repair.
     pub mismatch_sectors: u64,
+    /// Where, up to a limit.
+    pub mismatches: Vec<Mismatch>,
     /// The write-intent bitmap, if there is one.
     pub bitmap: Option<BitmapStatus>,
     /// Logical block size hosts have to use.

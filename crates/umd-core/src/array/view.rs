@@ -40,6 +40,7 @@ impl Array {
             sync_frozen: self.sync.is_frozen(),
             last_sync: self.sync.last(),
             mismatch_sectors: self.sync.mismatch_sectors(),
+            mismatches: self.sync.found().to_vec(),
             bitmap: self.bitmap_status(),
             logical_block_bytes: info.logical_block_bytes,
             requests_in_flight: self.lane.requests_in_flight(),

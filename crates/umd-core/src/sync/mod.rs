@@ -9,9 +9,11 @@
 //! What was passed counts only up to the frontier; a checkpoint is written only after the members
 //! were flushed. Facts: seeds-glossary.md section 4.
 
+mod compare;
 mod run;
 mod speed;
 mod unit;
+mod verdict;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,7 +29,7 @@ use crate::geometry::Geometry;
 use crate::lane::Lane;
 use crate::member::{Cover, Epoch, Io, Members, State};
 use crate::metadata::Metadata;
-use crate::value::{Exhibit, IoDone, IoError, MAX_SECTOR, MemberId, Museum};
+use crate::value::{Exhibit, IoDone, IoError, MAX_SECTOR, MemberId, Mismatch, Museum, RepairWay};
 
 pub use crate::value::SyncAction;
 
@@ -49,6 +51,9 @@ pub struct SyncRig<'a> {
     pub lane: &'a mut Lane,
 }
 
+/// Places that differ are kept, up to this number; all of them are counted.
+const FOUND_MAX: usize = 256;
+
 /// The sync machine of an array.
 #[derive(Debug)]
 pub struct Sync {
@@ -61,12 +66,15 @@ pub struct Sync {
     run: Option<Run>,
     frozen: bool,
     requested: Option<SyncAction>,
+    /// How the next repair, or the one that runs, mends.
+    way: RepairWay,
     /// A run met sectors that nobody can read: it waits for an administrator.
     blocked: bool,
     /// Members that miss only what the bitmap marks.
     guided: BTreeSet<MemberId>,
     last: Option<SyncAction>,
     mismatch_sectors: u64,
+    found: Vec<Mismatch>,
     museum: Museum,
 }
 
@@ -81,10 +89,12 @@ impl Sync {
             run: None,
             frozen: false,
             requested: None,
+            way: RepairWay::Judged,
             blocked: false,
             guided: BTreeSet::new(),
             last: None,
             mismatch_sectors: 0,
+            found: Vec::new(),
             museum: Museum::NONE,
         }
     }
@@ -124,6 +134,11 @@ impl Sync {
         self.mismatch_sectors
     }
 
+    /// Where, up to a limit.
+    pub fn found(&self) -> &[Mismatch] {
+        &self.found
+    }
+
     /// Whether resync or recovery waits for an administrator.
     pub fn is_blocked(&self) -> bool {
         self.blocked
@@ -149,8 +164,9 @@ impl Sync {
     }
 
     /// Asks for an action that nothing owes (check, repair).
-    pub fn request(&mut self, action: SyncAction) {
+    pub fn request(&mut self, action: SyncAction, way: RepairWay) {
         self.frozen = false;
+        self.way = way;
         self.requested = Some(action);
     }
 
@@ -195,6 +211,7 @@ impl Sync {
         }
         if action != SyncAction::Recover {
             self.mismatch_sectors = 0;
+            self.found.clear();
         }
         self.run = Some(run);
     }
@@ -206,6 +223,8 @@ impl Sync {
         };
         let moved = run.advance(rig);
         self.mismatch_sectors += run.take_mismatch();
+        self.found.extend(run.take_found());
+        self.found.truncate(FOUND_MAX);
         self.keep(&run, rig);
         let Some(ended) = run.ended(&self.geometry) else {
             self.run = Some(run);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::speed::Speed;
 use super::unit::{Unit, UnitEnd};
-use super::{Sync, SyncRig};
+use super::{RepairWay, Sync, SyncRig};
 use crate::geometry::Geometry;
 use crate::member::State;
-use crate::value::{Exhibit, Instant, IoDone, IoError, MemberId, Slab, Span, SyncAction};
+use crate::value::{Exhibit, Instant, IoDone, IoError, MemberId, Mismatch, Slab, Span, SyncAction};
 
 /// Sectors of each member that one unit covers.
 const UNIT_SECTORS: u64 = 512;
@@ -46,6 +46,7 @@ pub struct Ended {
 #[derive(Debug)]
 pub struct Run {
     action: SyncAction,
+    way: RepairWay,
     geometry: std::sync::Arc<Geometry>,
     start: u64,
     end: u64,
@@ -63,6 +64,7 @@ pub struct Run {
     interrupted: bool,
     failed: Option<String>,
     mismatch_sectors: u64,
+    found: Vec<Mismatch>,
     speed: Speed,
     epoch: u64,
     checkpoint_at: (Instant, u64),
@@ -103,6 +105,7 @@ impl Run {
         let start = start.min(end);
         Run {
             action,
+            way: sync.way,
             geometry: sync.geometry.clone(),
             start,
             end,
@@ -116,6 +119,7 @@ impl Run {
             interrupted: false,
             failed: None,
             mismatch_sectors: 0,
+            found: Vec::new(),
             speed: Speed::new(now, start),
             epoch: rig.epoch.number,
             checkpoint_at: (now, start),
@@ -154,6 +158,10 @@ impl Run {
 
     pub(super) fn interrupt(&mut self) {
         self.interrupted = true;
+    }
+
+    pub(super) fn take_found(&mut self) -> Vec<Mismatch> {
+        std::mem::take(&mut self.found)
     }
 
     pub(super) fn take_mismatch(&mut self) -> u64 {
@@ -277,12 +285,19 @@ impl Run {
             .locked_sector(start)
             .expect("empty stretches are skipped");
         let geometry = self.geometry.clone();
-        let mut unit = Unit::new(self.action, geometry, (start, end), sector, targets);
+        let how = (self.action, self.way);
+        let mut unit = Unit::new(how, geometry, (start, end), sector, targets);
         let ended = unit.lock(rig, index);
         self.put_back(rig, index, unit, ended);
     }
 
-    fn put_back(&mut self, rig: &mut SyncRig<'_>, index: u32, unit: Unit, ended: Option<UnitEnd>) {
+    fn put_back(
+        &mut self,
+        rig: &mut SyncRig<'_>,
+        index: u32,
+        mut unit: Unit,
+        ended: Option<UnitEnd>,
+    ) {
         let Some(ended) = ended else {
             let place = self.units.get_mut(index).expect("a unit keeps its place");
             assert!(place.is_none(), "a place holds one unit");
@@ -292,6 +307,7 @@ impl Run {
         let (start, end) = unit.part();
         if let UnitEnd::Done { .. } = ended {
             rig.cover.close(start);
+            self.found.extend(unit.take_found());
         }
         unit.unlock(rig);
         let place = self.units.remove(index);

@@ -10,19 +10,16 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::SyncRig;
-use crate::geometry::{Copy, Geometry, Raid456, Row};
+use super::{RepairWay, SyncRig};
+use crate::geometry::{Copy, Geometry};
 use crate::lane::{Holder, LockId, NOWHERE};
 use crate::member::{Access, Effect, Gather, Owner, Round};
-use crate::personality::parity::{parity_of, rebuild};
-use crate::value::{Buf, Exhibit, IoDone, IoError, IoOp, MemberId, Purpose, Slice, SyncAction};
+use crate::value::{
+    Exhibit, IoDone, IoError, IoOp, MemberId, Mismatch, Purpose, Slice, SyncAction,
+};
 
-/// Bytes that are compared, and counted, as one: md counts RAID1 differences by 64 KiB.
-const MIRROR_BLOCK_BYTES: usize = 64 * 1024;
 /// Ranges with unreadable sectors are looked at in parts of this size.
 const PART_SECTORS: u64 = 8;
-/// And parity by 4 KiB rows.
-const PARITY_BLOCK_BYTES: usize = 4096;
 
 /// Proof that a unit holds the lock of the range it writes. Sync writes are made of it only.
 #[derive(Debug)]
@@ -53,38 +50,40 @@ enum Stage {
 
 /// A write that a unit decided on.
 #[derive(Debug)]
-struct Mend {
-    slot: u16,
+pub(super) struct Mend {
+    pub slot: u16,
     /// Within the locked range.
-    sector: u64,
-    bytes: Slice,
+    pub sector: u64,
+    pub bytes: Slice,
 }
 
 /// The machine.
 #[derive(Debug)]
 pub(super) struct Unit {
-    action: SyncAction,
+    pub(super) action: SyncAction,
+    pub(super) way: RepairWay,
     geometry: Arc<Geometry>,
     /// What it does of the run: sectors of the run's walk.
     part: (u64, u64),
     /// What it locks: array sectors of a mirror, else member data sectors.
-    start: u64,
-    end: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
     targets: Vec<MemberId>,
     window: Option<SyncWindow>,
     lock: Option<LockId>,
     stage: Stage,
-    columns: Gather,
+    pub(super) columns: Gather,
     /// Writes under way.
     left: usize,
     /// One of them failed.
     failed: bool,
-    mismatch_sectors: u64,
+    pub(super) mismatch_sectors: u64,
+    pub(super) found: Vec<Mismatch>,
 }
 
 impl Unit {
     pub fn new(
-        action: SyncAction,
+        (action, way): (SyncAction, RepairWay),
         geometry: Arc<Geometry>,
         part: (u64, u64),
         start: u64,
@@ -92,6 +91,7 @@ impl Unit {
     ) -> Unit {
         Unit {
             action,
+            way,
             geometry,
             part,
             start,
@@ -104,7 +104,13 @@ impl Unit {
             left: 0,
             failed: false,
             mismatch_sectors: 0,
+            found: Vec::new(),
         }
+    }
+
+    /// Where it found members to differ.
+    pub fn take_found(&mut self) -> Vec<Mismatch> {
+        std::mem::take(&mut self.found)
     }
 
     /// What it does of the run.
@@ -113,7 +119,7 @@ impl Unit {
     }
 
     /// Where its range lies on the members.
-    fn places(&self) -> SmallVec<[Copy; 16]> {
+    pub(super) fn places(&self) -> SmallVec<[Copy; 16]> {
         match &*self.geometry {
             geometry if geometry.is_mirror() => geometry.copies(self.start).into_iter().collect(),
             geometry => {
@@ -166,7 +172,7 @@ impl Unit {
         self.read(rig, index)
     }
 
-    fn is_target(&self, rig: &SyncRig<'_>, slot: u16) -> bool {
+    pub(super) fn is_target(&self, rig: &SyncRig<'_>, slot: u16) -> bool {
         rig.epoch
             .column(slot)
             .is_some_and(|c| self.targets.contains(&c.member))
@@ -344,204 +350,4 @@ impl Unit {
         }
         (self.left == 0).then(|| self.over())
     }
-
-    fn may_write(&self) -> bool {
-        self.action != SyncAction::Check
-    }
-
-    /// Slots to be filled wholly: those being rebuilt, and those that could not be read.
-    fn wholly(&self, rig: &SyncRig<'_>) -> SmallVec<[u16; 4]> {
-        let slots = self.places().into_iter().map(|place| place.slot);
-        let mut all: SmallVec<[u16; 4]> = slots.filter(|s| self.is_target(rig, *s)).collect();
-        let unreadable = self.columns.unreadable().iter().copied();
-        all.extend(unreadable.filter(|s| rig.epoch.column(*s).is_some_and(|c| c.in_sync)));
-        all
-    }
-
-    fn mirror_mends(&mut self, rig: &SyncRig<'_>) -> Vec<Mend> {
-        let mut read = self.columns.take();
-        // In the order in which hosts choose among them.
-        let places = self.places().into_iter();
-        let mut bufs: Vec<(u16, Slice)> = places
-            .filter_map(|place| {
-                let buf = read[usize::from(place.slot)].take()?;
-                Some((place.slot, buf.freeze()))
-            })
-            .collect();
-        let in_sync = |slot: u16| rig.epoch.column(slot).is_some_and(|c| c.in_sync);
-        let mut first = bufs
-            .iter()
-            .position(|(slot, _)| in_sync(*slot))
-            .unwrap_or(0);
-        if rig.io.museum.on(Exhibit::U18) {
-            first = bufs.len() - 1;
-        }
-        let (_, source) = bufs.remove(first);
-        let mut mends = Vec::new();
-        for slot in self.wholly(rig) {
-            mends.push(Mend {
-                slot,
-                sector: self.start,
-                bytes: source.clone(),
-            });
-        }
-        let mut at = 0;
-        while at < source.len() {
-            let to = (at + MIRROR_BLOCK_BYTES).min(source.len());
-            let good = source.sub(at..to);
-            let differs = |leg: &Slice| leg.as_slice()[at..to] != *good.as_slice();
-            let wrong: Vec<u16> = bufs
-                .iter()
-                .filter(|(_, leg)| differs(leg))
-                .map(|(slot, _)| *slot)
-                .collect();
-            if !wrong.is_empty() {
-                self.mismatch_sectors += (to - at) as u64 / 512;
-            }
-            for slot in wrong.into_iter().filter(|_| self.may_write()) {
-                mends.push(Mend {
-                    slot,
-                    sector: self.start + at as u64 / 512,
-                    bytes: good.clone(),
-                });
-            }
-            at = to;
-        }
-        mends
-    }
-
-    fn parity_mends(&mut self, rig: &SyncRig<'_>, map: &Raid456) -> Vec<Mend> {
-        let mut mends = Vec::new();
-        let wholly = self.wholly(rig);
-        let mut at = self.start;
-        while at < self.end {
-            let row = at / map.chunk_sectors();
-            let to = ((row + 1) * map.chunk_sectors()).min(self.end);
-            self.row_mends(rig, &map.row(row), (at, to), &wholly, &mut mends);
-            at = to;
-        }
-        mends
-    }
-
-    /// One row: fills columns that are missing, then compares P and Q with the data.
-    fn row_mends(
-        &mut self,
-        rig: &SyncRig<'_>,
-        row: &Row,
-        (from, to): (u64, u64),
-        wholly: &[u16],
-        mends: &mut Vec<Mend>,
-    ) {
-        let lo = (from - self.start) as usize * 512;
-        let hi = (to - self.start) as usize * 512;
-        let mut column: Vec<Option<&[u8]>> = self
-            .columns
-            .columns()
-            .iter()
-            .map(|b| b.as_ref().map(|b| &b.as_slice()[lo..hi]))
-            .collect();
-        let lost: SmallVec<[u16; 2]> = (0..column.len() as u16)
-            .filter(|slot| column[usize::from(*slot)].is_none())
-            .collect();
-        let mut filled: SmallVec<[(u16, Buf); 2]> = lost
-            .iter()
-            .map(|slot| (*slot, rig.io.pool.take(hi - lo)))
-            .collect();
-        // M31 (4f4fd7c5798b): with one member of a RAID6 lost, its buffer was written before
-        // anything had been computed into it.
-        let unfilled = row.q.is_some() && lost.len() == 1 && rig.io.museum.on(Exhibit::M31);
-        if !filled.is_empty() && !unfilled {
-            let mut wanted: SmallVec<[(u16, &mut [u8]); 2]> = filled
-                .iter_mut()
-                .map(|(slot, buf)| (*slot, buf.as_mut_slice()))
-                .collect();
-            rebuild(row, &column, &mut wanted);
-        }
-        let filled: SmallVec<[(u16, Slice); 2]> = filled
-            .into_iter()
-            .map(|(slot, buf)| (slot, buf.freeze()))
-            .collect();
-        for (slot, bytes) in &filled {
-            column[usize::from(*slot)] = Some(bytes.as_slice());
-            if wholly.contains(slot) {
-                mends.push(Mend {
-                    slot: *slot,
-                    sector: from,
-                    bytes: bytes.clone(),
-                });
-            }
-        }
-        if self.action == SyncAction::Recover || lost.len() >= parities(row) {
-            return;
-        }
-        let fresh = fresh_parity(rig, row, &column, hi - lo);
-        let wrong = wrong_blocks(&column, &fresh, hi - lo);
-        self.mismatch_sectors += wrong.iter().map(|(a, b)| (b - a) as u64 / 512).sum::<u64>();
-        for (slot, bytes) in fresh
-            .iter()
-            .filter(|_| self.may_write() && !wrong.is_empty())
-        {
-            for (a, b) in &wrong {
-                if !lost.contains(slot) {
-                    let bytes = bytes.sub(*a..*b);
-                    mends.push(Mend {
-                        slot: *slot,
-                        sector: from + *a as u64 / 512,
-                        bytes,
-                    });
-                }
-            }
-        }
-    }
-}
-
-fn parities(row: &Row) -> usize {
-    1 + usize::from(row.q.is_some())
-}
-
-/// P and Q as they should be.
-fn fresh_parity(
-    rig: &SyncRig<'_>,
-    row: &Row,
-    column: &[Option<&[u8]>],
-    len: usize,
-) -> SmallVec<[(u16, Slice); 2]> {
-    let mut p = rig.io.pool.take(len);
-    let mut q = row.q.map(|_| rig.io.pool.take(len));
-    let data = |slot: u16| column[usize::from(slot)].expect("all columns are there");
-    parity_of(
-        row,
-        data,
-        Some(p.as_mut_slice()),
-        q.as_mut().map(Buf::as_mut_slice),
-    );
-    let q = row.q.zip(q.map(Buf::freeze));
-    [(row.p, p.freeze())].into_iter().chain(q).collect()
-}
-
-/// The blocks in which a parity differs from what it should be, as byte ranges.
-fn wrong_blocks(
-    column: &[Option<&[u8]>],
-    fresh: &[(u16, Slice)],
-    len: usize,
-) -> SmallVec<[(usize, usize); 4]> {
-    let mut wrong: SmallVec<[(usize, usize); 4]> = SmallVec::new();
-    let differs = |a: usize, b: usize| {
-        fresh.iter().any(|(slot, should)| {
-            let is = column[usize::from(*slot)].expect("all columns are there");
-            is[a..b] != should.as_slice()[a..b]
-        })
-    };
-    let mut at = 0;
-    while at < len {
-        let to = (at + PARITY_BLOCK_BYTES).min(len);
-        if differs(at, to) {
-            match wrong.last_mut() {
-                Some(last) if last.1 == at => last.1 = to,
-                _ => wrong.push((at, to)),
-            }
-        }
-        at = to;
-    }
-    wrong
 }

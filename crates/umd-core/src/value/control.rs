@@ -53,10 +53,22 @@ pub struct NewMember {
 pub enum SyncRequest {
     /// Run this action now.
     Start(SyncAction),
+    /// Repair in this way.
+    Repair(RepairWay),
     /// End what runs; what is needed may start again.
     Idle,
     /// End what runs and start nothing until `Idle`.
     Frozen,
+}
+
+/// How a repair mends what differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RepairWay {
+    /// The member that is wrong, where it can be told: on RAID6, and on three mirrors or more.
+    /// Elsewhere as `Plain`.
+    Judged,
+    /// As md does: data is right, parity is computed from it; the first leg is right.
+    Plain,
 }
 
 /// A successful answer to a control request.

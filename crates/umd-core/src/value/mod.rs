@@ -9,6 +9,7 @@ mod command;
 mod control;
 mod event;
 mod ids;
+mod mismatch;
 mod museum;
 mod slab;
 mod sync_action;
@@ -16,11 +17,12 @@ mod time;
 
 pub use buf::{Buf, Pool, Slice, slices_len};
 pub use command::{Command, Commands, IoOp, MemberIo, Notice, Purpose};
-pub use control::{Control, ControlError, ControlReply, NewMember, SyncRequest};
+pub use control::{Control, ControlError, ControlReply, NewMember, RepairWay, SyncRequest};
 pub use event::{
     Completion, Event, Extent, IoDone, IoError, Reply, Request, RequestError, RequestOp, Timer,
 };
 pub use ids::{ControlId, Events, IoId, MemberId, RequestId, Slot};
+pub use mismatch::Mismatch;
 #[cfg(feature = "museum")]
 pub use museum::MARKER;
 pub use museum::{Exhibit, Museum};

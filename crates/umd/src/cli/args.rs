@@ -400,6 +400,10 @@ pub struct ActionArgs {
     /// check, repair, resync, recover, idle or frozen; the current one is printed without it
     #[arg(value_name = "ACTION")]
     pub action: Option<String>,
+    /// What a repair believes where members differ: the others, where they show that one is wrong
+    /// (RAID6, three mirrors), or data and the first mirror, as md does [default: others]
+    #[arg(long, value_name = "others|parity")]
+    pub repair: Option<String>,
     /// Wait until it has ended
     #[arg(short = 'W', long)]
     pub wait: bool,

@@ -23,6 +23,7 @@ use crate::client::quote;
 use crate::daemon::household::find_in;
 use crate::daemon::open;
 use crate::doc::{ArrayDoc, MemberDoc};
+use crate::text::detail::mismatch;
 use crate::text::progress::Progress;
 
 /// How often the progress line moves.
@@ -275,6 +276,9 @@ fn planned(array: &ArrayDoc, steps: &[Step], args: &ManageArgs) -> Result<Vec<St
     Ok(lines)
 }
 
+/// Places that differ, after a check.
+const PLACES_SHOWN: usize = 16;
+
 /// Runs `umd action`.
 ///
 /// # Errors
@@ -294,6 +298,7 @@ pub fn action(args: &ActionArgs, reach: &Reach) -> Outcome {
         }
         let request = ActionRequest {
             action: action.clone(),
+            plain: believes_data(args)?,
         };
         let _: DoneDoc = reach.post(&name, "action", &request)?;
         if args.wait {
@@ -311,8 +316,29 @@ pub fn action(args: &ActionArgs, reach: &Reach) -> Outcome {
             "{name}: {} done, mismatch_cnt {count}",
             last_action(&array)
         ));
+        for place in array.mismatches.iter().take(PLACES_SHOWN) {
+            say(&format!("{name}: {}", mismatch(place)));
+        }
+        if array.mismatches.len() > PLACES_SHOWN {
+            say(&format!(
+                "{name}: and more; umd detail --json {name} has them"
+            ));
+        }
     }
     Ok(0)
+}
+
+/// Whether a repair is to be md's.
+fn believes_data(args: &ActionArgs) -> Result<bool, Failure> {
+    let repairs = args.action.as_deref() == Some("repair");
+    match args.repair.as_deref() {
+        Some(_) if !repairs => Err(Failure::usage("--repair goes with the action repair")),
+        None | Some("others") => Ok(false),
+        Some("parity") => Ok(true),
+        Some(other) => Err(Failure::usage(format!(
+            "--repair is others or parity, not {other}"
+        ))),
+    }
 }
 
 fn last_action(array: &ArrayDoc) -> &str {

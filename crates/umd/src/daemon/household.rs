@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast};
 use umd_core::array::{Control, ControlError, ControlReply, MemberRole, Status, SyncRequest};
-use umd_core::value::{MemberId, SyncAction};
+use umd_core::value::{MemberId, RepairWay, SyncAction};
 
 use super::array::{Handle, Offer, Snapshot, Stopped};
 use super::create;
@@ -345,7 +345,8 @@ impl Household {
             "idle" => SyncRequest::Idle,
             "frozen" => SyncRequest::Frozen,
             "check" => SyncRequest::Start(SyncAction::Check),
-            "repair" => SyncRequest::Start(SyncAction::Repair),
+            "repair" if request.plain => SyncRequest::Repair(RepairWay::Plain),
+            "repair" => SyncRequest::Repair(RepairWay::Judged),
             "resync" => SyncRequest::Start(SyncAction::Resync),
             "recover" => SyncRequest::Start(SyncAction::Recover),
             other => return Err(ErrorDoc::new(format!("{other} is no sync action"))),

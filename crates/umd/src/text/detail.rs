@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::doc::{ArrayDoc, MemberDoc};
+use crate::doc::{ArrayDoc, MemberDoc, MismatchDoc};
 use crate::units::human_tail;
 
 use super::Context;
@@ -67,7 +67,55 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     line("Events", format!("{}\n", array.events));
     out.push_str(&table(array));
     out.push_str(&faults(array));
+    out.push_str(&mismatches(array));
     out
+}
+
+/// So many places are named; the JSON document has more.
+const PLACES_MAX: usize = 8;
+
+/// Where the last check or repair found members to differ.
+fn mismatches(array: &ArrayDoc) -> String {
+    let mut out = String::new();
+    for (index, place) in array.mismatches.iter().take(PLACES_MAX).enumerate() {
+        let blank = if index == 0 { "\n" } else { "" };
+        let _ = writeln!(out, "{blank}{:>18} : {}", "Mismatch", mismatch(place));
+    }
+    if array.mismatches.len() > PLACES_MAX {
+        let text = "and more (see --json)";
+        let _ = writeln!(out, "{:>18} : {text}", "Mismatch");
+    }
+    out
+}
+
+/// One place, in a sentence.
+pub fn mismatch(place: &MismatchDoc) -> String {
+    let len = place.len_sectors;
+    let data = match place.array_sectors[..] {
+        [] => "parity only".to_owned(),
+        [first] => format!("array sectors {first}..{}", first + len),
+        [first, ..] => {
+            let parts = place.array_sectors.len();
+            format!("{parts} times {len} sectors of the array, from {first} on")
+        }
+    };
+    let wrong = place.members.iter().filter(|member| member.wrong);
+    let wrong: Vec<String> = wrong
+        .map(|one| format!("{} sectors {}..{}", one.path, one.sector, one.sector + len))
+        .collect();
+    let who = match (wrong.is_empty(), place.repaired) {
+        (true, false) => {
+            let lie = place.members.iter();
+            let lie: Vec<String> = lie
+                .map(|one| format!("{} {}", one.path, one.sector))
+                .collect();
+            format!("which member is wrong cannot be told ({})", lie.join(", "))
+        }
+        (true, true) => "which member was wrong cannot be told; made equal".to_owned(),
+        (false, false) => format!("wrong: {}", wrong.join(", ")),
+        (false, true) => format!("mended: {}", wrong.join(", ")),
+    };
+    format!("{data}; {who}")
 }
 
 /// Why members failed. mdadm has no such lines; behind the table they are in nobody's way.
