@@ -4,14 +4,22 @@ use std::fs;
 use std::time::Instant;
 
 use super::rates::{self, Rate};
+use super::search::Mistaken;
 use super::{Entry, by_name, catalogue, document, search};
+use crate::options::Options;
 use crate::run::Show;
+use crate::shrink::shrink;
+
+/// Runs to shrink a seed in.
+const SHRINK_RUNS: usize = 1000;
 
 /// How it is called.
 pub const USAGE: &str = "\
 usage: umd-sim --museum [EXHIBIT...] [--seeds N] [--start S] [--record]
                                                   random search: seeds until each is noticed
        umd-sim --museum --scene [EXHIBIT...]      the scripted scenes; one alone with its trace
+       umd-sim --museum --shrink [EXHIBIT...] [--seeds N]
+                                                  what is left of the first seed that notices each
        umd-sim --museum --write-docs              writes docs/museum.md";
 
 #[derive(Debug, Default)]
@@ -21,6 +29,7 @@ struct Args {
     start: u64,
     record: bool,
     scene: bool,
+    shrink: bool,
     docs: bool,
 }
 
@@ -40,6 +49,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--start" => args.start = number()?,
             "--record" => args.record = true,
             "--scene" => args.scene = true,
+            "--shrink" => args.shrink = true,
             "--write-docs" => args.docs = true,
             name => {
                 let entry = by_name(name).ok_or_else(|| format!("no exhibit {name}"))?;
@@ -74,6 +84,10 @@ pub fn command(words: impl Iterator<Item = String>) -> Result<bool, String> {
             .iter()
             .fold(true, |well, entry| scene(entry, show) && well));
     }
+    if args.shrink {
+        shrink_all(&all, &args);
+        return Ok(true);
+    }
     let mut found_all = true;
     for entry in all {
         found_all &= measure(entry, &args)?;
@@ -89,6 +103,41 @@ fn scene(entry: &Entry, show: Show) -> bool {
     let well = off.is_none() && on.as_ref().is_some_and(|on| on.rule == entry.scripted);
     println!("{:?} off: {}; on: {}", entry.exhibit, told(off), told(on));
     well || entry.open.is_some()
+}
+
+/// How far the shrinker gets with seeds that fail.
+fn shrink_all(entries: &[&Entry], args: &Args) {
+    let mut left = Vec::new();
+    for entry in entries {
+        let name = format!("{:?}", entry.exhibit);
+        let Some(found) = search(entry.exhibit, args.start, args.seeds) else {
+            println!("{name} not within {} seeds", args.seeds);
+            continue;
+        };
+        let options = Options::draw(found.seed);
+        let Some(shrunk) = shrink(&options, &Mistaken(entry.exhibit), SHRINK_RUNS) else {
+            println!("{name} seed {} does not fail again", found.seed);
+            continue;
+        };
+        println!(
+            "{name} seed {}: {} of {} host operations, {} items, {} runs, {:?}{}",
+            found.seed,
+            shrunk.program.host_operations(),
+            shrunk.operations_before,
+            shrunk.program.items.len(),
+            shrunk.runs,
+            shrunk.violation.rule,
+            match shrunk.faithful {
+                true => "",
+                false => ", not written down well",
+            }
+        );
+        left.push(shrunk.program.host_operations());
+    }
+    left.sort_unstable();
+    if let Some(median) = left.get(left.len() / 2) {
+        println!("median of {}: {median} host operations", left.len());
+    }
 }
 
 fn measure(entry: &Entry, args: &Args) -> Result<bool, String> {

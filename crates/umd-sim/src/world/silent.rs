@@ -283,11 +283,21 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The generation of a disk that claims a slot: what spares know does not count.
-    fn events_in_slot(&self, disk: &SimDisk) -> Option<u64> {
-        let at = super_sector(self.options.minor, disk.sectors());
-        let sb = disk.visible(at).and_then(SuperView::new)?;
-        sb.role(sb.number()).map(|_| sb.events())
+    /// The newest generation on disks that claim a slot, and are not known to have lost it: what
+    /// spares and failed members know does not decide.
+    fn newest_in_slots(&self, disks: &[&SimDisk]) -> Option<u64> {
+        let at = |disk: &SimDisk| super_sector(self.options.minor, disk.sectors());
+        let views: Vec<SuperView<'_>> = disks
+            .iter()
+            .filter_map(|disk| disk.visible(at(disk)).and_then(SuperView::new))
+            .collect();
+        let counts = |sb: &&SuperView<'_>| {
+            let fresher = |other: &SuperView<'_>| other.events() > sb.events();
+            let disowns =
+                |other: &&SuperView<'_>| fresher(other) && other.role(sb.number()).is_none();
+            sb.role(sb.number()).is_some() && !views.iter().any(|other| disowns(&other))
+        };
+        views.iter().filter(counts).map(|sb| sb.events()).max()
     }
 
     fn events_on(&self, disk: &SimDisk) -> Option<u64> {
@@ -322,8 +332,8 @@ impl World<'_> {
             .filter(|(id, _)| *id != original)
             .copied()
             .collect();
-        let events = others.iter().map(|(_, disk)| &self.disks[*disk]);
-        let newest = events.filter_map(|disk| self.events_in_slot(disk)).max();
+        let disks: Vec<&SimDisk> = others.iter().map(|(_, disk)| &self.disks[*disk]).collect();
+        let newest = self.newest_in_slots(&disks);
         // Members that are one behind were in the midst of an update.
         let stale = self.events_on(&copy.disk).map(|events| events + 1) < newest;
         let more = Some((COPY, &copy.disk));
@@ -335,9 +345,9 @@ impl World<'_> {
         if stale && members.any(|m| m.id == COPY && m.role == MemberRole::InSync) {
             let events = self.events_on(&copy.disk);
             let text = format!(
-                "an old copy of disk {} ({events:?}) is taken for it, although others know \
-                 {newest:?}: {:?}",
-                copy.of, status.members
+                "an old copy of disk {} (events {events:?}) is taken for it, although others \
+                 know {newest:?}",
+                copy.of
             );
             return Err(Violation::new(Rule::Source, text));
         }
