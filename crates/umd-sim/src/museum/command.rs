@@ -80,9 +80,8 @@ pub fn command(words: impl Iterator<Item = String>) -> Result<bool, String> {
         } else {
             Show::Hash
         };
-        return Ok(all
-            .iter()
-            .fold(true, |well, entry| scene(entry, show) && well));
+        let missed = all.iter().filter(|entry| !scene(entry, show)).count();
+        return Ok(missed == 0);
     }
     if args.shrink {
         shrink_all(&all, &args);
