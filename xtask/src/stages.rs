@@ -173,8 +173,8 @@ fn unit(run: &mut Run, programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// Known mistakes are noticed, and are not in a program that ships. The features of a build are those
-/// of what is built: umd is looked at as the workspace's build left it.
+/// Known mistakes are noticed, and are not in a program that ships. umd is looked at as the build
+/// of the workspace left it: a feature that anything in the workspace asks for is in that one.
 fn museum(run: &mut Run, programs: &Programs) -> Result<()> {
     let umd = programs.find("umd").map(Path::to_owned);
     run.function(MUSEUM, "no exhibit in umd", || {

@@ -17,9 +17,9 @@ const HEAD: &str = "\
 
 Made by `cargo xtask sim --museum --write-docs`; do not edit.
 
-What finds bugs has to be shown to find them. Each exhibit is a mistake that was made in the kernel's
-md, or here, and was mended since. A switch in the engine makes it again, in the place where this
-engine takes the decision that was once taken wrongly: look for the exhibit's name in
+What finds bugs has to be shown to find them. Each exhibit is a mistake that was made in the
+kernel's md, or here, and was mended since. A switch in the engine makes it again, in the place
+where this engine takes the decision that was once taken wrongly: look for its name in
 `crates/umd-core/src`. The switches exist only in a simulator built with the feature `museum`; a
 shipped `umd` has no trace of them, which `cargo xtask test` checks.
 
