@@ -70,9 +70,9 @@ pub fn command(words: impl Iterator<Item = String>) -> Result<bool, String> {
         } else {
             Show::Hash
         };
-        return Ok(all
-            .iter()
-            .fold(true, |well, entry| scene(entry, show) && well));
+        // All of them are played, whatever the first does.
+        let wrong = all.iter().filter(|entry| !scene(entry, show)).count();
+        return Ok(wrong == 0);
     }
     let mut found_all = true;
     for entry in all {
