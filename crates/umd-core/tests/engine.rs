@@ -3,11 +3,12 @@
 mod world;
 
 use umd_core::array::{
-    ArrayState, Control, MemberRole, Notice, Options, Reply, RequestError, RequestOp, SyncRequest,
+    ArrayState, Command, Completion, Control, Event, IoDone, IoError, IoOp, MemberRole, Notice,
+    Options, Reply, Request, RequestError, RequestOp, SyncRequest,
 };
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
-use umd_core::value::{MAX_SECTOR, MemberId};
+use umd_core::value::{ControlId, IoId, MAX_SECTOR, MemberId, RequestId};
 use umd_format::{Level, Minor};
 use world::{Shape, World};
 
@@ -579,4 +580,64 @@ fn a_member_whose_file_vanished_is_lost_at_once_and_read_while_it_lasts() {
         verify(&mut world, &copy);
         world.stop();
     }
+}
+
+/// The members that `out` has flushes for, with the identity of each.
+fn flushes(out: &[Command]) -> Vec<(MemberId, IoId)> {
+    let flush = |command: &Command| match command {
+        Command::Io(io) if matches!(io.op, IoOp::Flush) => Some((io.member, io.io)),
+        _ => None,
+    };
+    out.iter().filter_map(flush).collect()
+}
+
+/// An update is given up when the array breaks. The flush of a stop that follows at once must not
+/// be taken for a part of it: what the member forgot would be read on.
+#[test]
+fn a_flush_that_fails_after_an_update_was_given_up_is_seen() {
+    let mut world = World::create(&Shape {
+        level: Level::Raid1,
+        layout: 0,
+        disks: 2,
+        chunk_sectors: 0,
+        bitmap: false,
+        minor: Minor::V1_2,
+        assume_clean: true,
+    });
+    world.start(&Wish::default(), Options::default()).unwrap();
+    let now = world.now;
+    let array = world.array();
+    let mut step = |event: Event| {
+        let mut out = Vec::new();
+        array.handle(now, event, &mut out);
+        array.check_invariants();
+        out
+    };
+    let ended = |io: IoId, result: Result<IoDone, IoError>| Event::Done(Completion { io, result });
+    // The update that records a fault begins with a flush of the member that is left.
+    let out = step(Event::Control(ControlId(1), Control::Fail(MemberId(1))));
+    let [(MemberId(0), update)] = flushes(&out)[..] else {
+        panic!("{out:?}")
+    };
+    step(Event::Control(
+        ControlId(2),
+        Control::Lost(MemberId(0), "deleted".into()),
+    ));
+    let out = step(Event::Control(ControlId(3), Control::ReadOnly(true)));
+    assert!(flushes(&out).is_empty(), "{out:?}");
+    let out = step(ended(update, Ok(IoDone::Done)));
+    let [(MemberId(0), rest)] = flushes(&out)[..] else {
+        panic!("{out:?}")
+    };
+    step(ended(rest, Err(IoError::Other("the cache is lost".into()))));
+    let read = Request {
+        id: RequestId(1),
+        op: RequestOp::Read {
+            offset_sectors: 0,
+            len_sectors: 8,
+        },
+    };
+    let out = step(Event::Request(read));
+    let refused = |command: &Command| matches!(command, Command::Complete { result: Err(_), .. });
+    assert!(out.iter().any(refused), "{out:?}");
 }

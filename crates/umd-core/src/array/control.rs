@@ -244,6 +244,8 @@ impl Array {
         slot: Option<Slot>,
     ) {
         self.sync.unblock();
+        let active = !matches!(state, State::Spare | State::Faulty);
+        assert_eq!(active, slot.is_some(), "a slot, and data to put in it");
         self.members.push(Member {
             id: new.id,
             name: new.name.clone(),

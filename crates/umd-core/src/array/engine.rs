@@ -20,7 +20,7 @@ use super::stop::Stopping;
 use crate::bitmap::{Bitmap, Leave};
 use crate::geometry::Geometry;
 use crate::lane::{Lane, Rig};
-use crate::member::{Cover, Effect, Epoch, Io, Members, Owner};
+use crate::member::{Cover, Effect, Epoch, Io, Members, Owner, State};
 use crate::metadata::{Facts, Metadata};
 use crate::sync::{Sync, SyncRig};
 use crate::value::{
@@ -135,6 +135,10 @@ impl Array {
             Event::Control(id, control) => self.control(id, control),
         }
         self.settle();
+        assert!(
+            self.stopped || self.io.is_settled(),
+            "an end nobody heard of"
+        );
         *out = self.io.end();
     }
 
@@ -408,8 +412,14 @@ impl Array {
     /// When it does not.
     pub fn check_invariants(&self) {
         self.members.check();
-        if let Some(regions) = self.bitmap.regions() {
-            regions.check();
+        self.bitmap.check();
+        self.metadata.check();
+        self.lane.check();
+        self.sync.check();
+        for id in self.io.members_in_flight() {
+            let member = self.members.get(id);
+            let works = member.is_some_and(|m| m.state != State::Faulty);
+            assert!(works, "something waits for a member that failed");
         }
         assert!(
             self.epoch.columns.len() == usize::from(self.info.raid_disks),

@@ -52,6 +52,7 @@ impl Array {
             return;
         }
         let spare = member.state == State::Spare;
+        assert!(member.fault.is_none(), "a member fails once");
         member.state = State::Faulty;
         member.fault = Some(why.to_string());
         if spare {
@@ -145,6 +146,7 @@ impl Array {
                 .iter_mut()
                 .find(|m| m.state == State::Spare && m.superblock.fields.data_size_sectors >= room);
             let Some(spare) = spare else { break };
+            assert!(spare.slot.is_none(), "a spare has no slot yet");
             spare.slot = Some(Slot(slot));
             spare.state = State::Recovering {
                 checkpoint_sectors: 0,

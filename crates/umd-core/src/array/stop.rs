@@ -8,7 +8,7 @@
 use super::engine::Array;
 use crate::value::{Command, ControlError, ControlId, ControlReply, Exhibit, MemberId};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Drain,
     Bits,
@@ -109,6 +109,7 @@ impl Array {
 
     fn set_stage(&mut self, stage: Stage) {
         if let Some(stopping) = &mut self.stopping {
+            assert!(stopping.stage < stage, "the way to rest goes one way");
             stopping.stage = stage;
         }
     }
@@ -118,10 +119,17 @@ impl Array {
             .stopping
             .take()
             .expect("only called on the way to rest");
+        assert!(
+            self.sync.running().is_none(),
+            "at rest with a sync under way"
+        );
         if !stopping.stop {
             self.read_only = true;
             return self.answer(stopping.id, Ok(ControlReply::Done));
         }
+        assert!(self.lane.is_idle(), "stopped with a host waiting");
+        let flying = self.may_write() && self.io.in_flight() > 0;
+        assert!(!flying, "stopped with I/O under way");
         let members: Vec<MemberId> = self.members.iter().map(|m| m.id).collect();
         for member in members {
             self.io.out.push(Command::Release(member));

@@ -180,6 +180,14 @@ impl Bitmap {
             .is_none_or(|k| k.writer.is_idle() && !k.writer.has_work(&k.regions))
     }
 
+    /// What must hold between two events.
+    pub fn check(&self) {
+        if let Some(kept) = &self.kept {
+            kept.regions.check();
+            kept.writer.check();
+        }
+    }
+
     /// A bitmap I/O ended.
     pub fn done(&mut self, io: &mut Io, member: MemberId, result: Result<IoDone, IoError>) {
         let kept = self.kept.as_mut().expect("bitmap I/O only with a bitmap");

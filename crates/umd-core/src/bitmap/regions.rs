@@ -296,6 +296,7 @@ impl Regions {
 
     fn uncount(&mut self, span: Option<(u64, u64)>) {
         let Some((first, last)) = span else { return };
+        assert!(last < self.count, "a span of this bitmap");
         for region in first..=last {
             let writers = &mut self.writers[region as usize];
             assert!(*writers > 0, "a region was retired more often than joined");
@@ -309,7 +310,8 @@ impl Regions {
             return None;
         }
         self.demanded = false;
-        let pages = std::mem::take(&mut self.open_pages).into_iter().collect();
+        let pages: Vec<usize> = std::mem::take(&mut self.open_pages).into_iter().collect();
+        assert!(!pages.is_empty(), "a batch has something to write");
         let batch = self.open_batch;
         assert!(batch > self.written_batch, "the open batch is not written");
         self.open_batch += 1;

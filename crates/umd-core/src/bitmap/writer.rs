@@ -110,6 +110,15 @@ impl Writer {
         self.clear_wanted = true;
     }
 
+    /// What must hold between two events.
+    pub(super) fn check(&self) {
+        assert!(self.left == 0 || !self.is_idle(), "I/O without a reason");
+        let carried = self.superblock.fields.events;
+        assert!(carried >= self.written_events.0, "events only rise");
+        let cleared = self.superblock.fields.events_cleared;
+        assert!(cleared <= self.wanted_events.0, "cleared in a time to come");
+    }
+
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Idle)

@@ -127,6 +127,7 @@ impl Raid456 {
         let chunk = sector / self.chunk_sectors;
         let width = u64::from(self.data_disks());
         assert!(width > 0, "rows hold data");
+        assert!(sector < self.array_sectors(), "a sector of the array");
         Place {
             row: chunk / width,
             index: (chunk % width) as u16,

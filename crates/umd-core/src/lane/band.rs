@@ -57,8 +57,14 @@ impl Band {
     ) -> Band {
         let mut new = vec![None; usize::from(map.data_disks())];
         for (index, part) in parts {
-            new[usize::from(index)] = Some(part);
+            assert_eq!(part.len(), bytes(range.len_sectors), "all of the band");
+            let before = new[usize::from(index)].replace(part);
+            assert!(before.is_none(), "a column is written once");
         }
+        assert!(
+            new.iter().any(Option::is_some),
+            "a band that writes something"
+        );
         Band {
             request,
             row: map.row(range.row),
@@ -88,6 +94,8 @@ impl Band {
     /// Plans by the members as they are now, and starts the reads that the plan needs.
     pub fn locked(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let end = self.start + self.len;
+        assert_eq!(self.left, 0, "planned before it is written");
+        assert!(rig.epoch.number >= self.epoch, "epochs only rise");
         self.epoch = rig.epoch.number;
         // M30 (9c4bdf697c39): with two members missing, one of them being rebuilt, what it held was
         // used before it was right.
@@ -152,6 +160,7 @@ impl Band {
             len_bytes: bytes(self.len),
             pool: &rig.io.pool.clone(),
         };
+        assert_eq!(self.left, 0, "a band is written once");
         for write in parity::compute_write(self.kind, band) {
             let column = rig
                 .epoch
@@ -190,6 +199,7 @@ impl Band {
             };
         }
         assert_eq!(self.stage, Stage::Writing, "no I/O before the lock");
+        assert!(self.left > 0, "a write ended that never began");
         self.left -= 1;
         if let Err(error) = result {
             let why = format!("write failed: {error}");
@@ -255,6 +265,8 @@ impl Band {
     }
 
     fn over(self, lane: &mut Lane, result: Result<(), RequestError>) -> Step {
+        let idle = self.left == 0 && self.old.is_idle();
+        assert!(idle, "a lock goes back after the last I/O");
         lane.unlock(self.lock.expect("locked at the start"));
         lane.part_over(self.request, result);
         Step::Over

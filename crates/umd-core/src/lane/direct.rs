@@ -8,7 +8,7 @@ use super::ladder::{self, Proofs, Target};
 use super::locks::{LockId, NOWHERE};
 use super::request::Gate;
 use super::split::Piece;
-use super::{Job, Lane, Rig, Step, eio};
+use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::Geometry;
 use crate::member::{Access, Column, Effect};
 use crate::value::{Exhibit, IoDone, IoError, MemberId, Purpose, Slice};
@@ -40,6 +40,9 @@ const REBUILDING: u32 = 1;
 
 impl Direct {
     pub fn new(request: u32, piece: Piece, payload: Payload) -> Direct {
+        if let Payload::Data(data) = &payload {
+            assert_eq!(data.len(), bytes(piece.len_sectors), "all of the piece");
+        }
         Direct {
             request,
             piece,
@@ -91,6 +94,12 @@ impl Direct {
             recorded: &recorded,
         };
         let (start, end) = self.range();
+        assert_eq!(self.left, 0, "a piece is written once");
+        let alone = matches!(*lane.geometry, Geometry::Striped(_));
+        assert!(
+            alone || self.lock.is_some(),
+            "copies are written under a lock"
+        );
         for slot in self.slots(lane) {
             let column = rig.epoch.column(slot);
             if rig.cover.locked_access(column, start, end) == Access::Lost {
@@ -166,6 +175,7 @@ impl Direct {
         member: MemberId,
         result: Result<IoDone, IoError>,
     ) -> Step {
+        assert!(self.left > 0, "a write ended that never began");
         self.left -= 1;
         match result {
             // M13 (3056e3aec8d8): a write that only a member being rebuilt had taken was a success.
@@ -199,6 +209,7 @@ impl Direct {
     }
 
     fn over(self, lane: &mut Lane, result: Result<(), crate::value::RequestError>) -> Step {
+        assert_eq!(self.left, 0, "a lock goes back after the last I/O");
         if let Some(lock) = self.lock {
             lane.unlock(lock);
         }

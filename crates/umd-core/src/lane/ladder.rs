@@ -33,6 +33,7 @@ impl Proofs<'_> {
     /// The types of the other two say all there is to say; what the intent covers can be looked at.
     fn check(&self, target: &Target<'_>, len_sectors: u64) {
         let (Active { .. }, FaultRecorded { .. }) = (self.active, self.recorded);
+        assert!(len_sectors > 0, "a write that writes something");
         self.intent
             .assert_covers(target.member_sectors, len_sectors);
     }

@@ -77,8 +77,9 @@ impl RangeLocks {
     pub fn release(&mut self, id: LockId) -> Vec<Holder> {
         match self.starts.remove(&id) {
             Some(start) => {
-                self.held.remove(&(start, id));
-                self.held_long.remove(&id);
+                let short = self.held.remove(&(start, id)).is_some();
+                let long = self.held_long.remove(&id).is_some();
+                assert!(short != long, "a held range stands in one table");
             }
             None => {
                 let before = self.waiting.len();
@@ -110,7 +111,8 @@ impl RangeLocks {
     }
 
     fn hold(&mut self, wanted: &Wanted) {
-        self.starts.insert(wanted.id, wanted.start);
+        let before = self.starts.insert(wanted.id, wanted.start);
+        assert!(before.is_none(), "a range is granted once");
         if wanted.end - wanted.start > SHORT_SECTORS {
             self.held_long.insert(wanted.id, (wanted.start, wanted.end));
         } else {
@@ -133,6 +135,23 @@ impl RangeLocks {
     /// Ranges waited for.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// What must hold at any moment: nobody shares a sector, and whoever waits has somebody to
+    /// wait for.
+    pub fn check(&self) {
+        let short = self.held.iter().map(|((start, _), end)| (*start, *end));
+        let mut held: Vec<(u64, u64)> = short.chain(self.held_long.values().copied()).collect();
+        assert_eq!(held.len(), self.starts.len(), "a lock has its range");
+        held.sort_unstable();
+        let apart = |pair: &[(u64, u64)]| pair[0].1 <= pair[1].0;
+        assert!(held.windows(2).all(apart), "two hold the same sector");
+        for (index, wanted) in self.waiting.iter().enumerate() {
+            let mut before = self.waiting.iter().take(index);
+            let behind = before.any(|w| w.overlaps(wanted.start, wanted.end));
+            let blocked = behind || self.is_held(wanted.start, wanted.end);
+            assert!(blocked, "{:?} waits for nobody", wanted.holder);
+        }
     }
 }
 

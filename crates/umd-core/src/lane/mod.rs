@@ -67,6 +67,18 @@ enum Job {
     Allocation(service::Allocation),
 }
 
+impl Job {
+    /// Whether a request waits for it. Mending, and rewriting what could not be read, go on when
+    /// the host has its answer.
+    fn is_part(&self) -> bool {
+        match self {
+            Job::Mend(_) => false,
+            Job::Reconstruct(job) => !job.is_rewriting(),
+            _ => true,
+        }
+    }
+}
+
 /// What a step leaves behind.
 enum Step {
     /// The job goes on with its I/O, or behind its lock.
@@ -144,14 +156,15 @@ impl Lane {
                 job
             }
             Step::Over => {
-                self.jobs.remove(index);
+                let place = self.jobs.remove(index);
+                assert!(matches!(place, Some(None)), "a job ends by its own step");
                 return;
             }
         };
-        *self
-            .jobs
-            .get_mut(index)
-            .expect("a job's place is kept while it is stepped") = Some(job);
+        let place = self.jobs.get_mut(index);
+        let place = place.expect("a job's place is kept while it is stepped");
+        assert!(place.is_none(), "a place holds one job");
+        *place = Some(job);
     }
 
     fn take(&mut self, index: u32) -> Job {
@@ -226,6 +239,33 @@ impl Lane {
             *changed |= self.gated.len() <= waiting;
         }
         units
+    }
+
+    /// What must hold between two events: nobody was forgotten who can go on, and every part of a
+    /// request that is not over has its job.
+    pub fn check(&self) {
+        self.locks.check();
+        assert!(self.granted.is_empty(), "who was granted a lock goes on");
+        for index in &self.gated {
+            let job = self.jobs.get(*index);
+            let writes = matches!(job, Some(Some(Job::Direct(_) | Job::Band(_))));
+            assert!(writes, "only writes stand at the gate");
+        }
+        let mut parts = 0;
+        let mut reads = 0;
+        for (_, job) in self.jobs.iter() {
+            let job = job.as_ref().expect("nobody is stepped between events");
+            parts += usize::from(job.is_part());
+            reads += usize::from(matches!(job, Job::Read(_)));
+        }
+        assert_eq!(reads, self.balance.in_flight(), "reads that are counted");
+        let left = self
+            .requests
+            .iter()
+            .map(|(_, request)| request.parts_left());
+        assert_eq!(parts, left.sum::<usize>(), "each part has its job");
+        let over = self.requests.iter().filter(|(_, r)| r.parts_left() == 0);
+        assert_eq!(over.count(), self.ended.len(), "what is over is answered");
     }
 
     fn owner(index: u32, tag: u32) -> Owner {

@@ -52,6 +52,11 @@ impl Balance {
         leg.last_end_sectors = end;
     }
 
+    /// Reads under way on all legs.
+    pub fn in_flight(&self) -> usize {
+        self.legs.iter().map(|leg| leg.in_flight as usize).sum()
+    }
+
     fn ended(&mut self, slot: u16) {
         let leg = &mut self.legs[usize::from(slot)];
         assert!(leg.in_flight > 0, "a read ended that never began");
@@ -107,6 +112,8 @@ impl Read {
             lane.part_over(self.request, Err(eio("no member holds this data")));
             return Step::Over;
         };
+        let failed = (self.slot, column.member);
+        assert!(!self.tried.contains(&failed), "no leg is asked twice");
         let sector = column.data_offset_sectors + self.piece.member_sectors;
         let owner = Lane::owner(index, 0);
         lane.balance.begun(self.slot, self.end());
@@ -269,6 +276,7 @@ impl Mend {
         let source = legs.find_map(|s| rig.epoch.column(s).filter(|c| c.in_sync));
         match source {
             Some(column) => {
+                assert!(column.member != self.member, "mended from another leg");
                 let sector = column.data_offset_sectors + start;
                 let owner = Lane::owner(index, 0);
                 rig.io

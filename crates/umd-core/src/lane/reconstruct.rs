@@ -40,6 +40,11 @@ impl Reconstruct {
         }
     }
 
+    /// Whether the host has its answer, and only the rewrite is under way.
+    pub fn is_rewriting(&self) -> bool {
+        self.rewriting
+    }
+
     fn range(&self) -> (u64, u64) {
         (
             self.piece.member_sectors,
@@ -63,6 +68,9 @@ impl Reconstruct {
         };
         let (start, end) = self.range();
         let row = map.row(start / map.chunk_sectors());
+        let last = (end - 1) / map.chunk_sectors();
+        assert_eq!(start / map.chunk_sectors(), last, "a piece lies in a row");
+        assert!(!self.rewriting, "read before it is rewritten");
         let access: SmallVec<[Access; 16]> = (0..map.raid_disks())
             .map(
                 |slot| match rig.cover.locked_access(rig.epoch.column(slot), start, end) {
@@ -165,6 +173,7 @@ impl Reconstruct {
     }
 
     fn over(self, lane: &mut Lane) -> Step {
+        assert!(self.others.is_idle(), "a lock goes back after the last I/O");
         lane.unlock(self.lock.expect("locked at the start"));
         Step::Over
     }

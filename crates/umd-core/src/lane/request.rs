@@ -60,6 +60,11 @@ impl HostRequest {
         }
     }
 
+    /// Parts that are not over.
+    pub(super) fn parts_left(&self) -> usize {
+        self.parts_left
+    }
+
     /// The tokens, once the gate was open.
     pub(super) fn tokens(&self) -> (&Active, &Intent) {
         let active = self.active.as_ref().expect("the gate was open");
@@ -77,6 +82,16 @@ fn touched(rig: &Rig<'_>, map: &Raid456, offset: u64, len: u64) -> Vec<BandRange
         bands.pop();
     }
     bands
+}
+
+/// The pieces of a read in order; together they are one run of sectors.
+fn joined(mut pieces: Vec<(u64, Slice)>) -> Vec<Slice> {
+    pieces.sort_by_key(|(sector, _)| *sector);
+    for pair in pieces.windows(2) {
+        let end = pair[0].0 + (pair[0].1.len() / 512) as u64;
+        assert_eq!(end, pair[1].0, "the pieces of a read lie side by side");
+    }
+    pieces.into_iter().map(|(_, data)| data).collect()
 }
 
 impl Lane {
@@ -136,6 +151,7 @@ impl Lane {
 
     fn begin(&mut self, rig: &mut Rig<'_>, index: u32, jobs: Vec<Job>) {
         let request = self.requests.get_mut(index).expect("just admitted");
+        assert_eq!(request.parts_left, 0, "a request begins once");
         request.parts_left = jobs.len();
         if jobs.is_empty() {
             self.ended.push(index);
@@ -293,6 +309,9 @@ impl Lane {
             return Gate::Refuse(eio("too many members are lost, writes are refused"));
         }
         let request = self.requests.get_mut(index).expect("a job has its request");
+        assert!(rig.writable, "no write is under way in a read-only array");
+        let marked = (request.ticket.is_some(), request.intent.is_some());
+        assert!(marked.0 != marked.1, "bits are waited for, or there");
         if request.active.is_none() {
             request.active = rig.metadata.admit();
         }
@@ -337,6 +356,7 @@ impl Lane {
     /// A part of a request is done in two parts instead: their jobs begin now.
     pub(super) fn part_split(&mut self, rig: &mut Rig<'_>, index: u32, halves: [Job; 2]) {
         let request = self.requests.get_mut(index).expect("a job has its request");
+        assert!(request.parts_left > 0, "what is over is not split");
         request.parts_left += 1;
         for half in halves {
             self.add_job(rig, half);
@@ -346,6 +366,7 @@ impl Lane {
     /// The extents of an allocation query.
     pub(super) fn extents_found(&mut self, index: u32, found: Vec<Extent>) {
         let request = self.requests.get_mut(index).expect("a job has its request");
+        assert!(!found.is_empty(), "an answer says something");
         request.answer = Answer::Extents(found);
         self.part_over(index, Ok(()));
     }
@@ -377,6 +398,7 @@ impl Lane {
 
     fn answer(&mut self, rig: &mut Rig<'_>, request: HostRequest) {
         let now = rig.io.now().mono;
+        assert_eq!(request.parts_left, 0, "answered when all of it is over");
         if let Some(active) = request.active {
             rig.metadata.retire(active, now);
         }
@@ -397,10 +419,7 @@ impl Lane {
         let result = match error {
             Some(error) => Err(error),
             None => Ok(match request.answer {
-                Answer::Data(mut pieces) => {
-                    pieces.sort_by_key(|(sector, _)| *sector);
-                    Reply::Data(pieces.into_iter().map(|(_, data)| data).collect())
-                }
+                Answer::Data(pieces) => Reply::Data(joined(pieces)),
                 Answer::Extents(found) => Reply::Extents(found),
                 Answer::Done => Reply::Done,
             }),

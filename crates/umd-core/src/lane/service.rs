@@ -64,6 +64,7 @@ impl Flush {
         member: MemberId,
         result: Result<IoDone, IoError>,
     ) -> Step {
+        assert!(self.left > 0, "a flush ended that never began");
         self.left -= 1;
         match result {
             Ok(_) => self.flushed += 1,
@@ -167,6 +168,7 @@ impl Allocation {
     }
 
     pub fn done(mut self, lane: &mut Lane, tag: u32, result: Result<IoDone, IoError>) -> Step {
+        assert!(self.left > 0, "a query ended that never began");
         self.left -= 1;
         if let Ok(IoDone::Extents(extents)) = result {
             self.found[tag as usize] = extents;
@@ -213,6 +215,7 @@ fn append(all: &mut Vec<Extent>, len_sectors: u64, found: &[Extent]) {
             }),
         }
     }
+    assert_eq!(left, 0, "every sector of the piece is told about");
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ impl Piece {
             len_sectors: self.len_sectors - at,
             ..*self
         };
+        assert!(second.len_sectors > 0, "both halves hold something");
         Some([first, second])
     }
 }
@@ -65,6 +66,7 @@ pub fn pieces(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
             }
         };
         let len_sectors = run.min(end - at).min(JOB_SECTORS_MAX);
+        assert!(len_sectors > 0, "each piece goes on");
         out.push(Piece {
             array_sectors: at,
             slot,
@@ -150,6 +152,9 @@ pub fn bands(map: &Raid456, start: u64, len: u64) -> Vec<BandRange> {
         );
         at = row_end;
     }
+    let touched = |band: &BandRange| band.len_sectors * band.touched.len() as u64;
+    let sum: u64 = out.iter().map(touched).sum();
+    assert_eq!(sum, len, "every sector is in one band");
     out
 }
 
@@ -158,6 +163,10 @@ fn row_bands(map: &Raid456, row: u64, from: u64, to: u64, out: &mut Vec<BandRang
     let chunk = map.chunk_sectors();
     let base = row * chunk * u64::from(map.data_disks());
     let (first, last) = (from / chunk, (to - 1) / chunk);
+    assert!(
+        from < to && last < map.data_disks().into(),
+        "a part of the row"
+    );
     let head = from % chunk;
     let tail = (to - 1) % chunk + 1;
     let mut cuts: SmallVec<[u64; 4]> = match first == last {
@@ -191,8 +200,10 @@ fn row_bands(map: &Raid456, row: u64, from: u64, to: u64, out: &mut Vec<BandRang
 pub fn whole_rows(map: &Raid456, start: u64, len: u64) -> (u64, u64) {
     let row_sectors = map.chunk_sectors() * u64::from(map.data_disks());
     let first = start.div_ceil(row_sectors);
-    let end = (start + len) / row_sectors;
-    (first, end.max(first))
+    let end = ((start + len) / row_sectors).max(first);
+    let inside = first == end || (first * row_sectors >= start && end * row_sectors <= start + len);
+    assert!(inside, "whole rows lie within the range");
+    (first, end)
 }
 
 /// Member data sectors that a write touches, data and parity: `(start, len)`.

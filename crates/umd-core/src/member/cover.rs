@@ -61,6 +61,8 @@ impl Cover {
     /// A member being rebuilt is valid below `done`, and below `issued` under the lock.
     pub fn set_rebuilt(&mut self, member: MemberId, done_sectors: u64, issued_sectors: u64) {
         assert!(done_sectors <= issued_sectors, "done before it was issued");
+        let before = self.done_sectors(member);
+        assert!(before <= done_sectors, "what was rebuilt stays rebuilt");
         self.rebuilt.insert(
             member,
             Reach {

@@ -60,6 +60,8 @@ impl Gather {
         self.failed = false;
         for slot in slots {
             let column = round.epoch.column(slot);
+            let lost = self.unreadable.contains(&slot);
+            assert!(!lost, "what could not be read is not asked for again");
             let column = column.expect("a slot that is read has a member");
             let sector = column.data_offset_sectors + round.start_sectors;
             let owner = owner(u32::from(slot));
@@ -85,8 +87,10 @@ impl Gather {
         assert!(self.left > 0, "a read that nobody started");
         self.left -= 1;
         let slot = u16::try_from(tag).expect("the tag of a read is its slot");
+        let place = &mut self.columns[usize::from(slot)];
+        assert!(place.is_none(), "a column is read once");
         match Io::read_result(result) {
-            Ok(buf) => self.columns[usize::from(slot)] = Some(buf),
+            Ok(buf) => *place = Some(buf),
             Err(error) => {
                 if error == IoError::Gone {
                     let why = "the device is gone".into();

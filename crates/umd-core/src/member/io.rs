@@ -124,6 +124,12 @@ impl Io {
         let reads = matches!(op, IoOp::Read { .. });
         assert_eq!(reads, read_bytes > 0, "reads read something");
         assert!(read_bytes.is_multiple_of(512), "in whole sectors");
+        if let IoOp::Write { data, .. } = &op {
+            let whole = |part: &Slice| !part.is_empty() && part.len().is_multiple_of(512);
+            assert!(data.iter().all(whole), "whole sectors are written");
+        }
+        let flushes = matches!(op, IoOp::Flush);
+        assert_eq!(flushes, purpose == Purpose::Flush, "a flush says so");
         let submitted = self.now.mono;
         let flight = Flight {
             io: IoId(0),
@@ -234,6 +240,16 @@ impl Io {
     /// Member I/Os under way.
     pub fn in_flight(&self) -> usize {
         self.flights.len()
+    }
+
+    /// Whether everything that ended was handed on, and everything found out was acted on.
+    pub fn is_settled(&self) -> bool {
+        self.ready.is_empty() && self.effects.is_empty()
+    }
+
+    /// The members that I/O is under way to.
+    pub fn members_in_flight(&self) -> impl Iterator<Item = MemberId> + '_ {
+        self.flights.iter().map(|(_, flight)| flight.member)
     }
 
     /// Members that have answered nothing for longer than `limit` while an I/O of that age waits.

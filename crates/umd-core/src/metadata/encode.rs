@@ -55,12 +55,14 @@ fn role_table(members: &Members) -> Vec<Role> {
 }
 
 fn encode(pool: &Pool, member: &mut Member, roles: &[Role], head: Head) -> Part {
+    let role = member.role();
     let fields = &mut member.superblock.fields;
     assert!(fields.events <= head.events.0, "events only rise");
     fields.events = head.events.0;
     fields.utime = UnixTime::from_seconds(head.utime_seconds);
     fields.resync_offset_sectors = head.resync_offset_sectors;
     fields.roles = roles.to_vec();
+    assert_eq!(fields.own_role(), role, "a member is told its own role");
     let partly = Features::RECOVERY_OFFSET;
     match member.state {
         State::Recovering { checkpoint_sectors } => {

@@ -198,6 +198,10 @@ impl Metadata {
         let Active(()) = active;
         assert!(self.writers > 0, "more writes retired than admitted");
         self.writers -= 1;
+        assert!(
+            !self.clean || !self.tracks_activity,
+            "clean while a write was under way"
+        );
         assert!(now >= self.last_write, "time runs backwards");
         self.last_write = now;
     }
@@ -234,7 +238,21 @@ impl Metadata {
 
     /// Whether the change with this number is on the disks.
     pub fn has_recorded(&self, change: u64) -> bool {
+        assert!(change <= self.change, "a change that nobody noted");
         self.change_recorded >= change
+    }
+
+    /// What must hold between two events.
+    pub fn check(&self) {
+        assert!(self.fault_recorded <= self.fault, "a fault that nobody met");
+        assert!(
+            self.change_recorded <= self.change,
+            "a change that nobody made"
+        );
+        let rests = self.stage == Stage::Idle;
+        assert!(!rests || self.rest.is_empty(), "superblocks left behind");
+        let quiet = self.clean && self.tracks_activity;
+        assert!(!quiet || self.writers == 0, "clean with a write under way");
     }
 
     /// A superblock write or a flush ended.
@@ -346,6 +364,7 @@ impl Metadata {
             clean,
             ..Content::default()
         };
+        assert_eq!(self.stage, Stage::Idle, "one update at a time");
         self.events = self.events.next();
         if go_clean || self.flush_for_change {
             self.flush(io, members);
@@ -354,9 +373,10 @@ impl Metadata {
         true
     }
 
-    /// Whether no superblock I/O is under way.
+    /// Whether no update is under way. One that an array gives up when it breaks is not over
+    /// before its stage is: how a flush ended would be taken for the end of something else.
     pub fn may_flush(&self) -> bool {
-        self.left == 0
+        self.left == 0 && self.stage == Stage::Idle
     }
 
     /// Flushes all members of an array that is about to rest without an update that would do it.
@@ -406,7 +426,7 @@ impl Metadata {
             utime_seconds: self.utime_seconds,
             resync_offset_sectors,
         };
-        self.rest.clear();
+        assert!(self.rest.is_empty(), "the last update is over");
         for part in encode::encode_all(&io.pool, members, head) {
             if part.in_sync {
                 self.put(io, part.member, part.sector, part.bytes);
@@ -448,6 +468,10 @@ impl Metadata {
         self.change_recorded = self.content.change;
         if self.tracks_activity {
             self.clean = self.content.clean;
+            assert!(
+                !self.clean || self.writers == 0,
+                "clean with a write under way"
+            );
         }
         if self.clean {
             self.wants_clean = false;

@@ -187,6 +187,7 @@ impl Sync {
     /// Starts an action that `choose` named.
     pub fn begin(&mut self, rig: &mut SyncRig<'_>, action: SyncAction) {
         assert!(self.run.is_none(), "one sync action at a time");
+        assert!(!self.frozen, "nothing begins while frozen");
         let run = Run::new(self, rig, action);
         if matches!(action, SyncAction::Check | SyncAction::Repair) {
             self.requested = None;
@@ -293,6 +294,18 @@ impl Sync {
                 self.checkpoint(rig);
             }
             _ => {}
+        }
+    }
+
+    /// What must hold between two events.
+    pub fn check(&self) {
+        let agreed = self.agreed_sectors;
+        assert!(
+            self.checkpoint_sectors <= agreed,
+            "recorded before it agrees"
+        );
+        if let Some(run) = &self.run {
+            run.check();
         }
     }
 

@@ -86,6 +86,8 @@ impl Run {
             },
             SyncAction::Check | SyncAction::Repair => {}
         }
+        let named = action != SyncAction::Recover || !targets.is_empty();
+        assert!(named, "a recovery rebuilds somebody");
         let guided = !targets.is_empty() && targets.iter().all(|m| sync.guided.contains(m));
         let start = start.min(sync.dev_sectors);
         Run {
@@ -220,6 +222,7 @@ impl Run {
     }
 
     fn hold_open(&mut self, rig: &mut SyncRig<'_>, start: u64, end: u64) {
+        assert!(start < end && end <= self.cursor, "a range that was begun");
         self.open.insert(start, end);
         if self.action == SyncAction::Recover {
             rig.cover.open(start, end);
@@ -228,6 +231,7 @@ impl Run {
 
     /// Begins a unit whose range is held open.
     fn begin_unit(&mut self, rig: &mut SyncRig<'_>, start: u64, end: u64) {
+        assert_eq!(self.open.get(&start), Some(&end), "its range is held open");
         let index = self.units.insert(None);
         let targets = self.targets.clone();
         let mut unit = Unit::new(self.action, self.geometry.clone(), (start, end), targets);
@@ -237,7 +241,9 @@ impl Run {
 
     fn put_back(&mut self, rig: &mut SyncRig<'_>, index: u32, unit: Unit, ended: Option<UnitEnd>) {
         let Some(ended) = ended else {
-            *self.units.get_mut(index).expect("a unit keeps its place") = Some(unit);
+            let place = self.units.get_mut(index).expect("a unit keeps its place");
+            assert!(place.is_none(), "a place holds one unit");
+            *place = Some(unit);
             return;
         };
         let (start, end) = unit.range();
@@ -245,10 +251,16 @@ impl Run {
             rig.cover.close(start);
         }
         unit.unlock(rig);
-        self.units.remove(index);
+        let place = self.units.remove(index);
+        assert!(matches!(place, Some(None)), "a unit ends by its own step");
         match ended {
             UnitEnd::Done { mismatch_sectors } => {
-                self.open.remove(&start);
+                let was = self.open.remove(&start);
+                assert_eq!(was, Some(end), "what is done was held open");
+                assert!(
+                    mismatch_sectors <= end - start,
+                    "no more differs than there is"
+                );
                 self.mismatch_sectors += mismatch_sectors;
             }
             // The parts begin with the next advance: by then what went wrong is known.
@@ -311,6 +323,21 @@ impl Run {
         self.put_back(rig, index, unit, ended);
     }
 
+    /// What must hold between two events: below the frontier nothing is under way.
+    pub fn check(&self) {
+        assert!(self.frontier() <= self.cursor, "done before it was begun");
+        assert!(self.units.len() <= WINDOW, "more units than the window has");
+        for (_, unit) in self.units.iter() {
+            let unit = unit.as_ref().expect("nobody is stepped between events");
+            let (start, end) = unit.range();
+            assert_eq!(self.open.get(&start), Some(&end), "its range is held open");
+        }
+        let ends = self.open.values().zip(self.open.keys().skip(1));
+        for (end, next) in ends {
+            assert!(end <= next, "two units in one range");
+        }
+    }
+
     /// The end, once nothing is in flight any more.
     pub(super) fn ended(&self, geometry: &Geometry) -> Option<Ended> {
         assert!(self.cursor <= self.end, "{geometry:?} walked past its end");
@@ -323,6 +350,11 @@ impl Run {
             None if self.cursor < self.end || !self.parts.is_empty() => return None,
             None => Outcome::Complete,
         };
+        let complete = outcome == Outcome::Complete;
+        assert!(
+            !complete || self.open.is_empty(),
+            "complete, and not all done"
+        );
         Some(Ended {
             action: self.action,
             outcome,

@@ -23,7 +23,8 @@ impl Speed {
 
     /// Notes progress.
     pub fn mark(&mut self, now: Instant, done_sectors: u64) {
-        let (last, _) = *self.marks.back().expect("never empty");
+        let (last, before) = *self.marks.back().expect("never empty");
+        assert!(before <= done_sectors, "what is done stays done");
         if now - last >= MARK_EVERY {
             self.marks.push_back((now, done_sectors));
             if self.marks.len() > MARKS {

@@ -130,11 +130,14 @@ impl Unit {
     }
 
     pub fn unlock(self, rig: &mut SyncRig<'_>) {
+        let idle = self.left == 0 && self.columns.is_idle();
+        assert!(idle, "a lock goes back after the last I/O");
         rig.lane.unlock(self.lock.expect("locked at the start"));
     }
 
     pub fn locked(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
         let lock = self.lock.expect("just granted");
+        assert_eq!(self.stage, Stage::Locking, "a lock is granted once");
         self.window = Some(SyncWindow {
             start: self.start,
             end: self.end,
@@ -237,6 +240,7 @@ impl Unit {
             };
         }
         assert_eq!(self.stage, Stage::Writing, "no I/O before the lock");
+        assert!(self.left > 0, "a write ended that never began");
         self.left -= 1;
         self.write_done(rig, tag, member, result);
         match self.left {
@@ -283,12 +287,14 @@ impl Unit {
                 continue;
             };
             let window = self.window.as_ref().expect("locked");
+            let end = mend.sector + (mend.bytes.len() / 512) as u64;
             assert!(
-                window.start <= mend.sector && mend.sector < window.end,
+                window.start <= mend.sector && end <= window.end,
                 "a sync write outside its window ({:?})",
                 window.lock
             );
             let rewrite = self.columns.unreadable().contains(&mend.slot);
+            assert!(rewrite || self.may_write(), "a check changes nothing");
             let purpose = if rewrite {
                 Purpose::Rewrite
             } else {

@@ -64,6 +64,7 @@ impl Pool {
                 let mut shelf = self.0.lock().expect("pool lock is never poisoned");
                 match shelf.free[class].pop() {
                     Some(memory) => {
+                        assert_eq!(memory.len(), 1 << class, "a shelf holds one size");
                         shelf.bytes -= memory.len() * PAGE_BYTES;
                         memory
                     }
@@ -107,6 +108,10 @@ impl Pool {
         }
         let bytes = memory.len() * PAGE_BYTES;
         let mut shelf = self.0.lock().expect("pool lock is never poisoned");
+        assert!(
+            shelf.bytes <= POOL_BYTES_MAX,
+            "no more is kept than allowed"
+        );
         if shelf.bytes + bytes <= POOL_BYTES_MAX {
             shelf.bytes += bytes;
             shelf.free[class].push(memory);
@@ -149,6 +154,7 @@ impl Buf {
     /// Makes the content final: from here on it can be shared and never changes.
     pub fn freeze(self) -> Slice {
         let len = self.len;
+        assert!(len <= self.memory.len() * PAGE_BYTES, "its pages hold it");
         Slice {
             buf: Arc::new(self),
             start: 0,

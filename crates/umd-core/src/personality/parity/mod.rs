@@ -81,6 +81,17 @@ pub fn plan_write(
     trusted: bool,
 ) -> Option<WritePlan> {
     assert_eq!(touched.len(), row.data.len(), "one flag per data index");
+    let plan = cheapest(row, access, touched, trusted);
+    if let Some(plan) = &plan {
+        let sound = plan.reads.iter().all(|slot| usable(access, *slot));
+        assert!(sound, "a plan reads only what holds what it should");
+        let modifies = plan.kind == WriteKind::ReadModify;
+        assert!(trusted || !modifies, "parity in doubt is computed afresh");
+    }
+    plan
+}
+
+fn cheapest(row: &Row, access: &[Access], touched: &[bool], trusted: bool) -> Option<WritePlan> {
     let keep: SmallVec<[u16; 2]> = parities(row).filter(|s| present(access, *s)).collect();
     let by_touch = |wanted: bool| {
         let chosen = row
@@ -148,7 +159,10 @@ pub fn plan_reconstruct(row: &Row, access: &[Access], wanted: u16) -> Option<Sma
         .iter()
         .copied()
         .filter(|s| *s != wanted && usable(access, *s));
-    Some(others.chain(good[..lost].iter().copied()).collect())
+    let reads: SmallVec<[u16; 16]> = others.chain(good[..lost].iter().copied()).collect();
+    assert_eq!(reads.len(), row.data.len(), "as many as are to be known");
+    assert!(!reads.contains(&wanted), "what is wanted is not read");
+    Some(reads)
 }
 
 /// P and Q of a row whose data is all there. `column` gives the bytes of a slot.
@@ -251,7 +265,11 @@ pub fn compute_write(kind: WriteKind, mut band: Band<'_>) -> SmallVec<[BandWrite
         purpose: Purpose::Parity,
         bytes: buf.freeze(),
     });
-    data.chain(parity).collect()
+    let writes: SmallVec<[BandWrite; 8]> = data.chain(parity).collect();
+    for write in &writes {
+        assert_eq!(write.bytes.len(), band.len_bytes, "all of the band");
+    }
+    writes
 }
 
 fn modify_parity(band: &mut Band<'_>) -> SmallVec<[(u16, Buf); 2]> {
@@ -325,6 +343,11 @@ fn recover_untouched(band: &mut Band<'_>) {
     if bufs.is_empty() {
         return;
     }
+    let parities = parities(band.row).count();
+    assert!(
+        bufs.len() <= parities,
+        "no more is lost than parities make up for"
+    );
     {
         let column: SmallVec<[Option<&[u8]>; 16]> = band
             .old
