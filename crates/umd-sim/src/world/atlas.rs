@@ -184,7 +184,7 @@ impl World<'_> {
         true
     }
 
-    /// Faults and administrators like to come while a sync runs.
+    /// Faults, administrators and the end of a boot like to come while a sync runs.
     pub(super) fn sync_started(&mut self) {
         if self.program.is_some() {
             // They come when the program says so.
@@ -199,6 +199,10 @@ impl World<'_> {
             self.after(delay, Ev::Admin);
         }
         self.change_ones_mind();
+        if self.live().phase.is_work() && self.fault_rng.permille(100) {
+            let delay = self.fault_rng.spread(5_000_000);
+            self.end_after(delay);
+        }
     }
 
     /// The fault in all its details, if it may strike.
