@@ -616,7 +616,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_noticed_in_every_block() {
         let count = 3 * 8 * BLOCK as u64 + 5;
-        let wrong: [(&str, fn(&mut Regions, usize)); 5] = [
+        type Break = fn(&mut Regions, usize);
+        let wrong: [(&str, Break); 5] = [
             ("a writer in a clean region", |r, at| r.writers[at] = 1),
             ("a flag in a clean region", |r, at| r.flags[at] = IDLE),
             ("dirty count", |r, at| {
