@@ -7,6 +7,7 @@
 //! cargo xtask interop [--full]  the kernel matrix: a pairwise selection, or all of it
 //! cargo xtask kills [--full]    umd killed at random moments under a verifying load
 //! cargo xtask sim ...           the simulator; arguments go through
+//! cargo xtask sim --museum ...  known mistakes: scenes, random search, docs/museum.md
 //! cargo xtask bench [--quick]   figures for docs/performance.md
 //! cargo xtask fuzz [...]        the fuzz targets, 60 seconds each: --seconds N, TARGET, --replay
 //! cargo xtask mutants ...       changes of umd-core that no test notices: --sample N

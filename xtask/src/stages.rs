@@ -1,22 +1,25 @@
 //! `cargo xtask test` and the tasks that are parts of it.
 //!
 //! ```text
-//!   oracle  ->  build and lint  ->  unit and simulation  ->  interop  ->  kills  ->  documents
+//!   oracle -> build and lint -> unit and simulation -> museum -> interop -> kills -> documents
 //! ```
 //!
 //! Every stage runs even when an earlier one failed, so that one run tells all. A stage has a
 //! budget; the table at the end shows where the hour went.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::programs::{Program, Programs};
 use crate::{oracle, tidy, workspace};
 
 const INTEROP_CRATE: &str = "umd-interop";
+/// What every program with an exhibit in it carries: `umd_core::value::MARKER`.
+const EXHIBIT_MARKER: &str = "umd museum: a historical mistake is switched on";
 /// Seeds the simulator runs in CI.
 const SEEDS: &str = "2000";
 
@@ -27,6 +30,10 @@ const LINT: Stage = Stage {
 const UNIT: Stage = Stage {
     name: "unit and simulation",
     minutes: 12,
+};
+const MUSEUM: Stage = Stage {
+    name: "museum",
+    minutes: 2,
 };
 const INTEROP: Stage = Stage {
     name: "interop",
@@ -64,6 +71,7 @@ pub fn test() -> Result<()> {
     lint(&mut run);
     let programs = build(&mut run);
     unit(&mut run, &programs)?;
+    museum(&mut run, &programs)?;
     interop_tests(&mut run, &programs, false)?;
     kill_tests(&mut run, &programs, false)?;
     let doc_tests = ["test", "--workspace", "--doc", "--no-fail-fast"];
@@ -94,7 +102,11 @@ pub fn kills(full: bool) -> Result<()> {
 
 /// `cargo xtask sim`: passes the arguments through.
 pub fn sim(args: &[&str]) -> Result<()> {
-    let mut all = vec!["run", "--quiet", "--release", "--package", "umd-sim", "--"];
+    let mut all = vec!["run", "--quiet", "--release", "--package", "umd-sim"];
+    if args.first() == Some(&"--museum") {
+        all.extend(["--features", "museum"]);
+    }
+    all.push("--");
     all.extend(args);
     succeed(cargo(&all))
 }
@@ -159,6 +171,35 @@ fn unit(run: &mut Run, programs: &Programs) -> Result<()> {
         None => println!("\n*** SKIPPED simulation: umd-sim has no program yet\n"),
     }
     Ok(())
+}
+
+/// Known mistakes are noticed, and are not in a program that ships. The features of a build are those
+/// of what is built: umd is looked at as the workspace's build left it.
+fn museum(run: &mut Run, programs: &Programs) -> Result<()> {
+    let umd = programs.find("umd").map(Path::to_owned);
+    run.function(MUSEUM, "no exhibit in umd", || {
+        let source = workspace::root().join("crates/umd-core/src/value/museum.rs");
+        let source = std::fs::read(source).context("cannot read the switches")?;
+        ensure!(
+            holds(&source, EXHIBIT_MARKER),
+            "the switches have another marker"
+        );
+        let umd = std::fs::read(umd.context("there is no umd")?).context("cannot read umd")?;
+        ensure!(
+            !holds(&umd, EXHIBIT_MARKER),
+            "umd has exhibits of the museum in it"
+        );
+        Ok(())
+    });
+    let features = ["--features", "museum", "--lib", "--", "museum"];
+    let mut args = vec!["test", "--quiet", "--package", "umd-sim"];
+    args.extend(features);
+    run.tests(MUSEUM, "known mistakes", cargo(&args))
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    let text = text.as_bytes();
+    bytes.windows(text.len()).any(|window| window == text)
 }
 
 fn interop_tests(run: &mut Run, programs: &Programs, full: bool) -> Result<()> {
@@ -320,7 +361,7 @@ impl Run {
     fn table(&self, budgets: bool) -> String {
         let mut text = String::new();
         let mut total = Duration::ZERO;
-        for stage in [LINT, UNIT, INTEROP, KILLS, REST] {
+        for stage in [LINT, UNIT, MUSEUM, INTEROP, KILLS, REST] {
             let steps = self.times.iter().filter(|(of, ..)| *of == stage.name);
             let sum: Duration = steps.clone().map(|(.., time)| *time).sum();
             total += sum;

@@ -24,7 +24,7 @@ use umd_interop::umd::{Umd, copy_in, copy_out, export_bytes, qemu_io};
 use umd_interop::uml::Kernel;
 
 /// As long as the largest array.
-const CONTENT: u64 = 24 << 20;
+const CONTENT: u64 = 32 << 20;
 /// Arrays for one boot.
 const BATCH: usize = 10;
 /// What umd overwrites in small pieces: across sectors, pages, chunks and rows. (offset, bytes)

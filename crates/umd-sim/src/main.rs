@@ -24,7 +24,9 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
        umd-sim --museum ...                       known mistakes (with the feature museum)
 
   --forks P   draw crash images at P moments of every seed (drawn: at 1 to 4 of one seed in seven);
-              0: nowhere";
+              0: nowhere
+  --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
+              old copies, emulated FUA (drawn: few have)";
 
 /// One seed in this many is run twice, to see that it is determined.
 const TWICE_EVERY: u64 = 50;
@@ -42,6 +44,7 @@ struct Args {
     shrink: bool,
     runs: Option<u64>,
     forks: Option<u64>,
+    lies: bool,
     nth: bool,
     exhaustive: bool,
     ops: Option<u64>,
@@ -67,6 +70,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--forks" => args.forks = Some(number()?),
             "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
+            "--lies" => args.lies = true,
             "--nth" => args.nth = true,
             "--exhaustive" => args.exhaustive = true,
             "--ops" => args.ops = Some(number()?),
@@ -85,6 +89,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
 /// The options of a seed, changed as the command line wants it.
 fn options_of(seed: u64, args: &Args) -> Options {
     let mut options = Options::draw(seed);
+    if args.lies {
+        options.lie();
+    }
     if let Some(points) = args.forks {
         options.forks.points = points;
         options.forks.images = options.forks.images.max(4);

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::disk::Latency;
-use crate::rng::{Rng, Stream};
+use crate::rng::{Rng, Stream, mix};
 
 /// How a boot ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,12 @@ pub enum Fault {
     Hiccup,
     /// An operation takes minutes.
     Hang,
+    /// Content changes by itself.
+    Rot,
+    /// A write is reported done and never lands.
+    LostWrite,
+    /// A write lands elsewhere.
+    Misdirected,
 }
 
 const FAULTS: [Fault; 7] = [
@@ -63,6 +69,9 @@ const FAULTS: [Fault; 7] = [
     Fault::Hiccup,
     Fault::Hang,
 ];
+
+/// Rare: they forbid much else while they last.
+const LIES: [Fault; 3] = [Fault::Rot, Fault::LostWrite, Fault::Misdirected];
 
 /// What an administrator does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -184,6 +193,12 @@ pub struct Options {
     pub beyond: bool,
     /// Crash images that are drawn while it runs.
     pub forks: Forks,
+    /// Disks that do a FUA write as a write and a flush of everything, as a mask.
+    pub emulated_fua: u64,
+    /// A power cut makes a sector of torn writes unreadable, on one disk.
+    pub shorn: bool,
+    /// Old copies of members lie beside them when the array is assembled.
+    pub clones: bool,
 }
 
 /// Disks of this size have more regions of 4 KiB than bits in the first sector of a bitmap.
@@ -199,25 +214,12 @@ impl Options {
     pub fn draw(seed: u64) -> Options {
         let mut rng = Rng::new(seed, Stream::Options);
         let rng = &mut rng;
-        let level = rng.pick(&[0, 1, 1, 1, 4, 5, 5, 5, 6, 6]);
-        let slots = match level {
-            0 => rng.range(2, 4),
-            1 => rng.pick(&[2, 2, 2, 3, 3, 4]),
-            6 => rng.range(4, 6),
-            _ => rng.range(3, 5),
-        } as u16;
-        let layout = match level {
-            0 => rng.pick(&[1, 2]),
-            5 => rng.pick(&[0, 1, 2, 2, 3, 4, 5]),
-            6 => rng.pick(&[0, 1, 2, 2, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20]),
-            _ => 0,
-        };
+        let (level, slots, layout) = draw_shape(rng);
         let redundant = level != 0;
         let spares = if redundant && rng.permille(250) { 1 } else { 0 };
-        let drawer = if redundant {
-            rng.pick(&[0, 0, 1, 2])
-        } else {
-            0
+        let drawer = match redundant {
+            true => rng.pick(&[0, 0, 1, 2]),
+            false => 0,
         };
         let missing = u16::from(redundant && rng.permille(80));
         let minor = rng.pick(&[0, 1, 2, 2]);
@@ -241,7 +243,7 @@ impl Options {
         if long_bitmap && workload.hot_sectors == 0 {
             workload.hot_sectors = 256;
         }
-        Options {
+        let mut options = Options {
             seed,
             level,
             layout,
@@ -253,11 +255,7 @@ impl Options {
             chunk_sectors,
             disk_sectors,
             data_offset_sectors,
-            bitmap_bytes: if long_bitmap {
-                Some(4096)
-            } else {
-                bitmap_bytes
-            },
+            bitmap_bytes: long_bitmap.then_some(4096).or(bitmap_bytes),
             old_disks,
             assume_clean: !old_disks && missing == 0 && rng.permille(300),
             write_mostly: if level == 1 && rng.permille(200) {
@@ -274,13 +272,48 @@ impl Options {
             actions_per_boot: rng.range(1, 6),
             beyond: rng.permille(100),
             forks: draw_forks(rng),
+            emulated_fua: if rng.permille(150) { rng.next_u64() } else { 0 },
+            shorn: rng.permille(100),
+            clones: rng.permille(100),
+        };
+        if redundant && rng.permille(60) {
+            options.faults.insert(rng.pick(&LIES));
         }
+        options
+    }
+
+    /// Disks lie in every way they can.
+    pub fn lie(&mut self) {
+        if self.level > 0 {
+            self.faults.extend(LIES);
+            self.faults_per_boot += 2;
+        }
+        (self.shorn, self.clones) = (true, true);
+        self.emulated_fua = mix(self.seed);
     }
 
     /// All disks.
     pub fn disks(&self) -> usize {
         self.disk_sectors.len()
     }
+}
+
+/// Level, slots and layout.
+fn draw_shape(rng: &mut Rng) -> (i32, u16, u32) {
+    let level = rng.pick(&[0, 1, 1, 1, 4, 5, 5, 5, 6, 6]);
+    let slots = match level {
+        0 => rng.range(2, 4),
+        1 => rng.pick(&[2, 2, 2, 3, 3, 4]),
+        6 => rng.range(4, 6),
+        _ => rng.range(3, 5),
+    };
+    let layout = match level {
+        0 => rng.pick(&[1, 2]),
+        5 => rng.pick(&[0, 1, 2, 2, 3, 4, 5]),
+        6 => rng.pick(&[0, 1, 2, 2, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20]),
+        _ => 0,
+    };
+    (level, slots as u16, layout)
 }
 
 fn draw_sizes(rng: &mut Rng, disks: usize, minor: u8, chunk_sectors: u64) -> Vec<u64> {
@@ -413,6 +446,9 @@ mod tests {
         }
         for fault in FAULTS {
             assert!(some(&|o| o.faults.contains(&fault)) > 50);
+        }
+        for lie in LIES {
+            assert!(some(&|o| o.faults.contains(&lie)) > 15);
         }
         for action in ACTIONS {
             assert!(some(&|o| o.actions.contains(&action)) > 50);

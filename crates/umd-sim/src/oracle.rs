@@ -437,6 +437,19 @@ impl Oracle {
         self.versions(sector).push(first(Look::Wild));
     }
 
+    /// A disk lies about this sector from now on: anything may be read, until it is written again
+    /// by a write that was not under way yet.
+    pub fn spoiled(&mut self, sector: u64) {
+        let now = self.next();
+        let lie = Version {
+            issued: now,
+            completed: now,
+            ..first(Look::Wild)
+        };
+        self.versions(sector).push(lie);
+        self.loose.insert(sector);
+    }
+
     /// A hash of what may be read now.
     pub fn digest(&self) -> u64 {
         let mut sum = 0;

@@ -37,6 +37,15 @@ pub enum Broken {
     },
     /// A disk vanishes.
     Gone(usize),
+    /// Content changes by itself.
+    Rotten {
+        /// The disk.
+        disk: usize,
+        /// First device sector.
+        at: u64,
+        /// How many.
+        len: u64,
+    },
 }
 
 impl Broken {
@@ -52,6 +61,9 @@ impl Broken {
             Broken::Armed(disk, Armed::Hang(_)) => (Fault::Hang, disk),
             Broken::Damaged { disk, .. } => (Fault::Latent, disk),
             Broken::Gone(disk) => (Fault::Gone, disk),
+            Broken::Rotten { disk, .. } => (Fault::Rot, disk),
+            Broken::Armed(disk, Armed::LostWrite) => (Fault::LostWrite, disk),
+            Broken::Armed(disk, Armed::Misdirected(_)) => (Fault::Misdirected, disk),
         }
     }
 }
@@ -204,6 +216,12 @@ fn parse_broken(text: &str) -> Option<Broken> {
             Broken::Damaged { disk, at, len }
         }
         "g" => Broken::Gone(disk),
+        "r" => {
+            let (at, len) = (more()?, more()?);
+            Broken::Rotten { disk, at, len }
+        }
+        "p" => Broken::Armed(disk, Armed::LostWrite),
+        "d" => Broken::Armed(disk, Armed::Misdirected(more()?)),
         _ => return None,
     })
 }
@@ -236,6 +254,9 @@ impl fmt::Display for Broken {
             Broken::Armed(disk, Armed::Hang(span)) => write!(f, "t{disk}.{}", span.0),
             Broken::Damaged { disk, at, len } => write!(f, "u{disk}.{at}.{len}"),
             Broken::Gone(disk) => write!(f, "g{disk}"),
+            Broken::Rotten { disk, at, len } => write!(f, "r{disk}.{at}.{len}"),
+            Broken::Armed(disk, Armed::LostWrite) => write!(f, "p{disk}"),
+            Broken::Armed(disk, Armed::Misdirected(shift)) => write!(f, "d{disk}.{shift}"),
         }
     }
 }
@@ -291,7 +312,8 @@ mod tests {
     #[test]
     fn text_and_program_are_the_same_thing() {
         let text = "h0.1.5@1200,k0.2@1300,f0@90:g2,f0@91:t1.5000,f1@7:u0.64.8,f1@8:w3,f1@8:m3,\
-                    f1@8:l3,a0@90:fail1,a0@91:readd2,a1@4:check,o0@9000+31,e0@9500+33,x1,s3";
+                    f1@8:l3,f1@9:r0.64.1,f1@9:p2,f1@9:d2.8,\
+                    a0@90:fail1,a0@91:readd2,a1@4:check,o0@9000+31,e0@9500+33,x1,s3";
         let program = Program::parse(text).expect("a program");
         assert_eq!(program.to_string(), text);
         assert_eq!(program.host_operations(), 1);

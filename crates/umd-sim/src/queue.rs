@@ -61,6 +61,15 @@ impl<E> Queue<E> {
     /// Adds an event.
     pub fn push(&mut self, due: Instant, event: E) {
         let tie = self.rng.next_u64();
+        self.push_at(due, tie, event);
+    }
+
+    /// Adds an event that comes after all others of its instant. Such events keep their order.
+    pub fn push_last(&mut self, due: Instant, event: E) {
+        self.push_at(due, u64::MAX, event);
+    }
+
+    fn push_at(&mut self, due: Instant, tie: u64, event: E) {
         self.number += 1;
         self.heap.push(Entry {
             due,
@@ -116,5 +125,16 @@ mod tests {
         assert_eq!(a, order(1));
         assert_ne!(a, order(2));
         assert_ne!(a[..10], (10..20).collect::<Vec<_>>()[..]);
+    }
+
+    #[test]
+    fn what_comes_last_keeps_its_order() {
+        let mut queue = Queue::new(Rng::new(1, Stream::Schedule));
+        queue.push_last(Instant(3), 20);
+        queue.push_last(Instant(3), 21);
+        (0..20).for_each(|n| queue.push(Instant(3), n));
+        queue.push_last(Instant(3), 22);
+        let order: Vec<u32> = std::iter::from_fn(|| queue.pop()).map(|(_, n)| n).collect();
+        assert_eq!(order[20..], [20, 21, 22]);
     }
 }

@@ -26,6 +26,8 @@ pub enum Stream {
     Setup,
     /// Crash images.
     Fork(u16),
+    /// Which disk shears its writes at the end of a boot.
+    Shorn(u16),
 }
 
 impl Stream {
@@ -39,6 +41,7 @@ impl Stream {
             Stream::Control(boot) => (6, boot, 0),
             Stream::Setup => (7, 0, 0),
             Stream::Fork(n) => (8, n, 0),
+            Stream::Shorn(boot) => (9, boot, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

@@ -237,7 +237,7 @@ mod tests {
             // Events of the same instant come in another order: now and then that shows.
             compared += u32::from(facts(&first) == facts(&second));
         }
-        assert!(compared >= 32, "{compared} of 40");
+        assert!(compared >= 34, "{compared} of 40");
     }
 
     #[test]

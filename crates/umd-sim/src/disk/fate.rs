@@ -5,6 +5,7 @@
 //!   in cache  ---+--- lost ----> as if it had never been submitted
 //! ```
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::{Flying, Job, SimDisk, Write};
@@ -56,6 +57,10 @@ impl SimDisk {
             writes: self.writes,
             completions: self.completions,
             plain: self.plain,
+            fua_flushes: self.fua_flushes,
+            lies: Vec::new(),
+            shears: false,
+            shorn: Vec::new(),
         }
     }
 
@@ -77,11 +82,17 @@ impl SimDisk {
     /// The power goes, and exactly these writes survive.
     pub fn cut_where(&mut self, keep: impl Fn(&Write, Stand) -> bool) {
         for (write, stand) in self.undecided() {
-            if stand == Stand::Flying && keep(&write, stand) {
+            if stand != Stand::Flying {
+                continue;
+            }
+            if keep(&write, stand) {
                 let all = write.offset_sectors..write.end_sectors();
                 self.apply(&write, all);
+            } else {
+                self.shear(&write, &BTreeSet::new());
             }
         }
+        self.bad.extend(&self.shorn);
         let flying: Vec<u64> = self.writes_in_flight().map(|write| write.number).collect();
         self.cache.cut_where(&mut self.image, |write| {
             let stand = match flying.contains(&write.number) {

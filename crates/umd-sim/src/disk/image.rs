@@ -75,6 +75,15 @@ impl Image {
         self.marks[(sector / PAGE_SECTORS) as usize]
     }
 
+    /// Takes the last sector away.
+    pub fn shorten(&mut self) {
+        self.put(self.sectors - 1, None);
+        self.sectors -= 1;
+        let pages = self.sectors.div_ceil(PAGE_SECTORS) as usize;
+        self.pages.truncate(pages);
+        self.marks.truncate(pages);
+    }
+
     /// A hash of the content.
     pub fn digest(&self) -> u64 {
         let mut sum = self.sectors;

@@ -13,6 +13,7 @@
 mod cache;
 mod fate;
 mod image;
+mod silent;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -54,6 +55,10 @@ pub enum Armed {
     FlushError,
     /// The next operation takes this long.
     Hang(Span),
+    /// The next write of data is reported done and never lands.
+    LostWrite,
+    /// The next write of data lands so many sectors behind its place.
+    Misdirected(u64),
 }
 
 /// Whether the disk answers.
@@ -73,6 +78,8 @@ enum Fate {
     Media,
     Gone,
     FlushLost,
+    /// Reported done; lands so far behind its place, or (0) nowhere.
+    Astray(u64),
 }
 
 #[derive(Debug)]
@@ -120,6 +127,10 @@ pub struct SimDisk {
     writes: u64,
     completions: u64,
     plain: bool,
+    fua_flushes: bool,
+    lies: Vec<std::ops::Range<u64>>,
+    shears: bool,
+    shorn: Vec<u64>,
 }
 
 fn is_metadata(purpose: Purpose) -> bool {
@@ -142,6 +153,10 @@ impl SimDisk {
             writes: 0,
             completions: 0,
             plain: false,
+            fua_flushes: false,
+            lies: Vec::new(),
+            shears: false,
+            shorn: Vec::new(),
         }
     }
 
@@ -276,6 +291,9 @@ impl SimDisk {
             Armed::MetadataWriteError => writes && is_metadata(purpose),
             Armed::FlushError => matches!(op, IoOp::Flush),
             Armed::Hang(_) => true,
+            Armed::LostWrite | Armed::Misdirected(_) => {
+                writes && matches!(purpose, Purpose::Data | Purpose::Parity)
+            }
         };
         let at = self.armed.iter().position(fits)?;
         Some(self.armed.remove(at))
@@ -298,6 +316,8 @@ impl SimDisk {
             }
             (_, Some(Armed::WriteError | Armed::MetadataWriteError)) => Fate::Media,
             (_, Some(Armed::FlushError)) => Fate::FlushLost,
+            (_, Some(Armed::LostWrite)) => Fate::Astray(0),
+            (_, Some(Armed::Misdirected(shift))) => Fate::Astray(shift),
             (_, Some(Armed::Hang(span))) => {
                 length = span.0;
                 Fate::Well
@@ -340,14 +360,18 @@ impl SimDisk {
                     bytes.len()
                 );
                 let len_sectors = (bytes.len() / SECTOR) as u64;
-                self.start_write(offset_sectors, len_sectors, Some(bytes), purpose, fua)
+                let write = self.new_write(offset_sectors, len_sectors, Some(bytes), purpose, fua);
+                self.start_write(write, fate)
             }
             IoOp::WriteZeroes {
                 offset_sectors,
                 len_sectors,
                 fua,
                 may_unmap: _,
-            } => self.start_write(offset_sectors, len_sectors, None, purpose, fua),
+            } => {
+                let write = self.new_write(offset_sectors, len_sectors, None, purpose, fua);
+                self.start_write(write, fate)
+            }
             IoOp::Flush => Job::Flush {
                 mark: self.completions,
             },
@@ -361,20 +385,20 @@ impl SimDisk {
         }
     }
 
-    fn start_write(
+    fn new_write(
         &mut self,
         offset_sectors: u64,
         len_sectors: u64,
         data: Option<Vec<u8>>,
         purpose: Purpose,
         fua: bool,
-    ) -> Job {
+    ) -> Rc<Write> {
         assert!(
             offset_sectors + len_sectors <= self.sectors(),
             "a write of {len_sectors} sectors at {offset_sectors} leaves the disk"
         );
         self.writes += 1;
-        let write = Rc::new(Write {
+        Rc::new(Write {
             number: self.writes,
             offset_sectors,
             len_sectors,
@@ -382,11 +406,16 @@ impl SimDisk {
             purpose,
             fua,
             done: Cell::new(u64::MAX),
-        });
+        })
+    }
+
+    /// Part of a write, or all of it, may show before it is over.
+    fn start_write(&mut self, write: Rc<Write>, fate: Fate) -> Job {
         let mut applied = BTreeSet::new();
-        if self.power == Power::On && !self.plain {
+        let lies = matches!(fate, Fate::Astray(_));
+        if self.power == Power::On && !self.plain && !lies {
             match self.rng.below(8) {
-                0 => applied = (offset_sectors..write.end_sectors()).collect(),
+                0 => applied = (write.offset_sectors..write.end_sectors()).collect(),
                 1 => applied = self.tear(&write),
                 _ => {}
             }
@@ -485,6 +514,12 @@ impl SimDisk {
         applied: &BTreeSet<u64>,
         fate: Fate,
     ) -> Result<IoDone, IoError> {
+        if let Fate::Astray(shift) = fate {
+            write.done.set(self.completions);
+            self.completions += 1;
+            self.go_astray(write, shift);
+            return Ok(IoDone::Done);
+        }
         let all = write.offset_sectors..write.end_sectors();
         let part = match fate {
             Fate::Well => None,
@@ -503,7 +538,10 @@ impl SimDisk {
         match fate {
             Fate::Gone => Err(IoError::Gone),
             Fate::Media => Err(IoError::Media),
-            Fate::FlushLost | Fate::Well => {
+            Fate::FlushLost | Fate::Astray(_) | Fate::Well => {
+                if write.fua && self.fua_flushes {
+                    self.cache.flush(&mut self.image, self.completions);
+                }
                 if write.fua {
                     self.cache.force(&mut self.image, write);
                 }
@@ -522,7 +560,7 @@ impl SimDisk {
                 self.forgotten.extend(lost);
                 return Err(IoError::Other("flush failed".into()));
             }
-            Fate::Well => self.cache.flush(&mut self.image, mark),
+            Fate::Well | Fate::Astray(_) => self.cache.flush(&mut self.image, mark),
         }
         Ok(IoDone::Done)
     }
@@ -555,8 +593,10 @@ impl SimDisk {
                 Cut::None => BTreeSet::new(),
                 _ => self.tear(&write),
             };
+            self.shear(&write, &landed);
             self.apply(&write, landed.difference(&applied).copied());
         }
+        self.bad.extend(&self.shorn);
         self.cache.cut(&mut self.image, how, &mut self.rng);
         self.rest();
     }

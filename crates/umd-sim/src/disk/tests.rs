@@ -272,3 +272,54 @@ fn holes_are_reported_by_pages() {
 fn a_write_past_the_end_is_a_bug() {
     Bench::new(1).start(Bench::write_op(255, 2, 1, false));
 }
+
+#[test]
+fn emulated_fua_takes_everything_that_was_done_along() {
+    for emulated in [false, true] {
+        let mut bench = Bench::new(3);
+        if emulated {
+            bench.disk.emulate_fua();
+        }
+        bench.write(8, 8, 1, false);
+        bench.write(64, 1, 2, true);
+        bench.disk.cut(Cut::None);
+        assert_eq!(bench.read(64, 1).expect("readable")[0], 2);
+        let kept = bench.read(8, 1).expect("readable")[0];
+        assert_eq!(kept, u8::from(emulated));
+    }
+}
+
+#[test]
+fn a_lost_write_is_reported_done_and_changes_nothing() {
+    let mut bench = Bench::new(4);
+    bench.write(8, 8, 1, false);
+    bench.disk.arm(Armed::LostWrite);
+    bench.write(8, 8, 2, true);
+    assert_eq!(bench.read(8, 8).expect("readable"), vec![1; 8 * SECTOR]);
+    assert_eq!(bench.disk.take_lies().first(), Some(&(8..16)));
+    bench.write(8, 8, 3, false);
+    assert_eq!(bench.read(8, 8).expect("readable"), vec![3; 8 * SECTOR]);
+    assert!(bench.disk.take_lies().is_empty());
+}
+
+#[test]
+fn a_misdirected_write_lands_behind_its_place() {
+    let mut bench = Bench::new(5);
+    bench.write(8, 32, 1, false);
+    bench.disk.arm(Armed::Misdirected(24));
+    bench.write(8, 8, 2, false);
+    assert_eq!(bench.read(8, 24).expect("readable"), vec![1; 24 * SECTOR]);
+    assert_eq!(bench.read(32, 8).expect("readable"), vec![2; 8 * SECTOR]);
+    assert_eq!(bench.disk.take_lies(), [8..16, 32..40]);
+}
+
+#[test]
+fn a_disk_that_lost_its_last_sector_keeps_the_rest() {
+    let mut bench = Bench::new(6);
+    bench.write(240, 16, 7, true);
+    bench.disk.cut(Cut::All);
+    bench.disk.shorten();
+    assert_eq!(bench.disk.sectors(), 255);
+    assert_eq!(bench.read(240, 15).expect("readable"), vec![7; 15 * SECTOR]);
+    assert!(bench.read(240, 16).is_err());
+}

@@ -1,6 +1,7 @@
 //! What the media say: whether redundancy agrees, and whether anything is still on its way.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use umd_core::array::Purpose;
@@ -66,6 +67,7 @@ pub struct Media<'a> {
     geometry: &'a Geometry,
     columns: Vec<Option<Column<'a>>>,
     agreed: &'a Agreed,
+    excused: &'a BTreeSet<u64>,
 }
 
 /// Whether a write on its way may make redundancy disagree: host data and parity. Metadata is
@@ -76,16 +78,18 @@ fn matters(write: &Write) -> bool {
 }
 
 impl<'a> Media<'a> {
-    /// The media of these members, by slot.
+    /// The media of these members, by slot. `excused`: relative pages about which a disk lies.
     pub fn new(
         geometry: &'a Geometry,
         columns: Vec<Option<Column<'a>>>,
         agreed: &'a Agreed,
+        excused: &'a BTreeSet<u64>,
     ) -> Media<'a> {
         Media {
             geometry,
             columns,
             agreed,
+            excused,
         }
     }
 
@@ -159,7 +163,8 @@ impl<'a> Media<'a> {
         let mut at = range.start;
         while at < end {
             let len = (PAGE_SECTORS - at % PAGE_SECTORS).min(end - at);
-            let skip = needs != Needs::InSync && self.is_busy(at, len);
+            let skip = self.excused.contains(&(at / PAGE_SECTORS))
+                || needs != Needs::InSync && self.is_busy(at, len);
             if !skip && !self.agrees(at, len, needs) {
                 return Some(format!("members disagree at sectors {at}..{}", at + len));
             }

@@ -269,6 +269,6 @@ impl Monitor {
                 valid_below,
             });
         }
-        Media::new(&self.geometry, columns, &self.agreed)
+        Media::new(&self.geometry, columns, &self.agreed, &self.excused)
     }
 }

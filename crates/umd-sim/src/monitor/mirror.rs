@@ -12,6 +12,7 @@ use umd_core::array::{IoOp, MemberIo, MemberRole};
 use umd_core::value::MemberId;
 
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
+use crate::disk::PAGE_SECTORS;
 use crate::stamp::SECTOR;
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
@@ -51,6 +52,9 @@ impl Monitor {
         }
         for at in range.clone() {
             let relative = at - view.data_offset;
+            if self.excused.contains(&(relative / PAGE_SECTORS)) {
+                continue;
+            }
             let own = seen(scene, view, relative);
             let differs = self
                 .in_sync(scene.status)
@@ -108,7 +112,8 @@ impl Monitor {
             .collect();
         for (at, new) in range.clone().zip(bytes.chunks_exact(SECTOR)) {
             let relative = at - view.data_offset;
-            let was_read = self.legs.get(&relative) == Some(&io.member);
+            let was_read = self.legs.get(&relative) == Some(&io.member)
+                && !self.excused.contains(&(relative / PAGE_SECTORS));
             if was_read && seen(scene, view, relative) != new && !self.is_moving(scene, relative) {
                 let text = format!("{what} changes sector {relative}, which hosts have read");
                 return broken(Rule::Source, text);

@@ -191,6 +191,8 @@ pub struct Monitor {
     checks: u64,
     /// Bits that a crash has left set on some members only, and that nobody has set since.
     half_set: BTreeSet<u64>,
+    /// Relative pages about which a disk lies: whether members agree there is not judged.
+    excused: BTreeSet<u64>,
 }
 
 /// Names an I/O in messages.
@@ -251,7 +253,13 @@ impl Monitor {
             stopped: false,
             checks: 0,
             half_set: BTreeSet::new(),
+            excused: BTreeSet::new(),
         }
+    }
+
+    /// A disk lies about these relative pages.
+    pub fn excuse(&mut self, pages: BTreeSet<u64>) {
+        self.excused = pages;
     }
 
     /// A device was handed to the running array.

@@ -68,15 +68,12 @@ fn figure(rate: Option<&Rate>) -> String {
 fn row(text: &mut String, entry: &Entry) {
     let name = format!("{:?}", entry.exhibit);
     let rates = kept();
-    let scripted = match entry.open {
-        None => format!("{:?}", entry.scripted),
-        Some(_) => "open".into(),
-    };
     writeln!(
         text,
-        "| {name} | {} | {} | {scripted} | {} |",
+        "| {name} | {} | {} | {:?} | {} |",
         entry.title,
         entry.expected,
+        entry.scripted,
         figure(rates.get(&name)),
     )
     .expect("strings take everything");
@@ -88,13 +85,11 @@ fn story(text: &mut String, entry: &Entry) {
         exhibit,
         source,
         story,
-        open,
         ..
     } = entry;
-    let note = open.map_or(String::new(), |open| format!(" *Open:* {open}"));
     writeln!(
         text,
-        "* **{exhibit:?}** ({source}). {story} *Scene:* {plot}.{note}"
+        "* **{exhibit:?}** ({source}). {story} *Scene:* {plot}."
     )
     .expect("strings take everything");
 }

@@ -169,6 +169,17 @@ pub enum Step {
     ReadAll,
     /// This many members are in sync.
     InSync(usize),
+    /// The content of sectors of a member changes by itself. Counted from the start of its data.
+    Rot(usize, Range<u64>),
+    /// When the power goes, each write in flight to this disk that does not land leaves one of its
+    /// sectors unreadable.
+    Shear(usize),
+    /// A copy of the disk is made. At every start from now on it lies beside the disk.
+    Clone(usize),
+    /// The disk becomes one sector shorter. Not while an array is running.
+    Shorten(usize),
+    /// So many sectors were found to disagree by the last check or repair.
+    Mismatch(u64),
 }
 
 fn wait(host: Host) -> Step {
@@ -361,6 +372,31 @@ pub fn in_sync(members: usize) -> Step {
     Step::InSync(members)
 }
 
+/// Content of a member's data changes by itself.
+pub fn rot(disk: usize, range: Range<u64>) -> Step {
+    Step::Rot(disk, range)
+}
+
+/// See [`Step::Shear`].
+pub fn shear(disk: usize) -> Step {
+    Step::Shear(disk)
+}
+
+/// See [`Step::Clone`].
+pub fn clone(disk: usize) -> Step {
+    Step::Clone(disk)
+}
+
+/// See [`Step::Shorten`].
+pub fn shorten(disk: usize) -> Step {
+    Step::Shorten(disk)
+}
+
+/// See [`Step::Mismatch`].
+pub fn mismatch(sectors: u64) -> Step {
+    Step::Mismatch(sectors)
+}
+
 /// [`Purpose::Data`], for patterns.
 pub fn data() -> Purpose {
     Purpose::Data
@@ -421,6 +457,9 @@ pub fn plain(level: i32, slots: u16) -> Options {
         actions_per_boot: 0,
         beyond: false,
         forks: Default::default(),
+        emulated_fua: 0,
+        shorn: false,
+        clones: false,
     }
 }
 

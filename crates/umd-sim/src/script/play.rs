@@ -177,6 +177,11 @@ impl<'m> Script<'_, 'm> {
             Step::Refused(chosen) => world.boot_is_refused(chosen),
             Step::ReadAll => world.read_everything(),
             Step::InSync(wanted) => self.in_sync(*wanted),
+            Step::Mismatch(wanted) => self.mismatch(*wanted),
+            Step::Rot(..) | Step::Shear(_) | Step::Clone(_) | Step::Shorten(_) => {
+                self.lie(step);
+                Ok(())
+            }
         }
     }
 
@@ -203,6 +208,30 @@ impl<'m> Script<'_, 'm> {
             None if refused => broken(format!("{admin:?} was done, and must be refused")),
             _ => Ok(()),
         }
+    }
+
+    fn lie(&mut self, step: &Step) {
+        match step {
+            Step::Rot(disk, range) => self.world.rot_by_hand(*disk, range.clone()),
+            Step::Shear(disk) => self.world.shear_by_hand(*disk),
+            Step::Clone(disk) => self.world.clone_disk(*disk),
+            Step::Shorten(disk) => self.world.shrink_disk(*disk),
+            other => unreachable!("{other:?} is no lie"),
+        }
+    }
+
+    /// Content rots, and nobody tells the oracle.
+    #[cfg(test)]
+    pub(crate) fn rot_untold(&mut self, disk: usize, range: std::ops::Range<u64>) {
+        self.world.rot_untold(disk, range);
+    }
+
+    fn mismatch(&self, wanted: u64) -> Verdict {
+        let found = self.status().map(|status| status.mismatch_sectors);
+        if found == Some(wanted) || self.world.is_sprung() {
+            return Ok(());
+        }
+        broken(format!("{found:?} sectors disagree instead of {wanted}"))
     }
 
     fn in_sync(&self, wanted: usize) -> Verdict {

@@ -26,9 +26,13 @@ pub(super) struct Atlas {
     pub(super) doomed: BTreeSet<usize>,
     /// Relative pages (of parity arrays) in which a crash may have left parity that does not agree
     /// with data.
-    holes: BTreeSet<u64>,
+    pub(super) holes: BTreeSet<u64>,
     /// More broke than redundancy covers.
     pub(super) exceeded: bool,
+    /// Relative pages about which a disk lies, or lied.
+    pub(super) spoiled: BTreeSet<u64>,
+    /// Lies in flight.
+    pub(super) lies: u64,
 }
 
 impl Atlas {
@@ -40,6 +44,10 @@ impl Atlas {
     /// A hash of all it knows that outlives a boot.
     pub(super) fn digest(&self) -> u64 {
         let flags = u64::from(self.exceeded);
+        let flags = self
+            .spoiled
+            .iter()
+            .fold(flags, |sum, page| mix(sum ^ !page));
         self.holes.iter().fold(flags, |sum, page| mix(sum ^ page))
     }
 
@@ -51,6 +59,7 @@ impl Atlas {
     /// A new boot: nothing is under way.
     pub(super) fn rebooted(&mut self) {
         self.doomed.clear();
+        self.lies = 0;
     }
 }
 
@@ -162,6 +171,10 @@ impl World<'_> {
 
     /// Faults and administrators like to come while a sync runs.
     pub(super) fn sync_started(&mut self) {
+        if self.program.is_some() {
+            // They come when the program says so.
+            return;
+        }
         if !self.options.faults.is_empty() && self.fault_rng.permille(300) {
             let delay = self.fault_rng.spread(1_000_000);
             self.after(delay, Ev::Fault);
@@ -191,6 +204,12 @@ impl World<'_> {
                 Broken::Armed(disk, Armed::Hang(span))
             }
             Fault::Gone => Broken::Gone(disk),
+            Fault::Rot => self.choose_rot(disk)?,
+            Fault::LostWrite => Broken::Armed(disk, Armed::LostWrite),
+            Fault::Misdirected => {
+                let shift = self.fault_rng.pick(&[1, 8, 24]);
+                Broken::Armed(disk, Armed::Misdirected(shift))
+            }
         })
     }
 
@@ -203,6 +222,7 @@ impl World<'_> {
         match kind {
             Fault::Hiccup => true,
             Fault::Latent => self.may_damage(disk),
+            Fault::Rot | Fault::LostWrite | Fault::Misdirected => self.may_corrupt(),
             _ => self.doom(disk),
         }
     }
@@ -212,6 +232,7 @@ impl World<'_> {
         match broken {
             Broken::Armed(disk, armed) => self.disks[disk].arm(armed),
             Broken::Damaged { disk, at, len } => self.disks[disk].damage(at, len),
+            Broken::Rotten { disk, at, len } => self.rot(disk, at, len),
             Broken::Gone(disk) => {
                 let ends = self.disks[disk].vanish(self.now);
                 for (io, due) in ends {
@@ -338,14 +359,17 @@ impl World<'_> {
         if in_sync.len() < usize::from(self.geometry.slots) {
             return;
         }
+        self.prune_spoiled(&in_sync);
         let holes = std::mem::take(&mut self.atlas.holes);
-        self.atlas.holes = holes
-            .into_iter()
-            .filter(|page| self.is_volatile(*page, &in_sync) || !self.page_agrees(*page, &in_sync))
-            .collect();
+        let stays = |page: &u64| {
+            self.atlas.spoiled.contains(page)
+                || self.is_volatile(*page, &in_sync)
+                || !self.page_agrees(*page, &in_sync)
+        };
+        self.atlas.holes = holes.into_iter().filter(stays).collect();
     }
 
-    fn is_volatile(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
+    pub(super) fn is_volatile(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
         in_sync.iter().any(|(slot, disk)| {
             let first = self.data_offset(*slot) + page * PAGE_SECTORS;
             let mut cached = self.disks[*disk].cache().range(first, first + PAGE_SECTORS);
@@ -358,11 +382,13 @@ impl World<'_> {
         self.prune_holes();
         let in_sync = self.in_sync();
         let whole = in_sync.len() == usize::from(self.geometry.slots);
-        let in_doubt = |page: &u64| !whole || !self.page_agrees(*page, &in_sync);
-        self.atlas.holes.iter().any(in_doubt)
+        let in_doubt = |page: &u64| {
+            !whole || self.atlas.spoiled.contains(page) || !self.page_agrees(*page, &in_sync)
+        };
+        self.atlas.lies > 0 || self.atlas.holes.iter().any(in_doubt)
     }
 
-    fn page_agrees(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
+    pub(super) fn page_agrees(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
         let first = page * PAGE_SECTORS;
         let end = (first + PAGE_SECTORS).min(self.geometry.used_sectors());
         (first..end).all(|relative| {
@@ -382,7 +408,7 @@ impl World<'_> {
         })
     }
 
-    fn data_offset(&self, slot: u16) -> u64 {
+    pub(super) fn data_offset(&self, slot: u16) -> u64 {
         let mut members = self.live().status.members.iter();
         let member =
             members.find(|m| m.role == MemberRole::InSync && m.slot.is_some_and(|s| s.0 == slot));

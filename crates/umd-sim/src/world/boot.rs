@@ -157,6 +157,9 @@ impl<'a> World<'a> {
         for (n, &sectors) in options.disk_sectors.iter().enumerate() {
             let rng = Rng::new(seed, Stream::Disk(n as u16));
             let mut disk = SimDisk::new(sectors, options.latency[n], rng);
+            if options.emulated_fua >> n & 1 == 1 {
+                disk.emulate_fua();
+            }
             if options.old_disks {
                 fill_with_rubbish(&mut disk, &mut setup_rng);
             }
@@ -194,6 +197,7 @@ impl<'a> World<'a> {
             program: None,
             forks: ForkPlan::new(&options),
             looked: None,
+            clones: Vec::new(),
             options,
             maker,
         }
@@ -202,6 +206,7 @@ impl<'a> World<'a> {
     /// Assembles and starts the array. `false`: it was refused, as it may be, and that is the end.
     pub(super) fn start(&mut self) -> Result<bool, Violation> {
         self.atlas.rebooted();
+        self.between_boots();
         if !self.manual.on {
             self.bring_back_the_newest();
         }
@@ -226,6 +231,7 @@ impl<'a> World<'a> {
             .collect();
         let boot = self.boot;
         self.note(format_args!("boot {boot} with disks {chosen:?}"));
+        self.try_clones(&ids)?;
         let mut forced = false;
         let started = match self.try_start(&ids, false) {
             Ok(started) => started,
@@ -275,7 +281,17 @@ impl<'a> World<'a> {
         ids: &[(MemberId, usize)],
         force: bool,
     ) -> Result<Started, Refused> {
-        let candidates: Vec<Candidate<'_>> = ids
+        self.try_start_with(ids, None, force)
+    }
+
+    /// The same with one more disk, which is none of the world's.
+    pub(super) fn try_start_with(
+        &self,
+        ids: &[(MemberId, usize)],
+        more: Option<(MemberId, &SimDisk)>,
+        force: bool,
+    ) -> Result<Started, Refused> {
+        let mut candidates: Vec<Candidate<'_>> = ids
             .iter()
             .map(|&(id, disk)| Candidate {
                 id,
@@ -283,6 +299,11 @@ impl<'a> World<'a> {
                 name: format!("disk{disk}"),
             })
             .collect();
+        candidates.extend(more.map(|(id, disk)| Candidate {
+            id,
+            disk,
+            name: "copy".into(),
+        }));
         let now = now_at(self.now);
         self.maker
             .start(&candidates, self.options.minor, force, now, &self.pool)
@@ -339,6 +360,7 @@ impl<'a> World<'a> {
             events: 0,
         });
         let live = self.live.as_mut().expect("it was just set");
+        live.monitor.excuse(self.atlas.spoiled.clone());
         live.monitor.note_half_set(Scene {
             disks: &self.disks,
             status: &live.status,
@@ -376,6 +398,11 @@ impl<'a> World<'a> {
     /// The power goes, or the process is killed.
     pub(super) fn crash(&mut self, power: bool) {
         let lost = self.crash_begins(power);
+        let shorn = self.choose_shorn().filter(|_| power);
+        let place = shorn.and_then(|disk| self.place_of(disk));
+        shorn
+            .into_iter()
+            .for_each(|disk| self.disks[disk].shear_next_cut());
         let style = self.fault_rng.weighted(&[2, 1, 3, 2, 3]);
         let odd = self.fault_rng.index(self.disks.len());
         for disk in 0..self.disks.len() {
@@ -389,6 +416,10 @@ impl<'a> World<'a> {
             self.absent[disk] = gone && self.fault_rng.permille(400);
         }
         self.oracle.crashed(lost);
+        if let Some(disk) = shorn {
+            let sectors = self.disks[disk].take_shorn();
+            self.note_shorn(place, &sectors);
+        }
         self.live = None;
         self.queue.clear();
     }

@@ -134,7 +134,8 @@ impl World<'_> {
         }
     }
 
-    /// Puts what the program says about this boot into the queue.
+    /// Puts what the program says about this boot into the queue. What was written down at the
+    /// instant of an answer followed from that answer.
     pub(super) fn plan_program(&mut self) {
         let program = self.program.clone().expect("a program is followed");
         let began = self.record.began;
@@ -143,14 +144,15 @@ impl World<'_> {
         }
         for (index, item) in program.items.iter().enumerate() {
             if item.boot == self.boot {
-                self.queue.push(began + Span(item.at_ns), Ev::Item(index));
+                self.queue
+                    .push_last(began + Span(item.at_ns), Ev::Item(index));
             }
         }
         if let Some(mark) = Program::mark(&program.overs, self.boot) {
-            self.queue.push(began + Span(mark.at_ns), Ev::Poll);
+            self.queue.push_last(began + Span(mark.at_ns), Ev::Poll);
         }
         if let Some(mark) = Program::mark(&program.ends, self.boot) {
-            self.queue.push(began + Span(mark.at_ns), Ev::End);
+            self.queue.push_last(began + Span(mark.at_ns), Ev::End);
         }
     }
 

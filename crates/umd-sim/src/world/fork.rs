@@ -115,6 +115,7 @@ impl<'a> World<'a> {
         options.faults.clear();
         options.actions.clear();
         options.forks = Forks::default();
+        options.clones = false;
         let mut fresh = || Rng::from_draw(&mut rng);
         let disks = self.disks.iter().map(|disk| disk.twin(fresh())).collect();
         World {
@@ -141,6 +142,7 @@ impl<'a> World<'a> {
             program: None,
             forks: ForkPlan::new(&options),
             looked: None,
+            clones: Vec::new(),
             maker: self.maker,
             options,
         }

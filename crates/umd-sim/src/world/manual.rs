@@ -414,10 +414,16 @@ impl World<'_> {
         if running {
             let _ = self.crash_begins(true);
         }
+        let shorn = self.disks.iter().position(SimDisk::shears);
+        let place = shorn.and_then(|disk| self.place_of(disk));
         for (n, disk) in self.disks.iter_mut().enumerate() {
             disk.cut_where(|write, stand| keeps(n, write, stand));
         }
         self.oracle.crashed(true);
+        if let Some(disk) = shorn {
+            let sectors = self.disks[disk].take_shorn();
+            self.note_shorn(place, &sectors);
+        }
         self.gone_dark();
     }
 
@@ -485,7 +491,11 @@ impl World<'_> {
 
     /// Something is armed on a disk.
     pub(crate) fn arm_by_hand(&mut self, disk: usize, armed: Armed) {
-        let harmless = matches!(armed, Armed::Hang(span) if span.0 < 10 * SECOND);
+        let harmless = match armed {
+            Armed::Hang(span) => span.0 < 10 * SECOND,
+            Armed::LostWrite | Armed::Misdirected(_) => true,
+            _ => false,
+        };
         if !harmless {
             self.condemn(disk);
         }
@@ -496,6 +506,7 @@ impl World<'_> {
     pub(super) fn spring(&mut self, io: &IoView) {
         self.manual.look(io, Point::Submitted);
         self.tempt(io);
+        self.before_lie(io);
         let Some(ambush) = self.manual.ambush else {
             return;
         };

@@ -20,6 +20,7 @@ mod fork;
 mod host;
 mod manual;
 mod phases;
+mod silent;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -162,6 +163,7 @@ pub struct World<'a> {
     program: Option<Rc<Program>>,
     forks: ForkPlan,
     looked: Option<Rc<RefCell<Looked>>>,
+    clones: Vec<silent::Clone>,
 }
 
 /// More events in one boot than this: something spins.
@@ -270,6 +272,7 @@ impl World<'_> {
         let Some(result) = self.disks[disk].finish(io.0) else {
             return Ok(());
         };
+        self.after_lie(disk);
         let info = self
             .live_mut()
             .ios
@@ -280,7 +283,9 @@ impl World<'_> {
             live.monitor
                 .note_error(&live.status, info.member, info.writes, error);
         }
-        self.deliver(Event::Done(umd_core::array::Completion { io, result }))
+        self.deliver(Event::Done(umd_core::array::Completion { io, result }))?;
+        self.look_again_at_lies();
+        Ok(())
     }
 
     /// Hands an event to the engine and does what it wants.

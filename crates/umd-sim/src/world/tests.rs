@@ -437,6 +437,7 @@ fn options(seed: u64) -> Options {
     options.faults = BTreeSet::new();
     options.actions = BTreeSet::new();
     options.beyond = false;
+    (options.shorn, options.clones) = (false, false);
     options
 }
 

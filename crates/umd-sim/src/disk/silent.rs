@@ -1,0 +1,111 @@
+//! Disks that lie, tear worse than they should, or do more than they are asked for.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::rc::Rc;
+
+use umd_core::array::Purpose;
+
+use super::{Armed, SimDisk, Write, is_metadata};
+use crate::stamp::SECTOR;
+
+impl SimDisk {
+    /// A FUA write is a write and a flush of everything.
+    pub fn emulate_fua(&mut self) {
+        self.fua_flushes = true;
+    }
+
+    /// The content of sectors on the medium changes by itself.
+    pub fn rot(&mut self, range: Range<u64>) {
+        for sector in range {
+            let mut bytes = [0; SECTOR];
+            bytes.copy_from_slice(self.image.sector(sector));
+            bytes[self.rng.index(SECTOR)] ^= 1 << self.rng.below(8);
+            self.image.put(sector, Some(&bytes));
+        }
+    }
+
+    /// Whether the next write of data will be lost or go astray.
+    pub fn will_lie(&self) -> bool {
+        let lies = |fault: &Armed| matches!(fault, Armed::LostWrite | Armed::Misdirected(_));
+        self.armed.iter().any(lies)
+    }
+
+    /// How far the next write of data will go astray.
+    pub fn shift_of_lie(&self) -> u64 {
+        let shift = |fault: &Armed| match fault {
+            Armed::Misdirected(shift) => Some(*shift),
+            _ => None,
+        };
+        self.armed.iter().find_map(shift).unwrap_or(0)
+    }
+
+    /// Whether a write in flight will turn out to be a lie.
+    pub fn is_lying(&self) -> bool {
+        let lie = |flying: &super::Flying| matches!(flying.fate, super::Fate::Astray(_));
+        self.flying.values().any(lie)
+    }
+
+    /// Device sectors that hold what nobody wrote there, of operations that have ended.
+    pub fn take_lies(&mut self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.lies)
+    }
+
+    /// The end of a write that is reported done: it lands elsewhere, or (0) nowhere.
+    pub(super) fn go_astray(&mut self, write: &Write, shift: u64) {
+        let range = write.offset_sectors..write.end_sectors();
+        self.lies.push(range.clone());
+        if shift == 0 {
+            return;
+        }
+        let victims = range.start + shift..range.end + shift;
+        let astray = Rc::new(Write {
+            number: write.number,
+            offset_sectors: victims.start,
+            len_sectors: write.len_sectors,
+            data: write.data.clone(),
+            // Nobody waits for it to be durable.
+            purpose: Purpose::Resync,
+            fua: false,
+            done: write.done.clone(),
+        });
+        self.apply(&astray, victims.clone());
+        self.lies.push(victims);
+    }
+
+    /// When the power goes, each torn write of data makes one of its sectors unreadable.
+    pub fn shear_next_cut(&mut self) {
+        self.shears = true;
+    }
+
+    /// Whether it will.
+    pub fn shears(&self) -> bool {
+        self.shears
+    }
+
+    /// The sectors that this has made unreadable.
+    pub fn take_shorn(&mut self) -> Vec<u64> {
+        self.shears = false;
+        std::mem::take(&mut self.shorn)
+    }
+
+    /// A write in flight was torn by a power cut.
+    pub(super) fn shear(&mut self, write: &Write, landed: &BTreeSet<u64>) {
+        if !self.shears || is_metadata(write.purpose) || landed.len() as u64 == write.len_sectors {
+            return;
+        }
+        let sector = write.offset_sectors + self.rng.below(write.len_sectors);
+        self.shorn.push(sector);
+    }
+
+    /// The disk becomes one sector shorter.
+    pub fn shorten(&mut self) {
+        assert!(
+            self.flying.is_empty() && self.cache.is_empty(),
+            "a disk in use"
+        );
+        self.image.shorten();
+        let end = self.sectors();
+        self.bad.retain(|sector| *sector < end);
+    }
+}
