@@ -1,22 +1,4 @@
-//! The bad-block log: what can be read can be written, and is the same again.
+//! See `umd_fuzz::targets::badblocks`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use umd_format::badblocks::{encode, parse};
-use umd_fuzz::Input;
-
-fuzz_target!(|data: &[u8]| {
-    let mut input = Input(data);
-    let shift = input.byte();
-    let bytes = input.bytes(8 * 512);
-    let Ok(ranges) = parse(bytes, shift) else {
-        return;
-    };
-    if shift > 54 {
-        assert!(ranges.is_empty(), "no unit is that large");
-        return;
-    }
-    let log = encode(&ranges, shift, 8).expect("it had room before");
-    assert_eq!(parse(&log, shift), Ok(ranges.clone()));
-    assert_eq!(log[..8 * ranges.len()], bytes[..8 * ranges.len()]);
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| umd_fuzz::targets::badblocks::run(data));

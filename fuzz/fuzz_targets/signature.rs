@@ -1,30 +1,4 @@
-//! Foreign signatures: any windows onto a device of any size.
+//! See `umd_fuzz::targets::signature`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use umd_format::signature::{Window, scan};
-use umd_fuzz::Input;
-
-fuzz_target!(|data: &[u8]| {
-    let mut input = Input(data);
-    let device_bytes = match input.byte() & 1 {
-        0 => input.number(),
-        _ => (input.number() & 0xffff) * 512,
-    };
-    let mut windows = Vec::new();
-    while !input.0.is_empty() && windows.len() < 4 {
-        let offset_bytes = match input.byte() & 1 {
-            0 => input.number(),
-            _ => 0,
-        };
-        let count = (usize::from(input.byte()) << 8) + usize::from(input.byte());
-        let bytes = input.bytes(count);
-        windows.push(Window {
-            offset_bytes,
-            bytes,
-        });
-    }
-    for found in scan(&windows, device_bytes) {
-        let _ = found.kind.to_string();
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| umd_fuzz::targets::signature::run(data));

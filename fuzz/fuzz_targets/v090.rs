@@ -1,16 +1,4 @@
-//! Superblock 0.90, either byte order: read for showing only.
+//! See `umd_fuzz::targets::v090`.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use umd_format::v090::SuperblockV090;
-
-fuzz_target!(|data: &[u8]| {
-    if let Ok(found) = SuperblockV090::parse(data) {
-        assert!(found.disks.len() <= umd_format::v090::DEVICES_MAX);
-        let _ = (
-            found.checksum_matches(),
-            found.level.to_string(),
-            found.uuid.to_string(),
-        );
-    }
-});
+libfuzzer_sys::fuzz_target!(|data: &[u8]| umd_fuzz::targets::v090::run(data));

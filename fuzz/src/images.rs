@@ -14,7 +14,7 @@ use umd_core::array::{
     RequestError, RequestOp, Setup, Timer,
 };
 use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, Plan, Wish};
-use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId};
+use umd_core::value::{ControlId, Instant, MemberId, Museum, Now, Pool, RequestId};
 use umd_format::bitmap::{self, on_disk_sectors};
 use umd_format::place::{Format, newest, probe_order};
 use umd_format::v1::Unverified;
@@ -107,6 +107,7 @@ impl Members {
             readonly: flags & 8 != 0,
             uuid: None,
             name: None,
+            museum: Museum::NONE,
         };
         Members { images, wish }
     }

@@ -1,12 +1,19 @@
-//! What several fuzz targets need: a reader for the fuzzer's bytes, and members made of them.
+//! The fuzz targets, and what several of them need: a reader for the fuzzer's bytes, and members
+//! made of them.
 //!
 //! ```text
+//!   seeds --> libFuzzer (fuzz_targets/, nightly) ---+--> targets::*::run(bytes)
+//!         `-> mutate    (this crate's program) -----+         |
+//!                                                             v
 //!   bytes --Input--> numbers and slices            every target
 //!   bytes --images::Members--> sparse devices --> facts --> plan --> a running array    assembly
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod images;
+pub mod mutate;
+pub mod seeds;
+pub mod targets;
 
 use umd_format::v1::{HEADER_BYTES, ROLES_MAX, checksum};
 

@@ -9,8 +9,8 @@
 //! cargo xtask sim ...           the simulator; arguments go through
 //! cargo xtask sim --museum ...  known mistakes: scenes, random search, docs/museum.md
 //! cargo xtask bench [--quick]   figures for docs/performance.md
-//! cargo xtask fuzz [...]        the fuzz targets, 60 seconds each: --seconds N, --target T
-//! cargo xtask mutants ...       mutation testing of umd-core; arguments go through
+//! cargo xtask fuzz [...]        the fuzz targets, 60 seconds each: --seconds N, TARGET, --replay
+//! cargo xtask mutants ...       changes of umd-core that no test notices: --sample N
 //! cargo xtask tidy              layering, banned calls, sizes
 //! ```
 #![forbid(unsafe_code)]
@@ -27,11 +27,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask test | oracle [--fresh] | interop [--full] | \
-    kills [--full] | sim [ARGS...] | bench [--quick] | fuzz [--seconds N] [--target T] | \
-    mutants [ARGS...] | tidy";
-
-/// How long each fuzz target runs unless told otherwise.
-const FUZZ_SECONDS: u32 = 60;
+    kills [--full] | sim [ARGS...] | bench [--quick] | fuzz [--seconds N] [TARGET] | \
+    fuzz --replay TARGET FILE | mutants [--sample N] [ARGS...] | tidy";
 
 fn main() -> ExitCode {
     match run() {
@@ -57,10 +54,7 @@ fn run() -> Result<()> {
         ["sim", ref rest @ ..] => stages::sim(rest),
         ["bench"] => stages::bench(false),
         ["bench", "--quick"] => stages::bench(true),
-        ["fuzz"] => probes::fuzz(FUZZ_SECONDS, None),
-        ["fuzz", "--seconds", n] => probes::fuzz(n.parse()?, None),
-        ["fuzz", "--target", t] => probes::fuzz(FUZZ_SECONDS, Some(t)),
-        ["fuzz", "--seconds", n, "--target", t] => probes::fuzz(n.parse()?, Some(t)),
+        ["fuzz", ref rest @ ..] => probes::fuzz(rest),
         ["mutants", ref rest @ ..] => probes::mutants(rest),
         ["tidy"] => tidy::run(),
         _ => bail!("{USAGE}"),

@@ -1,23 +1,27 @@
-//! Tools that CI does not need and that look for what tests miss: fuzzing and mutation.
+//! Tools that look for what tests miss: fuzzing and mutation.
 //!
 //! ```text
 //!   fuzz      seeds -> fuzz/corpus -> each target for N seconds -> fuzz/artifacts, if it breaks
-//!   mutants   each change of umd-core -> cargo test -p umd-core -> caught, or a survivor
+//!             (without libFuzzer: seeds -> umd-fuzz run, which is not guided and keeps no corpus)
+//!   mutants   each change of umd-core -> its tests -> caught, or
+//!             missed -> the simulator's tests -> caught, or a survivor
 //! ```
 //!
-//! What is not installed is said loudly and skipped: neither is needed to build or test umd.
+//! What is not installed is said loudly: neither is needed to build or test umd.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace;
 
 /// The longest input: the largest superblock and a few sectors more.
 const INPUT_BYTES_MAX: u32 = 8192;
 const MEMORY_MB_MAX: u32 = 2048;
+/// How long each fuzz target runs unless told otherwise.
+const FUZZ_SECONDS: &str = "60";
 
 fn is_there(program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
@@ -38,65 +42,86 @@ fn folder() -> PathBuf {
     workspace::root().join("fuzz")
 }
 
-/// A command of the fuzz workspace, with a target folder of its own.
+/// A program of the fuzz crate, made by the compiler that makes everything else.
+fn plain(args: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(["run", "--quiet", "--release", "--package", "umd-fuzz"]);
+    command.args(["--bin", "umd-fuzz", "--"]).args(args);
+    command.current_dir(folder());
+    command
+}
+
+/// A command of cargo-fuzz, with a target folder of its own.
 fn nightly(args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
     command.arg("+nightly").args(args).current_dir(folder());
     command.env("CARGO_TARGET_DIR", workspace::target().join("fuzz"));
+    // What links everything again for each target takes longer than it saves.
+    command.env("CARGO_PROFILE_RELEASE_LTO", "off");
     command
 }
 
-/// `cargo xtask fuzz`: each target, or one, for so many seconds.
-pub fn fuzz(seconds: u32, only: Option<&str>) -> Result<()> {
-    if !is_there("cargo", &["fuzz", "--version"]) {
-        println!("\n*** SKIPPED fuzzing: cargo-fuzz is not installed (cargo install cargo-fuzz)\n");
-        return Ok(());
-    }
+/// Whether libFuzzer can be had; if not, what is missing.
+fn libfuzzer() -> Result<(), &'static str> {
     if !is_there("cargo", &["+nightly", "--version"]) {
-        println!("\n*** SKIPPED fuzzing: there is no nightly compiler\n");
-        return Ok(());
+        return Err("there is no nightly compiler");
     }
-    let seeds = [
-        "run",
-        "--quiet",
-        "--release",
-        "--example",
-        "seeds",
-        "--",
-        "corpus",
-    ];
-    succeed(nightly(&seeds))?;
-    let mut broken = Vec::new();
-    let targets = targets()?;
+    if !is_there("cargo", &["fuzz", "--version"]) {
+        return Err("cargo-fuzz is not installed (cargo install cargo-fuzz)");
+    }
+    Ok(())
+}
+
+/// `cargo xtask fuzz`: each target, or one, for so many seconds; or one input again.
+pub fn fuzz(args: &[&str]) -> Result<()> {
+    let (seconds, only) = match *args {
+        ["--replay", target, file] => {
+            let file = fs::canonicalize(file).with_context(|| format!("no input {file}"))?;
+            let file = file.to_str().context("a path in UTF-8")?;
+            return succeed(plain(&["replay", target, file]));
+        }
+        [] => (FUZZ_SECONDS, None),
+        ["--seconds", n] => (n, None),
+        ["--seconds", n, target] => (n, Some(target)),
+        [target] if !target.starts_with('-') => (FUZZ_SECONDS, Some(target)),
+        _ => bail!("usage: cargo xtask fuzz [--seconds N] [TARGET] | --replay TARGET FILE"),
+    };
+    let all = targets()?;
     let wanted = |target: &&String| only.is_none_or(|only| only == target.as_str());
-    let wanted: Vec<&String> = targets.iter().filter(wanted).collect();
+    let wanted: Vec<&String> = all.iter().filter(wanted).collect();
     ensure!(
         !wanted.is_empty(),
-        "there is no such target; there are {targets:?}"
+        "there is no such target; there are {all:?}"
     );
-    for target in wanted {
-        println!("\n=== {target}");
-        let corpus = format!("corpus/{target}");
-        fs::create_dir_all(folder().join(&corpus))
-            .with_context(|| format!("cannot make {corpus}"))?;
-        // Safe code needs no sanitizer; what it would find, the compiler refuses.
-        let mut command = nightly(&["fuzz", "run", "--sanitizer", "none", target, &corpus, "--"]);
-        command.args([
-            format!("-max_total_time={seconds}"),
-            format!("-max_len={INPUT_BYTES_MAX}"),
-            format!("-rss_limit_mb={MEMORY_MB_MAX}"),
-            "-print_final_stats=1".to_owned(),
-        ]);
-        if succeed(command).is_err() {
-            broken.push(target.clone());
-        }
+    if let Err(why) = libfuzzer() {
+        println!("\n*** {why}: the inputs are drawn at random, and nothing guides the search\n");
+        let one = only.map(|only| ["--target", only]);
+        let mut words = vec!["run", "--seconds", seconds];
+        words.extend(one.iter().flatten());
+        return succeed(plain(&words));
     }
-    ensure!(
-        broken.is_empty(),
-        "fuzz targets that broke: {}",
-        broken.join(", ")
-    );
+    succeed(plain(&["seeds", "corpus"]))?;
+    let broke = |target: &&&String| guided(target, seconds).is_err();
+    let broken: Vec<&&String> = wanted.iter().filter(broke).collect();
+    ensure!(broken.is_empty(), "fuzz targets that broke: {broken:?}");
     Ok(())
+}
+
+/// libFuzzer on one target.
+fn guided(target: &str, seconds: &str) -> Result<()> {
+    println!("\n=== {target}");
+    let corpus = format!("corpus/{target}");
+    fs::create_dir_all(folder().join(&corpus)).with_context(|| format!("cannot make {corpus}"))?;
+    // Safe code needs no sanitizer; what it would find, the compiler refuses.
+    let mut command = nightly(&["fuzz", "run", "--features", "libfuzzer"]);
+    command.args(["--sanitizer", "none", target, &corpus, "--"]);
+    command.args([
+        format!("-max_total_time={seconds}"),
+        format!("-max_len={INPUT_BYTES_MAX}"),
+        format!("-rss_limit_mb={MEMORY_MB_MAX}"),
+        "-print_final_stats=1".to_owned(),
+    ]);
+    succeed(command)
 }
 
 fn targets() -> Result<Vec<String>> {
@@ -111,8 +136,18 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// `cargo xtask mutants`: the arguments go to cargo-mutants; what is mutated and how it is tested
-/// stands in `.cargo/mutants.toml`.
+/// A command of cargo-mutants; what is changed stands in `.cargo/mutants.toml`.
+fn mutation(args: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command
+        .args(["mutants", "--package", "umd-core"])
+        .args(args);
+    command.current_dir(workspace::root());
+    command
+}
+
+/// `cargo xtask mutants [--sample N] [ARGS...]`: all changes, or about N of them, evenly spread.
+/// Further arguments go to cargo-mutants.
 pub fn mutants(args: &[&str]) -> Result<()> {
     if !is_there("cargo", &["mutants", "--version"]) {
         println!(
@@ -120,13 +155,47 @@ pub fn mutants(args: &[&str]) -> Result<()> {
         );
         return Ok(());
     }
-    let mut command = Command::new("cargo");
-    command.arg("mutants").args(args);
-    command
-        .arg("--output")
-        .arg(workspace::target().join("mutants"));
-    command.current_dir(workspace::root());
-    succeed(command)
+    let (sample, rest) = match *args {
+        ["--sample", n, ref rest @ ..] => (Some(n.parse::<usize>()?), rest),
+        ref all => (None, all),
+    };
+    let output = workspace::target().join("mutants");
+    let mut core = mutation(&["--test-package", "umd-core"]);
+    core.args(rest).arg("--output").arg(&output);
+    if let Some(sample) = sample {
+        let list = mutation(&["--list"])
+            .output()
+            .context("no list of mutants")?;
+        let count = String::from_utf8_lossy(&list.stdout).lines().count();
+        let shards = count.div_ceil(sample.max(1)).max(1);
+        core.args(["--sharding", "round-robin", "--shard"]);
+        core.arg(format!("0/{shards}"));
+    }
+    if succeed(core).is_ok() {
+        return Ok(());
+    }
+    // What the core's own tests miss, the simulator may notice.
+    let missed = output.join("mutants.out").join("missed.txt");
+    let missed = fs::read_to_string(&missed).context("nothing was tested")?;
+    ensure!(!missed.is_empty(), "something else than a survivor");
+    let mut sim = mutation(&["--test-package", "umd-sim", "--output"]);
+    sim.arg(output.join("sim"));
+    for name in missed.lines() {
+        sim.arg("--re").arg(format!("^{}$", escaped(name)));
+    }
+    succeed(sim)
+}
+
+/// A regular expression that matches this text.
+fn escaped(text: &str) -> String {
+    let mut pattern = String::new();
+    for c in text.chars() {
+        if r"\.+*?()|[]{}^$".contains(c) {
+            pattern.push('\\');
+        }
+        pattern.push(c);
+    }
+    pattern
 }
 
 #[cfg(test)]
@@ -134,7 +203,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_target_is_a_program_of_the_fuzz_workspace() {
+    fn a_name_is_escaped_whole() {
+        let name = "a.rs:54:9: replace A::b -> Vec<(u64, C)> with vec![]";
+        let wanted = r"a\.rs:54:9: replace A::b -> Vec<\(u64, C\)> with vec!\[\]";
+        assert_eq!(escaped(name), wanted);
+    }
+
+    #[test]
+    fn every_target_is_a_program_of_the_fuzz_crate() {
         let manifest = fs::read_to_string(folder().join("Cargo.toml")).unwrap();
         let targets = targets().unwrap();
         assert!(targets.len() >= 10, "{targets:?}");

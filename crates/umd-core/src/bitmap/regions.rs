@@ -74,6 +74,9 @@ impl Ticket {
     }
 }
 
+/// Bytes of bits that are checked together.
+const BLOCK: usize = 16;
+
 /// The regions of one bitmap.
 #[derive(Debug)]
 pub struct Regions {
@@ -454,24 +457,41 @@ impl Regions {
         self.flags.iter_mut().for_each(|f| *f &= !NEEDED);
     }
 
+    /// Checks some regions, and counts those that are marked.
+    fn check_block(writers: &[u32], flags: &[u8], bits: &[u8]) -> u64 {
+        let mut dirty = 0;
+        for (region, (writers, flags)) in writers.iter().zip(flags).enumerate() {
+            let marked = bits[region / 8] >> (region % 8) & 1 == 1;
+            let (idle, ripe) = (flags & IDLE != 0, flags & RIPE != 0);
+            dirty += u64::from(marked);
+            assert!(*writers == 0 || marked, "a writer in a clean region");
+            assert!(flags & !NEEDED == 0 || marked, "a flag in a clean region");
+            assert!(!ripe || idle, "chosen while not idle");
+            assert!(!idle || *writers == 0, "idle with a writer");
+        }
+        dirty
+    }
+
     /// The counters and the bits agree.
     pub fn check(&self) {
-        let dirty = self.set_regions().count() as u64;
-        assert_eq!(self.dirty, dirty, "dirty count");
-        for (region, writers) in self.writers.iter().enumerate() {
-            let marked = self.bit(region as u64);
-            assert!(*writers == 0 || marked, "a writer in a clean region");
-            let flags = self.flags[region];
-            assert!(
-                flags == 0 || marked || flags == NEEDED,
-                "a flag in a clean region"
-            );
-            assert!(
-                flags & RIPE == 0 || flags & IDLE != 0,
-                "chosen while not idle"
-            );
-            assert!(flags & IDLE == 0 || *writers == 0, "idle with a writer");
+        let bits = &self.image[SUPERBLOCK_BYTES..];
+        let regions = self
+            .writers
+            .chunks(8 * BLOCK)
+            .zip(self.flags.chunks(8 * BLOCK));
+        let mut dirty = 0;
+        for ((writers, flags), bits) in regions.zip(bits.chunks(BLOCK)) {
+            // Nearly all blocks are at rest: whatever their bits say is right, and they are only
+            // counted. The simulator looks after each event.
+            let writing = writers.iter().fold(0, |all, count| all | count);
+            let flagged = flags.iter().fold(0, |all, flag| all | flag);
+            let resting = writing == 0 && flagged & !NEEDED == 0;
+            dirty += match resting && writers.len() == 8 * BLOCK {
+                true => bits.iter().map(|byte| u64::from(byte.count_ones())).sum(),
+                false => Self::check_block(writers, flags, bits),
+            };
         }
+        assert_eq!(self.dirty, dirty, "dirty count");
         for (region, batch) in &self.pending {
             assert!(self.bit(*region), "a clean region waits for its batch");
             assert!(
@@ -591,5 +611,37 @@ mod tests {
         };
         r.abandon(ticket);
         r.abandon(other);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_noticed_in_every_block() {
+        let count = 3 * 8 * BLOCK as u64 + 5;
+        type Break = fn(&mut Regions, usize);
+        let wrong: [(&str, Break); 5] = [
+            ("a writer in a clean region", |r, at| r.writers[at] = 1),
+            ("a flag in a clean region", |r, at| r.flags[at] = IDLE),
+            ("dirty count", |r, at| {
+                r.image[SUPERBLOCK_BYTES + at / 8] ^= 1 << (at % 8)
+            }),
+            ("chosen while not idle", |r, at| {
+                r.mark(at as u64);
+                r.flags[at] = RIPE;
+            }),
+            ("idle with a writer", |r, at| {
+                let _ = r.join(at as u64 * r.region_sectors, 1);
+                r.flags[at] = IDLE;
+            }),
+        ];
+        for (why, break_it) in wrong {
+            for at in [0, 1, count / 2, count - 6, count - 1] {
+                let mut r = regions(count, &[]);
+                r.check();
+                break_it(&mut r, at as usize);
+                let panic = std::panic::catch_unwind(|| r.check()).expect_err(why);
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+                assert!(text.is_some_and(|text| text.contains(why)), "{why} at {at}");
+            }
+        }
     }
 }

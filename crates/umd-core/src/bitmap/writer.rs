@@ -115,8 +115,6 @@ impl Writer {
         assert!(self.left == 0 || !self.is_idle(), "I/O without a reason");
         let carried = self.superblock.fields.events;
         assert!(carried >= self.written_events.0, "events only rise");
-        let cleared = self.superblock.fields.events_cleared;
-        assert!(cleared <= self.wanted_events.0, "cleared in a time to come");
     }
 
     /// Whether nothing is under way.

@@ -1,16 +1,15 @@
 //! The first corpus: images as `umd create` makes them, superblocks of kernel 7.2, and what NBD
-//! clients and the command line send. `seeds FOLDER` writes one folder per target.
+//! clients and the command line send.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::images::{Image, Members};
 use umd_core::assembly::Wish;
 use umd_format::create::{NewArray, NewMember, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::DeviceFlags;
 use umd_format::{Level, Minor, Uuid, badblocks};
-use umd_fuzz::images::{Image, Members};
 
 /// Superblocks and bitmaps that kernels wrote.
 const KERNEL: &[(&str, &[u8], &[u8])] = &[
@@ -31,16 +30,21 @@ const KERNEL: &[(&str, &[u8], &[u8])] = &[
     ),
 ];
 
-/// Files to write, by target and name.
-type Corpus = BTreeMap<PathBuf, Vec<u8>>;
+/// Inputs, by target and name.
+pub type Corpus = BTreeMap<PathBuf, Vec<u8>>;
 
-fn main() {
-    let folder = std::env::args().nth(1).expect("usage: seeds FOLDER");
+/// All of it.
+pub fn corpus() -> Corpus {
     let mut corpus = Corpus::new();
     kernel(&mut corpus);
     created(&mut corpus);
     nbd(&mut corpus);
     words(&mut corpus);
+    bad_blocks(&mut corpus);
+    corpus
+}
+
+fn bad_blocks(corpus: &mut Corpus) {
     let ranges =
         [(40, 8), (5000, 512)].map(|(start_sectors, length_sectors)| badblocks::BadRange {
             start_sectors,
@@ -48,11 +52,6 @@ fn main() {
         });
     let log = badblocks::encode(&ranges, 0, 1).expect("two entries fit");
     corpus.insert("badblocks/two".into(), [&[0][..], &log].concat());
-    for (path, bytes) in corpus {
-        let path = Path::new(&folder).join(path);
-        fs::create_dir_all(path.parent().expect("a folder per target")).expect("a folder");
-        fs::write(path, bytes).expect("a file");
-    }
 }
 
 fn kernel(corpus: &mut Corpus) {
