@@ -315,11 +315,7 @@ impl ArrayDoc {
                 .last_sync
                 .map(|action| action_word(action).to_owned()),
             mismatch_cnt: status.mismatch_sectors,
-            mismatches: status
-                .mismatches
-                .iter()
-                .map(|found| mismatch_doc(found, status))
-                .collect(),
+            mismatches: mismatch_docs(status),
             logical_block_bytes: status.logical_block_bytes,
             requests_in_flight: status.requests_in_flight as u64,
             nbd: around.nbd.clone(),
@@ -380,6 +376,11 @@ fn policy_word(status: &Status) -> &'static str {
     } else {
         "resync"
     }
+}
+
+fn mismatch_docs(status: &Status) -> Vec<MismatchDoc> {
+    let found = status.mismatches.iter();
+    found.map(|one| mismatch_doc(one, status)).collect()
 }
 
 fn mismatch_doc(found: &Mismatch, status: &Status) -> MismatchDoc {

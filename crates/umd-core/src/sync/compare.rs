@@ -1,8 +1,8 @@
 //! What a unit does with what it read: fills, compares, and decides what to write.
 //!
 //! ```text
-//!   mirrors:  leg 0 |aaaa|aaaa|      block by block: the content of the leg that hosts read first,
-//!             leg 1 |aaaa|bbbb|      or in a check or repair of three and more that of the majority
+//!   mirrors:  leg 0 |aaaa|aaaa|     block by block: the content of the leg that hosts read first,
+//!             leg 1 |aaaa|bbbb|     or in a check or repair of three and more that of most
 //!             leg 2 |aaaa|aaaa|
 //!
 //!   a row:    data, P, Q: columns that are missing are computed, then P and Q are compared with

@@ -376,6 +376,7 @@ impl Maker for Mirrors {
             sync_frozen: false,
             last_sync: None,
             mismatch_sectors: 0,
+            mismatches: Vec::new(),
             bitmap: None,
             logical_block_bytes: 512,
             requests_in_flight: 0,
