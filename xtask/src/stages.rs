@@ -8,7 +8,6 @@
 //! budget; the table at the end shows where the hour went.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -173,33 +172,37 @@ fn unit(run: &mut Run, programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// Known mistakes are noticed, and are not in a program that ships. The features of a build are those
-/// of what is built: umd is looked at as the workspace's build left it.
+/// Known mistakes are noticed, and are not in a program that ships. umd is looked at as the build
+/// of the workspace left it: a feature that anything in the workspace asks for is in that one.
 fn museum(run: &mut Run, programs: &Programs) -> Result<()> {
-    let umd = programs.find("umd").map(Path::to_owned);
     run.function(MUSEUM, "no exhibit in umd", || {
-        let source = workspace::root().join("crates/umd-core/src/value/museum.rs");
-        let source = std::fs::read(source).context("cannot read the switches")?;
-        ensure!(
-            holds(&source, EXHIBIT_MARKER),
-            "the switches have another marker"
-        );
-        let umd = std::fs::read(umd.context("there is no umd")?).context("cannot read umd")?;
-        ensure!(
-            !holds(&umd, EXHIBIT_MARKER),
-            "umd has exhibits of the museum in it"
-        );
-        Ok(())
+        let umd = std::fs::read(programs.find("umd").context("there is no umd")?);
+        carries_no_exhibit(&umd.context("cannot read umd")?)
     });
-    let features = ["--features", "museum", "--lib", "--", "museum"];
+    let mut clippy = vec!["clippy", "--quiet", "--package", "umd-sim", "--all-targets"];
+    clippy.extend(["--package", "umd-core", "--features", "umd-sim/museum"]);
+    clippy.extend(["--", "-D", "warnings"]);
+    run.command(
+        MUSEUM,
+        "clippy of what is in no other build",
+        cargo(&clippy),
+    );
     let mut args = vec!["test", "--quiet", "--package", "umd-sim"];
-    args.extend(features);
+    args.extend(["--features", "museum", "--lib", "--", "museum"]);
     run.tests(MUSEUM, "known mistakes", cargo(&args))
 }
 
-fn holds(bytes: &[u8], text: &str) -> bool {
-    let text = text.as_bytes();
-    bytes.windows(text.len()).any(|window| window == text)
+/// Whether a program is without the museum's marker, which is still what it is called here.
+fn carries_no_exhibit(program: &[u8]) -> Result<()> {
+    let holds = |bytes: &[u8]| {
+        let marker = EXHIBIT_MARKER.as_bytes();
+        bytes.windows(marker.len()).any(|window| window == marker)
+    };
+    let switches = workspace::root().join("crates/umd-core/src/value/museum.rs");
+    let switches = std::fs::read(switches).context("cannot read the switches")?;
+    ensure!(holds(&switches), "the switches have another marker");
+    ensure!(!holds(program), "it has exhibits of the museum in it");
+    Ok(())
 }
 
 fn interop_tests(run: &mut Run, programs: &Programs, full: bool) -> Result<()> {
@@ -443,6 +446,13 @@ mod tests {
         let line = "test result: FAILED. 1 passed; 2 failed; 0 ignored";
         assert_eq!(test_result(line), Some((1, 2)));
         assert_eq!(test_result("test a ... ok"), None);
+    }
+
+    #[test]
+    fn an_exhibit_in_a_program_is_seen() {
+        assert!(carries_no_exhibit(b"umd").is_ok());
+        let program = format!("\x7fELF {EXHIBIT_MARKER}\0");
+        assert!(carries_no_exhibit(program.as_bytes()).is_err());
     }
 
     #[test]

@@ -158,8 +158,8 @@ pub fn programs(most: usize) -> Vec<Vec<Op>> {
 pub fn search(options: &Options, most: usize, maker: &dyn Maker) -> Searched {
     let looked = Rc::new(RefCell::new(Looked::default()));
     let mut searched = Searched::default();
-    // What a program starts with, shorter ones have been through: only the longest are run.
-    for ops in programs(most).into_iter().filter(|ops| ops.len() == most) {
+    // Longer programs start with the shorter ones, but these come to rest earlier.
+    for ops in programs(most) {
         for pace in [Pace::OneByOne, Pace::Together] {
             let steps = whole(&ops, pace, options);
             searched.programs += 1;

@@ -99,19 +99,20 @@ fn options_of(seed: u64, args: &Args) -> Options {
     options
 }
 
-fn report(seed: u64, outcome: &Outcome, tail: usize) {
+fn report(seed: u64, args: &Args, outcome: &Outcome, tail: usize) {
     let Some(violation) = &outcome.violation else {
         return;
     };
     println!("seed {seed} FAILED");
     println!("  {violation}");
-    println!("  options: {:?}", Options::draw(seed));
+    println!("  options: {:?}", options_of(seed, args));
+    let lies = if args.lies { " --lies" } else { "" };
     let skip = outcome.tail.len().saturating_sub(tail);
     for line in outcome.tail.iter().skip(skip) {
         println!("  | {line}");
     }
-    println!("  repeat with: cargo xtask sim --seed {seed} --trace");
-    println!("  shrink with: cargo xtask sim --seed {seed} --shrink");
+    println!("  repeat with: cargo xtask sim --seed {seed}{lies} --trace");
+    println!("  shrink with: cargo xtask sim --seed {seed}{lies} --shrink");
 }
 
 fn verdict(outcome: &Outcome) -> ExitCode {
@@ -127,7 +128,7 @@ fn run_one(seed: u64, args: &Args) -> ExitCode {
         Some(program) => run_program(options_of(seed, args), program, &Shipped, show),
         None => run_options(options_of(seed, args), &Shipped, show),
     };
-    report(seed, &outcome, 60);
+    report(seed, args, &outcome, 60);
     println!(
         "seed {seed}: {:?}, trace {:032x}",
         outcome.counts, outcome.hash
@@ -158,7 +159,8 @@ fn shrink_one(seed: u64, args: &Args) -> ExitCode {
         shrunk.runs
     );
     println!(
-        "repeat with: cargo xtask sim --seed {seed} --program '{}'",
+        "repeat with: cargo xtask sim --seed {seed}{} --program '{}'",
+        if args.lies { " --lies" } else { "" },
         shrunk.program
     );
     ExitCode::FAILURE
@@ -243,7 +245,7 @@ fn run_many(args: &Args) -> ExitCode {
             failed += 1;
             if failed <= show {
                 let again = run_options(options_of(seed, args), &Shipped, Show::Tail);
-                report(seed, &again, 40);
+                report(seed, args, &again, 40);
             } else if failed <= 200 {
                 println!("seed {seed} FAILED: {violation}");
             }

@@ -258,8 +258,8 @@ impl Options {
             bitmap_bytes: long_bitmap.then_some(4096).or(bitmap_bytes),
             old_disks,
             assume_clean: !old_disks && missing == 0 && rng.permille(300),
-            write_mostly: if level == 1 && rng.permille(200) {
-                1 << rng.below(4)
+            write_mostly: if level == 1 && rng.permille(300) {
+                1 << rng.below(u64::from(slots))
             } else {
                 0
             },

@@ -197,6 +197,8 @@ impl Read {
                 .effects
                 .push(Effect::Fail(member, "the device is gone".into()));
         }
+        let (start, end) = (self.piece.member_sectors, self.end());
+        let in_doubt = !rig.cover.agrees(rig.bitmap.regions(), start, end);
         match &*lane.geometry {
             Geometry::Striped(_) => {
                 let why = format!("member {} cannot be read: {error}", name(rig, member));
@@ -204,8 +206,6 @@ impl Read {
                 Step::Over
             }
             Geometry::Mirrored { .. } => {
-                let (start, end) = (self.piece.member_sectors, self.end());
-                let in_doubt = !rig.cover.agrees(rig.bitmap.regions(), start, end);
                 // Where legs may differ no more than what cannot be read comes from another one:
                 // hosts may have read the rest from this one before.
                 if in_doubt && Read::again_in_parts(lane, rig, self.request, self.piece) {
@@ -214,7 +214,14 @@ impl Read {
                 self.tried.push((self.slot, member));
                 self.start(lane, rig, index)
             }
-            Geometry::Parity(_) => self.reconstruct(lane, rig, index, true),
+            Geometry::Parity(_) => {
+                // Parity that may be wrong gives back no more than what cannot be read.
+                let may_split = in_doubt && error != IoError::Gone;
+                if may_split && Read::again_in_parts(lane, rig, self.request, self.piece) {
+                    return Step::Over;
+                }
+                self.reconstruct(lane, rig, index, true)
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use umd_core::array::{ArrayState, MemberIo, MemberRole, Purpose};
 use umd_core::value::MemberId;
 
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
+use crate::disk::PAGE_SECTORS;
 use crate::layout::Place;
 use crate::stamp::{SECTOR, recognise};
 
@@ -133,6 +134,7 @@ impl Monitor {
                 .filter(|(other, _, _)| *other != id && !self.failed.contains_key(other))
                 // The failed device itself, back again: nobody asks it about itself.
                 .filter(|(_, _, view)| view.number != Some(number))
+                .filter(|(_, _, view)| self.has_joined(scene, view))
                 .find(|(_, _, view)| {
                     Monitor::durable_super(view, scene.disks)
                         .is_none_or(|sb| sb.role(number).is_some())
@@ -151,6 +153,17 @@ impl Monitor {
             self.recorded.insert(*id);
         });
         open
+    }
+
+    /// Whether a superblock of a member in sync gives this one a slot. One that is being added
+    /// again and has none yet is no survivor: what it says about others is old, and so is it.
+    fn has_joined(&self, scene: Scene<'_>, view: &MemberView) -> bool {
+        let Some(number) = view.number else {
+            return true;
+        };
+        self.in_sync(scene.status).any(|(_, _, other)| {
+            Monitor::durable_super(other, scene.disks).is_some_and(|sb| sb.role(number).is_some())
+        })
     }
 
     /// Whether an array that is broken keeps this member in its slot all the same: then nothing
@@ -314,6 +327,9 @@ impl Monitor {
         what: &dyn fmt::Display,
     ) -> Verdict {
         let relative = self.geometry.places(sector)[0].relative_sector;
+        if self.excused.contains(&(relative / PAGE_SECTORS)) {
+            return Ok(());
+        }
         let row = self.geometry.row(relative / self.geometry.chunk_sectors);
         for slot in [row.p, row.q].into_iter().flatten() {
             let Some((_, view)) = in_sync.iter().find(|(s, _)| *s == slot) else {

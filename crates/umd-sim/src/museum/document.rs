@@ -17,9 +17,9 @@ const HEAD: &str = "\
 
 Made by `cargo xtask sim --museum --write-docs`; do not edit.
 
-What finds bugs has to be shown to find them. Each exhibit is a mistake that was made in the kernel's
-md, or here, and was mended since. A switch in the engine makes it again, in the place where this
-engine takes the decision that was once taken wrongly: look for the exhibit's name in
+What finds bugs has to be shown to find them. Each exhibit is a mistake that was made in the
+kernel's md, or here, and was mended since. A switch in the engine makes it again, in the place
+where this engine takes the decision that was once taken wrongly: look for its name in
 `crates/umd-core/src`. The switches exist only in a simulator built with the feature `museum`; a
 shipped `umd` has no trace of them, which `cargo xtask test` checks.
 
@@ -28,7 +28,8 @@ Each exhibit is shown to be noticed in two ways:
 * a **scene**, a short script that breaks a rule with the switch on, and none with it off
   (`cargo xtask test`, stage museum);
 * **random search**: how many seeds, from seed 0 on, until one notices it that passes without the
-  mistake (`cargo xtask sim --museum --seeds 20000 --record`).
+  mistake (`cargo xtask sim --museum --seeds 20000 --record`; a search that has found nothing goes
+  on with `--start`).
 
 *Expected* is the rule that the study behind the simulator expected to be broken (G1 to G14 are its
 numbers); *scene* and *random* are the rules that were broken first. The rules are told at `Rule` in
@@ -57,12 +58,42 @@ moment, and a unit that met a failure writes nothing |
 fn figure(rate: Option<&Rate>) -> String {
     match rate {
         None => "not measured".into(),
-        Some(Rate { seeds, rule: None }) => format!("not within {seeds}"),
+        Some(Rate { seeds, rule: None }) => format!("none of {seeds}"),
         Some(Rate {
             seeds,
             rule: Some(rule),
         }) => format!("{seeds} ({rule})"),
     }
+}
+
+/// What the tables come to.
+fn summary(text: &mut String) {
+    let rates = kept();
+    let found = |entry: &&Entry| {
+        let rate = rates.get(&format!("{:?}", entry.exhibit));
+        rate.is_some_and(|rate| rate.rule.is_some())
+    };
+    let shown = |entry: &&Entry| {
+        use crate::monitor::Rule::{Content, Error, Liveness, Panic};
+        !matches!(entry.scripted, Content | Error | Liveness | Panic)
+    };
+    let missed = catalogue().filter(|entry| !found(entry));
+    let missed: Vec<String> = missed.map(|entry| format!("{:?}", entry.exhibit)).collect();
+    write!(
+        text,
+        "\n{} exhibits. {} of the scenes break a rule about the engine's own conduct, before a \
+         host could\nsee anything. Random search has noticed {}.",
+        catalogue().count(),
+        catalogue().filter(shown).count(),
+        catalogue().filter(found).count(),
+    )
+    .expect("strings take everything");
+    if !missed.is_empty() {
+        let missed = missed.join(", ");
+        write!(text, " Not so far, in the seeds that were run: {missed}.")
+            .expect("strings take everything");
+    }
+    text.push('\n');
 }
 
 fn row(text: &mut String, entry: &Entry) {
@@ -105,6 +136,7 @@ fn part<'a>(text: &mut String, title: &str, entries: impl Iterator<Item = &'a En
 /// The document.
 pub fn document() -> String {
     let mut text = String::from(HEAD);
+    summary(&mut text);
     let ours = |entry: &&Entry| format!("{:?}", entry.exhibit).starts_with('U');
     let md = move |entry: &&Entry| !ours(entry);
     part(&mut text, "Mistakes of md", catalogue().filter(md));

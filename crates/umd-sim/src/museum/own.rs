@@ -20,9 +20,10 @@ use crate::script::{
 pub(super) fn scene(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
-        U01 | U02 | U03 | U04 | U05 | U06 => first(exhibit),
-        U07 | U08 | U09 | U10 | U11 | U12 => second(exhibit),
-        _ => third(exhibit),
+        U01 | U03 | U06 | U07 | U09 => bitmaps(exhibit),
+        U02 | U12 | U13 | U14 => rebuilds(exhibit),
+        U04 | U08 | U10 | U11 | U16 => faults(exhibit),
+        _ => starts(exhibit),
     }
 }
 
@@ -31,7 +32,7 @@ fn restless(count: u64, pause_ms: u64) -> impl Iterator<Item = Step> {
     (0..count).flat_map(move |_| [write(128..136), sleep_ms(pause_ms)])
 }
 
-fn first(exhibit: Exhibit) -> Scene {
+fn bitmaps(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
         U01 => new(
@@ -49,6 +50,55 @@ fn first(exhibit: Exhibit) -> Scene {
                 ],
             ]),
         ),
+        U03 => new(
+            with_drawer(with_bitmap(unsynced(plain(1, 2))), 1),
+            "a resync ends while superblocks are being written for another reason",
+            [
+                hold(bitmap_writes()),
+                start(add(2)),
+                sleep_ms(200),
+                release(),
+                settle(),
+                stop(),
+            ],
+        ),
+        U06 => new(
+            with_bitmap(plain(1, 2)),
+            "a region is idle for long while others keep the array from being called clean",
+            chain([vec![write(0..8)], restless(140, 140).collect()]),
+        ),
+        U07 => new(
+            long(plain(1, 2)),
+            "the power goes while bits are being written, with those of one member landed",
+            [
+                quiet(),
+                write(0..8),
+                start(write(late(0..8))),
+                until(bitmap_writes()),
+                power_cut([Fate::Kept, Fate::Lost]),
+                boot_all(),
+                write(late(0..8)),
+            ],
+        ),
+        _ => new(
+            long(mirror()),
+            "a member is replaced, and a region is written whose bit was set before it came",
+            [
+                quiet(),
+                fail(1),
+                remove(1),
+                write(late(0..8)),
+                add(2),
+                settle(),
+                write(late(0..8)),
+            ],
+        ),
+    }
+}
+
+fn rebuilds(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    match exhibit {
         U02 => new(
             with_drawer(with_bitmap(plain(5, 3)), 1),
             "two writes to one row are there before the rebuild comes to it; the second looks at \
@@ -68,18 +118,50 @@ fn first(exhibit: Exhibit) -> Scene {
                 settle(),
             ],
         ),
-        U03 => new(
-            with_drawer(with_bitmap(unsynced(plain(1, 2))), 1),
-            "a resync ends while superblocks are being written for another reason",
-            [
-                hold(bitmap_writes()),
-                start(add(2)),
-                sleep_ms(200),
-                release(),
-                settle(),
-                stop(),
-            ],
+        U12 => new(
+            with_drawer(with_bitmap(plain(5, 3)), 1),
+            "the power goes in the middle of a write to a row that has been rebuilt, in an array \
+             that has not; it is started by force",
+            chain([
+                vec![write(0..512), flush()],
+                half_rebuilt(1, 3),
+                vec![
+                    start(admin(Admin::Freeze)),
+                    release(),
+                    sleep_ms(50),
+                    start(write(0..8)),
+                    until(data_writes()),
+                    power_cut([Fate::Only(vec![data()])]),
+                    boot_all(),
+                    settle(),
+                ],
+            ]),
         ),
+        U13 => new(
+            with_bitmap(mirror()),
+            "a rebuild is interrupted, and how far it came is recorded",
+            chain([
+                vec![write(0..256), flush()],
+                half_rebuilt(1, 2),
+                vec![
+                    start(admin(Admin::Freeze)),
+                    release(),
+                    sleep_ms(50),
+                    admin(Admin::Idle),
+                ],
+            ]),
+        ),
+        _ => new(
+            mirror(),
+            "a member is replaced",
+            [write(0..256), flush(), fail(1), remove(1), add(2), settle()],
+        ),
+    }
+}
+
+fn faults(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    match exhibit {
         U04 => new(
             seeded(plain(1, 2), 3),
             "the flush of the last member fails, and hosts read on",
@@ -89,46 +171,6 @@ fn first(exhibit: Exhibit) -> Scene {
                 arm(0, Armed::FlushError),
                 flush(),
                 read(0..8),
-            ],
-        ),
-        U05 => new(
-            plain(1, 2),
-            "the power goes twice while superblocks are being written, each time with one landed",
-            [
-                start(write(0..8)),
-                until(super_writes()),
-                power_cut([Fate::Kept, Fate::Lost]),
-                boot_all(),
-                start(write(0..8)),
-                until(super_writes()),
-                power_cut([Fate::Kept, Fate::Lost]),
-                boot_all(),
-                settle(),
-                in_sync(2),
-            ],
-        ),
-        _ => new(
-            with_bitmap(plain(1, 2)),
-            "a region is idle for long while others keep the array from being called clean",
-            chain([vec![write(0..8)], restless(140, 140).collect()]),
-        ),
-    }
-}
-
-fn second(exhibit: Exhibit) -> Scene {
-    use Exhibit::*;
-    match exhibit {
-        U07 => new(
-            long(plain(1, 2)),
-            "the power goes while bits are being written, with those of one member landed",
-            [
-                quiet(),
-                write(0..8),
-                start(write(late(0..8))),
-                until(bitmap_writes()),
-                power_cut([Fate::Kept, Fate::Lost]),
-                boot_all(),
-                write(late(0..8)),
             ],
         ),
         U08 => new(
@@ -143,19 +185,6 @@ fn second(exhibit: Exhibit) -> Scene {
                 start(write(64..72)),
                 sleep_ms(10),
                 release(),
-            ],
-        ),
-        U09 => new(
-            long(mirror()),
-            "a member is replaced, and a region is written whose bit was set before it came",
-            [
-                quiet(),
-                fail(1),
-                remove(1),
-                write(late(0..8)),
-                add(2),
-                settle(),
-                write(late(0..8)),
             ],
         ),
         U10 => new(
@@ -176,48 +205,37 @@ fn second(exhibit: Exhibit) -> Scene {
             ],
         ),
         _ => new(
-            with_drawer(with_bitmap(plain(5, 3)), 1),
-            "the power goes in the middle of a write to a row that has been rebuilt, in an array \
-             that has not; it is started by force",
-            chain([
-                vec![write(0..512), flush()],
-                half_rebuilt(1, 3),
-                vec![
-                    start(admin(Admin::Freeze)),
-                    release(),
-                    sleep_ms(50),
-                    start(write(0..8)),
-                    until(data_writes()),
-                    power_cut([Fate::Only(vec![data()])]),
-                    boot_all(),
-                    settle(),
-                ],
-            ]),
+            plain(0, 2),
+            "a RAID0 is written and stopped, and the power goes",
+            [
+                write(0..8),
+                stop(),
+                power_cut([Fate::Lost]),
+                boot_all(),
+                read_all(),
+            ],
         ),
     }
 }
 
-fn third(exhibit: Exhibit) -> Scene {
+fn starts(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
-        U13 => new(
-            with_bitmap(mirror()),
-            "a rebuild is interrupted, and how far it came is recorded",
-            chain([
-                vec![write(0..256), flush()],
-                half_rebuilt(1, 2),
-                vec![
-                    start(admin(Admin::Freeze)),
-                    release(),
-                    sleep_ms(50),
-                    admin(Admin::Idle),
-                ],
-            ]),
-        ),
-        U14 => new(
-            mirror(),
-            "a member is replaced",
-            [write(0..256), flush(), fail(1), remove(1), add(2), settle()],
+        U05 => new(
+            plain(1, 2),
+            "the power goes twice while superblocks are being written, each time with one landed",
+            [
+                start(write(0..8)),
+                until(super_writes()),
+                power_cut([Fate::Kept, Fate::Lost]),
+                boot_all(),
+                start(write(0..8)),
+                until(super_writes()),
+                power_cut([Fate::Kept, Fate::Lost]),
+                boot_all(),
+                settle(),
+                in_sync(2),
+            ],
         ),
         U15 => new(
             with_bitmap(plain(1, 2)),
@@ -237,17 +255,6 @@ fn third(exhibit: Exhibit) -> Scene {
                 write(0..8),
                 start(re_add(0)),
                 settle(),
-            ],
-        ),
-        U16 => new(
-            plain(0, 2),
-            "a RAID0 is written and stopped, and the power goes",
-            [
-                write(0..8),
-                stop(),
-                power_cut([Fate::Lost]),
-                boot_all(),
-                read_all(),
             ],
         ),
         U17 => new(

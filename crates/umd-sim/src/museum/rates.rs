@@ -1,5 +1,5 @@
-//! The measured figures: how many seeds random search took. Kept in `rates.txt`, one exhibit a line:
-//! its name, the seeds, and the rule that was broken; `-`: none of so many seeds noticed it.
+//! The measured figures: how many seeds random search took. Kept in `rates.txt`, one exhibit a
+//! line: its name, the seeds, and the rule that was broken; `-`: none of so many seeds noticed it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -1,7 +1,7 @@
 //! The scripted scenes of exhibits that were made in md: the shortest way to see each mistake.
 //!
 //! ```text
-//!   scene(exhibit) --> Options + steps --> play --> the switch on: caught    the switch off: passes
+//!   scene(exhibit) --> Options + steps --> play --> the switch on: caught   the switch off: passes
 //! ```
 
 use umd_core::array::Purpose;
@@ -125,16 +125,18 @@ pub(super) fn seeded(options: Options, seed: u64) -> Options {
 pub fn scene(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
-        M01 | M02 | M03 | M08 | M09 | M10 | M11 | M13 => first(exhibit),
+        M01 | M02 | M03 | M08 | M09 | M10 | M11 | M13 => writes(exhibit),
         M14 | M15 | M16 | M18 | M19 | M25 => mirrors(exhibit),
-        M28 | M29 | M30 | M31 | M33 | M34 | M36 | M37 | M41 | M42 => parity(exhibit),
-        M51 | M52 | M53 | M54 | M55 | M56 | M57 => metadata(exhibit),
-        M58 | M59 | M60 | M61 | M62 => core(exhibit),
+        M28 | M29 | M36 | M59 => bitmaps(exhibit),
+        M30 | M31 | M33 | M34 | M37 | M41 | M42 => parity(exhibit),
+        M51 | M54 | M56 | M57 => returns(exhibit),
+        M52 | M53 | M55 | M60 => rebuilds(exhibit),
+        M58 | M61 | M62 => faults(exhibit),
         _ => own::scene(exhibit),
     }
 }
 
-fn first(exhibit: Exhibit) -> Scene {
+fn writes(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
         M01 => new(
@@ -260,7 +262,7 @@ fn mirrors(exhibit: Exhibit) -> Scene {
     }
 }
 
-fn parity(exhibit: Exhibit) -> Scene {
+fn bitmaps(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
         M28 => new(
@@ -289,6 +291,29 @@ fn parity(exhibit: Exhibit) -> Scene {
                 release(),
             ],
         ),
+        M36 => new(
+            with_bitmap(mirror()),
+            "the bitmap's daemon comes by while a member is being rebuilt",
+            [
+                fail(1),
+                remove(1),
+                write(0..8),
+                hold(sync_reads()),
+                add(2),
+                sleep_ms(20_000),
+            ],
+        ),
+        _ => new(
+            with_bitmap(plain(1, 2)),
+            "a mirror with a bitmap is written",
+            [write(0..8)],
+        ),
+    }
+}
+
+fn parity(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    match exhibit {
         M30 => new(
             with_drawer(with_bitmap(plain(6, 4)), 1),
             "a RAID6 lacks two members, one is being rebuilt, and rows ahead of it are written",
@@ -331,18 +356,6 @@ fn parity(exhibit: Exhibit) -> Scene {
                 release(),
             ],
         ),
-        M36 => new(
-            with_bitmap(mirror()),
-            "the bitmap's daemon comes by while a member is being rebuilt",
-            [
-                fail(1),
-                remove(1),
-                write(0..8),
-                hold(sync_reads()),
-                add(2),
-                sleep_ms(20_000),
-            ],
-        ),
         M37 => new(
             plain(5, 3),
             "a long write that is not aligned",
@@ -361,7 +374,8 @@ fn parity(exhibit: Exhibit) -> Scene {
     }
 }
 
-fn metadata(exhibit: Exhibit) -> Scene {
+/// Members that come back.
+fn returns(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
         M51 => new(
@@ -373,6 +387,58 @@ fn metadata(exhibit: Exhibit) -> Scene {
                 vec![fail(2), remove(2), release(), start(re_add(2)), settle()],
             ]),
         ),
+        M54 => new(
+            plain(1, 2),
+            "a member fails, writes miss it, the power goes, and it is back, one update behind",
+            [
+                write(0..8),
+                fail(0),
+                write(0..8),
+                flush(),
+                power_cut([Fate::Kept]),
+                boot_all(),
+                read_all(),
+            ],
+        ),
+        M56 => new(
+            with_drawer(with_bitmap(plain(1, 3)), 1),
+            "a member is replaced, the array is written, bits are cleared, the old member is back",
+            [
+                fail(2),
+                remove(2),
+                add(3),
+                settle(),
+                write(0..64),
+                quiet(),
+                fail(3),
+                remove(3),
+                start(re_add(2)),
+                settle(),
+            ],
+        ),
+        _ => new(
+            long(plain(1, 2)),
+            "a member is taken back by the bitmap, the process is killed before it has caught up",
+            [
+                quiet(),
+                fail(0),
+                write(late(0..64)),
+                flush(),
+                remove(0),
+                hold(sync_reads()),
+                start(re_add(0)),
+                until(sync_reads()),
+                kill(true),
+                boot_all(),
+                settle(),
+            ],
+        ),
+    }
+}
+
+fn rebuilds(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    match exhibit {
         M52 => new(
             with_bitmap(mirror()),
             "the process is killed in the middle of a rebuild, with a clean bitmap",
@@ -397,19 +463,6 @@ fn metadata(exhibit: Exhibit) -> Scene {
                 settle(),
             ],
         ),
-        M54 => new(
-            plain(1, 2),
-            "a member fails, writes miss it, the power goes, and it is back, one update behind",
-            [
-                write(0..8),
-                fail(0),
-                write(0..8),
-                flush(),
-                power_cut([Fate::Kept]),
-                boot_all(),
-                read_all(),
-            ],
-        ),
         M55 => new(
             mirror(),
             "the only member in sync drops out while another one is being rebuilt",
@@ -424,43 +477,22 @@ fn metadata(exhibit: Exhibit) -> Scene {
                 write(0..8),
             ],
         ),
-        M56 => new(
-            with_drawer(with_bitmap(plain(1, 3)), 1),
-            "a member is replaced, the array is written, bits are cleared, the old member is back",
+        _ => new(
+            with_drawer(unsynced(plain(1, 3)), 1),
+            "a member fails during a resync and is replaced",
             [
+                hold(sync_reads()),
                 fail(2),
                 remove(2),
                 add(3),
-                settle(),
-                write(0..64),
-                quiet(),
-                fail(3),
-                remove(3),
-                start(re_add(2)),
-                settle(),
-            ],
-        ),
-        _ => new(
-            long(plain(1, 2)),
-            "a member is taken back by the bitmap, and the process is killed before it has caught up",
-            [
-                quiet(),
-                fail(0),
-                write(late(0..64)),
-                flush(),
-                remove(0),
-                hold(sync_reads()),
-                start(re_add(0)),
-                until(sync_reads()),
-                kill(true),
-                boot_all(),
+                release(),
                 settle(),
             ],
         ),
     }
 }
 
-fn core(exhibit: Exhibit) -> Scene {
+fn faults(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
         M58 => new(
@@ -473,23 +505,6 @@ fn core(exhibit: Exhibit) -> Scene {
                 remove(1),
                 damage(0, 0..8),
                 add(2),
-                settle(),
-            ],
-        ),
-        M59 => new(
-            with_bitmap(plain(1, 2)),
-            "a mirror with a bitmap is written",
-            [write(0..8)],
-        ),
-        M60 => new(
-            with_drawer(unsynced(plain(1, 3)), 1),
-            "a member fails during a resync and is replaced",
-            [
-                hold(sync_reads()),
-                fail(2),
-                remove(2),
-                add(3),
-                release(),
                 settle(),
             ],
         ),

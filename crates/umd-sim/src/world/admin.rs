@@ -84,6 +84,25 @@ impl World<'_> {
         }
     }
 
+    /// A member that is being rebuilt is set faulty, taken out, and put back half rebuilt.
+    pub(super) fn change_ones_mind(&mut self) {
+        let likes = self.options.actions.contains(&Action::ReAdd);
+        if !likes || !self.admin_rng.permille(300) {
+            return;
+        }
+        let recovering = |role| matches!(role, MemberRole::Recovering { .. });
+        let Some(member) = self.any_member(recovering) else {
+            return;
+        };
+        let disk = self.live().members[&member];
+        let back = Request::Add { disk, back: true };
+        let mut pause = 0;
+        for request in [Request::Fail(member), Request::Remove(member), back] {
+            pause += self.admin_rng.spread(10_000_000);
+            self.after(pause, Ev::Undo(request));
+        }
+    }
+
     /// Whoever puts a disk back may have to take another one out of its slot first.
     fn make_room(&mut self, disk: usize, back: Request) -> Option<Request> {
         let at = super_sector(self.options.minor, self.disks[disk].sectors());
@@ -102,12 +121,21 @@ impl World<'_> {
 
     /// The administrator takes something back, or goes on with it.
     pub(super) fn undo(&mut self, request: Request) -> Verdict {
+        let over = !self.live().phase.is_work();
         match request {
-            Request::Add { disk, .. } if !self.is_free(disk) || !self.live().phase.is_work() => {
-                Ok(())
+            Request::Fail(_) | Request::Remove(_) | Request::Add { .. } if over => Ok(()),
+            Request::Fail(member) if !self.may_fail(member) => Ok(()),
+            Request::Add { disk, .. } if !self.is_free(disk) => Ok(()),
+            request => {
+                self.record_action(request);
+                self.ask(request)
             }
-            request => self.ask(request),
         }
+    }
+
+    fn may_fail(&mut self, member: MemberId) -> bool {
+        let disk = self.live().members.get(&member).copied();
+        disk.is_some_and(|disk| self.doom(disk))
     }
 
     fn is_free(&self, disk: usize) -> bool {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use umd_core::array::{MemberRole, Purpose};
+use umd_core::array::{MemberRole, MemberStatus, Purpose};
 use umd_core::value::{MemberId, Span};
 
 use super::{Ev, World};
@@ -141,7 +141,7 @@ impl World<'_> {
         }
         self.live_mut().faults_left -= 1;
         let kind = self.fault_rng.pick(&kinds);
-        let disks: Vec<usize> = self.live().members.values().copied().collect();
+        let disks = self.targets();
         if !disks.is_empty() {
             let disk = self.fault_rng.pick(&disks);
             let struck = self.strike_disk(kind, disk);
@@ -157,6 +157,21 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Whether a member is being rebuilt.
+    pub(super) fn is_rebuilding(&self) -> bool {
+        let recovering = |m: &MemberStatus| matches!(m.role, MemberRole::Recovering { .. });
+        self.live().status.members.iter().any(recovering)
+    }
+
+    /// Members that may be struck. What may be lost for good is lost most instructively while
+    /// somebody else is being rebuilt from it.
+    fn targets(&mut self) -> Vec<usize> {
+        if self.options.beyond && self.is_rebuilding() && self.fault_rng.coin() {
+            return self.in_sync().into_iter().map(|(_, disk)| disk).collect();
+        }
+        self.live().members.values().copied().collect()
+    }
+
     fn strike_disk(&mut self, kind: Fault, disk: usize) -> bool {
         let Some(broken) = self.choose_fault(kind, disk) else {
             return false;
@@ -169,7 +184,7 @@ impl World<'_> {
         true
     }
 
-    /// Faults and administrators like to come while a sync runs.
+    /// Faults, administrators and the end of a boot like to come while a sync runs.
     pub(super) fn sync_started(&mut self) {
         if self.program.is_some() {
             // They come when the program says so.
@@ -182,6 +197,11 @@ impl World<'_> {
         if !self.options.actions.is_empty() && self.admin_rng.permille(300) {
             let delay = self.admin_rng.spread(1_000_000);
             self.after(delay, Ev::Admin);
+        }
+        self.change_ones_mind();
+        if self.live().phase.is_work() && self.fault_rng.permille(100) {
+            let delay = self.fault_rng.spread(5_000_000);
+            self.end_after(delay);
         }
     }
 

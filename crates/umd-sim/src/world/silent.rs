@@ -11,6 +11,7 @@
 //! that would have to be computed from it. Once the members agree about a page again and nothing
 //! is on its way to it, it is judged like all others.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use umd_core::array::{MemberRole, Purpose};
@@ -117,7 +118,9 @@ impl World<'_> {
 
     /// Forgets pages about which disks lied, and about which all members agree again.
     pub(super) fn prune_spoiled(&mut self, in_sync: &[(u16, usize)]) {
-        if self.atlas.spoiled.is_empty() {
+        // Who was a member and may come back holds what it held then.
+        let elsewhere = |disk: usize| self.carries[disk] && in_sync.iter().all(|(_, d)| *d != disk);
+        if self.atlas.spoiled.is_empty() || (0..self.disks.len()).any(elsewhere) {
             return;
         }
         let at_risk = self.pages_at_risk(true);
@@ -222,18 +225,22 @@ impl World<'_> {
     }
 
     /// Where parity is in doubt too, sectors that were shorn may come back as anything. Elsewhere
-    /// redundancy has them.
+    /// redundancy has them. What cannot be read is looked for in parts of eight sectors, so that
+    /// neighbours in rows that are in doubt go the same way.
     pub(super) fn note_shorn(&mut self, place: Option<(u16, Range<u64>)>, sectors: &[u64]) {
         let (Some((slot, data)), true) = (place, self.geometry.has_parity()) else {
             return;
         };
-        for at in sectors.iter().filter(|at| data.contains(at)) {
+        let with_neighbours = |at: &u64| at.saturating_sub(7)..at + 8;
+        let lost: BTreeSet<u64> = sectors.iter().flat_map(with_neighbours).collect();
+        for at in lost.into_iter().filter(|at| data.contains(at)) {
             let relative_sector = at - data.start;
             let place = Place {
                 slot,
                 relative_sector,
             };
-            let doubtful = self.atlas.holes.contains(&(relative_sector / PAGE_SECTORS));
+            let page = relative_sector / PAGE_SECTORS;
+            let doubtful = self.atlas.holes.contains(&page);
             if let (Some(sector), true) = (self.sector_of(place), doubtful) {
                 self.oracle.lost(sector);
             }
@@ -276,6 +283,23 @@ impl World<'_> {
         Ok(())
     }
 
+    /// The newest generation on disks that claim a slot, and are not known to have lost it: what
+    /// spares and failed members know does not decide.
+    fn newest_in_slots(&self, disks: &[&SimDisk]) -> Option<u64> {
+        let at = |disk: &SimDisk| super_sector(self.options.minor, disk.sectors());
+        let views: Vec<SuperView<'_>> = disks
+            .iter()
+            .filter_map(|disk| disk.visible(at(disk)).and_then(SuperView::new))
+            .collect();
+        let counts = |sb: &&SuperView<'_>| {
+            let fresher = |other: &SuperView<'_>| other.events() > sb.events();
+            let disowns =
+                |other: &&SuperView<'_>| fresher(other) && other.role(sb.number()).is_none();
+            sb.role(sb.number()).is_some() && !views.iter().any(|other| disowns(&other))
+        };
+        views.iter().filter(counts).map(|sb| sb.events()).max()
+    }
+
     fn events_on(&self, disk: &SimDisk) -> Option<u64> {
         let at = super_sector(self.options.minor, disk.sectors());
         disk.visible(at)
@@ -308,8 +332,8 @@ impl World<'_> {
             .filter(|(id, _)| *id != original)
             .copied()
             .collect();
-        let events = others.iter().map(|(_, disk)| &self.disks[*disk]);
-        let newest = events.filter_map(|disk| self.events_on(disk)).max();
+        let disks: Vec<&SimDisk> = others.iter().map(|(_, disk)| &self.disks[*disk]).collect();
+        let newest = self.newest_in_slots(&disks);
         // Members that are one behind were in the midst of an update.
         let stale = self.events_on(&copy.disk).map(|events| events + 1) < newest;
         let more = Some((COPY, &copy.disk));
@@ -319,7 +343,12 @@ impl World<'_> {
         let status = started.engine.status();
         let mut members = status.members.iter();
         if stale && members.any(|m| m.id == COPY && m.role == MemberRole::InSync) {
-            let text = format!("an old copy of disk {} is taken for it", copy.of);
+            let events = self.events_on(&copy.disk);
+            let text = format!(
+                "an old copy of disk {} (events {events:?}) is taken for it, although others \
+                 know {newest:?}",
+                copy.of
+            );
             return Err(Violation::new(Rule::Source, text));
         }
         Ok(())

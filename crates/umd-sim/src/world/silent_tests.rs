@@ -193,6 +193,32 @@ fn a_sector_that_a_power_cut_made_unreadable_is_cured() {
     }
 }
 
+#[test]
+fn what_can_be_read_is_not_computed_from_parity_in_doubt() {
+    // Parity of sector 20 has been written, and its data has not. Sector 0 of the other column
+    // cannot be read. Nothing was being written to sector 20 there, so it is what it was.
+    // The resync takes a while to come there.
+    let mut options = plain(5, 3);
+    options.chunk_sectors = 64;
+    options.disk_sectors.fill(64 + 16_384);
+    let at = 252 * 128;
+    let steps = [
+        write(at..at + 128),
+        quiet(),
+        shear(0),
+        hold(io().writes().purpose(data())),
+        start(write(at..at + 1)),
+        start(write(at + 84..at + 85)),
+        sleep_ms(50),
+        power_cut([Fate::Lost, Fate::Lost, Fate::Kept]),
+        boot_all(),
+        read(at..at + 64),
+        settle(),
+        read_all(),
+    ];
+    passes(&options, &steps);
+}
+
 /// Takes the copy and leaves the disk that it is of.
 struct Believes(&'static str);
 
