@@ -42,10 +42,10 @@ fn folder() -> PathBuf {
     workspace::root().join("fuzz")
 }
 
-/// A program of the fuzz crate, made by the compiler that makes everything else.
+/// The program of the fuzz crate, as the tests are built: with every check, and built already.
 fn plain(args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
-    command.args(["run", "--quiet", "--release", "--package", "umd-fuzz"]);
+    command.args(["run", "--quiet", "--package", "umd-fuzz"]);
     command.args(["--bin", "umd-fuzz", "--"]).args(args);
     command.current_dir(folder());
     command

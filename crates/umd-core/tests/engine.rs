@@ -780,3 +780,69 @@ fn a_flush_that_fails_after_an_update_was_given_up_is_seen() {
     let refused = |command: &Command| matches!(command, Command::Complete { result: Err(_), .. });
     assert!(out.iter().any(refused), "{out:?}");
 }
+
+#[test]
+fn an_array_that_nobody_writes_to_is_called_clean_after_a_while() {
+    let mut world = World::create(&Shape {
+        level: Level::Raid5,
+        layout: 2,
+        disks: 3,
+        chunk_sectors: 16,
+        bitmap: false,
+        minor: Minor::V1_2,
+        assume_clean: true,
+    });
+    world.start(&Wish::default(), Options::default()).unwrap();
+    let mut copy = whole(&mut world);
+    scribble(&mut world, &mut copy, &mut Lcg(1), 1);
+    assert_eq!(world.array().status().state, ArrayState::Active);
+    world.pass(1);
+    assert_eq!(world.array().status().state, ArrayState::Clean);
+    assert_eq!(world.superblock(0).fields.resync_offset_sectors, MAX_SECTOR);
+}
+
+#[test]
+fn a_raid0_whose_layout_does_not_matter_shows_none() {
+    let mut world = World::create(&Shape {
+        level: Level::Raid0,
+        layout: 0,
+        disks: 2,
+        chunk_sectors: 16,
+        bitmap: false,
+        minor: Minor::V1_2,
+        assume_clean: true,
+    });
+    world.start(&Wish::default(), Options::default()).unwrap();
+    assert_eq!(world.array().status().layout, -1);
+}
+
+/// Both writes are under way together; the second waits for the stripe of the first.
+#[test]
+fn writes_to_one_stripe_wait_for_each_other_and_both_end() {
+    for level in [Level::Raid1, Level::Raid5] {
+        let mut world = World::create(&Shape {
+            level,
+            layout: if level == Level::Raid5 { 2 } else { 0 },
+            disks: 3,
+            chunk_sectors: if level == Level::Raid5 { 16 } else { 0 },
+            bitmap: false,
+            minor: Minor::V1_2,
+            assume_clean: true,
+        });
+        world.start(&Wish::default(), Options::default()).unwrap();
+        let mut write = |offset_sectors, byte| {
+            let data = world.pool.copy_of(&[byte; 4096]);
+            world.submit(RequestOp::Write {
+                offset_sectors,
+                data,
+                fua: false,
+            })
+        };
+        let (first, second) = (write(0, 1), write(4, 2));
+        world.reply(first).unwrap();
+        world.reply(second).unwrap();
+        let read = world.read(0, 12).unwrap();
+        assert!(read[..2048].iter().all(|byte| *byte == 1));
+        assert!(read[2048..].iter().all(|byte| *byte == 2));
+    }
+}
