@@ -186,6 +186,15 @@ impl Raid10 {
         Ok(map)
     }
 
+    /// For exhibit M27: as if every far copy lay on the slot of the first one.
+    pub(crate) fn meeting(mut self) -> Raid10 {
+        for copies in [&mut self.slots, &mut self.firsts] {
+            let first = copies[0].clone();
+            copies.iter_mut().for_each(|slots| slots.clone_from(&first));
+        }
+        self
+    }
+
     /// Which slots hold a chunk repeats after as many chunks as there are slots.
     fn find_groups(&self) -> Vec<SmallVec<[u16; 4]>> {
         let chunks = 0..u64::from(self.raid_disks).min(self.array_sectors / self.chunk_sectors);

@@ -15,6 +15,14 @@ use crate::geometry::{Copy, Geometry};
 use crate::member::{Access, Column, Effect};
 use crate::value::{Exhibit, IoDone, IoError, MemberId, Purpose, Slice};
 
+/// The chunk of a RAID10.
+fn askew_chunk(lane: &Lane) -> u64 {
+    match &*lane.geometry {
+        Geometry::Copied(map) => map.chunk_sectors(),
+        _ => 1,
+    }
+}
+
 /// What is written.
 #[derive(Debug, Clone)]
 pub(super) enum Payload {
@@ -111,12 +119,25 @@ impl Direct {
             }
             let column = *column.expect("not lost");
             let fua = request.fua;
+            let start = match self.trims_askew(lane, rig, place) {
+                true => start - start % askew_chunk(lane),
+                false => start,
+            };
             self.write(rig, &proofs, (&column, start), fua, index);
         }
         match self.left {
             0 => self.over(lane, Err(eio("no member is left to hold this data"))),
             _ => Step::Stay(Job::Direct(self)),
         }
+    }
+
+    /// M26 (d30588b2731f): a discard that began within a chunk began at its start on every copy but
+    /// the first.
+    fn trims_askew(&self, lane: &Lane, rig: &Rig<'_>, place: Copy) -> bool {
+        let zeros = matches!(self.payload, Payload::Zeros { .. });
+        let copied = matches!(*lane.geometry, Geometry::Copied(_));
+        let mistaken = zeros && copied && rig.io.museum.on(Exhibit::M26);
+        mistaken && lane.geometry.copies(self.piece.array_sectors)[0] != place
     }
 
     fn discards(&self, lane: &Lane) -> bool {

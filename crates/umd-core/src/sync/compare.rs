@@ -14,9 +14,9 @@ use smallvec::SmallVec;
 use super::unit::{Mend, Unit};
 use super::verdict::{Wrong, joined, judge_row, majority};
 use super::{RepairWay, SyncRig};
-use crate::geometry::{Raid456, Row};
+use crate::geometry::{Geometry, Raid456, Row};
 use crate::personality::parity::{parity_of, rebuild};
-use crate::value::{Buf, Exhibit, Mismatch, Pool, Slice, Slot, SyncAction};
+use crate::value::{Buf, Exhibit, Mismatch, Museum, Pool, Slice, Slot, SyncAction};
 
 /// Bytes that are compared, and counted, as one: md counts RAID1 differences by 64 KiB.
 const MIRROR_BLOCK_BYTES: usize = 64 * 1024;
@@ -87,7 +87,7 @@ impl Unit {
         let mut at = 0;
         while at < len {
             let to = (at + MIRROR_BLOCK_BYTES).min(len);
-            self.block_mends(&legs, source, (at, to), &wholly, &mut mends);
+            self.block_mends(rig.io.museum, &legs, source, (at, to), &wholly, &mut mends);
             at = to;
         }
         mends
@@ -96,6 +96,7 @@ impl Unit {
     /// One block of all legs.
     fn block_mends(
         &mut self,
+        museum: Museum,
         legs: &[(u16, Slice)],
         source: usize,
         (from, to): (usize, usize),
@@ -122,7 +123,10 @@ impl Unit {
             };
             self.note_mirror(sector, (to - from) as u64 / 512, known);
         }
-        let written = wrong.into_iter().filter(|_| self.may_write());
+        // M28r (6d7689317156): a RAID10 that found copies to differ wrote nothing to the others.
+        let copied = matches!(*self.geometry, Geometry::Copied(_));
+        let empty = copied && museum.on(Exhibit::M28r);
+        let written = wrong.into_iter().filter(|_| self.may_write() && !empty);
         let all = written.chain(wholly.iter().copied());
         mends.extend(all.map(|slot| Mend {
             slot,

@@ -62,7 +62,7 @@ pub(super) struct Mend {
 pub(super) struct Unit {
     pub(super) action: SyncAction,
     pub(super) way: RepairWay,
-    geometry: Arc<Geometry>,
+    pub(super) geometry: Arc<Geometry>,
     /// What it does of the run: sectors of the run's walk.
     part: (u64, u64),
     /// What it locks: array sectors of a mirror, else member data sectors.

@@ -236,6 +236,15 @@ impl Monitor {
         }
     }
 
+    /// Whether every member in sync says so itself on its medium: a crash now leaves it in sync.
+    pub fn is_recorded(&self, scene: Scene<'_>) -> bool {
+        self.in_sync(scene.status).all(|(_, _, view)| {
+            let claims = Monitor::durable_super(view, scene.disks);
+            claims
+                .is_some_and(|sb| sb.role(sb.number()).is_some() && sb.recovery_offset().is_none())
+        })
+    }
+
     /// Everything has settled: redundancy agrees on the media.
     pub fn check_parity_at_rest(&self, scene: Scene<'_>) -> Verdict {
         match self.media(scene).disagreement(0..u64::MAX, Needs::InSync) {

@@ -202,6 +202,35 @@ const RAID: &[Entry] = &[
         Rule::Checkpoint,
     ),
     entry(
+        M26,
+        ("d30588b2731f", "md/raid10: improve raid10 discard request"),
+        "A discard that began within a chunk began at its start on every copy but the first, and \
+         trimmed what was alive there.",
+        "7.1, G11",
+        Rule::Ack,
+    ),
+    entry(
+        M27,
+        (
+            "8bce6d35b308",
+            "md/raid10: Fix the 'new' raid10 layout to work correctly.",
+        ),
+        "Far sets were cut so that two copies of a chunk lay on one member. Here every far copy \
+         lies where the first one does.",
+        "layout property",
+        Rule::Ack,
+    ),
+    entry(
+        M28r,
+        (
+            "6d7689317156",
+            "md/raid10: fix two problems with RAID10 resync.",
+        ),
+        "What a resync wrote to copies that differed had no length, and they went on differing.",
+        "G11",
+        Rule::Clear,
+    ),
+    entry(
         M28,
         (
             "7c785b7a18dc",

@@ -127,6 +127,7 @@ pub fn scene(exhibit: Exhibit) -> Scene {
     match exhibit {
         M01 | M02 | M03 | M08 | M09 | M10 | M11 | M13 => writes(exhibit),
         M14 | M15 | M16 | M18 | M19 | M25 => mirrors(exhibit),
+        M26 | M27 | M28r => copies(exhibit),
         M28 | M29 | M36 | M59 => bitmaps(exhibit),
         M30 | M31 | M33 | M34 | M37 | M41 | M42 => parity(exhibit),
         M51 | M54 | M56 | M57 => returns(exhibit),
@@ -258,6 +259,36 @@ fn mirrors(exhibit: Exhibit) -> Scene {
                 add(2),
                 settle(),
             ],
+        ),
+    }
+}
+
+/// A RAID10 of this layout on four members.
+fn copied(layout: u32) -> Options {
+    Options {
+        layout,
+        chunk_sectors: 16,
+        ..plain(10, 4)
+    }
+}
+
+fn copies(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    match exhibit {
+        M26 => new(
+            copied(0x102),
+            "the second half of a chunk is zeroed",
+            [write(0..16), zero(8..16)],
+        ),
+        M27 => new(
+            copied(0x201),
+            "an array of far copies is written, and loses a member",
+            [write(0..16), flush(), fail(0), read(0..16)],
+        ),
+        _ => new(
+            unsynced(copied(0x102)),
+            "members full of rubbish are synced",
+            [settle()],
         ),
     }
 }

@@ -11,7 +11,7 @@ use umd_core::value::{MemberId, Span};
 use super::{Ev, World};
 use crate::disk::{Armed, PAGE_SECTORS, Power};
 use crate::layout::{Place, parity_agrees};
-use crate::monitor::Verdict;
+use crate::monitor::{Scene, Verdict};
 use crate::options::{Fault, Trigger};
 use crate::program::Broken;
 use crate::rng::mix;
@@ -289,7 +289,14 @@ impl World<'_> {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return false;
         }
-        let covered = !self.is_spent(disk) && !self.any_damage();
+        // What a rebuild has just made whole, and nobody has recorded, is not whole after a crash.
+        let live = self.live();
+        let recorded = live.monitor.is_recorded(Scene {
+            disks: &self.disks,
+            status: &live.status,
+            oracle: &self.oracle,
+        });
+        let covered = recorded && !self.is_spent(disk) && !self.any_damage();
         if !(covered || self.options.beyond) || self.has_holes() {
             return false;
         }
