@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::doc::{ArrayDoc, MemberDoc, MismatchDoc};
+use crate::doc::{ArrayDoc, MemberDoc, MismatchDoc, MismatchMemberDoc};
 use crate::units::human_tail;
 
 use super::Context;
@@ -91,29 +91,29 @@ fn mismatches(array: &ArrayDoc) -> String {
 /// One place, in a sentence.
 pub fn mismatch(place: &MismatchDoc) -> String {
     let len = place.len_sectors;
-    let data = match place.array_sectors[..] {
-        [] => "parity only".to_owned(),
-        [first] => format!("array sectors {first}..{}", first + len),
-        [first, ..] => {
-            let parts = place.array_sectors.len();
-            format!("{parts} times {len} sectors of the array, from {first} on")
+    let range = |first: u64| format!("{first}..{}", first + len);
+    let joined = |words: Vec<String>| words.join(", ");
+    let data = match place.array_sectors.is_empty() {
+        true => "parity only".to_owned(),
+        false => {
+            let ranges = place.array_sectors.iter().map(|first| range(*first));
+            format!("array sectors {}", joined(ranges.collect()))
         }
     };
+    let part = |one: &MismatchMemberDoc| format!("{} sectors {}", one.path, range(one.sector));
     let wrong = place.members.iter().filter(|member| member.wrong);
-    let wrong: Vec<String> = wrong
-        .map(|one| format!("{} sectors {}..{}", one.path, one.sector, one.sector + len))
-        .collect();
+    let wrong: Vec<String> = wrong.map(part).collect();
     let who = match (wrong.is_empty(), place.repaired) {
+        (false, false) => format!("wrong: {}", joined(wrong)),
+        (false, true) => format!("mended: {}", joined(wrong)),
+        (true, true) => "made equal, it cannot be told which member was wrong".to_owned(),
         (true, false) => {
-            let lie = place.members.iter();
-            let lie: Vec<String> = lie
-                .map(|one| format!("{} {}", one.path, one.sector))
-                .collect();
-            format!("which member is wrong cannot be told ({})", lie.join(", "))
+            let all = place.members.iter().map(part);
+            format!(
+                "it cannot be told which is wrong: {}",
+                joined(all.collect())
+            )
         }
-        (true, true) => "which member was wrong cannot be told; made equal".to_owned(),
-        (false, false) => format!("wrong: {}", wrong.join(", ")),
-        (false, true) => format!("mended: {}", wrong.join(", ")),
     };
     format!("{data}; {who}")
 }
@@ -266,7 +266,7 @@ mod tests {
     use crate::doc::tests::{doc, member, raid5};
     use crate::text::tests::context;
     use umd_core::array::{ArrayState, MemberRole, Status, SyncStatus};
-    use umd_core::value::SyncAction;
+    use umd_core::value::{Mismatch, Slot, SyncAction};
 
     #[test]
     fn a_clean_raid5() {
@@ -370,6 +370,37 @@ Consistency Policy : resync
         let end = "       2       0        0        -      faulty   /tmp/c.img\n\n             \
                    Fault : /tmp/c.img: write failed: device gone\n";
         assert!(text.ends_with(end), "{text}");
+    }
+
+    #[test]
+    fn places_that_differ_stand_below_the_table() {
+        let mut status = raid5();
+        let place = |wrong: &[u16], repaired| Mismatch {
+            members: (0..3).map(|slot| (Slot(slot), 8)).collect(),
+            len_sectors: 8,
+            array_sectors: vec![16, 144],
+            wrong: wrong.iter().map(|slot| Slot(*slot)).collect(),
+            repaired,
+        };
+        status.mismatches = vec![place(&[], false), place(&[], true), place(&[1], false)];
+        status.mismatches[2].array_sectors.clear();
+        status
+            .mismatches
+            .extend([(); 6].map(|()| place(&[2], true)));
+        let text = detail("r5", &doc(&status), &context());
+        let lines: Vec<&str> = text.lines().filter(|l| l.contains("Mismatch : ")).collect();
+        assert_eq!(lines.len(), 9);
+        let expected = [
+            "array sectors 16..24, 144..152; it cannot be told which is wrong: /tmp/a.img sectors \
+             2056..2064, /tmp/b.img sectors 2056..2064, /tmp/c.img sectors 2056..2064",
+            "array sectors 16..24, 144..152; made equal, it cannot be told which member was wrong",
+            "parity only; wrong: /tmp/b.img sectors 2056..2064",
+            "array sectors 16..24, 144..152; mended: /tmp/c.img sectors 2056..2064",
+        ];
+        for (line, expected) in lines.iter().zip(expected) {
+            assert_eq!(line.trim_start(), format!("Mismatch : {expected}"));
+        }
+        assert!(lines[8].ends_with("and more (see --json)"));
     }
 
     #[test]
