@@ -730,6 +730,76 @@ fn flushes(out: &[Command]) -> Vec<(MemberId, IoId)> {
     out.iter().filter_map(flush).collect()
 }
 
+fn mirror() -> Shape {
+    Shape {
+        level: Level::Raid1,
+        layout: 0,
+        disks: 2,
+        chunk_sectors: 0,
+        bitmap: false,
+        minor: Minor::V1_2,
+        assume_clean: true,
+    }
+}
+
+#[test]
+fn a_flush_is_answered_when_the_last_member_has_flushed() {
+    let mut world = World::create(&mirror());
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    let now = world.now;
+    let array = world.array();
+    let mut step = |event: Event| {
+        let mut out = Vec::new();
+        array.handle(now, event, &mut out);
+        out
+    };
+    let id = RequestId(1);
+    let op = RequestOp::Flush;
+    let out = step(Event::Request(Request { id, op }));
+    let [(MemberId(0), first), (MemberId(1), second)] = flushes(&out)[..] else {
+        panic!("{out:?}")
+    };
+    let flushed = |io: IoId| {
+        let result = Ok(IoDone::Done);
+        Event::Done(Completion { io, result })
+    };
+    let answered = |command: &Command| matches!(command, Command::Complete { result: Ok(_), .. });
+    assert!(!step(flushed(second)).iter().any(answered));
+    assert!(step(flushed(first)).iter().any(answered));
+}
+
+#[test]
+fn many_readers_of_one_bad_sector_are_served_and_it_is_mended() {
+    let mut world = World::create(&Shape {
+        assume_clean: false,
+        ..mirror()
+    });
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    world.pass(1);
+    let copy = whole(&mut world);
+    for disk in 0..2u32 {
+        let offset = world.superblock(disk).fields.data_offset_sectors;
+        let bad = &mut world.disks.get_mut(&MemberId(disk)).expect("disk").bad;
+        bad.insert(offset + 100 + 24 * u64::from(disk));
+    }
+    // All at once: the legs take turns, and whoever mends waits for who mends before.
+    let read = |offset_sectors| RequestOp::Read {
+        offset_sectors,
+        len_sectors: 8,
+    };
+    let places = [96, 120].repeat(4);
+    let ids: Vec<u64> = places.iter().map(|at| world.submit(read(*at))).collect();
+    for id in ids {
+        world.reply(id).expect("read");
+    }
+    assert!(world.disks.values().all(|disk| disk.bad.is_empty()));
+    verify(&mut world, &copy);
+}
+
 /// An update is given up when the array breaks. The flush of a stop that follows at once must not
 /// be taken for a part of it: what the member forgot would be read on.
 #[test]
