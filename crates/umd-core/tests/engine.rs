@@ -396,6 +396,43 @@ fn a_check_of_raid6_names_the_member_that_is_wrong_and_repair_mends_it() {
     }
 }
 
+/// A resync that met sectors nobody can read waits for an administrator. Until it has passed,
+/// members that differ are what a crash left, and nobody is called wrong.
+#[test]
+fn nobody_is_wrong_where_a_resync_is_owed() {
+    let shape = Shape {
+        bitmap: false,
+        ..six(2)
+    };
+    // Longer than what a resync has under way when it meets the first row.
+    let mut world = World::create_sized(&shape, 64 << 20);
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    world.pass(1);
+    // A crash while it was active.
+    world.write(0, &[7; 512]).expect("written");
+    world.array = None;
+    world.timers.clear();
+    for disk in 0..3u32 {
+        let offset = world.superblock(disk).fields.data_offset_sectors;
+        let bad = &mut world.disks.get_mut(&MemberId(disk)).expect("disk").bad;
+        bad.insert(offset + 3);
+    }
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    world.pass(1);
+    assert!(world.array().status().sync_pending, "the resync gave up");
+    rot(&mut world, 1, 60 << 20);
+    assert_ne!(mismatch(&mut world), 0);
+    let found = world.array().status().mismatches;
+    assert!(
+        found.iter().all(|place| place.wrong.is_empty()),
+        "{found:?}"
+    );
+}
+
 #[test]
 fn a_plain_repair_believes_the_data() {
     let mut world = World::create(&six(2));

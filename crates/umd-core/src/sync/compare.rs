@@ -16,7 +16,7 @@ use super::verdict::{Wrong, joined, judge_row, majority};
 use super::{RepairWay, SyncRig};
 use crate::geometry::{Geometry, Raid456, Row};
 use crate::personality::parity::{parity_of, rebuild};
-use crate::value::{Buf, Exhibit, Mismatch, Museum, Pool, Slice, Slot, SyncAction};
+use crate::value::{Buf, Exhibit, Mismatch, Pool, Slice, Slot, SyncAction};
 
 /// Bytes that are compared, and counted, as one: md counts RAID1 differences by 64 KiB.
 const MIRROR_BLOCK_BYTES: usize = 64 * 1024;
@@ -36,14 +36,15 @@ impl Unit {
         self.action != SyncAction::Check
     }
 
-    /// Whether who is wrong is asked at all. A resync follows a crash: members that differ then are
-    /// not wrong, and hosts read the first leg.
-    fn judges(&self) -> bool {
-        match self.action {
+    /// Whether who is wrong is asked at all. Where a resync is owed nobody is: a crash came between
+    /// writes of one row, or of one block to its legs, and hosts may have read what is new.
+    fn judges(&self, rig: &SyncRig<'_>) -> bool {
+        let asked = match self.action {
             SyncAction::Check => true,
             SyncAction::Repair => self.way == RepairWay::Judged,
             SyncAction::Resync | SyncAction::Recover => false,
-        }
+        };
+        asked && rig.cover.agrees(rig.bitmap.regions(), self.start, self.end)
     }
 
     /// Slots to be filled wholly: those being rebuilt, and those that could not be read.
@@ -87,7 +88,7 @@ impl Unit {
         let mut at = 0;
         while at < len {
             let to = (at + MIRROR_BLOCK_BYTES).min(len);
-            self.block_mends(rig.io.museum, &legs, source, (at, to), &wholly, &mut mends);
+            self.block_mends(rig, &legs, source, (at, to), &wholly, &mut mends);
             at = to;
         }
         mends
@@ -96,7 +97,7 @@ impl Unit {
     /// One block of all legs.
     fn block_mends(
         &mut self,
-        museum: Museum,
+        rig: &SyncRig<'_>,
         legs: &[(u16, Slice)],
         source: usize,
         (from, to): (usize, usize),
@@ -106,7 +107,7 @@ impl Unit {
         let block = |leg: usize| &legs[leg].1.as_slice()[from..to];
         let same = (0..legs.len()).all(|leg| block(leg) == block(source));
         let contents: SmallVec<[&[u8]; 4]> = (0..legs.len()).map(block).collect();
-        let most = majority(&contents).filter(|_| !same && self.judges());
+        let most = majority(&contents).filter(|_| !same && self.judges(rig));
         let good = most.unwrap_or(source);
         let bytes = legs[good].1.sub(from..to);
         let sector = self.start + from as u64 / 512;
@@ -125,7 +126,7 @@ impl Unit {
         }
         // M28r (6d7689317156): a RAID10 that found copies to differ wrote nothing to the others.
         let copied = matches!(*self.geometry, Geometry::Copied(_));
-        let empty = copied && museum.on(Exhibit::M28r);
+        let empty = copied && rig.io.museum.on(Exhibit::M28r);
         let written = wrong.into_iter().filter(|_| self.may_write() && !empty);
         let all = written.chain(wholly.iter().copied());
         mends.extend(all.map(|slot| Mend {
@@ -206,7 +207,7 @@ impl Unit {
             return;
         }
         let fresh = fresh_parity(rig, row, &column, hi - lo);
-        let judged = self.judges() && row.q.is_some() && lost.is_empty();
+        let judged = self.judges(rig) && row.q.is_some() && lost.is_empty();
         let blocks = wrong_blocks(&column, &fresh, hi - lo).into_iter();
         let verdict = |from: usize, to: usize| match judged {
             true => judge_block(row, &column, &fresh, (from, to)),
