@@ -208,7 +208,11 @@ fn check_shape(array: &NewArray) -> Result<(), CreateError> {
         _ => array.layout == 0 || level.layout_name(array.layout).is_some(),
     };
     if !known {
-        return shape(format!("{level} has no layout {}", array.layout));
+        let layout = array.layout;
+        return shape(match level {
+            Level::Raid10 => format!("{level} has no layout {layout:#x} for {disks} devices"),
+            _ => format!("{level} has no layout {layout}"),
+        });
     }
     if array.name.len() > NAME_BYTES_MAX || array.name.contains('\0') {
         return shape(format!(

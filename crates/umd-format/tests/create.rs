@@ -321,7 +321,10 @@ fn descriptions_of_no_array_are_refused() {
             |a| a.level = Level::Multipath,
             "multipath cannot be created yet",
         ),
-        (|a| a.level = Level::Raid10, "raid10 has no layout 2"),
+        (
+            |a| a.level = Level::Raid10,
+            "raid10 has no layout 0x2 for 3 devices",
+        ),
         (|a| a.level = Level::Raid6, "needs 4 to 257 devices, not 3"),
         (
             |a| a.slots = vec![None, None, Some(member(0, 100 * MIB))],

@@ -28,13 +28,14 @@ const CONNECTIONS: usize = 4;
 /// Blocks each connection writes, in its own range.
 const BLOCKS: usize = 256;
 /// (level, members, bitmap)
-const ARRAYS: [(&str, usize, &str); 6] = [
+const ARRAYS: [(&str, usize, &str); 7] = [
     ("0", 3, ""),
     ("1", 2, "--bitmap=internal"),
     ("4", 3, "--bitmap=none"),
     ("5", 3, "--bitmap=internal"),
     ("5", 4, "--bitmap=none"),
     ("6", 5, "--bitmap=internal"),
+    ("10", 3, "--bitmap=internal"),
 ];
 
 /// A sequence of choices, the same for the same seed.

@@ -68,6 +68,21 @@ const REFUSALS: &[(&str, i32, &str)] = &[
         "umd: layout ls not understood for raid10.\n",
     ),
     (
+        "-C md0 -l linear -n 2 -b internal a b",
+        2,
+        "umd: bitmaps not meaningful with level linear\n",
+    ),
+    (
+        "action md0 check --repair parity",
+        2,
+        "umd: --repair goes with the action repair\n",
+    ),
+    (
+        "action md0 repair --repair data",
+        2,
+        "umd: --repair is others or parity, not data\n",
+    ),
+    (
         "-C md0 -l 5 -n 3 -k ppl a b c",
         2,
         "umd: consistency policy ppl is not available in this version; resync and bitmap are\n",
