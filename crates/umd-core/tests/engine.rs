@@ -1,5 +1,6 @@
 //! The engine from end to end, on perfect disks.
 
+mod commit;
 mod world;
 
 use umd_core::array::{
@@ -10,68 +11,7 @@ use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
 use umd_core::value::{ControlId, IoId, MAX_SECTOR, MemberId, RepairWay, RequestId, Slot};
 use umd_format::{Level, Minor};
-use world::{Shape, World};
-
-fn shapes() -> Vec<Shape> {
-    let mut all = Vec::new();
-    let mut push = |level: Level, layout, disks, chunk_sectors| {
-        for (bitmap, minor) in [
-            (false, Minor::V1_2),
-            (true, Minor::V1_0),
-            (true, Minor::V1_1),
-        ] {
-            let bitmap = bitmap && level.is_redundant();
-            all.push(Shape {
-                level,
-                layout,
-                disks,
-                chunk_sectors,
-                bitmap,
-                minor,
-                assume_clean: false,
-            });
-        }
-    };
-    push(Level::Raid0, 0, 3, 8);
-    push(Level::Raid1, 0, 2, 0);
-    push(Level::Raid1, 0, 3, 0);
-    push(Level::Raid4, 0, 3, 16);
-    for layout in 0..=5 {
-        push(Level::Raid5, layout, 4, 8);
-    }
-    push(Level::Raid5, 2, 2, 128);
-    for layout in [0, 1, 2, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20] {
-        push(Level::Raid6, layout, 5, 16);
-    }
-    push(Level::Linear, 0, 3, 0);
-    for (layout, disks) in [(0x102, 4), (0x102, 3), (0x103, 4), (0x201, 4), (0x10201, 3)] {
-        push(Level::Raid10, layout, disks, 16);
-    }
-    all
-}
-
-fn redundancy(shape: &Shape) -> u16 {
-    match shape.level {
-        Level::Linear | Level::Raid0 => 0,
-        Level::Raid10 => (shape.layout & 0xff) as u16 * (shape.layout >> 8 & 0xff) as u16 - 1,
-        Level::Raid1 => shape.disks - 1,
-        Level::Raid6 => 2,
-        _ => 1,
-    }
-}
-
-/// A small deterministic generator.
-struct Lcg(u64);
-
-impl Lcg {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) % n
-    }
-}
+use world::{Lcg, Shape, World, redundancy, shapes};
 
 /// Writes at random places, keeping a copy to compare with.
 fn scribble(world: &mut World, copy: &mut [u8], rng: &mut Lcg, times: u32) {

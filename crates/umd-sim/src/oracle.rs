@@ -12,8 +12,8 @@
 //! * A completed write overwrites every version that was complete before it was issued.
 //! * With read-commit, a completed read of `r` overwrites every *other* version that was complete
 //!   before it began: once read, a value stays (also in a region that is not yet synchronised
-//!   after a crash, even if
-//!   the member it was read from dies).
+//!   after a crash, even if the member it was read from dies). Where there are copies this begins
+//!   with the answer to the write: until then one copy may hold it and the next one not.
 //! * A flush makes what was overwritten before it was issued gone, by answered writes that is; a
 //!   FUA write does so for what it overwrites itself.
 //! * A power cut un-overwrites what is not gone; a killed process does not (caches survive).
@@ -108,7 +108,7 @@ impl fmt::Display for WrongRead {
 pub struct Oracle {
     sectors: BTreeMap<u64, Vec<Version>>,
     unwritten: Look,
-    read_commit: bool,
+    copies: bool,
     writes: BTreeMap<u64, (Issue, u64)>,
     flushes: BTreeMap<u64, u64>,
     /// Sectors with a version that is overwritten and not gone, or weak.
@@ -147,13 +147,13 @@ fn shows(look: Look, content: Content, sector: u64) -> bool {
 }
 
 impl Oracle {
-    /// Registers that nobody wrote to yet and that look like `unwritten`. `read_commit`: what was
-    /// read once stays.
-    pub fn new(unwritten: Look, read_commit: bool) -> Oracle {
+    /// Registers that nobody wrote to yet and that look like `unwritten`. `copies`: writes land on
+    /// several members.
+    pub fn new(unwritten: Look, copies: bool) -> Oracle {
         Oracle {
             sectors: BTreeMap::new(),
             unwritten,
-            read_commit,
+            copies,
             writes: BTreeMap::new(),
             flushes: BTreeMap::new(),
             loose: BTreeSet::new(),
@@ -319,16 +319,16 @@ impl Oracle {
         if !self.sectors.contains_key(&sector) && shows(self.unwritten, found, sector) {
             return Ok(());
         }
-        let read_commit = self.read_commit;
+        let copies = self.copies;
         let versions = self.versions(sector);
         let fits = |v: &Version| v.overwritten > began && shows(v.look, found, sector);
         if !versions.iter().any(fits) {
             return Err(self.wrong(sector, found));
         }
-        if !read_commit {
+        let answered = versions.iter().all(|v| !fits(v) || v.completed != OPEN);
+        if copies && !answered {
             return Ok(());
         }
-        let answered = versions.iter().all(|v| !fits(v) || v.completed != OPEN);
         for v in versions.iter_mut().filter(|v| !fits(v)) {
             if v.completed < began {
                 v.overwritten = v.overwritten.min(now);
@@ -489,7 +489,7 @@ mod tests {
     impl Bench {
         fn new() -> Bench {
             Bench {
-                oracle: Oracle::new(Look::Zero, true),
+                oracle: Oracle::new(Look::Zero, false),
                 next: 0,
             }
         }
@@ -661,6 +661,23 @@ mod tests {
         b.flush();
         b.oracle.crashed(true);
         assert!(b.may(two) && !b.may(one));
+    }
+
+    /// One copy may hold it already and the next one not.
+    #[test]
+    fn where_there_are_copies_seeing_a_write_before_its_answer_decides_nothing() {
+        let mut b = Bench::new();
+        b.oracle.copies = true;
+        let one = b.write(Ended::Durable);
+        let two = b.issue(false, false);
+        b.read(two);
+        assert!(b.may(one) && b.may(two));
+        b.oracle.write_ended(two, Ended::Done);
+        assert!(!b.may(one));
+        b.oracle.crashed(true);
+        assert!(b.may(one));
+        b.read(one);
+        assert!(!b.may(two), "after a crash a read decides");
     }
 
     #[test]

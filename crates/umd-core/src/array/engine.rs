@@ -290,6 +290,12 @@ impl Array {
         !self.read_only && self.broken.is_none()
     }
 
+    /// Whether members may be made to agree for reads: not once nothing is to change any more.
+    fn may_commit(&self) -> bool {
+        let drains = self.stopping.as_ref().is_none_or(Stopping::is_draining);
+        self.may_write() && drains
+    }
+
     fn leave(&self) -> Leave {
         let museum = self.io.museum;
         // M36 (e5c86471f933): a member that was still being filled counted as whole.
@@ -321,6 +327,8 @@ impl Array {
         for unit in units {
             self.with_sync(|sync, rig| sync.locked(rig, unit));
         }
+        let may_commit = self.may_commit();
+        moved |= self.with_sync(|sync, rig| sync.commit(rig, may_commit));
         let leave = self.leave();
         moved |= self.bitmap.advance(&mut self.io, &self.members, leave);
         let facts = Facts {

@@ -30,6 +30,11 @@ impl Stopping {
     pub(super) fn is_stop(&self) -> bool {
         self.stop
     }
+
+    /// What was begun still comes to its end.
+    pub(super) fn is_draining(&self) -> bool {
+        self.stage == Stage::Drain
+    }
 }
 
 impl Array {

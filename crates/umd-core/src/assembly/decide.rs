@@ -398,6 +398,13 @@ impl<'a> Lineup<'a> {
         let degraded = self.in_sync() < self.slots.len();
         let write_hole = fields.level.is_parity() && degraded && recorded != SECTOR_MAX;
         if !write_hole {
+            if wish.readonly && recorded != SECTOR_MAX {
+                warnings.push(
+                    "the array was not stopped cleanly, and read-only its members are not made \
+                     to agree: what differs is read from one and the same member"
+                        .to_owned(),
+                );
+            }
             return Ok((recorded, false));
         }
         if !wish.force {

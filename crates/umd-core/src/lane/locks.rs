@@ -10,13 +10,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::value::UnitId;
+
 /// Who wants a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holder {
     /// A job of the lane.
     Job(u32),
     /// A unit of the sync machine.
-    Unit(u32),
+    Unit(UnitId),
 }
 
 /// A range that was asked for.
@@ -170,7 +172,7 @@ mod tests {
             !locks.acquire(Holder::Job(3), 10, 16).1,
             "behind 2, though nobody holds it"
         );
-        assert!(locks.acquire(Holder::Unit(4), 16, 20).1);
+        assert!(locks.acquire(Holder::Unit(UnitId::Run(4)), 16, 20).1);
         assert_eq!(locks.release(a), [Holder::Job(2)]);
         assert_eq!(locks.release(b), [Holder::Job(3)]);
     }

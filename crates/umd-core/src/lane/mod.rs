@@ -13,6 +13,7 @@
 
 mod band;
 mod direct;
+mod doubt;
 #[cfg(test)]
 mod exhaustive;
 mod ladder;
@@ -26,6 +27,7 @@ mod split;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+pub use doubt::Doubt;
 pub use locks::{Holder, LockId, NOWHERE, RangeLocks};
 pub use request::HostRequest;
 pub use split::{Piece, member_span, middle, pieces};
@@ -34,7 +36,7 @@ use crate::bitmap::Bitmap;
 use crate::geometry::Geometry;
 use crate::member::{Cover, Epoch, Io, Members, Owner};
 use crate::metadata::Metadata;
-use crate::value::{IoDone, IoError, MemberId, RequestError, Slab, Slice};
+use crate::value::{IoDone, IoError, MemberId, RequestError, Slab, Slice, UnitId};
 
 /// What a job may look at and use while it is stepped.
 pub struct Rig<'a> {
@@ -58,6 +60,7 @@ pub struct Rig<'a> {
 
 /// One job. Each kind is a machine of its own, in its own file.
 enum Job {
+    Doubtful(doubt::Doubtful),
     Read(read::Read),
     Mend(read::Mend),
     Reconstruct(reconstruct::Reconstruct),
@@ -98,6 +101,9 @@ pub struct Lane {
     jobs: Slab<Option<Job>>,
     gated: VecDeque<u32>,
     granted: VecDeque<Holder>,
+    /// Ranges in doubt that jobs wait for, and jobs that waited long enough.
+    doubts: Vec<Doubt>,
+    answered: VecDeque<u32>,
     ended: Vec<u32>,
     balance: read::Balance,
     zeros: Option<Slice>,
@@ -114,6 +120,8 @@ impl Lane {
             jobs: Slab::default(),
             gated: VecDeque::new(),
             granted: VecDeque::new(),
+            doubts: Vec::new(),
+            answered: VecDeque::new(),
             ended: Vec::new(),
             balance,
             zeros: None,
@@ -138,6 +146,7 @@ impl Lane {
 
     fn start(&mut self, rig: &mut Rig<'_>, index: u32, job: Job) -> Step {
         match job {
+            Job::Doubtful(_) => unreachable!("a read finds out that it is in doubt"),
             Job::Read(job) => job.start(self, rig, index),
             Job::Mend(job) => job.start(self, rig, index),
             Job::Reconstruct(job) => job.start(self, rig, index),
@@ -184,6 +193,7 @@ impl Lane {
         result: Result<IoDone, IoError>,
     ) {
         let step = match self.take(index) {
+            Job::Doubtful(_) => unreachable!("a parked job holds no I/O"),
             Job::Read(job) => job.done(self, rig, index, member, result),
             Job::Mend(job) => job.done(self, rig, index, member, result),
             Job::Reconstruct(job) => job.done(self, rig, index, tag, member, result),
@@ -209,8 +219,16 @@ impl Lane {
 
     /// Resumes jobs whose lock was granted and jobs at the gate. Units that were granted theirs
     /// are returned. `changed` tells whether anything moved.
-    pub fn resume(&mut self, rig: &mut Rig<'_>, changed: &mut bool) -> Vec<u32> {
+    pub fn resume(&mut self, rig: &mut Rig<'_>, changed: &mut bool) -> Vec<UnitId> {
         let mut units = Vec::new();
+        while let Some(index) = self.answered.pop_front() {
+            *changed = true;
+            let Job::Doubtful(job) = self.take(index) else {
+                unreachable!("only reads are in doubt")
+            };
+            let step = job.go_on(self, rig, index);
+            self.put_back(index, step);
+        }
         while let Some(holder) = self.granted.pop_front() {
             *changed = true;
             match holder {
@@ -246,6 +264,10 @@ impl Lane {
     pub fn check(&self) {
         self.locks.check();
         assert!(self.granted.is_empty(), "who was granted a lock goes on");
+        assert!(
+            self.answered.is_empty(),
+            "who is no longer in doubt goes on"
+        );
         for index in &self.gated {
             let job = self.jobs.get(*index);
             let writes = matches!(job, Some(Some(Job::Direct(_) | Job::Band(_))));

@@ -10,6 +10,7 @@
 
 use smallvec::SmallVec;
 
+use super::doubt::Doubtful;
 use super::locks::LockId;
 use super::reconstruct::Reconstruct;
 use super::split::Piece;
@@ -87,7 +88,24 @@ impl Read {
         self.piece.member_sectors + self.piece.len_sectors
     }
 
-    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    /// What it locks, and asks about: array sectors of a mirror, else member data sectors.
+    pub fn range(&self) -> (u64, u64) {
+        (self.piece.member_sectors, self.end())
+    }
+
+    pub fn request(&self) -> u32 {
+        self.request
+    }
+
+    pub fn start(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        match lane.in_doubt(rig, self.range()) {
+            true => Doubtful::park(self, lane, index),
+            false => self.start_settled(lane, rig, index),
+        }
+    }
+
+    /// Starts it where members agree, or nothing can be done about it.
+    pub fn start_settled(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let mut from_sectors = self.piece.member_sectors;
         let column = match &*lane.geometry {
             geometry if geometry.is_mirror() => self.choose_leg(lane, rig).and_then(|leg| {
@@ -212,7 +230,7 @@ impl Read {
                     return Step::Over;
                 }
                 self.tried.push((self.slot, member));
-                self.start(lane, rig, index)
+                self.start_settled(lane, rig, index)
             }
             Geometry::Parity(_) => {
                 // Parity that may be wrong gives back no more than what cannot be read.

@@ -343,6 +343,12 @@ impl Lane {
         }
     }
 
+    /// A request is not answered while a fault is unrecorded.
+    pub(super) fn wait_for_faults(&mut self, index: u32) {
+        let request = self.requests.get_mut(index).expect("a job has its request");
+        request.waits_for_faults = true;
+    }
+
     /// A piece of a read is there.
     pub(super) fn piece_read(&mut self, index: u32, array_sectors: u64, data: Slice) {
         let request = self.requests.get_mut(index).expect("a job has its request");

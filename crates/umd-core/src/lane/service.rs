@@ -155,7 +155,10 @@ impl Allocation {
                 }
                 false => in_sync(piece.slot).map(|column| (column, piece.member_sectors)),
             };
-            let Some((column, from_sectors)) = found else {
+            // What is in doubt may turn out to be data by the next read of it.
+            let end = piece.member_sectors + piece.len_sectors;
+            let doubtful = lane.in_doubt(rig, (piece.member_sectors, end));
+            let Some((column, from_sectors)) = found.filter(|_| !doubtful) else {
                 continue;
             };
             let op = IoOp::Allocation {

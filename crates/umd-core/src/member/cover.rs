@@ -39,8 +39,13 @@ pub struct Cover {
     open: BTreeMap<u64, u64>,
     /// Redundancy agrees below this, for whoever holds the lock.
     synced_below_sectors: u64,
+    /// Ranges above, with their ends, that were made to agree before a read of them was answered.
+    committed: BTreeMap<u64, u64>,
     museum: Museum,
 }
+
+/// So many ranges are remembered; what is forgotten is looked at again by the next read.
+const COMMITTED_MAX: usize = 4096;
 
 impl Cover {
     /// Members agree below `synced_below_sectors` (`MAX_SECTOR`: everywhere).
@@ -49,6 +54,7 @@ impl Cover {
             rebuilt: BTreeMap::new(),
             open: BTreeMap::new(),
             synced_below_sectors,
+            committed: BTreeMap::new(),
             museum: Museum::NONE,
         }
     }
@@ -108,6 +114,39 @@ impl Cover {
     /// Members agree below this, for whoever holds the lock.
     pub fn set_synced_below(&mut self, sectors: u64) {
         self.synced_below_sectors = sectors;
+        while self
+            .committed
+            .first_key_value()
+            .is_some_and(|(_, end)| *end <= sectors)
+        {
+            self.committed.pop_first();
+        }
+    }
+
+    /// The holder of the lock on `start..end` made members agree there.
+    pub fn note_committed(&mut self, start: u64, end: u64) {
+        assert!(start < end, "a range that agrees");
+        let below = self.committed.range(..=start).next_back();
+        let from = match below {
+            Some((from, to)) if *to >= start => *from,
+            _ => start,
+        };
+        let touching = self.committed.range(from..=end);
+        let touching: Vec<u64> = touching.map(|(from, _)| *from).collect();
+        let removed = touching
+            .iter()
+            .filter_map(|from| self.committed.remove(from));
+        let end = removed.fold(end, u64::max);
+        self.committed.insert(from, end);
+        if self.committed.len() > COMMITTED_MAX {
+            self.committed.pop_first();
+        }
+    }
+
+    /// The end of the committed range that holds this sector.
+    fn committed_end(&self, at: u64) -> Option<u64> {
+        let (_, end) = self.committed.range(..=at).next_back()?;
+        (*end > at).then_some(*end)
     }
 
     /// What a slot is good for in `start..end`, for a holder of that range's lock.
@@ -152,14 +191,16 @@ impl Cover {
         if end <= self.synced_below_sectors || self.synced_below_sectors == MAX_SECTOR {
             return true;
         }
-        let Some(regions) = regions else { return false };
         let mut at = start.max(self.synced_below_sectors);
         while at < end {
-            if regions.needs_resync(at) {
-                return false;
-            }
-            let next = regions.region_end_sectors(at);
-            assert!(next > at, "each region ends behind its sectors");
+            let next = match (self.committed_end(at), regions) {
+                (Some(committed), _) => committed,
+                (None, Some(regions)) if !regions.needs_resync(at) => {
+                    regions.region_end_sectors(at)
+                }
+                (None, _) => return false,
+            };
+            assert!(next > at, "each stretch ends behind its sectors");
             at = next;
         }
         true
@@ -203,5 +244,43 @@ mod tests {
         assert!(!cover.agrees(None, 50, 101));
         cover.set_synced_below(MAX_SECTOR);
         assert!(cover.agrees(None, 0, 1 << 40));
+    }
+
+    /// Against a set of sectors.
+    #[test]
+    fn what_was_committed_agrees_and_nothing_else() {
+        let mut cover = Cover::new(0);
+        let mut sectors = std::collections::BTreeSet::new();
+        let mut draw = 12345_u64;
+        for _ in 0..2000 {
+            draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let (start, len) = (draw >> 33 & 255, (draw >> 50 & 7) + 1);
+            if draw >> 60 == 0 {
+                cover.set_synced_below(0);
+                cover = Cover::new(0);
+                sectors.clear();
+            }
+            cover.note_committed(start, start + len);
+            sectors.extend(start..start + len);
+            let at = draw >> 20 & 255;
+            let wanted = (at..at + len).all(|sector| sectors.contains(&sector));
+            assert_eq!(cover.agrees(None, at, at + len), wanted, "{at}+{len}");
+            let ends = cover.committed.values().zip(cover.committed.keys().skip(1));
+            assert!(
+                ends.into_iter().all(|(end, next)| end < next),
+                "ranges lie apart"
+            );
+        }
+        cover.set_synced_below(100);
+        assert!(cover.committed.values().all(|end| *end > 100));
+    }
+
+    #[test]
+    fn no_more_ranges_are_kept_than_fit() {
+        let mut cover = Cover::new(0);
+        for at in 0..2 * COMMITTED_MAX as u64 {
+            cover.note_committed(2 * at, 2 * at + 1);
+        }
+        assert_eq!(cover.committed.len(), COMMITTED_MAX);
     }
 }

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 
 use super::table::{Members, State};
+use crate::geometry::Geometry;
 use crate::value::{MemberId, Slot};
 
 /// What a slot is to the requests of one epoch.
@@ -67,6 +68,20 @@ impl Epoch {
             .filter(|c| !c.is_some_and(|c| c.in_sync))
             .count();
         u16::try_from(lost).expect("slots fit 16 bits")
+    }
+
+    /// Whether members that differ at `start` (of a mirror an array sector) can be made to agree
+    /// there: two hold it, or there is parity to spare.
+    pub fn can_agree(&self, geometry: &Geometry, start: u64) -> bool {
+        let in_sync = |slot: u16| self.column(slot).is_some_and(|c| c.in_sync);
+        match geometry {
+            Geometry::Linear(_) | Geometry::Striped(_) => false,
+            geometry if geometry.is_mirror() => {
+                let copies = geometry.copies(start);
+                copies.iter().filter(|copy| in_sync(copy.slot)).count() > 1
+            }
+            geometry => self.degraded() < geometry.redundancy(),
+        }
     }
 
     /// The in-sync columns, in slot order.

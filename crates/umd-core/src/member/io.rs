@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::value::{
     Buf, Command, Commands, Completion, Instant, IoDone, IoError, IoId, IoOp, MemberId, MemberIo,
-    Museum, Now, Pool, Purpose, Slab, Slice, Span,
+    Museum, Now, Pool, Purpose, Slab, Slice, Span, UnitId,
 };
 
 /// Whom a completion belongs to.
@@ -27,8 +27,8 @@ pub enum Owner {
     },
     /// A unit of the sync machine.
     Sync {
-        /// Index of the unit.
-        unit: u32,
+        /// The unit.
+        unit: UnitId,
         /// What the unit calls this I/O.
         tag: u32,
     },

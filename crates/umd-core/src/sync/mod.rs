@@ -9,6 +9,7 @@
 //! What was passed counts only up to the frontier; a checkpoint is written only after the members
 //! were flushed. Facts: seeds-glossary.md section 4.
 
+mod commit;
 mod compare;
 mod run;
 mod speed;
@@ -22,6 +23,7 @@ pub use run::{Ended, Outcome};
 pub use speed::Speed;
 pub use unit::SyncWindow;
 
+use commit::Commits;
 use run::Run;
 
 use crate::bitmap::Bitmap;
@@ -29,7 +31,9 @@ use crate::geometry::Geometry;
 use crate::lane::Lane;
 use crate::member::{Cover, Epoch, Io, Members, State};
 use crate::metadata::Metadata;
-use crate::value::{Exhibit, IoDone, IoError, MAX_SECTOR, MemberId, Mismatch, Museum, RepairWay};
+use crate::value::{
+    Exhibit, IoDone, IoError, MAX_SECTOR, MemberId, Mismatch, Museum, RepairWay, UnitId,
+};
 
 pub use crate::value::SyncAction;
 
@@ -75,6 +79,7 @@ pub struct Sync {
     last: Option<SyncAction>,
     mismatch_sectors: u64,
     found: Vec<Mismatch>,
+    commits: Commits,
     museum: Museum,
 }
 
@@ -95,6 +100,7 @@ impl Sync {
             last: None,
             mismatch_sectors: 0,
             found: Vec::new(),
+            commits: Commits::default(),
             museum: Museum::NONE,
         }
     }
@@ -327,24 +333,41 @@ impl Sync {
         if let Some(run) = &self.run {
             run.check();
         }
+        self.commits.check();
     }
 
     /// A member I/O of a unit ended.
     pub fn done(
         &mut self,
         rig: &mut SyncRig<'_>,
-        unit: u32,
+        unit: UnitId,
         tag: u32,
         member: MemberId,
         result: Result<IoDone, IoError>,
     ) {
-        let run = self.run.as_mut().expect("a unit belongs to a run");
-        run.done(rig, unit, tag, member, result);
+        match unit {
+            UnitId::Run(unit) => {
+                let run = self.run.as_mut().expect("a unit belongs to a run");
+                run.done(rig, unit, tag, member, result);
+            }
+            UnitId::Commit(unit) => self.commits.done(rig, unit, tag, (member, result)),
+        }
     }
 
     /// A unit holds its lock now.
-    pub fn locked(&mut self, rig: &mut SyncRig<'_>, unit: u32) {
-        let run = self.run.as_mut().expect("a unit belongs to a run");
-        run.locked(rig, unit);
+    pub fn locked(&mut self, rig: &mut SyncRig<'_>, unit: UnitId) {
+        match unit {
+            UnitId::Run(unit) => {
+                let run = self.run.as_mut().expect("a unit belongs to a run");
+                run.locked(rig, unit);
+            }
+            UnitId::Commit(unit) => self.commits.locked(rig, unit),
+        }
+    }
+
+    /// Makes members agree where reads wait for that; with `leave` only. Returns whether anything
+    /// moved.
+    pub fn commit(&mut self, rig: &mut SyncRig<'_>, leave: bool) -> bool {
+        self.commits.advance(rig, &self.geometry, leave)
     }
 }

@@ -7,7 +7,9 @@ use super::unit::{Unit, UnitEnd};
 use super::{RepairWay, Sync, SyncRig};
 use crate::geometry::Geometry;
 use crate::member::State;
-use crate::value::{Exhibit, Instant, IoDone, IoError, MemberId, Mismatch, Slab, Span, SyncAction};
+use crate::value::{
+    Exhibit, Instant, IoDone, IoError, MemberId, Mismatch, Slab, Span, SyncAction, UnitId,
+};
 
 /// Sectors of each member that one unit covers.
 const UNIT_SECTORS: u64 = 512;
@@ -287,7 +289,7 @@ impl Run {
         let geometry = self.geometry.clone();
         let how = (self.action, self.way);
         let mut unit = Unit::new(how, geometry, (start, end), sector, targets);
-        let ended = unit.lock(rig, index);
+        let ended = unit.lock(rig, UnitId::Run(index));
         self.put_back(rig, index, unit, ended);
     }
 
@@ -363,7 +365,7 @@ impl Run {
                 mismatch_sectors: 0,
             })
         } else {
-            unit.locked(rig, index)
+            unit.locked(rig, UnitId::Run(index))
         };
         self.put_back(rig, index, unit, ended);
     }
@@ -378,7 +380,7 @@ impl Run {
     ) {
         let mut unit = self.take(index);
         let stopping = self.stopping(rig);
-        let ended = unit.done(rig, index, tag, (member, result), stopping);
+        let ended = unit.done(rig, UnitId::Run(index), tag, (member, result), stopping);
         self.put_back(rig, index, unit, ended);
     }
 

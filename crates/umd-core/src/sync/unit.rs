@@ -15,7 +15,7 @@ use crate::geometry::{Copy, Geometry};
 use crate::lane::{Holder, LockId, NOWHERE};
 use crate::member::{Access, Effect, Gather, Owner, Round};
 use crate::value::{
-    Exhibit, IoDone, IoError, IoOp, MemberId, Mismatch, Purpose, Slice, SyncAction,
+    Exhibit, IoDone, IoError, IoOp, MemberId, Mismatch, Purpose, Slice, SyncAction, UnitId,
 };
 
 /// Ranges with unreadable sectors are looked at in parts of this size.
@@ -132,7 +132,7 @@ impl Unit {
         }
     }
 
-    pub fn lock(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
+    pub fn lock(&mut self, rig: &mut SyncRig<'_>, index: UnitId) -> Option<UnitEnd> {
         let holder = Holder::Unit(index);
         let at = if self.waits(rig) { 0 } else { NOWHERE };
         let (lock, held) = rig
@@ -161,7 +161,7 @@ impl Unit {
         rig.lane.unlock(self.lock.expect("locked at the start"));
     }
 
-    pub fn locked(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
+    pub fn locked(&mut self, rig: &mut SyncRig<'_>, index: UnitId) -> Option<UnitEnd> {
         let lock = self.lock.expect("just granted");
         assert_eq!(self.stage, Stage::Locking, "a lock is granted once");
         self.window = Some(SyncWindow {
@@ -179,7 +179,7 @@ impl Unit {
     }
 
     /// Reads every column that holds valid data here and may be needed.
-    fn read(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
+    fn read(&mut self, rig: &mut SyncRig<'_>, index: UnitId) -> Option<UnitEnd> {
         let places = self.places();
         let known_bad = |slot: u16| self.columns.unreadable().contains(&slot);
         let mut readable: SmallVec<[Copy; 16]> = places
@@ -252,7 +252,7 @@ impl Unit {
     pub fn done(
         &mut self,
         rig: &mut SyncRig<'_>,
-        index: u32,
+        index: UnitId,
         tag: u32,
         (member, result): (MemberId, Result<IoDone, IoError>),
         stopping: bool,
@@ -304,7 +304,7 @@ impl Unit {
     }
 
     /// Everything is read: compares, computes, and writes what has to be written.
-    fn write(&mut self, rig: &mut SyncRig<'_>, index: u32) -> Option<UnitEnd> {
+    fn write(&mut self, rig: &mut SyncRig<'_>, index: UnitId) -> Option<UnitEnd> {
         let mends = match &*self.geometry.clone() {
             geometry if geometry.is_mirror() => self.mirror_mends(rig),
             Geometry::Parity(map) => self.parity_mends(rig, map),

@@ -48,6 +48,15 @@ id! {
     Events(u64), "e"
 }
 
+/// A unit of the sync machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnitId {
+    /// Of the run.
+    Run(u32),
+    /// Of a read that waits until members agree.
+    Commit(u32),
+}
+
 impl Events {
     /// The generation after this one. Panics after 2^64 updates, which no array lives to see.
     pub fn next(self) -> Events {

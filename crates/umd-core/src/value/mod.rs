@@ -21,7 +21,7 @@ pub use control::{Control, ControlError, ControlReply, NewMember, RepairWay, Syn
 pub use event::{
     Completion, Event, Extent, IoDone, IoError, Reply, Request, RequestError, RequestOp, Timer,
 };
-pub use ids::{ControlId, Events, IoId, MemberId, RequestId, Slot};
+pub use ids::{ControlId, Events, IoId, MemberId, RequestId, Slot, UnitId};
 pub use mismatch::Mismatch;
 #[cfg(feature = "museum")]
 pub use museum::MARKER;

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use umd_core::array::{
     Array, Command, Completion, Control, ControlError, ControlReply, Event, IoDone, IoError, IoOp,
-    MemberIo, NewMember, Notice, Options, Reply, Request, RequestError, RequestOp, Setup, Timer,
+    MemberIo, NewMember, Notice, Options, Purpose, Reply, Request, RequestError, RequestOp, Setup,
+    Timer,
 };
 use umd_core::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
 use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId, Slice};
@@ -21,6 +22,8 @@ pub struct Disk {
     pub gone: bool,
     /// Sectors that cannot be read until they are written.
     pub bad: std::collections::BTreeSet<u64>,
+    /// Takes no writes, except of superblocks and bitmaps.
+    pub stuck: bool,
     pub reads: u64,
     pub writes: u64,
 }
@@ -34,10 +37,18 @@ pub struct World {
     pub timers: BTreeMap<Timer, Instant>,
     pub notices: Vec<Notice>,
     pub released: Vec<MemberId>,
+    /// What happened in which order: superblocks written, requests answered.
+    pub log: Vec<Logged>,
     queue: VecDeque<Command>,
     replies: BTreeMap<u64, Result<Reply, RequestError>>,
     answers: BTreeMap<u64, Result<ControlReply, ControlError>>,
     next: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Logged {
+    Super(MemberId),
+    Answer(u64),
 }
 
 pub struct Shape {
@@ -48,6 +59,69 @@ pub struct Shape {
     pub bitmap: bool,
     pub minor: Minor,
     pub assume_clean: bool,
+}
+
+/// An array of every kind.
+pub fn shapes() -> Vec<Shape> {
+    let mut all = Vec::new();
+    let mut push = |level: Level, layout, disks, chunk_sectors| {
+        for (bitmap, minor) in [
+            (false, Minor::V1_2),
+            (true, Minor::V1_0),
+            (true, Minor::V1_1),
+        ] {
+            let bitmap = bitmap && level.is_redundant();
+            all.push(Shape {
+                level,
+                layout,
+                disks,
+                chunk_sectors,
+                bitmap,
+                minor,
+                assume_clean: false,
+            });
+        }
+    };
+    push(Level::Raid0, 0, 3, 8);
+    push(Level::Raid1, 0, 2, 0);
+    push(Level::Raid1, 0, 3, 0);
+    push(Level::Raid4, 0, 3, 16);
+    for layout in 0..=5 {
+        push(Level::Raid5, layout, 4, 8);
+    }
+    push(Level::Raid5, 2, 2, 128);
+    for layout in [0, 1, 2, 3, 4, 5, 8, 9, 10, 16, 17, 18, 19, 20] {
+        push(Level::Raid6, layout, 5, 16);
+    }
+    push(Level::Linear, 0, 3, 0);
+    for (layout, disks) in [(0x102, 4), (0x102, 3), (0x103, 4), (0x201, 4), (0x10201, 3)] {
+        push(Level::Raid10, layout, disks, 16);
+    }
+    all
+}
+
+/// How many members it can lose, whichever they are.
+pub fn redundancy(shape: &Shape) -> u16 {
+    match shape.level {
+        Level::Linear | Level::Raid0 => 0,
+        Level::Raid10 => (shape.layout & 0xff) as u16 * (shape.layout >> 8 & 0xff) as u16 - 1,
+        Level::Raid1 => shape.disks - 1,
+        Level::Raid6 => 2,
+        _ => 1,
+    }
+}
+
+/// A small deterministic generator.
+pub struct Lcg(pub u64);
+
+impl Lcg {
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (self.0 >> 33) % n
+    }
 }
 
 pub const DISK_BYTES: usize = 640 << 10;
@@ -124,6 +198,7 @@ impl World {
             timers: BTreeMap::new(),
             notices: Vec::new(),
             released: Vec::new(),
+            log: Vec::new(),
             queue: VecDeque::new(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -227,6 +302,7 @@ impl World {
                     self.event(Event::Done(done));
                 }
                 Command::Complete { id, result } => {
+                    self.log.push(Logged::Answer(id.0));
                     assert!(
                         self.replies.insert(id.0, result).is_none(),
                         "answered twice"
@@ -270,12 +346,19 @@ impl World {
     }
 
     fn perform(&mut self, io: MemberIo) -> Completion {
+        if io.purpose == Purpose::Super {
+            self.log.push(Logged::Super(io.member));
+        }
         let disk = self
             .disks
             .get_mut(&io.member)
             .expect("a member has its disk");
+        let kept = matches!(io.purpose, Purpose::Super | Purpose::Bitmap);
+        let writes = matches!(io.op, IoOp::Write { .. } | IoOp::WriteZeroes { .. });
         let result = if disk.gone {
             Err(IoError::Gone)
+        } else if disk.stuck && writes && !kept {
+            Err(IoError::Media)
         } else {
             disk.perform(io.op)
         };

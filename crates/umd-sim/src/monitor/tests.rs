@@ -130,7 +130,7 @@ impl Bench {
             disks,
             supers,
             monitor: Monitor::new(geometry, members),
-            oracle: Oracle::new(Look::Zero, true),
+            oracle: Oracle::new(Look::Zero, false),
             status: status(),
             bitmap,
             next: 0,

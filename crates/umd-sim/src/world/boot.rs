@@ -56,9 +56,6 @@ fn fill_with_rubbish(disk: &mut SimDisk, rng: &mut Rng) {
     }
 }
 
-/// Whether the engine makes mirrors equal before a read of a region in doubt returns.
-const READ_COMMIT: bool = false;
-
 /// The array that the options ask for.
 fn describe(options: &Options, rng: &mut Rng) -> NewArray {
     let slots = usize::from(options.slots);
@@ -172,7 +169,7 @@ impl<'a> World<'a> {
             Look::Zero
         };
         // A block of a striped array has one home: whatever is read from it stays there.
-        let read_commit = READ_COMMIT || !matches!(options.level, 1 | 10);
+        let copies = matches!(options.level, 1 | 10);
         World {
             now: Instant(1_000_000_000),
             queue: Queue::new(Rng::new(seed, Stream::Schedule)),
@@ -181,7 +178,7 @@ impl<'a> World<'a> {
             carries,
             geometry,
             pool: Pool::new(),
-            oracle: Oracle::new(unwritten, read_commit),
+            oracle: Oracle::new(unwritten, copies),
             atlas: Atlas::default(),
             trace,
             counts: Counts::default(),
