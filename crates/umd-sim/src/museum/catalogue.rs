@@ -624,4 +624,11 @@ const OWN: &[Entry] = &[
         "G5",
         Rule::Source,
     ),
+    entry(
+        U19,
+        ("7bf3a88", "Reads in doubt are answered when members agree"),
+        "A read where members differ after a crash left the others as they were.",
+        "G5",
+        Rule::Content,
+    ),
 ];

@@ -262,10 +262,44 @@ fn starts(exhibit: Exhibit) -> Scene {
             "an array is left alone after a write",
             [write(0..8), sleep_ms(1000)],
         ),
-        _ => new(
+        _ => doubts(exhibit),
+    }
+}
+
+fn doubts(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    match exhibit {
+        U18 => new(
             unsynced(plain(1, 2)),
-            "a host reads where members differ, and the resync comes by",
-            [hold(sync_reads()), read(0..8), release(), settle()],
+            "a host reads a read-only array whose members differ, and later the resync comes by",
+            [
+                hold(sync_reads()),
+                start(admin(Admin::ReadOnly)),
+                release(),
+                sleep_ms(100),
+                read(0..8),
+                admin(Admin::ReadWrite),
+                settle(),
+            ],
+        ),
+        _ => new(
+            plain(1, 2),
+            "after a power cut a host reads what only one member has, and that member dies",
+            [
+                write(0..8),
+                flush(),
+                write(0..8),
+                power_cut([Fate::Kept, Fate::Lost]),
+                boot_all(),
+                hold(sync_reads()),
+                start(read(0..8)),
+                start(admin(Admin::Freeze)),
+                release(),
+                sleep_ms(50),
+                fail(0),
+                read(0..8),
+                admin(Admin::Idle),
+            ],
         ),
     }
 }
