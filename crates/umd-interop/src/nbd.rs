@@ -4,6 +4,7 @@
 //! left to the real clients. Numbers are big-endian. (NBD protocol, doc/proto.md of the NBD
 //! project: "Fixed newstyle negotiation", "Transmission phase".)
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -129,6 +130,24 @@ impl Client {
         self.request(CMD_WRITE, flags, offset, data.len(), data)
     }
 
+    /// Writes the first `len` bytes of `file` at byte `offset`, without a copy on this side: the
+    /// socket is given the file's own pages, so what changes in them before the server has read
+    /// them is what the server reads.
+    ///
+    /// # Errors
+    /// When the server answers with an error or the connection breaks.
+    pub fn write_pages(&mut self, offset: u64, file: &File, len: usize) -> Result<()> {
+        let header = self.header(CMD_WRITE, 0, offset, len);
+        self.stream.write_all(&header)?;
+        let mut at = 0;
+        while at < len as u64 {
+            let left = len - usize::try_from(at)?;
+            let sent = rustix::fs::sendfile(&self.stream, file, Some(&mut at), left)?;
+            ensure!(sent > 0, "the file is shorter than what is to be written");
+        }
+        self.reply()
+    }
+
     /// Makes every write that was answered before durable.
     ///
     /// # Errors
@@ -172,6 +191,11 @@ impl Client {
         let mut bytes = self.header(command, flags, offset, len);
         bytes.extend_from_slice(data);
         self.stream.write_all(&bytes)?;
+        self.reply()
+    }
+
+    /// The answer to the request that was sent last.
+    fn reply(&mut self) -> Result<()> {
         let stream = &mut self.stream;
         ensure!(
             u32_from(stream)? == SIMPLE_REPLY_MAGIC,
