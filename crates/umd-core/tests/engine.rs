@@ -1,6 +1,7 @@
 //! The engine from end to end, on perfect disks.
 
 mod commit;
+mod gather;
 mod world;
 
 use umd_core::array::{

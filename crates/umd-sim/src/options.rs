@@ -131,6 +131,8 @@ pub struct Workload {
     pub think_ns: u64,
     /// Pauses of several seconds, of 1000.
     pub nap_permille: u64,
+    /// Hosts go through the array together, each taking the next piece of this length; 0: not.
+    pub stream_sectors: u64,
 }
 
 /// How many crash images are drawn.
@@ -279,6 +281,10 @@ impl Options {
         if redundant && rng.permille(60) {
             options.faults.insert(rng.pick(&LIES));
         }
+        if (4..=6).contains(&level) && rng.permille(250) {
+            let chunk = u64::from(options.chunk_sectors);
+            options.workload.stream_sectors = rng.pick(&[chunk, chunk, chunk.div_ceil(2), 8, 5]);
+        }
         options
     }
 
@@ -398,6 +404,7 @@ fn draw_workload(rng: &mut Rng) -> Workload {
         fua_permille: rng.pick(&[0, 0, 100, 500]),
         think_ns: rng.pick(&[0, 100_000, 1_000_000, 20_000_000]),
         nap_permille: rng.pick(&[0, 0, 20, 100]),
+        stream_sectors: 0,
     }
 }
 

@@ -130,6 +130,11 @@ impl Array {
         self.io.begin(now, std::mem::take(out));
         match event {
             Event::Request(request) => self.request(request),
+            Event::Requests(requests) => {
+                requests
+                    .into_iter()
+                    .for_each(|request| self.request(request));
+            }
             Event::Done(done) => self.io.complete(done),
             Event::Timer(timer) => self.timer(timer),
             Event::Control(id, control) => self.control(id, control),
@@ -339,6 +344,7 @@ impl Array {
             .metadata
             .advance(&mut self.io, &mut self.members, &mut self.bitmap, facts);
         moved |= self.with_lane(|lane, rig| lane.settle(rig));
+        moved |= self.with_lane(|lane, rig| lane.release_held(rig));
         moved |= self.maintain_sync();
         moved |= self.answer_waiting();
         moved |= self.maintain_stop();

@@ -23,7 +23,8 @@ use crate::value::{Exhibit, IoDone, IoError, MemberId, Purpose, RequestError, Sl
 
 /// The machine.
 pub(super) struct Band {
-    request: u32,
+    /// The requests it is a part of.
+    requests: SmallVec<[u32; 4]>,
     row: Row,
     /// First member data sector.
     start: u64,
@@ -66,7 +67,7 @@ impl Band {
             "a band that writes something"
         );
         Band {
-            request,
+            requests: SmallVec::from_slice(&[request]),
             row: map.row(range.row),
             start: range.row * map.chunk_sectors() + range.from_sectors,
             len: range.len_sectors,
@@ -79,6 +80,52 @@ impl Band {
             left: 0,
             stage: Stage::Locking,
         }
+    }
+
+    /// First member data sector, and length.
+    pub fn range(&self) -> (u64, u64) {
+        (self.start, self.len)
+    }
+
+    /// Requests that wait for it.
+    pub fn parts(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Whether every data column is written.
+    pub fn is_whole(&self) -> bool {
+        self.new.iter().all(Option::is_some)
+    }
+
+    /// Whether it writes the first data columns of its row, and not all.
+    pub fn begins_row(&self) -> bool {
+        let written = self.new.iter().take_while(|new| new.is_some()).count();
+        let all = self.new.iter().flatten().count();
+        written == all && all < self.new.len()
+    }
+
+    /// Whether two bands of one range write different columns, for different requests.
+    pub fn can_join(&self, other: &Band) -> bool {
+        let mut pairs = self.new.iter().zip(&other.new);
+        let apart = pairs.all(|(a, b)| a.is_none() || b.is_none());
+        apart && !self.requests.iter().any(|r| other.requests.contains(r))
+    }
+
+    /// Whether it has asked for its lock.
+    pub fn has_begun(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Makes one band of two, neither of which has begun.
+    pub fn join(&mut self, other: Band) {
+        assert_eq!(self.range(), other.range(), "bands of one range");
+        assert!(self.can_join(&other), "a column is written once");
+        let begun = self.has_begun() || other.has_begun();
+        assert!(!begun, "joined before they begin");
+        for (mine, new) in self.new.iter_mut().zip(other.new) {
+            *mine = mine.take().or(new);
+        }
+        self.requests.extend(other.requests);
     }
 
     pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
@@ -134,7 +181,7 @@ impl Band {
 
     /// Old data is in. Goes on to the writes when nothing stands against it.
     pub fn gate(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
-        let recorded = match lane.gate(rig, self.request) {
+        let recorded = match self.all_gates(lane, rig) {
             Gate::Open(recorded) => recorded,
             Gate::Wait => return Step::Gate(Job::Band(self)),
             Gate::Refuse(error) => return self.over(lane, Err(error)),
@@ -142,11 +189,14 @@ impl Band {
         if self.epoch != rig.epoch.number {
             return self.locked(lane, rig, index);
         }
-        let request = lane
-            .requests
-            .get(self.request)
-            .expect("a job has its request");
-        let (active, intent) = request.tokens();
+        let requests = || {
+            let all = self.requests.iter().map(|index| lane.requests.get(*index));
+            all.map(|request| request.expect("a job has its request"))
+        };
+        let fua = requests().any(|request| request.fua);
+        // All of them touch the same member sectors, so each has the proofs for the whole band.
+        let first = requests().next().expect("a band of somebody");
+        let (active, intent) = first.tokens();
         let proofs = Proofs {
             active,
             intent,
@@ -171,7 +221,7 @@ impl Band {
                 column,
                 member_sectors: self.start,
                 intent_sectors: self.start,
-                fua: request.fua,
+                fua,
                 owner,
             };
             ladder::write(rig.io, &proofs, &target, write.bytes, write.purpose);
@@ -182,6 +232,21 @@ impl Band {
             0 => self.over(lane, Err(eio("no member is left to hold this data"))),
             _ => Step::Stay(Job::Band(self)),
         }
+    }
+
+    /// Open when it is for every request; each is asked, so that all of them get on.
+    fn all_gates(&self, lane: &mut Lane, rig: &mut Rig<'_>) -> Gate {
+        let mut all = None;
+        for request in &self.requests {
+            let gate = lane.gate(rig, *request);
+            all = match (all, gate) {
+                (_, Gate::Refuse(error)) => return Gate::Refuse(error),
+                (None, gate) => Some(gate),
+                (Some(Gate::Open(_)), gate) => Some(gate),
+                (Some(waiting), _) => Some(waiting),
+            };
+        }
+        all.expect("a band of somebody")
     }
 
     pub fn done(
@@ -205,8 +270,10 @@ impl Band {
         if let Err(error) = result {
             let why = format!("write failed: {error}");
             rig.io.effects.push(Effect::Fail(member, why));
-            let request = lane.requests.get_mut(self.request);
-            request.expect("a job has its request").met_fault = true;
+            for index in &self.requests {
+                let request = lane.requests.get_mut(*index);
+                request.expect("a job has its request").met_fault = true;
+            }
         }
         match self.left {
             0 => self.over(lane, Ok(())),
@@ -239,10 +306,9 @@ impl Band {
             return self.over(lane, Err(eio("too many members are lost to keep parity")));
         };
         lane.unlock(self.lock.take().expect("locked at the start"));
-        let request = self.request;
         let first = self.part(0, at);
         let second = self.part(at, self.len);
-        lane.part_split(rig, request, [Job::Band(first), Job::Band(second)]);
+        lane.parts_split(rig, &self.requests, [Job::Band(first), Job::Band(second)]);
         Step::Over
     }
 
@@ -250,7 +316,7 @@ impl Band {
     fn part(&self, from: u64, to: u64) -> Band {
         let cut = |new: &Option<Slice>| new.as_ref().map(|new| new.sub(bytes(from)..bytes(to)));
         Band {
-            request: self.request,
+            requests: self.requests.clone(),
             row: self.row.clone(),
             start: self.start + from,
             len: to - from,
@@ -269,7 +335,9 @@ impl Band {
         let idle = self.left == 0 && self.old.is_idle();
         assert!(idle, "a lock goes back after the last I/O");
         lane.unlock(self.lock.expect("locked at the start"));
-        lane.part_over(self.request, result);
+        for request in &self.requests {
+            lane.part_over(*request, result.clone());
+        }
         Step::Over
     }
 }

@@ -16,6 +16,7 @@ mod direct;
 mod doubt;
 #[cfg(test)]
 mod exhaustive;
+mod gather;
 mod ladder;
 mod locks;
 mod read;
@@ -71,13 +72,14 @@ enum Job {
 }
 
 impl Job {
-    /// Whether a request waits for it. Mending, and rewriting what could not be read, go on when
+    /// How many requests wait for it. Mending, and rewriting what could not be read, go on when
     /// the host has its answer.
-    fn is_part(&self) -> bool {
+    fn parts(&self) -> usize {
         match self {
-            Job::Mend(_) => false,
-            Job::Reconstruct(job) => !job.is_rewriting(),
-            _ => true,
+            Job::Mend(_) => 0,
+            Job::Reconstruct(job) => usize::from(!job.is_rewriting()),
+            Job::Band(job) => job.parts(),
+            _ => 1,
         }
     }
 }
@@ -105,6 +107,7 @@ pub struct Lane {
     doubts: Vec<Doubt>,
     answered: VecDeque<u32>,
     ended: Vec<u32>,
+    gathering: gather::Gathering,
     balance: read::Balance,
     zeros: Option<Slice>,
 }
@@ -123,6 +126,7 @@ impl Lane {
             doubts: Vec::new(),
             answered: VecDeque::new(),
             ended: Vec::new(),
+            gathering: gather::Gathering::default(),
             balance,
             zeros: None,
         }
@@ -167,6 +171,7 @@ impl Lane {
             Step::Over => {
                 let place = self.jobs.remove(index);
                 assert!(matches!(place, Some(None)), "a job ends by its own step");
+                self.gathering.job_ended();
                 return;
             }
         };
@@ -263,6 +268,7 @@ impl Lane {
     /// request that is not over has its job.
     pub fn check(&self) {
         self.locks.check();
+        self.check_held();
         assert!(self.granted.is_empty(), "who was granted a lock goes on");
         assert!(
             self.answered.is_empty(),
@@ -277,7 +283,7 @@ impl Lane {
         let mut reads = 0;
         for (_, job) in self.jobs.iter() {
             let job = job.as_ref().expect("nobody is stepped between events");
-            parts += usize::from(job.is_part());
+            parts += job.parts();
             reads += usize::from(matches!(job, Job::Read(_)));
         }
         assert_eq!(reads, self.balance.in_flight(), "reads that are counted");

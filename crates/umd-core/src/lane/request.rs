@@ -150,14 +150,19 @@ impl Lane {
     }
 
     fn begin(&mut self, rig: &mut Rig<'_>, index: u32, jobs: Vec<Job>) {
-        let request = self.requests.get_mut(index).expect("just admitted");
-        assert_eq!(request.parts_left, 0, "a request begins once");
-        request.parts_left = jobs.len();
-        if jobs.is_empty() {
-            self.ended.push(index);
-        }
+        self.begin_parts(index, jobs.len());
         for job in jobs {
             self.add_job(rig, job);
+        }
+    }
+
+    /// A request is over when so many parts are.
+    pub(super) fn begin_parts(&mut self, index: u32, parts: usize) {
+        let request = self.requests.get_mut(index).expect("just admitted");
+        assert_eq!(request.parts_left, 0, "a request begins once");
+        request.parts_left = parts;
+        if parts == 0 {
+            self.ended.push(index);
         }
     }
 
@@ -196,32 +201,19 @@ impl Lane {
     ) {
         let len = (data.len() / 512) as u64;
         let index = self.new_write(rig, id, (offset, len), fua);
-        let part = |at: u64, sectors: u64| {
-            let from = super::bytes(at - offset);
-            data.sub(from..from + super::bytes(sectors))
+        let geometry = self.geometry.clone();
+        if let Geometry::Parity(map) = &*geometry {
+            let bands = touched(rig, map, offset, len);
+            return self.admit_bands(rig, map, index, (offset, &data), bands);
+        }
+        let job = |piece: split::Piece| {
+            let from = super::bytes(piece.array_sectors - offset);
+            let part = data.sub(from..from + super::bytes(piece.len_sectors));
+            let payload = direct::Payload::Data(part);
+            Job::Direct(direct::Direct::new(index, piece, payload))
         };
-        let jobs = match &*self.geometry {
-            Geometry::Parity(map) => touched(rig, map, offset, len)
-                .into_iter()
-                .map(|range| {
-                    let sectors = range.len_sectors;
-                    let new = range.touched.iter().map(|(i, at)| (*i, part(*at, sectors)));
-                    Job::Band(band::Band::new(index, map, &range, new))
-                })
-                .collect(),
-            geometry => pieces(geometry, offset, len)
-                .into_iter()
-                .map(|piece| {
-                    let payload = part(piece.array_sectors, piece.len_sectors);
-                    Job::Direct(direct::Direct::new(
-                        index,
-                        piece,
-                        direct::Payload::Data(payload),
-                    ))
-                })
-                .collect(),
-        };
-        self.begin(rig, index, jobs);
+        let jobs = pieces(&geometry, offset, len).into_iter().map(job);
+        self.begin(rig, index, jobs.collect());
     }
 
     fn admit_zeroes(
@@ -361,9 +353,17 @@ impl Lane {
 
     /// A part of a request is done in two parts instead: their jobs begin now.
     pub(super) fn part_split(&mut self, rig: &mut Rig<'_>, index: u32, halves: [Job; 2]) {
-        let request = self.requests.get_mut(index).expect("a job has its request");
-        assert!(request.parts_left > 0, "what is over is not split");
-        request.parts_left += 1;
+        self.parts_split(rig, &[index], halves);
+    }
+
+    /// The same for a part that several requests share.
+    pub(super) fn parts_split(&mut self, rig: &mut Rig<'_>, requests: &[u32], halves: [Job; 2]) {
+        for index in requests {
+            let request = self.requests.get_mut(*index);
+            let request = request.expect("a job has its request");
+            assert!(request.parts_left > 0, "what is over is not split");
+            request.parts_left += 1;
+        }
         for half in halves {
             self.add_job(rig, half);
         }

@@ -10,6 +10,9 @@ use super::control::Control;
 pub enum Event {
     /// A door wants something.
     Request(Request),
+    /// Doors want several things, which came together: small writes that make up a row of a
+    /// parity array become one.
+    Requests(Vec<Request>),
     /// A member I/O ended (or, for an I/O the core gave up on, ends at last: then it is ignored).
     Done(Completion),
     /// A timer armed by [`Command::Arm`](super::Command::Arm) is due. A spurious one does no harm.

@@ -11,6 +11,7 @@ use crate::script::IoView;
 pub(super) fn show_event(event: &Event) -> String {
     match event {
         Event::Request(request) => format!("{:?} {}", request.id, show_op(&request.op)),
+        Event::Requests(requests) => format!("{} requests at once", requests.len()),
         Event::Done(done) => match &done.result {
             Ok(_) => format!("{:?} done", done.io),
             Err(error) => format!("{:?} failed: {error}", done.io),

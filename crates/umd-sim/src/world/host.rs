@@ -69,7 +69,7 @@ impl World<'_> {
         client.left -= 1;
         let index = workload.operations - client.left - 1;
         let rng = &mut client.rng;
-        let plan = draw(rng, &workload, number, (array, late));
+        let plan = draw(rng, &workload, (number, index), (array, late));
         self.record_host(number, index);
         self.request(Some(number), plan)
     }
@@ -331,17 +331,17 @@ pub(super) fn plan_of(
     index: u64,
     array: (u64, bool),
 ) -> Plan {
-    for _ in 0..index {
-        draw(&mut rng, workload, number, array);
+    for earlier in 0..index {
+        draw(&mut rng, workload, (number, earlier), array);
         draw_pause(&mut rng, workload.think_ns, workload.nap_permille);
     }
-    draw(&mut rng, workload, number, array)
+    draw(&mut rng, workload, (number, index), array)
 }
 
 fn draw(
     rng: &mut Rng,
     workload: &crate::options::Workload,
-    number: u16,
+    (number, index): (u16, u64),
     (array_sectors, late): (u64, bool),
 ) -> Plan {
     let fua = rng.permille(workload.fua_permille);
@@ -372,6 +372,14 @@ fn draw(
     let first = rng.below(room.max(1) - count.min(room.max(1)) + 1);
     let from = start + first * align;
     let end = (from + count * align).min(array_sectors);
-    let range = if from < end { from..end } else { 0..1 };
+    let range = match workload.stream_sectors {
+        unit if unit > 0 && unit <= array_sectors => {
+            let piece = index * clients + u64::from(number);
+            let first = piece % (array_sectors / unit) * unit;
+            first..first + unit
+        }
+        _ if from < end => from..end,
+        _ => 0..1,
+    };
     Plan { kind, zero, range }
 }

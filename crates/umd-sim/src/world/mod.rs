@@ -306,6 +306,7 @@ impl World<'_> {
     fn trace_event(&mut self, event: &Event) {
         let word = match event {
             Event::Request(request) => 1 ^ (request.id.0 << 8),
+            Event::Requests(requests) => 5 ^ ((requests.len() as u64) << 8),
             Event::Done(done) => 2 ^ (done.io.0 << 8) ^ (u64::from(done.result.is_err()) << 7),
             Event::Timer(timer) => 3 ^ ((*timer as u64) << 8),
             Event::Control(id, _) => 4 ^ (id.0 << 8),

@@ -295,6 +295,7 @@ impl Engine for Mirror {
         match event {
             Event::Request(request) if self.ready => self.request(request, out),
             Event::Request(request) => self.parked.push(request),
+            Event::Requests(_) => unreachable!("this world asks for one thing at a time"),
             Event::Done(done) => self.done(done, out),
             Event::Control(id, Control::Stop) => {
                 self.stop = Some(id);

@@ -204,15 +204,17 @@ impl<E: Engine, B: Backend> Loop<E, B> {
         self.last_request = std::time::Instant::now();
         self.trimmed = false;
         let now = self.now();
-        for request in std::mem::take(&mut self.requests) {
-            let id = request.id;
-            if let Some(reason) = self.engine.frozen() {
+        let requests = std::mem::take(&mut self.requests);
+        let ids = requests.iter().map(|request| request.id);
+        match self.engine.frozen() {
+            Some(reason) => ids.for_each(|id| {
                 let error = RequestError::Io(format!("the array is frozen: {reason}"));
                 self.doors.complete(id, Err(error));
-                continue;
+            }),
+            None => {
+                self.outstanding.extend(ids);
+                self.feed(now, Event::Requests(requests));
             }
-            self.outstanding.insert(id);
-            self.feed(now, Event::Request(request));
         }
         self.carry_out();
     }

@@ -88,6 +88,10 @@ impl Engine for Copycat {
     fn handle(&mut self, now: Now, event: Event, out: &mut Commands) {
         match event {
             Event::Request(request) => self.request(request, out),
+            Event::Requests(requests) => {
+                let each = requests.into_iter();
+                each.for_each(|request| self.request(request, out));
+            }
             Event::Done(done) => self.done(done, out),
             Event::Timer(timer) => {
                 let _ = self.ticks.send(timer);
