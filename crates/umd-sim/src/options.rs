@@ -278,14 +278,19 @@ impl Options {
             shorn: rng.permille(100),
             clones: rng.permille(100),
         };
-        if redundant && rng.permille(60) {
-            options.faults.insert(rng.pick(&LIES));
-        }
-        if (4..=6).contains(&level) && rng.permille(250) {
-            let chunk = u64::from(options.chunk_sectors);
-            options.workload.stream_sectors = rng.pick(&[chunk, chunk, chunk.div_ceil(2), 8, 5]);
-        }
+        options.draw_more(rng);
         options
+    }
+
+    /// What was thought of later: drawn last, so that the rest of a seed stays what it was.
+    fn draw_more(&mut self, rng: &mut Rng) {
+        if self.level > 0 && rng.permille(60) {
+            self.faults.insert(rng.pick(&LIES));
+        }
+        if (4..=6).contains(&self.level) && rng.permille(250) {
+            let chunk = u64::from(self.chunk_sectors);
+            self.workload.stream_sectors = rng.pick(&[chunk, chunk, chunk.div_ceil(2), 8, 5]);
+        }
     }
 
     /// Disks lie in every way they can.
