@@ -2,6 +2,7 @@
 
 mod commit;
 mod gather;
+mod read_errors;
 mod world;
 
 use umd_core::array::{

@@ -5,7 +5,7 @@ use umd_format::v1::{DeviceFlags, Features};
 use umd_format::{Role, SuperblockV1, Uuid};
 
 use super::engine::Array;
-use crate::member::{Member, State};
+use crate::member::{Member, ReadErrors, State};
 use crate::value::{
     Command, Control, ControlError, ControlId, ControlReply, Exhibit, MemberId, NewMember,
     RepairWay, Slot, SyncAction, SyncRequest,
@@ -256,6 +256,7 @@ impl Array {
             write_mostly: new.write_mostly,
             superblock,
             fault: None,
+            read_errors: ReadErrors::default(),
         });
     }
 

@@ -279,12 +279,7 @@ impl Array {
                         self.distrust(member, &why);
                     }
                 }
-                Effect::Corrected(member) => {
-                    if let Some(member) = self.members.get_mut(member) {
-                        let count = &mut member.superblock.fields.corrected_reads;
-                        *count = count.saturating_add(1);
-                    }
-                }
+                Effect::Corrected(member) => self.read_error(member),
             }
         }
         moved

@@ -70,6 +70,20 @@ impl Array {
         }
     }
 
+    /// A member could not read something; it was computed and written again.
+    pub(super) fn read_error(&mut self, id: MemberId) {
+        let (now, most) = (self.io.now().mono, self.options.max_read_errors);
+        let Some(member) = self.members.get_mut(id) else {
+            return;
+        };
+        let count = &mut member.superblock.fields.corrected_reads;
+        *count = count.saturating_add(1);
+        let too_many = member.read_errors.note(now, most);
+        if too_many && self.can_lose(id) {
+            self.fail_member(id, &format!("more than {most} read errors in an hour"));
+        }
+    }
+
     /// The array broke over this member, and what it holds may be old: better no answer than a
     /// wrong one. Only this run of the array knows; nothing is recorded.
     pub(super) fn distrust(&mut self, id: MemberId, why: &str) {

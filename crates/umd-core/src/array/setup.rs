@@ -8,7 +8,7 @@ use umd_format::{Minor, SuperblockV1};
 use super::engine::{Array, Info, Parts};
 use crate::assembly::{BitmapPlan, MemberFacts, Plan, SlotPlan};
 use crate::bitmap::Bitmap;
-use crate::member::{Cover, Epoch, Io, Member, Members, State};
+use crate::member::{Cover, Epoch, Io, Member, Members, ReadErrors, State};
 use crate::metadata::Metadata;
 use crate::sync::Sync;
 use crate::value::{Events, Exhibit, MemberId, Museum, Pool, Slot, Span};
@@ -22,6 +22,9 @@ pub struct Options {
     pub safe_mode_delay: Span,
     /// A member that does not answer for this long is failed.
     pub io_timeout: Span,
+    /// A member with more read errors than this in an hour is failed, if the array lives on
+    /// without it (kernel: `max_read_errors`).
+    pub max_read_errors: u32,
     /// A mistake to be made; none outside the simulator.
     pub museum: Museum,
 }
@@ -32,6 +35,7 @@ impl Default for Options {
             read_only: false,
             safe_mode_delay: Span::millis(210),
             io_timeout: Span::secs(30),
+            max_read_errors: 20,
             museum: Museum::NONE,
         }
     }
@@ -214,6 +218,7 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
             write_mostly: superblock.fields.flags.contains(DeviceFlags::WRITE_MOSTLY),
             superblock,
             fault: None,
+            read_errors: ReadErrors::default(),
         });
     };
     for (slot, entry) in plan.slots.iter().enumerate() {

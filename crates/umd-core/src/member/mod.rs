@@ -4,10 +4,12 @@ mod cover;
 mod epoch;
 mod gather;
 mod io;
+mod read_errors;
 mod table;
 
 pub use cover::{Access, Cover};
 pub use epoch::{Column, Epoch};
 pub use gather::{Gather, Round};
 pub use io::{Effect, Io, Owner};
+pub use read_errors::ReadErrors;
 pub use table::{Member, Members, State};

@@ -2,6 +2,7 @@
 
 use umd_format::{Role, SuperblockV1};
 
+use super::read_errors::ReadErrors;
 use crate::value::{MemberId, Slot};
 
 /// What a member is to the array.
@@ -41,6 +42,8 @@ pub struct Member {
     pub superblock: SuperblockV1,
     /// Why it failed.
     pub fault: Option<String>,
+    /// Its recent read errors.
+    pub read_errors: ReadErrors,
 }
 
 impl Member {
