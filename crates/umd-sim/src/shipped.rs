@@ -1,6 +1,6 @@
 //! The shipped core behind the simulator's seam: read superblocks, plan, start.
 
-use umd_core::array::{Array, Commands, Event, Options, Setup, Status};
+use umd_core::array::{Array, Command, Commands, Event, Options, Purpose, Setup, Status};
 use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, RefusalKind, Wish, assemble};
 use umd_core::value::{Museum, Now, Pool};
 use umd_format::bitmap::{BitmapError, BitmapSuperblock, Unverified, on_disk_sectors};
@@ -14,18 +14,42 @@ use crate::stamp::SECTOR;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Shipped;
 
-struct Core(Array);
+/// All regions of the bitmap are checked after so many events, whatever they were.
+const ALL_EVERY: u64 = 256;
+
+struct Core {
+    array: Array,
+    events: u64,
+}
+
+/// Whether the engine acts on its bitmap as a whole.
+fn uses_bitmap(command: &Command) -> bool {
+    match command {
+        Command::Io(io) => io.purpose == Purpose::Bitmap,
+        Command::Stopped => true,
+        _ => false,
+    }
+}
 
 impl Engine for Core {
     fn handle(&mut self, now: Now, event: Event, commands: &mut Commands) {
-        self.0.handle(now, event, commands);
-        if !self.0.is_stopped() {
-            self.0.check_invariants();
+        let before = commands.len();
+        self.array.handle(now, event, commands);
+        self.events += 1;
+        if self.array.is_stopped() {
+            return;
         }
+        // What changed is checked after each event; everything where it matters, which is before
+        // bits reach a disk, and now and then.
+        let all = self.events.is_multiple_of(ALL_EVERY);
+        if all || commands[before..].iter().any(uses_bitmap) {
+            self.array.check_invariants();
+        }
+        self.array.check_event();
     }
 
     fn status(&self) -> Status {
-        self.0.status()
+        self.array.status()
     }
 }
 
@@ -152,7 +176,7 @@ pub(crate) fn start_core(
     array.check_invariants();
     let members = array.status().members.iter().map(|m| m.id).collect();
     Ok(Started {
-        engine: Box::new(Core(array)),
+        engine: Box::new(Core { array, events: 0 }),
         commands,
         members,
     })

@@ -420,8 +420,22 @@ impl Array {
     /// # Panics
     /// When it does not.
     pub fn check_invariants(&self) {
-        self.members.check();
         self.bitmap.check();
+        self.check_rest();
+    }
+
+    /// The same after an event, when it was called after every event before: of the bitmap it looks
+    /// at the regions about which anything has changed.
+    ///
+    /// # Panics
+    /// When they do not hold.
+    pub fn check_event(&mut self) {
+        self.bitmap.check_changed();
+        self.check_rest();
+    }
+
+    fn check_rest(&self) {
+        self.members.check();
         self.metadata.check();
         self.lane.check();
         self.sync.check();

@@ -180,10 +180,18 @@ impl Bitmap {
             .is_none_or(|k| k.writer.is_idle() && !k.writer.has_work(&k.regions))
     }
 
-    /// What must hold between two events.
+    /// What must hold between two events, in all regions.
     pub fn check(&self) {
         if let Some(kept) = &self.kept {
             kept.regions.check();
+            kept.writer.check();
+        }
+    }
+
+    /// The same, where anything changed since the last time.
+    pub fn check_changed(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.regions.check_changed();
             kept.writer.check();
         }
     }

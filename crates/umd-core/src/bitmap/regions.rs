@@ -76,6 +76,52 @@ impl Ticket {
 
 /// Bytes of bits that are checked together.
 const BLOCK: usize = 16;
+/// Regions of a block.
+const BLOCK_REGIONS: usize = 8 * BLOCK;
+
+/// What the checks have seen: a look at all regions after each event is too dear for long bitmaps.
+#[derive(Debug)]
+struct Watch {
+    /// Blocks that changed since they were checked, each once.
+    changed: Vec<usize>,
+    /// For each block whether it is in `changed`.
+    is_changed: Vec<bool>,
+    /// For each block how many of its bits were set when it was checked.
+    marked: Vec<u64>,
+    /// The sum of those.
+    dirty: u64,
+    /// The last batch written when the waiting regions were checked.
+    written_batch: u64,
+}
+
+impl Watch {
+    /// A watch that has seen nothing.
+    fn new(regions: usize) -> Watch {
+        let blocks = regions.div_ceil(BLOCK_REGIONS);
+        Watch {
+            changed: (0..blocks).collect(),
+            is_changed: vec![true; blocks],
+            marked: vec![0; blocks],
+            dirty: 0,
+            written_batch: 0,
+        }
+    }
+
+    /// Something about this region changes.
+    fn touch(&mut self, region: u64) {
+        let block = region as usize / BLOCK_REGIONS;
+        if !std::mem::replace(&mut self.is_changed[block], true) {
+            self.changed.push(block);
+        }
+    }
+
+    /// A block was checked, and has so many bits set.
+    fn checked(&mut self, block: usize, marked: u64) {
+        let before = std::mem::replace(&mut self.marked[block], marked);
+        self.dirty = self.dirty + marked - before;
+        self.is_changed[block] = false;
+    }
+}
 
 /// The regions of one bitmap.
 #[derive(Debug)]
@@ -96,6 +142,7 @@ pub struct Regions {
     swept: u64,
     /// Every page was written to every member, or is about to be.
     whole: bool,
+    watch: Watch,
     museum: Museum,
 }
 
@@ -129,6 +176,7 @@ impl Regions {
             written_batch: 0,
             swept: 0,
             whole: false,
+            watch: Watch::new(slots),
             museum: Museum::NONE,
         };
         // The area was read from one member; after a crash the others may lack some of its bits.
@@ -150,6 +198,7 @@ impl Regions {
     pub(super) fn set_all(&mut self, resync_from_sectors: u64) {
         for region in 0..self.count {
             self.mark(region);
+            self.watch.touch(region);
             if resync_from_sectors != MAX_SECTOR && self.end_sectors(region) > resync_from_sectors {
                 self.flags[region as usize] |= NEEDED;
             }
@@ -219,6 +268,7 @@ impl Regions {
         }
         let old = self.flags[region as usize];
         assert_eq!(old, 0, "a clean region carries no flags");
+        self.watch.touch(region);
         let (byte, mask) = bit_position(region);
         self.image[byte as usize] |= mask;
         self.dirty += 1;
@@ -243,6 +293,7 @@ impl Regions {
                 batch = batch.max(self.stamp(*seq));
                 self.demanded |= *seq == self.open_batch;
             }
+            self.watch.touch(region);
             self.writers[region as usize] += 1;
             self.flags[region as usize] &= !(IDLE | RIPE);
         }
@@ -304,6 +355,7 @@ impl Regions {
             let writers = &mut self.writers[region as usize];
             assert!(*writers > 0, "a region was retired more often than joined");
             *writers -= 1;
+            self.watch.touch(region);
         }
     }
 
@@ -373,6 +425,7 @@ impl Regions {
             let flags = &mut self.flags[region as usize];
             ripe |= *flags & IDLE != 0;
             *flags |= IDLE;
+            self.watch.touch(region);
         }
         ripe
     }
@@ -386,7 +439,10 @@ impl Regions {
         }
         self.demanded |= !self.open_pages.is_empty();
         let idle: Vec<u64> = self.set_regions().filter(|r| self.idle(*r)).collect();
-        idle.iter().for_each(|r| self.flags[*r as usize] |= IDLE);
+        for region in idle {
+            self.flags[region as usize] |= IDLE;
+            self.watch.touch(region);
+        }
     }
 
     /// Begins a pass of clearing: the regions that have been idle since the last pass. A write
@@ -397,6 +453,7 @@ impl Regions {
         let regions: Vec<u64> = self.set_regions().filter(ripe).collect();
         for region in &regions {
             self.flags[*region as usize] |= RIPE;
+            self.watch.touch(*region);
         }
         regions
     }
@@ -415,6 +472,7 @@ impl Regions {
             let (byte, mask) = bit_position(*region);
             self.image[byte as usize] &= !mask;
             self.flags[*region as usize] = 0;
+            self.watch.touch(*region);
             self.dirty -= 1;
             pages.insert(Self::page_of(*region));
         }
@@ -447,6 +505,7 @@ impl Regions {
         let whole = (sector / self.region_sectors).min(self.count);
         for region in self.swept..whole {
             self.flags[region as usize] &= !NEEDED;
+            self.watch.touch(region);
         }
         self.swept = self.swept.max(whole);
         assert!(self.swept <= self.count, "a resync ends with the bitmap");
@@ -454,11 +513,26 @@ impl Regions {
 
     /// Every region was resynced.
     pub fn resynced(&mut self) {
-        self.flags.iter_mut().for_each(|f| *f &= !NEEDED);
+        for region in 0..self.count {
+            self.flags[region as usize] &= !NEEDED;
+            self.watch.touch(region);
+        }
     }
 
-    /// Checks some regions, and counts those that are marked.
-    fn check_block(writers: &[u32], flags: &[u8], bits: &[u8]) -> u64 {
+    /// Checks the regions of a block, and counts those that are marked.
+    fn check_block(&self, block: usize) -> u64 {
+        let first = block * BLOCK_REGIONS;
+        let end = (first + BLOCK_REGIONS).min(self.writers.len());
+        let (writers, flags) = (&self.writers[first..end], &self.flags[first..end]);
+        let bits = &self.image[SUPERBLOCK_BYTES + block * BLOCK..][..(end - first).div_ceil(8)];
+        // Nearly all blocks are at rest: whatever their bits say is right, and they are only
+        // counted.
+        let writing = writers.iter().fold(0, |all, count| all | count);
+        let flagged = flags.iter().fold(0, |all, flag| all | flag);
+        let resting = writing == 0 && flagged & !NEEDED == 0;
+        if resting && writers.len() == BLOCK_REGIONS {
+            return bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+        }
         let mut dirty = 0;
         for (region, (writers, flags)) in writers.iter().zip(flags).enumerate() {
             let marked = bits[region / 8] >> (region % 8) & 1 == 1;
@@ -472,27 +546,9 @@ impl Regions {
         dirty
     }
 
-    /// The counters and the bits agree.
-    pub fn check(&self) {
-        let bits = &self.image[SUPERBLOCK_BYTES..];
-        let regions = self
-            .writers
-            .chunks(8 * BLOCK)
-            .zip(self.flags.chunks(8 * BLOCK));
-        let mut dirty = 0;
-        for ((writers, flags), bits) in regions.zip(bits.chunks(BLOCK)) {
-            // Nearly all blocks are at rest: whatever their bits say is right, and they are only
-            // counted. The simulator looks after each event.
-            let writing = writers.iter().fold(0, |all, count| all | count);
-            let flagged = flags.iter().fold(0, |all, flag| all | flag);
-            let resting = writing == 0 && flagged & !NEEDED == 0;
-            dirty += match resting && writers.len() == 8 * BLOCK {
-                true => bits.iter().map(|byte| u64::from(byte.count_ones())).sum(),
-                false => Self::check_block(writers, flags, bits),
-            };
-        }
-        assert_eq!(self.dirty, dirty, "dirty count");
-        for (region, batch) in &self.pending {
+    /// Checks what waits in these regions.
+    fn check_pending(&self, regions: std::ops::Range<u64>) {
+        for (region, batch) in self.pending.range(regions) {
             assert!(self.bit(*region), "a clean region waits for its batch");
             assert!(
                 *batch > self.written_batch,
@@ -503,10 +559,45 @@ impl Regions {
                 "a region waits for a batch to come"
             );
         }
+    }
+
+    fn check_sums(&self, dirty: u64) {
+        assert_eq!(self.dirty, dirty, "dirty count");
         assert!(
             self.written_batch < self.open_batch,
             "the open batch is written"
         );
+    }
+
+    /// The counters and the bits agree, in all regions.
+    pub fn check(&self) {
+        let mut dirty = 0;
+        for (block, marked) in self.watch.marked.iter().enumerate() {
+            let found = self.check_block(block);
+            let seen = self.watch.is_changed[block] || found == *marked;
+            assert!(seen, "dirty count: a block changed, and nobody has seen it");
+            dirty += found;
+        }
+        self.check_pending(0..u64::MAX);
+        self.check_sums(dirty);
+    }
+
+    /// The counters and the bits agree, where anything changed since the last time.
+    pub fn check_changed(&mut self) {
+        let mut changed = std::mem::take(&mut self.watch.changed);
+        let written = std::mem::replace(&mut self.watch.written_batch, self.written_batch);
+        for block in changed.drain(..) {
+            let dirty = self.check_block(block);
+            self.watch.checked(block, dirty);
+            let first = (block * BLOCK_REGIONS) as u64;
+            self.check_pending(first..first + BLOCK_REGIONS as u64);
+        }
+        // Nobody is asked to build this list again.
+        self.watch.changed = changed;
+        if written != self.written_batch {
+            self.check_pending(0..u64::MAX);
+        }
+        self.check_sums(self.watch.dirty);
     }
 }
 
@@ -634,14 +725,85 @@ mod tests {
         ];
         for (why, break_it) in wrong {
             for at in [0, 1, count / 2, count - 6, count - 1] {
-                let mut r = regions(count, &[]);
-                r.check();
-                break_it(&mut r, at as usize);
-                let panic = std::panic::catch_unwind(|| r.check()).expect_err(why);
-                let text = panic.downcast_ref::<String>().cloned();
-                let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-                assert!(text.is_some_and(|text| text.contains(why)), "{why} at {at}");
+                let broken = || {
+                    let mut r = regions(count, &[]);
+                    r.check();
+                    r.check_changed();
+                    break_it(&mut r, at as usize);
+                    r
+                };
+                let unseen = complaint(|| broken().check());
+                assert!(unseen.contains(why), "{unseen} at {at}");
+                let touched = || {
+                    let mut r = broken();
+                    r.watch.touch(at);
+                    r.check_changed();
+                };
+                assert_eq!(complaint(touched), why, "at {at}");
             }
         }
+    }
+
+    /// What a check panics with, without the numbers.
+    fn complaint(check: impl FnOnce()) -> String {
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check));
+        let panic = panic.expect_err("a check that fails");
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        let text = text.expect("a panic with a text");
+        let first = text.lines().next().expect("a sentence");
+        let plain = first.strip_prefix("assertion `left == right` failed: ");
+        plain.unwrap_or(first).to_owned()
+    }
+
+    #[test]
+    fn a_change_that_is_not_watched_is_noticed() {
+        let count = 3 * BLOCK_REGIONS as u64;
+        let mut r = regions(count, &[]);
+        r.check_changed();
+        let ticket = r.join(200 * r.region_sectors, 1);
+        r.check();
+        r.check_changed();
+        r.image[SUPERBLOCK_BYTES + 300 / 8] ^= 1 << (300 % 8);
+        r.dirty += 1;
+        let why = "dirty count: a block changed, and nobody has seen it";
+        assert_eq!(complaint(|| r.check()), why);
+        assert_eq!(complaint(|| r.check_changed()), "dirty count");
+        r.abandon(ticket);
+    }
+
+    #[test]
+    fn whatever_happens_to_a_region_is_watched() {
+        type Step = fn(&mut Regions);
+        let all: [(&str, Step); 8] = [
+            ("join", |r| drop(r.join(0, 1))),
+            ("abandon", |r| {
+                let ticket = Ticket {
+                    span: Some((0, 0)),
+                    batch: 0,
+                };
+                r.abandon(ticket);
+            }),
+            ("age", |r| assert!(!r.age())),
+            ("ripe", |r| assert_eq!(r.ripe(), [0])),
+            ("clear", |r| assert_eq!(r.clear(&[0]), [0])),
+            ("set all", |r| r.set_all(0)),
+            ("resynced below", |r| r.resynced_below(8)),
+            ("resynced", Regions::resynced),
+        ];
+        let mut r = regions(4, &[]);
+        for (what, step) in all {
+            r.check_changed();
+            assert_eq!(r.watch.changed, [] as [usize; 0]);
+            step(&mut r);
+            assert_eq!(r.watch.changed, [0], "{what}");
+            r.demand();
+            if let Some((batch, _)) = r.close_batch() {
+                r.batch_written(batch);
+            }
+        }
+        r.check_changed();
+        r.mark_all_idle();
+        assert_eq!(r.watch.changed, [0], "mark all idle");
     }
 }
