@@ -11,6 +11,10 @@ pub trait Engine {
     fn handle(&mut self, now: Now, event: Event, commands: &mut Commands);
     /// Shows its state.
     fn status(&self) -> Status;
+    /// Brings a picture of an earlier state up to date.
+    fn refresh(&self, status: &mut Status) {
+        *status = self.status();
+    }
 }
 
 /// A disk that may be a member of the array to be assembled.

@@ -292,18 +292,20 @@ impl Oracle {
         settled
     }
 
-    /// A read that began at tick `began` returned `bytes` for the sectors from `first_sector` on.
+    /// A read that began at tick `began` returned these pieces for the sectors from `first_sector`
+    /// on.
     pub fn read_ended(
         &mut self,
         began: u64,
         first_sector: u64,
-        bytes: &[u8],
+        pieces: &[&[u8]],
     ) -> Result<(), WrongRead> {
-        assert_eq!(bytes.len() % SECTOR, 0, "whole sectors");
+        let whole = pieces.iter().all(|piece| piece.len() % SECTOR == 0);
+        assert!(whole, "whole sectors");
         let now = self.next();
-        for (index, piece) in bytes.chunks_exact(SECTOR).enumerate() {
-            let sector = first_sector + index as u64;
-            self.sector_read(now, began, sector, recognise(piece))?;
+        let sectors = pieces.iter().flat_map(|piece| piece.chunks_exact(SECTOR));
+        for (sector, bytes) in (first_sector..).zip(sectors) {
+            self.sector_read(now, began, sector, recognise(bytes))?;
         }
         Ok(())
     }
@@ -531,12 +533,12 @@ mod tests {
         fn may(&self, version: u64) -> bool {
             let mut copy = self.oracle.clone();
             let began = copy.began();
-            copy.read_ended(began, 5, &Bench::bytes(version)).is_ok()
+            copy.read_ended(began, 5, &[&Bench::bytes(version)]).is_ok()
         }
 
         fn read(&mut self, version: u64) {
             let began = self.oracle.began();
-            let read = self.oracle.read_ended(began, 5, &Bench::bytes(version));
+            let read = self.oracle.read_ended(began, 5, &[&Bench::bytes(version)]);
             read.expect("an allowed read");
         }
     }
@@ -558,10 +560,10 @@ mod tests {
         let began = b.oracle.began();
         let two = b.write(Ended::Done);
         let mut copy = b.oracle.clone();
-        copy.read_ended(began, 5, &Bench::bytes(one))
+        copy.read_ended(began, 5, &[&Bench::bytes(one)])
             .expect("as it began");
         b.oracle
-            .read_ended(began, 5, &Bench::bytes(two))
+            .read_ended(began, 5, &[&Bench::bytes(two)])
             .expect("as it ended");
         assert!(!b.may(one));
     }
@@ -586,13 +588,13 @@ mod tests {
         stamp(&mut elsewhere, 6, one);
         let wrong = b
             .oracle
-            .read_ended(began, 5, &elsewhere)
+            .read_ended(began, 5, &[&elsewhere])
             .expect_err("misplaced");
         assert_eq!(wrong.sector, 5);
         let mut garbled = Bench::bytes(one);
         garbled[400] ^= 1;
         b.oracle
-            .read_ended(began, 5, &garbled)
+            .read_ended(began, 5, &[&garbled])
             .expect_err("garbled");
     }
 
@@ -638,7 +640,7 @@ mod tests {
         b.write(Ended::Durable);
         b.flush();
         let mut copy = b.oracle.clone();
-        copy.read_ended(began, 5, &Bench::bytes(one))
+        copy.read_ended(began, 5, &[&Bench::bytes(one)])
             .expect("it was current when the read began");
         b.oracle.crashed(true);
         assert!(!b.may(one));
@@ -655,7 +657,7 @@ mod tests {
         let mut copy = b.oracle.clone();
         copy.crashed(true);
         let began = copy.began();
-        copy.read_ended(began, 5, &Bench::bytes(one))
+        copy.read_ended(began, 5, &[&Bench::bytes(one)])
             .expect("not answered yet");
         b.oracle.write_ended(two, Ended::Done);
         b.flush();

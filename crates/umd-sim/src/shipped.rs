@@ -51,6 +51,10 @@ impl Engine for Core {
     fn status(&self) -> Status {
         self.array.status()
     }
+
+    fn refresh(&self, status: &mut Status) {
+        self.array.refresh(status);
+    }
 }
 
 /// What a read of these sectors gives.

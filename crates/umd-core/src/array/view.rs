@@ -18,11 +18,35 @@ impl Array {
 
     /// A picture of the array as it is now.
     pub fn status(&self) -> Status {
+        self.picture(Vec::new(), String::new())
+    }
+
+    /// Brings an older picture up to date, in its own memory: for a caller that looks after each
+    /// event.
+    pub fn refresh(&self, status: &mut Status) {
+        let members = std::mem::take(&mut status.members);
+        let set_name = std::mem::take(&mut status.set_name);
+        *status = self.picture(members, set_name);
+    }
+
+    /// A picture of the array, in memory that held an older one.
+    fn picture(&self, mut members: Vec<MemberStatus>, mut set_name: String) -> Status {
         let info = &self.info;
+        set_name.clone_from(&info.name);
+        members.truncate(self.members.iter().count());
+        for (index, member) in self.members.iter().enumerate() {
+            match members.get_mut(index) {
+                Some(old) => {
+                    let (name, fault) = (std::mem::take(&mut old.name), old.fault.take());
+                    *old = self.member_status(member, name, fault);
+                }
+                None => members.push(self.member_status(member, String::new(), None)),
+            }
+        }
         Status {
             state: self.state(),
             uuid: info.uuid,
-            set_name: info.name.clone(),
+            set_name,
             minor: info.minor,
             level: info.level.to_raw(),
             layout: self.shown_layout(),
@@ -34,7 +58,7 @@ impl Array {
             utime_seconds: self.metadata.utime_seconds(),
             events: self.metadata.events(),
             degraded: self.epoch.degraded(),
-            members: self.members.iter().map(|m| self.member_status(m)).collect(),
+            members,
             sync: self.sync_status(),
             sync_pending: self.sync.owes_resync() && self.sync.running().is_none(),
             sync_frozen: self.sync.is_frozen(),
@@ -67,11 +91,19 @@ impl Array {
         }
     }
 
-    fn member_status(&self, member: &Member) -> MemberStatus {
+    /// A picture of a member, in memory that held another name and fault.
+    fn member_status(
+        &self,
+        member: &Member,
+        mut name: String,
+        mut fault: Option<String>,
+    ) -> MemberStatus {
         let fields = &member.superblock.fields;
+        name.clone_from(&member.name);
+        fault.clone_from(&member.fault);
         MemberStatus {
             id: member.id,
-            name: member.name.clone(),
+            name,
             number: member.number(),
             slot: member.slot.filter(|_| member.is_active()),
             role: match member.state {
@@ -86,7 +118,7 @@ impl Array {
             data_offset_sectors: fields.data_offset_sectors,
             data_size_sectors: fields.data_size_sectors,
             corrected_read_errors: fields.corrected_reads,
-            fault: member.fault.clone(),
+            fault,
         }
     }
 

@@ -65,6 +65,22 @@ impl Image {
         }
     }
 
+    /// Consecutive sectors from `first` on.
+    pub fn read(&self, first: u64, out: &mut [u8]) {
+        let end = first + (out.len() / SECTOR) as u64;
+        assert!(end <= self.sectors, "sector {end} lies off the disk");
+        let (mut page, mut at) = place(first);
+        let mut rest = out;
+        while !rest.is_empty() {
+            let (piece, behind) = rest.split_at_mut(rest.len().min(PAGE - at));
+            match &self.pages[page] {
+                Some(bytes) => piece.copy_from_slice(&bytes[at..at + piece.len()]),
+                None => piece.fill(0),
+            }
+            (page, at, rest) = (page + 1, 0, behind);
+        }
+    }
+
     /// The page that holds a sector, `None` for a hole.
     pub fn page(&self, sector: u64) -> Option<&[u8; PAGE]> {
         self.pages[(sector / PAGE_SECTORS) as usize].as_deref()
@@ -142,6 +158,20 @@ mod tests {
         assert_eq!(b.sector(9), &[8; SECTOR]);
         assert_eq!(a.sector(8), &[0; SECTOR]);
         assert!(a.page(0).is_none() && a.page(15).is_some());
+    }
+
+    #[test]
+    fn many_sectors_are_read_as_each_of_them() {
+        let mut a = Image::new(64);
+        for sector in [3, 7, 8, 15, 16, 30] {
+            a.put(sector, Some(&[sector as u8; SECTOR]));
+        }
+        for (first, count) in [(0, 64), (3, 5), (3, 6), (7, 1), (12, 0), (15, 49), (64, 0)] {
+            let mut bytes = vec![9; count as usize * SECTOR];
+            a.read(first, &mut bytes);
+            let each: Vec<&[u8]> = (first..first + count).map(|at| a.sector(at)).collect();
+            assert_eq!(bytes, each.concat(), "{first}+{count}");
+        }
     }
 
     #[test]

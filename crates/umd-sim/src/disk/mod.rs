@@ -445,20 +445,21 @@ impl SimDisk {
     }
 
     fn fill(&self, offset_sectors: u64, buf: &mut Buf) {
-        let end = offset_sectors + (buf.len() / SECTOR) as u64;
-        let mut cached = self.cache.newest_in(offset_sectors, end).peekable();
-        for (index, piece) in buf.as_mut_slice().chunks_exact_mut(SECTOR).enumerate() {
-            let sector = offset_sectors + index as u64;
-            let newest = cached.next_if(|(at, _)| *at == sector);
-            let content = match &newest {
-                Some((_, write)) => write.content(sector),
-                None => Some(self.image.sector(sector)),
-            };
-            match content {
+        let bytes = buf.as_mut_slice();
+        let end = offset_sectors + (bytes.len() / SECTOR) as u64;
+        let place = |sector: u64| (sector - offset_sectors) as usize * SECTOR;
+        let mut next = offset_sectors;
+        for (sector, write) in self.cache.newest_in(offset_sectors, end) {
+            self.image
+                .read(next, &mut bytes[place(next)..place(sector)]);
+            let piece = &mut bytes[place(sector)..place(sector + 1)];
+            match write.content(sector) {
                 Some(content) => piece.copy_from_slice(content),
                 None => piece.fill(0),
             }
+            next = sector + 1;
         }
+        self.image.read(next, &mut bytes[place(next)..place(end)]);
     }
 
     /// Ends an operation. `None` when it is not in flight any more.

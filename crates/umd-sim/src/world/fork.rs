@@ -11,7 +11,7 @@
 //! moment after a member write was submitted, more often after one of metadata.
 
 use umd_core::array::Purpose;
-use umd_core::value::{Instant, Pool, Span};
+use umd_core::value::{Instant, Span};
 
 use super::exact::Record;
 use super::manual::Manual;
@@ -125,7 +125,7 @@ impl<'a> World<'a> {
             carries: self.carries.clone(),
             absent: self.absent.clone(),
             geometry: self.geometry.clone(),
-            pool: Pool::new(),
+            pool: self.pool.clone(),
             oracle: self.oracle.clone(),
             atlas,
             trace: self.trace.twin(),

@@ -297,7 +297,7 @@ impl World<'_> {
         let live = self.live.as_mut().expect("an array is running");
         live.engine.handle(now, event, &mut commands);
         if !commands.is_empty() {
-            live.status = live.engine.status();
+            live.engine.refresh(&mut live.status);
             live.monitor.note_status(&live.status);
         }
         self.carry_out(commands)
