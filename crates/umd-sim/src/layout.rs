@@ -8,6 +8,42 @@
 //!   A --/chunk--> C, o;  C --/k--> row S, index i;  i --table of S--> slot;  S*chunk+o = relative
 //! ```
 
+use std::cell::OnceCell;
+use std::rc::Rc;
+
+use smallvec::{SmallVec, smallvec};
+
+/// The places of a sector.
+pub type Places = SmallVec<[Place; 4]>;
+
+/// What follows from a geometry and is asked for again and again: worked out once.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Rc<Facts>);
+
+#[derive(Debug, Default)]
+struct Facts {
+    array_sectors: OnceCell<u64>,
+    chunks: OnceCell<Chunks>,
+}
+
+impl PartialEq for Known {
+    fn eq(&self, _: &Known) -> bool {
+        true
+    }
+}
+
+impl Eq for Known {}
+
+/// Where the chunks of a RAID10 lie, and what lies there.
+#[derive(Debug)]
+struct Chunks {
+    /// Slot and row of each copy of each chunk, in order.
+    copies: Vec<(u16, u64)>,
+    /// By slot and row.
+    chunk_at: Vec<Option<u64>>,
+    rows: u64,
+}
+
 /// The shape of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
@@ -21,6 +57,8 @@ pub struct Geometry {
     pub chunk_sectors: u64,
     /// Used part of each member; RAID0, linear: the room of each member, in slot order.
     pub member_sectors: Vec<u64>,
+    /// What follows from all that, once it was asked for: empty in a geometry of a new shape.
+    pub known: Known,
 }
 
 /// How RAID10 copies.
@@ -116,7 +154,7 @@ impl Geometry {
     }
 
     /// Where a sector of that walk lies.
-    pub fn walk_places(&self, walk: u64) -> Vec<Place> {
+    pub fn walk_places(&self, walk: u64) -> Places {
         if self.level == 10 {
             return self.places(walk);
         }
@@ -161,53 +199,70 @@ impl Geometry {
         }
     }
 
-    /// Every copy of a sector of a RAID10.
-    fn copied(&self, sector: u64) -> Vec<Place> {
+    /// Slot and row of every copy of a chunk of a RAID10.
+    fn copies_of(&self, chunk: u64, used_chunks: u64) -> impl Iterator<Item = (u16, u64)> + '_ {
         let copies = self.copies();
         let n = u64::from(self.slots);
-        let (chunk, o) = (sector / self.chunk_sectors, sector % self.chunk_sectors);
         let (rows, stride) = match copies.offset {
             true => (u64::from(copies.far), 1),
-            false => (1, self.used_chunks() / u64::from(copies.far)),
+            false => (1, used_chunks / u64::from(copies.far)),
         };
         let first = chunk * u64::from(copies.near);
-        let mut places = Vec::new();
-        for near in first..first + u64::from(copies.near) {
-            let (mut slot, mut row) = ((near % n) as u16, near / n * rows);
-            for _ in 0..copies.far {
-                places.push(Place {
-                    slot,
-                    relative_sector: row * self.chunk_sectors + o,
-                });
-                slot = self.far_slot(slot);
-                row += stride;
-            }
-        }
-        places
+        let nears = first..first + u64::from(copies.near);
+        nears.flat_map(move |near| {
+            let nearest = ((near % n) as u16, near / n * rows);
+            let next = move |(slot, row): &(u16, u64)| Some((self.far_slot(*slot), row + stride));
+            std::iter::successors(Some(nearest), next).take(usize::from(copies.far))
+        })
     }
 
-    /// The sector of a RAID10 of which this is a copy: looked for among those it could be.
+    fn chunks(&self) -> &Chunks {
+        self.known.0.chunks.get_or_init(|| {
+            let rows = self.used_chunks();
+            let count = self.array_sectors() / self.chunk_sectors;
+            let mut copies = Vec::new();
+            let mut chunk_at = vec![None; usize::from(self.slots) * rows as usize];
+            for chunk in 0..count {
+                for (slot, row) in self.copies_of(chunk, rows) {
+                    assert!(row < rows, "chunk {chunk} of {self:?} lies inside");
+                    let at = &mut chunk_at[usize::from(slot) * rows as usize + row as usize];
+                    assert!(at.is_none(), "two chunks of {self:?} in one place");
+                    *at = Some(chunk);
+                    copies.push((slot, row));
+                }
+            }
+            Chunks {
+                copies,
+                chunk_at,
+                rows,
+            }
+        })
+    }
+
+    /// Every copy of a sector of a RAID10.
+    fn copied(&self, sector: u64) -> Places {
+        let (chunk, o) = (sector / self.chunk_sectors, sector % self.chunk_sectors);
+        let all = usize::from(self.copies().all());
+        let copies = &self.chunks().copies[chunk as usize * all..][..all];
+        let place = |(slot, row): &(u16, u64)| Place {
+            slot: *slot,
+            relative_sector: row * self.chunk_sectors + o,
+        };
+        copies.iter().map(place).collect()
+    }
+
+    /// The sector of a RAID10 of which this is a copy.
     fn copied_at(&self, place: Place) -> Option<u64> {
-        let copies = self.copies();
+        let chunks = self.chunks();
         let (row, o) = (
             place.relative_sector / self.chunk_sectors,
             place.relative_sector % self.chunk_sectors,
         );
-        let (far, base) = match copies.offset {
-            true => (row % u64::from(copies.far), row / u64::from(copies.far)),
-            false => {
-                let stride = self.used_chunks() / u64::from(copies.far);
-                (row / stride, row % stride)
-            }
-        };
-        if far >= u64::from(copies.far) {
+        if row >= chunks.rows {
             return None;
         }
-        let n = u64::from(self.slots);
-        let candidates = base * n..(base + 1) * n;
-        let sectors = candidates.map(|near| near / u64::from(copies.near) * self.chunk_sectors + o);
-        let mut inside = sectors.filter(|sector| *sector < self.array_sectors());
-        inside.find(|sector| self.copied(*sector).contains(&place))
+        let chunk = chunks.chunk_at[usize::from(place.slot) * chunks.rows as usize + row as usize];
+        chunk.map(|chunk| chunk * self.chunk_sectors + o)
     }
 
     /// Whether P (and Q) exist.
@@ -229,6 +284,11 @@ impl Geometry {
 
     /// Size of the array.
     pub fn array_sectors(&self) -> u64 {
+        let known = &self.known.0.array_sectors;
+        *known.get_or_init(|| self.size_of_array())
+    }
+
+    fn size_of_array(&self) -> u64 {
         if self.level == -1 {
             return self
                 .member_sectors
@@ -334,12 +394,12 @@ impl Geometry {
     }
 
     /// Where an array sector lies: every copy for RAID1, one place else.
-    pub fn places(&self, sector: u64) -> Vec<Place> {
+    pub fn places(&self, sector: u64) -> Places {
         assert!(sector < self.array_sectors(), "sector {sector} is outside");
         match self.level {
-            -1 => vec![self.linear(sector)],
+            -1 => smallvec![self.linear(sector)],
             10 => self.copied(sector),
-            0 => vec![self.striped(sector)],
+            0 => smallvec![self.striped(sector)],
             1 => (0..self.slots)
                 .map(|slot| Place {
                     slot,
@@ -350,7 +410,7 @@ impl Geometry {
                 let (chunk, o) = (sector / self.chunk_sectors, sector % self.chunk_sectors);
                 let (row, index) = (chunk / self.data_slots(), chunk % self.data_slots());
                 let (p, q) = self.parity_slots(row);
-                vec![Place {
+                smallvec![Place {
                     slot: self.data_slot(index, p, q) as u16,
                     relative_sector: row * self.chunk_sectors + o,
                 }]
@@ -456,11 +516,16 @@ pub fn parity_agrees<'a>(row: &Row, len: usize, bytes: impl Fn(u16) -> Option<&'
     if (0..row.exponent.len()).all(|slot| bytes(slot as u16).is_none()) {
         return true;
     }
-    let mut sum = [0u64; WORDS_MAX];
-    let sum = &mut sum[..len / 8];
+    assert!(len / 8 <= WORDS_MAX, "a page at most");
+    let mut sum: SmallVec<[u64; WORDS_MAX]> = SmallVec::new();
     for content in row.data.iter().filter_map(|&slot| bytes(slot)) {
-        add(sum, content);
+        match sum.is_empty() {
+            true => sum.extend(words(content)),
+            false => add(&mut sum, content),
+        }
     }
+    sum.resize(len / 8, 0);
+    let sum = &sum[..];
     let agrees = |slot: Option<u16>, wanted: &[u64]| match slot.map(&bytes) {
         None => true,
         Some(None) => wanted.iter().all(|&word| word == 0),
@@ -519,6 +584,7 @@ mod tests {
             slots,
             chunk_sectors: 8,
             member_sectors: vec![8 * 20; slots as usize],
+            known: Known::default(),
         }
     }
 
@@ -727,6 +793,7 @@ mod tests {
             slots: 4,
             chunk_sectors: 32,
             member_sectors: vec![9872, 5872, 14072, 9872],
+            known: Known::default(),
         };
         assert_eq!(g(1).array_sectors(), 9856 + 5856 + 14048 + 9856);
         let place = |layout, sector| {

@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
+use crate::registers::Registers;
 use crate::rng::mix;
 use crate::stamp::{Content, SECTOR, recognise};
 
@@ -106,7 +107,7 @@ impl fmt::Display for WrongRead {
 /// The registers of one array.
 #[derive(Debug, Clone)]
 pub struct Oracle {
-    sectors: BTreeMap<u64, Vec<Version>>,
+    sectors: Registers<Version>,
     unwritten: Look,
     copies: bool,
     writes: BTreeMap<u64, (Issue, u64)>,
@@ -151,7 +152,7 @@ impl Oracle {
     /// several members.
     pub fn new(unwritten: Look, copies: bool) -> Oracle {
         Oracle {
-            sectors: BTreeMap::new(),
+            sectors: Registers::new(),
             unwritten,
             copies,
             writes: BTreeMap::new(),
@@ -192,9 +193,11 @@ impl Oracle {
 
     fn versions(&mut self, sector: u64) -> &mut Vec<Version> {
         let unwritten = self.unwritten;
-        self.sectors
-            .entry(sector)
-            .or_insert_with(|| vec![first(unwritten)])
+        let versions = self.sectors.get_mut(sector);
+        if versions.is_empty() {
+            versions.push(first(unwritten));
+        }
+        versions
     }
 
     /// A write is handed to the array. `number` names it, also in its stamps.
@@ -259,19 +262,19 @@ impl Oracle {
     }
 
     /// A flush was answered. Gives the sectors of which it made something durable.
-    pub fn flush_ended(&mut self, number: u64, well: bool) -> BTreeSet<u64> {
+    pub fn flush_ended(&mut self, number: u64, well: bool) -> Vec<u64> {
         let issued = self.flushes.remove(&number);
         let issued = issued.expect("the flush is in flight");
         if well {
             self.settle(issued)
         } else {
-            BTreeSet::new()
+            Vec::new()
         }
     }
 
-    fn settle(&mut self, issued: u64) -> BTreeSet<u64> {
+    fn settle(&mut self, issued: u64) -> Vec<u64> {
         let loose = std::mem::take(&mut self.loose);
-        let mut settled = BTreeSet::new();
+        let mut settled = Vec::new();
         let oldest = self.oldest();
         for sector in loose {
             let versions = self.versions(sector);
@@ -280,7 +283,7 @@ impl Oracle {
                 .filter(|v| !v.gone && v.replaced < issued)
             {
                 v.gone = true;
-                settled.insert(sector);
+                settled.push(sector);
             }
             versions.retain(|v| !v.gone || v.overwritten > oldest);
             let left = versions.len();
@@ -289,6 +292,7 @@ impl Oracle {
                 self.loose.insert(sector);
             }
         }
+        settled.dedup();
         settled
     }
 
@@ -318,19 +322,21 @@ impl Oracle {
         found: Content,
     ) -> Result<(), WrongRead> {
         self.reads_checked += 1;
-        if !self.sectors.contains_key(&sector) && shows(self.unwritten, found, sector) {
+        if !self.may_read(began, sector, found) {
+            return Err(self.wrong(sector, found));
+        }
+        // A version that stands alone stays as it is.
+        if self.sectors.get(sector).len() < 2 {
             return Ok(());
         }
         let copies = self.copies;
-        let versions = self.versions(sector);
         let fits = |v: &Version| v.overwritten > began && shows(v.look, found, sector);
-        if !versions.iter().any(fits) {
-            return Err(self.wrong(sector, found));
-        }
-        let answered = versions.iter().all(|v| !fits(v) || v.completed != OPEN);
+        let mut versions = self.sectors.get(sector).iter();
+        let answered = versions.all(|v| !fits(v) || v.completed != OPEN);
         if copies && !answered {
             return Ok(());
         }
+        let versions = self.versions(sector);
         for v in versions.iter_mut().filter(|v| !fits(v)) {
             if v.completed < began {
                 v.overwritten = v.overwritten.min(now);
@@ -339,9 +345,7 @@ impl Oracle {
                 }
             }
         }
-        if versions.len() > 1 {
-            self.loose.insert(sector);
-        }
+        self.loose.insert(sector);
         Ok(())
     }
 
@@ -367,9 +371,9 @@ impl Oracle {
 
     /// Whether a read that began at tick `began` may find this content now. Decides nothing.
     pub fn may_read(&self, began: u64, sector: u64, found: Content) -> bool {
-        match self.sectors.get(&sector) {
-            None => shows(self.unwritten, found, sector),
-            Some(versions) => versions
+        match self.sectors.get(sector) {
+            [] => shows(self.unwritten, found, sector),
+            versions => versions
                 .iter()
                 .any(|v| v.overwritten > began && shows(v.look, found, sector)),
         }
@@ -377,9 +381,9 @@ impl Oracle {
 
     /// Whether content on a member is a version that may be read now.
     pub fn is_current(&self, sector: u64, found: Content) -> bool {
-        match self.sectors.get(&sector) {
-            None => shows(self.unwritten, found, sector),
-            Some(versions) => versions
+        match self.sectors.get(sector) {
+            [] => shows(self.unwritten, found, sector),
+            versions => versions
                 .iter()
                 .any(|v| v.overwritten == OPEN && shows(v.look, found, sector)),
         }
@@ -387,9 +391,9 @@ impl Oracle {
 
     /// Whether a power cut now may leave this content.
     pub fn may_survive(&self, sector: u64, found: Content) -> bool {
-        match self.sectors.get(&sector) {
-            None => shows(self.unwritten, found, sector),
-            Some(versions) => versions
+        match self.sectors.get(sector) {
+            [] => shows(self.unwritten, found, sector),
+            versions => versions
                 .iter()
                 .any(|v| !v.gone && shows(v.look, found, sector)),
         }
@@ -455,7 +459,7 @@ impl Oracle {
     /// A hash of what may be read now.
     pub fn digest(&self) -> u64 {
         let mut sum = 0;
-        for (sector, versions) in &self.sectors {
+        for (sector, versions) in self.sectors.iter() {
             for v in versions {
                 let look = match v.look {
                     Look::Stamp(number) => number + 2,
@@ -466,7 +470,7 @@ impl Oracle {
                 let state = state
                     .iter()
                     .fold(0, |bits, bit| bits << 1 | u64::from(*bit));
-                sum = mix(sum ^ mix(*sector ^ look.rotate_left(32)) ^ state);
+                sum = mix(sum ^ mix(sector ^ look.rotate_left(32)) ^ state);
             }
         }
         sum
@@ -474,7 +478,7 @@ impl Oracle {
 
     /// Sectors that are known to differ from the unwritten look, in order.
     pub fn written(&self) -> impl Iterator<Item = u64> + '_ {
-        self.sectors.keys().copied()
+        self.sectors.iter().map(|(sector, _)| sector)
     }
 }
 

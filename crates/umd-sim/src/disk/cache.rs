@@ -12,6 +12,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use smallvec::SmallVec;
 use umd_core::array::Purpose;
 
 use super::image::Image;
@@ -68,8 +69,11 @@ pub enum Cut {
 /// The cache.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
-    sectors: BTreeMap<u64, Vec<Rc<Write>>>,
+    sectors: BTreeMap<u64, Versions>,
 }
+
+/// Of one sector, the oldest first.
+type Versions = SmallVec<[Rc<Write>; 2]>;
 
 /// More versions of one sector than this are not kept: the oldest goes to the medium by itself, as
 /// it may at any time.
@@ -113,7 +117,7 @@ impl Cache {
 
     /// Makes the versions of `sector` up to the last that satisfies `upto` durable.
     fn settle(
-        versions: &mut Vec<Rc<Write>>,
+        versions: &mut Versions,
         image: &mut Image,
         sector: u64,
         upto: impl Fn(&Write) -> bool,
@@ -139,7 +143,7 @@ impl Cache {
         let mut forgotten = Vec::new();
         let mut fate = BTreeMap::new();
         self.sectors.retain(|&sector, versions| {
-            let mut kept = Vec::new();
+            let mut kept = Versions::new();
             for write in versions.drain(..) {
                 let old = write.done.get() < mark;
                 let lost = old

@@ -48,6 +48,7 @@ impl SimDisk {
             image: self.image.clone(),
             cache: self.cache.clone(),
             flying: writes.collect(),
+            supers: self.supers,
             bad: self.bad.clone(),
             forgotten: self.forgotten.clone(),
             armed: Vec::new(),

@@ -102,6 +102,12 @@ enum Job {
     },
 }
 
+impl Job {
+    fn writes_super(&self) -> bool {
+        matches!(self, Job::Write { write, .. } if write.purpose == Purpose::Super)
+    }
+}
+
 #[derive(Debug)]
 struct Flying {
     job: Job,
@@ -117,6 +123,8 @@ pub struct SimDisk {
     image: Image,
     cache: Cache,
     flying: BTreeMap<u64, Flying>,
+    /// Superblock writes among them.
+    supers: usize,
     bad: BTreeSet<u64>,
     /// What failed flushes lost since the disk was last at rest.
     forgotten: BTreeSet<u64>,
@@ -144,6 +152,7 @@ impl SimDisk {
             image: Image::new(sectors),
             cache: Cache::default(),
             flying: BTreeMap::new(),
+            supers: 0,
             bad: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             armed: Vec::new(),
@@ -251,6 +260,11 @@ impl SimDisk {
         })
     }
 
+    /// Superblock writes in flight.
+    pub fn supers_in_flight(&self) -> usize {
+        self.supers
+    }
+
     /// The disk falls silent: nothing ends any more.
     pub fn silence(&mut self) {
         self.power = Power::Silent;
@@ -325,6 +339,7 @@ impl SimDisk {
             (_, None) => Fate::Well,
         };
         let job = self.job(op, purpose, fate);
+        self.supers += usize::from(job.writes_super());
         let old = self.flying.insert(tag, Flying { job, fate });
         assert!(old.is_none(), "I/O {tag} was submitted twice");
         (self.power != Power::Silent).then(|| now + Span(length))
@@ -468,6 +483,7 @@ impl SimDisk {
             return None;
         }
         let Flying { job, fate } = self.flying.remove(&tag)?;
+        self.supers -= usize::from(job.writes_super());
         Some(match job {
             Job::Read {
                 offset_sectors,
@@ -619,6 +635,7 @@ impl SimDisk {
     }
 
     fn take_writes(&mut self) -> Vec<(Rc<Write>, BTreeSet<u64>)> {
+        self.supers = 0;
         let mut writes: Vec<_> = std::mem::take(&mut self.flying)
             .into_values()
             .filter_map(|flying| match flying.job {
@@ -632,6 +649,7 @@ impl SimDisk {
 
     fn rest(&mut self) {
         self.flying.clear();
+        self.supers = 0;
         self.armed.clear();
         self.forgotten.clear();
         self.power = Power::On;

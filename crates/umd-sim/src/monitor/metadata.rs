@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use umd_core::array::{IoOp, MemberIo, MemberRole, Purpose};
+use umd_core::array::{IoOp, MemberIo, MemberRole};
 use umd_core::sync::SyncAction;
 use umd_core::value::MemberId;
 
@@ -157,8 +157,7 @@ impl Monitor {
                 let at = index * SECTOR + place.byte;
                 let new = bytes.as_ref().map_or(0, |bytes| bytes[at]);
                 let cleared = old[place.byte] & place.mask != 0 && new & place.mask == 0;
-                let judged = !self.half_set.contains(&bit) && self.is_set_everywhere(scene, bit);
-                if !cleared || !judged {
+                if !cleared || self.half_set.contains(&bit) || !self.is_set_everywhere(scene, bit) {
                     continue;
                 }
                 let region = bit * bitmap.chunk_sectors..(bit + 1) * bitmap.chunk_sectors;
@@ -207,11 +206,8 @@ impl Monitor {
 
     /// No superblock write is in flight: the highest generation lies on a member in sync.
     pub fn check_events_at_rest(&self, scene: Scene<'_>) -> Verdict {
-        let busy = self.members.values().any(|view| {
-            scene.disks[view.disk]
-                .writes_in_flight()
-                .any(|write| write.purpose == Purpose::Super)
-        });
+        let mut members = self.members.values();
+        let busy = members.any(|view| scene.disks[view.disk].supers_in_flight() > 0);
         // Who carried the highest may have failed just now: that is about to be recorded.
         if busy || !self.is_redundant() || !self.failed.is_empty() {
             return Ok(());

@@ -1,9 +1,9 @@
 //! Rules about data: extent, overlap, intent, quarantine, source, answers.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
+use smallvec::SmallVec;
 use umd_core::array::{ArrayState, MemberIo, MemberRole, Purpose};
 use umd_core::value::MemberId;
 
@@ -14,6 +14,9 @@ use crate::metaview::BitmapView;
 use crate::stamp::{SECTOR, recognise};
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
+
+/// Numbers of bits.
+type Bits = SmallVec<[u64; 8]>;
 
 impl Monitor {
     pub(super) fn check_extent(
@@ -103,22 +106,32 @@ impl Monitor {
         Ok(())
     }
 
-    /// The bits that cover relative sectors of a slot.
-    fn bits_of(&self, slot: u16, relative: Range<u64>, bitmap: &BitmapView) -> BTreeSet<u64> {
+    /// The bits that cover relative sectors of a slot, in order.
+    fn bits_of(&self, slot: u16, relative: Range<u64>, bitmap: &BitmapView) -> Bits {
         let most = bitmap.bits.saturating_sub(1);
+        let bit = |at: u64| at / bitmap.chunk_sectors;
         if self.geometry.level != 10 {
-            let first = relative.start / bitmap.chunk_sectors;
-            let last = (relative.end - 1) / bitmap.chunk_sectors;
-            return (first..=last.min(most)).collect();
+            return (bit(relative.start)..=bit(relative.end - 1).min(most)).collect();
         }
-        let places = relative.map(|relative_sector| Place {
-            slot,
-            relative_sector,
-        });
-        let walked = places.filter_map(|place| self.geometry.walk_at(place));
-        walked
-            .map(|at| (at / bitmap.chunk_sectors).min(most))
-            .collect()
+        // What lies together in a chunk lies together in the walk.
+        let chunk = self.geometry.chunk_sectors;
+        let mut bits = Bits::new();
+        let mut at = relative.start;
+        while at < relative.end {
+            let end = ((at / chunk + 1) * chunk).min(relative.end);
+            let relative_sector = at;
+            let place = Place {
+                slot,
+                relative_sector,
+            };
+            if let Some(walk) = self.geometry.walk_at(place) {
+                bits.extend(bit(walk).min(most)..=bit(walk + end - at - 1).min(most));
+            }
+            at = end;
+        }
+        bits.sort_unstable();
+        bits.dedup();
+        bits
     }
 
     /// Nothing may go on while a failure is known that a survivor has not recorded.
@@ -265,7 +278,7 @@ impl Monitor {
         &mut self,
         scene: Scene<'_>,
         request: u64,
-        sectors: &BTreeSet<u64>,
+        sectors: &[u64],
         durable: bool,
     ) -> Verdict {
         self.checks += 1;

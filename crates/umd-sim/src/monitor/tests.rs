@@ -1,5 +1,3 @@
-use std::collections::BTreeSet;
-
 use umd_core::array::{ArrayState, MemberStatus};
 use umd_core::value::{Events, Instant, IoId, Pool, Slice, Slot};
 use umd_format::create::{NewArray, NewMember, new_array};
@@ -125,6 +123,7 @@ impl Bench {
             slots: 2,
             chunk_sectors: 0,
             member_sectors: vec![USED; 2],
+            known: crate::layout::Known::default(),
         };
         Bench {
             disks,
@@ -211,8 +210,7 @@ impl Bench {
             status: &self.status,
             oracle: &self.oracle,
         };
-        self.monitor
-            .check_answer(scene, 1, &BTreeSet::from([sector]), durable)
+        self.monitor.check_answer(scene, 1, &[sector], durable)
     }
 }
 

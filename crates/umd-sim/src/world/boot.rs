@@ -17,7 +17,7 @@ use super::phases::Phase;
 use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
 use crate::engine::{Candidate, Maker, Refused, Started, now_at};
-use crate::layout::Geometry;
+use crate::layout::{Geometry, Known};
 use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{MemberView, Monitor, Rule, Scene, Violation};
 use crate::options::{Options, Trigger};
@@ -141,6 +141,7 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
         slots: options.slots,
         chunk_sectors: u64::from(options.chunk_sectors),
         member_sectors,
+        known: Known::default(),
     };
     (carries, geometry)
 }

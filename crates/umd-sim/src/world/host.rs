@@ -1,6 +1,5 @@
 //! Hosts: what they ask for, and what answers are right.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use umd_core::array::{Event, Extent, Reply, Request, RequestError, RequestOp};
@@ -186,12 +185,12 @@ impl World<'_> {
             (Kind::Write { fua }, Reply::Done) => {
                 let how = if fua { Ended::Durable } else { Ended::Done };
                 self.oracle.write_ended(id.0, how);
-                let sectors = pending.range.clone().collect();
+                let sectors: Vec<u64> = pending.range.clone().collect();
                 self.check_vouched(id, &sectors, fua)
             }
             (Kind::Trim { .. }, Reply::Done) => {
                 self.oracle.write_ended(id.0, Ended::Done);
-                let sectors = pending.range.clone().collect();
+                let sectors: Vec<u64> = pending.range.clone().collect();
                 self.check_vouched(id, &sectors, false)
             }
             (Kind::Flush, Reply::Done) => {
@@ -202,7 +201,7 @@ impl World<'_> {
         }
     }
 
-    fn check_vouched(&mut self, id: RequestId, sectors: &BTreeSet<u64>, durable: bool) -> Verdict {
+    fn check_vouched(&mut self, id: RequestId, sectors: &[u64], durable: bool) -> Verdict {
         let live = self.live.as_mut().expect("an array is running");
         let scene = Scene {
             disks: &self.disks,
