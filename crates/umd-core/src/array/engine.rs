@@ -12,6 +12,7 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use umd_format::Level;
 
 use super::control::Waiting;
@@ -439,7 +440,12 @@ impl Array {
         self.metadata.check();
         self.lane.check();
         self.sync.check();
+        let mut seen: SmallVec<[MemberId; 16]> = SmallVec::new();
         for id in self.io.members_in_flight() {
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push(id);
             let member = self.members.get(id);
             let works = member.is_some_and(|m| m.state != State::Faulty);
             assert!(works, "something waits for a member that failed");

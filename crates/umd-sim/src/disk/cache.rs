@@ -8,7 +8,7 @@
 //!                                 newer one
 //! ```
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -29,7 +29,7 @@ pub struct Write {
     /// Length.
     pub len_sectors: u64,
     /// Bytes; `None` writes zeros.
-    pub data: Option<Vec<u8>>,
+    pub data: Option<Bytes>,
     /// What the engine writes it for.
     pub purpose: Purpose,
     /// Durable on completion.
@@ -38,11 +38,58 @@ pub struct Write {
     pub done: Cell<u64>,
 }
 
+thread_local! {
+    /// Memory of writes that are gone. Large pieces would else go to the system and come back, for
+    /// every write of every seed.
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The most pieces that are kept.
+const FREE_MAX: usize = 256;
+
+/// The bytes of a write, in memory that is used again.
+#[derive(Debug)]
+pub struct Bytes(Vec<u8>);
+
+impl Bytes {
+    /// These pieces, one behind the other.
+    pub fn of<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Bytes {
+        let mut bytes = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        bytes.clear();
+        pieces.for_each(|piece| bytes.extend_from_slice(piece));
+        Bytes(bytes)
+    }
+
+    /// All of them.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Clone for Bytes {
+    fn clone(&self) -> Bytes {
+        Bytes::of(std::iter::once(self.as_slice()))
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.0);
+        FREE.with_borrow_mut(|free| {
+            if free.len() < FREE_MAX {
+                free.push(bytes);
+            }
+        });
+    }
+}
+
 impl Write {
     /// Content of one of its sectors; `None` for zeros.
     pub fn content(&self, sector: u64) -> Option<&[u8]> {
         let at = (sector - self.offset_sectors) as usize * SECTOR;
-        self.data.as_ref().map(|data| &data[at..at + SECTOR])
+        self.data
+            .as_ref()
+            .map(|data| &data.as_slice()[at..at + SECTOR])
     }
 
     /// First sector behind it.

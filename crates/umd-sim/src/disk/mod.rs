@@ -20,9 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use umd_core::array::{Extent, IoDone, IoError, IoOp, Purpose};
-use umd_core::value::{Buf, Instant, Span, slices_len};
+use umd_core::value::{Buf, Instant, Slice, Span, slices_len};
 
-pub use cache::{Cache, Cut, Write};
+pub use cache::{Bytes, Cache, Cut, Write};
 pub use fate::Stand;
 pub use image::{Image, PAGE_SECTORS};
 
@@ -366,15 +366,10 @@ impl SimDisk {
                 data,
                 fua,
             } => {
-                let mut bytes = Vec::with_capacity(slices_len(&data));
-                data.iter()
-                    .for_each(|piece| bytes.extend_from_slice(piece.as_slice()));
-                assert!(
-                    !bytes.is_empty() && bytes.len() % SECTOR == 0,
-                    "a write of {} bytes",
-                    bytes.len()
-                );
-                let len_sectors = (bytes.len() / SECTOR) as u64;
+                let len = slices_len(&data);
+                assert!(len > 0 && len % SECTOR == 0, "a write of {len} bytes");
+                let bytes = Bytes::of(data.iter().map(Slice::as_slice));
+                let len_sectors = (len / SECTOR) as u64;
                 let write = self.new_write(offset_sectors, len_sectors, Some(bytes), purpose, fua);
                 self.start_write(write, fate)
             }
@@ -404,7 +399,7 @@ impl SimDisk {
         &mut self,
         offset_sectors: u64,
         len_sectors: u64,
-        data: Option<Vec<u8>>,
+        data: Option<Bytes>,
         purpose: Purpose,
         fua: bool,
     ) -> Rc<Write> {

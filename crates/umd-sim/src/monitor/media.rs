@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use smallvec::SmallVec;
 use umd_core::array::Purpose;
 use umd_core::value::MemberId;
 
@@ -34,7 +35,13 @@ pub enum Needs {
     Rebuilt(MemberId),
 }
 
-/// Pages whose parity was found to agree, by the marks that the pages of all slots had then. The
+/// The mark of a column that was not asked.
+const NOT_ASKED: u64 = u64::MAX - 1;
+
+/// Marks by slot.
+type Marks = SmallVec<[u64; 6]>;
+
+/// Pages that were found to agree, by the marks that the pages of all slots had then. The
 /// same media are compared again and again: before each member's superblock says that all is in
 /// sync, and when bits are cleared.
 #[derive(Debug, Clone, Default)]
@@ -153,7 +160,7 @@ impl<'a> Media<'a> {
     }
 
     /// The members that hold a sector of the walk, and where.
-    fn holders(&self, walk: u64) -> Vec<(&Column<'a>, u64)> {
+    fn holders(&self, walk: u64) -> SmallVec<[(&Column<'a>, u64); 4]> {
         if self.geometry.level != 10 {
             return self.present().map(|column| (column, walk)).collect();
         }
@@ -246,6 +253,24 @@ impl<'a> Media<'a> {
     }
 
     fn mirrors_agree(&self, at: u64, len: u64, needs: Needs) -> bool {
+        if self.geometry.level != 1 || len != PAGE_SECTORS || needs != Needs::InSync {
+            return self.holders_agree(at, len, needs);
+        }
+        let asked = |one: &&Column<'_>| one.valid_below >= at + len;
+        let mark = |one: &Column<'_>| one.disk.durable().mark(one.data_offset + at);
+        let columns = self.columns.iter();
+        let marks = columns.map(|one| one.as_ref().filter(asked).map_or(NOT_ASKED, mark));
+        let marks: Marks = marks.collect();
+        let page = (at / PAGE_SECTORS) as usize;
+        let known = self.agreed.knows(page, &marks);
+        let agrees = known || self.holders_agree(at, len, needs);
+        if agrees && !known {
+            self.agreed.learn(page, &marks);
+        }
+        agrees
+    }
+
+    fn holders_agree(&self, at: u64, len: u64, needs: Needs) -> bool {
         static ZERO: [u8; 4096] = [0; 4096];
         let content = |(column, relative): &(&Column<'a>, u64)| {
             Media::page(column, *relative, len).unwrap_or(&ZERO[..len as usize * SECTOR])
@@ -285,7 +310,7 @@ impl<'a> Media<'a> {
         let column = |slot: usize| self.columns[slot].as_ref().expect("all are valid");
         let slots = 0..self.columns.len();
         let mark = |one: &Column<'_>| one.disk.durable().mark(one.data_offset + at);
-        let marks: Vec<u64> = slots.map(|slot| mark(column(slot))).collect();
+        let marks: Marks = slots.map(|slot| mark(column(slot))).collect();
         let page = (at / PAGE_SECTORS) as usize;
         // A piece of a page is compared each time: that is rare.
         let whole = len == PAGE_SECTORS;

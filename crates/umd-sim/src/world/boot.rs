@@ -184,6 +184,7 @@ impl<'a> World<'a> {
             trace,
             counts: Counts::default(),
             live: None,
+            spare_commands: Vec::new(),
             boot: 0,
             next_member: 0,
             next_request: 0,
@@ -315,7 +316,7 @@ impl<'a> World<'a> {
     ) -> Result<(), Violation> {
         let Started {
             engine,
-            commands,
+            mut commands,
             members,
         } = started;
         let status = engine.status();
@@ -372,7 +373,7 @@ impl<'a> World<'a> {
             self.give_up(&missing);
         }
         self.plan_boot();
-        self.carry_out(commands)
+        self.carry_out(&mut commands)
     }
 
     fn plan_boot(&mut self) {

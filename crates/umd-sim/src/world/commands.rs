@@ -135,8 +135,8 @@ fn io_word(io: &MemberIo) -> u64 {
 }
 
 impl World<'_> {
-    pub(super) fn carry_out(&mut self, commands: Commands) -> Verdict {
-        for command in commands {
+    pub(super) fn carry_out(&mut self, commands: &mut Commands) -> Verdict {
+        for command in commands.drain(..) {
             if self.live().monitor.is_stopped() {
                 let text = format!("{command:?} after the array stopped");
                 return Err(Violation::new(Rule::Lifetime, text));

@@ -131,6 +131,7 @@ impl<'a> World<'a> {
             trace: self.trace.twin(),
             counts: Counts::default(),
             live: None::<Live>,
+            spare_commands: Vec::new(),
             boot: 0,
             next_member: self.next_member,
             next_request: self.next_request,

@@ -26,7 +26,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use umd_core::array::{Event, Status, Timer};
+use umd_core::array::{Commands, Event, Status, Timer};
 use umd_core::value::{ControlId, Instant, IoId, MemberId, Pool, RequestId, Span};
 
 use crate::disk::SimDisk;
@@ -152,6 +152,8 @@ pub struct World<'a> {
     trace: Trace,
     counts: Counts,
     live: Option<Live>,
+    /// Memory for the commands of the next event.
+    spare_commands: Commands,
     boot: u16,
     next_member: u32,
     next_request: u64,
@@ -293,14 +295,16 @@ impl World<'_> {
         self.counts.events += 1;
         self.trace_event(&event);
         let now = now_at(self.now);
-        let mut commands = Vec::new();
+        let mut commands = std::mem::take(&mut self.spare_commands);
         let live = self.live.as_mut().expect("an array is running");
         live.engine.handle(now, event, &mut commands);
         if !commands.is_empty() {
             live.engine.refresh(&mut live.status);
             live.monitor.note_status(&live.status);
         }
-        self.carry_out(commands)
+        self.carry_out(&mut commands)?;
+        self.spare_commands = commands;
+        Ok(())
     }
 
     fn trace_event(&mut self, event: &Event) {
