@@ -1,7 +1,7 @@
 //! A list of things for every sector that has any; few have.
 //!
 //! ```text
-//!   leaves:  [ - ] [ leaf ] [ - ] [ leaf ] ...        shared by clones until one of them changes it
+//!   leaves:  [ - ] [ leaf ] [ - ] [ leaf ] ...      clones share a leaf until one changes it
 //!                      |
 //!                      +-- sectors 32..64:  [] [a b] [] [c] ...
 //! ```

@@ -776,7 +776,9 @@ mod tests {
     fn whatever_happens_to_a_region_is_watched() {
         type Step = fn(&mut Regions);
         let all: [(&str, Step); 8] = [
-            ("join", |r| drop(r.join(0, 1))),
+            ("join", |r| {
+                let _counted = r.join(0, 1);
+            }),
             ("abandon", |r| {
                 let ticket = Ticket {
                     span: Some((0, 0)),

@@ -367,7 +367,8 @@ impl SimDisk {
                 fua,
             } => {
                 let len = slices_len(&data);
-                assert!(len > 0 && len % SECTOR == 0, "a write of {len} bytes");
+                let whole = len > 0 && len.is_multiple_of(SECTOR);
+                assert!(whole, "a write of {len} bytes");
                 let bytes = Bytes::of(data.iter().map(Slice::as_slice));
                 let len_sectors = (len / SECTOR) as u64;
                 let write = self.new_write(offset_sectors, len_sectors, Some(bytes), purpose, fua);
