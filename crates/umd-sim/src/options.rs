@@ -133,6 +133,8 @@ pub struct Workload {
     pub nap_permille: u64,
     /// Hosts go through the array together, each taking the next piece of this length; 0: not.
     pub stream_sectors: u64,
+    /// Sectors of a logical block, of the disks and so of the array: 1, or 8 (4Kn).
+    pub block_sectors: u64,
 }
 
 /// How many crash images are drawn.
@@ -291,6 +293,21 @@ impl Options {
             let chunk = u64::from(self.chunk_sectors);
             self.workload.stream_sectors = rng.pick(&[chunk, chunk, chunk.div_ceil(2), 8, 5]);
         }
+        if self.chunk_sectors.is_multiple_of(8) && rng.permille(80) {
+            self.use_large_blocks();
+        }
+    }
+
+    /// Disks of 4Kn: nothing smaller than eight sectors is read or written, nor asked for.
+    fn use_large_blocks(&mut self) {
+        for sectors in &mut self.disk_sectors {
+            *sectors -= *sectors % 8;
+        }
+        let workload = &mut self.workload;
+        workload.block_sectors = 8;
+        workload.align_sectors = workload.align_sectors.next_multiple_of(8);
+        workload.most_sectors = workload.most_sectors.max(8);
+        workload.stream_sectors -= workload.stream_sectors % 8;
     }
 
     /// Disks lie in every way they can.
@@ -410,6 +427,7 @@ fn draw_workload(rng: &mut Rng) -> Workload {
         think_ns: rng.pick(&[0, 100_000, 1_000_000, 20_000_000]),
         nap_permille: rng.pick(&[0, 0, 20, 100]),
         stream_sectors: 0,
+        block_sectors: 1,
     }
 }
 

@@ -110,7 +110,7 @@ fn facts_of(candidate: &Candidate<'_>, minor: u8) -> MemberFacts {
         id: candidate.id,
         name: candidate.name.clone(),
         size_sectors: candidate.disk.sectors(),
-        logical_block_bytes: SECTOR as u32,
+        logical_block_bytes: candidate.disk.block_bytes(),
         superblock,
         bitmap,
     }

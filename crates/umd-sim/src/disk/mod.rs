@@ -139,6 +139,7 @@ pub struct SimDisk {
     lies: Vec<std::ops::Range<u64>>,
     shears: bool,
     shorn: Vec<u64>,
+    block_sectors: u64,
 }
 
 fn is_metadata(purpose: Purpose) -> bool {
@@ -166,7 +167,41 @@ impl SimDisk {
             lies: Vec::new(),
             shears: false,
             shorn: Vec::new(),
+            block_sectors: 1,
         }
+    }
+
+    /// A disk that knows whole logical blocks of this length only.
+    pub fn use_blocks(&mut self, sectors: u64) {
+        assert!(matches!(sectors, 1 | 8), "512 or 4096 bytes");
+        self.block_sectors = sectors;
+    }
+
+    /// Its logical block.
+    pub fn block_bytes(&self) -> u32 {
+        self.block_sectors as u32 * 512
+    }
+
+    fn assert_whole_blocks(&self, op: &IoOp) {
+        let (start, len) = match op {
+            IoOp::Read {
+                offset_sectors,
+                buf,
+            } => (*offset_sectors, buf.len() as u64 / 512),
+            IoOp::Write {
+                offset_sectors,
+                data,
+                ..
+            } => (*offset_sectors, slices_len(data) as u64 / 512),
+            IoOp::WriteZeroes {
+                offset_sectors,
+                len_sectors,
+                ..
+            } => (*offset_sectors, *len_sectors),
+            IoOp::Flush | IoOp::Allocation { .. } => return,
+        };
+        let whole = (start | len).is_multiple_of(self.block_sectors);
+        assert!(whole, "{start}+{len} on a disk of 4 KiB blocks");
     }
 
     /// Its size.
@@ -322,6 +357,7 @@ impl SimDisk {
         purpose: Purpose,
         op: IoOp,
     ) -> Option<Instant> {
+        self.assert_whole_blocks(&op);
         let mut length = self.duration(&op);
         let fate = match (self.power, self.strike(&op, purpose)) {
             (Power::Gone, _) => {

@@ -449,6 +449,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
             think_ns: 0,
             nap_permille: 0,
             stream_sectors: 0,
+            block_sectors: 1,
         },
         latency: vec![latency; usize::from(slots)],
         boots: vec![(Ending::Stop, Trigger::Answers(u64::MAX))],

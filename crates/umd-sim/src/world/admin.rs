@@ -216,7 +216,7 @@ impl World<'_> {
             id: member,
             name: format!("disk{disk}"),
             size_sectors,
-            logical_block_bytes: 512,
+            logical_block_bytes: self.disks[disk].block_bytes(),
             device_uuid: uuid,
             write_mostly: false,
             superblock: superblock.map(Box::new),

@@ -121,11 +121,8 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
         if let (Some(image), Some(sector), true) = (&image, fields.bitmap_sector(), disk < slots) {
             put_bytes(&mut disks[disk], sector, image);
         }
-        put_bytes(
-            &mut disks[disk],
-            fields.super_offset_sectors,
-            &sb.encode(SECTOR),
-        );
+        let bytes = sb.encode(disks[disk].block_bytes() as usize);
+        put_bytes(&mut disks[disk], fields.super_offset_sectors, &bytes);
         carries[disk] = true;
         sizes.push(fields.data_size_sectors);
         assert_eq!(fields.data_offset_sectors % 8, 0, "data starts on a page");
@@ -155,6 +152,7 @@ impl<'a> World<'a> {
         for (n, &sectors) in options.disk_sectors.iter().enumerate() {
             let rng = Rng::new(seed, Stream::Disk(n as u16));
             let mut disk = SimDisk::new(sectors, options.latency[n], rng);
+            disk.use_blocks(options.workload.block_sectors);
             if options.emulated_fua >> n & 1 == 1 {
                 disk.emulate_fua();
             }

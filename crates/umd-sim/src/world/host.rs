@@ -353,6 +353,7 @@ fn draw(
     };
     let clients = u64::from(workload.clients);
     let part = array_sectors / clients;
+    let part = part - part % workload.block_sectors;
     let (start, len) = match workload.disjoint {
         true => (u64::from(number) * part, part),
         false => (0, array_sectors),
@@ -377,7 +378,7 @@ fn draw(
             first..first + unit
         }
         _ if from < end => from..end,
-        _ => 0..1,
+        _ => 0..workload.block_sectors,
     };
     Plan { kind, zero, range }
 }

@@ -429,6 +429,10 @@ fn options(seed: u64) -> Options {
     options.workload.operations = 50;
     options.workload.hot_sectors = 0;
     options.workload.most_sectors = 16;
+    (
+        options.workload.stream_sectors,
+        options.workload.block_sectors,
+    ) = (0, 1);
     options.workload.fua_permille = 100;
     options.workload.mix = [30, 40, 4, 2, 10, 2];
     options.boots = vec![
