@@ -8,7 +8,7 @@ use super::engine::Array;
 use crate::member::{Member, ReadErrors, State};
 use crate::value::{
     Command, Control, ControlError, ControlId, ControlReply, Exhibit, MemberId, NewMember,
-    RepairWay, Slot, SyncAction, SyncRequest,
+    RepairWay, Slot, SyncAction, SyncLimits, SyncRequest,
 };
 
 /// A request whose answer waits for the disks.
@@ -39,6 +39,10 @@ impl Array {
             Control::Add(new) => self.control_add(&new),
             Control::ReAdd(new) => self.control_re_add(&new),
             Control::Sync(wish) => match self.control_sync(wish) {
+                Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
+                Err(error) => Err(error),
+            },
+            Control::Limits(limits, wish) => match self.control_limits(&limits, wish) {
                 Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
                 Err(error) => Err(error),
             },
@@ -340,6 +344,34 @@ impl Array {
         let in_sync = self.members.iter().filter(|m| m.state == State::InSync);
         let mut known = in_sync.map(|m| superblock.fields.role_of(m.number()) == m.role());
         known.all(|same| same)
+    }
+
+    /// Limits first, as far as they can be refused; then the action; then they count.
+    fn control_limits(
+        &mut self,
+        limits: &SyncLimits,
+        wish: Option<SyncRequest>,
+    ) -> Result<(), ControlError> {
+        self.redundant()?;
+        let reach = self.sync.limited(limits).map_err(ControlError::Invalid)?;
+        if let Some(run) = self.sync.running() {
+            let (word, cursor) = (run.action().word(), run.cursor());
+            if limits.from_sectors.is_some() {
+                return Err(ControlError::Busy(format!(
+                    "{word} is running: sync_min can be changed when it has ended"
+                )));
+            }
+            if reach.to < cursor {
+                return Err(ControlError::Busy(format!(
+                    "{word} has come to sector {cursor} already, sync_max cannot lie below it"
+                )));
+            }
+        }
+        if let Some(wish) = wish {
+            self.control_sync(wish)?;
+        }
+        self.sync.limit(limits, reach);
+        Ok(())
     }
 
     fn control_sync(&mut self, wish: SyncRequest) -> Result<(), ControlError> {

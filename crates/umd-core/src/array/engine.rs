@@ -393,6 +393,8 @@ impl Array {
                 let leave = self.leave();
                 self.bitmap.daemon(leave);
             }
+            // What it is for is looked at after every event.
+            Timer::Sync => self.sync.timer(),
             Timer::IoTimeout => {
                 self.timeout_armed = false;
                 // Late at two looks in a row: a pause of this process is not the members' fault.

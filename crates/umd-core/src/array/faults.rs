@@ -113,12 +113,19 @@ impl Array {
     pub(super) fn maintain_sync(&mut self) -> bool {
         let now = self.io.now().mono;
         if self.sync.running().is_some() {
+            let (mut moved, ended) = self.with_sync(|sync, rig| sync.advance(rig));
+            // What has just been done counts, too.
             if self.sync.checkpoint_due(now) {
                 self.with_sync(|sync, rig| sync.checkpoint(rig));
+                moved = true;
             }
-            let (moved, ended) = self.with_sync(|sync, rig| sync.advance(rig));
             if let Some(ended) = ended {
                 self.sync_ended(&ended);
+            }
+            if let Some((action, at)) = self.sync.newly_held() {
+                let word = action.word();
+                let text = format!("{word} waits at sector {at} (sync_max) until that is raised");
+                self.notify(Notice::Message(text));
             }
             return moved;
         }

@@ -11,8 +11,10 @@ mod view;
 pub use crate::value::{
     Command, Commands, Completion, Control, ControlError, ControlReply, Event, Extent, IoDone,
     IoError, IoOp, MemberIo, NewMember, Notice, Purpose, Reply, Request, RequestError, RequestOp,
-    SyncRequest, Timer,
+    SyncLimits, SyncRequest, Timer,
 };
 pub use engine::Array;
 pub use setup::{Options, Setup};
-pub use status::{ArrayState, BitmapStatus, MemberRole, MemberStatus, Status, SyncStatus};
+pub use status::{
+    ArrayState, BitmapStatus, LimitsStatus, MemberRole, MemberStatus, Status, SyncStatus,
+};

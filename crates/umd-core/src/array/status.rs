@@ -59,6 +59,8 @@ pub struct Status {
     pub sync_pending: bool,
     /// `sync_action` is frozen.
     pub sync_frozen: bool,
+    /// What limits sync actions.
+    pub sync_limits: LimitsStatus,
     /// The last sync action that ended.
     pub last_sync: Option<SyncAction>,
     /// Sectors found to differ by the last check or repair.
@@ -127,6 +129,21 @@ pub struct SyncStatus {
     pub speed_kib_s: u64,
     /// Estimated rest, if it can be told.
     pub finish_seconds: Option<u64>,
+    /// It waits at `sync_max`.
+    pub held: bool,
+}
+
+/// What limits sync actions, as it stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LimitsStatus {
+    /// md's `sync_min`, sectors of the range that is walked.
+    pub from_sectors: u64,
+    /// md's `sync_max`; `None`: the end.
+    pub to_sectors: Option<u64>,
+    /// md's `sync_speed_min`, if one was set.
+    pub speed_min_kib_s: Option<u32>,
+    /// md's `sync_speed_max`, if one was set.
+    pub speed_max_kib_s: Option<u32>,
 }
 
 /// The write-intent bitmap.

@@ -1,8 +1,11 @@
 //! The array as others see it.
 
 use super::engine::Array;
-use super::status::{ArrayState, BitmapStatus, MemberRole, MemberStatus, Status, SyncStatus};
+use super::status::{
+    ArrayState, BitmapStatus, LimitsStatus, MemberRole, MemberStatus, Status, SyncStatus,
+};
 use crate::member::{Member, State};
+use crate::value::MAX_SECTOR;
 use umd_format::Level;
 
 impl Array {
@@ -70,6 +73,7 @@ impl Array {
             sync: self.sync_status(),
             sync_pending: self.sync.owes_resync() && self.sync.running().is_none(),
             sync_frozen: self.sync.is_frozen(),
+            sync_limits: self.limits_status(),
             last_sync: self.sync.last(),
             mismatch_sectors: self.sync.mismatch_sectors(),
             mismatches: Vec::new(),
@@ -140,7 +144,18 @@ impl Array {
             total_sectors: total,
             speed_kib_s: run.speed().kib_per_second(now, done),
             finish_seconds: run.speed().finish_seconds(now, done, total),
+            held: self.sync.is_held(),
         })
+    }
+
+    fn limits_status(&self) -> LimitsStatus {
+        let reach = self.sync.reach();
+        LimitsStatus {
+            from_sectors: reach.from,
+            to_sectors: (reach.to != MAX_SECTOR).then_some(reach.to),
+            speed_min_kib_s: self.sync.pace().min_kib_s,
+            speed_max_kib_s: self.sync.pace().max_kib_s,
+        }
     }
 
     fn bitmap_status(&self) -> Option<BitmapStatus> {

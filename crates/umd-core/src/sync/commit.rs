@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::unit::{Unit, UnitEnd};
+use super::unit::{Part, Unit, UnitEnd};
 use super::{RepairWay, SyncAction, SyncRig};
 use crate::geometry::Geometry;
 use crate::lane::{Doubt, middle};
@@ -97,8 +97,8 @@ impl Commits {
                 return rig.lane.doubt_over(doubt);
             };
             let how = (SyncAction::Resync, RepairWay::Plain);
-            let part = (start, end);
-            let mut unit = Unit::new(how, geometry.clone(), part, start, Vec::new());
+            let part = Part::alone(start, end);
+            let mut unit = Unit::new(how, geometry.clone(), part);
             let ended = match unit.lock(rig, UnitId::Commit(index)) {
                 None => {
                     self.get(index).unit = Some(unit);
@@ -114,7 +114,7 @@ impl Commits {
 
     /// A part ended. Whether its commit goes on.
     fn part_over(&mut self, rig: &mut SyncRig<'_>, index: u32, unit: Unit, ended: UnitEnd) -> bool {
-        let (start, end) = unit.part();
+        let (start, end) = (unit.part().start, unit.part().end);
         if let UnitEnd::Done { .. } = ended {
             rig.cover.note_committed(start, end);
         }
@@ -161,7 +161,7 @@ impl Commits {
     /// The unit of a doubt holds its lock now. Perhaps a write, or another read, was there first.
     pub fn locked(&mut self, rig: &mut SyncRig<'_>, index: u32) {
         self.step(rig, index, |unit, rig, stopping| {
-            let (start, end) = unit.part();
+            let (start, end) = (unit.part().start, unit.part().end);
             let done = UnitEnd::Done {
                 mismatch_sectors: 0,
             };
@@ -194,7 +194,7 @@ impl Commits {
                 .unit
                 .as_ref()
                 .expect("a doubt that runs has its unit");
-            let (start, end) = unit.part();
+            let (start, end) = (unit.part().start, unit.part().end);
             let inside = commit.doubt.start <= start && end <= commit.doubt.end;
             assert!(inside, "a part of what is in doubt");
         }

@@ -11,6 +11,8 @@
 
 mod commit;
 mod compare;
+mod pace;
+mod reach;
 mod run;
 mod speed;
 mod unit;
@@ -19,12 +21,14 @@ mod verdict;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+pub use pace::Pace;
+pub use reach::Reach;
 pub use run::{Ended, Outcome};
 pub use speed::Speed;
 pub use unit::SyncWindow;
 
 use commit::Commits;
-use run::Run;
+use run::{Limits, Run};
 
 use crate::bitmap::Bitmap;
 use crate::geometry::Geometry;
@@ -32,7 +36,8 @@ use crate::lane::Lane;
 use crate::member::{Cover, Epoch, Io, Members, State};
 use crate::metadata::Metadata;
 use crate::value::{
-    Exhibit, IoDone, IoError, MAX_SECTOR, MemberId, Mismatch, Museum, RepairWay, UnitId,
+    Command, Exhibit, Instant, IoDone, IoError, MAX_SECTOR, MemberId, Mismatch, Museum, RepairWay,
+    SyncLimits, Timer, UnitId,
 };
 
 pub use crate::value::SyncAction;
@@ -58,6 +63,9 @@ pub struct SyncRig<'a> {
 /// Places that differ are kept, up to this number; all of them are counted.
 const FOUND_MAX: usize = 256;
 
+/// Where there are no chunks, `sync_min` and `sync_max` are multiples of 4 KiB.
+const GRAIN_SECTORS: u64 = 8;
+
 /// The sync machine of an array.
 #[derive(Debug)]
 pub struct Sync {
@@ -72,6 +80,14 @@ pub struct Sync {
     requested: Option<SyncAction>,
     /// How the next repair, or the one that runs, mends.
     way: RepairWay,
+    reach: Reach,
+    pace: Pace,
+    /// What `sync_min` and `sync_max` are multiples of.
+    grain_sectors: u64,
+    /// Somebody was told that the run waits at `sync_max`.
+    hold_told: bool,
+    /// When the timer is due.
+    armed: Option<Instant>,
     /// A run met sectors that nobody can read: it waits for an administrator.
     blocked: bool,
     /// Members that miss only what the bitmap marks.
@@ -86,7 +102,17 @@ pub struct Sync {
 impl Sync {
     /// The machine of an array that is known to agree below `agreed_sectors`.
     pub fn new(geometry: Arc<Geometry>, array_sectors: u64, agreed_sectors: u64) -> Sync {
+        let grain_sectors = match &*geometry {
+            Geometry::Copied(map) => map.chunk_sectors(),
+            Geometry::Parity(map) => map.chunk_sectors(),
+            _ => GRAIN_SECTORS,
+        };
         Sync {
+            reach: Reach::ALL,
+            pace: Pace::default(),
+            grain_sectors,
+            hold_told: false,
+            armed: None,
             geometry,
             array_sectors,
             agreed_sectors,
@@ -153,6 +179,74 @@ impl Sync {
     /// An administrator did something: what was given up may be tried again.
     pub fn unblock(&mut self) {
         self.blocked = false;
+    }
+
+    /// From where to where actions go.
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// How fast they may go.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    /// What runs has come to `sync_max`, and waits there.
+    pub fn is_held(&self) -> bool {
+        let run = self.run.as_ref();
+        run.is_some_and(|run| run.is_held(self.reach.to))
+    }
+
+    /// Where it waits, when nobody was told yet.
+    pub fn newly_held(&mut self) -> Option<(SyncAction, u64)> {
+        let held = self.is_held();
+        let told = std::mem::replace(&mut self.hold_told, held);
+        let run = self.run.as_ref().filter(|_| held && !told)?;
+        Some((run.action(), run.cursor()))
+    }
+
+    /// What the limits would be.
+    ///
+    /// # Errors
+    /// One sentence, when they make no sense.
+    pub fn limited(&self, wish: &SyncLimits) -> Result<Reach, String> {
+        let (walk, rebuild) = (
+            self.geometry.sync_sectors(self.array_sectors),
+            self.geometry.rebuild_sectors(self.array_sectors),
+        );
+        let speeds = [wish.speed_min_kib_s, wish.speed_max_kib_s];
+        if speeds.contains(&Some(Some(0))) {
+            return Err("a speed limit of nothing would never let a sync end".into());
+        }
+        let pace = self.limited_pace(wish);
+        if let (Some(min), Some(max)) = (pace.min_kib_s, pace.max_kib_s)
+            && min > max
+        {
+            return Err(format!(
+                "sync_speed_min {min} is more than sync_speed_max {max}"
+            ));
+        }
+        self.reach.with(wish, self.grain_sectors, walk.max(rebuild))
+    }
+
+    fn limited_pace(&self, wish: &SyncLimits) -> Pace {
+        let mut pace = self.pace.clone();
+        pace.min_kib_s = wish.speed_min_kib_s.unwrap_or(pace.min_kib_s);
+        pace.max_kib_s = wish.speed_max_kib_s.unwrap_or(pace.max_kib_s);
+        pace
+    }
+
+    /// Sets limits that `limited` found sensible.
+    pub fn limit(&mut self, wish: &SyncLimits, reach: Reach) {
+        let below = self.run.as_ref().is_some_and(|run| reach.to < run.cursor());
+        assert!(!below, "what was done stays done");
+        self.reach = reach;
+        self.pace = self.limited_pace(wish);
+    }
+
+    /// The timer is due.
+    pub fn timer(&mut self) {
+        self.armed = None;
     }
 
     /// Ends what runs, and starts nothing until thawed.
@@ -227,7 +321,14 @@ impl Sync {
         let Some(mut run) = self.run.take() else {
             return (false, None);
         };
-        let moved = run.advance(rig);
+        let mut limits = Limits {
+            to: self.reach.to,
+            pace: &mut self.pace,
+            again: None,
+        };
+        let moved = run.advance(rig, &mut limits);
+        let again = limits.again;
+        self.look_again(rig, again);
         self.mismatch_sectors += run.take_mismatch();
         self.found.extend(run.take_found());
         self.found.truncate(FOUND_MAX);
@@ -237,8 +338,19 @@ impl Sync {
             return (moved, None);
         };
         self.last = Some(ended.action);
+        self.reach.after(&ended, self.grain_sectors);
         self.conclude(&ended, rig);
         (true, Some(ended))
+    }
+
+    /// Has the timer set for when a run that went too fast may go on.
+    fn look_again(&mut self, rig: &mut SyncRig<'_>, again: Option<Instant>) {
+        let Some(at) = again else { return };
+        assert!(at > rig.io.now().mono, "what is due now is done now");
+        if self.armed.is_none_or(|armed| at < armed) {
+            self.armed = Some(at);
+            rig.io.out.push(Command::Arm(Timer::Sync, at));
+        }
     }
 
     /// Notes progress where others look for it, and asks for a checkpoint now and then.
@@ -276,8 +388,10 @@ impl Sync {
     }
 
     /// Whether enough was done since the last checkpoint for another one.
-    pub fn checkpoint_due(&mut self, now: crate::value::Instant) -> bool {
-        self.run.as_mut().is_some_and(|run| run.checkpoint_due(now))
+    pub fn checkpoint_due(&mut self, now: Instant) -> bool {
+        let to = self.reach.to;
+        let run = self.run.as_mut();
+        run.is_some_and(|run| run.checkpoint_due(now, to))
     }
 
     fn conclude(&mut self, ended: &Ended, rig: &mut SyncRig<'_>) {

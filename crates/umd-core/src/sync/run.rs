@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
+use super::pace::Pace;
 use super::speed::Speed;
-use super::unit::{Unit, UnitEnd};
+use super::unit::{Part, Unit, UnitEnd};
 use super::{RepairWay, Sync, SyncRig};
 use crate::geometry::Geometry;
 use crate::member::State;
@@ -21,6 +24,8 @@ const WINDOW_BUSY: usize = 1;
 const CHECKPOINT_EVERY: Span = Span::secs(300);
 /// And each time this part of the range was done.
 const CHECKPOINT_PART: u64 = 16;
+/// But not for less than this.
+const CHECKPOINT_SECTORS: u64 = UNIT_SECTORS * 64;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +47,30 @@ pub struct Ended {
     pub outcome: Outcome,
     /// The members it rebuilt.
     pub targets: Vec<MemberId>,
+    /// Everything below is done.
+    pub reached: u64,
 }
+
+/// What limits a run while it goes on.
+pub(super) struct Limits<'a> {
+    /// It waits here.
+    pub to: u64,
+    /// How fast it may go.
+    pub pace: &'a mut Pace,
+    /// When it has to be looked at again.
+    pub again: Option<Instant>,
+}
+
+/// A range that was begun and is not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Open {
+    end: u64,
+    /// Parts of it that are not done.
+    parts: usize,
+}
+
+/// What is locked and written together for a sector of the walk, and for whom.
+type Place = (u64, SmallVec<[MemberId; 4]>);
 
 /// A run.
 #[derive(Debug)]
@@ -53,14 +81,14 @@ pub struct Run {
     start: u64,
     end: u64,
     cursor: u64,
-    /// Of a RAID10, the slot that is rebuilt: its copies have no common row with those of others.
-    slot: u16,
-    /// Ranges begun and not done: first sector and end.
-    open: BTreeMap<u64, u64>,
-    /// Ranges that were split and are not begun again yet; open as well.
-    parts: Vec<(u64, u64)>,
+    /// Ranges begun and not done, by their first sector.
+    open: BTreeMap<u64, Open>,
+    /// Parts of open ranges for which there is no unit yet: the next one comes last.
+    parts: Vec<Part>,
     units: Slab<Option<Unit>>,
     targets: Vec<MemberId>,
+    /// Of a RAID10, their slots: what lies side by side on members is not the same data.
+    slots: Vec<u16>,
     /// All targets miss only what the bitmap marks.
     guided: bool,
     interrupted: bool,
@@ -82,11 +110,7 @@ impl Run {
             SyncAction::Recover => {
                 let rebuilt = rig.members.iter();
                 let rebuilt = rebuilt.filter(|m| matches!(m.state, State::Recovering { .. }));
-                let most = match *sync.geometry {
-                    Geometry::Copied(_) => 1,
-                    _ => usize::MAX,
-                };
-                targets = rebuilt.map(|m| m.id).take(most).collect();
+                targets = rebuilt.map(|m| m.id).collect();
                 let done = targets.iter().map(|m| rig.cover.done_sectors(*m));
                 start = done.min().unwrap_or(0);
             }
@@ -94,12 +118,14 @@ impl Run {
                 Some(regions) => regions.resync_begins(),
                 None => start = sync.agreed_sectors,
             },
-            SyncAction::Check | SyncAction::Repair => {}
+            SyncAction::Check | SyncAction::Repair => start = sync.reach.from,
         }
         let named = action != SyncAction::Recover || !targets.is_empty();
         assert!(named, "a recovery rebuilds somebody");
         let guided = !targets.is_empty() && targets.iter().all(|m| sync.guided.contains(m));
-        let slot = targets.first().and_then(|id| rig.members.get(*id)?.slot);
+        let slot = |id: &MemberId| rig.members.get(*id)?.slot;
+        let slot = |id| slot(id).expect("who is rebuilt has a slot").0;
+        let slots = targets.iter().map(slot).collect();
         let end = match action {
             SyncAction::Recover => sync.geometry.rebuild_sectors(sync.array_sectors),
             _ => sync.geometry.sync_sectors(sync.array_sectors),
@@ -112,11 +138,11 @@ impl Run {
             start,
             end,
             cursor: start,
-            slot: slot.map_or(0, |slot| slot.0),
             open: BTreeMap::new(),
             parts: Vec::new(),
             units: Slab::default(),
             targets,
+            slots,
             guided,
             interrupted: false,
             failed: None,
@@ -170,12 +196,25 @@ impl Run {
         std::mem::take(&mut self.mismatch_sectors)
     }
 
-    pub(super) fn checkpoint_due(&mut self, now: Instant) -> bool {
+    /// Whether it waits at `to`, with all below done.
+    pub(super) fn is_held(&self, to: u64) -> bool {
+        let still = self.units.is_empty() && self.parts.is_empty() && !self.interrupted;
+        still && self.failed.is_none() && self.cursor >= to && self.cursor < self.end
+    }
+
+    /// Whether progress should be recorded, with `to` as the next place to wait: after a part of
+    /// the range, after a while, half way to where it waits, and there.
+    pub(super) fn checkpoint_due(&mut self, now: Instant, to: u64) -> bool {
         let (when, from) = self.checkpoint_at;
         let moving = matches!(self.action, SyncAction::Resync | SyncAction::Recover);
-        let part = ((self.end - self.start) / CHECKPOINT_PART).max(UNIT_SECTORS * 64);
+        let part = (self.end - self.start) / CHECKPOINT_PART;
+        let half = match to < self.end {
+            true => to.saturating_sub(from) / 2,
+            false => u64::MAX,
+        };
+        let part = part.min(half).max(CHECKPOINT_SECTORS);
         let due = self.frontier() >= from + part
-            || (self.frontier() > from && now - when >= CHECKPOINT_EVERY);
+            || (self.frontier() > from && (now - when >= CHECKPOINT_EVERY || self.is_held(to)));
         if moving && due {
             self.checkpoint_at = (now, self.frontier());
         }
@@ -187,22 +226,33 @@ impl Run {
     }
 
     /// Begins as many units as may fly.
-    pub(super) fn advance(&mut self, rig: &mut SyncRig<'_>) -> bool {
+    pub(super) fn advance(&mut self, rig: &mut SyncRig<'_>, limits: &mut Limits<'_>) -> bool {
         self.interrupted |= rig.epoch.number != self.epoch;
+        let now = rig.io.now().mono;
         let busy = rig.lane.requests_in_flight() > 0;
-        let window = if busy { WINDOW_BUSY } else { WINDOW };
+        limits.pace.look(now, busy);
+        // Who is promised a speed beside hosts needs all units for it.
+        let window = match busy && limits.pace.min_kib_s.is_none() {
+            true => WINDOW_BUSY,
+            false => WINDOW,
+        };
+        let limit = self.end.min(limits.to);
         let mut moved = false;
         while self.units.len() < window && !self.stopping(rig) {
-            if let Some((start, end)) = self.parts.pop() {
-                self.begin_unit(rig, start, end);
+            if let Some(part) = self.parts.pop() {
+                self.begin_unit(rig, part);
                 moved = true;
                 continue;
             }
-            self.skip(rig);
-            if self.cursor >= self.end {
+            self.skip(rig, limit);
+            if self.cursor >= limit {
                 break;
             }
-            self.begin_next(rig);
+            limits.again = limits.pace.wait(now);
+            if limits.again.is_some() {
+                break;
+            }
+            limits.pace.spend(self.begin_next(rig, limit));
             moved = true;
         }
         self.speed.mark(rig.io.now().mono, self.frontier());
@@ -210,87 +260,128 @@ impl Run {
     }
 
     /// Passes what needs nothing.
-    fn skip(&mut self, rig: &SyncRig<'_>) {
+    fn skip(&mut self, rig: &SyncRig<'_>, limit: u64) {
+        while self.cursor < limit {
+            if self.places(rig, self.cursor).is_empty() {
+                self.cursor = self.even_end(rig, self.cursor).min(limit);
+            } else {
+                break;
+            }
+        }
+    }
+
+    /// What is to be done at a sector of the walk: what is locked there (an array sector of a
+    /// mirror, else a member data sector), and who is filled. Nothing where nothing is missing.
+    fn places(&self, rig: &SyncRig<'_>, at: u64) -> SmallVec<[Place; 2]> {
         let regions = rig.bitmap.regions();
         let wanted = |sector: u64| match (self.action, regions) {
             (SyncAction::Resync, Some(regions)) => regions.needs_resync(sector),
             (SyncAction::Recover, Some(regions)) => !self.guided || regions.is_dirty(sector),
             _ => true,
         };
-        let mut cursor = self.cursor;
-        while cursor < self.end {
-            let Some(sector) = self.locked_sector(cursor) else {
-                cursor = self.stretch_end(cursor);
-                continue;
-            };
-            if wanted(sector) {
-                break;
+        let mut places: SmallVec<[Place; 2]> = SmallVec::new();
+        let Some(copies) = self.copies_at(at) else {
+            if wanted(at) {
+                places.push((at, SmallVec::from_slice(&self.targets)));
             }
-            let regions = regions.expect("only a bitmap says that something is not wanted");
-            let left = regions.region_end_sectors(sector) - sector;
-            cursor = self.stretch_end(cursor).min(cursor + left);
+            return places;
+        };
+        for (member, sector) in copies {
+            if rig.cover.done_sectors(member) > at || !wanted(sector) {
+                continue;
+            }
+            match places.iter_mut().find(|(known, _)| *known == sector) {
+                Some((_, members)) => members.push(member),
+                None => places.push((sector, SmallVec::from_slice(&[member]))),
+            }
         }
-        self.cursor = cursor.min(self.end);
+        places
     }
 
-    /// What is locked for a sector of the walk: an array sector of a mirror, else a member data
-    /// sector. `None` where a member of a RAID10 holds nothing.
-    fn locked_sector(&self, at: u64) -> Option<u64> {
-        match (&*self.geometry, self.action) {
-            (Geometry::Copied(map), SyncAction::Recover) => map.array_sector(self.slot, at),
-            _ => Some(at),
-        }
+    /// While a RAID10 is rebuilt: what each member has at a data sector. Elsewhere what lies side
+    /// by side on members belongs together.
+    fn copies_at(&self, at: u64) -> Option<SmallVec<[(MemberId, u64); 4]>> {
+        let (Geometry::Copied(map), SyncAction::Recover) = (&*self.geometry, self.action) else {
+            return None;
+        };
+        let members = self.targets.iter().zip(&self.slots);
+        let held = members.filter_map(|(id, slot)| Some((*id, map.array_sector(*slot, at)?)));
+        Some(held.collect())
     }
 
-    /// How far the walk and what is locked for it go side by side.
-    fn stretch_end(&self, at: u64) -> u64 {
-        match &*self.geometry {
+    /// Up to where all is as it is at this sector of the walk.
+    fn even_end(&self, rig: &SyncRig<'_>, at: u64) -> u64 {
+        let mut end = match &*self.geometry {
             Geometry::Copied(map) => (at / map.chunk_sectors() + 1) * map.chunk_sectors(),
-            _ => u64::MAX,
+            _ => self.end,
+        };
+        let copies = self.copies_at(at);
+        let sectors: SmallVec<[u64; 4]> = match &copies {
+            Some(copies) => copies.iter().map(|(_, sector)| *sector).collect(),
+            None => SmallVec::from_slice(&[at]),
+        };
+        if let Some(regions) = rig.bitmap.regions() {
+            let left = sectors.iter().map(|s| regions.region_end_sectors(*s) - s);
+            end = left.fold(end, |end, left| end.min(at + left));
         }
+        let done = copies.iter().flatten();
+        let done = done.map(|(member, _)| rig.cover.done_sectors(*member));
+        let end = done.filter(|done| *done > at).fold(end, u64::min);
+        assert!(end > at, "the walk goes on");
+        end
     }
 
-    fn begin_next(&mut self, rig: &mut SyncRig<'_>) {
+    /// Opens the next range of the walk. Returns its length.
+    fn begin_next(&mut self, rig: &mut SyncRig<'_>, limit: u64) -> u64 {
         let start = self.cursor;
-        let mut end = (start / UNIT_SECTORS + 1) * UNIT_SECTORS;
-        if let Some(regions) = rig.bitmap.regions() {
-            let sector = self
-                .locked_sector(start)
-                .expect("empty stretches are skipped");
-            end = end.min(start + (regions.region_end_sectors(sector) - sector));
-        }
-        let end = end.min(self.stretch_end(start)).min(self.end);
+        let end = (start / UNIT_SECTORS + 1) * UNIT_SECTORS;
+        let end = end.min(self.even_end(rig, start)).min(limit);
+        let places = self.places(rig, start);
+        assert!(!places.is_empty(), "empty stretches are skipped");
         self.cursor = end;
         // The reach is told before anybody else can hold the lock.
         for member in &self.targets {
             let done = rig.cover.done_sectors(*member);
             rig.cover.set_rebuilt(*member, done, done.max(self.cursor));
         }
-        self.hold_open(rig, start, end);
-        self.begin_unit(rig, start, end);
-    }
-
-    fn hold_open(&mut self, rig: &mut SyncRig<'_>, start: u64, end: u64) {
-        assert!(start < end && end <= self.cursor, "a range that was begun");
-        self.open.insert(start, end);
+        let parts = places.len();
+        self.open.insert(start, Open { end, parts });
         if self.action == SyncAction::Recover {
             rig.cover.open(start, end);
         }
+        let part = |(sector, targets)| Part {
+            open: start,
+            start,
+            end,
+            sector,
+            targets,
+        };
+        self.parts.extend(places.into_iter().rev().map(part));
+        end - start
     }
 
-    /// Begins a unit whose range is held open.
-    fn begin_unit(&mut self, rig: &mut SyncRig<'_>, start: u64, end: u64) {
-        assert_eq!(self.open.get(&start), Some(&end), "its range is held open");
+    /// Begins the unit of a part whose range is held open.
+    fn begin_unit(&mut self, rig: &mut SyncRig<'_>, part: Part) {
+        let open = self.open.get(&part.open).expect("its range is held open");
+        assert!(part.open <= part.start && part.end <= open.end, "within it");
         let index = self.units.insert(None);
-        let targets = self.targets.clone();
-        let sector = self
-            .locked_sector(start)
-            .expect("empty stretches are skipped");
         let geometry = self.geometry.clone();
         let how = (self.action, self.way);
-        let mut unit = Unit::new(how, geometry, (start, end), sector, targets);
+        let mut unit = Unit::new(how, geometry, part);
         let ended = unit.lock(rig, UnitId::Run(index));
         self.put_back(rig, index, unit, ended);
+    }
+
+    /// A part of an open range is done.
+    fn part_done(&mut self, rig: &mut SyncRig<'_>, part: &Part) {
+        let open = self.open.get_mut(&part.open);
+        let open = open.expect("what is done was held open");
+        assert!(open.parts > 0, "a part is done once");
+        open.parts -= 1;
+        if open.parts == 0 {
+            self.open.remove(&part.open);
+            rig.cover.close(part.open);
+        }
     }
 
     fn put_back(
@@ -306,9 +397,9 @@ impl Run {
             *place = Some(unit);
             return;
         };
-        let (start, end) = unit.part();
+        let part = unit.part().clone();
         if let UnitEnd::Done { .. } = ended {
-            rig.cover.close(start);
+            self.part_done(rig, &part);
             self.found.extend(unit.take_found());
         }
         unit.unlock(rig);
@@ -316,30 +407,25 @@ impl Run {
         assert!(matches!(place, Some(None)), "a unit ends by its own step");
         match ended {
             UnitEnd::Done { mismatch_sectors } => {
-                let was = self.open.remove(&start);
-                assert_eq!(was, Some(end), "what is done was held open");
                 assert!(
-                    mismatch_sectors <= end - start,
+                    mismatch_sectors <= part.end - part.start,
                     "no more differs than there is"
                 );
                 self.mismatch_sectors += mismatch_sectors;
             }
-            // The parts begin with the next advance: by then what went wrong is known.
+            // The halves begin with the next advance: by then what went wrong is known.
             UnitEnd::Split => {
-                let middle = start + crate::lane::middle(end - start).expect("long enough");
-                rig.cover.close(start);
-                for (from, to) in [(middle, end), (start, middle)] {
-                    self.hold_open(rig, from, to);
-                    self.parts.push((from, to));
-                }
+                let open = self.open.get_mut(&part.open).expect("still open");
+                open.parts += 1;
+                let [first, second] = part.halves();
+                self.parts.extend([second, first]);
             }
             // Its range stays open: the frontier must not pass it.
             UnitEnd::Abandoned => self.interrupted = true,
             UnitEnd::Failed(why) => {
                 if rig.io.museum.on(Exhibit::M58) {
                     // M58 (7202082b7b7a): the offset went on past what could not be read.
-                    rig.cover.close(start);
-                    self.open.remove(&start);
+                    self.part_done(rig, &part);
                 }
                 self.failed = Some(why);
             }
@@ -390,12 +476,14 @@ impl Run {
         assert!(self.units.len() <= WINDOW, "more units than the window has");
         for (_, unit) in self.units.iter() {
             let unit = unit.as_ref().expect("nobody is stepped between events");
-            let (start, end) = unit.part();
-            assert_eq!(self.open.get(&start), Some(&end), "its range is held open");
+            let part = unit.part();
+            let open = self.open.get(&part.open);
+            let within = open.is_some_and(|open| part.end <= open.end);
+            assert!(within, "its range is held open");
         }
         let ends = self.open.values().zip(self.open.keys().skip(1));
-        for (end, next) in ends {
-            assert!(end <= next, "two units in one range");
+        for (open, next) in ends {
+            assert!(open.end <= *next, "two ranges in one");
         }
     }
 
@@ -420,6 +508,7 @@ impl Run {
             action: self.action,
             outcome,
             targets: self.targets.clone(),
+            reached: self.frontier(),
         })
     }
 }

@@ -57,18 +57,56 @@ pub(super) struct Mend {
     pub bytes: Slice,
 }
 
+/// What a unit does of the run.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    /// Where the range begins that is held open for it.
+    pub open: u64,
+    /// First sector of the run's walk.
+    pub start: u64,
+    /// And their end.
+    pub end: u64,
+    /// What is locked for it begins here: an array sector of a mirror, else a member data sector.
+    pub sector: u64,
+    /// Who is filled.
+    pub targets: SmallVec<[MemberId; 4]>,
+}
+
+impl Part {
+    /// Sectors that are looked at on their own, for nobody in particular.
+    pub fn alone(start: u64, end: u64) -> Part {
+        Part {
+            open: start,
+            start,
+            end,
+            sector: start,
+            targets: SmallVec::new(),
+        }
+    }
+
+    /// The part in two.
+    pub fn halves(self) -> [Part; 2] {
+        let at = crate::lane::middle(self.end - self.start).expect("long enough");
+        let second = Part {
+            start: self.start + at,
+            sector: self.sector + at,
+            ..self.clone()
+        };
+        let end = self.start + at;
+        [Part { end, ..self }, second]
+    }
+}
+
 /// The machine.
 #[derive(Debug)]
 pub(super) struct Unit {
     pub(super) action: SyncAction,
     pub(super) way: RepairWay,
     pub(super) geometry: Arc<Geometry>,
-    /// What it does of the run: sectors of the run's walk.
-    part: (u64, u64),
+    part: Part,
     /// What it locks: array sectors of a mirror, else member data sectors.
     pub(super) start: u64,
     pub(super) end: u64,
-    targets: Vec<MemberId>,
     window: Option<SyncWindow>,
     lock: Option<LockId>,
     stage: Stage,
@@ -85,18 +123,16 @@ impl Unit {
     pub fn new(
         (action, way): (SyncAction, RepairWay),
         geometry: Arc<Geometry>,
-        part: (u64, u64),
-        start: u64,
-        targets: Vec<MemberId>,
+        part: Part,
     ) -> Unit {
+        assert!(part.start < part.end, "a unit covers something");
         Unit {
             action,
             way,
             geometry,
+            start: part.sector,
+            end: part.sector + (part.end - part.start),
             part,
-            start,
-            end: start + (part.1 - part.0),
-            targets,
             window: None,
             lock: None,
             stage: Stage::Locking,
@@ -114,8 +150,8 @@ impl Unit {
     }
 
     /// What it does of the run.
-    pub fn part(&self) -> (u64, u64) {
-        self.part
+    pub fn part(&self) -> &Part {
+        &self.part
     }
 
     /// Where its range lies on the members.
@@ -175,7 +211,7 @@ impl Unit {
     pub(super) fn is_target(&self, rig: &SyncRig<'_>, slot: u16) -> bool {
         rig.epoch
             .column(slot)
-            .is_some_and(|c| self.targets.contains(&c.member))
+            .is_some_and(|c| self.part.targets.contains(&c.member))
     }
 
     /// Reads every column that holds valid data here and may be needed.

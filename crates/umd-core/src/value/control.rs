@@ -23,6 +23,9 @@ pub enum Control {
     ReAdd(NewMember),
     /// Start or stop a sync action.
     Sync(SyncRequest),
+    /// Change what limits sync actions, then start or stop one if that is asked for as well: both
+    /// or, when one of them is refused, nothing.
+    Limits(SyncLimits, Option<SyncRequest>),
     /// Switch between read-only and read-write.
     ReadOnly(bool),
     /// Stop: refuse new requests, finish those in flight, end syncing at a checkpoint, mark clean.
@@ -59,6 +62,22 @@ pub enum SyncRequest {
     Idle,
     /// End what runs and start nothing until `Idle`.
     Frozen,
+}
+
+/// What limits sync actions. Members of the struct that are `None` stay as they are.
+///
+/// Sectors are those of the range that is walked, as in `/proc/mdstat`: of each member, or of a
+/// RAID10 as a whole (but of a member while one is rebuilt).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SyncLimits {
+    /// md's `sync_min`: check and repair begin here.
+    pub from_sectors: Option<u64>,
+    /// md's `sync_max`: whatever runs waits here. `MAX_SECTOR`: nowhere.
+    pub to_sectors: Option<u64>,
+    /// md's `sync_speed_min`, KiB/s. `Some(None)`: as the engine does by itself.
+    pub speed_min_kib_s: Option<Option<u32>>,
+    /// md's `sync_speed_max`, KiB/s. `Some(None)`: none.
+    pub speed_max_kib_s: Option<Option<u32>>,
 }
 
 /// How a repair mends what differs.

@@ -162,4 +162,6 @@ pub enum Timer {
     BitmapDaemon,
     /// Looks for member I/O that never ended.
     IoTimeout,
+    /// A sync action that went too fast may go on.
+    Sync,
 }

@@ -1,4 +1,5 @@
 //! A world of perfect disks around the engine: commands are carried out at once, in order.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -26,6 +27,10 @@ pub struct Disk {
     pub stuck: bool,
     pub reads: u64,
     pub writes: u64,
+    /// Sectors that were read, and how often writes and zeroing went to it.
+    pub read_sectors: u64,
+    pub lowest_read: Option<u64>,
+    pub zeroings: u64,
 }
 
 /// An array and its disks.
@@ -326,7 +331,11 @@ impl World {
 
     /// Lets time pass, with all timers that fall due.
     pub fn pass(&mut self, seconds: u64) {
-        let end = Instant(self.now.mono.0 + seconds * 1_000_000_000);
+        self.pass_millis(seconds * 1000);
+    }
+
+    pub fn pass_millis(&mut self, millis: u64) {
+        let end = Instant(self.now.mono.0 + millis * 1_000_000);
         self.drain();
         loop {
             let due = self
@@ -433,6 +442,16 @@ impl World {
         }
     }
 
+    /// The process dies; the disks are as they were written.
+    pub fn kill(&mut self) {
+        self.array = None;
+        self.queue.clear();
+        self.timers.clear();
+        for disk in self.disks.values_mut() {
+            (disk.reads, disk.read_sectors, disk.lowest_read) = (0, 0, None);
+        }
+    }
+
     pub fn stop(&mut self) {
         self.control(Control::Stop).expect("stopped");
         assert!(self.array().is_stopped());
@@ -448,6 +467,9 @@ impl Disk {
                 mut buf,
             } => {
                 self.reads += 1;
+                self.read_sectors += buf.len() as u64 / 512;
+                let lowest = self.lowest_read.unwrap_or(u64::MAX);
+                self.lowest_read = Some(lowest.min(offset_sectors));
                 let end = offset_sectors + buf.len() as u64 / 512;
                 if self.bad.range(offset_sectors..end).next().is_some() {
                     return Err(IoError::Media);
@@ -476,6 +498,7 @@ impl Disk {
                 len_sectors,
                 ..
             } => {
+                self.zeroings += 1;
                 self.put(offset_sectors, &vec![0; len_sectors as usize * 512]);
                 Ok(IoDone::Done)
             }
