@@ -155,14 +155,38 @@ pub struct ManageRequest {
     pub force: bool,
 }
 
-/// A sync action.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A sync action, and what limits sync actions. What is left out stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActionRequest {
-    /// md's word: `check`, `repair`, `resync`, `recover`, `idle`, `frozen`.
-    pub action: String,
+    /// md's word: `check`, `repair`, `resync`, `recover`, `idle`, `frozen`; none only changes
+    /// limits.
+    #[serde(default)]
+    pub action: Option<String>,
     /// Repair as md does, without asking who is wrong.
     #[serde(default)]
     pub plain: bool,
+    /// `sync_min`, in sectors: check and repair begin here.
+    #[serde(default)]
+    pub sync_min: Option<u64>,
+    /// `sync_max`, in sectors, or `max`: what runs waits here.
+    #[serde(default)]
+    pub sync_max: Option<Limit>,
+    /// `sync_speed_min`, in KiB/s, or `system`.
+    #[serde(default)]
+    pub sync_speed_min: Option<Limit>,
+    /// `sync_speed_max`, in KiB/s, or `system`.
+    #[serde(default)]
+    pub sync_speed_max: Option<Limit>,
+}
+
+/// A limit, or md's word for having none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Limit {
+    /// Sectors, or KiB/s.
+    Number(u64),
+    /// `max`, or `system`.
+    Word(String),
 }
 
 /// Read-only or not.

@@ -318,8 +318,8 @@ impl Demo<'_> {
 
     fn check(&self) -> Result<ArrayDoc, Failure> {
         let request = crate::api::ActionRequest {
-            action: "check".to_owned(),
-            plain: false,
+            action: Some("check".to_owned()),
+            ..crate::api::ActionRequest::default()
         };
         let _: DoneDoc = self.reach.post(NAME, "action", &request)?;
         self.until_idle()

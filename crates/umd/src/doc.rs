@@ -99,6 +99,14 @@ pub struct ArrayDoc {
     pub sync: Option<SyncDoc>,
     /// A resync is needed and does not run.
     pub sync_pending: bool,
+    /// md's `sync_min`: where a check or repair begins, in sectors of the range that is walked.
+    pub sync_min_sectors: u64,
+    /// md's `sync_max`: where what runs waits; `null` is the end.
+    pub sync_max_sectors: Option<u64>,
+    /// md's `sync_speed_min`; `null` when none was set.
+    pub sync_speed_min_kib_s: Option<u32>,
+    /// md's `sync_speed_max`; `null` when none was set.
+    pub sync_speed_max_kib_s: Option<u32>,
     /// The last action that ended.
     pub last_sync_action: Option<String>,
     /// Sectors found to differ by the last check or repair.
@@ -191,6 +199,8 @@ pub struct SyncDoc {
     pub speed_kib_s: u64,
     /// Estimated rest.
     pub finish_seconds: Option<u64>,
+    /// It waits at `sync_max`.
+    pub held: bool,
 }
 
 /// A write-intent bitmap.
@@ -269,6 +279,7 @@ impl ArrayDoc {
             percent: percent(sync.done_sectors, sync.total_sectors),
             speed_kib_s: sync.speed_kib_s,
             finish_seconds: sync.finish_seconds,
+            held: sync.held,
         });
         let sync_action = match (&sync, status.sync_frozen) {
             (Some(sync), _) => sync.action.clone(),
@@ -311,6 +322,10 @@ impl ArrayDoc {
             sync_action,
             sync,
             sync_pending: status.sync_pending,
+            sync_min_sectors: status.sync_limits.from_sectors,
+            sync_max_sectors: status.sync_limits.to_sectors,
+            sync_speed_min_kib_s: status.sync_limits.speed_min_kib_s,
+            sync_speed_max_kib_s: status.sync_limits.speed_max_kib_s,
             last_sync_action: status
                 .last_sync
                 .map(|action| action_word(action).to_owned()),
@@ -431,7 +446,7 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use umd_core::array::{BitmapStatus, SyncStatus};
+    use umd_core::array::{BitmapStatus, LimitsStatus, SyncStatus};
     use umd_core::value::{Events, MemberId};
 
     /// A member for tests: number, slot and role.
@@ -476,6 +491,7 @@ pub(crate) mod tests {
             sync: None,
             sync_pending: false,
             sync_frozen: false,
+            sync_limits: LimitsStatus::default(),
             last_sync: None,
             mismatch_sectors: 0,
             mismatches: Vec::new(),
@@ -504,6 +520,7 @@ pub(crate) mod tests {
             total_sectors: 129_024,
             speed_kib_s: 500,
             finish_seconds: None,
+            held: false,
         });
         status.bitmap = Some(BitmapStatus {
             offset_sectors: 8,

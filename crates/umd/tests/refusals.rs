@@ -83,6 +83,36 @@ const REFUSALS: &[(&str, i32, &str)] = &[
         "umd: --repair is others or parity, not data\n",
     ),
     (
+        "action md0 idle --from 0",
+        2,
+        "umd: --from is where check and repair begin; what is owed begins where it was\n",
+    ),
+    (
+        "action md0 check --from max",
+        2,
+        "umd: --from is a size such as 64M or 131072s: max\n",
+    ),
+    (
+        "action md0 --to=-1",
+        2,
+        "umd: --to is a size such as 64M or 131072s, or max: -1\n",
+    ),
+    (
+        "action md0 --speed-max 0",
+        2,
+        "umd: --speed-max is a speed in KiB per second such as 20000 or 20M, or system: 0\n",
+    ),
+    (
+        "action md0 --speed-min 1s",
+        2,
+        "umd: --speed-min is a speed in KiB per second such as 20000 or 20M, or system: 1s\n",
+    ),
+    (
+        "action md0 --speed-min 5T",
+        2,
+        "umd: --speed-min is a speed in KiB per second such as 20000 or 20M, or system: 5T\n",
+    ),
+    (
         "-C md0 -l 5 -n 3 -k ppl a b c",
         2,
         "umd: consistency policy ppl is not available in this version; resync and bitmap are\n",

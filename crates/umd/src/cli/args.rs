@@ -404,7 +404,20 @@ pub struct ActionArgs {
     /// (RAID6, three mirrors), or data and the first mirror, as md does [default: others]
     #[arg(long, value_name = "others|parity")]
     pub repair: Option<String>,
-    /// Wait until it has ended
+    /// Begin a check or repair here (sync_min): 64M, or 131072s for sectors, of each member, or of
+    /// a RAID10 as a whole
+    #[arg(long, value_name = "SIZE")]
+    pub from: Option<String>,
+    /// Wait here (sync_max), whatever runs, until this is raised; max is the end
+    #[arg(long, value_name = "SIZE|max")]
+    pub to: Option<String>,
+    /// While hosts work, go on at this speed (sync_speed_min), KiB/s or 10M; system is the default
+    #[arg(long, value_name = "SPEED|system")]
+    pub speed_min: Option<String>,
+    /// Never go faster than this (sync_speed_max), KiB/s or 100M; system is the default
+    #[arg(long, value_name = "SPEED|system")]
+    pub speed_max: Option<String>,
+    /// Wait until it has ended, or waits at --to
     #[arg(short = 'W', long)]
     pub wait: bool,
     /// Print a JSON document

@@ -296,26 +296,29 @@ pub fn action(args: &ActionArgs, reach: &Reach) -> Outcome {
                 "{action} is no sync action; there are {list}"
             )));
         }
-        let request = ActionRequest {
-            action: action.clone(),
-            plain: believes_data(args)?,
-        };
+    }
+    let request = action_request(args)?;
+    let changes = request != ActionRequest::default();
+    if changes {
         let _: DoneDoc = reach.post(&name, "action", &request)?;
-        if args.wait {
-            wait_for(&name, reach, true)?;
-        }
+    }
+    if args.wait && changes {
+        wait_for(&name, reach, true)?;
     }
     let array = reach.detail(&name)?;
     if args.json {
         print_json(&array)?;
-    } else if args.action.is_none() {
+    } else if !changes {
         print(&format!("{}\n", array.sync_action))?;
     } else if args.wait {
         let count = array.mismatch_cnt;
-        say(&format!(
-            "{name}: {} done, mismatch_cnt {count}",
-            last_action(&array)
-        ));
+        match waiting(&array) {
+            Some(text) => say(&format!("{text}, mismatch_cnt {count}")),
+            None => say(&format!(
+                "{name}: {} done, mismatch_cnt {count}",
+                last_action(&array)
+            )),
+        }
         for place in array.mismatches.iter().take(PLACES_SHOWN) {
             say(&format!("{name}: {}", mismatch(place)));
         }
@@ -326,6 +329,37 @@ pub fn action(args: &ActionArgs, reach: &Reach) -> Outcome {
         }
     }
     Ok(0)
+}
+
+/// What the daemon is asked for. Nothing, when only the current action is to be printed.
+fn action_request(args: &ActionArgs) -> Result<ActionRequest, Failure> {
+    let walks = args.action.as_deref();
+    if args.from.is_some() && !matches!(walks, None | Some("check" | "repair")) {
+        return Err(Failure::usage(
+            "--from is where check and repair begin; what is owed begins where it was",
+        ));
+    }
+    let limit = |name, word: &Option<String>| {
+        let word = word.as_deref();
+        word.map(|word| values::speed_limit(name, word)).transpose()
+    };
+    Ok(ActionRequest {
+        action: args.action.clone(),
+        plain: believes_data(args)?,
+        sync_min: args.from.as_deref().map(values::sync_min).transpose()?,
+        sync_max: args.to.as_deref().map(values::sync_max).transpose()?,
+        sync_speed_min: limit("--speed-min", &args.speed_min)?,
+        sync_speed_max: limit("--speed-max", &args.speed_max)?,
+    })
+}
+
+/// Where an action waits, if it does.
+fn waiting(array: &ArrayDoc) -> Option<String> {
+    let sync = array.sync.as_ref().filter(|sync| sync.held)?;
+    let (name, action, at) = (&array.name, &sync.action, sync.done_sectors);
+    Some(format!(
+        "{name}: {action} waits at sector {at} (sync_max) until umd action {name} --to=max"
+    ))
 }
 
 /// Whether a repair is to be md's.
@@ -372,6 +406,9 @@ fn wait_for(name: &str, reach: &Reach, show: bool) -> Result<(bool, ArrayDoc), F
 /// How what was waited for has ended.
 fn ended(array: &ArrayDoc) -> String {
     let name = &array.name;
+    if let Some(text) = waiting(array) {
+        return text;
+    }
     let action = match last_action(array) {
         "recover" => "recovery",
         other => other,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::api::Limit;
 use crate::units;
 use crate::words;
 
@@ -82,6 +83,49 @@ pub fn size_sectors(text: &str) -> Result<Option<u64>, Failure> {
         Some(sectors) if sectors > 0 => Ok(Some(sectors)),
         _ => Err(Failure::usage(format!("invalid size: {text}"))),
     }
+}
+
+/// Where a check begins, in sectors.
+///
+/// # Errors
+/// When it is no size.
+pub fn sync_min(text: &str) -> Result<u64, Failure> {
+    units::parse_sectors(text)
+        .ok_or_else(|| Failure::usage(format!("--from is a size such as 64M or 131072s: {text}")))
+}
+
+/// Where a sync action waits, in sectors, or `max`.
+///
+/// # Errors
+/// When it is neither.
+pub fn sync_max(text: &str) -> Result<Limit, Failure> {
+    if text == "max" {
+        return Ok(Limit::Word(text.to_owned()));
+    }
+    let sectors = units::parse_sectors(text).map(Limit::Number);
+    sectors.ok_or_else(|| {
+        Failure::usage(format!(
+            "--to is a size such as 64M or 131072s, or max: {text}"
+        ))
+    })
+}
+
+/// A speed limit in KiB per second, or `system`.
+///
+/// # Errors
+/// When it is neither, or nothing, or more than 32 bits hold.
+pub fn speed_limit(name: &str, text: &str) -> Result<Limit, Failure> {
+    if text == "system" {
+        return Ok(Limit::Word(text.to_owned()));
+    }
+    let kib = units::parse_sectors(text).filter(|sectors| sectors.is_multiple_of(2));
+    let kib = kib.map(|sectors| sectors / 2);
+    let kib = kib.filter(|kib| *kib > 0 && u32::try_from(*kib).is_ok());
+    kib.map(Limit::Number).ok_or_else(|| {
+        Failure::usage(format!(
+            "{name} is a speed in KiB per second such as 20000 or 20M, or system: {text}"
+        ))
+    })
 }
 
 /// A data offset in sectors.

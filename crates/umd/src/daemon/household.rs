@@ -4,8 +4,10 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast};
-use umd_core::array::{Control, ControlError, ControlReply, MemberRole, Status, SyncRequest};
-use umd_core::value::{MemberId, RepairWay, SyncAction};
+use umd_core::array::{
+    Control, ControlError, ControlReply, MemberRole, Status, SyncLimits, SyncRequest,
+};
+use umd_core::value::{MAX_SECTOR, MemberId, RepairWay, SyncAction};
 
 use super::array::{Handle, Offer, Snapshot, Stopped};
 use super::create;
@@ -13,7 +15,7 @@ use super::open::{self, How, Superblock};
 use super::registry::Registry;
 use super::start;
 use crate::api::{
-    ActionRequest, ArraysDoc, AssembleRequest, CreateRequest, DoneDoc, ErrorDoc, EventDoc,
+    ActionRequest, ArraysDoc, AssembleRequest, CreateRequest, DoneDoc, ErrorDoc, EventDoc, Limit,
     ManageRequest, SCHEMA, StartedDoc, WaitDoc,
 };
 use crate::doc::{ArrayDoc, MemberDoc};
@@ -341,22 +343,29 @@ impl Household {
     /// When there is no such action, or the array refuses.
     pub async fn action(&self, name: &str, request: &ActionRequest) -> Answer<DoneDoc> {
         let handle = self.handle(name)?;
-        let wanted = match request.action.as_str() {
-            "idle" => SyncRequest::Idle,
-            "frozen" => SyncRequest::Frozen,
-            "check" => SyncRequest::Start(SyncAction::Check),
-            "repair" if request.plain => SyncRequest::Repair(RepairWay::Plain),
-            "repair" => SyncRequest::Repair(RepairWay::Judged),
-            "resync" => SyncRequest::Start(SyncAction::Resync),
-            "recover" => SyncRequest::Start(SyncAction::Recover),
-            other => return Err(ErrorDoc::new(format!("{other} is no sync action"))),
+        let wanted = match request.action.as_deref() {
+            None => None,
+            Some(word) => Some(sync_request(word, request.plain)?),
         };
-        let answer = handle
-            .control(Control::Sync(wanted))
-            .await
-            .map_err(stopped(name))?;
-        let what = format!("cannot start {} on {name}", request.action);
-        answer.map_err(|error| refused(&what, &error))?;
+        let limits = sync_limits(request)?;
+        let control = match (wanted, limits) {
+            (None, None) => return Err(nonsense("neither an action nor a limit was named".into())),
+            (Some(wanted), None) => Control::Sync(wanted),
+            (wanted, Some(limits)) => Control::Limits(limits, wanted),
+        };
+        let answer = handle.control(control).await.map_err(stopped(name))?;
+        let what = match &request.action {
+            Some(action) => format!("cannot start {action} on {name}"),
+            None => format!("cannot set limits for syncing {name}"),
+        };
+        answer.map_err(|error| match error {
+            // A value that makes no sense is the caller's mistake, whatever the array does.
+            ControlError::Invalid(_) if limits.is_some() => ErrorDoc {
+                exit_code: 2,
+                ..refused(&what, &error)
+            },
+            error => refused(&what, &error),
+        })?;
         Ok(DoneDoc::plain())
     }
 
@@ -402,11 +411,63 @@ impl Household {
     }
 }
 
+fn sync_request(word: &str, plain: bool) -> Answer<SyncRequest> {
+    Ok(match word {
+        "idle" => SyncRequest::Idle,
+        "frozen" => SyncRequest::Frozen,
+        "check" => SyncRequest::Start(SyncAction::Check),
+        "repair" if plain => SyncRequest::Repair(RepairWay::Plain),
+        "repair" => SyncRequest::Repair(RepairWay::Judged),
+        "resync" => SyncRequest::Start(SyncAction::Resync),
+        "recover" => SyncRequest::Start(SyncAction::Recover),
+        other => return Err(ErrorDoc::new(format!("{other} is no sync action"))),
+    })
+}
+
+fn nonsense(text: String) -> ErrorDoc {
+    ErrorDoc {
+        exit_code: 2,
+        ..ErrorDoc::new(text)
+    }
+}
+
+/// The limits that a request names; `None` when it names none.
+fn sync_limits(request: &ActionRequest) -> Answer<Option<SyncLimits>> {
+    let to_sectors = match &request.sync_max {
+        None => None,
+        Some(Limit::Number(sectors)) => Some(*sectors),
+        Some(Limit::Word(word)) if word == "max" => Some(MAX_SECTOR),
+        Some(Limit::Word(word)) => {
+            let text = format!("sync_max is a number of sectors or max, not {word}");
+            return Err(nonsense(text));
+        }
+    };
+    let speed = |name: &str, limit: &Option<Limit>| match limit {
+        None => Ok(None),
+        Some(Limit::Word(word)) if word == "system" => Ok(Some(None)),
+        Some(Limit::Number(kib)) if u32::try_from(*kib).is_ok() => {
+            Ok(Some(u32::try_from(*kib).ok()))
+        }
+        Some(Limit::Number(kib)) => Err(nonsense(format!("{name} {kib} is too much"))),
+        Some(Limit::Word(word)) => Err(nonsense(format!(
+            "{name} is a number of KiB per second or system, not {word}"
+        ))),
+    };
+    let limits = SyncLimits {
+        from_sectors: request.sync_min,
+        to_sectors,
+        speed_min_kib_s: speed("sync_speed_min", &request.sync_speed_min)?,
+        speed_max_kib_s: speed("sync_speed_max", &request.sync_speed_max)?,
+    };
+    Ok((limits != SyncLimits::default()).then_some(limits))
+}
+
 /// Whether a sync action runs, or is about to: a member waits to be rebuilt and nothing forbids
-/// it. Within the grace a spare that could fill an empty slot counts as well.
+/// it. Within the grace a spare that could fill an empty slot counts as well. What waits at
+/// `sync_max` waits for an administrator, who should not wait for it.
 pub fn is_busy(array: &ArrayDoc, grace: bool) -> bool {
-    if array.sync.is_some() {
-        return true;
+    if let Some(sync) = &array.sync {
+        return !sync.held;
     }
     let held = matches!(
         array.array_state.as_str(),

@@ -59,6 +59,12 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
         };
         line(label, format!("{}% complete\n", sync.percent as u64));
     }
+    if let Some(text) = sync_range(array) {
+        line("Sync Range", format!("{text}\n"));
+    }
+    if let Some(text) = sync_speed(array) {
+        line("Sync Speed", format!("{text}\n"));
+    }
     line(
         "Name",
         format!("{}{}", array.set_name, context.local_tail(&array.set_name)),
@@ -69,6 +75,27 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     out.push_str(&faults(array));
     out.push_str(&mismatches(array));
     out
+}
+
+/// `sync_min` and `sync_max`, when they are not those of all.
+fn sync_range(array: &ArrayDoc) -> Option<String> {
+    let held = array.sync.as_ref().is_some_and(|sync| sync.held);
+    let tail = if held { ", and waits there" } else { "" };
+    match (array.sync_min_sectors, array.sync_max_sectors) {
+        (0, None) => None,
+        (from, None) => Some(format!("from sector {from}")),
+        (from, Some(to)) => Some(format!("from sector {from} to {to}{tail}")),
+    }
+}
+
+/// Speed limits, when some were set.
+fn sync_speed(array: &ArrayDoc) -> Option<String> {
+    match (array.sync_speed_min_kib_s, array.sync_speed_max_kib_s) {
+        (None, None) => None,
+        (Some(min), None) => Some(format!("{min}K/sec while hosts work")),
+        (None, Some(max)) => Some(format!("{max}K/sec at most")),
+        (Some(min), Some(max)) => Some(format!("{max}K/sec at most, {min}K/sec while hosts work")),
+    }
 }
 
 /// So many places are named; the JSON document has more.
@@ -331,6 +358,7 @@ Consistency Policy : resync
             total_sectors: 202_752,
             speed_kib_s: 1,
             finish_seconds: None,
+            held: false,
         });
         status
     }

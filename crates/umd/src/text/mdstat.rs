@@ -239,6 +239,7 @@ unused devices: <none>\n";
             total_sectors: 260_096,
             speed_kib_s: 12_348,
             finish_seconds: Some(9),
+            held: false,
         });
         status.bitmap = Some(BitmapStatus {
             offset_sectors: 8,
@@ -293,6 +294,7 @@ r5 : active (auto-read-only) raid1 c.img[2](S) b.img[1](W) a.img[0]
             percent: 0.0,
             speed_kib_s: 5888,
             finish_seconds: finish,
+            held: false,
         };
         assert_eq!(
             progress(&sync(11_776, 120_832, Some(9))),

@@ -74,6 +74,7 @@ mod tests {
             percent: percent as f64,
             speed_kib_s: 1000,
             finish_seconds: Some(60),
+            held: false,
         }
     }
 
