@@ -232,7 +232,7 @@ fn a_killed_resync_goes_on_at_its_checkpoint() {
     world.control(Control::Limits(both, None)).expect("set");
     world.pass_millis(900);
     let (at, held) = done(&mut world).expect("runs");
-    assert!(at >= 32_256 && at < 36_864 && !held, "{at}");
+    assert!((32_256..36_864).contains(&at) && !held, "{at}");
     world.pass(1);
     assert_eq!(done(&mut world), Some((36_864, true)));
     assert_eq!(world.superblock(0).fields.resync_offset_sectors, 36_864);

@@ -203,6 +203,8 @@ pub struct Options {
     pub shorn: bool,
     /// Old copies of members lie beside them when the array is assembled.
     pub clones: bool,
+    /// An administrator changes the limits of sync actions all the time.
+    pub limits: bool,
 }
 
 /// Disks of this size have more regions of 4 KiB than bits in the first sector of a bitmap.
@@ -279,6 +281,7 @@ impl Options {
             emulated_fua: if rng.permille(150) { rng.next_u64() } else { 0 },
             shorn: rng.permille(100),
             clones: rng.permille(100),
+            limits: false,
         };
         options.draw_more(rng);
         options
@@ -296,6 +299,7 @@ impl Options {
         if self.chunk_sectors.is_multiple_of(8) && rng.permille(80) {
             self.use_large_blocks();
         }
+        self.limits = self.level > 0 && rng.permille(150);
     }
 
     /// Disks of 4Kn: nothing smaller than eight sectors is read or written, nor asked for.
@@ -522,6 +526,7 @@ mod tests {
         assert!((120..280).contains(&some(&|o| o.beyond)));
         assert!((240..360).contains(&some(&|o| o.forks.points > 0)));
         assert!(some(&|o| o.faults.is_empty()) > 100);
+        assert!((150..350).contains(&some(&|o| o.limits)));
         let kill = |o: &Options| o.boots.iter().any(|(ending, _)| *ending == Ending::Kill);
         assert!(some(&kill) > 50);
         assert_eq!(some(&|o| o.boots.last().expect("one").0 != Ending::Stop), 0);

@@ -28,6 +28,8 @@ pub enum Stream {
     Fork(u16),
     /// Which disk shears its writes at the end of a boot.
     Shorn(u16),
+    /// Limits of sync actions.
+    Limits(u16),
 }
 
 impl Stream {
@@ -42,6 +44,7 @@ impl Stream {
             Stream::Setup => (7, 0, 0),
             Stream::Fork(n) => (8, n, 0),
             Stream::Shorn(boot) => (9, boot, 0),
+            Stream::Limits(boot) => (10, boot, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

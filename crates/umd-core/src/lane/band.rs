@@ -220,7 +220,7 @@ impl Band {
             let target = Target {
                 column,
                 member_sectors: self.start,
-                intent_sectors: self.start,
+                intent_sectors: (self.start, self.len),
                 fua,
                 owner,
             };

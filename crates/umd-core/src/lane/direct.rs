@@ -10,8 +10,9 @@ use super::ladder::{self, Proofs, Target};
 use super::locks::{LockId, NOWHERE};
 use super::request::Gate;
 use super::split::Piece;
+use super::zero::Run;
 use super::{Job, Lane, Rig, Step, bytes, eio};
-use crate::geometry::{Copy, Geometry};
+use crate::geometry::Geometry;
 use crate::member::{Access, Column, Effect};
 use crate::value::{Exhibit, IoDone, IoError, MemberId, Purpose, Slice};
 
@@ -37,16 +38,19 @@ pub(super) struct Direct {
     request: u32,
     piece: Piece,
     payload: Payload,
+    /// Where it is written, if its copies do not lie side by side.
+    spread: Vec<Run>,
     lock: Option<LockId>,
     left: usize,
-    /// An in-sync member holds it.
-    held: bool,
+    /// Slots of members in sync that hold it.
+    held: SmallVec<[u16; 4]>,
     error: Option<String>,
 }
 
-/// Tag of writes to members in sync; others carry 1.
-const IN_SYNC: u32 = 0;
-const REBUILDING: u32 = 1;
+/// The tag of a write: its slot, and whether the member there is in sync.
+fn tag_of(slot: u16, in_sync: bool) -> u32 {
+    u32::from(slot) * 2 + u32::from(in_sync)
+}
 
 impl Direct {
     pub fn new(request: u32, piece: Piece, payload: Payload) -> Direct {
@@ -57,11 +61,20 @@ impl Direct {
             request,
             piece,
             payload,
+            spread: Vec::new(),
             lock: None,
             left: 0,
-            held: false,
+            held: SmallVec::new(),
             error: None,
         }
+    }
+
+    /// Zeros for copies that lie in these runs.
+    pub fn spread(request: u32, piece: Piece, payload: Payload, runs: Vec<Run>) -> Direct {
+        assert!(!runs.is_empty(), "each sector lies somewhere");
+        let mut direct = Direct::new(request, piece, payload);
+        direct.spread = runs;
+        direct
     }
 
     pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
@@ -108,22 +121,22 @@ impl Direct {
             !lane.geometry.is_redundant() || self.lock.is_some(),
             "copies are written under a lock"
         );
-        for place in self.places(lane) {
-            let column = rig.epoch.column(place.slot);
-            let (start, end) = (
-                place.member_sectors,
-                place.member_sectors + self.piece.len_sectors,
-            );
-            if rig.cover.locked_access(column, start, end) == Access::Lost {
+        for run in self.places(lane) {
+            let column = rig.epoch.column(run.slot);
+            let end = run.member_sectors + run.len_sectors;
+            if rig.cover.locked_access(column, run.member_sectors, end) == Access::Lost {
                 continue;
             }
             let column = *column.expect("not lost");
             let fua = request.fua;
-            let start = match self.trims_askew(lane, rig, place) {
-                true => start - start % askew_chunk(lane),
-                false => start,
+            let run = match self.trims_askew(lane, rig, run) {
+                true => Run {
+                    member_sectors: run.member_sectors - run.member_sectors % askew_chunk(lane),
+                    ..run
+                },
+                false => run,
             };
-            self.write(rig, &proofs, (&column, start), fua, index);
+            self.write(rig, &proofs, (&column, run), fua, index);
         }
         match self.left {
             0 => self.over(lane, Err(eio("no member is left to hold this data"))),
@@ -133,11 +146,14 @@ impl Direct {
 
     /// M26 (d30588b2731f): a discard that began within a chunk began at its start on every copy but
     /// the first.
-    fn trims_askew(&self, lane: &Lane, rig: &Rig<'_>, place: Copy) -> bool {
+    fn trims_askew(&self, lane: &Lane, rig: &Rig<'_>, run: Run) -> bool {
         let zeros = matches!(self.payload, Payload::Zeros { .. });
         let copied = matches!(*lane.geometry, Geometry::Copied(_));
         let mistaken = zeros && copied && rig.io.museum.on(Exhibit::M26);
-        mistaken && lane.geometry.copies(self.piece.array_sectors)[0] != place
+        mistaken && {
+            let first = lane.geometry.copies(self.piece.array_sectors)[0];
+            (first.slot, first.member_sectors) != (run.slot, run.member_sectors)
+        }
     }
 
     fn discards(&self, lane: &Lane) -> bool {
@@ -146,31 +162,52 @@ impl Direct {
     }
 
     /// Everywhere it has to be written.
-    fn places(&self, lane: &Lane) -> SmallVec<[Copy; 4]> {
-        let at = |slot| Copy {
-            slot,
-            member_sectors: self.piece.member_sectors,
-        };
-        match &*lane.geometry {
-            geometry if geometry.is_mirror() => geometry.copies(self.piece.array_sectors),
-            Geometry::Parity(map) => (0..map.raid_disks()).map(at).collect(),
-            _ => SmallVec::from_iter([at(self.piece.slot)]),
+    fn places(&self, lane: &Lane) -> SmallVec<[Run; 4]> {
+        if !self.spread.is_empty() {
+            return SmallVec::from_slice(&self.spread);
         }
+        let at = |slot, member_sectors| Run {
+            slot,
+            member_sectors,
+            len_sectors: self.piece.len_sectors,
+        };
+        let here = self.piece.member_sectors;
+        match &*lane.geometry {
+            geometry if geometry.is_mirror() => {
+                let copies = geometry.copies(self.piece.array_sectors).into_iter();
+                copies
+                    .map(|copy| at(copy.slot, copy.member_sectors))
+                    .collect()
+            }
+            Geometry::Parity(map) => (0..map.raid_disks()).map(|slot| at(slot, here)).collect(),
+            _ => SmallVec::from_iter([at(self.piece.slot, here)]),
+        }
+    }
+
+    /// Whether every sector is held by a member in sync.
+    fn is_held(&self, lane: &Lane) -> bool {
+        if self.spread.is_empty() {
+            return !self.held.is_empty();
+        }
+        let written = |slot: u16| self.spread.iter().any(|run| run.slot == slot);
+        let held = |slot: u16| self.held.contains(&slot) || !written(slot);
+        lane.geometry.survives(held)
     }
 
     fn write(
         &mut self,
         rig: &mut Rig<'_>,
         proofs: &Proofs<'_>,
-        (column, member_sectors): (&Column, u64),
+        (column, run): (&Column, Run),
         fua: bool,
         index: u32,
     ) {
-        let owner = Lane::owner(index, if column.in_sync { IN_SYNC } else { REBUILDING });
+        let owner = Lane::owner(index, tag_of(run.slot, column.in_sync));
+        let member_sectors = run.member_sectors;
         let target = Target {
             column,
             member_sectors,
-            intent_sectors: self.piece.member_sectors,
+            intent_sectors: (self.piece.member_sectors, self.piece.len_sectors),
             fua,
             owner,
         };
@@ -186,8 +223,7 @@ impl Direct {
                 ladder::write(rig.io, proofs, &target, data.clone(), Purpose::Data);
             }
             Payload::Zeros { may_unmap } => {
-                let len = self.piece.len_sectors;
-                ladder::write_zeroes(rig.io, proofs, &target, len, *may_unmap);
+                ladder::write_zeroes(rig.io, proofs, &target, run.len_sectors, *may_unmap);
             }
         }
         self.left += 1;
@@ -205,7 +241,12 @@ impl Direct {
         self.left -= 1;
         match result {
             // M13 (3056e3aec8d8): a write that only a member being rebuilt had taken was a success.
-            Ok(_) => self.held |= tag == IN_SYNC || rig.io.museum.on(Exhibit::M13),
+            Ok(_) => {
+                let slot = u16::try_from(tag / 2).expect("a tag has a slot");
+                if tag == tag_of(slot, true) || rig.io.museum.on(Exhibit::M13) {
+                    self.held.push(slot);
+                }
+            }
             Err(error) => {
                 let request = lane
                     .requests
@@ -224,7 +265,7 @@ impl Direct {
         if self.left > 0 {
             return Step::Stay(Job::Direct(self));
         }
-        let result = match (self.held, self.error.take()) {
+        let result = match (self.is_held(lane), self.error.take()) {
             (true, _) => Ok(()),
             (false, why) => Err(eio(
                 why.unwrap_or_else(|| "no in-sync member holds it".into())

@@ -23,8 +23,8 @@ pub struct Target<'a> {
     pub column: &'a Column,
     /// First member data sector.
     pub member_sectors: u64,
-    /// The same as intents count: of a RAID10 the array sector.
-    pub intent_sectors: u64,
+    /// Where its job lies, as intents count, and how long that is: of a RAID10 array sectors.
+    pub intent_sectors: (u64, u64),
     /// Durable on completion.
     pub fua: bool,
     /// Who hears of the end.
@@ -36,8 +36,9 @@ impl Proofs<'_> {
     fn check(&self, target: &Target<'_>, len_sectors: u64) {
         let (Active { .. }, FaultRecorded { .. }) = (self.active, self.recorded);
         assert!(len_sectors > 0, "a write that writes something");
-        self.intent
-            .assert_covers(target.intent_sectors, len_sectors);
+        let (start, len) = target.intent_sectors;
+        assert!(len_sectors <= len, "a write within its job");
+        self.intent.assert_covers(start, len);
     }
 }
 

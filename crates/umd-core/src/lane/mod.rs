@@ -24,6 +24,7 @@ mod reconstruct;
 mod request;
 mod service;
 mod split;
+mod zero;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -108,6 +109,8 @@ pub struct Lane {
     answered: VecDeque<u32>,
     ended: Vec<u32>,
     gathering: gather::Gathering,
+    /// Requests of which all is over that was begun, and not all was.
+    unfinished: Vec<u32>,
     balance: read::Balance,
     zeros: Option<Slice>,
 }
@@ -127,6 +130,7 @@ impl Lane {
             answered: VecDeque::new(),
             ended: Vec::new(),
             gathering: gather::Gathering::default(),
+            unfinished: Vec::new(),
             balance,
             zeros: None,
         }
@@ -261,6 +265,10 @@ impl Lane {
             self.put_back(index, step);
             *changed |= self.gated.len() <= waiting;
         }
+        while let Some(index) = self.unfinished.pop() {
+            *changed = true;
+            self.go_on(rig, index);
+        }
         units
     }
 
@@ -274,6 +282,7 @@ impl Lane {
             self.answered.is_empty(),
             "who is no longer in doubt goes on"
         );
+        assert!(self.unfinished.is_empty(), "what was cut short goes on");
         for index in &self.gated {
             let job = self.jobs.get(*index);
             let writes = matches!(job, Some(Some(Job::Direct(_) | Job::Band(_))));

@@ -1,9 +1,8 @@
 //! Host requests: admitted once, answered once.
 
-use std::sync::Arc;
-
-use super::split::{self, BandRange, bands, member_span, pieces, whole_rows};
-use super::{Job, Lane, Rig, band, direct, eio, read, service};
+use super::split::{self, BandRange, bands, member_span, pieces};
+use super::zero::{ZeroWish, Zeroes};
+use super::{Job, Lane, Rig, direct, eio, read, service};
 use crate::bitmap::{Intent, Ticket};
 use crate::geometry::{Geometry, Raid456};
 use crate::metadata::{Active, FaultRecorded};
@@ -35,6 +34,8 @@ pub struct HostRequest {
     active: Option<Active>,
     ticket: Option<Ticket>,
     intent: Option<Intent>,
+    /// What is to be zeroed when all that was begun is over.
+    zeroes: Option<Zeroes>,
 }
 
 /// What the gate says to a job of a request.
@@ -57,6 +58,7 @@ impl HostRequest {
             active: None,
             ticket: None,
             intent: None,
+            zeroes: None,
         }
     }
 
@@ -118,7 +120,7 @@ impl Lane {
                 fua,
                 may_unmap,
             } => {
-                let wish = service::ZeroWish {
+                let wish = ZeroWish {
                     exact: true,
                     may_unmap,
                 };
@@ -129,7 +131,7 @@ impl Lane {
                 len_sectors,
                 fua,
             } => {
-                let wish = service::ZeroWish {
+                let wish = ZeroWish {
                     exact: false,
                     may_unmap: true,
                 };
@@ -222,70 +224,22 @@ impl Lane {
         id: RequestId,
         span: (u64, u64),
         fua: bool,
-        wish: service::ZeroWish,
+        wish: ZeroWish,
     ) {
         let index = self.new_write(rig, id, span, fua);
-        let jobs = self.zero_jobs(rig, index, span, wish);
-        self.begin(rig, index, jobs);
+        let request = self.requests.get_mut(index).expect("just admitted");
+        request.zeroes = Some(Zeroes::new(span, wish));
+        self.go_on(rig, index);
     }
 
-    /// Jobs that zero a range: whole rows (or all of it, where there is no parity) by the member,
-    /// the rest as ordinary writes of zeros, or not at all for advice.
-    fn zero_jobs(
-        &mut self,
-        rig: &mut Rig<'_>,
-        index: u32,
-        (start, len): (u64, u64),
-        wish: service::ZeroWish,
-    ) -> Vec<Job> {
-        let geometry = match rig.io.museum.on(Exhibit::M02) {
-            // M02 (e836007089ba): discards were mapped by the other of RAID0's two layouts.
-            true => Arc::new(self.geometry.other_layout()),
-            false => self.geometry.clone(),
-        };
-        let Geometry::Parity(map) = &*geometry else {
-            let payload = || direct::Payload::Zeros {
-                may_unmap: wish.may_unmap,
-            };
-            let job = |piece| Job::Direct(direct::Direct::new(index, piece, payload()));
-            return split::runs(&geometry, start, len)
-                .into_iter()
-                .flat_map(split::zero_parts)
-                .map(job)
-                .collect();
-        };
-        let row_sectors = map.chunk_sectors() * u64::from(map.data_disks());
-        let (first, end) = whole_rows(map, start, len);
-        let mut jobs = Vec::new();
-        if first < end {
-            let rows = split::Piece {
-                array_sectors: first * row_sectors,
-                slot: 0,
-                member_sectors: first * map.chunk_sectors(),
-                len_sectors: (end - first) * map.chunk_sectors(),
-            };
-            for part in split::zero_parts(rows) {
-                let payload = direct::Payload::Zeros {
-                    may_unmap: wish.may_unmap,
-                };
-                jobs.push(Job::Direct(direct::Direct::new(index, part, payload)));
-            }
-        }
-        let parts = match first < end {
-            true => vec![
-                (start, first * row_sectors),
-                (end * row_sectors, start + len),
-            ],
-            false => vec![(start, start + len)],
-        };
-        for (from, to) in parts.into_iter().filter(|(a, b)| wish.exact && a < b) {
-            for range in bands(map, from, to - from) {
-                let zeros = self.zeros(rig.io, super::bytes(range.len_sectors));
-                let new = range.touched.iter().map(|(i, _)| (*i, zeros.clone()));
-                jobs.push(Job::Band(band::Band::new(index, map, &range, new)));
-            }
-        }
-        jobs
+    /// Begins what comes next of a request that zeroes; what was begun is over.
+    pub(super) fn go_on(&mut self, rig: &mut Rig<'_>, index: u32) {
+        let request = self.requests.get_mut(index).expect("it is not answered");
+        let mut zeroes = request.zeroes.take().expect("only zeroing is cut short");
+        let jobs = zeroes.next(self, rig, index);
+        let request = self.requests.get_mut(index).expect("it is not answered");
+        request.zeroes = Some(zeroes).filter(|zeroes| !zeroes.is_over());
+        self.begin(rig, index, jobs);
     }
 
     fn admit_flush(&mut self, rig: &mut Rig<'_>, id: RequestId) {
@@ -330,8 +284,12 @@ impl Lane {
         if let Err(error) = result {
             request.error.get_or_insert(error);
         }
-        if request.parts_left == 0 {
-            self.ended.push(index);
+        if request.parts_left > 0 {
+            return;
+        }
+        match request.zeroes.is_some() && request.error.is_none() {
+            true => self.unfinished.push(index),
+            false => self.ended.push(index),
         }
     }
 

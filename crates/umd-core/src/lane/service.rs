@@ -6,15 +6,6 @@ use crate::geometry::Geometry;
 use crate::member::Effect;
 use crate::value::{Exhibit, Extent, IoDone, IoError, IoOp, MemberId, Purpose};
 
-/// How zeros are wanted.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct ZeroWish {
-    /// Every sector has to read as zero afterwards; otherwise it is advice.
-    pub exact: bool,
-    /// Members may give the space back.
-    pub may_unmap: bool,
-}
-
 /// A host flush: every member that holds data.
 pub(super) struct Flush {
     request: u32,

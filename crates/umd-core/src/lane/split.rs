@@ -52,13 +52,26 @@ impl Piece {
 /// The pieces of a range, in array order. A RAID1 has one piece (slot 0) per `JOB_SECTORS_MAX`, a
 /// RAID10 one (slot 0) per chunk.
 pub fn pieces(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
-    let mut out = Vec::new();
-    let (mut at, end) = (start, start + len);
-    while at < end {
+    pieces_from(geometry, start, start + len, JOB_SECTORS_MAX).collect()
+}
+
+/// The same, one after the other, none longer than `most`.
+pub fn pieces_from(
+    geometry: &Geometry,
+    start: u64,
+    end: u64,
+    most: u64,
+) -> impl Iterator<Item = Piece> {
+    assert!(most > 0, "each piece goes on");
+    let mut at = start;
+    std::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
         let (slot, member_sectors, run) = match geometry {
             Geometry::Linear(map) => map.locate(at),
             Geometry::Striped(map) => map.locate(at),
-            Geometry::Mirrored { .. } => (0, at, JOB_SECTORS_MAX),
+            Geometry::Mirrored { .. } => (0, at, u64::MAX),
             Geometry::Copied(map) => (0, at, map.chunk_sectors() - at % map.chunk_sectors()),
             Geometry::Parity(map) => {
                 let place = map.locate(at);
@@ -67,63 +80,15 @@ pub fn pieces(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
                 (slot, sector, map.chunk_sectors() - place.within_sectors)
             }
         };
-        let len_sectors = run.min(end - at).min(JOB_SECTORS_MAX);
-        assert!(len_sectors > 0, "each piece goes on");
-        out.push(Piece {
+        let piece = Piece {
             array_sectors: at,
             slot,
             member_sectors,
-            len_sectors,
-        });
-        at += len_sectors;
-    }
-    out
-}
-
-/// As `pieces`, for work that the members do without data: pieces that lie side by side on their
-/// slot are one. A RAID1 has a single one. Not for parity arrays.
-pub fn runs(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
-    if let Geometry::Mirrored { .. } = geometry {
-        let whole = Piece {
-            array_sectors: start,
-            slot: 0,
-            member_sectors: start,
-            len_sectors: len,
+            len_sectors: run.min(end - at).min(most),
         };
-        return vec![whole];
-    }
-    if let Geometry::Copied(_) = geometry {
-        return pieces(geometry, start, len);
-    }
-    let mut out: Vec<Piece> = Vec::new();
-    let mut last_of_slot = vec![None; usize::from(geometry.raid_disks())];
-    for piece in pieces(geometry, start, len) {
-        let last = &mut last_of_slot[usize::from(piece.slot)];
-        match last.map(|i: usize| &mut out[i]) {
-            Some(run) if run.member_sectors + run.len_sectors == piece.member_sectors => {
-                run.len_sectors += piece.len_sectors;
-            }
-            _ => {
-                *last = Some(out.len());
-                out.push(piece);
-            }
-        }
-    }
-    out
-}
-
-/// The most that a member zeroes in one I/O: without help from the device zeros are written.
-const ZERO_SECTORS_MAX: u64 = 131_072;
-
-/// A run of zeroes in parts that a member can answer in reasonable time. On parity arrays the
-/// run is member data sectors of whole rows.
-pub fn zero_parts(run: Piece) -> impl Iterator<Item = Piece> {
-    let starts = (0..run.len_sectors).step_by(ZERO_SECTORS_MAX as usize);
-    starts.map(move |at| Piece {
-        array_sectors: run.array_sectors + at,
-        slot: run.slot,
-        member_sectors: run.member_sectors + at,
-        len_sectors: ZERO_SECTORS_MAX.min(run.len_sectors - at),
+        assert!(piece.len_sectors > 0, "each piece goes on");
+        at += piece.len_sectors;
+        Some(piece)
     })
 }
 
@@ -199,16 +164,6 @@ fn row_bands(map: &Raid456, row: u64, from: u64, to: u64, out: &mut Vec<BandRang
             lo = hi;
         }
     }
-}
-
-/// The whole rows within a range of a parity array: `first..end`.
-pub fn whole_rows(map: &Raid456, start: u64, len: u64) -> (u64, u64) {
-    let row_sectors = map.chunk_sectors() * u64::from(map.data_disks());
-    let first = start.div_ceil(row_sectors);
-    let end = ((start + len) / row_sectors).max(first);
-    let inside = first == end || (first * row_sectors >= start && end * row_sectors <= start + len);
-    assert!(inside, "whole rows lie within the range");
-    (first, end)
 }
 
 /// Member data sectors that a write touches, data and parity: `(start, len)`.
@@ -308,11 +263,9 @@ mod tests {
     }
 
     #[test]
-    fn spans_and_rows() {
+    fn spans_cover_data_and_parity() {
         let geometry = Geometry::Parity(map(8));
         assert_eq!(member_span(&geometry, 26, 3), (10, 3));
         assert_eq!(member_span(&geometry, 26, 40), (8, 16));
-        assert_eq!(whole_rows(&map(8), 24, 48), (1, 3));
-        assert_eq!(whole_rows(&map(8), 25, 30), (2, 2));
     }
 }

@@ -60,6 +60,7 @@ fn status() -> Status {
         sync: None,
         sync_pending: false,
         sync_frozen: false,
+        sync_limits: umd_core::array::LimitsStatus::default(),
         last_sync: None,
         mismatch_sectors: 0,
         mismatches: Vec::new(),

@@ -92,6 +92,8 @@ pub enum Admin {
     ReadOnly,
     /// Writes again.
     ReadWrite,
+    /// Changes what limits sync actions, as the number says.
+    Limit(u32),
 }
 
 /// What a power cut leaves of the writes that are not durable on one disk.
@@ -462,6 +464,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         emulated_fua: 0,
         shorn: false,
         clones: false,
+        limits: false,
     }
 }
 

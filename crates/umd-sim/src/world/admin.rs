@@ -26,6 +26,8 @@ pub(crate) enum Request {
     Thaw,
     ReadOnly,
     ReadWrite,
+    Limit(u32),
+    Unlimit,
     Stop,
 }
 
@@ -189,6 +191,8 @@ impl World<'_> {
                 Control::ReadOnly(true)
             }
             Request::ReadWrite => Control::ReadOnly(false),
+            Request::Limit(number) => self.limits_of(number),
+            Request::Unlimit => super::limits::none(),
             Request::Stop => Control::Stop,
             Request::Added { .. } => unreachable!("an answer, never a question"),
         };
@@ -275,7 +279,7 @@ impl World<'_> {
                 self.undo_after(pause, Request::Thaw);
             }
             (Request::Thaw | Request::Idle, Ok(_)) => self.live_mut().frozen = false,
-            (Request::Stop | Request::ReadWrite | Request::Thaw, Err(error)) => {
+            (Request::Stop | Request::ReadWrite | Request::Thaw | Request::Unlimit, Err(error)) => {
                 let text = format!("{request:?} was refused: {error}");
                 return Err(Violation::new(Rule::Error, text));
             }

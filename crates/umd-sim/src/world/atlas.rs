@@ -219,6 +219,10 @@ impl World<'_> {
             let delay = self.admin_rng.spread(1_000_000);
             self.after(delay, Ev::Admin);
         }
+        if self.options.limits {
+            let delay = self.limit_rng.spread(2_000_000);
+            self.after(delay, Ev::Limit);
+        }
         self.change_ones_mind();
         if self.live().phase.is_work() && self.fault_rng.permille(100) {
             let delay = self.fault_rng.spread(5_000_000);

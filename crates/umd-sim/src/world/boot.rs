@@ -188,6 +188,8 @@ impl<'a> World<'a> {
             next_request: 0,
             fault_rng: Rng::new(seed, Stream::Fault(0)),
             admin_rng: Rng::new(seed, Stream::Control(0)),
+            limit_rng: Rng::new(seed, Stream::Limits(0)),
+            limits_left: 0,
             setup_rng,
             manual: Manual::default(),
             record: Record::default(),
@@ -390,6 +392,7 @@ impl<'a> World<'a> {
         self.after(first_fault, Ev::Fault);
         let first_action = self.fault_rng.spread(scale);
         self.after(first_action, Ev::Admin);
+        self.plan_limits();
     }
 
     /// The power goes, or the process is killed.

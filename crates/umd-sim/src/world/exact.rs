@@ -81,6 +81,7 @@ impl World<'_> {
             Request::Idle => Some(Admin::Idle),
             Request::Freeze => Some(Admin::Freeze),
             Request::ReadOnly => Some(Admin::ReadOnly),
+            Request::Limit(number) => Some(Admin::Limit(number)),
             _ => None,
         };
         if let Some(admin) = admin {
@@ -241,6 +242,7 @@ impl World<'_> {
             Admin::Freeze => Request::Freeze,
             Admin::ReadOnly => Request::ReadOnly,
             Admin::ReadWrite => Request::ReadWrite,
+            Admin::Limit(number) => Request::Limit(number),
         })
     }
 }

@@ -138,6 +138,8 @@ impl<'a> World<'a> {
             fault_rng: fresh(),
             admin_rng: fresh(),
             setup_rng: fresh(),
+            limit_rng: Rng::new(options.seed, Stream::Limits(0)),
+            limits_left: 0,
             manual: Manual::default(),
             record: Record::default(),
             program: None,

@@ -345,6 +345,7 @@ impl World<'_> {
             Admin::Freeze => Request::Freeze,
             Admin::ReadOnly => Request::ReadOnly,
             Admin::ReadWrite => Request::ReadWrite,
+            Admin::Limit(number) => Request::Limit(number),
         })
     }
 

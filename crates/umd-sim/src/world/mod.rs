@@ -18,6 +18,7 @@ mod exact;
 mod exhaust;
 mod fork;
 mod host;
+mod limits;
 mod manual;
 mod phases;
 mod silent;
@@ -65,6 +66,8 @@ enum Ev {
     Fault,
     /// The administrator does something.
     Admin,
+    /// Limits of sync actions change.
+    Limit,
     /// The administrator takes something back.
     Undo(AdminRequest),
     /// An item of the program is due.
@@ -159,6 +162,8 @@ pub struct World<'a> {
     next_request: u64,
     fault_rng: Rng,
     admin_rng: Rng,
+    limit_rng: Rng,
+    limits_left: u64,
     setup_rng: Rng,
     manual: Manual,
     record: Record,
@@ -255,6 +260,7 @@ impl World<'_> {
             Ev::Client(client) => self.client_acts(client),
             Ev::Fault => self.strike(),
             Ev::Admin => self.administrate(),
+            Ev::Limit => self.change_limits(),
             Ev::Undo(request) => self.undo(request),
             Ev::Item(index) => self.item_is_due(index),
             Ev::Poll => self.poll(),

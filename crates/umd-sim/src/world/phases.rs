@@ -168,6 +168,9 @@ impl World<'_> {
         if frozen {
             self.ask(Request::Thaw)?;
         }
+        if self.options.limits {
+            self.ask(Request::Unlimit)?;
+        }
         if !self.is_last_boot() && self.fault_rng.coin() {
             return self.stop(false);
         }

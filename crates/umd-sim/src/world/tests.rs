@@ -375,6 +375,7 @@ impl Maker for Mirrors {
             sync: None,
             sync_pending: false,
             sync_frozen: false,
+            sync_limits: umd_core::array::LimitsStatus::default(),
             last_sync: None,
             mismatch_sectors: 0,
             mismatches: Vec::new(),
@@ -424,6 +425,7 @@ fn options(seed: u64) -> Options {
     options.bitmap_bytes = None;
     options.old_disks = false;
     options.write_mostly = 0;
+    options.limits = false; // The engine of these tests knows none.
     options.latency.resize(2, options.latency[0]);
     options.workload.disjoint = true;
     options.workload.operations = 50;
