@@ -10,7 +10,7 @@
 //! A new key may appear under the same schema number; a changed meaning needs a new number.
 
 use serde::{Deserialize, Serialize};
-use umd_core::array::{ArrayState, MemberRole, MemberStatus, Status};
+use umd_core::array::{ArrayState, MemberRole, MemberStatus, Status, SyncStatus};
 use umd_core::value::SyncAction;
 use umd_core::value::{Mismatch, SECTOR_BYTES, Slot};
 use umd_format::Uuid;
@@ -272,15 +272,7 @@ pub fn tolerated(level: i32, raid_disks: u16) -> u16 {
 impl ArrayDoc {
     /// The document for an array.
     pub fn new(status: &Status, around: &Surroundings) -> ArrayDoc {
-        let sync = status.sync.as_ref().map(|sync| SyncDoc {
-            action: action_word(sync.action).to_owned(),
-            done_sectors: sync.done_sectors,
-            total_sectors: sync.total_sectors,
-            percent: percent(sync.done_sectors, sync.total_sectors),
-            speed_kib_s: sync.speed_kib_s,
-            finish_seconds: sync.finish_seconds,
-            held: sync.held,
-        });
+        let sync = status.sync.as_ref().map(sync_doc);
         let sync_action = match (&sync, status.sync_frozen) {
             (Some(sync), _) => sync.action.clone(),
             (None, true) => "frozen".to_owned(),
@@ -370,6 +362,18 @@ impl ArrayDoc {
     }
 }
 
+fn sync_doc(sync: &SyncStatus) -> SyncDoc {
+    SyncDoc {
+        action: action_word(sync.action).to_owned(),
+        done_sectors: sync.done_sectors,
+        total_sectors: sync.total_sectors,
+        percent: percent(sync.done_sectors, sync.total_sectors),
+        speed_kib_s: sync.speed_kib_s,
+        finish_seconds: sync.finish_seconds,
+        held: sync.held,
+    }
+}
+
 fn percent(done: u64, total: u64) -> f64 {
     if total == 0 {
         return 100.0;
@@ -446,7 +450,7 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use umd_core::array::{BitmapStatus, LimitsStatus, SyncStatus};
+    use umd_core::array::{BitmapStatus, LimitsStatus};
     use umd_core::value::{Events, MemberId};
 
     /// A member for tests: number, slot and role.

@@ -86,13 +86,13 @@ fn a_check_goes_from_here_to_there() {
 /// dead: had the recovery begun again at 0, it would be right in the end.
 #[test]
 fn a_killed_recovery_goes_on_where_it_was() {
-    for (level, count, size) in [("1", 2, 96), ("5", 3, 96), ("10", 4, 96)] {
+    for (level, count) in [("1", 2), ("5", 3), ("10", 4)] {
         let home = Home::new();
         let files: Vec<String> = (0..count).map(|n| format!("m{n}")).collect();
         let files = files.join(" ");
         let chunk = if level == "1" { "" } else { "-c 64K" };
         home.umd(&format!(
-            "create r -l{level} -n{count} --size {size}M --assume-clean --bitmap none {chunk} {files}"
+            "create r -l{level} -n{count} --size 96M --assume-clean -b none {chunk} {files}"
         ))
         .ok();
         let mut client = home.nbd("r");

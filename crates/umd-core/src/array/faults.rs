@@ -2,7 +2,7 @@
 
 use super::engine::Array;
 use crate::geometry::Geometry;
-use crate::member::{Epoch, State};
+use crate::member::{Epoch, Member, State};
 use crate::sync::{Ended, Outcome, SyncAction};
 use crate::value::{Exhibit, MemberId, Notice, Slot};
 
@@ -158,7 +158,7 @@ impl Array {
         }
         let mut moved = false;
         for slot in 0..self.info.raid_disks {
-            if self.members.in_slot(Slot(slot)).is_some() {
+            if self.members.in_slot(Slot(slot)).is_some() && !self.displaces(slot) {
                 continue;
             }
             let room = self.info.dev_sectors;
@@ -188,6 +188,24 @@ impl Array {
             self.metadata.note_change(false);
         }
         moved
+    }
+
+    /// M22 (7fcc7c8acf0f): a spare of a RAID10 took the slot of a member that worked. Once, here:
+    /// that member is out then.
+    fn displaces(&mut self, slot: u16) -> bool {
+        let mistaken = matches!(*self.geometry, Geometry::Copied(_))
+            && self.io.museum.on(Exhibit::M22)
+            && self.members.iter().any(|m| m.state == State::Spare);
+        let held = |m: &&mut Member| m.slot == Some(Slot(slot)) && m.state == State::InSync;
+        let Some(member) = self.members.iter_mut().find(held).filter(|_| mistaken) else {
+            return false;
+        };
+        member.state = State::Faulty;
+        member.fault = Some("its slot was taken".into());
+        let id = member.id;
+        self.cover.forget(id);
+        self.io.orphan(id);
+        true
     }
 
     fn sync_ended(&mut self, ended: &Ended) {

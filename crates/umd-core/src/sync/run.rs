@@ -372,6 +372,27 @@ impl Run {
         self.put_back(rig, index, unit, ended);
     }
 
+    /// A part is done in two. If it is all that its range consists of, that becomes two as well.
+    fn split(&mut self, rig: &mut SyncRig<'_>, part: Part) {
+        let open = self.open.get_mut(&part.open).expect("still open");
+        let alone = open.parts == 1 && (part.open, open.end) == (part.start, part.end);
+        let [first, mut second] = part.halves();
+        if alone {
+            second.open = second.start;
+            open.end = first.end;
+            let end = second.end;
+            self.open.insert(second.open, Open { end, parts: 1 });
+            if self.action == SyncAction::Recover {
+                rig.cover.close(first.open);
+                rig.cover.open(first.open, first.end);
+                rig.cover.open(second.open, second.end);
+            }
+        } else {
+            open.parts += 1;
+        }
+        self.parts.extend([second, first]);
+    }
+
     /// A part of an open range is done.
     fn part_done(&mut self, rig: &mut SyncRig<'_>, part: &Part) {
         let open = self.open.get_mut(&part.open);
@@ -414,12 +435,7 @@ impl Run {
                 self.mismatch_sectors += mismatch_sectors;
             }
             // The halves begin with the next advance: by then what went wrong is known.
-            UnitEnd::Split => {
-                let open = self.open.get_mut(&part.open).expect("still open");
-                open.parts += 1;
-                let [first, second] = part.halves();
-                self.parts.extend([second, first]);
-            }
+            UnitEnd::Split => self.split(rig, part),
             // Its range stays open: the frontier must not pass it.
             UnitEnd::Abandoned => self.interrupted = true,
             UnitEnd::Failed(why) => {

@@ -191,6 +191,16 @@ const RAID: &[Entry] = &[
         Rule::Panic,
     ),
     entry(
+        M22,
+        (
+            "7fcc7c8acf0f",
+            "md/raid10: Fix bug when activating a hot-spare.",
+        ),
+        "A spare took the slot of a member that worked, not the empty one.",
+        "G7, G11",
+        Rule::Liveness,
+    ),
+    entry(
         M25,
         (
             "linux-raid 2023-06-02",

@@ -44,7 +44,8 @@ const TAIL: &str = "
 | M04 | the split of a discard is one computation here, there is nothing to restart from |
 | M05, M06, M07 | no write-behind yet |
 | M12, M17, M63 | no bad-block log yet: members with entries are refused |
-| M20 to M24, M26, M27, M28r | no RAID10 yet (M25 is here: the decision is that of every rebuild) |
+| M20, M21 | no replacements yet |
+| M23, M24 | no reshape yet |
 | M32 | the engine has no such decision: a write is addressed by the members as they are at that \
 moment, and a unit that met a failure writes nothing |
 | M35 | no replacements yet |

@@ -127,7 +127,7 @@ pub fn scene(exhibit: Exhibit) -> Scene {
     match exhibit {
         M01 | M02 | M03 | M08 | M09 | M10 | M11 | M13 => writes(exhibit),
         M14 | M15 | M16 | M18 | M19 | M25 => mirrors(exhibit),
-        M26 | M27 | M28r => copies(exhibit),
+        M22 | M26 | M27 | M28r => copies(exhibit),
         M28 | M29 | M36 | M59 => bitmaps(exhibit),
         M30 | M31 | M33 | M34 | M37 | M41 | M42 => parity(exhibit),
         M51 | M54 | M56 | M57 => returns(exhibit),
@@ -275,6 +275,18 @@ fn copied(layout: u32) -> Options {
 fn copies(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
+        M22 => new(
+            with_drawer(copied(0x102), 1),
+            "a member of a RAID10 fails, and a spare is there for it",
+            [
+                write(0..64),
+                flush(),
+                fail(1),
+                admin(Admin::Add(4)),
+                settle(),
+                read_all(),
+            ],
+        ),
         M26 => new(
             copied(0x102),
             "the second half of a chunk is zeroed",
