@@ -430,6 +430,7 @@ fn options(seed: u64) -> Options {
     options.workload.disjoint = true;
     options.workload.operations = 50;
     options.workload.hot_sectors = 0;
+    options.workload.stream_sectors = 0;
     options.workload.most_sectors = 16;
     (
         options.workload.stream_sectors,
