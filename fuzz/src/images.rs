@@ -19,7 +19,7 @@ use umd_format::bitmap::{self, on_disk_sectors};
 use umd_format::place::{Format, newest, probe_order};
 use umd_format::v1::Unverified;
 use umd_format::v090::SuperblockV090;
-use umd_format::{Minor, ParseError, SuperblockV1};
+use umd_format::{ParseError, SuperblockV1};
 
 use crate::{Input, fix_checksum};
 
@@ -145,46 +145,51 @@ impl Members {
 }
 
 fn right_sums(image: &mut Image) {
-    for minor in Minor::ALL {
+    for minor in Format::ALL {
         let Some(place) = minor.superblock_sector(image.sectors) else {
             continue;
         };
         if image.content.contains_key(&place) {
             let mut bytes = image.read(place, 8.min(image.sectors - place));
-            fix_checksum(&mut bytes);
+            match minor {
+                Format::V090 => crate::fix_v090_checksum(&mut bytes),
+                _ => fix_checksum(&mut bytes),
+            }
             image.write(place, &bytes[..SECTOR]);
         }
     }
 }
 
 fn facts(index: u32, image: &Image) -> MemberFacts {
-    let mut found: Vec<(u64, Option<Unverified>)> = Vec::new();
+    let mut found: Vec<(u64, Result<SuperblockV1, ParseError>)> = Vec::new();
     for (format, sector) in probe_order(image.sectors) {
         let bytes = image.read(sector, 8.min(image.sectors - sector));
         match format {
             Format::V1(minor) => {
                 if let Ok(parsed) = Unverified::parse(&bytes, minor) {
-                    found.push((parsed.fields().ctime.seconds(), Some(parsed)));
+                    let age = parsed.fields().ctime.seconds();
+                    found.push((age, parsed.verify(image.sectors)));
                 }
             }
             Format::V090 => {
                 if let Ok(parsed) = SuperblockV090::parse(&bytes) {
-                    found.push((parsed.ctime_seconds.into(), None));
+                    let age = parsed.ctime_seconds.into();
+                    found.push((age, parsed.verify(image.sectors)));
                 }
             }
+            Format::Bare => {}
         }
     }
     let ages: Vec<u64> = found.iter().map(|one| one.0).collect();
     let superblock = match newest(&ages).map(|index| found.swap_remove(index).1) {
         None => Err(NoSuperblock::Invalid(ParseError::NoMagic { found: 0 })),
-        Some(None) => Err(NoSuperblock::V090),
-        Some(Some(parsed)) => parsed.verify(image.sectors).map_err(NoSuperblock::Invalid),
+        Some(verified) => verified.map_err(NoSuperblock::Invalid),
     };
     let bitmap_of = |superblock: &SuperblockV1| {
         let sector = superblock.fields.bitmap_sector()?;
         let bytes = (sector < image.sectors).then(|| image.read(sector, 1))?;
         let parsed = bitmap::Unverified::parse(&bytes);
-        Some(parsed.and_then(|one| one.verify(superblock.fields.set_uuid)))
+        Some(parsed.and_then(|one| one.verify(superblock.bitmap_uuid())))
     };
     let bitmap = superblock.as_ref().ok().and_then(bitmap_of);
     MemberFacts {

@@ -56,3 +56,10 @@ pub fn fix_checksum(bytes: &mut [u8]) {
         bytes[216..220].copy_from_slice(&sum.to_le_bytes());
     }
 }
+
+/// The same for a superblock of version 0.90, little-endian.
+pub fn fix_v090_checksum(bytes: &mut [u8]) {
+    if let Ok(found) = umd_format::v090::SuperblockV090::parse(bytes) {
+        bytes[152..156].copy_from_slice(&found.computed_checksum.to_le_bytes());
+    }
+}

@@ -9,7 +9,7 @@ use umd_core::assembly::Wish;
 use umd_format::create::{NewArray, NewMember, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::DeviceFlags;
-use umd_format::{Level, Minor, Uuid, badblocks};
+use umd_format::{Format, Level, Uuid, badblocks};
 
 /// Superblocks and bitmaps that kernels wrote.
 const KERNEL: &[(&str, &[u8], &[u8])] = &[
@@ -68,14 +68,14 @@ fn kernel(corpus: &mut Corpus) {
     for (word, value) in [(0, umd_format::MD_MAGIC), (2, 90), (7, 1), (9, 2), (10, 2)] {
         old[4 * word..4 * word + 4].copy_from_slice(&value.to_le_bytes());
     }
-    corpus.insert("v090/little".into(), old.clone());
+    corpus.insert("v090/little".into(), [&[0, 200][..], &old].concat());
     old.chunks_mut(4).for_each(<[u8]>::reverse);
-    corpus.insert("v090/big".into(), old);
+    corpus.insert("v090/big".into(), [&[0, 200][..], &old].concat());
 }
 
 /// A small array as `umd create` makes it.
-fn array(level: Level, minor: Minor, spares: usize, bitmap: bool) -> Members {
-    const SECTORS: u64 = 24 + 4 * 40;
+fn array(level: Level, minor: Format, spares: usize, bitmap: bool) -> Members {
+    const SECTORS: u64 = 24 + 4 * 40 + 128;
     let member = |index: usize| NewMember {
         device_sectors: SECTORS,
         device_uuid: Uuid([index as u8 + 1; 16]),
@@ -83,7 +83,8 @@ fn array(level: Level, minor: Minor, spares: usize, bitmap: bool) -> Members {
     };
     let slots = if level == Level::Raid6 { 4 } else { 3 };
     let made = new_array(&NewArray {
-        minor,
+        format: minor,
+        preferred_minor: 0,
         set_uuid: Uuid([7; 16]),
         name: "host:fuzz".to_owned(),
         ctime_seconds: 1_700_000_000,
@@ -95,7 +96,7 @@ fn array(level: Level, minor: Minor, spares: usize, bitmap: bool) -> Members {
         },
         chunk_sectors: if level.is_striped() { 8 } else { 0 },
         size_sectors: None,
-        data_offset_sectors: Some(if minor == Minor::V1_0 { 0 } else { 32 }),
+        data_offset_sectors: Some(if minor.is_at_end() { 0 } else { 32 }),
         bitmap: bitmap.then_some(RegionWish::Bytes(4096)),
         bad_block_log: true,
         assume_clean: bitmap,
@@ -132,7 +133,7 @@ fn created(corpus: &mut Corpus) {
         Level::Raid6,
     ];
     for level in levels {
-        for minor in Minor::ALL {
+        for minor in Format::ALL {
             let redundant = level.is_redundant();
             let mut members = array(level, minor, usize::from(redundant), redundant);
             let name = format!("{level}-{minor}");
@@ -141,14 +142,19 @@ fn created(corpus: &mut Corpus) {
             let place = minor
                 .superblock_sector(image.sectors)
                 .expect("large enough");
-            let index = Minor::ALL
+            let index = Format::ALL
                 .iter()
                 .position(|one| *one == minor)
                 .expect("one of them");
-            let mut bytes = vec![index as u8 | 4];
-            bytes.extend(image.sectors.to_le_bytes());
-            bytes.extend(image.read(place, 1));
-            corpus.insert(format!("superblock/{name}").into(), bytes);
+            if minor == Format::V090 {
+                let bytes = [vec![0, 0], image.read(place, 8)].concat();
+                corpus.insert(format!("v090/{level}").into(), bytes);
+            } else {
+                let mut bytes = vec![index as u8 | 4];
+                bytes.extend(image.sectors.to_le_bytes());
+                bytes.extend(image.read(place, 1));
+                corpus.insert(format!("superblock/{name}").into(), bytes);
+            }
             members.images.remove(1);
             members.wish.force = true;
             corpus.insert(
@@ -156,14 +162,14 @@ fn created(corpus: &mut Corpus) {
                 members.describe(),
             );
         }
-        let unclean = array(level, Minor::V1_2, 0, false);
+        let unclean = array(level, Format::V1_2, 0, false);
         corpus.insert(
             format!("assembly/{level}-unclean").into(),
             unclean.describe(),
         );
     }
     let mut signature = vec![1, 0, 4, 0, 0, 0, 0, 0, 0, 1, 8, 0];
-    signature.extend(array(Level::Raid1, Minor::V1_1, 0, false).images[0].read(0, 4));
+    signature.extend(array(Level::Raid1, Format::V1_1, 0, false).images[0].read(0, 4));
     corpus.insert("signature/md".into(), signature);
 }
 

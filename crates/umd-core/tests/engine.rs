@@ -12,7 +12,7 @@ use umd_core::array::{
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
 use umd_core::value::{ControlId, IoId, MAX_SECTOR, MemberId, RepairWay, RequestId, Slot};
-use umd_format::{Level, Minor};
+use umd_format::{Format, Level};
 use world::{Lcg, Shape, World, redundancy, shapes};
 
 /// Writes at random places, keeping a copy to compare with.
@@ -301,7 +301,7 @@ fn six(layout: u32) -> Shape {
         disks: 5,
         chunk_sectors: 16,
         bitmap: true,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: false,
     }
 }
@@ -399,7 +399,7 @@ fn the_majority_of_three_mirrors_is_right() {
             disks: 3,
             chunk_sectors: 0,
             bitmap: false,
-            minor: Minor::V1_2,
+            format: Format::V1_2,
             assume_clean: false,
         });
         world
@@ -429,7 +429,7 @@ fn two_mirrors_and_raid5_say_where_and_not_who() {
             disks,
             chunk_sectors,
             bitmap: false,
-            minor: Minor::V1_2,
+            format: Format::V1_2,
             assume_clean: false,
         });
         world
@@ -492,7 +492,7 @@ fn a_degraded_array_stopped_in_the_middle_of_a_rebuild_goes_on() {
         disks: 3,
         chunk_sectors: 8,
         bitmap: true,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: true,
     };
     let mut world = World::create(&shape);
@@ -536,7 +536,7 @@ fn a_returning_member_gets_only_what_it_missed() {
         disks: 2,
         chunk_sectors: 0,
         bitmap: true,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: false,
     };
     let mut world = World::create(&shape);
@@ -716,7 +716,7 @@ fn mirror() -> Shape {
         disks: 2,
         chunk_sectors: 0,
         bitmap: false,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: true,
     }
 }
@@ -789,7 +789,7 @@ fn a_flush_that_fails_after_an_update_was_given_up_is_seen() {
         disks: 2,
         chunk_sectors: 0,
         bitmap: false,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: true,
     });
     world.start(&Wish::default(), Options::default()).unwrap();
@@ -838,7 +838,7 @@ fn an_array_that_nobody_writes_to_is_called_clean_after_a_while() {
         disks: 3,
         chunk_sectors: 16,
         bitmap: false,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: true,
     });
     world.start(&Wish::default(), Options::default()).unwrap();
@@ -858,7 +858,7 @@ fn a_raid0_whose_layout_does_not_matter_shows_none() {
         disks: 2,
         chunk_sectors: 16,
         bitmap: false,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: true,
     });
     world.start(&Wish::default(), Options::default()).unwrap();
@@ -875,7 +875,7 @@ fn writes_to_one_stripe_wait_for_each_other_and_both_end() {
             disks: 3,
             chunk_sectors: if level == Level::Raid5 { 16 } else { 0 },
             bitmap: false,
-            minor: Minor::V1_2,
+            format: Format::V1_2,
             assume_clean: true,
         });
         world.start(&Wish::default(), Options::default()).unwrap();

@@ -18,14 +18,16 @@
 //! last row cannot simply ask for a resync.)
 
 use crate::bitmap::{self, BitmapSuperblock};
-use crate::place::Minor;
+use crate::place::Format;
 use crate::raid10::Raid10Layout;
 use crate::space::{
     self, ArraySpace, BBLOG_SECTORS, MemberSpace, RegionWish, SpaceError, SpaceWish,
 };
 use crate::v1::{
-    DeviceFlags, Features, Fields, HEADER_BYTES, ParseError, ROLES_MAX, Role, UnixTime,
+    DeviceFlags, Features, Fields, HEADER_BYTES, Listed, Node, ParseError, ROLES_MAX, Role,
+    UnixTime,
 };
+use crate::v090;
 use crate::{Level, SECTOR_BYTES, SECTOR_MAX, SuperblockV1, Uuid};
 
 /// The longest name in bytes; shorter than the field, which ends with a NUL as mdadm has it.
@@ -34,12 +36,14 @@ pub const NAME_BYTES_MAX: usize = 31;
 /// A new array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewArray {
-    /// Metadata version.
-    pub minor: Minor,
+    /// How it is stored.
+    pub format: Format,
     /// Its identity, random.
     pub set_uuid: Uuid,
-    /// Its name, "host:name" or "name".
+    /// Its name, "host:name" or "name"; version 0.90 has none.
     pub name: String,
+    /// The number of its md device, for version 0.90.
+    pub preferred_minor: u32,
     /// The time now, seconds since 1970.
     pub ctime_seconds: u64,
     /// Level.
@@ -116,7 +120,7 @@ pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
     let present = array.slots.iter().flatten().chain(&array.spares);
     let device_sectors: Vec<u64> = present.map(|member| member.device_sectors).collect();
     let wish = SpaceWish {
-        minor: array.minor,
+        format: array.format,
         level: array.level,
         raid10: raid10(array),
         chunk_sectors: array.chunk_sectors,
@@ -128,16 +132,17 @@ pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
     let space = space::plan(&wish, &device_sectors)?;
     let common = common_fields(array, &space);
     let rebuilt = rebuilt_slot(array);
+    let listed = listed(array, rebuilt);
     let mut places = space.members.iter();
     let mut member = |number: usize, new: &NewMember| {
         let place = places.next().expect("a place was planned for every device");
         let fields = member_fields(&common, array.level, number, new, place);
-        let fields = if rebuilt == Some(number) {
-            rebuilding(fields)
-        } else {
-            fields
+        let fields = match array.format.keeps_members_apart() {
+            true if rebuilt == Some(number) => rebuilding(fields),
+            true => fields,
+            false => numbered(fields, &listed, array, rebuilt),
         };
-        SuperblockV1::build(array.minor, fields, new.device_sectors)
+        SuperblockV1::build(array.format, fields, new.device_sectors)
     };
     let mut slots = Vec::with_capacity(array.slots.len());
     for (slot, new) in array.slots.iter().enumerate() {
@@ -148,7 +153,9 @@ pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
         spares.push(member(array.slots.len() + index, new)?);
     }
     let bitmap = space.bitmap.map(|place| {
-        BitmapSuperblock::new(array.set_uuid, place.covered_sectors, place.region_bytes)
+        let member = slots.iter().flatten().next();
+        let uuid = member.map_or(array.set_uuid, SuperblockV1::bitmap_uuid);
+        BitmapSuperblock::new(uuid, place.covered_sectors, place.region_bytes)
     });
     Ok(Created {
         slots,
@@ -182,6 +189,7 @@ fn check_shape(array: &NewArray) -> Result<(), CreateError> {
             "an array has at most {ROLES_MAX} devices, not {devices}"
         ));
     }
+    check_old_metadata(array)?;
     let missing = array.slots.iter().filter(|slot| slot.is_none()).count();
     if let Some(most) = level.max_missing(disks as u32)
         && missing > most as usize
@@ -221,6 +229,72 @@ fn check_shape(array: &NewArray) -> Result<(), CreateError> {
         ));
     }
     Ok(())
+}
+
+/// What version 0.90 has no room for.
+fn check_old_metadata(array: &NewArray) -> Result<(), CreateError> {
+    if array.format != Format::V090 {
+        return Ok(());
+    }
+    let behind = array.spares.len() + usize::from(rebuilt_slot(array).is_some());
+    if array.slots.len() + behind > v090::DEVICES_MAX {
+        let most = v090::DEVICES_MAX;
+        return Err(CreateError::Shape(format!(
+            "0.90 metadata supports at most {most} devices per array"
+        )));
+    }
+    Ok(())
+}
+
+/// Who is in a new array of version 0.90: members in sync by slot, then those to be rebuilt, which
+/// are listed as spares, then spares.
+fn listed(array: &NewArray, rebuilt: Option<usize>) -> Vec<Listed> {
+    let in_slots = array.slots.iter().enumerate();
+    let in_slots = in_slots.filter_map(|(slot, new)| Some((slot, (*new)?)));
+    let (behind, in_sync): (Vec<_>, Vec<_>) =
+        in_slots.partition(|(slot, _)| rebuilt == Some(*slot));
+    let spares = behind.iter().map(|(_, new)| new).chain(&array.spares);
+    let first = array.slots.len();
+    let numbered = spares
+        .enumerate()
+        .map(|(index, new)| (first + index, Role::Spare, *new));
+    let in_sync = in_sync
+        .into_iter()
+        .map(|(slot, new)| (slot, Role::Active(slot as u16), new));
+    in_sync
+        .chain(numbered)
+        .map(|(number, role, new)| Listed {
+            number: number as u32,
+            node: v090::node_of(new.device_uuid),
+            role,
+            flags: new.flags,
+        })
+        .collect()
+}
+
+/// A superblock of version 0.90 of the member that would have this number in version 1.x.
+fn numbered(
+    mut fields: Fields,
+    listed: &[Listed],
+    array: &NewArray,
+    rebuilt: Option<usize>,
+) -> Fields {
+    let slots = array.slots.len() as u32;
+    let pushed = u32::from(rebuilt.is_some());
+    fields.dev_number = match fields.dev_number {
+        number if rebuilt == Some(number as usize) => slots,
+        number if number >= slots => number + pushed,
+        number => number,
+    };
+    fields.listed = listed.to_vec();
+    fields.roles = vec![Role::Spare; v090::DEVICES_MAX];
+    for one in listed {
+        fields.roles[one.number as usize] = one.role;
+    }
+    fields.node = v090::node_of(fields.device_uuid);
+    // As mdadm has it.
+    fields.events = 1;
+    fields
 }
 
 /// Where the array is in sync from the start (see the table at the top).
@@ -266,7 +340,9 @@ fn common_fields(array: &NewArray, space: &ArraySpace) -> Fields {
         features = features.with(Features::RAID0_LAYOUT);
     }
     let mut set_name = [0; 32];
-    set_name[..array.name.len()].copy_from_slice(array.name.as_bytes());
+    if array.format != Format::V090 {
+        set_name[..array.name.len()].copy_from_slice(array.name.as_bytes());
+    }
     let devices = array.slots.len() + array.spares.len();
     let mut roles = vec![Role::Spare; role_entries(devices)];
     for (slot, member) in array.slots.iter().enumerate() {
@@ -309,6 +385,9 @@ fn common_fields(array: &NewArray, space: &ArraySpace) -> Fields {
         resync_offset_sectors: if is_born_clean(array) { SECTOR_MAX } else { 0 },
         logical_block_bytes: 0,
         roles,
+        listed: Vec::new(),
+        node: Node::default(),
+        preferred_minor: array.preferred_minor,
     }
 }
 
@@ -353,20 +432,28 @@ pub fn spare_for(
         Role::Spare,
         "device number {number} is taken"
     );
-    let minor = peer.minor();
+    let format = peer.format();
+    if format == Format::V090 && number as usize >= v090::DEVICES_MAX {
+        let most = v090::DEVICES_MAX;
+        return Err(CreateError::Shape(format!(
+            "an array with metadata 0.90 has room for {most} devices, those that failed and were \
+             not removed included"
+        )));
+    }
     let have_sectors = new.device_sectors;
     let too_small = |need_sectors| SpaceError::DeviceTooSmall {
         device: 0,
         need_sectors,
         have_sectors,
     };
-    let super_offset_sectors = minor
+    let super_offset_sectors = format
         .superblock_sector(have_sectors)
+        .or((!format.is_stored()).then_some(have_sectors))
         .ok_or(too_small(crate::place::DEVICE_SECTORS_MIN))?;
-    let data_end = match minor {
-        Minor::V1_1 | Minor::V1_2 => have_sectors,
+    let data_end = match format {
+        Format::V1_1 | Format::V1_2 => have_sectors,
         // What the peer keeps between data and superblock is kept here as well.
-        Minor::V1_0 => {
+        _ => {
             let peer_end = fields.data_offset_sectors + fields.data_size_sectors;
             let between = fields.super_offset_sectors - peer_end;
             super_offset_sectors.saturating_sub(between)
@@ -388,8 +475,18 @@ pub fn spare_for(
     fields.recovery_offset_raw = 0;
     fields.corrected_reads = 0;
     fields.device_uuid = new.device_uuid;
+    fields.node = v090::node_of(new.device_uuid);
     fields.flags = new.flags;
     fields.dev_number = number;
     fields.set_role(number, Role::Spare);
-    Ok(SuperblockV1::build(minor, fields, have_sectors)?)
+    if format == Format::V090 {
+        fields.listed.retain(|one| one.number != number);
+        fields.listed.push(Listed {
+            number,
+            node: fields.node,
+            role: Role::Spare,
+            flags: new.flags,
+        });
+    }
+    Ok(SuperblockV1::build(format, fields, have_sectors)?)
 }

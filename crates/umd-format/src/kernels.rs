@@ -33,34 +33,22 @@ impl fmt::Display for KernelRefusal {
 
 const ALL_KNOWN: &str = "all known";
 
-/// Lists the refusals for a superblock with these `fields` and bytes, and, when it is known, for a
-/// bitmap of `bitmap_version`.
+/// Lists the refusals for a member with these `fields`, whose superblock of version 1.x has the
+/// bytes `raw`, and, when it is known, for a bitmap of `bitmap_version`.
 ///
 /// # Panics
 /// When `raw` is shorter than a superblock's header.
-pub fn refusals(fields: &Fields, raw: &[u8], bitmap_version: Option<u32>) -> Vec<KernelRefusal> {
-    assert!(raw.len() >= HEADER_BYTES);
+pub fn refusals(
+    fields: &Fields,
+    raw: Option<&[u8]>,
+    bitmap_version: Option<u32>,
+) -> Vec<KernelRefusal> {
     let mut found = Vec::new();
+    if let Some(raw) = raw {
+        assert!(raw.len() >= HEADER_BYTES);
+        header(fields, raw, &mut found);
+    }
     let mut refuse = |kernels, why: String| found.push(KernelRefusal { kernels, why });
-    if fields.features.unknown() != 0 {
-        refuse(
-            ALL_KNOWN,
-            format!("features {:#x} are unknown", fields.features.unknown()),
-        );
-    }
-    if u32_at(raw, 12) != 0 {
-        refuse(ALL_KNOWN, "bytes 12 to 15 must be 0".to_owned());
-    }
-    if raw[228..HEADER_BYTES].iter().any(|&byte| byte != 0) {
-        refuse(ALL_KNOWN, "bytes 228 to 255 must be 0".to_owned());
-    }
-    if fields.logical_block_bytes != 0 {
-        let bytes = fields.logical_block_bytes;
-        refuse(
-            "up to 6.18",
-            format!("its logical block size ({bytes}) is recorded, at byte 224 of the superblock"),
-        );
-    }
     match fields.level {
         Level::Linear => refuse("6.8 to 6.13", "level linear is not there".to_owned()),
         Level::Multipath | Level::Faulty => {
@@ -84,6 +72,46 @@ pub fn refusals(fields: &Fields, raw: &[u8], bitmap_version: Option<u32>) -> Vec
         _ => {}
     }
     found
+}
+
+/// The refusal of a raid0 that does not say how it is laid out. One superblock does not tell
+/// whether the members differ in size; where they do not, kernels take it.
+pub fn raid0_refusal(fields: &Fields) -> Option<KernelRefusal> {
+    let silent = fields.level == Level::Raid0 && fields.raid0_layout().is_none();
+    silent.then(|| KernelRefusal {
+        kernels: "from 5.4",
+        why: "raid0 without a layout, if its members differ in size; assemble with \
+              --update=layout-alternate (written by kernels from 3.14) or \
+              --update=layout-original (by older ones)"
+            .to_owned(),
+    })
+}
+
+/// What the bytes of a version 1.x header say.
+fn header(fields: &Fields, raw: &[u8], found: &mut Vec<KernelRefusal>) {
+    let mut refuse = |kernels, why: String| found.push(KernelRefusal { kernels, why });
+    if fields.features.unknown() != 0 {
+        refuse(
+            ALL_KNOWN,
+            format!("features {:#x} are unknown", fields.features.unknown()),
+        );
+    }
+    if u32_at(raw, 12) != 0 {
+        refuse(ALL_KNOWN, "bytes 12 to 15 must be 0".to_owned());
+    }
+    if raw[228..HEADER_BYTES].iter().any(|&byte| byte != 0) {
+        refuse(ALL_KNOWN, "bytes 228 to 255 must be 0".to_owned());
+    }
+    if fields.logical_block_bytes != 0 {
+        let bytes = fields.logical_block_bytes;
+        refuse(
+            "up to 6.18",
+            format!(
+                "its logical block size ({bytes}) is recorded, at byte 224 of the superblock; \
+                 assemble with --update=lbs=0 to take it out"
+            ),
+        );
+    }
 }
 
 #[cfg(test)]

@@ -59,21 +59,77 @@ impl fmt::Display for Minor {
     }
 }
 
-/// A metadata family and its place.
+/// How a member's metadata is stored: the family and its place.
+///
+/// | | 1.x | 0.90 | none |
+/// | --- | --- | --- | --- |
+/// | device numbers | for life | the slot, others behind the last slot | for this run |
+/// | a rebuild goes on after a restart | yes | no, the member is a spare until it is whole | no |
+/// | identity of a member | a UUID of its own | derived, see `v090` | for this run |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Format {
     /// Version 1.x.
     V1(Minor),
     /// Version 0.90 (and 0.91, the same while a reshape runs).
     V090,
+    /// No superblock: the array is described anew each time it is started (mdadm `--build`).
+    Bare,
 }
 
 impl Format {
-    /// The sector where such a superblock lies, `None` when the device is too small.
+    /// Version 1.0.
+    pub const V1_0: Format = Format::V1(Minor::V1_0);
+    /// Version 1.1.
+    pub const V1_1: Format = Format::V1(Minor::V1_1);
+    /// Version 1.2.
+    pub const V1_2: Format = Format::V1(Minor::V1_2);
+    /// Every version that is stored, in the order in which they are looked for.
+    pub const ALL: [Format; 4] = [Format::V1_2, Format::V1_1, Format::V1_0, Format::V090];
+
+    /// The sector where such a superblock lies, `None` when there is no place for one.
     pub fn superblock_sector(self, device_sectors: u64) -> Option<u64> {
         match self {
             Format::V1(minor) => minor.superblock_sector(device_sectors),
             Format::V090 => (device_sectors & !127).checked_sub(128),
+            Format::Bare => None,
+        }
+    }
+
+    /// Whether superblocks are read and written at all.
+    pub fn is_stored(self) -> bool {
+        self != Format::Bare
+    }
+
+    /// Whether a member keeps its device number for life, and how far its rebuild got is stored.
+    /// Without that, a member that is being rebuilt counts as a spare for whoever reads.
+    pub fn keeps_members_apart(self) -> bool {
+        !matches!(self, Format::V090)
+    }
+
+    /// Whether data begins at the start of the device, with metadata behind it.
+    pub fn is_at_end(self) -> bool {
+        !matches!(self, Format::V1_1 | Format::V1_2)
+    }
+
+    /// The version as mdadm's `--metadata` takes it.
+    pub fn parse(word: &str) -> Option<Format> {
+        Some(match word {
+            "1" | "1.2" | "default" => Format::V1_2,
+            "1.1" => Format::V1_1,
+            "1.0" => Format::V1_0,
+            "0" | "0.90" => Format::V090,
+            "none" => Format::Bare,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Format::V1(minor) => minor.fmt(f),
+            Format::V090 => f.write_str("0.90"),
+            Format::Bare => f.write_str("none"),
         }
     }
 }
@@ -81,8 +137,8 @@ impl Format {
 /// The places to look at, in order: format and sector. Look at all of them: when several
 /// superblocks load, the one with the newest creation time is meant (`newest`).
 pub fn probe_order(device_sectors: u64) -> Vec<(Format, u64)> {
-    let formats = Minor::ALL.map(Format::V1).into_iter().chain([Format::V090]);
-    formats
+    Format::ALL
+        .into_iter()
         .filter_map(|format| Some((format, format.superblock_sector(device_sectors)?)))
         .collect()
 }

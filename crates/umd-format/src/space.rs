@@ -13,8 +13,9 @@
 use crate::Level;
 use crate::Raid10Layout;
 use crate::bitmap::{default_region_bytes, least_region_bytes, on_disk_sectors, regions};
-use crate::place::{DEVICE_SECTORS_MIN, Minor};
+use crate::place::{DEVICE_SECTORS_MIN, Format};
 use crate::v1::DATA_SECTORS_MIN;
+use crate::v090;
 
 /// Sectors of a bad-block log.
 pub const BBLOG_SECTORS: u16 = 8;
@@ -31,8 +32,8 @@ const UNCHUNKED_ALIGN_SECTORS: u64 = 128;
 /// What is wanted of the members' space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpaceWish {
-    /// Metadata version.
-    pub minor: Minor,
+    /// How the array is stored.
+    pub format: Format,
     /// Level of the array.
     pub level: Level,
     /// Layout of a RAID10.
@@ -130,8 +131,17 @@ pub enum SpaceError {
         least_sectors: u64,
     },
     /// A data offset was given for metadata that lies at the end.
-    #[error("a data offset cannot be given with metadata version 1.0")]
-    DataOffsetNotUsed,
+    #[error("a data offset cannot be given with metadata version {0}")]
+    DataOffsetNotUsed(Format),
+    /// More than version 0.90 can say.
+    #[error(
+        "metadata version 0.90 uses at most 4 TiB of a device, not {size_sectors} sectors; give a \
+         --size or use version 1.2"
+    )]
+    SizeTooLarge {
+        /// What would be used of each device.
+        size_sectors: u64,
+    },
     /// The regions are too small for the bits to fit, or no power of two.
     #[error("bitmap chunk of {wanted_bytes} bytes cannot be had, the least is {least_bytes}")]
     RegionTooSmall {
@@ -176,12 +186,12 @@ pub fn plan(wish: &SpaceWish, device_sectors: &[u64]) -> Result<ArraySpace, Spac
         None => None,
         Some(region) => {
             let covered_sectors = wish.covered_sectors(size_sectors);
-            Some(reserved.bitmap(wish.minor, region, covered_sectors)?)
+            Some(reserved.bitmap(wish.format, region, covered_sectors)?)
         }
     };
     let data_offset_sectors = members[smallest].data_offset_sectors;
     let bblog_offset_sectors = if wish.bad_block_log {
-        reserved.bblog(wish.minor, bitmap, data_offset_sectors)
+        reserved.bblog(wish.format, bitmap, data_offset_sectors)
     } else {
         0
     };
@@ -229,11 +239,17 @@ fn common_size(wish: &SpaceWish, smallest: &MemberSpace) -> Result<u64, SpaceErr
     let chunk = u64::from(wish.chunk_sectors);
     let size_sectors = if chunk > 0 {
         asked - asked % chunk
-    } else if wish.minor == Minor::V1_0 && wish.size_sectors.is_none() {
+    } else if wish.format == Format::V1_0 && wish.size_sectors.is_none() {
         asked & !(UNCHUNKED_ALIGN_SECTORS - 1)
     } else {
         asked
     };
+    let old = wish.format == Format::V090;
+    if old && wish.level.is_redundant() && size_sectors > v090::SIZE_SECTORS_MAX {
+        return Err(SpaceError::SizeTooLarge { size_sectors });
+    }
+    // Version 0.90 counts in KiB.
+    let size_sectors = if old { size_sectors & !1 } else { size_sectors };
     if size_sectors < chunk.max(DATA_SECTORS_MIN) {
         let chunk_sectors = wish.chunk_sectors;
         return Err(SpaceError::SizeBelowChunk {
@@ -273,11 +289,11 @@ fn default_data_offset(device_sectors: u64, chunk_sectors: u32) -> u64 {
 }
 
 /// The superblock's sector for metadata that lies before the data.
-fn place_at_start(minor: Minor) -> Option<u64> {
-    match minor {
-        Minor::V1_0 => None,
-        Minor::V1_1 => Some(0),
-        Minor::V1_2 => Some(8),
+fn place_at_start(format: Format) -> Option<u64> {
+    match format {
+        Format::V1_1 => Some(0),
+        Format::V1_2 => Some(8),
+        _ => None,
     }
 }
 
@@ -291,10 +307,13 @@ struct Reserved {
 
 impl Reserved {
     fn of(wish: &SpaceWish, device_sectors: u64) -> Result<Reserved, SpaceError> {
-        let room_sectors = bitmap_room_sectors(device_sectors);
-        let Some(super_offset) = place_at_start(wish.minor) else {
+        let room_sectors = match wish.format {
+            Format::V090 => v090::BITMAP_ROOM_SECTORS,
+            _ => bitmap_room_sectors(device_sectors),
+        };
+        let Some(super_offset) = place_at_start(wish.format) else {
             if wish.data_offset_sectors.is_some_and(|wanted| wanted != 0) {
-                return Err(SpaceError::DataOffsetNotUsed);
+                return Err(SpaceError::DataOffsetNotUsed(wish.format));
             }
             return Ok(Reserved {
                 room_sectors,
@@ -336,14 +355,12 @@ impl Reserved {
         device: usize,
         have_sectors: u64,
     ) -> Result<MemberSpace, SpaceError> {
-        let super_offset_sectors = wish
-            .minor
-            .superblock_sector(have_sectors)
-            .expect("the smallest device has a place");
-        let around = match wish.minor {
+        let around = match wish.format {
             // Alignment, superblock and what is behind it, bad-block log, bitmap.
-            Minor::V1_0 => (have_sectors & 7) + 16 + 8 + self.room_sectors,
-            Minor::V1_1 | Minor::V1_2 => self.data_offset_sectors,
+            Format::V1_0 => (have_sectors & 7) + 16 + 8 + self.room_sectors,
+            Format::V1_1 | Format::V1_2 => self.data_offset_sectors,
+            Format::V090 => (have_sectors & 127) + 128,
+            Format::Bare => 0,
         };
         let chunk = u64::from(wish.chunk_sectors);
         let least = if wish.level.is_redundant() {
@@ -359,8 +376,9 @@ impl Reserved {
                 have_sectors,
             });
         }
+        let place = wish.format.superblock_sector(have_sectors);
         Ok(MemberSpace {
-            super_offset_sectors,
+            super_offset_sectors: place.unwrap_or(have_sectors),
             data_offset_sectors: self.data_offset_sectors,
             data_size_sectors: have_sectors - around,
         })
@@ -368,7 +386,7 @@ impl Reserved {
 
     fn bitmap(
         &self,
-        minor: Minor,
+        format: Format,
         region: RegionWish,
         covered_sectors: u64,
     ) -> Result<BitmapSpace, SpaceError> {
@@ -388,9 +406,9 @@ impl Reserved {
             RegionWish::Bytes(wanted_bytes) => wanted_bytes,
         };
         let length = bitmap_sectors(covered_sectors, region_bytes);
-        let offset_sectors = match minor {
-            Minor::V1_0 => -length - i32::from(BBLOG_SECTORS),
-            Minor::V1_1 | Minor::V1_2 => SUPERBLOCK_SECTORS as i32,
+        let offset_sectors = match format {
+            Format::V1_0 => -length - i32::from(BBLOG_SECTORS),
+            _ => SUPERBLOCK_SECTORS as i32,
         };
         Ok(BitmapSpace {
             offset_sectors,
@@ -400,8 +418,11 @@ impl Reserved {
     }
 
     /// The place of the bad-block log; 0 when there is none left.
-    fn bblog(&self, minor: Minor, bitmap: Option<BitmapSpace>, data_offset_sectors: u64) -> i32 {
-        let Some(super_offset) = place_at_start(minor) else {
+    fn bblog(&self, format: Format, bitmap: Option<BitmapSpace>, data_offset_sectors: u64) -> i32 {
+        if matches!(format, Format::V090 | Format::Bare) {
+            return 0;
+        }
+        let Some(super_offset) = place_at_start(format) else {
             return -i32::from(BBLOG_SECTORS);
         };
         let bitmap_end = match bitmap {

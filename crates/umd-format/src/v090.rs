@@ -1,9 +1,33 @@
-//! The v0.90 superblock, for reading only: enough to show it and to say clearly what it is.
+//! The v0.90 superblock: 1024 words of 32 bits in the byte order of the machine that wrote them.
 //!
-//! 1024 words of 32 bits in the byte order of the machine that wrote them, so both orders are
-//! tried. Facts: superblocks.md sections 4 and 11.
+//! ```text
+//!   word    0  magic, version, array uuid, ctime, level, size (KiB), devices, md minor
+//!          13  the rest of the uuid
+//!          32  utime, state, counts, checksum, events, events of the checkpoint, checkpoint
+//!          64  layout, chunk (bytes)
+//!         128  27 descriptors of 32 words: number, major, minor, slot, state
+//!         992  this member's own descriptor
+//! ```
+//!
+//! Both byte orders are shown; only little-endian ones are assembled, as the kernel takes its own
+//! order only. What the version has no word for, [`SuperblockV090::verify`] derives:
+//!
+//! | in memory | derived from |
+//! | --- | --- |
+//! | data offset, data size | 0; everything before the superblock |
+//! | device number | the descriptor's number: the slot of a member in sync, else behind the slots |
+//! | member's identity | device numbers, descriptor number and the array's uuid |
+//! | checkpoint of a rebuild | none: a member that is being rebuilt is listed as a spare |
+//! | bad blocks, name | none |
+//!
+//! Facts: superblocks.md sections 4 and 11.
 
-use crate::{Level, MD_MAGIC, Uuid};
+use crate::bytes::put;
+use crate::place::Format;
+use crate::v1::{
+    DATA_SECTORS_MIN, DeviceFlags, Features, Fields, Listed, Node, ParseError, Role, UnixTime,
+};
+use crate::{Level, MD_MAGIC, SECTOR_BYTES, SECTOR_MAX, SuperblockV1, Uuid};
 
 /// Bytes of a v0.90 superblock.
 pub const SUPERBLOCK_BYTES: usize = 4096;
@@ -13,6 +37,30 @@ pub const DEVICES_MAX: usize = 27;
 const WORDS: usize = SUPERBLOCK_BYTES / 4;
 const CHECKSUM_WORD: usize = 38;
 const THIS_DISK_WORD: usize = 992;
+const DISKS_WORD: usize = 128;
+const DISK_WORDS: usize = 32;
+/// Where the internal bitmap lies: behind the superblock, and nowhere else.
+pub const BITMAP_OFFSET_SECTORS: i32 = 8;
+/// Room for it: the rest of the 64 KiB that are kept for metadata.
+pub const BITMAP_ROOM_SECTORS: u64 = 120;
+/// The most that is used of a member of an array with redundancy: its size is a word of KiB.
+pub const SIZE_SECTORS_MAX: u64 = 2 * u32::MAX as u64;
+
+/// Bits of the state word.
+mod state {
+    pub const CLEAN: u32 = 1;
+    pub const BITMAP: u32 = 1 << 8;
+}
+
+/// Bits of a descriptor's state.
+mod disk {
+    pub const FAULTY: u32 = 1;
+    pub const ACTIVE: u32 = 1 << 1;
+    pub const SYNC: u32 = 1 << 2;
+    pub const REMOVED: u32 = 1 << 3;
+    pub const WRITE_MOSTLY: u32 = 1 << 9;
+    pub const FAILFAST: u32 = 1 << 10;
+}
 
 /// Byte order of the machine that wrote the superblock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +140,10 @@ pub struct SuperblockV090 {
     pub device_counts: [u32; 4],
     /// Update counter.
     pub events: u64,
+    /// Its value when the checkpoint was written.
+    pub checkpoint_events: u64,
+    /// How far a resync got, in sectors.
+    pub checkpoint: u32,
     /// The layout number.
     pub layout: u32,
     /// Chunk size.
@@ -100,10 +152,47 @@ pub struct SuperblockV090 {
     pub stored_checksum: u32,
     /// The checksum it should have.
     pub computed_checksum: u32,
-    /// The device table, `nr_disks` entries at most 27.
+    /// The device table, all 27 entries.
     pub disks: Vec<Descriptor>,
     /// This member's own entry.
     pub this_disk: Descriptor,
+    raw: Vec<u8>,
+}
+
+impl Descriptor {
+    fn role(&self) -> Role {
+        let slot = u16::try_from(self.raid_disk);
+        match (self.state, slot) {
+            (state, _) if state & disk::REMOVED != 0 => Role::Spare,
+            (state, _) if state & disk::FAULTY != 0 => Role::Faulty,
+            (state, Ok(slot)) if state & disk::SYNC != 0 && slot < DEVICES_MAX as u16 => {
+                Role::Active(slot)
+            }
+            _ => Role::Spare,
+        }
+    }
+
+    fn node(&self) -> Node {
+        Node {
+            major: self.major,
+            minor: self.minor,
+        }
+    }
+
+    fn flags(&self) -> DeviceFlags {
+        let bits = [
+            (disk::WRITE_MOSTLY, DeviceFlags::WRITE_MOSTLY),
+            (disk::FAILFAST, DeviceFlags::FAILFAST),
+        ];
+        let set = bits.iter().filter(|(bit, _)| self.state & bit != 0);
+        DeviceFlags(set.fold(0, |flags, (_, flag)| flags | flag.0))
+    }
+
+    /// Whether anybody is described: entries of nobody are empty, or say "removed".
+    fn is_somebody(&self) -> bool {
+        let blank = self.number == 0 && self.state == 0 && self.node() == Node::default();
+        self.state & disk::REMOVED == 0 && !blank
+    }
 }
 
 impl SuperblockV090 {
@@ -135,7 +224,9 @@ impl SuperblockV090 {
         if major != 0 || !matches!(minor, 90 | 91) {
             return Err(V090Error::BadVersion { major, minor });
         }
-        Ok(Self::from_words(word, byte_order))
+        let mut found = Self::from_words(word, byte_order);
+        found.raw = bytes[..SUPERBLOCK_BYTES].to_vec();
+        Ok(found)
     }
 
     fn from_words(word: impl Fn(usize) -> u32, byte_order: ByteOrder) -> SuperblockV090 {
@@ -153,7 +244,6 @@ impl SuperblockV090 {
             raid_disk: word(index + 3),
             state: word(index + 4),
         };
-        let listed = (word(9) as usize).min(DEVICES_MAX);
         SuperblockV090 {
             byte_order,
             minor: word(2),
@@ -168,14 +258,17 @@ impl SuperblockV090 {
             state: word(33),
             device_counts: [word(34), word(35), word(36), word(37)],
             events: wide(39),
+            checkpoint_events: wide(41),
+            checkpoint: word(43),
             layout: word(64),
             chunk_bytes: word(65),
             stored_checksum: word(CHECKSUM_WORD),
             computed_checksum: checksum((0..WORDS).map(&word), word(CHECKSUM_WORD)),
-            disks: (0..listed)
-                .map(|index| descriptor(128 + 32 * index))
+            disks: (0..DEVICES_MAX)
+                .map(|index| descriptor(DISKS_WORD + DISK_WORDS * index))
                 .collect(),
             this_disk: descriptor(THIS_DISK_WORD),
+            raw: Vec::new(),
         }
     }
 
@@ -184,6 +277,295 @@ impl SuperblockV090 {
     pub fn checksum_matches(&self) -> bool {
         fold(self.stored_checksum) == fold(self.computed_checksum)
     }
+}
+
+impl SuperblockV090 {
+    /// Checks everything that can be checked without other members, for a device of
+    /// `device_sectors`, and brings it into the form that arrays are run from.
+    ///
+    /// The checksum has to be exact. (The kernel folds both sums to 16 bits first, for values that
+    /// machines of the last century stored; that lets one torn write in 65,535 pass.)
+    ///
+    /// # Errors
+    /// Any kind of `ParseError` but those of `parse`.
+    pub fn verify(self, device_sectors: u64) -> Result<SuperblockV1, ParseError> {
+        let (stored, computed) = (self.stored_checksum, self.computed_checksum);
+        if stored != computed {
+            return Err(ParseError::BadChecksum { stored, computed });
+        }
+        if self.byte_order == ByteOrder::Big {
+            return Err(ParseError::ByteSwapped);
+        }
+        let impossible = |text: String| Err(ParseError::Impossible(text));
+        let number = self.this_disk.number;
+        if number as usize >= DEVICES_MAX {
+            return impossible(format!("its device number is {number}"));
+        }
+        if !self.disks[number as usize].is_somebody() {
+            return impossible(format!("its own entry, {number}, is empty"));
+        }
+        if self.raid_disks as usize > DEVICES_MAX {
+            return impossible(format!("{} devices, of {DEVICES_MAX}", self.raid_disks));
+        }
+        if !self.chunk_bytes.is_multiple_of(SECTOR_BYTES as u32) {
+            return impossible(format!("a chunk of {} bytes", self.chunk_bytes));
+        }
+        let place = Format::V090.superblock_sector(device_sectors);
+        let Some(super_sector) = place.filter(|sector| *sector >= DATA_SECTORS_MIN) else {
+            return impossible(format!(
+                "a device of {device_sectors} sectors cannot hold it"
+            ));
+        };
+        let fields = self.fields(super_sector);
+        SuperblockV1::from_parts(Format::V090, self.raw, fields, device_sectors)
+    }
+
+    fn features(&self) -> Features {
+        let mut features = Features::default();
+        if self.state & state::BITMAP != 0 {
+            features = features.with(Features::BITMAP_OFFSET);
+        }
+        if self.minor == 91 {
+            features = features.with(Features::RESHAPE_ACTIVE);
+        }
+        if self.level == Level::Raid0 && matches!(self.layout, 1 | 2) {
+            features = features.with(Features::RAID0_LAYOUT);
+        }
+        features
+    }
+
+    /// Where the array is in sync from: a checkpoint counts with the events it was written with.
+    fn resync_offset(&self) -> u64 {
+        if self.state & state::CLEAN != 0 {
+            SECTOR_MAX
+        } else if self.checkpoint_events == self.events {
+            self.checkpoint.into()
+        } else {
+            0
+        }
+    }
+
+    fn listed(&self) -> Vec<Listed> {
+        let entries = self.disks.iter().enumerate();
+        let somebody = entries.filter(|(_, entry)| entry.is_somebody());
+        somebody
+            .map(|(index, entry)| Listed {
+                number: index as u32,
+                node: entry.node(),
+                role: entry.role(),
+                flags: entry.flags(),
+            })
+            .collect()
+    }
+
+    fn fields(&self, super_sector: u64) -> Fields {
+        let own = self.disks[self.this_disk.number as usize];
+        let shared = self.level.is_redundant();
+        let features = self.features();
+        let bitmap = features.contains(Features::BITMAP_OFFSET);
+        let sectors = |bytes: u32| bytes / SECTOR_BYTES as u32;
+        Fields {
+            features,
+            set_uuid: self.uuid,
+            set_name: [0; 32],
+            ctime: UnixTime::from_seconds(self.ctime_seconds.into()),
+            level: self.level,
+            layout: self.layout,
+            size_sectors: u64::from(self.size_kib) * 2 * u64::from(shared),
+            chunk_sectors: match self.level {
+                Level::Raid1 => 0,
+                _ => sectors(self.chunk_bytes),
+            },
+            raid_disks: self.raid_disks,
+            bitmap_offset_raw: if bitmap {
+                BITMAP_OFFSET_SECTORS as u32
+            } else {
+                0
+            },
+            new_level: Level::Raid0,
+            reshape_position_sectors: 0,
+            delta_disks: 0,
+            new_layout: 0,
+            new_chunk_sectors: 0,
+            new_offset_sectors: 0,
+            data_offset_sectors: 0,
+            data_size_sectors: super_sector,
+            super_offset_sectors: super_sector,
+            recovery_offset_raw: 0,
+            dev_number: self.this_disk.number,
+            corrected_reads: 0,
+            device_uuid: identity(self.uuid, self.this_disk.number, own.node()),
+            flags: own.flags(),
+            bblog_shift: 0,
+            bblog_size_sectors: 0,
+            bblog_offset_sectors: 0,
+            utime: UnixTime::from_seconds(self.utime_seconds.into()),
+            events: self.events,
+            resync_offset_sectors: self.resync_offset(),
+            logical_block_bytes: 0,
+            roles: self.disks.iter().map(Descriptor::role).collect(),
+            listed: self.listed(),
+            node: own.node(),
+            preferred_minor: self.md_minor,
+        }
+    }
+}
+
+/// Who a member is, as far as version 0.90 can tell. Two members of one array differ in number; a
+/// copy of one does not.
+fn identity(array: Uuid, number: u32, node: Node) -> Uuid {
+    let mut bytes = [0; 16];
+    for (index, word) in [node.major, node.minor, number].into_iter().enumerate() {
+        put(&mut bytes, 4 * index, &word.to_be_bytes());
+    }
+    put(&mut bytes, 12, &array.0[..4]);
+    Uuid(bytes)
+}
+
+/// What stands for the device of a new member: files have no device numbers of their own.
+pub fn node_of(device_uuid: Uuid) -> Node {
+    let [a, b, c, ..] = device_uuid.0;
+    Node {
+        major: 0,
+        minor: u32::from_be_bytes([0, a & 0xf, b, c]),
+    }
+}
+
+/// The bytes to write for `fields`: patched into `raw`, what was found (or nothing).
+///
+/// # Panics
+/// When there are more devices than the table has entries, or the own one is not listed.
+pub(crate) fn encode(raw: &[u8], fields: &Fields) -> Vec<u8> {
+    let mut image = raw.to_vec();
+    image.resize(SUPERBLOCK_BYTES, 0);
+    let listed = || {
+        fields
+            .listed
+            .iter()
+            .filter(|one| (one.number as usize) < DEVICES_MAX)
+    };
+    let active = listed().filter(|one| matches!(one.role, Role::Active(_)));
+    let active = active.count() as u32;
+    let count = |role: Role| listed().filter(|one| one.role == role).count() as u32;
+    let spares = count(Role::Spare);
+    let mut word = |index: usize, value: u32| put(&mut image, 4 * index, &value.to_le_bytes());
+    let wide = |value: u64| [value as u32, (value >> 32) as u32];
+    head(&mut word, fields);
+    word(9, listed().count() as u32);
+    word(34, active);
+    word(35, active + spares);
+    word(36, fields.raid_disks.saturating_sub(active));
+    word(37, spares);
+    for at in [39, 41] {
+        let [low, high] = wide(fields.events);
+        word(at, low);
+        word(at + 1, high);
+    }
+    // Lower is safe where the word is too small.
+    word(43, fields.resync_offset_sectors.min(u32::MAX.into()) as u32);
+    for index in 0..DISK_WORDS * DEVICES_MAX {
+        word(DISKS_WORD + index, 0);
+    }
+    for slot in 0..fields.raid_disks as usize {
+        let missing = [slot as u32, 0, 0, slot as u32, disk::FAULTY | disk::REMOVED];
+        descriptor(&mut word, DISKS_WORD + DISK_WORDS * slot, missing);
+    }
+    for one in listed() {
+        let entry = DISKS_WORD + DISK_WORDS * one.number as usize;
+        descriptor(&mut word, entry, words_of(one));
+        if one.number == fields.dev_number {
+            descriptor(&mut word, THIS_DISK_WORD, words_of(one));
+        }
+    }
+    assert!(
+        listed().any(|one| one.number == fields.dev_number),
+        "a member lists itself"
+    );
+    let words = (0..WORDS).map(|index| crate::bytes::u32_at(&image, 4 * index));
+    let sum = checksum(words, stored_checksum(&image));
+    put(&mut image, 4 * CHECKSUM_WORD, &sum.to_le_bytes());
+    image
+}
+
+/// The words that say what the array is.
+fn head(word: &mut impl FnMut(usize, u32), fields: &Fields) {
+    let reshaping = fields.features.contains(Features::RESHAPE_ACTIVE);
+    assert!(!reshaping, "no reshape is stored in version 0.90 here");
+    word(0, MD_MAGIC);
+    word(1, 0);
+    word(2, 90);
+    for (at, bytes) in [5, 13, 14, 15].into_iter().zip(fields.set_uuid.0.chunks(4)) {
+        word(at, u32::from_be_bytes(crate::bytes::array_at(bytes, 0)));
+    }
+    word(6, fields.ctime.seconds() as u32);
+    word(7, fields.level.to_raw() as u32);
+    if fields.level.is_redundant() {
+        assert!(fields.size_sectors <= SIZE_SECTORS_MAX, "a size of 32 bits");
+        word(8, (fields.size_sectors / 2) as u32);
+    }
+    word(10, fields.raid_disks);
+    word(11, fields.preferred_minor);
+    word(32, fields.utime.seconds() as u32);
+    let bitmap = fields.features.contains(Features::BITMAP_OFFSET);
+    let clean = u32::from(fields.is_clean()) * state::CLEAN;
+    word(33, clean | u32::from(bitmap) * state::BITMAP);
+    word(64, fields.layout);
+    if fields.level != Level::Raid1 {
+        word(65, fields.chunk_sectors * SECTOR_BYTES as u32);
+    }
+}
+
+fn words_of(one: &Listed) -> [u32; 5] {
+    let (slot, state) = match one.role {
+        Role::Active(slot) => (slot.into(), disk::ACTIVE | disk::SYNC),
+        Role::Faulty => (one.number, disk::FAULTY),
+        Role::Spare | Role::Journal => (one.number, 0),
+    };
+    let mut state = state;
+    for (bit, flag) in [
+        (disk::WRITE_MOSTLY, DeviceFlags::WRITE_MOSTLY),
+        (disk::FAILFAST, DeviceFlags::FAILFAST),
+    ] {
+        state |= bit * u32::from(one.flags.contains(flag));
+    }
+    let Node { major, minor } = one.node;
+    [one.number, major, minor, slot, state]
+}
+
+fn descriptor(word: &mut impl FnMut(usize, u32), at: usize, values: [u32; 5]) {
+    for (index, value) in values.into_iter().enumerate() {
+        word(at + index, value);
+    }
+}
+
+/// The same superblock in the other byte order (mdadm `--update=byteorder`).
+///
+/// # Panics
+/// When there are fewer than 4096 bytes.
+pub fn swapped(bytes: &[u8]) -> Vec<u8> {
+    assert!(bytes.len() >= SUPERBLOCK_BYTES, "a whole superblock");
+    let mut words: Vec<[u8; 4]> = bytes[..SUPERBLOCK_BYTES]
+        .chunks_exact(4)
+        .map(|word| [word[3], word[2], word[1], word[0]])
+        .collect();
+    // Numbers of two words stand in the order of the machine, too.
+    for low in [39, 41] {
+        words.swap(low, low + 1);
+    }
+    words.concat()
+}
+
+pub(crate) fn stored_checksum(bytes: &[u8]) -> u32 {
+    crate::bytes::u32_at(bytes, 4 * CHECKSUM_WORD)
+}
+
+/// Each group of four bytes turned round: an array's uuid as its bitmap has it.
+pub(crate) fn word_order(uuid: Uuid) -> Uuid {
+    let mut bytes = uuid.0;
+    for word in bytes.chunks_exact_mut(4) {
+        word.reverse();
+    }
+    Uuid(bytes)
 }
 
 /// The four words, printed as numbers of eight digits.

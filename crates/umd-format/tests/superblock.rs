@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use umd_format::kernels::refusals;
 use umd_format::v1::{DeviceFlags, Features, Fields, Raid0Layout, UnixTime, Unverified, checksum};
-use umd_format::{Level, Minor, ParseError, Role, SECTOR_MAX, SuperblockV1, Uuid};
+use umd_format::{Format, Level, Minor, ParseError, Role, SECTOR_MAX, SuperblockV1, Uuid};
 
 const K72: &[u8] = include_bytes!("data/k72-raid6-lbs.superblock.bin");
 const LLB_RAID1: &[u8] = include_bytes!("data/llb-raid1-dirty.superblock.bin");
@@ -61,7 +61,7 @@ fn worked_example() -> Vec<u8> {
 fn worked_example_has_the_checksum_seen_on_disk() {
     let bytes = worked_example();
     assert_eq!(checksum(&bytes), 0x51e7_fee8);
-    let superblock = SuperblockV1::load(&bytes, Minor::V1_2, 131_072).unwrap();
+    let superblock = SuperblockV1::load(&bytes, Format::V1_2, 131_072).unwrap();
     let fields = &superblock.fields;
     assert_eq!(fields.level, Level::Raid5);
     assert_eq!(
@@ -93,7 +93,7 @@ fn worked_example_has_the_checksum_seen_on_disk() {
 #[test]
 fn members_written_by_kernel_7_2_are_read_and_written_back() {
     for bytes in [K72, LLB_RAID1, LLB_RAID5] {
-        let superblock = SuperblockV1::load(bytes, Minor::V1_2, DEVICE_SECTORS).unwrap();
+        let superblock = SuperblockV1::load(bytes, Format::V1_2, DEVICE_SECTORS).unwrap();
         assert_eq!(superblock.encode(512), bytes);
         let padded = superblock.encode(4096);
         assert_eq!((padded.len(), &padded[..512]), (4096, bytes));
@@ -105,7 +105,7 @@ fn members_written_by_kernel_7_2_are_read_and_written_back() {
         assert_eq!(fields.own_role(), Role::Active(0));
         assert_eq!(fields.logical_block_bytes, 512);
     }
-    let fields = SuperblockV1::load(K72, Minor::V1_2, DEVICE_SECTORS)
+    let fields = SuperblockV1::load(K72, Format::V1_2, DEVICE_SECTORS)
         .unwrap()
         .fields;
     assert_eq!(
@@ -125,19 +125,19 @@ fn members_written_by_kernel_7_2_are_read_and_written_back() {
 
 #[test]
 fn byte_224_names_the_kernels_that_refuse() {
-    let superblock = SuperblockV1::load(K72, Minor::V1_2, DEVICE_SECTORS).unwrap();
-    let found = refusals(&superblock.fields, superblock.raw(), Some(4));
+    let superblock = SuperblockV1::load(K72, Format::V1_2, DEVICE_SECTORS).unwrap();
+    let found = refusals(&superblock.fields, superblock.v1_raw(), Some(4));
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].kernels, "up to 6.18");
-    let lockless = SuperblockV1::load(LLB_RAID1, Minor::V1_2, DEVICE_SECTORS).unwrap();
-    let found = refusals(&lockless.fields, lockless.raw(), Some(6));
+    let lockless = SuperblockV1::load(LLB_RAID1, Format::V1_2, DEVICE_SECTORS).unwrap();
+    let found = refusals(&lockless.fields, lockless.v1_raw(), Some(6));
     assert_eq!(
         found.iter().map(|one| one.kernels).collect::<Vec<_>>(),
         ["up to 6.18", "up to 6.17"]
     );
     let plain = worked_example();
-    let plain = SuperblockV1::load(&plain, Minor::V1_2, 131_072).unwrap();
-    assert_eq!(refusals(&plain.fields, plain.raw(), Some(4)), []);
+    let plain = SuperblockV1::load(&plain, Format::V1_2, 131_072).unwrap();
+    assert_eq!(refusals(&plain.fields, plain.v1_raw(), Some(4)), []);
 }
 
 #[test]
@@ -148,9 +148,9 @@ fn unknown_bytes_survive_a_rewrite() {
     }
     bytes.extend_from_slice(&[0xa5; 512]);
     set_checksum(&mut bytes);
-    let mut superblock = SuperblockV1::load(&bytes, Minor::V1_2, 131_072).unwrap();
+    let mut superblock = SuperblockV1::load(&bytes, Format::V1_2, 131_072).unwrap();
     assert_eq!(
-        refusals(&superblock.fields, superblock.raw(), None).len(),
+        refusals(&superblock.fields, superblock.v1_raw(), None).len(),
         2
     );
     superblock.fields.events += 1;
@@ -201,7 +201,7 @@ fn patched(patches: Patches) -> Result<SuperblockV1, ParseError> {
         bytes[*offset..*offset + patch.len()].copy_from_slice(patch);
     }
     set_checksum(&mut bytes);
-    SuperblockV1::load(&bytes, Minor::V1_2, 131_072)
+    SuperblockV1::load(&bytes, Format::V1_2, 131_072)
 }
 
 #[test]
@@ -217,14 +217,14 @@ fn each_check_has_its_own_error() {
     };
     assert_eq!(patched(&[(144, &[16])]), Err(elsewhere));
     let bytes = worked_example();
-    let error = SuperblockV1::load(&bytes, Minor::V1_2, 131_071).unwrap_err();
+    let error = SuperblockV1::load(&bytes, Format::V1_2, 131_071).unwrap_err();
     let expected = ParseError::DeviceTooSmall {
         data_end_sectors: 131_072,
         device_sectors: 131_071,
     };
     assert_eq!(error, expected);
     assert!(error.to_string().ends_with("(1 sectors short)"), "{error}");
-    let error = SuperblockV1::load(&bytes, Minor::V1_1, 131_072).unwrap_err();
+    let error = SuperblockV1::load(&bytes, Format::V1_1, 131_072).unwrap_err();
     assert_eq!(
         error,
         ParseError::WrongPlace {
@@ -232,7 +232,7 @@ fn each_check_has_its_own_error() {
             found: 0
         }
     );
-    let error = SuperblockV1::load(&bytes[..511], Minor::V1_2, 131_072).unwrap_err();
+    let error = SuperblockV1::load(&bytes[..511], Format::V1_2, 131_072).unwrap_err();
     assert_eq!(
         error,
         ParseError::Truncated {
@@ -308,15 +308,15 @@ fn data_must_end_before_a_superblock_at_the_end() {
     fields.bitmap_offset_raw = -16i32 as u32;
     fields.data_offset_sectors = 0;
     fields.data_size_sectors = 131_040;
-    assert!(SuperblockV1::build(Minor::V1_0, fields.clone(), 131_072).is_ok());
+    assert!(SuperblockV1::build(Format::V1_0, fields.clone(), 131_072).is_ok());
     fields.data_size_sectors = 131_041;
-    let error = SuperblockV1::build(Minor::V1_0, fields.clone(), 131_072).unwrap_err();
+    let error = SuperblockV1::build(Format::V1_0, fields.clone(), 131_072).unwrap_err();
     assert!(
         error.to_string().contains("bitmap overlaps the data"),
         "{error}"
     );
     fields.data_size_sectors = 131_057;
-    let error = SuperblockV1::build(Minor::V1_0, fields, 131_072).unwrap_err();
+    let error = SuperblockV1::build(Format::V1_0, fields, 131_072).unwrap_err();
     assert!(
         error.to_string().contains("overlaps the superblock"),
         "{error}"
@@ -358,7 +358,7 @@ fn role_table_grows_with_unused_entries() {
     assert_eq!(superblock.fields.role_of(5000), Role::Spare);
     let bytes = superblock.encode(512);
     assert_eq!(bytes.len(), 1024);
-    let again = SuperblockV1::load(&bytes, Minor::V1_2, 131_072).unwrap();
+    let again = SuperblockV1::load(&bytes, Format::V1_2, 131_072).unwrap();
     assert_eq!(again.fields, superblock.fields);
 }
 
@@ -422,6 +422,9 @@ prop_compose! {
             resync_offset_sectors: numbers.3 | SECTOR_MAX << 60,
             logical_block_bytes,
             roles,
+            listed: Vec::new(),
+            node: umd_format::v1::Node::default(),
+            preferred_minor: 0,
         }
     }
 }
@@ -429,9 +432,9 @@ prop_compose! {
 proptest! {
     #[test]
     fn every_field_survives_the_round_trip(fields in arbitrary_fields()) {
-        let built = SuperblockV1::build(Minor::V1_2, fields.clone(), 131_072).unwrap();
+        let built = SuperblockV1::build(Format::V1_2, fields.clone(), 131_072).unwrap();
         let bytes = built.encode(512);
-        let again = SuperblockV1::load(&bytes, Minor::V1_2, 131_072).unwrap();
+        let again = SuperblockV1::load(&bytes, Format::V1_2, 131_072).unwrap();
         prop_assert_eq!(&again.fields, &fields);
         prop_assert_eq!(again.encode(512), bytes);
     }
@@ -443,11 +446,11 @@ proptest! {
         flip in 1u8..,
     ) {
         let used_bytes = fields.encoded_bytes();
-        let built = SuperblockV1::build(Minor::V1_2, fields, 131_072).unwrap();
+        let built = SuperblockV1::build(Format::V1_2, fields, 131_072).unwrap();
         let mut bytes = built.encode(512);
         bytes.resize(4096, 0);
         bytes[place.index(used_bytes)] ^= flip;
-        prop_assert!(SuperblockV1::load(&bytes, Minor::V1_2, 131_072).is_err());
+        prop_assert!(SuperblockV1::load(&bytes, Format::V1_2, 131_072).is_err());
     }
 
     #[test]
@@ -464,13 +467,13 @@ proptest! {
         if role_count(&bytes) <= 1920 {
             set_checksum(&mut bytes);
         }
-        for minor in Minor::ALL {
-            if let Ok(superblock) = SuperblockV1::load(&bytes, minor, device_sectors) {
+        for format in Format::ALL {
+            if let Ok(superblock) = SuperblockV1::load(&bytes, format, device_sectors) {
                 let used = superblock.fields.encoded_bytes();
                 prop_assert_eq!(&superblock.encode(512)[..used], &bytes[..used]);
                 superblock.fields.array_sectors();
             }
-            let _ = SuperblockV1::load(&bytes[..length.min(4096)], minor, device_sectors);
+            let _ = SuperblockV1::load(&bytes[..length.min(4096)], format, device_sectors);
         }
     }
 

@@ -13,7 +13,7 @@ use umd_core::array::{Array, Command, Event, Options, Request, RequestOp, Setup,
 use umd_core::assembly::{MemberFacts, Wish, assemble};
 use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId, Slice};
 use umd_disk::{Backend, Engine, MemberFile, Mode, Mux};
-use umd_format::{Minor, SuperblockV1};
+use umd_format::{Format, SuperblockV1};
 
 /// A load: sizes in bytes.
 #[derive(Debug, Clone, Copy)]
@@ -56,11 +56,11 @@ impl CorePlane {
         for (index, path) in members.iter().enumerate() {
             let file = MemberFile::open(path.as_ref(), Mode::ReadWrite, Engine::Auto)?;
             let size_sectors = file.size_sectors();
-            let at = Minor::V1_2
+            let at = Format::V1_2
                 .superblock_sector(size_sectors)
                 .context("too small")?;
             let bytes = file.read_at(at * 512, 4096)?;
-            let superblock = SuperblockV1::load(&bytes, Minor::V1_2, size_sectors)?;
+            let superblock = SuperblockV1::load(&bytes, Format::V1_2, size_sectors)?;
             let id = MemberId(u32::try_from(index)?);
             facts.push(MemberFacts {
                 id,

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | kind | linear, raid0 in both layouts, raid1, raid4, raid5 in 6 layouts, raid6 in 14 layouts, |
 //! |      | raid10 near, far and offset |
-//! | metadata | 1.0, 1.1, 1.2 |
+//! | metadata | 0.90 (not raid0: mdadm 4.2 makes none), 1.0, 1.1, 1.2 |
 //! | chunk | 4K, 64K, 512K (not raid1); of linear the rounding, none or 64K |
 //! | bitmap | internal, none (not linear, raid0) |
 //!
@@ -76,7 +76,7 @@ pub const KINDS: [Kind; 35] = [
     kind(-1, "", 3, 0),
 ];
 
-const METADATA: [&str; 3] = ["1.0", "1.1", "1.2"];
+const METADATA: [&str; 4] = ["0.90", "1.0", "1.1", "1.2"];
 const CHUNKS_KIB: [u32; 3] = [4, 64, 512];
 
 impl Kind {
@@ -134,7 +134,7 @@ impl Kind {
 pub struct Case {
     /// Level and layout.
     pub kind: &'static Kind,
-    /// `1.0`, `1.1` or `1.2`.
+    /// `0.90`, `1.0`, `1.1` or `1.2`.
     pub metadata: &'static str,
     /// Chunk in KiB; `None` for raid1.
     pub chunk_kib: Option<u32>,
@@ -230,7 +230,8 @@ pub fn full() -> Vec<Case> {
             true => &[false, true],
             false => &[false],
         };
-        for metadata in METADATA {
+        let known = |metadata: &&str| kind.level != 0 || *metadata != "0.90";
+        for metadata in METADATA.into_iter().filter(known) {
             for chunk_kib in chunks {
                 let chunk_kib = Some(*chunk_kib).filter(|chunk_kib| *chunk_kib != 0);
                 let cases_here = bitmaps.iter().map(|&bitmap| Case {
@@ -293,9 +294,9 @@ mod tests {
 
     #[test]
     fn the_full_matrix_is_the_product() {
-        // raid0 2 x 3 x 3, raid1 3 x 2, raid4/5/6 21 x 3 x 3 x 2, raid10 10 x 3 x 3 x 2,
-        // linear 3 x 2
-        assert_eq!(full().len(), 18 + 6 + 378 + 180 + 6);
+        // raid0 2 x 3 x 3, raid1 4 x 2, raid4/5/6 21 x 4 x 3 x 2, raid10 10 x 4 x 3 x 2,
+        // linear 4 x 2
+        assert_eq!(full().len(), 18 + 8 + 504 + 240 + 8);
     }
 
     #[test]

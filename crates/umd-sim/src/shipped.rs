@@ -4,7 +4,7 @@ use umd_core::array::{Array, Command, Commands, Event, Options, Purpose, Setup, 
 use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, RefusalKind, Wish, assemble};
 use umd_core::value::{Museum, Now, Pool};
 use umd_format::bitmap::{BitmapError, BitmapSuperblock, Unverified, on_disk_sectors};
-use umd_format::{Minor, SuperblockV1};
+use umd_format::{Format, SuperblockV1};
 
 use crate::disk::SimDisk;
 use crate::engine::{Candidate, Engine, Maker, Refused, Started};
@@ -70,11 +70,11 @@ pub(crate) fn read_sectors(disk: &SimDisk, first: u64, count: u64) -> Vec<u8> {
 }
 
 /// The metadata version of this number.
-pub(crate) fn minor_of(number: u8) -> Minor {
+pub(crate) fn minor_of(number: u8) -> Format {
     match number {
-        0 => Minor::V1_0,
-        1 => Minor::V1_1,
-        _ => Minor::V1_2,
+        0 => Format::V1_0,
+        1 => Format::V1_1,
+        _ => Format::V1_2,
     }
 }
 

@@ -68,8 +68,8 @@ pub struct CreateRequest {
     pub set_name: String,
     /// UUID to store; a random one when there is none.
     pub uuid: Option<String>,
-    /// Superblock minor: 0, 1, 2.
-    pub minor: u8,
+    /// Metadata version: `1.2`, `1.1`, `1.0` or `0.90`.
+    pub metadata: String,
     /// Level.
     pub level: i32,
     /// Layout.
@@ -111,8 +111,8 @@ pub struct AssembleRequest {
     pub uuid: Option<String>,
     /// Only members of the array with this stored name.
     pub set_name: Option<String>,
-    /// Only members with this superblock minor.
-    pub minor: Option<u8>,
+    /// Only members with this metadata version.
+    pub metadata: Option<String>,
     /// Absolute paths.
     pub devices: Vec<String>,
     /// Accept stale members; start unclean and degraded.

@@ -208,7 +208,7 @@ impl Demo<'_> {
             name: NAME.to_owned(),
             set_name: NAME.to_owned(),
             uuid: None,
-            minor: 2,
+            metadata: "1.2".into(),
             level: 5,
             layout: 2,
             chunk_sectors: 128,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use umd_core::array::{ArrayState, MemberRole, MemberStatus, Status, SyncStatus};
 use umd_core::value::SyncAction;
 use umd_core::value::{Mismatch, SECTOR_BYTES, Slot};
-use umd_format::Uuid;
+use umd_format::{Format, Uuid};
 
 use crate::words;
 
@@ -61,8 +61,10 @@ pub struct ArrayDoc {
     pub uuid_canonical: String,
     /// The name in the superblock, mostly `host:name`.
     pub set_name: String,
-    /// `1.0`, `1.1` or `1.2`.
+    /// `0.90`, `1.0`, `1.1` or `1.2`; `none` without superblocks.
     pub metadata: String,
+    /// The number of the md device, where the metadata has one (0.90).
+    pub preferred_minor: Option<u32>,
     /// `raid5`.
     pub level: String,
     /// The level as md stores it.
@@ -288,7 +290,8 @@ impl ArrayDoc {
             uuid: Uuid(status.uuid).to_string(),
             uuid_canonical: Uuid(status.uuid).canonical(),
             set_name: status.set_name.clone(),
-            metadata: format!("1.{}", status.minor),
+            metadata: status.format.to_string(),
+            preferred_minor: (status.format == Format::V090).then_some(status.preferred_minor),
             level: level_word(status.level),
             level_number: status.level,
             layout: words::layout_name(status.level, status.layout),
@@ -478,7 +481,8 @@ pub(crate) mod tests {
                 .expect("uuid")
                 .0,
             set_name: "host:r5".into(),
-            minor: 2,
+            format: Format::V1_2,
+            preferred_minor: 0,
             level: 5,
             layout: 2,
             chunk_sectors: 1024,

@@ -150,16 +150,6 @@ pub fn layout_default(level: i32) -> i32 {
     }
 }
 
-/// The superblock minor (0, 1, 2) behind a `--metadata` word.
-pub fn metadata_minor(word: &str) -> Option<u8> {
-    match word {
-        "1.0" => Some(0),
-        "1.1" => Some(1),
-        "1" | "1.2" | "default" => Some(2),
-        _ => None,
-    }
-}
-
 /// Sixteen random bytes made a version 4 UUID, for a new array or member.
 pub fn random_uuid() -> umd_format::Uuid {
     let mut uuid = [0; 16];

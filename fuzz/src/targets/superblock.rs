@@ -3,7 +3,7 @@
 use crate::{Input, fix_checksum};
 use umd_format::kernels::refusals;
 use umd_format::v1::Unverified;
-use umd_format::{Minor, SuperblockV1};
+use umd_format::{Format, Minor, SuperblockV1};
 
 /// Runs it.
 pub fn run(data: &[u8]) {
@@ -20,15 +20,16 @@ pub fn run(data: &[u8]) {
     }
     if let Ok(found) = Unverified::parse(&bytes, minor) {
         let _ = (found.fields().name(), found.computed_checksum());
-        let _ = refusals(found.fields(), found.raw(), Some(4));
+        let _ = refusals(found.fields(), Some(found.raw()), Some(4));
     }
-    let Ok(superblock) = SuperblockV1::load(&bytes, minor, device_sectors) else {
+    let Ok(superblock) = SuperblockV1::load(&bytes, Format::V1(minor), device_sectors) else {
         return;
     };
     let fields = &superblock.fields;
     let used = fields.encoded_bytes();
     assert_eq!(superblock.encode(512)[..used], bytes[..used]);
-    let again = SuperblockV1::load(&superblock.encode(4096), minor, device_sectors);
+    let written = superblock.encode(4096);
+    let again = SuperblockV1::load(&written, Format::V1(minor), device_sectors);
     assert_eq!(again.expect("what was written can be read").fields, *fields);
     assert!(
         fields

@@ -2,7 +2,7 @@
 
 use umd_format::create::{CreateError, NewMember as NewDevice, spare_for};
 use umd_format::v1::{DeviceFlags, Features};
-use umd_format::{Role, SuperblockV1, Uuid};
+use umd_format::{Format, Role, SuperblockV1, Uuid, v090};
 
 use super::engine::Array;
 use crate::member::{Member, ReadErrors, State};
@@ -216,7 +216,7 @@ impl Array {
             )));
         }
         let mut peer = self.peer().superblock.clone();
-        let number = self.members.free_number(u32::from(self.info.raid_disks));
+        let number = self.free_number();
         for role in peer.fields.roles.iter_mut().skip(number as usize).take(1) {
             *role = Role::Spare;
         }
@@ -238,6 +238,18 @@ impl Array {
         made.fields.bblog_offset_sectors = 0;
         made.fields.bblog_size_sectors = 0;
         Ok(made)
+    }
+
+    /// The number of a new member. Where numbers are given anew with each update, it is the one
+    /// it will have: behind the slots and everybody who is not in sync.
+    fn free_number(&self) -> u32 {
+        let slots = u32::from(self.info.raid_disks);
+        let others = self.members.iter().filter(|m| m.state != State::InSync);
+        let behind = match self.info.format.keeps_members_apart() {
+            true => 0,
+            false => others.count() as u32,
+        };
+        self.members.free_number(slots + behind)
     }
 
     fn take_in(
@@ -323,6 +335,10 @@ impl Array {
         }
         if fields.events < writer.events_cleared().0 {
             return Err(no("the bitmap no longer knows what it missed; use --add"));
+        }
+        let full = self.free_number() as usize >= v090::DEVICES_MAX;
+        if full && self.info.format == Format::V090 {
+            return Err(no("metadata 0.90 has no room for another device"));
         }
         if self.members.iter().any(|m| m.number() == fields.dev_number) {
             return Err(no(

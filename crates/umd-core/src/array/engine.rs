@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use umd_format::Level;
+use umd_format::{Format, Level};
 
 use super::control::Waiting;
 use super::setup::Options;
@@ -34,7 +34,8 @@ use crate::value::{
 pub(super) struct Info {
     pub uuid: [u8; 16],
     pub name: String,
-    pub minor: u8,
+    pub format: Format,
+    pub preferred_minor: u32,
     pub level: Level,
     pub layout: u32,
     pub chunk_sectors: u32,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use umd_format::SuperblockV1;
 use umd_format::v1::{DeviceFlags, Features};
-use umd_format::{Minor, SuperblockV1};
 
 use super::engine::{Array, Info, Parts};
 use crate::assembly::{BitmapPlan, MemberFacts, Plan, SlotPlan};
@@ -99,7 +99,7 @@ impl Array {
         let mut io = Io::new(pool);
         io.museum = museum;
         Array::assemble_parts(Parts {
-            info: info_of(&plan),
+            info: info_of(&plan, &superblock),
             geometry,
             members,
             epoch,
@@ -178,15 +178,12 @@ fn distrusting_rebuilds(mut plan: Plan) -> Plan {
     plan
 }
 
-fn info_of(plan: &Plan) -> Info {
+fn info_of(plan: &Plan, superblock: &SuperblockV1) -> Info {
     Info {
         uuid: plan.uuid.0,
         name: plan.name.clone(),
-        minor: match plan.minor {
-            Minor::V1_0 => 0,
-            Minor::V1_1 => 1,
-            Minor::V1_2 => 2,
-        },
+        format: plan.format,
+        preferred_minor: superblock.fields.preferred_minor,
         level: plan.level,
         layout: plan.layout,
         chunk_sectors: plan.chunk_sectors,

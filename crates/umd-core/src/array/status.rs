@@ -1,5 +1,7 @@
 //! What can be seen of an array: plain data, taken at any moment, rendered elsewhere.
 
+use umd_format::Format;
+
 use crate::sync::SyncAction;
 use crate::value::{Events, MemberId, Mismatch, Slot};
 
@@ -29,8 +31,10 @@ pub struct Status {
     pub uuid: [u8; 16],
     /// `set_name`, without padding (may be "host:name").
     pub set_name: String,
-    /// Metadata minor: 0, 1 or 2.
-    pub minor: u8,
+    /// How members are stored.
+    pub format: Format,
+    /// The number of the md device, where the metadata has one.
+    pub preferred_minor: u32,
     /// Level number (0, 1, 4, 5, 6).
     pub level: i32,
     /// Raw layout number (-1: none stored).

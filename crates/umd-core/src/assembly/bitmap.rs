@@ -91,7 +91,7 @@ fn bitmap_of<'a>(candidate: &Candidate<'a>) -> Result<&'a BitmapSuperblock, Stri
     let bytes = on_disk_bytes(superblock.regions(covered_sectors(fields)));
     let end = start.saturating_add(bytes.div_ceil(SECTOR_BYTES));
     let data_end = fields.data_offset_sectors + fields.data_size_sectors;
-    let super_end = fields.super_offset_sectors + fields.superblock_sectors();
+    let super_end = fields.super_offset_sectors + candidate.superblock.sectors();
     let overlaps = |from: u64, to: u64| start < to && from < end;
     if end > candidate.facts.size_sectors
         || overlaps(fields.data_offset_sectors, data_end)

@@ -266,7 +266,7 @@ impl<'a> Lineup<'a> {
         if array.events >= fields.events && array.role_of(spare.number()) == Role::Faulty {
             return Some(format!("{} says that it has failed", reference.name()));
         }
-        if reference.superblock.minor() != spare.superblock.minor() {
+        if reference.superblock.format() != spare.superblock.format() {
             return Some("its metadata version is not that of the array".to_owned());
         }
         // Once it has a slot, its superblock has to say what those of the others say.
@@ -314,7 +314,7 @@ impl<'a> Lineup<'a> {
                 Some(superblock.fields.version)
             }
         };
-        for one in kernels::refusals(fields, reference.superblock.raw(), bitmap_version) {
+        for one in kernels::refusals(fields, reference.superblock.v1_raw(), bitmap_version) {
             warnings.push(one.to_string());
         }
         let events = self
@@ -328,7 +328,7 @@ impl<'a> Lineup<'a> {
         Ok(Plan {
             uuid: fields.set_uuid,
             name: fields.name(),
-            minor: reference.superblock.minor(),
+            format: reference.superblock.format(),
             level: fields.level,
             layout: fields.layout,
             chunk_sectors: fields.chunk_sectors,

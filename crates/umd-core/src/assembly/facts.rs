@@ -28,9 +28,6 @@ pub enum NoSuperblock {
     /// It is missing, damaged, or does not fit the device.
     #[error(transparent)]
     Invalid(#[from] ParseError),
-    /// There is one of version 0.90.
-    #[error("metadata version 0.90 cannot be assembled yet")]
-    V090,
     /// Reading failed; the operating system's word for it.
     #[error("superblock cannot be read: {0}")]
     Unreadable(String),

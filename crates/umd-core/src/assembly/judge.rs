@@ -277,7 +277,7 @@ fn calls_failed(x: &Candidate<'_>, y: &Candidate<'_>) -> bool {
 
 /// What of the array's description differs between two members.
 pub(super) fn difference(a: &Candidate<'_>, b: &Candidate<'_>) -> Option<&'static str> {
-    let same_version = a.superblock.minor() == b.superblock.minor();
+    let same_version = a.superblock.format() == b.superblock.format();
     let (a, b) = (&a.superblock.fields, &b.superblock.fields);
     let raid0_layout = |one: &Fields| one.features.contains(Features::RAID0_LAYOUT);
     let checks = [

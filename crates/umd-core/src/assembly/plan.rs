@@ -4,7 +4,7 @@ use std::fmt;
 
 use umd_format::bitmap::BitmapSuperblock;
 use umd_format::v1::UnixTime;
-use umd_format::{Level, Minor, Uuid};
+use umd_format::{Format, Level, Uuid};
 
 use crate::geometry::Geometry;
 use crate::value::{Events, MAX_SECTOR, MemberId, SECTOR_BYTES, Slot};
@@ -16,8 +16,8 @@ pub struct Plan {
     pub uuid: Uuid,
     /// Its name as stored, often "host:name".
     pub name: String,
-    /// Metadata version.
-    pub minor: Minor,
+    /// How its members are stored.
+    pub format: Format,
     /// Level: raid0, 1, 4, 5 or 6.
     pub level: Level,
     /// Layout number as stored.

@@ -95,15 +95,9 @@ fn unusable(
         });
         return Ok(());
     }
-    Err(match why {
-        NoSuperblock::V090 => RefusalKind::NotSupported {
-            what: "metadata version 0.90".to_owned(),
-            member,
-        },
-        _ => RefusalKind::Unusable {
-            member,
-            why: why.to_string(),
-        },
+    Err(RefusalKind::Unusable {
+        member,
+        why: why.to_string(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! The members of a running array.
 
-use umd_format::{Role, SuperblockV1};
+use umd_format::{Format, Role, SuperblockV1};
 
 use super::read_errors::ReadErrors;
 use crate::value::{MemberId, Slot};
@@ -130,6 +130,33 @@ impl Members {
         (from..)
             .find(|n| self.list.iter().all(|m| m.number() != *n))
             .expect("a free number")
+    }
+
+    /// How members are stored: all in one way.
+    pub fn format(&self) -> Format {
+        let first = self.list.first().expect("an array has members");
+        first.superblock.format()
+    }
+
+    /// Numbers as version 0.90 has them: members in sync have that of their slot, all others
+    /// follow behind the last slot, those that failed at the end.
+    pub fn renumber(&mut self) {
+        let slots = |m: &Member| m.superblock.fields.raid_disks;
+        let mut next = self.list.first().map_or(0, slots);
+        for failed in [false, true] {
+            for member in &mut self.list {
+                let number = &mut member.superblock.fields.dev_number;
+                match (member.state, member.slot) {
+                    (State::InSync, Some(slot)) => *number = u32::from(slot.0),
+                    (state, _) if (state == State::Faulty) == failed => {
+                        *number = next;
+                        next += 1;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.check();
     }
 
     /// What must hold at any moment: identities, numbers and slots are held once.

@@ -1,7 +1,7 @@
 //! Superblock bytes from the members' state.
 
 use umd_format::Role;
-use umd_format::v1::{Features, UnixTime};
+use umd_format::v1::{Features, Listed, UnixTime};
 
 use crate::member::{Member, Members, State};
 use crate::value::{Events, MemberId, Pool, Slice};
@@ -30,13 +30,31 @@ pub struct Part {
     pub bytes: Slice,
 }
 
-/// The superblocks of all members that still work.
+/// The superblocks of all members that still work; none where there are none.
 pub fn encode_all(pool: &Pool, members: &mut Members, head: Head) -> Vec<Part> {
+    let format = members.format();
+    if !format.is_stored() {
+        return Vec::new();
+    }
+    if !format.keeps_members_apart() {
+        members.renumber();
+    }
     let roles = role_table(members);
+    let listed = listed(members);
     let working = members.iter_mut().filter(|m| m.state != State::Faulty);
     working
-        .map(|member| encode(pool, member, &roles, head))
+        .map(|member| encode(pool, member, (&roles, &listed), head))
         .collect()
+}
+
+/// What is recorded of a member. One that is being rebuilt has its slot only where it is recorded,
+/// too, how far the rebuild got: elsewhere it would be taken for whole.
+fn recorded_role(member: &Member) -> Role {
+    let partly = matches!(member.state, State::Recovering { .. });
+    match partly && !member.superblock.format().keeps_members_apart() {
+        true => Role::Spare,
+        false => member.role(),
+    }
 }
 
 /// By device number. Numbers of members that left are free again.
@@ -49,23 +67,42 @@ fn role_table(members: &Members) -> Vec<Role> {
             roles[member.number() as usize] == Role::Spare,
             "a device number is given once"
         );
-        roles[member.number() as usize] = member.role();
+        roles[member.number() as usize] = recorded_role(member);
     }
     roles
 }
 
-fn encode(pool: &Pool, member: &mut Member, roles: &[Role], head: Head) -> Part {
-    let role = member.role();
+/// Everybody, as version 0.90 lists them.
+fn listed(members: &Members) -> Vec<Listed> {
+    let one = |member: &Member| Listed {
+        number: member.number(),
+        node: member.superblock.fields.node,
+        role: recorded_role(member),
+        flags: member.superblock.fields.flags,
+    };
+    members.iter().map(one).collect()
+}
+
+fn encode(
+    pool: &Pool,
+    member: &mut Member,
+    (roles, listed): (&[Role], &[Listed]),
+    head: Head,
+) -> Part {
+    let role = recorded_role(member);
+    member
+        .superblock
+        .set_members(roles.to_vec(), listed.to_vec());
+    let format = member.superblock.format();
     let fields = &mut member.superblock.fields;
     assert!(fields.events <= head.events.0, "events only rise");
     fields.events = head.events.0;
     fields.utime = UnixTime::from_seconds(head.utime_seconds);
     fields.resync_offset_sectors = head.resync_offset_sectors;
-    fields.roles = roles.to_vec();
     assert_eq!(fields.own_role(), role, "a member is told its own role");
     let partly = Features::RECOVERY_OFFSET;
     match member.state {
-        State::Recovering { checkpoint_sectors } => {
+        State::Recovering { checkpoint_sectors } if format.keeps_members_apart() => {
             fields.features = fields.features.with(partly);
             fields.recovery_offset_raw = checkpoint_sectors;
         }

@@ -4,7 +4,7 @@ use crate::world::{Lcg, Logged, Shape, World, redundancy, shapes};
 use umd_core::array::{Control, Options, SyncRequest};
 use umd_core::assembly::Wish;
 use umd_core::value::MemberId;
-use umd_format::{Level, Minor};
+use umd_format::{Format, Level};
 
 /// An array of members full of different rubbish, of which no resync makes sense.
 fn in_doubt(shape: &Shape) -> World {
@@ -25,7 +25,7 @@ fn mirror(disks: u16) -> Shape {
         disks,
         chunk_sectors: 0,
         bitmap: true,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: false,
     }
 }

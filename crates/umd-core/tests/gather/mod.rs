@@ -15,7 +15,7 @@ fn started(level: Level, disks: u16) -> World {
         disks,
         chunk_sectors: 16,
         bitmap: true,
-        minor: umd_format::Minor::V1_2,
+        format: umd_format::Format::V1_2,
         assume_clean: true,
     });
     let wish = Wish::default();

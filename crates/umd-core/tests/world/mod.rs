@@ -14,7 +14,7 @@ use umd_format::bitmap::{self, BitmapSuperblock};
 use umd_format::create::{NewArray, NewMember as NewDevice, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::DeviceFlags;
-use umd_format::{Level, Minor, SuperblockV1, Uuid};
+use umd_format::{Format, Level, SuperblockV1, Uuid};
 
 /// A disk: content, and what is wrong with it.
 #[derive(Default, Clone)]
@@ -62,7 +62,7 @@ pub struct Shape {
     pub disks: u16,
     pub chunk_sectors: u32,
     pub bitmap: bool,
-    pub minor: Minor,
+    pub format: Format,
     pub assume_clean: bool,
 }
 
@@ -70,10 +70,11 @@ pub struct Shape {
 pub fn shapes() -> Vec<Shape> {
     let mut all = Vec::new();
     let mut push = |level: Level, layout, disks, chunk_sectors| {
-        for (bitmap, minor) in [
-            (false, Minor::V1_2),
-            (true, Minor::V1_0),
-            (true, Minor::V1_1),
+        for (bitmap, format) in [
+            (false, Format::V1_2),
+            (true, Format::V1_0),
+            (true, Format::V1_1),
+            (true, Format::V090),
         ] {
             let bitmap = bitmap && level.is_redundant();
             all.push(Shape {
@@ -82,7 +83,7 @@ pub fn shapes() -> Vec<Shape> {
                 disks,
                 chunk_sectors,
                 bitmap,
-                minor,
+                format,
                 assume_clean: false,
             });
         }
@@ -143,7 +144,8 @@ impl World {
             flags: DeviceFlags(0),
         };
         let new = NewArray {
-            minor: shape.minor,
+            format: shape.format,
+            preferred_minor: 0,
             set_uuid: Uuid([7; 16]),
             name: "host:test".into(),
             ctime_seconds: 1_700_000_000,
@@ -151,8 +153,8 @@ impl World {
             layout: shape.layout,
             chunk_sectors: shape.chunk_sectors,
             size_sectors: None,
-            data_offset_sectors: Some(match shape.minor {
-                Minor::V1_0 => 0,
+            data_offset_sectors: Some(match shape.format {
+                Format::V1_0 | Format::V090 => 0,
                 _ => 128,
             }),
             bitmap: shape.bitmap.then_some(RegionWish::Bytes(65536)),
@@ -216,17 +218,15 @@ impl World {
         present
             .map(|(id, disk)| {
                 let size_sectors = (disk.bytes.len() / 512) as u64;
-                let found = [Minor::V1_2, Minor::V1_1, Minor::V1_0]
-                    .into_iter()
-                    .find_map(|minor| {
-                        let at = minor.superblock_sector(size_sectors)? as usize * 512;
-                        SuperblockV1::load(&disk.bytes[at..at + 4096], minor, size_sectors).ok()
-                    });
+                let found = Format::ALL.into_iter().find_map(|minor| {
+                    let at = minor.superblock_sector(size_sectors)? as usize * 512;
+                    SuperblockV1::load(&disk.bytes[at..at + 4096], minor, size_sectors).ok()
+                });
                 let superblock = found.expect("a superblock");
                 let bitmap = superblock.fields.bitmap_sector().map(|at| {
                     let at = at as usize * 512;
                     bitmap::Unverified::parse(&disk.bytes[at..at + 256])
-                        .and_then(|b| b.verify(superblock.fields.set_uuid))
+                        .and_then(|b| b.verify(superblock.bitmap_uuid()))
                 });
                 MemberFacts {
                     id: *id,

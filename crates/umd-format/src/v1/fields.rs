@@ -1,7 +1,7 @@
 //! The fields of a v1 superblock, read from bytes and patched back into them.
 
 use crate::bytes::{array_at, i32_at, put, u16_at, u32_at, u64_at};
-use crate::{Level, SECTOR_BYTES, SECTOR_MAX, Uuid};
+use crate::{Level, SECTOR_MAX, Uuid};
 
 use super::HEADER_BYTES;
 
@@ -166,7 +166,29 @@ pub struct PplPlace {
     pub size_sectors: u16,
 }
 
-/// What a v1 superblock says. Offsets and sizes are in sectors of 512 bytes; "raw" fields keep
+/// The number of a block device, as version 0.90 writes it down for every member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Node {
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+/// One member as version 0.90 lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listed {
+    /// Its device number.
+    pub number: u32,
+    /// The device it was on.
+    pub node: Node,
+    /// What it is.
+    pub role: Role,
+    /// Its flags.
+    pub flags: DeviceFlags,
+}
+
+/// What a superblock says. Offsets and sizes are in sectors of 512 bytes; "raw" fields keep
 /// their on-disk form because their meaning depends on the feature map (use the methods).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fields {
@@ -234,6 +256,12 @@ pub struct Fields {
     pub logical_block_bytes: u32,
     /// The role of every device number.
     pub roles: Vec<Role>,
+    /// Version 0.90: everybody who is in the array, by device number.
+    pub listed: Vec<Listed>,
+    /// Version 0.90: the device this member is on.
+    pub node: Node,
+    /// Version 0.90: the number of the md device.
+    pub preferred_minor: u32,
 }
 
 impl Fields {
@@ -274,6 +302,9 @@ impl Fields {
             resync_offset_sectors: u64_at(raw, 208),
             logical_block_bytes: u32_at(raw, 224),
             roles: (0..role_count).map(role_at).collect(),
+            listed: Vec::new(),
+            node: Node::default(),
+            preferred_minor: 0,
         }
     }
 
@@ -322,11 +353,6 @@ impl Fields {
     /// Bytes of header and roles, which the checksum covers.
     pub fn encoded_bytes(&self) -> usize {
         HEADER_BYTES + 2 * self.roles.len()
-    }
-
-    /// Sectors the superblock takes.
-    pub fn superblock_sectors(&self) -> u64 {
-        self.encoded_bytes().div_ceil(SECTOR_BYTES) as u64
     }
 
     /// The role this member claims for itself. A number without an entry is a spare's.

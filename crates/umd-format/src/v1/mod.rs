@@ -16,11 +16,14 @@
 mod fields;
 mod verify;
 
-pub use fields::{DeviceFlags, Features, Fields, PplPlace, Raid0Layout, Role, UnixTime};
+pub use fields::{
+    DeviceFlags, Features, Fields, Listed, Node, PplPlace, Raid0Layout, Role, UnixTime,
+};
 
 use crate::bytes::{put, u16_at, u32_at};
-use crate::place::Minor;
-use crate::{MD_MAGIC, SECTOR_BYTES};
+use crate::place::{Format, Minor};
+use crate::v090;
+use crate::{MD_MAGIC, SECTOR_BYTES, Uuid};
 
 /// Bytes before the roles.
 pub const HEADER_BYTES: usize = 256;
@@ -87,9 +90,30 @@ pub enum ParseError {
         /// Sectors of the device.
         device_sectors: u64,
     },
+    /// Version 0.90 of a machine with the other byte order.
+    #[error(
+        "superblock of version 0.90 was written by a machine with the other byte order: \
+         assemble with --update=byteorder to convert it"
+    )]
+    ByteSwapped,
     /// A right checksum over values that contradict each other.
     #[error("superblock is impossible: {0}")]
     Impossible(String),
+}
+
+impl From<v090::V090Error> for ParseError {
+    fn from(error: v090::V090Error) -> ParseError {
+        match error {
+            v090::V090Error::Truncated { have_bytes } => ParseError::Truncated {
+                need_bytes: v090::SUPERBLOCK_BYTES,
+                have_bytes,
+            },
+            v090::V090Error::NoMagic { found } => ParseError::NoMagic { found },
+            v090::V090Error::BadVersion { major, minor } => {
+                ParseError::Impossible(format!("version {major}.{minor} where 0.90 lies"))
+            }
+        }
+    }
 }
 
 /// A superblock as it was found: it has the magic, the version and all its bytes, and nothing
@@ -141,9 +165,9 @@ impl Unverified {
         &self.fields
     }
 
-    /// The minor version, from the place where it was found.
-    pub fn minor(&self) -> Minor {
-        self.minor
+    /// The version, from the place where it was found.
+    pub fn format(&self) -> Format {
+        Format::V1(self.minor)
     }
 
     /// The bytes as found.
@@ -171,22 +195,24 @@ impl Unverified {
         if stored != computed {
             return Err(ParseError::BadChecksum { stored, computed });
         }
-        verify::check(&self.fields, self.minor, device_sectors)?;
+        let format = Format::V1(self.minor);
+        verify::check(&self.fields, format, device_sectors)?;
         Ok(SuperblockV1 {
-            minor: self.minor,
+            format,
             raw: self.raw,
             fields: self.fields,
         })
     }
 }
 
-/// A v1 superblock that passed `Unverified::verify`, or that was made here.
+/// A superblock that was verified, or that was made here: the one form in memory, whatever the
+/// version it is stored as. What a version cannot store is left at its neutral value.
 ///
 /// The fields are public: the engine changes events, roles and offsets and writes it back. Bytes
 /// without a field (pads, what lies behind the last role in its block) stay as they were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SuperblockV1 {
-    minor: Minor,
+    format: Format,
     raw: Vec<u8>,
     /// What the superblock says.
     pub fields: Fields,
@@ -197,33 +223,71 @@ impl SuperblockV1 {
     ///
     /// # Errors
     /// Those of `Unverified::parse` and `Unverified::verify`.
-    pub fn load(bytes: &[u8], minor: Minor, device_sectors: u64) -> Result<Self, ParseError> {
-        Unverified::parse(bytes, minor)?.verify(device_sectors)
+    pub fn load(bytes: &[u8], format: Format, device_sectors: u64) -> Result<Self, ParseError> {
+        match format {
+            Format::V1(minor) => Unverified::parse(bytes, minor)?.verify(device_sectors),
+            Format::V090 => v090::SuperblockV090::parse(bytes)?.verify(device_sectors),
+            Format::Bare => Err(ParseError::NoMagic { found: 0 }),
+        }
     }
 
     /// A new superblock from its fields, all other bytes 0.
     ///
     /// # Errors
     /// When the fields are not those of a valid superblock on a device of `device_sectors`.
-    pub fn build(minor: Minor, fields: Fields, device_sectors: u64) -> Result<Self, ParseError> {
-        verify::check(&fields, minor, device_sectors)?;
+    pub fn build(format: Format, fields: Fields, device_sectors: u64) -> Result<Self, ParseError> {
+        Self::from_parts(format, Vec::new(), fields, device_sectors)
+    }
+
+    /// From verified bytes of version 0.90, or none.
+    pub(crate) fn from_parts(
+        format: Format,
+        raw: Vec<u8>,
+        fields: Fields,
+        device_sectors: u64,
+    ) -> Result<Self, ParseError> {
+        verify::check(&fields, format, device_sectors)?;
         let mut built = SuperblockV1 {
-            minor,
-            raw: vec![0; HEADER_BYTES],
+            format,
+            raw,
             fields,
         };
-        built.raw = built.encode(SECTOR_BYTES);
+        if built.raw.is_empty() && format.is_stored() {
+            built.raw = vec![0; HEADER_BYTES];
+            built.raw = built.encode(SECTOR_BYTES);
+        }
         Ok(built)
     }
 
-    /// The minor version.
-    pub fn minor(&self) -> Minor {
-        self.minor
+    /// How it is stored.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
-    /// The bytes as they were found, for `kernels::refusals`.
-    pub fn raw(&self) -> &[u8] {
-        &self.raw
+    /// The array's identity as its bitmap has it: version 0.90 stores words, not bytes.
+    pub fn bitmap_uuid(&self) -> Uuid {
+        match self.format {
+            Format::V090 => v090::word_order(self.fields.set_uuid),
+            Format::V1(_) | Format::Bare => self.fields.set_uuid,
+        }
+    }
+
+    /// Sectors the superblock takes.
+    pub fn sectors(&self) -> u64 {
+        sectors(&self.fields, self.format)
+    }
+
+    /// Tells who is in the array: by device number, and as version 0.90 lists them.
+    pub fn set_members(&mut self, roles: Vec<Role>, listed: Vec<Listed>) {
+        self.fields.roles = roles;
+        if self.format == Format::V090 {
+            self.fields.listed = listed;
+        }
+    }
+
+    /// The bytes of a version 1.x superblock as they were found, for `kernels::refusals`.
+    pub fn v1_raw(&self) -> Option<&[u8]> {
+        matches!(self.format, Format::V1(_)).then_some(self.raw.as_slice())
     }
 
     /// The bytes to write at `fields.super_offset_sectors`: fields and roles patched into the
@@ -242,6 +306,10 @@ impl SuperblockV1 {
             block_bytes.is_power_of_two() && (SECTOR_BYTES..=4096).contains(&block_bytes),
             "logical block of {block_bytes} bytes"
         );
+        assert!(self.format.is_stored(), "there is no superblock to write");
+        if self.format == Format::V090 {
+            return v090::encode(&self.raw, &self.fields);
+        }
         let used_bytes = self.fields.encoded_bytes();
         let mut image = self.raw.clone();
         image.resize(used_bytes.next_multiple_of(block_bytes), 0);
@@ -255,7 +323,20 @@ impl SuperblockV1 {
 
     /// The value of the checksum field as it was found (new after each `encode`).
     pub fn stored_checksum(&self) -> u32 {
-        u32_at(&self.raw, CHECKSUM_OFFSET)
+        match self.format {
+            Format::V090 => v090::stored_checksum(&self.raw),
+            Format::V1(_) => u32_at(&self.raw, CHECKSUM_OFFSET),
+            Format::Bare => 0,
+        }
+    }
+}
+
+/// Sectors that a superblock with these fields takes.
+fn sectors(fields: &Fields, format: Format) -> u64 {
+    match format {
+        Format::V1(_) => fields.encoded_bytes().div_ceil(SECTOR_BYTES) as u64,
+        Format::V090 => (v090::SUPERBLOCK_BYTES / SECTOR_BYTES) as u64,
+        Format::Bare => 0,
     }
 }
 

@@ -1,10 +1,10 @@
 //! What must hold in a superblock before any of it is used: the kernel's own load checks
 //! (superblocks.md section 2), and those that keep our arithmetic safe.
 
-use crate::place::Minor;
+use crate::place::Format;
 use crate::{Level, SECTOR_BYTES};
 
-use super::{DATA_SECTORS_MIN, Features, Fields, ParseError, ROLES_MAX, Role};
+use super::{DATA_SECTORS_MIN, Features, Fields, ParseError, ROLES_MAX, Role, sectors};
 
 /// No array lives to see this many updates; below it there is always a next one.
 const EVENTS_END: u64 = 1 << 63;
@@ -13,13 +13,17 @@ const EVENTS_END: u64 = 1 << 63;
 const BLOCK_BYTES_MAX: u32 = 64 << 10;
 
 /// Checks `fields` against each other and against the device they are on.
-pub(super) fn check(fields: &Fields, minor: Minor, device_sectors: u64) -> Result<(), ParseError> {
+pub(super) fn check(
+    fields: &Fields,
+    format: Format,
+    device_sectors: u64,
+) -> Result<(), ParseError> {
     features(fields)?;
-    place(fields, minor, device_sectors)?;
+    place(fields, format, device_sectors)?;
     shape(fields)?;
     logical_block(fields)?;
-    data_area(fields, minor, device_sectors)?;
-    side_areas(fields, device_sectors)
+    data_area(fields, format, device_sectors)?;
+    side_areas(fields, format, device_sectors)
 }
 
 fn impossible(text: String) -> Result<(), ParseError> {
@@ -42,8 +46,11 @@ fn features(fields: &Fields) -> Result<(), ParseError> {
     Ok(())
 }
 
-fn place(fields: &Fields, minor: Minor, device_sectors: u64) -> Result<(), ParseError> {
-    let Some(found) = minor.superblock_sector(device_sectors) else {
+fn place(fields: &Fields, format: Format, device_sectors: u64) -> Result<(), ParseError> {
+    if format == Format::Bare {
+        return Ok(());
+    }
+    let Some(found) = format.superblock_sector(device_sectors) else {
         return impossible(format!(
             "a device of {device_sectors} sectors cannot hold it"
         ));
@@ -115,7 +122,7 @@ fn too_many(sectors: u64) -> bool {
     sectors > u64::MAX / SECTOR_BYTES as u64
 }
 
-fn data_area(fields: &Fields, minor: Minor, device_sectors: u64) -> Result<(), ParseError> {
+fn data_area(fields: &Fields, format: Format, device_sectors: u64) -> Result<(), ParseError> {
     let (start, length) = (fields.data_offset_sectors, fields.data_size_sectors);
     if length < DATA_SECTORS_MIN {
         return impossible(format!("only {length} sectors of data"));
@@ -131,10 +138,11 @@ fn data_area(fields: &Fields, minor: Minor, device_sectors: u64) -> Result<(), P
         return impossible(format!("a device of {device_sectors} sectors"));
     }
     let super_start = fields.super_offset_sectors;
-    let super_end = super_start + fields.superblock_sectors();
-    let apart = match minor {
-        Minor::V1_0 => data_end_sectors <= super_start,
-        Minor::V1_1 | Minor::V1_2 => start >= super_end,
+    let super_end = super_start + sectors(fields, format);
+    let apart = match format {
+        Format::Bare => true,
+        Format::V090 | Format::V1_0 => data_end_sectors <= super_start,
+        Format::V1(_) => start >= super_end,
     };
     if !apart {
         return impossible(format!(
@@ -145,15 +153,16 @@ fn data_area(fields: &Fields, minor: Minor, device_sectors: u64) -> Result<(), P
 }
 
 /// The bitmap's and the bad-block log's beginnings: on the device, not on superblock or data.
-fn side_areas(fields: &Fields, device_sectors: u64) -> Result<(), ParseError> {
+fn side_areas(fields: &Fields, format: Format, device_sectors: u64) -> Result<(), ParseError> {
     if fields.features.contains(Features::BITMAP_OFFSET) {
-        side_area(fields, "bitmap", fields.bitmap_sector(), 1, device_sectors)?;
+        let start = fields.bitmap_sector();
+        side_area((fields, format), "bitmap", start, 1, device_sectors)?;
     }
     let logged = fields.features.contains(Features::BAD_BLOCKS);
     if logged {
         let length = u64::from(fields.bblog_size_sectors);
         side_area(
-            fields,
+            (fields, format),
             "bad-block log",
             fields.bblog_sector(),
             length,
@@ -167,7 +176,7 @@ fn side_areas(fields: &Fields, device_sectors: u64) -> Result<(), ParseError> {
 }
 
 fn side_area(
-    fields: &Fields,
+    (fields, format): (&Fields, Format),
     what: &str,
     start: Option<u64>,
     length: u64,
@@ -182,7 +191,7 @@ fn side_area(
     }
     let data_end = fields.data_offset_sectors + fields.data_size_sectors;
     let super_start = fields.super_offset_sectors;
-    let super_end = super_start + fields.superblock_sectors();
+    let super_end = super_start + sectors(fields, format);
     if start < super_end && super_start < end {
         return impossible(format!("its {what} overlaps the superblock"));
     }

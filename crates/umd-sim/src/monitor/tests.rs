@@ -3,7 +3,7 @@ use umd_core::value::{Events, Instant, IoId, Pool, Slice, Slot};
 use umd_format::create::{NewArray, NewMember, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::DeviceFlags;
-use umd_format::{Level, Minor, Role, SuperblockV1, Uuid};
+use umd_format::{Format, Level, Role, SuperblockV1, Uuid};
 
 use super::*;
 use crate::disk::{Armed, Latency};
@@ -45,7 +45,8 @@ fn status() -> Status {
         state: ArrayState::Active,
         uuid: [1; 16],
         set_name: "x".into(),
-        minor: 2,
+        format: Format::V1_2,
+        preferred_minor: 0,
         level: 1,
         layout: 0,
         chunk_sectors: 0,
@@ -79,7 +80,8 @@ impl Bench {
             flags: DeviceFlags::default(),
         };
         let array = NewArray {
-            minor: Minor::V1_2,
+            format: Format::V1_2,
+            preferred_minor: 0,
             set_uuid: Uuid([1; 16]),
             name: "x".into(),
             ctime_seconds: 1,

@@ -75,7 +75,8 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
         .map(|n| new(slots + n))
         .collect();
     NewArray {
-        minor: minor_of(options.minor),
+        format: minor_of(options.minor),
+        preferred_minor: 0,
         set_uuid: uuid(rng),
         name: "wind".into(),
         ctime_seconds: now_at(Instant(0)).wall_seconds,

@@ -7,7 +7,7 @@ use umd_core::array::{
     MemberIo, MemberRole, MemberStatus, Purpose, Reply, Request, RequestOp,
 };
 use umd_core::value::{Events, IoId, MemberId, Now, Slice, Slot};
-use umd_format::{Minor, SuperblockV1};
+use umd_format::{Format, SuperblockV1};
 
 use super::*;
 use crate::engine::{Candidate, Refused, Started};
@@ -338,7 +338,7 @@ impl Maker for Mirrors {
             let sectors = candidate.disk.sectors();
             let bytes = crate::shipped::read_sectors(candidate.disk, 8, 8);
             let superblock =
-                SuperblockV1::load(&bytes, Minor::V1_2, sectors).expect("a superblock");
+                SuperblockV1::load(&bytes, Format::V1_2, sectors).expect("a superblock");
             let number = superblock.fields.dev_number;
             members.push(MemberStatus {
                 id: candidate.id,
@@ -360,7 +360,8 @@ impl Maker for Mirrors {
             state: ArrayState::Active,
             uuid: [0; 16],
             set_name: String::new(),
-            minor: 2,
+            format: Format::V1_2,
+            preferred_minor: 0,
             level: 1,
             layout: 0,
             chunk_sectors: 0,

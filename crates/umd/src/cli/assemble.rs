@@ -26,7 +26,8 @@ use umd_disk::{Engine, MemberFile, Mode};
 pub fn run(args: &AssembleArgs, reach: &Reach, quiet: bool) -> Outcome {
     let mut request = request(&args.start)?;
     request.no_degraded = args.no_degraded;
-    request.minor = args.metadata.as_deref().map(values::metadata).transpose()?;
+    let metadata = args.metadata.as_deref().map(values::metadata).transpose()?;
+    request.metadata = metadata.map(|format| format.to_string());
     if args.scan {
         return scan(args, request, reach, quiet);
     }
@@ -89,7 +90,7 @@ fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
             .transpose()?
             .map(|uuid| uuid.to_string()),
         set_name: args.name.clone(),
-        minor: None,
+        metadata: None,
         devices,
         force: args.force,
         run: args.run,
@@ -176,7 +177,8 @@ fn uuid_of(device: &str) -> Result<Option<String>, String> {
         open::superblock(&file, None).map_err(|error| format!("cannot read {device}: {error}"))?;
     Ok(match found {
         Some(Superblock::V1(found)) => Some(found.fields().set_uuid.to_string()),
-        _ => None,
+        Some(Superblock::V090(found)) => Some(found.uuid.to_string()),
+        None => None,
     })
 }
 

@@ -14,7 +14,6 @@ use umd_format::v090::SuperblockV090;
 use super::args::{ActionArgs, ManageArgs, StopArgs, WaitArgs, ZeroArgs};
 use super::outcome::{FAILED, Failure, Outcome, USAGE, print, print_json, say};
 use super::reach::{Reach, no_such_array};
-use super::show::minor_of;
 use super::values;
 use crate::api::{
     ActionRequest, ArraysDoc, DoneDoc, ManageRequest, ReadonlyRequest, SCHEMA, WaitDoc,
@@ -535,15 +534,10 @@ pub fn zero(args: &ZeroArgs, reach: &Reach, quiet: bool) -> Outcome {
     if args.devices.is_empty() {
         return Err(Failure::usage("No devices given."));
     }
-    let only = args
-        .metadata
-        .as_deref()
-        .map(values::metadata)
-        .transpose()?
-        .map(minor_of);
+    let only = args.metadata.as_deref().map(values::metadata).transpose()?;
     let mut code = 0;
     for device in &args.devices {
-        match zero_one(device, only.map(Format::V1), args, quiet) {
+        match zero_one(device, only, args, quiet) {
             Ok(()) => {}
             Err(why) => {
                 let text = match why {
@@ -620,6 +614,7 @@ fn zero_one(
         let good = match format {
             Format::V1(minor) => Unverified::parse(&bytes, minor)
                 .map(|one| one.stored_checksum() == one.computed_checksum()),
+            Format::Bare => continue,
             Format::V090 => SuperblockV090::parse(&bytes)
                 .map(|one| one.checksum_matches())
                 .map_err(|_| umd_format::ParseError::NoMagic { found: 0 }),

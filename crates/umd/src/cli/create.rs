@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 
+use umd_format::Format;
+
 use super::args::CreateArgs;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::{Reach, from_doc};
@@ -77,7 +79,8 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
     };
     let name = values::array_name(name)?;
     let (level, slots, spares) = shape(args, devices, device_flags)?;
-    let minor = args.metadata.as_deref().map_or(Ok(2), values::metadata)?;
+    let metadata = args.metadata.as_deref().map(values::metadata).transpose()?;
+    let metadata = metadata.unwrap_or(Format::V1_2);
     let bitmap = bitmap(args, level)?;
     let host = Context::system().host;
     let stored = args.name.as_deref().unwrap_or(&name);
@@ -90,7 +93,7 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
             .map(values::uuid)
             .transpose()?
             .map(|uuid| uuid.to_string()),
-        minor,
+        metadata: metadata.to_string(),
         level,
         layout: values::layout(level, args.layout.as_deref())?,
         chunk_sectors: chunk(args, level)?,
@@ -286,7 +289,8 @@ mod tests {
             (request.level, request.layout, request.chunk_sectors),
             (5, 2, 128)
         );
-        assert_eq!((request.minor, request.size_sectors), (1, Some(2 << 20)));
+        assert_eq!(request.metadata, "1.1");
+        assert_eq!(request.size_sectors, Some(2 << 20));
         assert_eq!(request.set_name, "r5");
         assert_eq!(request.slots.len(), 3);
         assert!(request.slots[2].is_none());

@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::Serialize;
 use umd_core::value::SECTOR_BYTES;
 use umd_disk::{Engine, MemberFile, Mode, OpenError};
+use umd_format::Format;
 use umd_format::bitmap;
 use umd_format::kernels;
-use umd_format::place::Minor;
 use umd_format::v1::{Role, Unverified};
 
 use super::args::{DetailArgs, ExamineArgs, MdstatArgs, QueryArgs, VersionArgs};
@@ -164,7 +164,7 @@ fn superblock_doc(found: &Examined) -> SuperblockDoc {
         found.superblock.computed_checksum(),
     );
     SuperblockDoc {
-        metadata: found.superblock.minor().to_string(),
+        metadata: found.superblock.format().to_string(),
         feature_map: fields.features.0,
         uuid: fields.set_uuid.to_string(),
         uuid_canonical: fields.set_uuid.canonical(),
@@ -202,9 +202,10 @@ fn superblock_doc(found: &Examined) -> SuperblockDoc {
 }
 
 fn kernels_refusing(found: &Unverified) -> Vec<String> {
-    let refusals = kernels::refusals(found.fields(), found.raw(), None);
+    let refusals = kernels::refusals(found.fields(), Some(found.raw()), None);
     refusals
-        .iter()
+        .into_iter()
+        .chain(kernels::raid0_refusal(found.fields()))
         .map(|one| format!("{}: {}", one.kernels, one.why))
         .collect()
 }
@@ -217,7 +218,7 @@ enum Found {
     Nothing,
 }
 
-fn look(name: &str, only: Option<Minor>) -> Result<(u64, Found), Failure> {
+fn look(name: &str, only: Option<Format>) -> Result<(u64, Found), Failure> {
     let file =
         MemberFile::open(Path::new(name), Mode::Examine, Engine::Sync).map_err(
             |error| match error {
@@ -270,12 +271,7 @@ pub fn run_examine(args: &ExamineArgs, verbose: bool) -> Outcome {
     if args.devices.is_empty() {
         return Err(Failure::usage("No devices to examine"));
     }
-    let only = args
-        .metadata
-        .as_deref()
-        .map(values::metadata)
-        .transpose()?
-        .map(minor_of);
+    let only = args.metadata.as_deref().map(values::metadata).transpose()?;
     let context = Context::system();
     let mut code = 0;
     let mut members = Vec::new();
@@ -358,17 +354,10 @@ fn remarks(found: &Examined) {
         say(&format!("{}: {error}", found.name));
     }
     let superblock = &found.superblock;
-    for one in kernels::refusals(superblock.fields(), superblock.raw(), None) {
+    let fields = superblock.fields();
+    let refusals = kernels::refusals(fields, Some(superblock.raw()), None);
+    for one in refusals.into_iter().chain(kernels::raid0_refusal(fields)) {
         say(&format!("{}: {one}", found.name));
-    }
-}
-
-/// The place behind a minor version number.
-pub fn minor_of(number: u8) -> Minor {
-    match number {
-        0 => Minor::V1_0,
-        1 => Minor::V1_1,
-        _ => Minor::V1_2,
     }
 }
 

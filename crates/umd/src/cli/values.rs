@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use umd_format::Format;
+
 use crate::api::Limit;
 use crate::units;
 use crate::words;
@@ -155,17 +157,17 @@ pub fn layout(level: i32, word: Option<&str>) -> Result<i32, Failure> {
         .ok_or_else(|| Failure::usage(format!("layout {word} not understood for {name}.")))
 }
 
-/// A superblock minor.
+/// A metadata version.
 ///
 /// # Errors
 /// When it is no metadata version, or one of a later round.
-pub fn metadata(word: &str) -> Result<u8, Failure> {
-    if let Some(minor) = words::metadata_minor(word) {
-        return Ok(minor);
+pub fn metadata(word: &str) -> Result<Format, Failure> {
+    if let Some(format) = Format::parse(word).filter(|format| format.is_stored()) {
+        return Ok(format);
     }
-    if matches!(word, "0" | "0.9" | "0.90" | "0.91" | "ddf" | "imsm") {
+    if matches!(word, "ddf" | "imsm") {
         return Err(Failure::usage(format!(
-            "metadata {word} is not available in this version; 1.0, 1.1 and 1.2 are"
+            "metadata {word} is not available in this version; 0.90, 1.0, 1.1 and 1.2 are"
         )));
     }
     Err(Failure::usage(format!(
@@ -339,7 +341,7 @@ mod tests {
         for refused in [
             text(level("multipath")),
             text(level("faulty")),
-            text(metadata("0.90")),
+            text(metadata("ddf")),
             text(bitmap("clustered")),
             text(bitmap("/tmp/bitmap")),
             text(consistency_policy("ppl")),
@@ -361,7 +363,8 @@ mod tests {
         assert_eq!(size_sectors("1G"), Ok(Some(2 << 20)));
         assert_eq!(layout(5, None), Ok(2));
         assert_eq!(layout(6, Some("ddf-N-continue")), Ok(10));
-        assert_eq!(metadata("default"), Ok(2));
+        assert_eq!(metadata("default"), Ok(Format::V1_2));
+        assert_eq!(metadata("0.90"), Ok(Format::V090));
         assert_eq!(bitmap_chunk_bytes("64M"), Ok(64 << 20));
         assert_eq!(consistency_policy("bitmap"), Ok(true));
     }

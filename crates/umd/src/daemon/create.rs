@@ -19,8 +19,8 @@ use std::time::SystemTime;
 use umd_core::geometry::{Geometry, Raid10};
 use umd_core::value::{IoError, SECTOR_BYTES};
 use umd_disk::{MemberFile, Mode};
+use umd_format::Format;
 use umd_format::create::{self, Created, NewArray, NewMember};
-use umd_format::place::Minor;
 use umd_format::signature::Kind;
 use umd_format::space::{RegionWish, SpaceError, SpaceWish, plan};
 use umd_format::v1::DeviceFlags;
@@ -71,12 +71,9 @@ fn usage(text: impl Into<String>) -> ErrorDoc {
     error
 }
 
-fn minor_of(request: &CreateRequest) -> Minor {
-    match request.minor {
-        0 => Minor::V1_0,
-        1 => Minor::V1_1,
-        _ => Minor::V1_2,
-    }
+/// The metadata version; what it was checked to be when devices were taken.
+fn format_of(request: &CreateRequest) -> Format {
+    Format::parse(&request.metadata).unwrap_or(Format::V1_2)
 }
 
 /// Checks, opens, plans. In a dry run nothing is locked and no file is made.
@@ -191,7 +188,7 @@ fn make_file(path: &Path, sectors: u64) -> io::Result<()> {
 
 fn wish(request: &CreateRequest, bitmap: Option<RegionWish>) -> SpaceWish {
     SpaceWish {
-        minor: minor_of(request),
+        format: format_of(request),
         level: Level::from_raw(request.level),
         raid10: raid10(request),
         chunk_sectors: request.chunk_sectors,
@@ -244,10 +241,12 @@ fn file_sectors(request: &CreateRequest, size: u64) -> Result<u64, ErrorDoc> {
         plan(&wish(request, region), &[roomy]).map_err(|error| refused(error.to_string()))?;
     let member = space.members[0];
     let used = member.data_offset_sectors + size;
-    Ok(match minor_of(request) {
+    Ok(match format_of(request) {
+        // Data may only end where a superblock can begin.
+        Format::V090 => used.next_multiple_of(128) + 128,
         // Behind the data: bitmap, log and superblock keep their distance from the end.
-        Minor::V1_0 => used + (roomy - member.data_offset_sectors - member.data_size_sectors),
-        Minor::V1_1 | Minor::V1_2 => used,
+        Format::V1_0 => used + (roomy - member.data_offset_sectors - member.data_size_sectors),
+        _ => used,
     }
     .next_multiple_of(8))
 }
@@ -354,9 +353,10 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
     let used = size_wish(request).unwrap_or(smallest);
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let array = NewArray {
-        minor: minor_of(request),
+        format: format_of(request),
         set_uuid: uuid,
         name: request.set_name.clone(),
+        preferred_minor: preferred_minor(&request.name),
         ctime_seconds: wall.map_or(0, |since| since.as_secs()),
         level: Level::from_raw(request.level),
         layout: u32::try_from(request.layout).unwrap_or(0),
@@ -374,6 +374,15 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
     let size_sectors = first.map_or(0, |superblock| superblock.fields.size_sectors);
     check_copies(request, size_sectors)?;
     Ok(created)
+}
+
+/// The md device's number for version 0.90: that of `mdN`, else the one mdadm begins with for
+/// arrays that have names.
+fn preferred_minor(name: &str) -> u32 {
+    let number = name
+        .strip_prefix("md")
+        .and_then(|number| number.parse().ok());
+    number.unwrap_or(127)
 }
 
 fn create_error(error: &create::CreateError, devices: &[Device]) -> ErrorDoc {
@@ -430,7 +439,7 @@ impl Prepared {
             lines.push(format!(
                 "would write a version {} superblock at sector {} of {path} ({what} {}, data at \
                  sector {}, {} sectors)",
-                superblock.minor(),
+                superblock.format(),
                 fields.super_offset_sectors,
                 fields.dev_number,
                 fields.data_offset_sectors,
@@ -522,7 +531,7 @@ mod tests {
             name: "t".into(),
             set_name: "host:t".into(),
             uuid: None,
-            minor: 2,
+            metadata: "1.2".into(),
             level,
             layout: words::layout_default(level),
             chunk_sectors: if level == 1 { 0 } else { 128 },
@@ -546,10 +555,20 @@ mod tests {
 
     #[test]
     fn files_are_made_as_large_as_the_size_needs() {
-        for (minor, level) in [(0, 5), (1, 5), (2, 5), (2, 1), (0, 1), (2, 0), (2, 6)] {
+        for (version, level) in [
+            ("1.0", 5),
+            ("1.1", 5),
+            ("1.2", 5),
+            ("1.2", 1),
+            ("1.0", 1),
+            ("1.2", 0),
+            ("1.2", 6),
+            ("0.90", 1),
+            ("0.90", 5),
+        ] {
             let dir = tempfile::tempdir().expect("tempdir");
             let mut request = request(dir.path(), level, &["a", "b", "c", "d"]);
-            request.minor = minor;
+            request.metadata = version.into();
             request.bitmap = Some(level != 0);
             let opened = prepare(&request, false)
                 .expect("prepares")
@@ -557,23 +576,24 @@ mod tests {
                 .expect("writes");
             assert_eq!(opened.len(), 4);
             let found = open::superblock(&opened[3].file, None).expect("reads");
-            let Some(Superblock::V1(found)) = found else {
-                panic!("a superblock was written");
-            };
             let sectors = opened[3].file.size_sectors();
-            let verified = found.verify(sectors).expect("a good superblock");
+            let verified = match found.expect("a superblock was written") {
+                Superblock::V1(found) => found.verify(sectors),
+                Superblock::V090(found) => found.verify(sectors),
+            };
+            let verified = verified.expect("a good superblock");
             if level != 0 {
                 assert_eq!(
                     verified.fields.size_sectors,
                     16 << 11,
-                    "1.{minor} level {level}"
+                    "{version} level {level}"
                 );
             } else {
                 assert_eq!(verified.fields.data_size_sectors, 16 << 11);
             }
             assert!(
                 sectors < (18 << 11),
-                "1.{minor} level {level}: {sectors} sectors"
+                "{version} level {level}: {sectors} sectors"
             );
         }
     }
@@ -651,21 +671,21 @@ mod tests {
     fn an_old_superblock_elsewhere_does_not_survive() {
         let dir = tempfile::tempdir().expect("tempdir");
         let mut request = request(dir.path(), 1, &["a", "b"]);
-        request.minor = 0;
+        request.metadata = "1.0".into();
         drop(
             prepare(&request, false)
                 .expect("prepares")
                 .write()
                 .expect("writes"),
         );
-        request.minor = 2;
+        request.metadata = "1.2".into();
         request.size_sectors = None;
         request.destroy_all = true;
         let opened = prepare(&request, false)
             .expect("prepares")
             .write()
             .expect("writes");
-        let old = open::superblock(&opened[0].file, Some(Minor::V1_0)).expect("reads");
+        let old = open::superblock(&opened[0].file, Some(Format::V1_0)).expect("reads");
         assert_eq!(old, None);
     }
 }

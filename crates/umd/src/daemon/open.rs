@@ -11,7 +11,7 @@ use umd_core::assembly::{MemberFacts, NoSuperblock};
 use umd_core::value::{IoError, MemberId, SECTOR_BYTES};
 use umd_disk::{Engine, MemberFile, Mode, OpenError};
 use umd_format::bitmap;
-use umd_format::place::{self, Format, Minor, SUPERBLOCK_READ_SECTORS};
+use umd_format::place::{self, Format, SUPERBLOCK_READ_SECTORS};
 use umd_format::signature::{self, HEAD_BYTES, Signature, TAIL_BYTES, Window};
 use umd_format::v1::Unverified;
 use umd_format::v090::SuperblockV090;
@@ -146,10 +146,10 @@ impl Superblock {
 ///
 /// # Errors
 /// When the places cannot be read.
-pub fn superblock(file: &MemberFile, only: Option<Minor>) -> Result<Option<Superblock>, IoError> {
+pub fn superblock(file: &MemberFile, only: Option<Format>) -> Result<Option<Superblock>, IoError> {
     let mut found = Vec::new();
     for (format, sector) in place::probe_order(file.size_sectors()) {
-        if only.is_some_and(|minor| format != Format::V1(minor)) {
+        if only.is_some_and(|only| format != only) {
             continue;
         }
         let sectors = SUPERBLOCK_READ_SECTORS.min(file.size_sectors() - sector);
@@ -160,6 +160,7 @@ pub fn superblock(file: &MemberFile, only: Option<Minor>) -> Result<Option<Super
                 let parsed = Unverified::parse(&bytes, minor).ok();
                 found.extend(parsed.map(|one| Superblock::V1(Box::new(one))));
             }
+            Format::Bare => {}
             Format::V090 => {
                 let parsed = SuperblockV090::parse(&bytes).ok();
                 found.extend(parsed.map(|one| Superblock::V090(Box::new(one))));
@@ -171,7 +172,7 @@ pub fn superblock(file: &MemberFile, only: Option<Minor>) -> Result<Option<Super
 }
 
 /// What a member says about itself, for assembly.
-pub fn facts(id: MemberId, opened: &Opened, only: Option<Minor>) -> MemberFacts {
+pub fn facts(id: MemberId, opened: &Opened, only: Option<Format>) -> MemberFacts {
     let file = &opened.file;
     let unreadable = |error: IoError| NoSuperblock::Unreadable(error.to_string());
     let superblock = match superblock(file, only).map_err(unreadable) {
@@ -179,7 +180,9 @@ pub fn facts(id: MemberId, opened: &Opened, only: Option<Minor>) -> MemberFacts 
         Ok(None) => Err(NoSuperblock::Invalid(ParseError::NoMagic {
             found: first_word(file),
         })),
-        Ok(Some(Superblock::V090(_))) => Err(NoSuperblock::V090),
+        Ok(Some(Superblock::V090(found))) => found
+            .verify(file.size_sectors())
+            .map_err(NoSuperblock::Invalid),
         Ok(Some(Superblock::V1(found))) => found
             .verify(file.size_sectors())
             .map_err(NoSuperblock::Invalid),
@@ -200,7 +203,7 @@ pub fn facts(id: MemberId, opened: &Opened, only: Option<Minor>) -> MemberFacts 
 
 /// The word at the place where mdadm's default superblock would be, for its message.
 fn first_word(file: &MemberFile) -> u32 {
-    let place = Minor::V1_2.superblock_sector(file.size_sectors());
+    let place = Format::V1_2.superblock_sector(file.size_sectors());
     let bytes = place.and_then(|sector| file.read_at(sector * SECTOR_BYTES, 4).ok());
     bytes.map_or(0, |bytes| {
         u32::from_le_bytes(bytes.try_into().expect("four bytes were read"))
@@ -215,7 +218,7 @@ fn read_bitmap(
     let offset_bytes = sector.checked_mul(SECTOR_BYTES)?;
     let bytes = file.read_at(offset_bytes, bitmap::SUPERBLOCK_BYTES).ok()?;
     let parsed = bitmap::Unverified::parse(&bytes);
-    Some(parsed.and_then(|one| one.verify(found.fields.set_uuid)))
+    Some(parsed.and_then(|one| one.verify(found.bitmap_uuid())))
 }
 
 /// What a device carries already.
@@ -264,7 +267,7 @@ mod tests {
         let mut bytes = [0u8; 512];
         bytes[..4].copy_from_slice(&umd_format::MD_MAGIC.to_le_bytes());
         bytes[4] = 1;
-        for (minor, ctime) in [(Minor::V1_2, 5u8), (Minor::V1_0, 9)] {
+        for (minor, ctime) in [(Format::V1_2, 5u8), (Format::V1_0, 9)] {
             bytes[64] = ctime;
             let sector = minor.superblock_sector(204_800).expect("large enough");
             file.write_at(sector * SECTOR_BYTES, &bytes)
@@ -273,9 +276,9 @@ mod tests {
         let Some(Superblock::V1(found)) = superblock(&file, None).expect("reads") else {
             panic!("a superblock is there");
         };
-        assert_eq!(found.minor(), Minor::V1_0);
-        let only = superblock(&file, Some(Minor::V1_2)).expect("reads");
-        assert!(matches!(only, Some(Superblock::V1(found)) if found.minor() == Minor::V1_2));
+        assert_eq!(found.format(), Format::V1_0);
+        let only = superblock(&file, Some(Format::V1_2)).expect("reads");
+        assert!(matches!(only, Some(Superblock::V1(found)) if found.format() == Format::V1_2));
         let kinds: Vec<Kind> = signatures(&file)
             .expect("reads")
             .iter()

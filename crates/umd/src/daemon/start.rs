@@ -13,7 +13,7 @@ use umd_core::assembly::{
 use umd_core::value::{MemberId, Now, Pool, SECTOR_BYTES};
 use umd_disk::{Backend, Mux};
 use umd_export::nbd::ExportInfo;
-use umd_format::{Minor, bitmap};
+use umd_format::{Format, SuperblockV1, bitmap};
 
 use super::array::{Handle, Inbox};
 use super::engine::{Engine, panic_text};
@@ -76,7 +76,7 @@ pub struct Wishes {
     /// What the planner is told.
     pub wish: Wish,
     /// Only superblocks of this place.
-    pub minor: Option<Minor>,
+    pub only: Option<Format>,
     /// How members were opened.
     pub how: How,
 }
@@ -112,11 +112,11 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
         ),
         None => None,
     };
-    let minor = match request.minor {
+    let only = match &request.metadata {
         None => None,
-        Some(0) => Some(Minor::V1_0),
-        Some(1) => Some(Minor::V1_1),
-        Some(_) => Some(Minor::V1_2),
+        Some(word) => {
+            Some(Format::parse(word).ok_or_else(|| usage(format!("no metadata version {word}")))?)
+        }
     };
     Ok(Wishes {
         name: request.name.clone(),
@@ -129,7 +129,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
             name: request.set_name.clone(),
             ..Wish::default()
         },
-        minor,
+        only,
         how: How {
             readonly: request.readonly,
             overlay: request.overlay.as_ref().map(Into::into),
@@ -198,13 +198,17 @@ pub fn plan(opened: &[Opened], wishes: &Wishes) -> Answer<Planned> {
     let facts: Vec<MemberFacts> = opened
         .iter()
         .enumerate()
-        .map(|(index, one)| open::facts(id(index), one, wishes.minor))
+        .map(|(index, one)| open::facts(id(index), one, wishes.only))
         .collect();
     let plan = assembly::assemble(&facts, &wishes.wish)
         .map_err(|refusal| refusal_doc(&refusal, wishes.name.as_deref()))?;
     let name = match &wishes.name {
         Some(name) => name.clone(),
-        None => running_name(&plan.name)?,
+        None => {
+            let reference = facts.iter().find(|fact| fact.id == plan.reference);
+            let superblock = reference.and_then(|fact| fact.superblock.as_ref().ok());
+            stored_name(superblock.expect("the planner's reference has a superblock"))?
+        }
     };
     let mut messages: Vec<String> = plan.ignored.iter().map(|one| one.text.clone()).collect();
     messages.extend(plan.forced.iter().map(ToString::to_string));
@@ -237,7 +241,15 @@ fn refusal_doc(refusal: &Refusal, name: Option<&str>) -> ErrorDoc {
     error
 }
 
-/// The name an array runs under when nobody says: the stored one without its host; a bare number
+/// The name an array runs under when nobody says.
+fn stored_name(superblock: &SuperblockV1) -> Answer<String> {
+    match superblock.format() {
+        Format::V090 => Ok(format!("md{}", superblock.fields.preferred_minor)),
+        Format::V1(_) | Format::Bare => running_name(&superblock.fields.name()),
+    }
+}
+
+/// The name behind a stored one: the stored one without its host; a bare number
 /// becomes `mdN`.
 fn running_name(set_name: &str) -> Answer<String> {
     let short = short_name(set_name);

@@ -24,6 +24,9 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     }
     line("Raid Devices", array.raid_disks.to_string());
     line("Total Devices", array.members.len().to_string());
+    if let Some(minor) = array.preferred_minor {
+        line("Preferred Minor", minor.to_string());
+    }
     line("Persistence", "Superblock is persistent\n".into());
     if array.bitmap.is_some() {
         line("Intent Bitmap", "Internal\n".into());
@@ -65,12 +68,14 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     if let Some(text) = sync_speed(array) {
         line("Sync Speed", format!("{text}\n"));
     }
-    line(
-        "Name",
-        format!("{}{}", array.set_name, context.local_tail(&array.set_name)),
-    );
+    if array.preferred_minor.is_none() {
+        line(
+            "Name",
+            format!("{}{}", array.set_name, context.local_tail(&array.set_name)),
+        );
+    }
     line("UUID", array.uuid.clone());
-    line("Events", format!("{}\n", array.events));
+    line("Events", format!("{}\n", events(array)));
     out.push_str(&table(array));
     out.push_str(&faults(array));
     out.push_str(&mismatches(array));
@@ -95,6 +100,14 @@ fn sync_speed(array: &ArrayDoc) -> Option<String> {
         (Some(min), None) => Some(format!("{min}K/sec while hosts work")),
         (None, Some(max)) => Some(format!("{max}K/sec at most")),
         (Some(min), Some(max)) => Some(format!("{max}K/sec at most, {min}K/sec while hosts work")),
+    }
+}
+
+/// Version 0.90 keeps its counter in two words, and mdadm prints them so.
+fn events(array: &ArrayDoc) -> String {
+    match array.preferred_minor {
+        Some(_) => format!("{}.{}", array.events >> 32, array.events & 0xffff_ffff),
+        None => array.events.to_string(),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use umd_format::place::Minor;
+use umd_format::Format;
 use umd_format::v1::{DeviceFlags, Features, Fields, PplPlace, Role, Unverified};
 use umd_format::v090::{Descriptor, SuperblockV090};
 use umd_format::{Level, SECTOR_MAX};
@@ -101,7 +101,7 @@ pub fn examine(found: &Examined, context: &Context) -> String {
     let mut out = Lines(format!("{}:\n", found.name));
     let name = found.set_name();
     out.line("Magic", "a92b4efc");
-    out.line("Version", found.superblock.minor());
+    out.line("Version", found.superblock.format());
     out.line("Feature Map", format_args!("{:#x}", fields.features.0));
     out.line("Array UUID", fields.set_uuid);
     out.line("Name", format_args!("{name}{}", context.local_tail(&name)));
@@ -206,7 +206,7 @@ fn unused(found: &Examined) -> Option<(i128, i128)> {
     let data_offset = i128::from(fields.data_offset_sectors);
     let bitmap = bitmap_offset(fields);
     let bblog = i128::from(fields.bblog_offset_sectors);
-    if found.superblock.minor() == Minor::V1_0 {
+    if found.superblock.format() == Format::V1_0 {
         let kept = bitmap.map_or(0, |offset| -offset).max(-bblog).max(0);
         return Some((data_offset, super_offset - data_offset - used - kept));
     }
@@ -389,7 +389,7 @@ pub fn brief(found: &[Examined], verbose: bool) -> String {
                 f.level,
                 f.raid_disks,
                 f.ctime,
-                e.superblock.minor(),
+                e.superblock.format(),
             )
         };
         match groups.iter_mut().find(|group| key(group[0]) == key(one)) {
@@ -416,7 +416,7 @@ fn brief_entry(group: &[&Examined], verbose: bool) -> String {
     if verbose {
         let _ = write!(out, " level={}", level_word(fields.level));
     }
-    let _ = write!(out, " metadata={}", first.superblock.minor());
+    let _ = write!(out, " metadata={}", first.superblock.format());
     if verbose {
         let _ = write!(out, " num-devices={}", fields.raid_disks);
     }
@@ -471,6 +471,9 @@ pub fn examine_v090(name: &str, found: &SuperblockV090, context: &Context) -> St
             "active"
         },
     );
+    if found.state & 1 << 8 != 0 {
+        out.line("Internal Bitmap", "present");
+    }
     let labels = [
         "Active Devices",
         "Working Devices",
@@ -501,7 +504,8 @@ pub fn examine_v090(name: &str, found: &SuperblockV090, context: &Context) -> St
         .push_str("\n      Number   Major   Minor   RaidDevice State\n");
     out.0.push_str(&descriptor_row("this", &found.this_disk));
     out.blank();
-    for (index, disk) in found.disks.iter().enumerate() {
+    let rows = found.raid_disks.saturating_add(found.device_counts[3]);
+    for (index, disk) in found.disks.iter().enumerate().take(rows as usize) {
         out.0.push_str(&descriptor_row(&index.to_string(), disk));
     }
     out.0

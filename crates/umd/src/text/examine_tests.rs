@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::text::tests::context;
-use umd_format::place::Minor;
+use umd_format::Minor;
 
 const CASES: &str = include_str!("../../tests/examine/cases.txt");
 

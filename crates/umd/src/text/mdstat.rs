@@ -45,9 +45,9 @@ fn array_lines(out: &mut String, array: &ArrayDoc) {
     }
     let _ = write!(
         out,
-        "\n      {} blocks super {}{}\n      ",
+        "\n      {} blocks{}{}\n      ",
         array.array_bytes / 1024,
-        array.metadata,
+        version(array),
         status(array)
     );
     if let Some(sync) = &array.sync {
@@ -59,6 +59,15 @@ fn array_lines(out: &mut String, array: &ArrayDoc) {
         let _ = writeln!(out, "{}", bitmap_line(bitmap));
     }
     out.push('\n');
+}
+
+/// The metadata version; nothing for 0.90, which is older than this part of the grammar.
+fn version(array: &ArrayDoc) -> String {
+    match array.metadata.as_str() {
+        "0.90" => String::new(),
+        "none" => " super non-persistent".to_owned(),
+        version => format!(" super {version}"),
+    }
 }
 
 /// A member's path as one word of the grammar: its last part, without blanks and brackets.

@@ -79,8 +79,8 @@ fn devices_without_a_superblock_are_refused_by_name() {
             "c.img: device is too small: data ends at sector 40960",
         ),
         (
-            NoSuperblock::V090,
-            "metadata version 0.90 is not supported yet (c.img)",
+            ParseError::ByteSwapped.into(),
+            "c.img: superblock of version 0.90 was written by a machine with the other byte order",
         ),
         (
             NoSuperblock::Unreadable("EIO".to_owned()),
@@ -315,7 +315,8 @@ fn bytes_that_other_kernels_refuse_are_reported() {
     assert_eq!(
         plan.warnings,
         ["kernels up to 6.18 refuse this array: \
-         its logical block size (512) is recorded, at byte 224 of the superblock"]
+         its logical block size (512) is recorded, at byte 224 of the superblock; \
+             assemble with --update=lbs=0 to take it out"]
     );
     assert_eq!(plan.logical_block_bytes, 4096);
 }

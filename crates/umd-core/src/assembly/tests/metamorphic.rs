@@ -18,8 +18,8 @@ enum Stranger {
     CutShort { bytes: usize },
     /// Nothing at all.
     Blank,
-    /// An old format.
-    V090,
+    /// An old format of another machine.
+    Swapped,
     /// A device that gives errors.
     Unreadable,
 }
@@ -29,7 +29,7 @@ fn stranger() -> impl Strategy<Value = Stranger> {
         (0u64..1 << 40).prop_map(|events| Stranger::OtherArray { events }),
         (0usize..511).prop_map(|bytes| Stranger::CutShort { bytes }),
         Just(Stranger::Blank),
-        Just(Stranger::V090),
+        Just(Stranger::Swapped),
         Just(Stranger::Unreadable),
     ]
 }
@@ -50,12 +50,12 @@ impl Stranger {
             }
             Stranger::CutShort { bytes } => {
                 let whole = sb(&mut facts).encode(512);
-                let (minor, size) = (sb(&mut facts).minor(), facts.size_sectors);
+                let (minor, size) = (sb(&mut facts).format(), facts.size_sectors);
                 let loaded = umd_format::SuperblockV1::load(&whole[..bytes], minor, size);
                 NoSuperblock::from(loaded.expect_err("a superblock of 512 bytes was cut"))
             }
             Stranger::Blank => NoSuperblock::from(ParseError::NoMagic { found: 0 }),
-            Stranger::V090 => NoSuperblock::V090,
+            Stranger::Swapped => NoSuperblock::from(ParseError::ByteSwapped),
             Stranger::Unreadable => NoSuperblock::Unreadable("EIO".to_owned()),
         };
         facts.superblock = Err(fault);

@@ -9,7 +9,7 @@ mod nonsense;
 use umd_format::create::{NewArray, NewMember, new_array, spare_for};
 use umd_format::space::RegionWish;
 use umd_format::v1::{DeviceFlags, Features};
-use umd_format::{Level, Minor, Role, SuperblockV1, Uuid};
+use umd_format::{Format, Level, Role, SuperblockV1, Uuid};
 
 use super::*;
 use crate::value::{Events, MemberId};
@@ -25,7 +25,8 @@ pub(super) fn array(level: Level, members: usize) -> Vec<MemberFacts> {
         flags: DeviceFlags::default(),
     };
     let created = new_array(&NewArray {
-        minor: Minor::V1_2,
+        preferred_minor: 0,
+        format: Format::V1_2,
         set_uuid: ARRAY,
         name: "host:r".to_owned(),
         ctime_seconds: 1_577_836_800,

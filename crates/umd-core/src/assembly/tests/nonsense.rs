@@ -91,7 +91,7 @@ fn apply(member: &mut MemberFacts, twist: &Twist) {
 /// Only what `verify` lets through can be a fact.
 fn reload(member: &mut MemberFacts) {
     if let Ok(superblock) = &member.superblock {
-        let (bytes, minor) = (superblock.encode(4096), superblock.minor());
+        let (bytes, minor) = (superblock.encode(4096), superblock.format());
         let loaded = umd_format::SuperblockV1::load(&bytes, minor, member.size_sectors);
         member.superblock = loaded.map_err(NoSuperblock::from);
     }
