@@ -614,7 +614,7 @@ fn ranges_outside_the_array_are_refused() {
 
 #[test]
 fn the_end_of_a_resync_is_recorded_also_right_after_a_checkpoint() {
-    let shape = &shapes()[3];
+    let shape = &shapes()[4];
     let mut world = World::create_sized(shape, 64 << 20);
     world
         .start(&Wish::default(), Options::default())

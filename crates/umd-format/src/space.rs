@@ -248,8 +248,9 @@ fn common_size(wish: &SpaceWish, smallest: &MemberSpace) -> Result<u64, SpaceErr
     if old && wish.level.is_redundant() && size_sectors > v090::SIZE_SECTORS_MAX {
         return Err(SpaceError::SizeTooLarge { size_sectors });
     }
-    // Version 0.90 counts in KiB.
-    let size_sectors = if old { size_sectors & !1 } else { size_sectors };
+    // Version 0.90 counts in KiB, and so does mdadm where nothing is stored.
+    let kib = old || wish.format == Format::Bare;
+    let size_sectors = if kib { size_sectors & !1 } else { size_sectors };
     if size_sectors < chunk.max(DATA_SECTORS_MIN) {
         let chunk_sectors = wish.chunk_sectors;
         return Err(SpaceError::SizeBelowChunk {

@@ -65,6 +65,8 @@ pub struct Common {
 pub enum Command {
     /// Make a new array and start it
     Create(Box<CreateArgs>),
+    /// Start an array of devices without superblocks; nothing about it is written down
+    Build(Box<BuildArgs>),
     /// Start an existing array, made by the kernel or by umd
     Assemble(AssembleArgs),
     /// Run one array in the foreground, in this process
@@ -120,7 +122,7 @@ pub struct CreateArgs {
     /// Layout, such as left-symmetric (ls); n2, f2, o2 for raid10
     #[arg(short = 'p', long, visible_alias = "parity")]
     pub layout: Option<String>,
-    /// Metadata version: 1.0, 1.1, 1.2
+    /// Metadata version: 0.90, 1.0, 1.1, 1.2
     #[arg(short = 'e', long, value_name = "VERSION")]
     pub metadata: Option<String>,
     /// Write-intent bitmap: internal or none
@@ -166,6 +168,54 @@ pub struct CreateArgs {
     #[arg(short = 'o', long)]
     pub readonly: bool,
     /// Show what would be written where, and write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How member I/O is done: auto, io_uring, sync, threads, memory
+    #[arg(long, value_name = "ENGINE")]
+    pub io_engine: Option<String>,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd build NAME -l LEVEL -n COUNT DEVICE...`
+#[derive(Debug, Clone, Args)]
+#[command(override_usage = "umd build NAME -l LEVEL -n COUNT [OPTIONS] DEVICE...")]
+pub struct BuildArgs {
+    /// Name of the array, then its devices (`missing` for one that is not there)
+    #[arg(value_name = "NAME DEVICE")]
+    pub targets: Vec<String>,
+    /// Level: 0, 1, 10, linear
+    #[arg(short, long)]
+    pub level: Option<String>,
+    /// Number of devices
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    pub raid_devices: Option<String>,
+    /// Chunk size, or rounding of linear [default: 64K]
+    #[arg(short, long, value_name = "SIZE", visible_alias = "rounding")]
+    pub chunk: Option<String>,
+    /// Size used of each device
+    #[arg(short = 'z', long)]
+    pub size: Option<String>,
+    /// Layout: n2, f2, o2 for raid10; original or alternate for raid0 of devices that differ
+    #[arg(short = 'p', long, visible_alias = "parity")]
+    pub layout: Option<String>,
+    /// The devices are in sync already: no first resync
+    #[arg(long)]
+    pub assume_clean: bool,
+    /// Devices named after this are read from only when there is no other way
+    #[arg(short = 'W', long)]
+    pub write_mostly: bool,
+    /// Use devices although they carry md superblocks
+    #[arg(short, long)]
+    pub force: bool,
+    /// Do not ask (nothing is asked)
+    #[arg(short = 'R', long, visible_alias = "yes", hide = true)]
+    pub run: bool,
+    /// Start the array read-only
+    #[arg(short = 'o', long)]
+    pub readonly: bool,
+    /// Show what would be started
     #[arg(long)]
     pub dry_run: bool,
     /// How member I/O is done: auto, io_uring, sync, threads, memory

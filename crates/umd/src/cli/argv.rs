@@ -17,6 +17,7 @@ use super::outcome::Failure;
 /// The sub-commands there are.
 pub const COMMANDS: &[&str] = &[
     "create",
+    "build",
     "assemble",
     "serve",
     "detail",
@@ -37,6 +38,7 @@ pub const COMMANDS: &[&str] = &[
 /// mdadm's mode options and the sub-command each stands for.
 const MODES: &[(&str, char, &str)] = &[
     ("--create", 'C', "create"),
+    ("--build", 'B', "build"),
     ("--assemble", 'A', "assemble"),
     ("--detail", 'D', "detail"),
     ("--examine", 'E', "examine"),
@@ -54,7 +56,6 @@ const LATER_MODES: &[(&str, char, &str)] = &[
     ("--incremental", 'I', "incremental"),
     ("--monitor", 'F', "monitor"),
     ("--follow", '\0', "monitor"),
-    ("--build", 'B', "build"),
     ("--examine-bitmap", 'X', "examine-bitmap"),
     ("--examine-badblocks", '\0', "examine-badblocks"),
     ("--dump", '\0', "dump"),
@@ -244,6 +245,8 @@ mod tests {
     fn modes_become_commands() {
         assert_eq!(run("--create r5 -l5 -n3 a b c"), "create r5 -l5 -n3 a b c");
         assert_eq!(run("-C r5 -l 5"), "create r5 -l 5");
+        assert_eq!(run("--build md8 -l1 -n2 a b"), "build md8 -l1 -n2 a b");
+        assert_eq!(run("-B md8 -l1"), "build md8 -l1");
         assert_eq!(run("-CfR r5 a b"), "create -fR r5 a b");
         assert_eq!(run("-Asf r5 a b"), "assemble -sf r5 a b");
         assert_eq!(run("-Es a b"), "examine -s a b");

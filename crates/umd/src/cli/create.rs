@@ -148,11 +148,7 @@ fn shape(args: &CreateArgs, devices: &[String], device_flags: &[bool]) -> Result
         None => 0,
     };
     if active == 1 && !args.force {
-        return Err(Failure::usage(
-            "'1' is an unusual number of drives for an array, so it is probably\n     \
-             a mistake.  If you really mean it you will need to specify --force before\n     \
-             setting the number of drives.",
-        ));
+        return Err(unusual());
     }
     check_count(devices.len(), active, spares)?;
     let taken: Vec<Option<DeviceRequest>> = devices
@@ -166,6 +162,15 @@ fn shape(args: &CreateArgs, devices: &[String], device_flags: &[bool]) -> Result
         return Err(Failure::usage("a spare cannot be missing"));
     }
     Ok((level, slots.to_vec(), spares))
+}
+
+/// mdadm's doubt about arrays of one device.
+pub fn unusual() -> Failure {
+    Failure::usage(
+        "'1' is an unusual number of drives for an array, so it is probably\n     \
+         a mistake.  If you really mean it you will need to specify --force before\n     \
+         setting the number of drives.",
+    )
 }
 
 fn check_count(devices: usize, active: usize, spares: usize) -> Result<(), Failure> {
@@ -194,7 +199,11 @@ fn absolute(path: &str) -> Result<String, Failure> {
     }
 }
 
-fn device(word: &str, write_mostly: bool) -> Result<Option<DeviceRequest>, Failure> {
+/// A device as it was named; `None` for `missing`.
+///
+/// # Errors
+/// When it is no path.
+pub fn device(word: &str, write_mostly: bool) -> Result<Option<DeviceRequest>, Failure> {
     if word == "missing" {
         return Ok(None);
     }

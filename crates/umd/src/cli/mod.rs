@@ -3,6 +3,7 @@
 pub mod args;
 pub mod argv;
 pub mod assemble;
+pub mod build;
 pub mod change;
 pub mod create;
 pub mod later;
@@ -75,6 +76,10 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
         Command::Create(args) => {
             let flags = own.map(behind_write_mostly).unwrap_or_default();
             create::run(args, &flags, &reach()?, quiet)
+        }
+        Command::Build(args) => {
+            let flags = own.map(behind_write_mostly).unwrap_or_default();
+            build::run(args, &flags, &reach()?, quiet)
         }
         Command::Assemble(args) => assemble::run(args, &reach()?, quiet),
         Command::Serve(args) => assemble::serve(args, common, &reach()?),

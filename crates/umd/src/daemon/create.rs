@@ -16,8 +16,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use umd_core::assembly::MemberFacts;
 use umd_core::geometry::{Geometry, Raid10};
-use umd_core::value::{IoError, SECTOR_BYTES};
+use umd_core::value::{IoError, MemberId, SECTOR_BYTES};
 use umd_disk::{MemberFile, Mode};
 use umd_format::Format;
 use umd_format::create::{self, Created, NewArray, NewMember};
@@ -99,8 +100,11 @@ pub fn prepare(request: &CreateRequest, dry_run: bool) -> Result<Prepared, Error
         kept: false,
     };
     let engine = open::engine(request.io_engine.as_deref()).map_err(usage)?;
+    let bare = !format_of(request).is_stored();
     let how = How {
         engine,
+        // An array that is not written down can be looked at without touching anything.
+        readonly: bare && request.readonly,
         ..How::default()
     };
     for device in requests {
@@ -141,6 +145,7 @@ fn take(
     };
     if let (Err(error), Some(size)) = (fs::symlink_metadata(path), request.size_sectors)
         && error.kind() == io::ErrorKind::NotFound
+        && format_of(request).is_stored()
     {
         taken.sectors = file_sectors(request, size)?;
         taken.made = true;
@@ -268,6 +273,9 @@ fn wants_bitmap(request: &CreateRequest, smallest_sectors: u64) -> bool {
 
 /// Refuses devices that carry something, unless they were named.
 fn check_contents(devices: &mut [Device], request: &CreateRequest) -> Result<(), ErrorDoc> {
+    if !format_of(request).is_stored() {
+        return check_bare(devices, request);
+    }
     let mut messages = Vec::new();
     for device in devices {
         let Some(file) = &device.file else {
@@ -299,6 +307,28 @@ fn check_contents(devices: &mut [Device], request: &CreateRequest) -> Result<(),
     let mut error = refused(OCCUPIED);
     error.messages = messages;
     Err(error)
+}
+
+/// An array without superblocks is mostly built on data that is there, so only members of another
+/// array are refused: a resync would write over what that array relies on.
+fn check_bare(devices: &[Device], request: &CreateRequest) -> Result<(), ErrorDoc> {
+    if request.destroy_all || request.readonly {
+        return Ok(());
+    }
+    for (device, file) in devices
+        .iter()
+        .filter_map(|one| Some((one, one.file.as_ref()?)))
+    {
+        let path = device.request.path.as_str();
+        let found = open::superblock(file, None)
+            .map_err(|error| refused(format!("cannot read {path}: {error}")))?;
+        if found.is_some() {
+            return Err(refused(format!(
+                "{path} has an md superblock: assemble its array, or use --force to build over it"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// mdadm's two lines about a device that belongs to an array.
@@ -409,9 +439,39 @@ impl Prepared {
             .map(|(device, (sb, active))| (device, sb, active))
     }
 
+    /// What the members of an array without superblocks would say of themselves.
+    pub fn bare_facts(&self) -> Option<Vec<MemberFacts>> {
+        let bare =
+            |(_, superblock, _): &(&Device, &SuperblockV1, bool)| !superblock.format().is_stored();
+        let facts = self.members().filter(bare).enumerate();
+        let facts = facts.map(|(index, (device, superblock, _))| MemberFacts {
+            id: MemberId(index as u32),
+            name: device.request.path.clone(),
+            size_sectors: device.sectors,
+            logical_block_bytes: device
+                .file
+                .as_ref()
+                .map_or(512, MemberFile::logical_block_bytes),
+            superblock: Ok(superblock.clone()),
+            bitmap: None,
+        });
+        let facts: Vec<MemberFacts> = facts.collect();
+        (!facts.is_empty()).then_some(facts)
+    }
+
     /// What would be written where, a line each.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        if self.bare_facts().is_some() {
+            let members = self.members().map(|(device, superblock, _)| {
+                let fields = &superblock.fields;
+                let (number, size) = (fields.dev_number, fields.data_size_sectors);
+                format!("slot {number}: {}, {size} sectors", device.request.path)
+            });
+            lines.extend(members);
+            lines.push("no superblock would be written".to_owned());
+            return lines;
+        }
         let bitmap = self.created.bitmap_image();
         for (device, superblock, active) in self.members() {
             let path = &device.request.path;
@@ -456,7 +516,9 @@ impl Prepared {
     pub fn write(mut self) -> Result<Vec<Opened>, ErrorDoc> {
         assert!(!self.dry_run, "a dry run writes nothing");
         let bitmap = self.created.bitmap_image();
-        for (device, superblock, active) in self.members() {
+        let stored =
+            |(_, superblock, _): &(&Device, &SuperblockV1, bool)| superblock.format().is_stored();
+        for (device, superblock, active) in self.members().filter(stored) {
             let file = device
                 .file
                 .as_ref()

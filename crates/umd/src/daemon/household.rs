@@ -124,9 +124,15 @@ impl Household {
     /// When it is refused; see `create` for what has been written then.
     pub async fn create(&self, request: CreateRequest) -> Answer<StartedDoc> {
         let around = self.surroundings();
+        let word = match request.metadata.as_str() {
+            "none" => "built and started",
+            _ => "started",
+        };
         let made = blocking(move || {
             let reservation = around.reserve(&request.name)?;
-            let opened = create::prepare(&request, false)?.write()?;
+            let prepared = create::prepare(&request, false)?;
+            let facts = prepared.bare_facts();
+            let opened = prepared.write()?;
             let engine = request.io_engine.as_deref();
             let wish = start::Wishes {
                 name: Some(request.name.clone()),
@@ -139,6 +145,7 @@ impl Household {
                     engine: open::engine(engine).map_err(ErrorDoc::new)?,
                     ..How::default()
                 },
+                facts,
                 ..start::Wishes::default()
             };
             start::start(&around, Some(reservation), opened, &wish)
@@ -149,7 +156,7 @@ impl Household {
         };
         let mut done = self.started(&started.name, started.messages).await?;
         done.messages
-            .push(format!("array {} started.", started.name));
+            .push(format!("array {} {word}.", started.name));
         Ok(done)
     }
 

@@ -77,6 +77,9 @@ pub struct Wishes {
     pub wish: Wish,
     /// Only superblocks of this place.
     pub only: Option<Format>,
+    /// What members would say if they had superblocks, in the order of the devices; they are read
+    /// when this is not given.
+    pub facts: Option<Vec<MemberFacts>>,
     /// How members were opened.
     pub how: How,
 }
@@ -130,6 +133,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
             ..Wish::default()
         },
         only,
+        facts: None,
         how: How {
             readonly: request.readonly,
             overlay: request.overlay.as_ref().map(Into::into),
@@ -195,11 +199,12 @@ pub struct Planned {
 /// When the array is refused.
 pub fn plan(opened: &[Opened], wishes: &Wishes) -> Answer<Planned> {
     let id = |index: usize| MemberId(u32::try_from(index).expect("fewer than 2^32 devices"));
-    let facts: Vec<MemberFacts> = opened
-        .iter()
-        .enumerate()
-        .map(|(index, one)| open::facts(id(index), one, wishes.only))
-        .collect();
+    let read = || {
+        let numbered = opened.iter().enumerate();
+        let facts = numbered.map(|(index, one)| open::facts(id(index), one, wishes.only));
+        facts.collect()
+    };
+    let facts: Vec<MemberFacts> = wishes.facts.clone().unwrap_or_else(read);
     let plan = assembly::assemble(&facts, &wishes.wish)
         .map_err(|refusal| refusal_doc(&refusal, wishes.name.as_deref()))?;
     let name = match &wishes.name {

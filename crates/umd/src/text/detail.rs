@@ -15,7 +15,8 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     let mut line = |label: &str, value: String| {
         let _ = writeln!(out, "{label:>18} : {value}");
     };
-    line("Version", array.metadata.clone());
+    let stored = array.metadata != "none";
+    line("Version", shown_version(array).to_owned());
     line("Creation Time", context.time(array.creation_time.epoch));
     line("Raid Level", array.level.clone());
     line("Array Size", size(array.array_bytes));
@@ -27,11 +28,20 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     if let Some(minor) = array.preferred_minor {
         line("Preferred Minor", minor.to_string());
     }
-    line("Persistence", "Superblock is persistent\n".into());
+    if stored {
+        line("Persistence", "Superblock is persistent\n".into());
+    } else {
+        out.push('\n');
+    }
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(out, "{label:>18} : {value}");
+    };
     if array.bitmap.is_some() {
         line("Intent Bitmap", "Internal\n".into());
     }
-    line("Update Time", context.time(array.update_time.epoch));
+    if stored {
+        line("Update Time", context.time(array.update_time.epoch));
+    }
     line("State", format!("{} ", state(array)));
     if let Some(reason) = &array.reason {
         line("Reason", reason.clone());
@@ -68,14 +78,16 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     if let Some(text) = sync_speed(array) {
         line("Sync Speed", format!("{text}\n"));
     }
-    if array.preferred_minor.is_none() {
+    if stored && array.preferred_minor.is_none() {
         line(
             "Name",
             format!("{}{}", array.set_name, context.local_tail(&array.set_name)),
         );
     }
-    line("UUID", array.uuid.clone());
-    line("Events", format!("{}\n", events(array)));
+    if stored {
+        line("UUID", array.uuid.clone());
+        line("Events", format!("{}\n", events(array)));
+    }
     out.push_str(&table(array));
     out.push_str(&faults(array));
     out.push_str(&mismatches(array));
@@ -100,6 +112,14 @@ fn sync_speed(array: &ArrayDoc) -> Option<String> {
         (Some(min), None) => Some(format!("{min}K/sec while hosts work")),
         (None, Some(max)) => Some(format!("{max}K/sec at most")),
         (Some(min), Some(max)) => Some(format!("{max}K/sec at most, {min}K/sec while hosts work")),
+    }
+}
+
+/// The version; nothing for arrays without superblocks, as mdadm has it.
+fn shown_version(array: &ArrayDoc) -> &str {
+    match array.metadata.as_str() {
+        "none" => "",
+        version => version,
     }
 }
 
