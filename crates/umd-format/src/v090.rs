@@ -643,12 +643,13 @@ mod tests {
         );
         assert_eq!(
             (little.level, little.raid_disks, little.disks.len()),
-            (Level::Raid1, 2, 2)
+            (Level::Raid1, 2, DEVICES_MAX)
         );
         assert_eq!((little.this_disk.number, little.disks[1].state), (1, 6));
         assert!(little.checksum_matches() && big.checksum_matches());
         let same_order = SuperblockV090 {
             byte_order: ByteOrder::Little,
+            raw: little.raw.clone(),
             ..big
         };
         // The sum of the words does not depend on their order.

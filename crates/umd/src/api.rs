@@ -111,6 +111,10 @@ pub struct AssembleRequest {
     pub uuid: Option<String>,
     /// Only members of the array with this stored name.
     pub set_name: Option<String>,
+    /// What to change in the superblocks first; a name or UUID is then the new one.
+    pub update: Option<String>,
+    /// The host to store, for some updates.
+    pub homehost: Option<String>,
     /// Only members with this metadata version.
     pub metadata: Option<String>,
     /// Absolute paths.

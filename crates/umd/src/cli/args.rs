@@ -46,6 +46,28 @@ With --overlay every write goes to DIR, which is made if need be: two files for 
 NAME-HASH.cow with the data and NAME-HASH.map. The next start with the same DIR sees these writes
 again. Without --overlay, or after DIR was removed, the devices are what they were.";
 
+/// What `assemble` says last.
+const UPDATES: &str = "\
+With --update the superblocks of all devices are changed before the array starts, or none if one of
+them cannot be:
+  name                  the stored name becomes that of --name
+  uuid                  the UUID becomes that of --uuid, or a random one
+  homehost              the host in the name (1.x) or in the UUID (0.90)
+  resync                redundancy is made right again
+  no-bitmap             the bitmap is given up
+  bbl, no-bbl           with a bad-block log, without
+  devicesize            all of a device that has grown is used (1.1, 1.2)
+  layout-original, layout-alternate, layout-unspecified
+                        how a raid0 of devices that differ in size is laid out
+  lbs=BYTES             the logical block size that kernels from 6.19 store; 0 takes it out
+  metadata              0.90 becomes 1.0
+  summaries, super-minor, byteorder
+                        what only 0.90 has
+
+With --overlay every write goes to DIR, which is made if need be: two files for each device,
+NAME-HASH.cow with the data and NAME-HASH.map. The next start with the same DIR sees these writes
+again. Without --overlay, or after DIR was removed, the devices are what they were.";
+
 /// Options every command has.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
@@ -257,7 +279,7 @@ pub struct StartArgs {
 
 /// `umd assemble [NAME] DEVICE...`
 #[derive(Debug, Clone, Args)]
-#[command(override_usage = "umd assemble [OPTIONS] [NAME] DEVICE...", after_help = OVERLAY)]
+#[command(override_usage = "umd assemble [OPTIONS] [NAME] DEVICE...", after_help = UPDATES)]
 pub struct AssembleArgs {
     /// Which array, and how.
     #[command(flatten)]
@@ -271,6 +293,12 @@ pub struct AssembleArgs {
     /// Ask for members of this metadata version only
     #[arg(short = 'e', long, value_name = "VERSION")]
     pub metadata: Option<String>,
+    /// Change the superblocks of all members first; see below
+    #[arg(short = 'U', long, value_name = "WHAT")]
+    pub update: Option<String>,
+    /// With --update=name, homehost or metadata: the host to store
+    #[arg(long, value_name = "HOST")]
+    pub homehost: Option<String>,
     /// Show what would be started and written, and do nothing
     #[arg(long)]
     pub dry_run: bool,

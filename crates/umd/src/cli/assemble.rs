@@ -12,7 +12,7 @@ use super::values;
 use crate::api::{AssembleRequest, ErrorDoc, StartedDoc};
 use crate::daemon::open::{self, How, Opened, Superblock};
 use crate::daemon::process::{self, ServeOptions};
-use crate::daemon::start::{self, Planned};
+use crate::daemon::start::{self, Planned, Wishes};
 use crate::doc::ArrayDoc;
 
 use umd_core::assembly::SlotPlan;
@@ -28,6 +28,13 @@ pub fn run(args: &AssembleArgs, reach: &Reach, quiet: bool) -> Outcome {
     request.no_degraded = args.no_degraded;
     let metadata = args.metadata.as_deref().map(values::metadata).transpose()?;
     request.metadata = metadata.map(|format| format.to_string());
+    request.update.clone_from(&args.update);
+    request.homehost.clone_from(&args.homehost);
+    if args.scan && args.update.is_some() {
+        return Err(Failure::usage(
+            "--update is for one array: name its devices, without --scan",
+        ));
+    }
     if args.scan {
         return scan(args, request, reach, quiet);
     }
@@ -90,6 +97,8 @@ fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
             .transpose()?
             .map(|uuid| uuid.to_string()),
         set_name: args.name.clone(),
+        update: None,
+        homehost: None,
         metadata: None,
         devices,
         force: args.force,
@@ -198,14 +207,38 @@ fn dry_run(request: &AssembleRequest) -> Result<Vec<String>, ErrorDoc> {
             file,
         });
     }
+    let (updates, wishes) = start::updated(&opened, request, wishes)?;
+    let lines = updates
+        .iter()
+        .flat_map(|prepared| prepared.describe(&opened))
+        .collect();
+    let wishes = match updates {
+        Some(prepared) => Wishes {
+            facts: Some(prepared.into_facts()),
+            ..wishes
+        },
+        None => wishes,
+    };
+    describe_start(request, &opened, &wishes, lines)
+}
+
+/// The lines of a dry run, behind those of what is updated first.
+fn describe_start(
+    request: &AssembleRequest,
+    opened: &[Opened],
+    wishes: &Wishes,
+    before: Vec<String>,
+) -> Result<Vec<String>, ErrorDoc> {
     let Planned {
         plan,
         name,
         messages,
         facts,
-    } = start::plan(&opened, &wishes)?;
+    } = start::plan(opened, wishes)?;
     let path = |id: MemberId| opened[id.0 as usize].name.as_str();
-    let mut lines = messages;
+    let mut lines = before;
+    let updates = !lines.is_empty();
+    lines.extend(messages);
     lines.push(format!(
         "would start {name} ({} {}) with {}",
         plan.level,
@@ -242,7 +275,7 @@ fn dry_run(request: &AssembleRequest) -> Result<Vec<String>, ErrorDoc> {
                 ));
             }
         }
-    } else {
+    } else if !updates {
         lines.push("nothing would be written before the first change".to_owned());
     }
     if let Some(dir) = &request.overlay {

@@ -25,7 +25,6 @@ const LATER: &[(&str, &str)] = &[
     ("--failfast", "failfast"),
     ("--nofailfast", "failfast"),
     ("--readwrite-auto", "read-auto"),
-    ("--update", "updating the superblock on assembly"),
     ("--super-minor", "finding arrays by minor number"),
     ("--config", "a configuration file"),
     ("--delay", "setting the bitmap's delay"),

@@ -23,3 +23,4 @@ pub mod registry;
 pub mod room;
 pub mod run;
 pub mod start;
+pub mod update;

@@ -13,6 +13,7 @@ use umd_core::assembly::{
 use umd_core::value::{MemberId, Now, Pool, SECTOR_BYTES};
 use umd_disk::{Backend, Mux};
 use umd_export::nbd::ExportInfo;
+use umd_format::update::Update;
 use umd_format::{Format, SuperblockV1, bitmap};
 
 use super::array::{Handle, Inbox};
@@ -22,6 +23,7 @@ use super::open::{self, How, Opened};
 use super::registry::{Registry, Reservation, Taken};
 use super::room;
 use super::run::{Attached, Loop};
+use super::update::{self, Prepared};
 use crate::api::{AssembleRequest, ErrorDoc, EventDoc};
 use crate::cli::outcome::say;
 use crate::cli::values;
@@ -167,6 +169,10 @@ pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Star
             Err(text) => return Err(refused(text)),
         }
     }
+    let (updates, wishes) = updated(&opened, request, wishes)?;
+    if let Some(prepared) = updates {
+        messages.push(prepared.write(&opened)?);
+    }
     let mut started = start(around, None, opened, &wishes).map_err(|mut error| {
         error.messages.splice(0..0, messages.iter().cloned());
         error
@@ -179,6 +185,32 @@ pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Star
         ));
     }
     Ok(started)
+}
+
+/// What a request wants changed first, and its wishes for what comes after that.
+///
+/// # Errors
+/// When it cannot be changed on one of the members; nothing has been written then.
+pub fn updated(
+    opened: &[Opened],
+    request: &AssembleRequest,
+    wishes: Wishes,
+) -> Answer<(Option<Prepared>, Wishes)> {
+    let Some(update) = update::of_request(request)? else {
+        return Ok((None, wishes));
+    };
+    let facts = read_facts(opened, wishes.only);
+    let before = update::wish_without(&update, &wishes.wish);
+    let prepared = update::prepare(&update, opened, facts, &before)?;
+    let wishes = Wishes {
+        wish: before,
+        // What was 0.90 is 1.0 now, and has to be found as that.
+        only: wishes
+            .only
+            .filter(|_| !matches!(update, Update::Metadata { .. })),
+        ..wishes
+    };
+    Ok((Some(prepared), wishes))
 }
 
 /// What the members say, and the plan made from it.
@@ -198,12 +230,7 @@ pub struct Planned {
 /// # Errors
 /// When the array is refused.
 pub fn plan(opened: &[Opened], wishes: &Wishes) -> Answer<Planned> {
-    let id = |index: usize| MemberId(u32::try_from(index).expect("fewer than 2^32 devices"));
-    let read = || {
-        let numbered = opened.iter().enumerate();
-        let facts = numbered.map(|(index, one)| open::facts(id(index), one, wishes.only));
-        facts.collect()
-    };
+    let read = || read_facts(opened, wishes.only);
     let facts: Vec<MemberFacts> = wishes.facts.clone().unwrap_or_else(read);
     let plan = assembly::assemble(&facts, &wishes.wish)
         .map_err(|refusal| refusal_doc(&refusal, wishes.name.as_deref()))?;
@@ -229,8 +256,15 @@ pub fn plan(opened: &[Opened], wishes: &Wishes) -> Answer<Planned> {
     })
 }
 
+fn read_facts(opened: &[Opened], only: Option<Format>) -> Vec<MemberFacts> {
+    let id = |index: usize| MemberId(u32::try_from(index).expect("fewer than 2^32 devices"));
+    let numbered = opened.iter().enumerate();
+    let facts = numbered.map(|(index, one)| open::facts(id(index), one, only));
+    facts.collect()
+}
+
 /// The planner's refusal, in mdadm's form: counts follow the array's name.
-fn refusal_doc(refusal: &Refusal, name: Option<&str>) -> ErrorDoc {
+pub(super) fn refusal_doc(refusal: &Refusal, name: Option<&str>) -> ErrorDoc {
     let counted = matches!(
         refusal.kind,
         RefusalKind::NotEnough { .. }
