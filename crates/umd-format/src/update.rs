@@ -14,6 +14,7 @@ use crate::place::{DEVICE_SECTORS_MIN, Format};
 use crate::sha1::sha1;
 use crate::space::BBLOG_SECTORS;
 use crate::v1::{Features, Fields, Raid0Layout, Role, UnixTime};
+use crate::v090;
 use crate::{Level, SECTOR_BYTES, SuperblockV1, Uuid};
 
 /// One kind of change.
@@ -186,10 +187,7 @@ fn edit(
         }
         Update::Name(name) => fields.set_name = stored(name)?,
         Update::Homehost(host) if old => {
-            let digest = sha1(host.as_bytes());
-            for (place, byte) in [11, 10, 9, 8, 15, 14, 13, 12].into_iter().zip(digest) {
-                fields.set_uuid.0[place] = byte;
-            }
+            fields.set_uuid = v090::with_host(fields.set_uuid, host);
         }
         Update::Homehost(host) => {
             let name = fields.name();

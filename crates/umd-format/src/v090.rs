@@ -24,6 +24,7 @@
 
 use crate::bytes::put;
 use crate::place::Format;
+use crate::sha1::sha1;
 use crate::v1::{
     DATA_SECTORS_MIN, DeviceFlags, Features, Fields, Listed, Node, ParseError, Role, UnixTime,
 };
@@ -422,6 +423,18 @@ fn identity(array: Uuid, number: u32, node: Node) -> Uuid {
     Uuid(bytes)
 }
 
+/// The identity with the host's mark in its second half, as mdadm makes it: version 0.90 has no
+/// name that could begin with the host's.
+#[must_use]
+pub fn with_host(array: Uuid, host: &str) -> Uuid {
+    let digest = sha1(host.as_bytes());
+    let mut bytes = array.0;
+    for (place, byte) in [11, 10, 9, 8, 15, 14, 13, 12].into_iter().zip(digest) {
+        bytes[place] = byte;
+    }
+    Uuid(bytes)
+}
+
 /// What stands for the device of a new member: files have no device numbers of their own.
 pub fn node_of(device_uuid: Uuid) -> Node {
     let [a, b, c, ..] = device_uuid.0;
@@ -508,7 +521,7 @@ fn head(word: &mut impl FnMut(usize, u32), fields: &Fields) {
     word(32, fields.utime.seconds() as u32);
     let bitmap = fields.features.contains(Features::BITMAP_OFFSET);
     let clean = u32::from(fields.is_clean()) * state::CLEAN;
-    word(33, clean | u32::from(bitmap) * state::BITMAP);
+    word(33, clean | (u32::from(bitmap) * state::BITMAP));
     word(64, fields.layout);
     if fields.level != Level::Raid1 {
         word(65, fields.chunk_sectors * SECTOR_BYTES as u32);

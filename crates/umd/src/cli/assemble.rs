@@ -10,7 +10,7 @@ use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::{Reach, from_doc};
 use super::values;
 use crate::api::{AssembleRequest, ErrorDoc, StartedDoc};
-use crate::daemon::open::{self, How, Opened, Superblock};
+use crate::daemon::open::{self, How, Opened};
 use crate::daemon::process::{self, ServeOptions};
 use crate::daemon::start::{self, Planned, Wishes};
 use crate::doc::ArrayDoc;
@@ -184,11 +184,7 @@ fn uuid_of(device: &str) -> Result<Option<String>, String> {
         .map_err(open::open_text)?;
     let found =
         open::superblock(&file, None).map_err(|error| format!("cannot read {device}: {error}"))?;
-    Ok(match found {
-        Some(Superblock::V1(found)) => Some(found.fields().set_uuid.to_string()),
-        Some(Superblock::V090(found)) => Some(found.uuid.to_string()),
-        None => None,
-    })
+    Ok(found.map(|found| found.set_uuid().to_string()))
 }
 
 /// What assembling would do, without doing it: nothing is locked.

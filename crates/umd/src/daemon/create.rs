@@ -25,7 +25,7 @@ use umd_format::create::{self, Created, NewArray, NewMember};
 use umd_format::signature::Kind;
 use umd_format::space::{RegionWish, SpaceError, SpaceWish, plan};
 use umd_format::v1::DeviceFlags;
-use umd_format::{Level, Raid10Layout, SuperblockV1, Uuid};
+use umd_format::{Level, Raid10Layout, SuperblockV1, Uuid, v090};
 
 use super::open::{self, How, Opened, Superblock};
 use crate::api::{CreateRequest, DeviceRequest, ErrorDoc};
@@ -353,7 +353,10 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
         Some(text) => text
             .parse::<Uuid>()
             .map_err(|error| usage(error.to_string()))?,
-        None => words::random_uuid(),
+        None => match (format_of(request), request.set_name.split_once(':')) {
+            (Format::V090, Some((host, _))) => v090::with_host(words::random_uuid(), host),
+            _ => words::random_uuid(),
+        },
     };
     let new = |device: &Device| NewMember {
         device_sectors: device.sectors,
@@ -639,11 +642,8 @@ mod tests {
             assert_eq!(opened.len(), 4);
             let found = open::superblock(&opened[3].file, None).expect("reads");
             let sectors = opened[3].file.size_sectors();
-            let verified = match found.expect("a superblock was written") {
-                Superblock::V1(found) => found.verify(sectors),
-                Superblock::V090(found) => found.verify(sectors),
-            };
-            let verified = verified.expect("a good superblock");
+            let found = found.expect("a superblock was written");
+            let verified = found.verify(sectors).expect("a good superblock");
             if level != 0 {
                 assert_eq!(
                     verified.fields.size_sectors,

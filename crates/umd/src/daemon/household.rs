@@ -11,7 +11,7 @@ use umd_core::value::{MAX_SECTOR, MemberId, RepairWay, SyncAction};
 
 use super::array::{Handle, Offer, Snapshot, Stopped};
 use super::create;
-use super::open::{self, How, Superblock};
+use super::open::{self, How};
 use super::registry::Registry;
 use super::start;
 use crate::api::{
@@ -546,8 +546,8 @@ fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Off
     };
     let mut own = None;
     let mut other = None;
-    if let Some(Superblock::V1(found)) = open::superblock(&opened.file, None).map_err(unreadable)? {
-        let uuid = found.fields().set_uuid;
+    if let Some(found) = open::superblock(&opened.file, None).map_err(unreadable)? {
+        let uuid = found.set_uuid();
         match found.verify(opened.file.size_sectors()) {
             Ok(superblock) if superblock.fields.set_uuid.0 == array => own = Some(superblock),
             _ => other = Some(uuid),

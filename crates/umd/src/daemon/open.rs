@@ -15,7 +15,7 @@ use umd_format::place::{self, Format, SUPERBLOCK_READ_SECTORS};
 use umd_format::signature::{self, HEAD_BYTES, Signature, TAIL_BYTES, Window};
 use umd_format::v1::Unverified;
 use umd_format::v090::SuperblockV090;
-use umd_format::{ParseError, SuperblockV1};
+use umd_format::{ParseError, SuperblockV1, Uuid};
 
 /// How long a lock that a dying process still holds is waited for: its last writes may be on
 /// their way.
@@ -141,6 +141,27 @@ impl Superblock {
     }
 }
 
+impl Superblock {
+    /// The array it names.
+    pub fn set_uuid(&self) -> Uuid {
+        match self {
+            Superblock::V1(found) => found.fields().set_uuid,
+            Superblock::V090(found) => found.uuid,
+        }
+    }
+
+    /// What it says, if that can be trusted on a device of `device_sectors`.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    pub fn verify(self, device_sectors: u64) -> Result<SuperblockV1, ParseError> {
+        match self {
+            Superblock::V1(found) => found.verify(device_sectors),
+            Superblock::V090(found) => found.verify(device_sectors),
+        }
+    }
+}
+
 /// The superblock of a device: of those at all the places, the one that is meant (or the one of
 /// `only`).
 ///
@@ -180,10 +201,7 @@ pub fn facts(id: MemberId, opened: &Opened, only: Option<Format>) -> MemberFacts
         Ok(None) => Err(NoSuperblock::Invalid(ParseError::NoMagic {
             found: first_word(file),
         })),
-        Ok(Some(Superblock::V090(found))) => found
-            .verify(file.size_sectors())
-            .map_err(NoSuperblock::Invalid),
-        Ok(Some(Superblock::V1(found))) => found
+        Ok(Some(found)) => found
             .verify(file.size_sectors())
             .map_err(NoSuperblock::Invalid),
     };

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use crate::doc::{ArrayDoc, MemberDoc, MismatchDoc, MismatchMemberDoc};
+use crate::doc::{ArrayDoc, MemberDoc, MismatchDoc, MismatchMemberDoc, SyncDoc};
 use crate::units::human_tail;
 
 use super::Context;
@@ -65,12 +65,10 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
         format!("{}\n", array.consistency_policy),
     );
     if let Some(sync) = &array.sync {
-        let label = match sync.action.as_str() {
-            "recover" => "Rebuild Status",
-            "check" => "Check Status",
-            _ => "Resync Status",
-        };
-        line(label, format!("{}% complete\n", sync.percent as u64));
+        line(
+            sync_label(sync),
+            format!("{}% complete\n", sync.percent as u64),
+        );
     }
     if let Some(text) = sync_range(array) {
         line("Sync Range", format!("{text}\n"));
@@ -78,15 +76,8 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     if let Some(text) = sync_speed(array) {
         line("Sync Speed", format!("{text}\n"));
     }
-    if stored && array.preferred_minor.is_none() {
-        line(
-            "Name",
-            format!("{}{}", array.set_name, context.local_tail(&array.set_name)),
-        );
-    }
     if stored {
-        line("UUID", array.uuid.clone());
-        line("Events", format!("{}\n", events(array)));
+        out.push_str(&identity(array, context));
     }
     out.push_str(&table(array));
     out.push_str(&faults(array));
@@ -113,6 +104,34 @@ fn sync_speed(array: &ArrayDoc) -> Option<String> {
         (None, Some(max)) => Some(format!("{max}K/sec at most")),
         (Some(min), Some(max)) => Some(format!("{max}K/sec at most, {min}K/sec while hosts work")),
     }
+}
+
+fn sync_label(sync: &SyncDoc) -> &'static str {
+    match sync.action.as_str() {
+        "recover" => "Rebuild Status",
+        "check" => "Check Status",
+        _ => "Resync Status",
+    }
+}
+
+/// What superblocks say of who the array is. Version 0.90 has no name; its UUID tells the host.
+fn identity(array: &ArrayDoc, context: &Context) -> String {
+    let old = array.preferred_minor.is_some();
+    let name = format!("{}{}", array.set_name, context.local_tail(&array.set_name));
+    let tail = match array.uuid.parse() {
+        Ok(uuid) if old => context.local_uuid_tail(uuid),
+        _ => String::new(),
+    };
+    let mut out = String::new();
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(out, "{label:>18} : {value}");
+    };
+    if !old {
+        line("Name", name);
+    }
+    line("UUID", format!("{}{tail}", array.uuid));
+    line("Events", format!("{}\n", events(array)));
+    out
 }
 
 /// The version; nothing for arrays without superblocks, as mdadm has it.

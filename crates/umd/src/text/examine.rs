@@ -446,7 +446,8 @@ pub fn examine_v090(name: &str, found: &SuperblockV090, context: &Context) -> St
     let size = |bytes: u64| format!("{}{}", bytes / 1024, human_tail(bytes));
     out.line("Magic", "a92b4efc");
     out.line("Version", format_args!("0.{}.00", found.minor));
-    out.line("UUID", found.uuid);
+    let host = context.local_uuid_tail(found.uuid);
+    out.line("UUID", format_args!("{}{host}", found.uuid));
     out.line("Creation Time", context.time(found.ctime_seconds.into()));
     out.line("Raid Level", level_word(found.level));
     if found.level.is_redundant() {
@@ -484,14 +485,11 @@ pub fn examine_v090(name: &str, found: &SuperblockV090, context: &Context) -> St
         out.line(label, count);
     }
     let (stored, computed) = (found.stored_checksum, found.computed_checksum);
-    if found.checksum_matches() {
-        out.line("Checksum", format_args!("{stored:x} - correct"));
-    } else {
-        out.line(
-            "Checksum",
-            format_args!("{stored:x} - expected {computed:x}"),
-        );
-    }
+    let verdict = match found.checksum_matches() {
+        true => "correct".to_owned(),
+        false => format!("expected {computed:x}"),
+    };
+    out.line("Checksum", format_args!("{stored:x} - {verdict}"));
     out.line("Events", found.events);
     out.blank();
     if let Some(layout) = words::layout_name(found.level.to_raw(), found.layout as i32) {

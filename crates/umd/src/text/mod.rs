@@ -7,6 +7,7 @@ pub mod progress;
 pub mod query;
 
 use jiff::tz::TimeZone;
+use umd_format::Uuid;
 
 /// What rendering depends on besides the document.
 #[derive(Debug, Clone)]
@@ -48,6 +49,16 @@ impl Context {
         match set_name.split_once(':') {
             Some((host, _)) if host == self.host => format!("  (local to host {host})"),
             _ => String::new(),
+        }
+    }
+}
+
+impl Context {
+    /// The same behind a UUID of version 0.90, whose second half tells the host.
+    pub fn local_uuid_tail(&self, uuid: Uuid) -> String {
+        match umd_format::v090::with_host(uuid, &self.host) == uuid {
+            true => format!(" (local to host {})", self.host),
+            false => String::new(),
         }
     }
 }
