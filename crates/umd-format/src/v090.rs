@@ -359,8 +359,14 @@ impl SuperblockV090 {
             .collect()
     }
 
+    /// What it says, in the form that arrays are run from; none of it has been checked.
+    pub fn shown(&self, device_sectors: u64) -> Fields {
+        self.fields(Format::V090.superblock_sector(device_sectors).unwrap_or(0))
+    }
+
     fn fields(&self, super_sector: u64) -> Fields {
-        let own = self.disks[self.this_disk.number as usize];
+        let own = self.disks.get(self.this_disk.number as usize);
+        let own = *own.unwrap_or(&self.this_disk);
         let shared = self.level.is_redundant();
         let features = self.features();
         let bitmap = features.contains(Features::BITMAP_OFFSET);

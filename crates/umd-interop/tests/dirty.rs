@@ -16,16 +16,18 @@ use umd_interop::uml::Kernel;
 
 const MIB: u64 = 1 << 20;
 const SECTOR: usize = 512;
-/// (level, members, bitmap)
-const ARRAYS: [(&str, usize, &str); 8] = [
-    ("1", 2, "none"),
-    ("1", 3, "internal"),
-    ("4", 3, "internal"),
-    ("4", 4, "none"),
-    ("5", 3, "none"),
-    ("5", 4, "internal"),
-    ("6", 4, "internal"),
-    ("6", 5, "none"),
+/// (level, members, bitmap, metadata)
+const ARRAYS: [(&str, usize, &str, &str); 10] = [
+    ("1", 2, "none", "1.2"),
+    ("1", 3, "internal", "1.2"),
+    ("4", 3, "internal", "1.2"),
+    ("4", 4, "none", "1.2"),
+    ("5", 3, "none", "1.2"),
+    ("5", 4, "internal", "1.2"),
+    ("6", 4, "internal", "1.2"),
+    ("6", 5, "none", "1.2"),
+    ("1", 2, "internal", "0.90"),
+    ("5", 3, "none", "0.90"),
 ];
 
 struct Crashed {
@@ -50,14 +52,14 @@ fn crash(oracle: &Oracle) -> Crashed {
     let mut kernel = Kernel::new(oracle);
     let mut sets = Vec::new();
     let (mut first, mut writes) = (0, String::new());
-    for (number, (level, count, bitmap)) in ARRAYS.into_iter().enumerate() {
+    for (number, (level, count, bitmap, metadata)) in ARRAYS.into_iter().enumerate() {
         let set = scratch
             .images(&format!("{number}-"), count, 7 * MIB)
             .unwrap();
         let chunk = if level == "1" { "" } else { "-c16" };
         kernel = kernel.members(&set).script(&format!(
             "mdadm --create --run --quiet /dev/md{number} -l{level} -n{count} {chunk} \
-                --bitmap={bitmap} {}
+                -e{metadata} --bitmap={bitmap} {}
             size=$(blockdev --getsize64 /dev/md{number})
             head -c $size $H{} | dd of=/dev/md{number} bs=1M conv=fsync 2>/dev/null
             wait_idle md{number}
@@ -143,7 +145,7 @@ fn arrays_of_a_crashed_kernel_are_made_whole() {
     let mut back = Kernel::new(&oracle);
     let mut first = 0;
     for (number, set) in crashed.sets.iter().enumerate() {
-        let (level, count, bitmap) = ARRAYS[number];
+        let (level, count, bitmap, _) = ARRAYS[number];
         let what = format!("raid{level} of {count}, bitmap {bitmap}");
         let name = format!("d{number}");
         let mut args = vec!["assemble", &name];

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use umd_interop::oracle::Oracle;
 use umd_interop::pattern;
-use umd_interop::umd::{Umd, copy_in, copy_out};
+use umd_interop::umd::{Umd, copy_in, copy_out, export_bytes};
 use umd_interop::uml::Kernel;
 
 const MIB: u64 = 1 << 20;
@@ -235,6 +235,48 @@ fn a_raid0_without_a_layout_is_refused_until_an_update_gives_it_one() {
         ))
         .run_ok()
         .unwrap();
+}
+
+/// mdadm 4.2 makes no RAID0 of version 0.90; kernels start one whose members are equal.
+#[test]
+fn the_kernel_starts_a_raid0_of_version_0_90() {
+    let name = "the_kernel_starts_a_raid0_of_version_0_90";
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip(name), Umd::or_skip(name)) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let disks = members(dir.path(), &[20 * MIB; 3]);
+    let data = content(dir.path(), 1, 48 * MIB);
+    let words = [
+        "create",
+        "md6",
+        "-l0",
+        "-n3",
+        "-e0.90",
+        "-c64",
+        "--layout=dangerous",
+    ];
+    umd.ok(&args(&words, &disks)).unwrap();
+    copy_in(&oracle, &data, &umd.daemon_uri("md6")).unwrap();
+    let bytes = export_bytes(&oracle, &umd.daemon_uri("md6")).unwrap();
+    umd.ok(&["stop", "md6"]).unwrap();
+    let run = Kernel::new(&oracle)
+        .members(&disks)
+        .script(&format!(
+            "mdadm --assemble /dev/md6 $D0 $D1 $D2
+            cat /proc/mdstat
+            echo bytes=$(blockdev --getsize64 /dev/md6)
+            cmp -n {} $H{} /dev/md6
+            mdadm --stop /dev/md6",
+            48 * MIB,
+            data.display()
+        ))
+        .run_ok()
+        .unwrap();
+    assert_eq!(run.value("bytes").unwrap(), bytes.to_string());
+    umd.ok(&args(&["assemble"], &disks)).unwrap();
+    same(&oracle, &umd, "md6", dir.path(), &data);
+    umd.ok(&["stop", "md6"]).unwrap();
 }
 
 #[test]

@@ -289,6 +289,10 @@ impl<'a> Lineup<'a> {
         if fields.features.contains(Features::BAD_BLOCKS) {
             return Some("it has bad blocks".to_owned());
         }
+        // With a slot it would look like a replacement that is under way.
+        if fields.features.contains(Features::REPLACEMENT) {
+            return Some("it was to replace another member".to_owned());
+        }
         let mut others = self.members().chain(&self.spares);
         let taken = others.find(|one| one.number() == spare.number())?;
         Some(format!(

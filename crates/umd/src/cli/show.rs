@@ -1,5 +1,6 @@
 //! The commands that only show: `detail`, `examine`, `mdstat`, `query`, `version`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Serialize;
@@ -8,7 +9,8 @@ use umd_disk::{Engine, MemberFile, Mode, OpenError};
 use umd_format::Format;
 use umd_format::bitmap;
 use umd_format::kernels;
-use umd_format::v1::{Role, Unverified};
+use umd_format::v1::{Fields, Role, Unverified};
+use umd_format::v090::SuperblockV090;
 
 use super::args::{DetailArgs, ExamineArgs, MdstatArgs, QueryArgs, VersionArgs};
 use super::outcome::{FAILED, Failure, Outcome, print, print_json, say};
@@ -149,26 +151,41 @@ struct SuperblockDoc {
 }
 
 fn superblock_doc(found: &Examined) -> SuperblockDoc {
-    let fields = found.superblock.fields();
+    let superblock = &found.superblock;
+    let verified = superblock.clone().verify(found.device_sectors);
+    let sums = (superblock.stored_checksum(), superblock.computed_checksum());
+    let mut doc = fields_doc(superblock.fields(), superblock.format(), sums);
+    doc.unusable = verified.err().map(|error| error.to_string());
+    doc.kernels_refusing = kernels_refusing(superblock.fields(), Some(superblock.raw()));
+    doc
+}
+
+fn v090_doc(found: &SuperblockV090, device_sectors: u64) -> SuperblockDoc {
+    let fields = found.shown(device_sectors);
+    let sums = (found.stored_checksum, found.computed_checksum);
+    let mut doc = fields_doc(&fields, Format::V090, sums);
+    let verified = found.clone().verify(device_sectors);
+    doc.unusable = verified.err().map(|error| error.to_string());
+    doc.kernels_refusing = kernels_refusing(&fields, None);
+    doc
+}
+
+/// The part of the document that the fields tell.
+fn fields_doc(fields: &Fields, format: Format, (stored, computed): (u32, u32)) -> SuperblockDoc {
     let bytes = |sectors: u64| sectors.saturating_mul(SECTOR_BYTES);
-    let verified = found.superblock.clone().verify(found.device_sectors);
-    let (role, slot) = match found.role() {
+    let (role, slot) = match fields.own_role() {
         Role::Active(slot) => ("active", Some(slot)),
         Role::Spare => ("spare", None),
         Role::Faulty => ("faulty", None),
         Role::Journal => ("journal", None),
     };
     let unclean = fields.resync_offset_sectors != umd_format::SECTOR_MAX;
-    let (stored, computed) = (
-        found.superblock.stored_checksum(),
-        found.superblock.computed_checksum(),
-    );
     SuperblockDoc {
-        metadata: found.superblock.format().to_string(),
+        metadata: format.to_string(),
         feature_map: fields.features.0,
         uuid: fields.set_uuid.to_string(),
         uuid_canonical: fields.set_uuid.canonical(),
-        set_name: found.set_name(),
+        set_name: fields.name(),
         creation_time: Stamp::new(fields.ctime.seconds()),
         level: words::level_name(fields.level.to_raw()).map(str::to_owned),
         level_number: fields.level.to_raw(),
@@ -176,7 +193,7 @@ fn superblock_doc(found: &Examined) -> SuperblockDoc {
         layout_number: fields.layout,
         chunk_bytes: bytes(fields.chunk_sectors.into()),
         raid_disks: fields.raid_disks,
-        array_bytes: found.array_bytes(),
+        array_bytes: examine::array_bytes(fields),
         dev_size_bytes: bytes(fields.size_sectors),
         data_offset_bytes: bytes(fields.data_offset_sectors),
         data_size_bytes: bytes(fields.data_size_sectors),
@@ -196,16 +213,16 @@ fn superblock_doc(found: &Examined) -> SuperblockDoc {
         events: fields.events,
         checksum: format!("{stored:08x}"),
         checksum_ok: stored == computed,
-        unusable: verified.err().map(|error| error.to_string()),
-        kernels_refusing: kernels_refusing(&found.superblock),
+        unusable: None,
+        kernels_refusing: Vec::new(),
     }
 }
 
-fn kernels_refusing(found: &Unverified) -> Vec<String> {
-    let refusals = kernels::refusals(found.fields(), Some(found.raw()), None);
+fn kernels_refusing(fields: &Fields, raw: Option<&[u8]>) -> Vec<String> {
+    let refusals = kernels::refusals(fields, raw, None);
     refusals
         .into_iter()
-        .chain(kernels::raid0_refusal(found.fields()))
+        .chain(kernels::raid0_refusal(fields))
         .map(|one| format!("{}: {}", one.kernels, one.why))
         .collect()
 }
@@ -213,7 +230,7 @@ fn kernels_refusing(found: &Unverified) -> Vec<String> {
 /// What is on one device.
 enum Found {
     V1(Box<Examined>),
-    V090(Box<umd_format::v090::SuperblockV090>),
+    V090(Box<SuperblockV090>),
     Mbr(String),
     Nothing,
 }
@@ -275,6 +292,7 @@ pub fn run_examine(args: &ExamineArgs, verbose: bool) -> Outcome {
     let context = Context::system();
     let mut code = 0;
     let mut members = Vec::new();
+    let mut old_arrays = BTreeSet::new();
     let mut documents = Vec::new();
     for name in &args.devices {
         let (sectors, found) = match look(name, only) {
@@ -302,16 +320,13 @@ pub fn run_examine(args: &ExamineArgs, verbose: bool) -> Outcome {
                 }
                 members.push(*found);
             }
-            Found::V090(found) => {
-                if args.brief || args.scan {
-                    print(&format!(
-                        "ARRAY /dev/md{} UUID={}\n",
-                        found.md_minor, found.uuid
-                    ))?;
-                } else if !args.json {
-                    print(&examine::examine_v090(name, &found, &context))?;
+            Found::V090(found) if args.brief || args.scan => {
+                if old_arrays.insert(found.uuid) {
+                    let (minor, uuid) = (found.md_minor, found.uuid);
+                    print(&format!("ARRAY /dev/md{minor} UUID={uuid}\n"))?;
                 }
             }
+            Found::V090(found) => show_v090(name, &found, (args, &context, sectors))?,
             Found::Mbr(text) if !(args.brief || args.scan || args.export || args.json) => {
                 print(&text)?;
             }
@@ -336,7 +351,7 @@ pub fn run_examine(args: &ExamineArgs, verbose: bool) -> Outcome {
 fn document(name: &str, sectors: u64, found: &Found) -> DeviceDoc {
     let (kind, superblock) = match found {
         Found::V1(found) => ("md1", Some(superblock_doc(found))),
-        Found::V090(_) => ("md0.90", None),
+        Found::V090(found) => ("md0.90", Some(v090_doc(found, sectors))),
         Found::Mbr(_) => ("mbr", None),
         Found::Nothing => ("none", None),
     };
@@ -359,6 +374,29 @@ fn remarks(found: &Examined) {
     for one in refusals.into_iter().chain(kernels::raid0_refusal(fields)) {
         say(&format!("{}: {one}", found.name));
     }
+}
+
+/// The same for version 0.90, behind what mdadm prints.
+fn show_v090(
+    name: &str,
+    found: &SuperblockV090,
+    (args, context, sectors): (&ExamineArgs, &Context, u64),
+) -> Result<(), Failure> {
+    if !args.json {
+        print(&match args.export {
+            true => examine::export_v090(found),
+            false => examine::examine_v090(name, found, context),
+        })?;
+    }
+    let fields = found.shown(sectors);
+    if let Err(error) = found.clone().verify(sectors) {
+        say(&format!("{name}: {error}"));
+    }
+    let refusals = kernels::refusals(&fields, None, None);
+    for one in refusals.into_iter().chain(kernels::raid0_refusal(&fields)) {
+        say(&format!("{name}: {one}"));
+    }
+    Ok(())
 }
 
 /// Runs `umd mdstat`.
@@ -427,14 +465,16 @@ pub fn run_query(args: &QueryArgs, reach: &Reach) -> Outcome {
             continue;
         }
         match look(target, None) {
-            Ok((_, found)) => {
+            Ok((sectors, found)) => {
                 let holder = running
                     .iter()
                     .find(|array| find_in(array, target).is_some());
                 document.running_as = holder.map(|array| array.name.clone());
-                if let Found::V1(found) = &found {
-                    document.superblock = Some(superblock_doc(found));
-                }
+                document.superblock = match &found {
+                    Found::V1(found) => Some(superblock_doc(found)),
+                    Found::V090(found) => Some(v090_doc(found, sectors)),
+                    Found::Mbr(_) | Found::Nothing => None,
+                };
                 if !args.json {
                     print(&query_text(target, &found, document.running_as.as_deref()))?;
                 }

@@ -61,20 +61,7 @@ impl Examined {
 
     /// Size of the array, where the superblock alone tells it.
     pub fn array_bytes(&self) -> Option<u64> {
-        let fields = self.fields();
-        let disks = u64::from(fields.raid_disks);
-        let members = match fields.level {
-            Level::Raid1 => 1,
-            Level::Raid4 | Level::Raid5 => disks.checked_sub(1)?,
-            Level::Raid6 => disks.checked_sub(2)?,
-            Level::Raid10 => {
-                let copies = u64::from((fields.layout & 0xff) * (fields.layout >> 8 & 0xff));
-                return (fields.size_sectors.checked_mul(disks)?.checked_mul(512)?)
-                    .checked_div(copies);
-            }
-            _ => return None,
-        };
-        fields.size_sectors.checked_mul(members)?.checked_mul(512)
+        array_bytes(self.fields())
     }
 }
 
@@ -93,6 +80,22 @@ impl Lines {
     fn blank(&mut self) {
         self.0.push('\n');
     }
+}
+
+/// Bytes of the array, for the levels where one superblock tells.
+pub fn array_bytes(fields: &Fields) -> Option<u64> {
+    let disks = u64::from(fields.raid_disks);
+    let members = match fields.level {
+        Level::Raid1 => 1,
+        Level::Raid4 | Level::Raid5 => disks.checked_sub(1)?,
+        Level::Raid6 => disks.checked_sub(2)?,
+        Level::Raid10 => {
+            let copies = u64::from((fields.layout & 0xff) * (fields.layout >> 8 & 0xff));
+            return (fields.size_sectors.checked_mul(disks)?.checked_mul(512)?).checked_div(copies);
+        }
+        _ => return None,
+    };
+    fields.size_sectors.checked_mul(members)?.checked_mul(512)
 }
 
 /// The full form for a v1 superblock.
@@ -441,6 +444,7 @@ fn brief_entry(group: &[&Examined], verbose: bool) -> String {
 
 /// The full form for a v0.90 superblock.
 pub fn examine_v090(name: &str, found: &SuperblockV090, context: &Context) -> String {
+    let fields = found.shown(0);
     let mut out = Lines(format!("{name}:\n"));
     let bytes = u64::from(found.size_kib) * 1024;
     let size = |bytes: u64| format!("{}{}", bytes / 1024, human_tail(bytes));
@@ -451,13 +455,8 @@ pub fn examine_v090(name: &str, found: &SuperblockV090, context: &Context) -> St
     out.line("Creation Time", context.time(found.ctime_seconds.into()));
     out.line("Raid Level", level_word(found.level));
     if found.level.is_redundant() {
-        let data = match found.level {
-            Level::Raid4 | Level::Raid5 => found.raid_disks.saturating_sub(1),
-            Level::Raid6 => found.raid_disks.saturating_sub(2),
-            _ => 1,
-        };
         out.line("Used Dev Size", size(bytes));
-        out.line("Array Size", size(bytes.saturating_mul(data.into())));
+        out.line("Array Size", size(array_bytes(&fields).unwrap_or(0)));
     }
     out.line("Raid Devices", found.raid_disks);
     out.line("Total Devices", found.nr_disks);
@@ -495,8 +494,12 @@ pub fn examine_v090(name: &str, found: &SuperblockV090, context: &Context) -> St
     if let Some(layout) = words::layout_name(found.level.to_raw(), found.layout as i32) {
         out.line("Layout", layout);
     }
-    if found.level.is_striped() {
-        out.line("Chunk Size", format_args!("{}K", found.chunk_bytes / 1024));
+    match found.level {
+        Level::Linear => out.line("Rounding", format_args!("{}K", found.chunk_bytes / 1024)),
+        level if level.is_striped() => {
+            out.line("Chunk Size", format_args!("{}K", found.chunk_bytes / 1024));
+        }
+        _ => {}
     }
     out.0
         .push_str("\n      Number   Major   Minor   RaidDevice State\n");
@@ -507,6 +510,18 @@ pub fn examine_v090(name: &str, found: &SuperblockV090, context: &Context) -> St
         out.0.push_str(&descriptor_row(&index.to_string(), disk));
     }
     out.0
+}
+
+/// `--export` of a v0.90 superblock.
+pub fn export_v090(found: &SuperblockV090) -> String {
+    format!(
+        "MD_LEVEL={}\nMD_DEVICES={}\nMD_UUID={}\nMD_UPDATE_TIME={}\nMD_EVENTS={}\n",
+        words::level_name(found.level.to_raw()).unwrap_or("unknown"),
+        found.raid_disks,
+        found.uuid,
+        found.utime_seconds,
+        found.events
+    )
 }
 
 fn descriptor_row(label: &str, disk: &Descriptor) -> String {

@@ -344,4 +344,9 @@ fn a_spare_of_another_shape_is_left_out() {
     let plan = plain(&members).expect("it starts");
     let text = "ignoring spare4.img: its bitmap is not where that of a.img is";
     assert_eq!(plan.ignored[0].text, text);
+    let features = sb(&mut members[0]).fields.features;
+    sb(&mut members[4]).fields.features = features.with(Features::REPLACEMENT);
+    let plan = plain(&members).expect("it starts");
+    let text = "ignoring spare4.img: it was to replace another member";
+    assert_eq!(plan.ignored[0].text, text);
 }
