@@ -27,8 +27,8 @@ const MEMBER: u64 = 6 << 20;
 const CONNECTIONS: usize = 4;
 /// Blocks each connection writes, in its own range.
 const BLOCKS: usize = 256;
-/// (level, members, bitmap)
-const ARRAYS: [(&str, usize, &str); 7] = [
+/// (level, members, options)
+const ARRAYS: [(&str, usize, &str); 9] = [
     ("0", 3, ""),
     ("1", 2, "--bitmap=internal"),
     ("4", 3, "--bitmap=none"),
@@ -36,6 +36,8 @@ const ARRAYS: [(&str, usize, &str); 7] = [
     ("5", 4, "--bitmap=none"),
     ("6", 5, "--bitmap=internal"),
     ("10", 3, "--bitmap=internal"),
+    ("1", 2, "--bitmap=internal -e0.90"),
+    ("5", 3, "--bitmap=none -e0.90"),
 ];
 
 /// A sequence of choices, the same for the same seed.
@@ -63,10 +65,10 @@ fn members(scratch: &Scratch, count: usize) -> Vec<PathBuf> {
     scratch.images("m", count, MEMBER).unwrap()
 }
 
-fn create(umd: &Umd, level: &str, bitmap: &str, members: &[PathBuf]) {
+fn create(umd: &Umd, level: &str, options: &str, members: &[PathBuf]) {
     let (level, count) = (format!("-l{level}"), format!("-n{}", members.len()));
     let mut args = vec!["create", "killed", &level, &count, "-c16"];
-    args.extend(Some(bitmap).filter(|bitmap| !bitmap.is_empty()));
+    args.extend(options.split_whitespace());
     if level != "-l0" {
         args.push("--assume-clean");
     }
