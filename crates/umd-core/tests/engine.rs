@@ -2,6 +2,7 @@
 
 mod commit;
 mod gather;
+mod old;
 mod read_errors;
 mod world;
 
