@@ -3,7 +3,7 @@
 use umd_core::array::{MemberRole, Options};
 use umd_core::assembly::Wish;
 use umd_core::value::MemberId;
-use umd_format::{Level, Minor};
+use umd_format::{Format, Level};
 
 use crate::world::{Shape, World};
 
@@ -14,7 +14,7 @@ fn started(level: Level, disks: u16) -> World {
         disks,
         chunk_sectors: if level == Level::Raid1 { 0 } else { 16 },
         bitmap: true,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: true,
     });
     let options = Options {
