@@ -8,7 +8,7 @@ use umd_core::array::{
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
 use umd_core::value::{MAX_SECTOR, MemberId};
-use umd_format::{Level, Minor};
+use umd_format::{Format, Level};
 use world::{DISK_BYTES, Disk, Shape, World};
 
 fn shape(level: Level, layout: u32, disks: u16, chunk_sectors: u32) -> Shape {
@@ -18,7 +18,7 @@ fn shape(level: Level, layout: u32, disks: u16, chunk_sectors: u32) -> Shape {
         disks,
         chunk_sectors,
         bitmap: false,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: true,
     }
 }

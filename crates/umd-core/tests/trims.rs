@@ -9,7 +9,7 @@ use umd_core::assembly::{MemberFacts, Wish, assemble};
 use umd_core::value::{Instant, MemberId, Now, Pool, RequestId};
 use umd_format::create::{NewArray, NewMember, new_array};
 use umd_format::v1::DeviceFlags;
-use umd_format::{Level, Minor, Uuid};
+use umd_format::{Format, Level, Uuid};
 
 /// 256 GiB.
 const DISK_SECTORS: u64 = 1 << 29;
@@ -34,7 +34,8 @@ impl Hollow {
             flags: DeviceFlags(0),
         };
         let new = NewArray {
-            minor: Minor::V1_2,
+            format: Format::V1_2,
+            preferred_minor: 0,
             set_uuid: Uuid([7; 16]),
             name: "host:test".into(),
             ctime_seconds: 1_700_000_000,
