@@ -84,6 +84,9 @@ pub struct CreateRequest {
     pub bitmap: Option<bool>,
     /// Bytes per bit.
     pub bitmap_chunk_bytes: Option<u32>,
+    /// How many writes may lag on write-mostly devices, at the most; 0 for none.
+    #[serde(default)]
+    pub write_behind: u32,
     /// Reserve a bad-block log.
     pub bad_block_log: bool,
     /// No first resync.

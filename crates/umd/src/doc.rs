@@ -220,6 +220,12 @@ pub struct BitmapDoc {
     pub dirty_bits: u64,
     /// Seconds between clearing passes.
     pub daemon_sleep_seconds: u32,
+    /// How many writes may lag on write-mostly members, at the most; 0: none.
+    #[serde(default)]
+    pub write_behind: u32,
+    /// How many may at this moment.
+    #[serde(default)]
+    pub behind_writes: u32,
 }
 
 /// What only the daemon knows of an array.
@@ -313,6 +319,8 @@ impl ArrayDoc {
                 bits: bitmap.bits,
                 dirty_bits: bitmap.dirty_bits,
                 daemon_sleep_seconds: bitmap.daemon_sleep_seconds,
+                write_behind: bitmap.write_behind,
+                behind_writes: bitmap.behind_writes,
             }),
             sync_action,
             sync,
@@ -536,6 +544,8 @@ pub(crate) mod tests {
             bits: 1,
             dirty_bits: 0,
             daemon_sleep_seconds: 5,
+            write_behind: 256,
+            behind_writes: 0,
         });
         let made = doc(&status);
         let text = serde_json::to_string(&made).expect("serialises");

@@ -120,7 +120,29 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "-C md0 -l 1 -n 2 --write-behind a b",
         2,
-        "umd: --write-behind (write-behind) is not available in this version\n",
+        "umd: --write-behind needs --bitmap=internal\n",
+    ),
+    (
+        "-C md0 -l 1 -n 2 -b none --write-behind=8 a -W b",
+        2,
+        "umd: --write-behind needs --bitmap=internal\n",
+    ),
+    (
+        "-C md0 -l 10 -n 2 -b internal --write-behind a -W b",
+        2,
+        "umd: --write-behind is for raid1, not for raid10\n",
+    ),
+    (
+        "-C md0 -l 1 -n 2 -b internal --write-behind=16384 a -W b",
+        2,
+        "umd: Invalid value for maximum outstanding write-behind writes: 16384. Must be between 0 \
+         and 16383.\n",
+    ),
+    (
+        "-C md0 -l 1 -n 2 -b internal --write-behind=x a -W b",
+        2,
+        "umd: Invalid value for maximum outstanding write-behind writes: x. Must be between 0 and \
+         16383.\n",
     ),
     (
         "-C md0 -l 1 -n 2 -b clustered a b",

@@ -273,6 +273,10 @@ impl Array {
         for effect in effects {
             match effect {
                 Effect::Fail(member, why) => self.fail_member(member, &why),
+                Effect::Missed(member, why) => {
+                    self.fail_member(member, &why);
+                    self.distrust(member, &why);
+                }
                 Effect::FlushFailed(member, why) => {
                     self.fail_member(member, &why);
                     // U04: a member that the array could not lose was read on, although it had

@@ -163,4 +163,8 @@ pub struct BitmapStatus {
     pub dirty_bits: u64,
     /// Seconds between clearing passes.
     pub daemon_sleep_seconds: u32,
+    /// How many writes may lag on write-mostly members, at the most; 0: none.
+    pub write_behind: u32,
+    /// How many may at this moment.
+    pub behind_writes: u32,
 }

@@ -167,6 +167,8 @@ impl Array {
             bits: regions.count(),
             dirty_bits: regions.dirty(),
             daemon_sleep_seconds: writer.daemon_sleep_seconds(),
+            write_behind: self.bitmap.write_behind(),
+            behind_writes: self.lane.behind_writes(),
         })
     }
 }

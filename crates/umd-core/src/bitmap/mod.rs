@@ -110,6 +110,11 @@ impl Bitmap {
         self.kept.as_ref().map(|k| &k.writer)
     }
 
+    /// How many writes may lag on write-mostly members, at the most; 0 without a bitmap.
+    pub fn write_behind(&self) -> u32 {
+        self.kept.as_ref().map_or(0, |k| k.writer.write_behind())
+    }
+
     /// A write of these sectors (member data sectors) is about to be made: its regions are marked,
     /// in memory, and counted.
     pub fn join(&mut self, start_sectors: u64, len_sectors: u64) -> Ticket {

@@ -89,6 +89,11 @@ impl Writer {
         self.superblock.fields.daemon_sleep_s
     }
 
+    /// See `Bitmap::write_behind`.
+    pub(super) fn write_behind(&self) -> u32 {
+        self.superblock.fields.write_behind
+    }
+
     /// See `Bitmap::want_events`.
     pub(super) fn want_events(&mut self, events: Events) {
         self.wanted_events = self.wanted_events.max(events);

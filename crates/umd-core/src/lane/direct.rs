@@ -2,6 +2,9 @@
 //!
 //! ```text
 //!   start --(redundant: lock)--> gate --> write to every column --> over
+//!                                                      |             ^
+//!                            write-behind: ordinary legs are done    | write-mostly legs are
+//!                                                      `--> answered-+
 //! ```
 
 use smallvec::SmallVec;
@@ -41,16 +44,31 @@ pub(super) struct Direct {
     /// Where it is written, if its copies do not lie side by side.
     spread: Vec<Run>,
     lock: Option<LockId>,
+    /// Writes under way that the host waits for.
     left: usize,
+    /// It was counted as one that may lag.
+    behind: bool,
+    /// Writes under way to legs that may lag.
+    lagging: usize,
+    /// The host need not wait any more.
+    answered: bool,
     /// Slots of members in sync that hold it.
     held: SmallVec<[u16; 4]>,
     error: Option<String>,
 }
 
-/// The tag of a write: its slot, and whether the member there is in sync.
-fn tag_of(slot: u16, in_sync: bool) -> u32 {
-    u32::from(slot) * 2 + u32::from(in_sync)
+/// In the tag of a write below its slot: the member is in sync; its leg may lag.
+const IN_SYNC: u32 = 1;
+const LAGGING: u32 = 2;
+
+/// The tag of a write.
+fn tag_of(slot: u16, in_sync: bool, lags: bool) -> u32 {
+    let flags = if in_sync { IN_SYNC } else { 0 } | if lags { LAGGING } else { 0 };
+    u32::from(slot) << 2 | flags
 }
+
+/// A column to be written, and where.
+type Place = (Column, Run);
 
 impl Direct {
     pub fn new(request: u32, piece: Piece, payload: Payload) -> Direct {
@@ -64,6 +82,9 @@ impl Direct {
             spread: Vec::new(),
             lock: None,
             left: 0,
+            behind: false,
+            lagging: 0,
+            answered: false,
             held: SmallVec::new(),
             error: None,
         }
@@ -104,8 +125,13 @@ impl Direct {
         let recorded = match lane.gate(rig, self.request) {
             Gate::Open(recorded) => recorded,
             Gate::Wait => return Step::Gate(Job::Direct(self)),
-            Gate::Refuse(error) => return self.over(lane, Err(error)),
+            Gate::Refuse(error) => return self.over(lane, rig, Err(error)),
         };
+        let places = self.written_places(lane, rig);
+        self.behind = self.may_lag(lane, rig, &places);
+        if self.is_counted(rig) {
+            lane.behind.begin(self.len_bytes());
+        }
         let request = lane
             .requests
             .get(self.request)
@@ -121,14 +147,24 @@ impl Direct {
             !lane.geometry.is_redundant() || self.lock.is_some(),
             "copies are written under a lock"
         );
+        for place in &places {
+            self.write(rig, &proofs, place, request.fua, index);
+        }
+        match self.left {
+            0 => self.over(lane, rig, Err(eio("no member is left to hold this data"))),
+            _ => Step::Stay(Job::Direct(self)),
+        }
+    }
+
+    /// Where it is written: wherever something is that takes it.
+    fn written_places(&self, lane: &Lane, rig: &Rig<'_>) -> SmallVec<[Place; 4]> {
+        let mut written = SmallVec::new();
         for run in self.places(lane) {
             let column = rig.epoch.column(run.slot);
             let end = run.member_sectors + run.len_sectors;
             if rig.cover.locked_access(column, run.member_sectors, end) == Access::Lost {
                 continue;
             }
-            let column = *column.expect("not lost");
-            let fua = request.fua;
             let run = match self.trims_askew(lane, rig, run) {
                 true => Run {
                     member_sectors: run.member_sectors - run.member_sectors % askew_chunk(lane),
@@ -136,12 +172,41 @@ impl Direct {
                 },
                 false => run,
             };
-            self.write(rig, &proofs, (&column, run), fua, index);
+            written.push((*column.expect("not lost"), run));
         }
-        match self.left {
-            0 => self.over(lane, Err(eio("no member is left to hold this data"))),
-            _ => Step::Stay(Job::Direct(self)),
-        }
+        written
+    }
+
+    /// Whether the host may be answered before write-mostly legs hold it: data of a RAID1 that
+    /// need not be durable yet, for which an ordinary leg in sync answers.
+    fn may_lag(&self, lane: &Lane, rig: &Rig<'_>, places: &[Place]) -> bool {
+        let data = matches!(self.payload, Payload::Data(_));
+        let mirrored = matches!(*lane.geometry, Geometry::Mirrored { .. });
+        let request = lane.requests.get(self.request);
+        let durable = request.expect("a job has its request").fua;
+        let lags = places.iter().any(|(column, _)| column.write_mostly);
+        let vouches = |(column, _): &Place| column.in_sync && !column.write_mostly;
+        let limit = rig.bitmap.write_behind();
+        // M07 (20cecae877a6): writes lagged in an array without a bitmap, where nobody counts them
+        // and nobody waits for them.
+        let room = lane.behind.has_room(limit, self.len_bytes())
+            || rig.bitmap.regions().is_none() && rig.io.museum.on(Exhibit::M07);
+        data && mirrored && !durable && lags && places.iter().any(vouches) && room
+    }
+
+    /// Whether it stands among those that lag. All but those of M07 do.
+    fn is_counted(&self, rig: &Rig<'_>) -> bool {
+        let uncounted = rig.bitmap.regions().is_none() && rig.io.museum.on(Exhibit::M07);
+        self.behind && !uncounted
+    }
+
+    fn len_bytes(&self) -> u64 {
+        self.piece.len_sectors * 512
+    }
+
+    /// The host has its answer, or gets it without this job.
+    pub fn is_answered(&self) -> bool {
+        self.answered
     }
 
     /// M26 (d30588b2731f): a discard that began within a chunk began at its start on every copy but
@@ -198,11 +263,12 @@ impl Direct {
         &mut self,
         rig: &mut Rig<'_>,
         proofs: &Proofs<'_>,
-        (column, run): (&Column, Run),
+        (column, run): &Place,
         fua: bool,
         index: u32,
     ) {
-        let owner = Lane::owner(index, tag_of(run.slot, column.in_sync));
+        let lags = self.behind && column.write_mostly;
+        let owner = Lane::owner(index, tag_of(run.slot, column.in_sync, lags));
         let member_sectors = run.member_sectors;
         let target = Target {
             column,
@@ -226,7 +292,10 @@ impl Direct {
                 ladder::write_zeroes(rig.io, proofs, &target, run.len_sectors, *may_unmap);
             }
         }
-        self.left += 1;
+        match lags {
+            true => self.lagging += 1,
+            false => self.left += 1,
+        }
     }
 
     pub fn done(
@@ -234,36 +303,40 @@ impl Direct {
         lane: &mut Lane,
         rig: &mut Rig<'_>,
         tag: u32,
-        member: MemberId,
-        result: Result<IoDone, IoError>,
+        (member, result): (MemberId, Result<IoDone, IoError>),
     ) -> Step {
-        assert!(self.left > 0, "a write ended that never began");
-        self.left -= 1;
+        let count = match tag & LAGGING {
+            0 => &mut self.left,
+            _ => &mut self.lagging,
+        };
+        assert!(*count > 0, "a write ended that never began");
+        *count -= 1;
         match result {
             // M13 (3056e3aec8d8): a write that only a member being rebuilt had taken was a success.
             Ok(_) => {
-                let slot = u16::try_from(tag / 2).expect("a tag has a slot");
-                if tag == tag_of(slot, true) || rig.io.museum.on(Exhibit::M13) {
+                let slot = u16::try_from(tag >> 2).expect("a tag has a slot");
+                if tag & IN_SYNC != 0 || rig.io.museum.on(Exhibit::M13) {
                     self.held.push(slot);
                 }
             }
-            Err(error) => {
-                let request = lane
-                    .requests
-                    .get_mut(self.request)
-                    .expect("a job has its request");
-                request.met_fault = true;
-                if lane.geometry.is_redundant() || error == IoError::Gone {
-                    rig.io
-                        .effects
-                        .push(Effect::Fail(member, format!("write failed: {error}")));
-                }
-                let name = super::read::name(rig, member);
-                self.error = Some(format!("member {name} cannot be written: {error}"));
+            Err(error) => self.failed(lane, rig, member, &error),
+        }
+        // An ordinary leg vouches for it, or, where all of them failed, one that did not lag.
+        if self.left == 0 && self.lagging > 0 && self.is_held(lane) && !self.answered {
+            self.answered = true;
+            lane.part_lags(self.request);
+            // M06 (3e148a320979): of two overlapping writes that lagged the first could land last.
+            if rig.io.museum.on(Exhibit::M06)
+                && let Some(lock) = self.lock.take()
+            {
+                lane.unlock(lock);
             }
         }
-        if self.left > 0 {
+        if self.left + self.lagging > 0 {
             return Step::Stay(Job::Direct(self));
+        }
+        if self.answered {
+            return self.over(lane, rig, Ok(()));
         }
         let result = match (self.is_held(lane), self.error.take()) {
             (true, _) => Ok(()),
@@ -271,15 +344,42 @@ impl Direct {
                 why.unwrap_or_else(|| "no in-sync member holds it".into())
             )),
         };
-        self.over(lane, result)
+        self.over(lane, rig, result)
     }
 
-    fn over(self, lane: &mut Lane, result: Result<(), crate::value::RequestError>) -> Step {
-        assert_eq!(self.left, 0, "a lock goes back after the last I/O");
+    /// A member did not take it. What was answered already is nowhere but on the others: if the
+    /// array cannot do without this member, it must not be read any more.
+    fn failed(&mut self, lane: &mut Lane, rig: &mut Rig<'_>, member: MemberId, error: &IoError) {
+        let request = lane.requests.get_mut(self.request);
+        request.expect("a job has its request").met_fault = true;
+        let why = format!("write failed: {error}");
+        if self.answered {
+            rig.io.effects.push(Effect::Missed(member, why));
+        } else if lane.geometry.is_redundant() || *error == IoError::Gone {
+            rig.io.effects.push(Effect::Fail(member, why));
+        }
+        let name = super::read::name(rig, member);
+        self.error = Some(format!("member {name} cannot be written: {error}"));
+    }
+
+    fn over(
+        self,
+        lane: &mut Lane,
+        rig: &mut Rig<'_>,
+        result: Result<(), crate::value::RequestError>,
+    ) -> Step {
+        let under_way = self.left + self.lagging;
+        assert_eq!(under_way, 0, "a lock goes back after the last I/O");
         if let Some(lock) = self.lock {
             lane.unlock(lock);
         }
-        lane.part_over(self.request, result);
+        if self.is_counted(rig) {
+            lane.behind.end(self.len_bytes());
+        }
+        match self.answered {
+            true => lane.landed(rig, self.request),
+            false => lane.part_over(self.request, result),
+        }
         Step::Over
     }
 }

@@ -8,10 +8,11 @@
 //!   gate: superblocks say active (Active), bits durable (Intent), faults recorded (FaultRecorded)
 //! ```
 //!
-//! Nothing here waits: a job that cannot go on is parked (behind a lock, at the gate), and is
-//! resumed by the event that removes the reason. A parked job holds no I/O.
+//! Nothing here waits: a job that cannot go on is parked (behind a lock, at the gate, behind writes
+//! that lag), and is resumed by the event that removes the reason. A parked job holds no I/O.
 
 mod band;
+mod behind;
 mod direct;
 mod doubt;
 #[cfg(test)]
@@ -73,12 +74,13 @@ enum Job {
 }
 
 impl Job {
-    /// How many requests wait for it. Mending, and rewriting what could not be read, go on when
-    /// the host has its answer.
+    /// How many requests wait for it. Mending, rewriting what could not be read, and writing to legs
+    /// that lag go on when the host has its answer.
     fn parts(&self) -> usize {
         match self {
             Job::Mend(_) => 0,
             Job::Reconstruct(job) => usize::from(!job.is_rewriting()),
+            Job::Direct(job) => usize::from(!job.is_answered()),
             Job::Band(job) => job.parts(),
             _ => 1,
         }
@@ -101,6 +103,9 @@ pub struct Lane {
     /// Ranges of member data, shared with the sync machine.
     pub locks: RangeLocks,
     requests: Slab<HostRequest>,
+    /// Requests that were answered and have writes that lag.
+    lingering: usize,
+    behind: behind::Behind,
     jobs: Slab<Option<Job>>,
     gated: VecDeque<u32>,
     granted: VecDeque<Holder>,
@@ -123,6 +128,8 @@ impl Lane {
             geometry,
             locks: RangeLocks::default(),
             requests: Slab::default(),
+            lingering: 0,
+            behind: behind::Behind::default(),
             jobs: Slab::default(),
             gated: VecDeque::new(),
             granted: VecDeque::new(),
@@ -136,12 +143,17 @@ impl Lane {
         }
     }
 
-    /// Host requests under way.
+    /// Host requests that are not answered.
     pub fn requests_in_flight(&self) -> usize {
-        self.requests.len()
+        self.requests.len() - self.lingering
     }
 
-    /// Nothing is under way, mending included.
+    /// Writes that may be answered before write-mostly legs hold them.
+    pub fn behind_writes(&self) -> u32 {
+        self.behind.outstanding()
+    }
+
+    /// Nothing is under way, mending and what lags included.
     pub fn is_idle(&self) -> bool {
         self.requests.is_empty() && self.jobs.is_empty()
     }
@@ -206,7 +218,7 @@ impl Lane {
             Job::Read(job) => job.done(self, rig, index, member, result),
             Job::Mend(job) => job.done(self, rig, index, member, result),
             Job::Reconstruct(job) => job.done(self, rig, index, tag, member, result),
-            Job::Direct(job) => job.done(self, rig, tag, member, result),
+            Job::Direct(job) => job.done(self, rig, tag, (member, result)),
             Job::Band(job) => job.done(self, rig, index, tag, member, result),
             Job::Flush(job) => job.done(self, rig, index, member, result),
             Job::Allocation(job) => job.done(self, tag, result),
@@ -236,6 +248,15 @@ impl Lane {
                 unreachable!("only reads are in doubt")
             };
             let step = job.go_on(self, rig, index);
+            self.put_back(index, step);
+        }
+        for index in self.behind.take_ready() {
+            *changed = true;
+            let step = match self.take(index) {
+                Job::Read(job) => job.start_settled(self, rig, index),
+                Job::Flush(job) => job.start(self, rig, index),
+                _ => unreachable!("only these jobs wait for what lags"),
+            };
             self.put_back(index, step);
         }
         while let Some(holder) = self.granted.pop_front() {
@@ -277,6 +298,7 @@ impl Lane {
     pub fn check(&self) {
         self.locks.check();
         self.check_held();
+        self.behind.check();
         assert!(self.granted.is_empty(), "who was granted a lock goes on");
         assert!(
             self.answered.is_empty(),
@@ -295,6 +317,9 @@ impl Lane {
             parts += job.parts();
             reads += usize::from(matches!(job, Job::Read(_)));
         }
+        let job = |index| self.jobs.get(index).and_then(Option::as_ref);
+        let parked = self.behind.waiting().filter_map(job);
+        reads -= parked.filter(|job| matches!(job, Job::Read(_))).count();
         assert_eq!(reads, self.balance.in_flight(), "reads that are counted");
         let left = self
             .requests
@@ -302,7 +327,8 @@ impl Lane {
             .map(|(_, request)| request.parts_left());
         assert_eq!(parts, left.sum::<usize>(), "each part has its job");
         let over = self.requests.iter().filter(|(_, r)| r.parts_left() == 0);
-        assert_eq!(over.count(), self.ended.len(), "what is over is answered");
+        let known = self.ended.len() + self.lingering;
+        assert_eq!(over.count(), known, "what is over is answered");
     }
 
     fn owner(index: u32, tag: u32) -> Owner {

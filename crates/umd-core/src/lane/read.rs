@@ -7,6 +7,8 @@
 //!            |                  `-ok--> piece, and Mend: lock, read a good leg, write the bad one
 //!            `---parity--> Reconstruct
 //! ```
+//!
+//! A leg that lags is read when nothing lags any more.
 
 use smallvec::SmallVec;
 
@@ -128,6 +130,13 @@ impl Read {
             lane.part_over(self.request, Err(eio("no member holds this data")));
             return Step::Over;
         };
+        let late = lane.behind.outstanding() > 0 && column.write_mostly;
+        // M05 (e555190d82c0): a read of a write-mostly member overtook writes that were answered
+        // and had not landed there.
+        if late && lane.geometry.is_mirror() && !rig.io.museum.on(Exhibit::M05) {
+            lane.behind.wait(index);
+            return Step::Stay(Job::Read(self));
+        }
         let failed = (self.slot, column.member);
         assert!(!self.tried.contains(&failed), "no leg is asked twice");
         let sector = column.data_offset_sectors + from_sectors;
@@ -156,7 +165,7 @@ impl Read {
     }
 
     /// A leg that holds the data. Where members may still differ after a crash it is always the
-    /// first one in sync, so that two reads never see two versions.
+    /// same one, so that two reads never see two versions.
     fn choose_leg(&self, lane: &Lane, rig: &Rig<'_>) -> Option<Copy> {
         let (start, end) = (self.piece.array_sectors, self.end());
         let legs = lane.geometry.copies(start);
@@ -176,7 +185,8 @@ impl Read {
         // M15 (c6d119cf1b5a): reads were spread over members that a resync had not passed yet.
         let agrees = rig.cover.agrees(rig.bitmap.regions(), start, end);
         if !agrees && !rig.io.museum.on(Exhibit::M15) {
-            return good.iter().copied().find(|leg| column(leg).in_sync);
+            let in_sync = good.iter().copied().filter(|leg| column(leg).in_sync);
+            return in_sync.min_by_key(|leg| rig.epoch.rank(leg.slot));
         }
         let class = |sync: bool, mostly: bool| {
             let legs = good.iter().copied();
@@ -297,8 +307,9 @@ impl Mend {
     /// Reads a good leg again: a write may have come in before the lock was ours.
     pub fn locked(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let copies = lane.geometry.copies(self.piece.array_sectors);
-        let mut legs = copies.iter().filter(|leg| leg.slot != self.slot);
-        let source = legs.find_map(|leg| {
+        let legs = copies.iter().filter(|leg| leg.slot != self.slot);
+        let source = legs.min_by_key(|leg| rig.epoch.rank(leg.slot));
+        let source = source.and_then(|leg| {
             let column = rig.epoch.column(leg.slot).filter(|c| c.in_sync)?;
             Some((column, leg.member_sectors))
         });

@@ -23,7 +23,8 @@ enum Answer {
 #[derive(Debug)]
 pub struct HostRequest {
     id: RequestId,
-    answer: Answer,
+    /// `None` once it was given.
+    answer: Option<Answer>,
     /// Writes and flushes are not answered while a fault is unrecorded.
     waits_for_faults: bool,
     pub(super) fua: bool,
@@ -31,6 +32,8 @@ pub struct HostRequest {
     error: Option<RequestError>,
     /// A member I/O of this request failed.
     pub(super) met_fault: bool,
+    /// Parts that are over for the host, and go on (see `behind`).
+    lagging: usize,
     active: Option<Active>,
     ticket: Option<Ticket>,
     intent: Option<Intent>,
@@ -49,12 +52,13 @@ impl HostRequest {
     fn new(id: RequestId, answer: Answer) -> HostRequest {
         HostRequest {
             id,
-            answer,
+            answer: Some(answer),
             waits_for_faults: false,
             fua: false,
             parts_left: 0,
             error: None,
             met_fault: false,
+            lagging: 0,
             active: None,
             ticket: None,
             intent: None,
@@ -302,7 +306,7 @@ impl Lane {
     /// A piece of a read is there.
     pub(super) fn piece_read(&mut self, index: u32, array_sectors: u64, data: Slice) {
         let request = self.requests.get_mut(index).expect("a job has its request");
-        let Answer::Data(pieces) = &mut request.answer else {
+        let Some(Answer::Data(pieces)) = &mut request.answer else {
             unreachable!("a read")
         };
         pieces.push((array_sectors, data));
@@ -327,11 +331,33 @@ impl Lane {
         }
     }
 
+    /// A part is over for the host; its job goes on until `landed`.
+    pub(super) fn part_lags(&mut self, index: u32) {
+        let request = self.requests.get_mut(index).expect("a job has its request");
+        request.lagging += 1;
+        self.part_over(index, Ok(()));
+    }
+
+    /// A part that lagged is over. With the last one of an answered request its tokens go back.
+    pub(super) fn landed(&mut self, rig: &mut Rig<'_>, index: u32) {
+        let request = self.requests.get_mut(index).expect("a job has its request");
+        assert!(request.lagging > 0, "more landed than lagged");
+        request.lagging -= 1;
+        // Before its answer it stands among those that are over, and `settle` does the rest.
+        if request.answer.is_some() || request.lagging > 0 {
+            return;
+        }
+        assert!(self.lingering > 0, "an answered request lingers");
+        self.lingering -= 1;
+        let request = self.requests.remove(index).expect("just looked at");
+        request.retire(rig);
+    }
+
     /// The extents of an allocation query.
     pub(super) fn extents_found(&mut self, index: u32, found: Vec<Extent>) {
         let request = self.requests.get_mut(index).expect("a job has its request");
         assert!(!found.is_empty(), "an answer says something");
-        request.answer = Answer::Extents(found);
+        request.answer = Some(Answer::Extents(found));
         self.part_over(index, Ok(()));
     }
 
@@ -348,49 +374,63 @@ impl Lane {
             && !rig.io.museum.on(Exhibit::M10);
         let mut changed = false;
         for index in std::mem::take(&mut self.ended) {
-            let request = self.requests.get(index).expect("ended once");
+let request = self.requests.get_mut(index).expect("ended once");
             if hold && request.waits_for_faults {
                 self.ended.push(index);
                 continue;
             }
-            let request = self.requests.remove(index).expect("just looked at");
-            self.answer(rig, request);
+            request.answer(rig);
             changed = true;
+            if request.lagging > 0 {
+                self.lingering += 1;
+                continue;
+            }
+            let request = self.requests.remove(index).expect("just looked at");
+            request.retire(rig);
         }
         changed
     }
+}
 
-    fn answer(&mut self, rig: &mut Rig<'_>, request: HostRequest) {
-        let now = rig.io.now().mono;
-        assert_eq!(request.parts_left, 0, "answered when all of it is over");
-        if let Some(active) = request.active {
-            rig.metadata.retire(active, now);
-        }
-        if let Some(intent) = request.intent {
-            rig.bitmap.retire(intent);
-        }
-        if let Some(ticket) = request.ticket {
-            rig.bitmap.abandon(ticket);
-        }
+impl HostRequest {
+    fn answer(&mut self, rig: &mut Rig<'_>) {
+        assert_eq!(self.parts_left, 0, "answered when all of it is over");
         // A broken array records nothing any more: what it lost is not known to its members, so
         // no change is acknowledged from here on, not even one that went well.
         // U10: what went well on the members that were left was acknowledged. M13: see direct.rs.
         let shown = rig.io.museum.on(Exhibit::U10) || rig.io.museum.on(Exhibit::M13);
-        let lost = rig.broken && request.waits_for_faults && !shown;
-        let error = request
+        let lost = rig.broken && self.waits_for_faults && !shown;
+        let error = self
             .error
+            .take()
             .or_else(|| lost.then(|| eio("the array lost too many members")));
+        let answer = self.answer.take().expect("answered once");
         let result = match error {
             Some(error) => Err(error),
-            None => Ok(match request.answer {
+            None => Ok(match answer {
                 Answer::Data(pieces) => Reply::Data(joined(pieces)),
                 Answer::Extents(found) => Reply::Extents(found),
                 Answer::Done => Reply::Done,
             }),
         };
         rig.io.out.push(Command::Complete {
-            id: request.id,
+            id: self.id,
             result,
         });
+    }
+
+    /// Nothing of it is under way: superblocks need not say active for it, nor its bits be set.
+    fn retire(self, rig: &mut Rig<'_>) {
+        let now = rig.io.now().mono;
+        assert_eq!(self.lagging, 0, "what lags keeps its tokens");
+        if let Some(active) = self.active {
+            rig.metadata.retire(active, now);
+        }
+        if let Some(intent) = self.intent {
+            rig.bitmap.retire(intent);
+        }
+        if let Some(ticket) = self.ticket {
+            rig.bitmap.abandon(ticket);
+        }
     }
 }

@@ -3,10 +3,10 @@
 use super::split::{JOB_SECTORS_MAX, Piece};
 use super::{Job, Lane, Rig, Step, eio, pieces};
 use crate::geometry::Geometry;
-use crate::member::Effect;
+use crate::member::{Column, Effect};
 use crate::value::{Exhibit, Extent, IoDone, IoError, IoOp, MemberId, Purpose};
 
-/// A host flush: every member that holds data.
+/// A host flush: every member that holds data, once nothing lags.
 pub(super) struct Flush {
     request: u32,
     left: usize,
@@ -23,6 +23,11 @@ impl Flush {
     }
 
     pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        // What was answered and has not landed yet is flushed as well: it lands first.
+        if lane.behind.outstanding() > 0 {
+            lane.behind.wait(index);
+            return Step::Stay(Job::Flush(self));
+        }
         if rig.writable {
             for column in rig.epoch.columns.iter().flatten() {
                 rig.io.submit(
@@ -141,8 +146,13 @@ impl Allocation {
             let found = match lane.geometry.is_mirror() {
                 true => {
                     let copies = lane.geometry.copies(piece.array_sectors);
-                    let mut copies = copies.into_iter();
-                    copies.find_map(|leg| Some((in_sync(leg.slot)?, leg.member_sectors)))
+                    let leg = copies.into_iter().min_by_key(|leg| rig.epoch.rank(leg.slot));
+                    // One that lags may have a hole where data is on its way.
+                    let lags = |c: &&Column| c.write_mostly && lane.behind.outstanding() > 0;
+                    leg.and_then(|leg| {
+                        let column = in_sync(leg.slot).filter(|c| !lags(c))?;
+                        Some((column, leg.member_sectors))
+                    })
                 }
                 false => in_sync(piece.slot).map(|column| (column, piece.member_sectors)),
             };

@@ -60,6 +60,15 @@ impl Epoch {
         self.columns[usize::from(slot)].as_ref()
     }
 
+    /// The order in which the legs of a mirror are asked where they may differ, the least first:
+    /// those in sync, and among them ordinary ones, which hold all that was answered; of equals
+    /// the first. Whoever makes legs equal takes the same one as its source.
+    pub fn rank(&self, slot: u16) -> (bool, bool) {
+        let column = self.column(slot);
+        let in_sync = column.is_some_and(|c| c.in_sync);
+        (!in_sync, column.is_some_and(|c| c.write_mostly))
+    }
+
     /// Slots without an in-sync member.
     pub fn degraded(&self) -> u16 {
         let lost = self

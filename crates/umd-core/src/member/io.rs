@@ -43,6 +43,8 @@ pub enum Owner {
 pub enum Effect {
     /// A member cannot be trusted any more.
     Fail(MemberId, String),
+    /// A write that was answered already did not reach this member.
+    Missed(MemberId, String),
     /// A flush failed: what the member's cache held may be lost, and with it what was answered.
     FlushFailed(MemberId, String),
     /// A read error was mended by rewriting.

@@ -67,8 +67,7 @@ impl Unit {
                 Some((place.slot, buf.freeze()))
             })
             .collect();
-        let in_sync = |slot: u16| rig.epoch.column(slot).is_some_and(|c| c.in_sync);
-        let first = legs.iter().position(|(slot, _)| in_sync(*slot));
+        let first = (0..legs.len()).min_by_key(|leg| rig.epoch.rank(legs[*leg].0));
         let source = match rig.io.museum.on(Exhibit::U18) {
             true => legs.len() - 1,
             false => first.unwrap_or(0),

@@ -237,8 +237,8 @@ impl Unit {
         if readable.is_empty() || (!mirrored && missing > usize::from(self.geometry.redundancy())) {
             return Some(self.unreadable_range(rig));
         }
-        // The source is the leg that host reads see: one in sync, the first of them.
-        readable.sort_by_key(|place| !rig.epoch.column(place.slot).is_some_and(|c| c.in_sync));
+        // The source is the leg that host reads see.
+        readable.sort_by_key(|place| rig.epoch.rank(place.slot));
         if rig.io.museum.on(Exhibit::U18) {
             // U18: the source was another leg than the one hosts had read.
             readable.reverse();

@@ -177,6 +177,10 @@ pub struct CreateArgs {
     /// Devices named after this are read from only when there is no other way
     #[arg(short = 'W', long)]
     pub write_mostly: bool,
+    /// Let up to N writes lag on write-mostly devices of a RAID1 (needs --bitmap=internal)
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
+          default_missing_value = "256")]
+    pub write_behind: Option<String>,
     /// Write over what is on this device (repeat for each)
     #[arg(long, value_name = "PATH")]
     pub destroy: Vec<String>,

@@ -82,6 +82,7 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
     let metadata = args.metadata.as_deref().map(values::metadata).transpose()?;
     let metadata = metadata.unwrap_or(Format::V1_2);
     let bitmap = bitmap(args, level)?;
+    let write_behind = write_behind(args, level, bitmap)?;
     let host = Context::system().host;
     let stored = args.name.as_deref().unwrap_or(&name);
     Ok(CreateRequest {
@@ -112,6 +113,7 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
             .as_deref()
             .map(values::bitmap_chunk_bytes)
             .transpose()?,
+        write_behind,
         bad_block_log: bad_block_log(args)?,
         assume_clean: args.assume_clean,
         slots,
@@ -260,6 +262,24 @@ fn bitmap(args: &CreateArgs, level: i32) -> Result<Option<bool>, Failure> {
     Ok(wanted)
 }
 
+/// How many writes may lag. The number lies in the bitmap, and only mirrors have legs that may.
+fn write_behind(args: &CreateArgs, level: i32, bitmap: Option<bool>) -> Result<u32, Failure> {
+    let Some(text) = &args.write_behind else {
+        return Ok(0);
+    };
+    let count = values::write_behind(text)?;
+    if level != 1 {
+        let name = words::level_name(level).unwrap_or("this level");
+        return Err(Failure::usage(format!(
+            "--write-behind is for raid1, not for {name}"
+        )));
+    }
+    if bitmap != Some(true) {
+        return Err(Failure::usage("--write-behind needs --bitmap=internal"));
+    }
+    Ok(count)
+}
+
 fn bad_block_log(args: &CreateArgs) -> Result<bool, Failure> {
     match args.bbl.as_deref() {
         None | Some("yes") => Ok(true),
@@ -309,6 +329,15 @@ mod tests {
             (Some(true), Some(1 << 20))
         );
         assert!(!request.destroy_all);
+    }
+
+    #[test]
+    fn write_behind_has_a_default_and_takes_no_device() {
+        let count = |line: &str| parse(line).expect("a request").write_behind;
+        let rest = "-l1 -n2 -b internal a -W b";
+        assert_eq!(count(&format!("umd create r1 --write-behind {rest}")), 256);
+        assert_eq!(count(&format!("umd create r1 --write-behind=7 {rest}")), 7);
+        assert_eq!(count(&format!("umd create r1 {rest}")), 0);
     }
 
     #[test]

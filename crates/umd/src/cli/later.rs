@@ -7,7 +7,6 @@ use super::outcome::Failure;
 
 /// Option and what it would be.
 const LATER: &[(&str, &str)] = &[
-    ("--write-behind", "write-behind"),
     ("--array-size", "a limited array size"),
     ("--backup-file", "reshape"),
     ("--invalid-backup", "reshape"),
@@ -66,11 +65,11 @@ mod tests {
 
     #[test]
     fn later_options_are_named() {
-        let failure = run("create r1 -l1 --write-behind=256 a b").expect_err("refused");
+        let failure = run("create r5 -l5 --write-journal=j a b c").expect_err("refused");
         assert_eq!(failure.code, 2);
         assert_eq!(
             failure.text,
-            "--write-behind (write-behind) is not available in this version"
+            "--write-journal (a write journal) is not available in this version"
         );
         assert!(run("manage r5 --replace a --with b").is_err());
         assert!(run("serve r5 --ublk").is_err());

@@ -221,6 +221,20 @@ pub fn bitmap_chunk_bytes(text: &str) -> Result<u32, Failure> {
     }
 }
 
+/// How many writes may lag on write-mostly devices.
+///
+/// # Errors
+/// In mdadm's words, when it is no number from 0 to 16383.
+pub fn write_behind(text: &str) -> Result<u32, Failure> {
+    match text.parse() {
+        Ok(count) if count <= umd_format::bitmap::WRITE_BEHIND_MAX => Ok(count),
+        _ => Err(Failure::usage(format!(
+            "Invalid value for maximum outstanding write-behind writes: {text}. Must be between 0 \
+             and 16383."
+        ))),
+    }
+}
+
 /// Whether a consistency policy asks for a bitmap.
 ///
 /// # Errors
@@ -367,6 +381,7 @@ mod tests {
         assert_eq!(metadata("0.90"), Ok(Format::V090));
         assert_eq!(bitmap_chunk_bytes("64M"), Ok(64 << 20));
         assert_eq!(consistency_policy("bitmap"), Ok(true));
+        assert_eq!(write_behind("16383"), Ok(16_383));
     }
 
     #[test]

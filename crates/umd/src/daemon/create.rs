@@ -89,6 +89,7 @@ pub fn prepare(request: &CreateRequest, dry_run: bool) -> Result<Prepared, Error
         .chain(&request.spares)
         .collect();
     check_names(&requests)?;
+    check_write_behind(request)?;
     let mut prepared = Prepared {
         devices: Vec::new(),
         created: Created {
@@ -126,6 +127,18 @@ fn check_names(requests: &[&DeviceRequest]) -> Result<(), ErrorDoc> {
         }
     }
     Ok(())
+}
+
+/// Writes may lag on a RAID1 with a bitmap only: nothing else knows what a leg lacks after a crash.
+fn check_write_behind(request: &CreateRequest) -> Result<(), ErrorDoc> {
+    let most = umd_format::bitmap::WRITE_BEHIND_MAX;
+    match request.write_behind {
+        0 => Ok(()),
+        count if count > most => Err(usage(format!("write-behind is at most {most}"))),
+        _ if request.level != 1 => Err(usage("write-behind is for raid1")),
+        _ if request.bitmap != Some(true) => Err(usage("write-behind needs an internal bitmap")),
+        _ => Ok(()),
+    }
 }
 
 fn take(
@@ -402,7 +415,10 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
         slots,
         spares,
     };
-    let created = create::new_array(&array).map_err(|error| create_error(&error, devices))?;
+    let mut created = create::new_array(&array).map_err(|error| create_error(&error, devices))?;
+    if let Some(bitmap) = &mut created.bitmap {
+        bitmap.fields.write_behind = request.write_behind;
+    }
     let first = created.slots.iter().flatten().next();
     let size_sectors = first.map_or(0, |superblock| superblock.fields.size_sectors);
     check_copies(request, size_sectors)?;
@@ -604,6 +620,7 @@ mod tests {
             data_offset_sectors: None,
             bitmap: None,
             bitmap_chunk_bytes: None,
+            write_behind: 0,
             bad_block_log: true,
             assume_clean: false,
             slots: names

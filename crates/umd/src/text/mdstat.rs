@@ -256,6 +256,8 @@ unused devices: <none>\n";
             bits: 2,
             dirty_bits: 2,
             daemon_sleep_seconds: 5,
+            write_behind: 0,
+            behind_writes: 0,
         });
         let expected = "\
 Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] \n\
