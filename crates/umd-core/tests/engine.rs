@@ -1,5 +1,6 @@
 //! The engine from end to end, on perfect disks.
 
+mod behind;
 mod commit;
 mod gather;
 mod old;

@@ -25,6 +25,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
 
   --forks P   draw crash images at P moments of every seed (drawn: at 1 to 4 of one seed in seven);
               0: nowhere
+  --behind    only seeds with write-mostly members that writes may lag on
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
 
@@ -45,6 +46,7 @@ struct Args {
     runs: Option<u64>,
     forks: Option<u64>,
     lies: bool,
+    behind: bool,
     nth: bool,
     exhaustive: bool,
     ops: Option<u64>,
@@ -71,6 +73,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
             "--lies" => args.lies = true,
+            "--behind" => args.behind = true,
             "--nth" => args.nth = true,
             "--exhaustive" => args.exhaustive = true,
             "--ops" => args.ops = Some(number()?),
@@ -232,6 +235,9 @@ fn run_many(args: &Args) -> ExitCode {
     for seed in args.start..args.start.saturating_add(count) {
         if limit.is_some_and(|limit| began.elapsed() >= limit) {
             break;
+        }
+        if args.behind && options_of(seed, args).write_behind == 0 {
+            continue;
         }
         let twice = seed % TWICE_EVERY == 0;
         let outcome = match twice {

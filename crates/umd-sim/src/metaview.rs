@@ -52,6 +52,11 @@ impl<'a> SuperView<'a> {
         self.resync_offset() == NEVER
     }
 
+    /// Whether hosts avoid to read from this member.
+    pub fn is_write_mostly(self) -> bool {
+        self.0[184] & 1 != 0
+    }
+
     /// How far this member is rebuilt; `None`: it is in sync.
     pub fn recovery_offset(self) -> Option<u64> {
         (u32_at(self.0, 8) & FEATURE_RECOVERY != 0).then(|| u64_at(self.0, 152))
@@ -113,6 +118,8 @@ pub struct BitmapView {
     pub chunk_sectors: u64,
     /// Bits.
     pub bits: u64,
+    /// How many writes may lag on write-mostly members.
+    pub write_behind: u32,
 }
 
 /// Where one bit is kept.
@@ -137,6 +144,7 @@ impl BitmapView {
         Some(BitmapView {
             chunk_sectors,
             bits: used_sectors.div_ceil(chunk_sectors.max(1)),
+            write_behind: u32_at(sector, 60),
         })
     }
 

@@ -179,6 +179,8 @@ pub struct Options {
     pub assume_clean: bool,
     /// Slots whose member is write-mostly, as a mask.
     pub write_mostly: u64,
+    /// How many writes may lag on them; counts where there is a bitmap.
+    pub write_behind: u32,
     /// Hosts.
     pub workload: Workload,
     /// One per disk.
@@ -206,6 +208,9 @@ pub struct Options {
     /// An administrator changes the limits of sync actions all the time.
     pub limits: bool,
 }
+
+/// As slow as write-mostly members are made.
+const SLOW_WRITE_NS: u64 = 100_000_000;
 
 /// Disks of this size have more regions of 4 KiB than bits in the first sector of a bitmap.
 const LONG_SECTORS: u64 = 18_432 + 320;
@@ -269,6 +274,7 @@ impl Options {
             } else {
                 0
             },
+            write_behind: 0,
             workload,
             latency: draw_latency(rng, disks),
             boots: draw_boots(rng),
@@ -284,6 +290,7 @@ impl Options {
             limits: false,
         };
         options.draw_more(rng);
+        options.draw_behind(&mut Rng::new(seed, Stream::Behind));
         options
     }
 
@@ -312,6 +319,36 @@ impl Options {
         workload.align_sectors = workload.align_sectors.next_multiple_of(8);
         workload.most_sectors = workload.most_sectors.max(8);
         workload.stream_sectors -= workload.stream_sectors % 8;
+    }
+
+    /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on. Drawn from
+    /// a stream of its own: other seeds mean what they meant.
+    fn draw_behind(&mut self, rng: &mut Rng) {
+        if self.level != 1 || !rng.permille(300) {
+            return;
+        }
+        self.write_behind = rng.pick(&[1, 2, 8, 256]);
+        let all = (1 << self.slots) - 1;
+        self.write_mostly = match rng.permille(50) {
+            true => all,
+            false => rng.range(1, all - 1),
+        };
+        let bytes = 4096 << rng.below(6);
+        self.bitmap_bytes.get_or_insert(bytes);
+        let slower = rng.pick(&[1, 4, 30]);
+        for disk in 0..usize::from(self.slots) {
+            if self.write_mostly >> disk & 1 == 1 {
+                let write_ns = &mut self.latency[disk].write_ns;
+                *write_ns = (*write_ns * slower).min(SLOW_WRITE_NS).max(*write_ns);
+            }
+        }
+        // What lags matters to those who look at it, and where others are lost meanwhile.
+        let hot_sectors = &mut self.workload.hot_sectors;
+        *hot_sectors = rng.pick(&[*hot_sectors, 16, 64]);
+        if rng.coin() {
+            let fault = rng.pick(&[Fault::Gone, Fault::WriteError, Fault::Latent]);
+            self.faults.insert(fault);
+        }
     }
 
     /// Disks lie in every way they can.

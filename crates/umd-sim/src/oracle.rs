@@ -114,6 +114,9 @@ pub struct Oracle {
     flushes: BTreeMap<u64, u64>,
     /// Sectors with a version that is overwritten and not gone, or weak.
     loose: BTreeSet<u64>,
+    /// Sectors of which a crash has kept something answered from some members that are believed
+    /// (write-behind): no flush settles anything there before all of them hold it.
+    lagged: BTreeSet<u64>,
     /// Ticks at which requests in flight began.
     open: BTreeSet<u64>,
     tick: u64,
@@ -158,6 +161,7 @@ impl Oracle {
             writes: BTreeMap::new(),
             flushes: BTreeMap::new(),
             loose: BTreeSet::new(),
+            lagged: BTreeSet::new(),
             open: BTreeSet::new(),
             tick: 0,
             reads_checked: 0,
@@ -277,6 +281,10 @@ impl Oracle {
         let mut settled = Vec::new();
         let oldest = self.oldest();
         for sector in loose {
+            if self.lagged.contains(&sector) {
+                self.loose.insert(sector);
+                continue;
+            }
             let versions = self.versions(sector);
             for v in versions
                 .iter_mut()
@@ -438,6 +446,32 @@ impl Oracle {
         self.flushes.clear();
     }
 
+    /// Whether this content was answered for, and not by the end of a machine.
+    pub fn is_answered(&self, sector: u64, found: Content) -> bool {
+        let versions = self.sectors.get(&sector).into_iter().flatten();
+        let stamped = |v: &&Version| matches!(v.look, Look::Stamp(_)) && !v.weak;
+        let mut fitting = versions.filter(stamped);
+        fitting.any(|v| v.completed != OPEN && shows(v.look, found, sector))
+    }
+
+    /// Something that was answered did not reach all members before a crash.
+    pub fn lags(&mut self, sectors: BTreeSet<u64>) {
+        self.lagged.extend(sectors);
+    }
+
+    /// Sectors of which that is so; none from now on.
+    pub fn take_lagged(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.lagged)
+    }
+
+    /// The members that held all that was answered are lost, after a crash: what no flush made
+    /// durable may come back.
+    pub fn unlanded(&mut self, sector: u64) {
+        for v in self.versions(sector).iter_mut().filter(|v| !v.gone) {
+            (v.overwritten, v.replaced) = (OPEN, OPEN);
+        }
+    }
+
     /// Redundancy could not bring this sector back: anything may be read.
     pub fn lost(&mut self, sector: u64) {
         self.versions(sector).push(first(Look::Wild));
@@ -458,7 +492,7 @@ impl Oracle {
 
     /// A hash of what may be read now.
     pub fn digest(&self) -> u64 {
-        let mut sum = 0;
+        let mut sum = self.lagged.iter().fold(0, |sum, at| mix(sum ^ mix(*at)));
         for (sector, versions) in self.sectors.iter() {
             for v in versions {
                 let look = match v.look {

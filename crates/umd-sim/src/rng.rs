@@ -30,6 +30,8 @@ pub enum Stream {
     Shorn(u16),
     /// Limits of sync actions.
     Limits(u16),
+    /// Whether writes lag on write-mostly members.
+    Behind,
 }
 
 impl Stream {
@@ -45,6 +47,7 @@ impl Stream {
             Stream::Fork(n) => (8, n, 0),
             Stream::Shorn(boot) => (9, boot, 0),
             Stream::Limits(boot) => (10, boot, 0),
+            Stream::Behind => (11, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

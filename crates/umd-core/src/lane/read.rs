@@ -235,8 +235,9 @@ impl Read {
             }
             Geometry::Mirrored { .. } | Geometry::Copied(_) => {
                 // Where legs may differ no more than what cannot be read comes from another one:
-                // hosts may have read the rest from this one before.
-                if in_doubt && Read::again_in_parts(lane, rig, self.request, self.piece) {
+                // hosts may have read the rest from this one before. One that is gone has no rest.
+                let may_split = in_doubt && error != IoError::Gone;
+                if may_split && Read::again_in_parts(lane, rig, self.request, self.piece) {
                     return Step::Over;
                 }
                 self.tried.push((self.slot, member));

@@ -374,7 +374,7 @@ impl Lane {
             && !rig.io.museum.on(Exhibit::M10);
         let mut changed = false;
         for index in std::mem::take(&mut self.ended) {
-let request = self.requests.get_mut(index).expect("ended once");
+            let request = self.requests.get_mut(index).expect("ended once");
             if hold && request.waits_for_faults {
                 self.ended.push(index);
                 continue;

@@ -146,7 +146,9 @@ impl Allocation {
             let found = match lane.geometry.is_mirror() {
                 true => {
                     let copies = lane.geometry.copies(piece.array_sectors);
-                    let leg = copies.into_iter().min_by_key(|leg| rig.epoch.rank(leg.slot));
+                    let leg = copies
+                        .into_iter()
+                        .min_by_key(|leg| rig.epoch.rank(leg.slot));
                     // One that lags may have a hole where data is on its way.
                     let lags = |c: &&Column| c.write_mostly && lane.behind.outstanding() > 0;
                     leg.and_then(|leg| {

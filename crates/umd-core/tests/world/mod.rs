@@ -44,6 +44,9 @@ pub struct World {
     pub released: Vec<MemberId>,
     /// What happened in which order: superblocks written, requests answered.
     pub log: Vec<Logged>,
+    /// Host writes to this member are held back.
+    pub held: Option<MemberId>,
+    pub kept: Vec<MemberIo>,
     queue: VecDeque<Command>,
     replies: BTreeMap<u64, Result<Reply, RequestError>>,
     answers: BTreeMap<u64, Result<ControlReply, ControlError>>,
@@ -138,10 +141,15 @@ impl World {
     }
 
     pub fn create_sized(shape: &Shape, disk_bytes: usize) -> World {
+        World::create_with(shape, disk_bytes, 0, 0)
+    }
+
+    /// `mostly`: the slots whose member is write-mostly, as a mask.
+    pub fn create_with(shape: &Shape, disk_bytes: usize, mostly: u8, behind: u32) -> World {
         let device = |n: u16| NewDevice {
             device_sectors: (disk_bytes / 512) as u64,
             device_uuid: Uuid([n as u8 + 1; 16]),
-            flags: DeviceFlags(0),
+            flags: DeviceFlags(mostly >> n & 1),
         };
         let new = NewArray {
             format: shape.format,
@@ -163,7 +171,10 @@ impl World {
             slots: (0..shape.disks).map(|n| Some(device(n))).collect(),
             spares: Vec::new(),
         };
-        let made = new_array(&new).expect("created");
+        let mut made = new_array(&new).expect("created");
+        if let Some(bitmap) = &mut made.bitmap {
+            bitmap.fields.write_behind = behind;
+        }
         let mut disks = BTreeMap::new();
         for (n, superblock) in made.slots.iter().enumerate() {
             let superblock = superblock.as_ref().expect("all slots");
@@ -206,6 +217,8 @@ impl World {
             notices: Vec::new(),
             released: Vec::new(),
             log: Vec::new(),
+            held: None,
+            kept: Vec::new(),
             queue: VecDeque::new(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -302,6 +315,7 @@ impl World {
     pub fn drain(&mut self) {
         while let Some(command) = self.queue.pop_front() {
             match command {
+                Command::Io(io) if self.keeps(&io) => self.kept.push(io),
                 Command::Io(io) => {
                     let done = self.perform(io);
                     self.event(Event::Done(done));
@@ -327,6 +341,33 @@ impl World {
                 Command::Stopped => {}
             }
         }
+    }
+
+    fn keeps(&self, io: &MemberIo) -> bool {
+        let write = matches!(io.op, IoOp::Write { .. } | IoOp::WriteZeroes { .. });
+        write && io.purpose == Purpose::Data && self.held == Some(io.member)
+    }
+
+    /// What was held back is carried out, or fails.
+    pub fn release(&mut self, fails: bool) {
+        self.held = None;
+        for io in std::mem::take(&mut self.kept) {
+            let done = match fails {
+                true => Completion {
+                    io: io.io,
+                    result: Err(IoError::Media),
+                },
+                false => self.perform(io),
+            };
+            self.event(Event::Done(done));
+        }
+        self.drain();
+    }
+
+    /// Whether the request was answered, by now.
+    pub fn is_answered(&mut self, id: u64) -> bool {
+        self.drain();
+        self.replies.contains_key(&id)
     }
 
     /// Lets time pass, with all timers that fall due.

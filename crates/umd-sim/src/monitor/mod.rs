@@ -12,6 +12,7 @@
 //! notes; what each one means stands at [`Rule`].
 
 mod half_set;
+mod lag;
 mod media;
 mod metadata;
 mod mirror;
@@ -41,13 +42,14 @@ pub enum Rule {
     /// G2: a bit is cleared, or the array called clean, only when all members hold the same,
     /// durably.
     Clear,
-    /// G3: a write is answered only when members that will be read from hold it.
+    /// G3: a write is answered only when members that will be read from hold it. On a write-mostly
+    /// member it may lag, where the bitmap allows so, and no more of them than that.
     Ack,
     /// G4: between the moment a failure is known and the moment it is recorded durably on every
     /// survivor, no data goes to survivors and nothing is answered.
     Quarantine,
-    /// G5: data is read only from where it is valid; where legs of a mirror differ, from one of
-    /// them, and that one is kept.
+    /// G5: data is read only from where it is valid, and not where something that was answered
+    /// lags; where legs of a mirror differ, from one of them, and that one is kept.
     Source,
     /// G6: two writes to overlapping sectors of one member are never in flight together.
     Overlap,
@@ -360,6 +362,7 @@ impl Monitor {
             }
             (Purpose::Data | Purpose::Preread | Purpose::Resync, false) => {
                 self.check_source(scene, view, io, &range, &what)?;
+                self.check_landed(scene, view, &range, &what)?;
                 match io.purpose {
                     Purpose::Data => self.check_leg(scene, view, io, &range, &what),
                     _ => Ok(()),

@@ -324,7 +324,8 @@ impl Monitor {
         let disk = &scene.disks[view.disk];
         let at = view.data_offset + place.relative_sector;
         let seen = recognise(disk.visible(at).unwrap_or(&ZERO));
-        if !scene.oracle.is_current(sector, seen) {
+        let held = scene.oracle.is_current(sector, seen);
+        if !held && !self.may_lag(scene, view, (sector, at), what)? {
             let text = format!("{what}: {place:?} (sector {sector}) holds {seen:?}");
             return broken(Rule::Ack, text);
         }

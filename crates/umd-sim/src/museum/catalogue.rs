@@ -84,6 +84,35 @@ const RAID: &[Entry] = &[
         Rule::Ack,
     ),
     entry(
+        M05,
+        (
+            "e555190d82c0",
+            "md/raid1: delay reads that could overtake behind-writes.",
+        ),
+        "Reads that only a write-mostly member could serve overtook writes that had been answered \
+         and had not landed there.",
+        "G5",
+        Rule::Source,
+    ),
+    entry(
+        M06,
+        (
+            "3e148a320979",
+            "md/raid1: fix potential data inconsistency issue with write behind device",
+        ),
+        "Of two overlapping writes that lagged the first could land last.",
+        "G6, G11",
+        Rule::Overlap,
+    ),
+    entry(
+        M07,
+        ("20cecae877a6", "md/raid1: check bitmap before behind write"),
+        "Writes lagged in an array without a bitmap, where nobody counted them and nobody waited \
+         for them.",
+        "G5",
+        Rule::Ack,
+    ),
+    entry(
         M08,
         (
             "46669e8616c6",

@@ -42,7 +42,6 @@ const TAIL: &str = "
 | exhibits of the study | why |
 |---|---|
 | M04 | the split of a discard is one computation here, there is nothing to restart from |
-| M05, M06, M07 | no write-behind yet |
 | M12, M17, M63 | no bad-block log yet: members with entries are refused |
 | M20, M21 | no replacements yet |
 | M23, M24 | no reshape yet |

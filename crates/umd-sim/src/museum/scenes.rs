@@ -13,7 +13,7 @@ use crate::options::Options;
 use crate::script::{
     Admin, Fate, Match, Step, add, admin, arm, boot_all, check, damage, data, fail, flush, hold,
     io, kill, plain, power_cut, quiet, re_add, read, read_all, release, remove, settle, sleep_ms,
-    start, trim, until, with_bitmap, with_drawer, write, zero,
+    start, trim, until, with_behind, with_bitmap, with_drawer, write, zero,
 };
 
 /// A scene.
@@ -126,7 +126,8 @@ pub fn scene(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
         M01 | M02 | M03 | M08 | M09 | M10 | M11 | M13 => writes(exhibit),
-        M14 | M15 | M16 | M18 | M19 | M25 => mirrors(exhibit),
+        M05 | M06 | M07 | M18 => lagging(exhibit),
+        M14 | M15 | M16 | M19 | M25 => mirrors(exhibit),
         M22 | M26 | M27 | M28r => copies(exhibit),
         M28 | M29 | M36 | M59 => bitmaps(exhibit),
         M30 | M31 | M33 | M34 | M37 | M41 | M42 => parity(exhibit),
@@ -193,6 +194,48 @@ fn writes(exhibit: Exhibit) -> Scene {
     }
 }
 
+/// A mirror whose second member is write-mostly, and what is written to it there is held back.
+fn lagging(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    let behind = with_behind(with_bitmap(plain(1, 2)), 2, 8);
+    let held = hold(data_writes().disk(1));
+    match exhibit {
+        M05 => new(
+            behind,
+            "a write lags on a write-mostly member, the other one fails, and a host reads",
+            [
+                held,
+                write(0..8),
+                fail(0),
+                start(read(0..8)),
+                sleep_ms(10),
+                release(),
+            ],
+        ),
+        M06 => new(
+            behind,
+            "a write lags on a write-mostly member, and the same place is written again",
+            [
+                held,
+                write(0..8),
+                start(write(0..8)),
+                sleep_ms(10),
+                release(),
+            ],
+        ),
+        M07 => new(
+            with_behind(plain(1, 2), 2, 8),
+            "a mirror without a bitmap and with a slow write-mostly member is written",
+            [held, start(write(0..8)), sleep_ms(10), release()],
+        ),
+        _ => new(
+            behind,
+            "a mirror with a write-mostly member that may lag is written",
+            [write(0..8)],
+        ),
+    }
+}
+
 fn mirrors(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
@@ -226,14 +269,6 @@ fn mirrors(exhibit: Exhibit) -> Scene {
                 add(2),
                 read(0..8),
             ],
-        ),
-        M18 => new(
-            Options {
-                write_mostly: 2,
-                ..plain(1, 2)
-            },
-            "a mirror with a write-mostly member is written",
-            [write(0..8)],
         ),
         M19 => new(
             plain(1, 2),

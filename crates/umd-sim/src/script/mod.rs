@@ -439,6 +439,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         old_disks: false,
         assume_clean: true,
         write_mostly: 0,
+        write_behind: 0,
         workload: Workload {
             clients: 0,
             operations: 0,
@@ -472,6 +473,15 @@ pub fn plain(level: i32, slots: u16) -> Options {
 pub fn with_bitmap(options: Options) -> Options {
     Options {
         bitmap_bytes: Some(4096),
+        ..options
+    }
+}
+
+/// The same with writes that may lag on write-mostly members: a mask of slots.
+pub fn with_behind(options: Options, write_mostly: u64, write_behind: u32) -> Options {
+    Options {
+        write_mostly,
+        write_behind,
         ..options
     }
 }

@@ -134,6 +134,7 @@ impl World<'_> {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             // It may be in sync when the fault strikes.
             self.atlas.doomed.insert(disk);
+            self.let_go_of_unlanded();
             return true;
         }
         if self.has_holes() {
@@ -148,6 +149,7 @@ impl World<'_> {
             self.atlas.exceeded = true;
         }
         self.atlas.doomed.insert(disk);
+        self.let_go_of_unlanded();
         true
     }
 
@@ -276,7 +278,10 @@ impl World<'_> {
     pub(super) fn break_it(&mut self, broken: Broken) {
         match broken {
             Broken::Armed(disk, armed) => self.disks[disk].arm(armed),
-            Broken::Damaged { disk, at, len } => self.disks[disk].damage(at, len),
+            Broken::Damaged { disk, at, len } => {
+                self.disks[disk].damage(at, len);
+                self.let_go_of_unlanded();
+            }
             Broken::Rotten { disk, at, len } => self.rot(disk, at, len),
             Broken::Gone(disk) => {
                 let ends = self.disks[disk].vanish(self.now);

@@ -104,6 +104,9 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
     for sb in created.slots.iter_mut().flatten() {
         sb.fields.chunk_sectors = options.chunk_sectors;
     }
+    if let Some(bitmap) = &mut created.bitmap {
+        bitmap.fields.write_behind = options.write_behind;
+    }
     let image = created.bitmap_image();
     let mut carries = vec![false; disks.len()];
     let mut sizes = Vec::new();
@@ -438,6 +441,7 @@ impl<'a> World<'a> {
         let forgets = self.forgets();
         let pages = self.pages_at_risk(power);
         self.open_holes(pages);
+        self.note_lagging();
         // Beyond redundancy, hung writes land late and caches that mattered are lost.
         power || forgets || self.atlas.exceeded()
     }

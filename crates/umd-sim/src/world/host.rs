@@ -194,6 +194,7 @@ impl World<'_> {
                 self.check_vouched(id, &sectors, false)
             }
             (Kind::Flush, Reply::Done) => {
+                self.let_go_of_unlanded();
                 let settled = self.oracle.flush_ended(id.0, true);
                 self.check_vouched(id, &settled, true)
             }

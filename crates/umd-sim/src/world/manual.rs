@@ -453,6 +453,7 @@ impl World<'_> {
             }
         }
         self.atlas.doomed.insert(disk);
+        self.let_go_of_unlanded();
     }
 
     /// Sectors of a member's data become unreadable.
@@ -469,6 +470,7 @@ impl World<'_> {
             self.enter_damage(disk);
         }
         self.disks[disk].damage(offset + range.start, range.end - range.start);
+        self.let_go_of_unlanded();
     }
 
     /// Enters one more unreadable place in the atlas.

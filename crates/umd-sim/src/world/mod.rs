@@ -18,6 +18,7 @@ mod exact;
 mod exhaust;
 mod fork;
 mod host;
+mod lag;
 mod limits;
 mod manual;
 mod phases;

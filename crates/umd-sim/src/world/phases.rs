@@ -289,6 +289,7 @@ impl World<'_> {
             // Members that are gone may have held answered writes in their caches.
             self.oracle.crashed(true);
         } else {
+            self.let_go_of_unlanded();
             self.oracle.stopped();
         }
         self.prune_holes();
