@@ -223,8 +223,7 @@ fn subset<T: Copy + Ord>(rng: &mut Rng, all: &[T], most: u64) -> BTreeSet<T> {
 impl Options {
     /// The options of a seed.
     pub fn draw(seed: u64) -> Options {
-        let mut rng = Rng::new(seed, Stream::Options);
-        let rng = &mut rng;
+        let rng = &mut Rng::new(seed, Stream::Options);
         let (level, slots, layout) = match seed % 10 {
             // The meaning of other seeds is that of before these levels were there.
             9 => draw_copied(rng),
@@ -269,10 +268,9 @@ impl Options {
             bitmap_bytes: long_bitmap.then_some(4096).or(bitmap_bytes),
             old_disks,
             assume_clean: !old_disks && missing == 0 && rng.permille(300),
-            write_mostly: if level == 1 && rng.permille(300) {
-                1 << rng.below(u64::from(slots))
-            } else {
-                0
+            write_mostly: match level == 1 && rng.permille(300) {
+                true => 1 << rng.below(u64::from(slots)),
+                false => 0,
             },
             write_behind: 0,
             workload,
@@ -335,7 +333,7 @@ impl Options {
         };
         let bytes = 4096 << rng.below(6);
         self.bitmap_bytes.get_or_insert(bytes);
-        let slower = rng.pick(&[1, 4, 30]);
+        let slower = rng.pick(&[1, 10, 100]);
         for disk in 0..usize::from(self.slots) {
             if self.write_mostly >> disk & 1 == 1 {
                 let write_ns = &mut self.latency[disk].write_ns;
@@ -348,6 +346,9 @@ impl Options {
         if rng.coin() {
             let fault = rng.pick(&[Fault::Gone, Fault::WriteError, Fault::Latent]);
             self.faults.insert(fault);
+        }
+        if rng.coin() {
+            self.actions.insert(Action::Fail);
         }
     }
 

@@ -322,6 +322,25 @@ impl Oracle {
         Ok(())
     }
 
+    /// The same of an array that is read-only: members that differ are not made to agree, and the
+    /// read decides nothing.
+    pub fn read_ended_undecided(
+        &mut self,
+        began: u64,
+        first_sector: u64,
+        pieces: &[&[u8]],
+    ) -> Result<(), WrongRead> {
+        let sectors = pieces.iter().flat_map(|piece| piece.chunks_exact(SECTOR));
+        for (sector, bytes) in (first_sector..).zip(sectors) {
+            let found = recognise(bytes);
+            self.reads_checked += 1;
+            if !self.may_read(began, sector, found) {
+                return Err(self.wrong(sector, found));
+            }
+        }
+        Ok(())
+    }
+
     fn sector_read(
         &mut self,
         now: u64,
@@ -448,7 +467,7 @@ impl Oracle {
 
     /// Whether this content was answered for, and not by the end of a machine.
     pub fn is_answered(&self, sector: u64, found: Content) -> bool {
-        let versions = self.sectors.get(&sector).into_iter().flatten();
+        let versions = self.sectors.get(sector).iter();
         let stamped = |v: &&Version| matches!(v.look, Look::Stamp(_)) && !v.weak;
         let mut fitting = versions.filter(stamped);
         fitting.any(|v| v.completed != OPEN && shows(v.look, found, sector))

@@ -298,8 +298,11 @@ impl Unit {
                 return None;
             }
             let long = self.end - self.start > PART_SECTORS;
+            // A member that is gone is about to be failed: nothing more is asked of it.
+            let gone = |effect: &Effect| matches!(effect, Effect::Fail(..));
+            let failing = rig.metadata.fault_pending() || rig.io.effects.iter().any(gone);
             return match self.columns.has_failed() {
-                _ if stopping || rig.metadata.fault_pending() => Some(UnitEnd::Abandoned),
+                _ if stopping || failing => Some(UnitEnd::Abandoned),
                 true if long => Some(UnitEnd::Split),
                 true => self.read(rig, index),
                 false => self.write(rig, index),

@@ -1,6 +1,6 @@
 //! What write-behind may lose, and nothing else: a write that was answered, that no flush covered,
 //! and that had not landed on the write-mostly members when the process or the machine died; and
-//! that only if afterwards no other member can give it.
+//! that only if afterwards no other member can give it, because it is lost or cannot be read there.
 //!
 //! ```text
 //!   running  --crash--> lagged --all members hold it--> forgotten
@@ -68,7 +68,10 @@ impl World<'_> {
                 let covers = write.offset_sectors <= at && at < write.end_sectors();
                 covers && current(write.content(at))
             };
-            let there = current(disk.visible(at)) && !disk.damaged().contains(&at);
+            // What cannot be read takes the block around it along.
+            let block = (at - offset).saturating_sub(7) + offset..at + 8;
+            let readable = disk.damaged().range(block).next().is_none();
+            let there = readable && current(disk.visible(at));
             there || !dying && disk.writes_in_flight().any(|write| coming(write))
         };
         // A flush makes durable what a member holds, not what a resync has yet to bring it.

@@ -367,6 +367,9 @@ pub struct ExamineArgs {
     /// Look for this metadata version only
     #[arg(short = 'e', long, value_name = "VERSION")]
     pub metadata: Option<String>,
+    /// Show the write-intent bitmaps
+    #[arg(long)]
+    pub bitmap: bool,
     /// Print a JSON document
     #[arg(long)]
     pub json: bool,

@@ -4,6 +4,7 @@
 //! | --------------------------------------- | ------------------------------------- |
 //! | `--create ...`, `-C ...`, `-CfR ...`    | `create ...`, `create -fR ...`        |
 //! | `-Es a b`, `-Evvs`                      | `examine -s a b`, `examine -vvs`      |
+//! | `-X a`, `--examine-bitmap a`            | `examine --bitmap a`                  |
 //! | `-vD r5`                                | `detail -v r5`                        |
 //! | `r5 --fail b.img --add c.img`           | `manage r5 --fail b.img --add c.img`  |
 //! | `r5 --stop`, `r5 -D`                    | `stop r5`, `detail r5`                |
@@ -42,6 +43,7 @@ const MODES: &[(&str, char, &str)] = &[
     ("--assemble", 'A', "assemble"),
     ("--detail", 'D', "detail"),
     ("--examine", 'E', "examine"),
+    ("--examine-bitmap", 'X', "examine --bitmap"),
     ("--query", 'Q', "query"),
     ("--stop", 'S', "stop"),
     ("--wait", 'W', "wait"),
@@ -56,7 +58,6 @@ const LATER_MODES: &[(&str, char, &str)] = &[
     ("--incremental", 'I', "incremental"),
     ("--monitor", 'F', "monitor"),
     ("--follow", '\0', "monitor"),
-    ("--examine-bitmap", 'X', "examine-bitmap"),
     ("--examine-badblocks", '\0', "examine-badblocks"),
     ("--dump", '\0', "dump"),
     ("--restore", '\0', "restore"),
@@ -146,7 +147,10 @@ fn mode_first(args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         }
         return Ok(rest);
     };
-    if let Some(option) = command.strip_prefix("manage ") {
+    if let Some(option) = command.strip_prefix("examine ") {
+        rest.insert(0, option.into());
+        rest.insert(0, "examine".into());
+    } else if let Some(option) = command.strip_prefix("manage ") {
         // `--readonly r5`: the option follows the array's name.
         rest.push(option.into());
         rest.insert(0, "manage".into());
@@ -218,7 +222,7 @@ fn array_first(mut args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
         };
         if let (Some(mode), None) = (mode, kept) {
             args.remove(1);
-            args.insert(0, mode.into());
+            args.splice(0..0, mode.split(' ').map(OsString::from));
             return Ok(args);
         }
     }
@@ -251,6 +255,10 @@ mod tests {
         assert_eq!(run("-Asf r5 a b"), "assemble -sf r5 a b");
         assert_eq!(run("-Es a b"), "examine -s a b");
         assert_eq!(run("-Evvs a"), "examine -vvs a");
+        assert_eq!(run("-X a b"), "examine --bitmap a b");
+        assert_eq!(run("--examine-bitmap a"), "examine --bitmap a");
+        assert_eq!(run("a -X"), "examine --bitmap a");
+        assert_eq!(run("-Xv a"), "examine --bitmap -v a");
         assert_eq!(run("-vD r5"), "detail -v r5");
         assert_eq!(run("-v --detail r5"), "detail -v r5");
         assert_eq!(run("-Ss"), "stop -s");
@@ -308,10 +316,6 @@ mod tests {
         assert_eq!(
             run("monitor --scan"),
             "2: monitor is not available in this version"
-        );
-        assert_eq!(
-            run("-Xv a"),
-            "2: examine-bitmap is not available in this version"
         );
         assert_eq!(run("r5 --grow"), "2: grow is not available in this version");
     }

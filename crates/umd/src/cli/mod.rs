@@ -3,6 +3,7 @@
 pub mod args;
 pub mod argv;
 pub mod assemble;
+pub mod bitmap;
 pub mod build;
 pub mod change;
 pub mod create;

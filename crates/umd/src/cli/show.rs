@@ -288,6 +288,9 @@ pub fn run_examine(args: &ExamineArgs, verbose: bool) -> Outcome {
     if args.devices.is_empty() {
         return Err(Failure::usage("No devices to examine"));
     }
+    if args.bitmap {
+        return bitmaps(args);
+    }
     let only = args.metadata.as_deref().map(values::metadata).transpose()?;
     let context = Context::system();
     let mut code = 0;
@@ -346,6 +349,15 @@ pub fn run_examine(args: &ExamineArgs, verbose: bool) -> Outcome {
         print(&examine::brief(&members, verbose))?;
     }
     Ok(code)
+}
+
+fn bitmaps(args: &ExamineArgs) -> Outcome {
+    if args.brief || args.scan || args.export || args.metadata.is_some() {
+        return Err(Failure::usage(
+            "--bitmap shows bitmaps, and goes with --json only",
+        ));
+    }
+    super::bitmap::run(&args.devices, args.json)
 }
 
 fn document(name: &str, sectors: u64, found: &Found) -> DeviceDoc {

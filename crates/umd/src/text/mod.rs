@@ -1,5 +1,6 @@
 //! What people and their scripts read: pure functions from documents to mdadm's text.
 
+pub mod bitmap;
 pub mod detail;
 pub mod examine;
 pub mod mdstat;
