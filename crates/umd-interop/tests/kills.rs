@@ -27,10 +27,11 @@ const MEMBER: u64 = 6 << 20;
 const CONNECTIONS: usize = 4;
 /// Blocks each connection writes, in its own range.
 const BLOCKS: usize = 256;
-/// (level, members, options)
-const ARRAYS: [(&str, usize, &str); 9] = [
+/// (level, members, options); with write-behind the last member is write-mostly.
+const ARRAYS: [(&str, usize, &str); 10] = [
     ("0", 3, ""),
     ("1", 2, "--bitmap=internal"),
+    ("1", 3, "--write-behind=8"),
     ("4", 3, "--bitmap=none"),
     ("5", 3, "--bitmap=internal"),
     ("5", 4, "--bitmap=none"),
@@ -69,6 +70,8 @@ fn create(umd: &Umd, level: &str, options: &str, members: &[PathBuf]) {
     let (level, count) = (format!("-l{level}"), format!("-n{}", members.len()));
     let mut args = vec!["create", "killed", &level, &count, "-c16"];
     args.extend(options.split_whitespace());
+    let behind = options.contains("--write-behind");
+    args.extend(Some("--bitmap=internal").filter(|_| behind));
     if level != "-l0" {
         args.push("--assume-clean");
     }
@@ -80,6 +83,9 @@ fn create(umd: &Umd, level: &str, options: &str, members: &[PathBuf]) {
         .map(|path| path.display().to_string())
         .collect();
     args.extend(paths.iter().map(String::as_str));
+    if behind {
+        args.insert(args.len() - 1, "--write-mostly");
+    }
     umd.ok(&args).unwrap();
     umd.ok(&["stop", "killed"]).unwrap();
 }

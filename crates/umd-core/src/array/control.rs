@@ -269,7 +269,7 @@ impl Array {
             slot,
             size_sectors: new.size_sectors,
             logical_block_bytes: new.logical_block_bytes,
-            write_mostly: new.write_mostly,
+            write_mostly: superblock.fields.flags.contains(DeviceFlags::WRITE_MOSTLY),
             superblock,
             fault: None,
             read_errors: ReadErrors::default(),
@@ -351,6 +351,9 @@ impl Array {
         }
         let mut superblock = superblock.clone();
         superblock.fields.features = superblock.fields.features.with(Features::RECOVERY_BITMAP);
+        if new.write_mostly {
+            superblock.fields.flags = superblock.fields.flags.with(DeviceFlags::WRITE_MOSTLY);
+        }
         Ok((superblock, slot))
     }
 

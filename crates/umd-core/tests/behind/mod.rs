@@ -179,6 +179,27 @@ fn without_an_ordinary_member_nothing_lags() {
     assert!(world.is_answered(id));
 }
 
+/// A member keeps its flag when it comes back, and may lag again.
+#[test]
+fn a_member_that_comes_back_is_still_write_mostly() {
+    let mut world = mirror(8);
+    world.control(Control::Fail(SLOW)).expect("failed");
+    world.control(Control::Remove(SLOW)).expect("removed");
+    let superblock = world.superblock(1);
+    let disk = world.disks.remove(&SLOW).expect("a disk");
+    world.disks.insert(MemberId(9), disk);
+    let new = world.new_member(9, Some(superblock));
+    world.control(Control::ReAdd(new)).expect("put back");
+    world.pass(5);
+    let status = world.array().status();
+    let back = status.members.iter().find(|m| m.id == MemberId(9));
+    assert!(back.expect("a member").write_mostly && status.degraded == 0);
+    world.held = Some(MemberId(9));
+    let id = write(&mut world, 0, 1, false);
+    assert!(world.is_answered(id));
+    world.release(false);
+}
+
 #[test]
 fn a_stop_waits_for_what_lags() {
     let mut world = mirror(8);

@@ -77,6 +77,12 @@ impl DeviceFlags {
     /// Fail it at the first error when another copy exists.
     pub const FAILFAST: DeviceFlags = DeviceFlags(2);
 
+    /// These bits and those of `other`.
+    #[must_use]
+    pub fn with(self, other: DeviceFlags) -> DeviceFlags {
+        DeviceFlags(self.0 | other.0)
+    }
+
     /// True when all bits of `other` are set.
     pub fn contains(self, other: DeviceFlags) -> bool {
         self.0 & other.0 == other.0

@@ -4,6 +4,7 @@ use umd_core::value::{Exhibit, Museum, Now, Pool};
 
 use crate::engine::{Candidate, Maker, Refused, Started};
 use crate::monitor::Violation;
+use crate::options::Options;
 use crate::run::{Show, run_seed};
 use crate::shipped::{Shipped, start_core};
 
@@ -36,10 +37,19 @@ pub struct Found {
     pub violation: Violation,
 }
 
+/// Whether a mistake has a place in a seed at all: those of write-behind have none elsewhere.
+fn may_show(exhibit: Exhibit, seed: u64) -> bool {
+    let lags = matches!(exhibit, Exhibit::M05 | Exhibit::M06);
+    !lags || Options::draw(seed).write_behind > 0
+}
+
 /// Runs up to `most` seeds from `start` on until one notices the mistake. A seed that fails without
 /// the mistake as well proves nothing and is passed over.
 pub fn search(exhibit: Exhibit, start: u64, most: u64) -> Option<Found> {
     (start..start.saturating_add(most)).find_map(|seed| {
+        if !may_show(exhibit, seed) {
+            return None;
+        }
         let violation = run_seed(seed, &Mistaken(exhibit), Show::Hash).violation?;
         let innocent = run_seed(seed, &Shipped, Show::Hash).violation.is_none();
         innocent.then_some(Found {
