@@ -123,6 +123,12 @@ fn body(options: &Options, name: &str) -> Vec<Step> {
 
 /// The drills: mirror, RAID5 and RAID6 with a bitmap, and `more` shapes.
 pub fn drills(more: bool) -> Vec<Drill> {
+    let lagging = |options: Options| {
+        let last = usize::from(options.slots) - 1;
+        let mut options = with_behind(options, 1 << last, 4);
+        options.latency[last].write_ns *= 20;
+        options
+    };
     let names = ["write", "replace", "rejoin", "scrub", "crash"];
     let mut shapes = vec![small(1, 2), small(5, 3), small(6, 4)];
     if more {
@@ -132,11 +138,13 @@ pub fn drills(more: bool) -> Vec<Drill> {
             options
         };
         shapes.extend([bare(small(1, 2)), bare(small(5, 3)), bare(small(6, 4))]);
+        shapes.extend([lagging(small(1, 2)), lagging(small(1, 3))]);
     }
     let mut all = Vec::new();
     for options in shapes {
         for name in names {
             let bitmap = match options.bitmap_bytes {
+                Some(_) if options.write_behind > 0 => ", write-behind",
                 Some(_) => "",
                 None => ", no bitmap",
             };
