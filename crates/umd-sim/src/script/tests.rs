@@ -240,3 +240,46 @@ fn a_script_may_be_a_function() {
     assert_eq!(again(&[write(0..9)]), again(&[write(0..9)]));
     assert_ne!(again(&[write(0..9)]), again(&[write(0..10)]));
 }
+
+/// A mirror whose first member is write-mostly, and a write that lags there when the process dies:
+/// nothing in flight lands.
+fn killed_while_it_lags() -> (Options, Vec<Step>) {
+    let steps = [
+        quiet(),
+        hold(io().writes().purpose(data()).disk(0)),
+        write(0..8),
+        kill(false),
+    ];
+    (with_behind(with_bitmap(plain(1, 2)), 1, 8), steps.into())
+}
+
+#[test]
+fn what_lagged_is_taken_from_ordinary_members_after_a_kill() {
+    let (options, mut steps) = killed_while_it_lags();
+    steps.extend([boot_all(), read(0..8), settle(), read_all()]);
+    passes(&options, &steps);
+}
+
+/// What write-behind may lose: the process died, and the ordinary member does not come back.
+#[test]
+fn what_lagged_may_be_old_where_no_ordinary_member_comes_back() {
+    let (options, mut steps) = killed_while_it_lags();
+    steps.insert(3, vanish(1));
+    steps.extend([boot([0]), read(0..8)]);
+    passes(&options, &steps);
+}
+
+/// Without a crash nothing may be lost: the read waits until the write has landed.
+#[test]
+fn while_the_array_runs_what_lags_is_not_lost_with_the_ordinary_member() {
+    let (options, mut steps) = killed_while_it_lags();
+    steps.truncate(3);
+    steps.extend([
+        vanish(1),
+        start(read(0..8)),
+        sleep_ms(10),
+        release(),
+        await_all(),
+    ]);
+    passes(&options, &steps);
+}
