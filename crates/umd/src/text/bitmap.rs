@@ -42,9 +42,9 @@ fn state(state: State) -> &'static str {
 
 fn chunk(bytes: u64) -> String {
     match bytes {
-        ..1024 => format!("{bytes} bytes"),
-        ..1_048_576 => format!("{} KB", bytes >> 10),
-        ..1_073_741_824 => format!("{} MB", bytes >> 20),
+        0..1024 => format!("{bytes} bytes"),
+        1024..1_048_576 => format!("{} KB", bytes >> 10),
+        1_048_576..1_073_741_824 => format!("{} MB", bytes >> 20),
         _ => format!("{} GB", bytes >> 30),
     }
 }
