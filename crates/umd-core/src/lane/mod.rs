@@ -74,8 +74,8 @@ enum Job {
 }
 
 impl Job {
-    /// How many requests wait for it. Mending, rewriting what could not be read, and writing to legs
-    /// that lag go on when the host has its answer.
+    /// How many requests wait for it. Mending, rewriting what could not be read, and writing to
+    /// legs that lag go on when the host has its answer.
     fn parts(&self) -> usize {
         match self {
             Job::Mend(_) => 0,

@@ -288,9 +288,13 @@ pub fn run_examine(args: &ExamineArgs, verbose: bool) -> Outcome {
     if args.devices.is_empty() {
         return Err(Failure::usage("No devices to examine"));
     }
-    if args.bitmap {
-        return bitmaps(args);
+    match args.bitmap {
+        true => bitmaps(args),
+        false => examine_all(args, verbose),
     }
+}
+
+fn examine_all(args: &ExamineArgs, verbose: bool) -> Outcome {
     let only = args.metadata.as_deref().map(values::metadata).transpose()?;
     let context = Context::system();
     let mut code = 0;
