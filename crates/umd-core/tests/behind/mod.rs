@@ -18,7 +18,7 @@ fn mirror(behind: u32) -> World {
         disks: 2,
         chunk_sectors: 0,
         bitmap: true,
-        minor: Minor::V1_2,
+        format: Format::V1_2,
         assume_clean: true,
     };
     let mut world = World::create_with(&shape, DISK_BYTES, 2, behind);
