@@ -4,7 +4,7 @@ use super::world::{DISK_BYTES, Shape, World};
 use umd_core::array::{ArrayState, Control, Event, Options, Reply, RequestOp};
 use umd_core::assembly::Wish;
 use umd_core::value::{ControlId, MemberId};
-use umd_format::{Level, Minor, Role};
+use umd_format::{Format, Level, Role};
 
 const ORDINARY: MemberId = MemberId(0);
 const SLOW: MemberId = MemberId(1);

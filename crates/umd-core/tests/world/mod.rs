@@ -149,7 +149,7 @@ impl World {
         let device = |n: u16| NewDevice {
             device_sectors: (disk_bytes / 512) as u64,
             device_uuid: Uuid([n as u8 + 1; 16]),
-            flags: DeviceFlags(mostly >> n & 1),
+            flags: DeviceFlags(mostly.checked_shr(u32::from(n)).unwrap_or(0) & 1),
         };
         let new = NewArray {
             format: shape.format,
