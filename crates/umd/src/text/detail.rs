@@ -64,11 +64,25 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
         "Consistency Policy",
         format!("{}\n", array.consistency_policy),
     );
+    out.push_str(&syncing(array));
+    if stored {
+        out.push_str(&identity(array, context));
+    }
+    out.push_str(&table(array));
+    out.push_str(&faults(array));
+    out.push_str(&mismatches(array));
+    out
+}
+
+/// What a sync action does, and what holds it back.
+fn syncing(array: &ArrayDoc) -> String {
+    let mut out = String::new();
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(out, "{label:>18} : {value}");
+    };
     if let Some(sync) = &array.sync {
-        line(
-            sync_label(sync),
-            format!("{}% complete\n", sync.percent as u64),
-        );
+        let percent = format!("{}% complete\n", sync.percent as u64);
+        line(sync_label(sync), percent);
     }
     if let Some(text) = sync_range(array) {
         line("Sync Range", format!("{text}\n"));
@@ -76,12 +90,6 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     if let Some(text) = sync_speed(array) {
         line("Sync Speed", format!("{text}\n"));
     }
-    if stored {
-        out.push_str(&identity(array, context));
-    }
-    out.push_str(&table(array));
-    out.push_str(&faults(array));
-    out.push_str(&mismatches(array));
     out
 }
 
