@@ -159,8 +159,15 @@ fn measure(entry: &Entry, args: &Args) -> Result<bool, String> {
     let noticed = rate.rule.is_some();
     if args.record {
         record(name, rate, args.start)?;
+        return Ok(noticed);
     }
-    Ok(noticed)
+    // What begins elsewhere cannot be compared with what was measured from seed 0 on.
+    let known = rates::kept().remove(&name).filter(|_| args.start == 0);
+    let alarm = known.and_then(|known| rates::alarm(&name, &known, &rate));
+    if let Some(alarm) = &alarm {
+        eprintln!("umd-sim: {alarm}");
+    }
+    Ok(noticed && alarm.is_none())
 }
 
 /// Keeps a figure. A search that did not begin at seed 0 has to go on from one that found nothing.

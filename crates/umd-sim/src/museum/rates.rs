@@ -16,6 +16,30 @@ pub struct Rate {
 /// The figures, by name.
 pub type Rates = BTreeMap<String, Rate>;
 
+/// How many times as many seeds are an alarm.
+const WORSE_TIMES: u64 = 5;
+/// Figures below this are luck, one way or the other.
+const LUCK_SEEDS: u64 = 20;
+
+/// Says so when a mistake took much longer to be noticed than it did when it was measured: then the
+/// simulator has lost some of its sight, or the engine does less of what shows the mistake.
+pub fn alarm(name: &str, known: &Rate, now: &Rate) -> Option<String> {
+    let usual = known.seeds.max(LUCK_SEEDS);
+    let much = usual.saturating_mul(WORSE_TIMES);
+    if known.rule.is_none() || now.seeds < much {
+        return None;
+    }
+    let seen = match now.rule {
+        Some(_) => format!("was noticed after {} seeds", now.seeds),
+        None => format!("was not noticed in {} seeds", now.seeds),
+    };
+    Some(format!(
+        "{name} {seen}, when it was measured after {}: find out what hides it, or measure it anew \
+         with --record",
+        known.seeds
+    ))
+}
+
 /// Where they are kept.
 pub const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/museum/rates.txt");
 
@@ -54,6 +78,34 @@ pub fn text(rates: &Rates) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn rate(seeds: u64, noticed: bool) -> Rate {
+        Rate {
+            seeds,
+            rule: noticed.then(|| "Ack".to_owned()),
+        }
+    }
+
+    #[test]
+    fn five_times_as_many_seeds_are_an_alarm() {
+        let alarmed = |known, now| alarm("M14", &known, &now).is_some();
+        assert!(!alarmed(rate(100, true), rate(499, true)));
+        assert!(alarmed(rate(100, true), rate(500, true)));
+        assert!(
+            alarmed(rate(100, true), rate(500, false)),
+            "not noticed at all"
+        );
+        assert!(
+            !alarmed(rate(100, true), rate(300, false)),
+            "not looked for long enough"
+        );
+        assert!(!alarmed(rate(2, true), rate(99, true)), "luck");
+        assert!(alarmed(rate(2, true), rate(100, true)));
+        assert!(
+            !alarmed(rate(100, false), rate(9000, true)),
+            "better than before"
+        );
+    }
 
     #[test]
     fn figures_are_read_as_they_were_written() {
