@@ -4,7 +4,7 @@ use umd_core::value::{Exhibit, Museum, Now, Pool};
 
 use crate::engine::{Candidate, Maker, Refused, Started};
 use crate::monitor::Violation;
-use crate::options::Options;
+use crate::options::{Fault, Options};
 use crate::run::{Show, run_seed};
 use crate::shipped::{Shipped, start_core};
 
@@ -37,10 +37,20 @@ pub struct Found {
     pub violation: Violation,
 }
 
-/// Whether a mistake has a place in a seed at all: those of write-behind have none elsewhere.
+/// Whether a mistake has a place in a seed at all. Where the code that makes it is not reached the
+/// seed need not be run.
 fn may_show(exhibit: Exhibit, seed: u64) -> bool {
-    let lags = matches!(exhibit, Exhibit::M05 | Exhibit::M06);
-    !lags || Options::draw(seed).write_behind > 0
+    use Exhibit::*;
+    let options = Options::draw(seed);
+    match exhibit {
+        M01 | M02 => options.level == 0,
+        M05 | M06 => options.write_behind > 0,
+        M25 | M58 | U03 | U05 | U12 | U15 => options.level > 0,
+        M56 | U01 | U07 | U09 => options.bitmap_bytes.is_some(),
+        U04 => options.faults.contains(&Fault::FlushError),
+        U11 => matches!(options.level, 4..=6),
+        _ => true,
+    }
 }
 
 /// Runs up to `most` seeds from `start` on until one notices the mistake. A seed that fails without
