@@ -84,6 +84,9 @@ pub struct CreateRequest {
     pub bitmap: Option<bool>,
     /// Bytes per bit.
     pub bitmap_chunk_bytes: Option<u32>,
+    /// Seconds between sweeps that clear bits; 5 when nothing is said.
+    #[serde(default)]
+    pub bitmap_delay_seconds: Option<u32>,
     /// How many writes may lag on write-mostly devices, at the most; 0 for none.
     #[serde(default)]
     pub write_behind: u32,

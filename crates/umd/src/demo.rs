@@ -216,6 +216,7 @@ impl Demo<'_> {
             data_offset_sectors: None,
             bitmap: Some(true),
             bitmap_chunk_bytes: None,
+            bitmap_delay_seconds: None,
             write_behind: 0,
             bad_block_log: true,
             assume_clean: false,

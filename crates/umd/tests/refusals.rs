@@ -145,6 +145,16 @@ const REFUSALS: &[(&str, i32, &str)] = &[
          16383.\n",
     ),
     (
+        "-C md0 -l 1 -n 2 -b internal --delay=0 a b",
+        2,
+        "umd: invalid delay: 0; it is a whole number of seconds from 1 to 86400\n",
+    ),
+    (
+        "-C md0 -l 1 -n 2 -b none -d 10 a b",
+        2,
+        "umd: --delay needs --bitmap=internal\n",
+    ),
+    (
         "-C md0 -l 1 -n 2 -b clustered a b",
         2,
         "umd: clustered bitmaps are not available in this version; internal and none are\n",

@@ -181,6 +181,9 @@ pub struct CreateArgs {
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "256")]
     pub write_behind: Option<String>,
+    /// Seconds between sweeps that clear bits of the bitmap (needs --bitmap=internal; 5)
+    #[arg(short, long, value_name = "SECONDS")]
+    pub delay: Option<String>,
     /// Write over what is on this device (repeat for each)
     #[arg(long, value_name = "PATH")]
     pub destroy: Vec<String>,

@@ -113,6 +113,7 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
             .as_deref()
             .map(values::bitmap_chunk_bytes)
             .transpose()?,
+        bitmap_delay_seconds: delay(args, bitmap)?,
         write_behind,
         bad_block_log: bad_block_log(args)?,
         assume_clean: args.assume_clean,
@@ -260,6 +261,16 @@ fn bitmap(args: &CreateArgs, level: i32) -> Result<Option<bool>, Failure> {
         return Err(Failure::usage("--bitmap-chunk needs --bitmap=internal"));
     }
     Ok(wanted)
+}
+
+/// How often bits are cleared. The number lies in the bitmap.
+fn delay(args: &CreateArgs, bitmap: Option<bool>) -> Result<Option<u32>, Failure> {
+    let delay = args.delay.as_deref().map(values::bitmap_delay_seconds);
+    let delay = delay.transpose()?;
+    match delay {
+        Some(_) if bitmap != Some(true) => Err(Failure::usage("--delay needs --bitmap=internal")),
+        delay => Ok(delay),
+    }
 }
 
 /// How many writes may lag. The number lies in the bitmap, and only mirrors have legs that may.

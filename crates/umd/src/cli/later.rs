@@ -26,7 +26,6 @@ const LATER: &[(&str, &str)] = &[
     ("--readwrite-auto", "read-auto"),
     ("--super-minor", "finding arrays by minor number"),
     ("--config", "a configuration file"),
-    ("--delay", "setting the bitmap's delay"),
     ("--ublk", "the ublk door"),
     ("--fuse", "the FUSE door"),
     ("--vhost-user", "the vhost-user door"),

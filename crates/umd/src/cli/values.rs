@@ -221,6 +221,23 @@ pub fn bitmap_chunk_bytes(text: &str) -> Result<u32, Failure> {
     }
 }
 
+/// Seconds between two sweeps that clear bits.
+///
+/// # Errors
+/// When it is no whole number of seconds from 1 to a day: kernels refuse a bitmap without any.
+pub fn bitmap_delay_seconds(text: &str) -> Result<u32, Failure> {
+    match text.parse() {
+        Ok(seconds) if (1..=BITMAP_DELAY_MAX_SECONDS).contains(&seconds) => Ok(seconds),
+        _ => Err(Failure::usage(format!(
+            "invalid delay: {text}; it is a whole number of seconds from 1 to \
+             {BITMAP_DELAY_MAX_SECONDS}"
+        ))),
+    }
+}
+
+/// The longest delay between sweeps of the bitmap: a day.
+pub const BITMAP_DELAY_MAX_SECONDS: u32 = 86_400;
+
 /// How many writes may lag on write-mostly devices.
 ///
 /// # Errors

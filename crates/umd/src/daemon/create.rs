@@ -29,6 +29,7 @@ use umd_format::{Level, Raid10Layout, SuperblockV1, Uuid, v090};
 
 use super::open::{self, How, Opened, Superblock};
 use crate::api::{CreateRequest, DeviceRequest, ErrorDoc};
+use crate::cli::values::BITMAP_DELAY_MAX_SECONDS;
 use crate::text::Context;
 use crate::words;
 
@@ -90,6 +91,7 @@ pub fn prepare(request: &CreateRequest, dry_run: bool) -> Result<Prepared, Error
         .collect();
     check_names(&requests)?;
     check_write_behind(request)?;
+    check_delay(request)?;
     let mut prepared = Prepared {
         devices: Vec::new(),
         created: Created {
@@ -138,6 +140,18 @@ fn check_write_behind(request: &CreateRequest) -> Result<(), ErrorDoc> {
         _ if request.level != 1 => Err(usage("write-behind is for raid1")),
         _ if request.bitmap != Some(true) => Err(usage("write-behind needs an internal bitmap")),
         _ => Ok(()),
+    }
+}
+
+fn check_delay(request: &CreateRequest) -> Result<(), ErrorDoc> {
+    let most = BITMAP_DELAY_MAX_SECONDS;
+    match request.bitmap_delay_seconds {
+        None => Ok(()),
+        Some(seconds) if !(1..=most).contains(&seconds) => Err(usage(format!(
+            "the delay between sweeps of the bitmap is 1 to {most} seconds"
+        ))),
+        Some(_) if request.bitmap != Some(true) => Err(usage("a delay needs an internal bitmap")),
+        Some(_) => Ok(()),
     }
 }
 
@@ -418,6 +432,9 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
     let mut created = create::new_array(&array).map_err(|error| create_error(&error, devices))?;
     if let Some(bitmap) = &mut created.bitmap {
         bitmap.fields.write_behind = request.write_behind;
+        if let Some(seconds) = request.bitmap_delay_seconds {
+            bitmap.fields.daemon_sleep_s = seconds;
+        }
     }
     let first = created.slots.iter().flatten().next();
     let size_sectors = first.map_or(0, |superblock| superblock.fields.size_sectors);
@@ -620,6 +637,7 @@ mod tests {
             data_offset_sectors: None,
             bitmap: None,
             bitmap_chunk_bytes: None,
+            bitmap_delay_seconds: None,
             write_behind: 0,
             bad_block_log: true,
             assume_clean: false,
