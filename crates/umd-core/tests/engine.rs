@@ -2,6 +2,7 @@
 
 mod behind;
 mod commit;
+mod failfast;
 mod gather;
 mod old;
 mod read_errors;

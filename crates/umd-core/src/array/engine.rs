@@ -403,17 +403,15 @@ impl Array {
             Timer::IoTimeout => {
                 self.timeout_armed = false;
                 // Late at two looks in a row: a pause of this process is not the members' fault.
-                let late = self.io.overdue(self.options.io_timeout);
+                let late = self.late_members();
                 let again: Vec<MemberId> = late
                     .iter()
                     .copied()
                     .filter(|m| self.late.contains(m))
                     .collect();
-                for member in again {
-                    let seconds = self.options.io_timeout.as_secs();
-                    self.fail_member(member, &format!("no answer for {seconds} s"));
-                    self.io.orphan(member);
-                }
+                again
+                    .into_iter()
+                    .for_each(|member| self.give_up_late(member));
                 self.late = late;
             }
         }

@@ -1,10 +1,15 @@
 //! Members fail, spares step in.
 
+use umd_format::v1::DeviceFlags;
+
 use super::engine::Array;
 use crate::geometry::Geometry;
 use crate::member::{Epoch, Member, State};
 use crate::sync::{Ended, Outcome, SyncAction};
-use crate::value::{Exhibit, MemberId, Notice, Slot};
+use crate::value::{Exhibit, MemberId, Notice, Slot, Span};
+
+/// How long a leg that is to fail fast may take.
+const FAILFAST_TIMEOUT: Span = Span::secs(5);
 
 impl Array {
     /// Shows the members as they are now to everything that is planned from here on.
@@ -79,9 +84,48 @@ impl Array {
         let count = &mut member.superblock.fields.corrected_reads;
         *count = count.saturating_add(1);
         let too_many = member.read_errors.note(now, most);
-        if too_many && self.can_lose(id) {
+        if self.is_failfast(id) && self.can_lose(id) {
+            self.fail_member(id, "a read error, and the member is to fail fast");
+        } else if too_many && self.can_lose(id) {
             self.fail_member(id, &format!("more than {most} read errors in an hour"));
         }
+    }
+
+    /// Whether this leg of a mirror is given up at the first trouble, while there is another one.
+    /// Elsewhere the flag means nothing, as in md.
+    fn is_failfast(&self, id: MemberId) -> bool {
+        let member = self.members.get(id).filter(|m| m.state == State::InSync);
+        let flagged = |m: &Member| m.superblock.fields.flags.contains(DeviceFlags::FAILFAST);
+        self.geometry.is_mirror() && member.is_some_and(flagged)
+    }
+
+    /// Members that have not answered for too long: legs that are to fail fast after a few seconds.
+    pub(super) fn late_members(&self) -> Vec<MemberId> {
+        let mut late = self.io.overdue(self.options.io_timeout);
+        let fast = self.options.io_timeout.min(FAILFAST_TIMEOUT);
+        let fast = self.io.overdue(fast).into_iter();
+        late.extend(fast.filter(|id| self.is_failfast(*id) && self.can_lose(*id)));
+        late.sort_unstable();
+        late.dedup();
+        late
+    }
+
+    /// Two looks in a row found it late.
+    pub(super) fn give_up_late(&mut self, id: MemberId) {
+        let limit = self.options.io_timeout;
+        let hangs = self.io.overdue(limit).contains(&id);
+        // The other leg may have been given up a moment ago.
+        if !hangs && !self.can_lose(id) {
+            return;
+        }
+        let limit = if hangs {
+            limit
+        } else {
+            limit.min(FAILFAST_TIMEOUT)
+        };
+        let seconds = limit.as_secs();
+        self.fail_member(id, &format!("no answer for {seconds} s"));
+        self.io.orphan(id);
     }
 
     /// The array broke over this member, and what it holds may be old: better no answer than a

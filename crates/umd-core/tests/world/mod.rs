@@ -25,6 +25,8 @@ pub struct Disk {
     pub bad: std::collections::BTreeSet<u64>,
     /// Takes no writes, except of superblocks and bitmaps.
     pub stuck: bool,
+    /// Takes everything and answers nothing.
+    pub hung: bool,
     pub reads: u64,
     pub writes: u64,
     /// Sectors that were read, and how often writes and zeroing went to it.
@@ -317,6 +319,9 @@ impl World {
             match command {
                 Command::Io(io) if self.keeps(&io) => self.kept.push(io),
                 Command::Io(io) => {
+                    if self.disks.get(&io.member).is_some_and(|disk| disk.hung) {
+                        continue;
+                    }
                     let done = self.perform(io);
                     self.event(Event::Done(done));
                 }
