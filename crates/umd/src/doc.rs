@@ -208,8 +208,14 @@ pub struct SyncDoc {
 /// A write-intent bitmap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BitmapDoc {
-    /// `internal`.
+    /// `internal` or `file`.
     pub kind: String,
+    /// The file it is kept in.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Why that file is not written any more; the bits are in memory only then.
+    #[serde(default)]
+    pub fault: Option<String>,
     /// Sectors from the superblock.
     pub offset_sectors: i32,
     /// Bytes per bit.
@@ -284,7 +290,7 @@ impl ArrayDoc {
         let sync_action = match (&sync, status.sync_frozen) {
             (Some(sync), _) => sync.action.clone(),
             (None, true) => "frozen".to_owned(),
-            (None, false) => "idle".to_owned(),
+            (None, false) => status.sync_requested.map_or("idle", action_word).to_owned(),
         };
         let failed = status.state == ArrayState::Broken
             || status.degraded > tolerated(status.level, status.raid_disks);
@@ -313,7 +319,13 @@ impl ArrayDoc {
             events: status.events.0,
             consistency_policy: policy_word(status).to_owned(),
             bitmap: status.bitmap.as_ref().map(|bitmap| BitmapDoc {
-                kind: "internal".to_owned(),
+                kind: match bitmap.file {
+                    Some(_) => "file",
+                    None => "internal",
+                }
+                .to_owned(),
+                path: bitmap.file.clone(),
+                fault: bitmap.fault.clone(),
                 offset_sectors: bitmap.offset_sectors,
                 chunk_bytes: bitmap.chunk_bytes,
                 bits: bitmap.bits,
@@ -506,6 +518,7 @@ pub(crate) mod tests {
                 .collect(),
             sync: None,
             sync_pending: false,
+            sync_requested: None,
             sync_frozen: false,
             sync_limits: LimitsStatus::default(),
             last_sync: None,
@@ -539,6 +552,8 @@ pub(crate) mod tests {
             held: false,
         });
         status.bitmap = Some(BitmapStatus {
+            file: None,
+            fault: None,
             offset_sectors: 8,
             chunk_bytes: 64 << 20,
             bits: 1,

@@ -147,6 +147,10 @@ impl Array {
     }
 
     fn control_lost(&mut self, id: MemberId, why: &str) -> Result<Until, ControlError> {
+        if self.bitmap.file() == Some(id) {
+            self.fail_member(id, why);
+            return Ok(Until::Faults);
+        }
         let name = self.named(id)?.name.clone();
         if self.can_lose(id) {
             self.fail_member(id, why);

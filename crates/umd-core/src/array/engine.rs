@@ -69,6 +69,8 @@ pub struct Array {
     pub(super) members: Members,
     pub(super) epoch: Arc<Epoch>,
     pub(super) bitmap: Bitmap,
+    /// Why the bitmap's file is not written any more.
+    pub(super) bitmap_fault: Option<String>,
     pub(super) metadata: Metadata,
     pub(super) cover: Cover,
     pub(super) lane: Lane,
@@ -99,6 +101,7 @@ impl Array {
             members: parts.members,
             epoch: parts.epoch,
             bitmap: parts.bitmap,
+            bitmap_fault: None,
             metadata: parts.metadata,
             cover: parts.cover,
             lane,
@@ -452,7 +455,8 @@ impl Array {
             }
             seen.push(id);
             let member = self.members.get(id);
-            let works = member.is_some_and(|m| m.state != State::Faulty);
+            let works =
+                member.is_some_and(|m| m.state != State::Faulty) || self.bitmap.file() == Some(id);
             assert!(works, "something waits for a member that failed");
         }
         assert!(

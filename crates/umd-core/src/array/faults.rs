@@ -36,6 +36,9 @@ impl Array {
     /// A member cannot be trusted any more. If the array cannot live without it, writes end here;
     /// nothing is recorded then, so that what is on the members stays assemblable.
     pub(super) fn fail_member(&mut self, id: MemberId, why: &str) {
+        if self.bitmap.file() == Some(id) {
+            return self.lose_bitmap(id, why);
+        }
         let can_lose = self.can_lose(id);
         let Some(member) = self
             .members
@@ -73,6 +76,24 @@ impl Array {
         if !spare {
             self.publish();
         }
+    }
+
+    /// The bitmap's file cannot be written. The array goes on without: superblocks get more events
+    /// than the file before anything else is written, so that its bits are never believed again.
+    fn lose_bitmap(&mut self, id: MemberId, why: &str) {
+        self.bitmap.lose();
+        self.io.orphan(id);
+        self.metadata.note_fault();
+        let name = match &self.options.bitmap_file {
+            Some((_, name)) => name.clone(),
+            None => String::new(),
+        };
+        self.bitmap_fault = Some(why.to_string());
+        self.notify(Notice::Message(format!(
+            "the bitmap file {name} failed ({why}): the array goes on without it, and after a \
+             crash all of it is resynced"
+        )));
+        self.notify(Notice::Changed);
     }
 
     /// A member could not read something; it was computed and written again.

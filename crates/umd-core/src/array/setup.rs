@@ -7,7 +7,7 @@ use umd_format::v1::{DeviceFlags, Features};
 
 use super::engine::{Array, Info, Parts};
 use crate::assembly::{BitmapPlan, MemberFacts, Plan, SlotPlan};
-use crate::bitmap::Bitmap;
+use crate::bitmap::{Bitmap, Place};
 use crate::member::{Cover, Epoch, Io, Member, Members, ReadErrors, State};
 use crate::metadata::Metadata;
 use crate::sync::Sync;
@@ -25,6 +25,9 @@ pub struct Options {
     /// A member with more read errors than this in an hour is failed, if the array lives on
     /// without it (kernel: `max_read_errors`).
     pub max_read_errors: u32,
+    /// The file that holds the bitmap, and its name: the identity under which I/O to it is asked
+    /// for. It is the source of the plan's bitmap.
+    pub bitmap_file: Option<(MemberId, String)>,
     /// A mistake to be made; none outside the simulator.
     pub museum: Museum,
 }
@@ -36,6 +39,7 @@ impl Default for Options {
             safe_mode_delay: Span::millis(210),
             io_timeout: Span::secs(30),
             max_read_errors: 20,
+            bitmap_file: None,
             museum: Museum::NONE,
         }
     }
@@ -84,7 +88,8 @@ impl Array {
         let sync_sectors = plan.sync_sectors();
         let epoch = Epoch::of(1, &members, plan.raid_disks);
         let metadata = metadata_of(&plan, &superblock, &members, museum);
-        let mut bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), sync_sectors);
+        let place = place_of(&plan, &superblock, &options);
+        let mut bitmap = bitmap_of(&plan, place, bitmap_area.as_deref(), sync_sectors);
         bitmap.exhibit(museum);
         let mut cover = Cover::new(plan.resync_offset_sectors);
         cover.exhibit(museum);
@@ -241,28 +246,35 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
     Members::new(list)
 }
 
-fn bitmap_of(
-    plan: &Plan,
-    reference: &SuperblockV1,
-    area: Option<&[u8]>,
-    sync_sectors: u64,
-) -> Bitmap {
+/// Where the plan's bitmap lies; where there is none the answer means nothing.
+fn place_of(plan: &Plan, reference: &SuperblockV1, options: &Options) -> Place {
+    let source = match &plan.bitmap {
+        BitmapPlan::None => return Place::Members(0),
+        BitmapPlan::Usable { source, .. } | BitmapPlan::Stale { source, .. } => *source,
+    };
+    let internal = reference.fields.features.contains(Features::BITMAP_OFFSET);
+    match &options.bitmap_file {
+        Some((id, _)) => {
+            assert!(source == *id && !internal, "one bitmap, in its file");
+            Place::File(*id)
+        }
+        None => {
+            assert!(internal, "the plan says so");
+            let offset = reference.fields.bitmap_offset_sectors();
+            Place::Members(offset.expect("checked above"))
+        }
+    }
+}
+
+fn bitmap_of(plan: &Plan, place: Place, area: Option<&[u8]>, sync_sectors: u64) -> Bitmap {
     let (superblock, stale) = match &plan.bitmap {
         BitmapPlan::None => return Bitmap::none(),
         BitmapPlan::Usable { superblock, .. } => (superblock.clone(), false),
         BitmapPlan::Stale { superblock, .. } => (superblock.clone(), true),
     };
-    assert!(
-        reference.fields.features.contains(Features::BITMAP_OFFSET),
-        "the plan says so"
-    );
-    let offset = reference
-        .fields
-        .bitmap_offset_sectors()
-        .expect("checked above");
     let area = area.expect("the area of a planned bitmap was read");
     // Bits that are set in a clean array need nothing; they are cleared in time.
     let from = plan.resync_offset_sectors;
     let block = plan.logical_block_bytes.max(512);
-    Bitmap::load(superblock, offset, area, sync_sectors, from, stale, block)
+    Bitmap::load(superblock, place, area, sync_sectors, from, stale, block)
 }

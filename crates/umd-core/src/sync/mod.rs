@@ -146,6 +146,11 @@ impl Sync {
         self.agreed_sectors != MAX_SECTOR
     }
 
+    /// The check or repair that was asked for and has not begun.
+    pub fn requested(&self) -> Option<SyncAction> {
+        self.requested
+    }
+
     /// What runs.
     pub fn running(&self) -> Option<&Run> {
         self.run.as_ref()

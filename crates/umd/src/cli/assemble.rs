@@ -30,6 +30,11 @@ pub fn run(args: &AssembleArgs, reach: &Reach, quiet: bool) -> Outcome {
     request.metadata = metadata.map(|format| format.to_string());
     request.update.clone_from(&args.update);
     request.homehost.clone_from(&args.homehost);
+    if args.scan && args.start.bitmap.is_some() {
+        return Err(Failure::usage(
+            "--bitmap is for one array: name its devices, without --scan",
+        ));
+    }
     if args.scan && args.update.is_some() {
         return Err(Failure::usage(
             "--update is for one array: name its devices, without --scan",
@@ -105,6 +110,11 @@ fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
         run: args.run,
         no_degraded: false,
         readonly: args.readonly,
+        bitmap_file: args
+            .bitmap
+            .as_deref()
+            .map(values::bitmap_file)
+            .transpose()?,
         overlay: match &args.overlay {
             Some(dir) => Some(overlay_dir(dir)?),
             None => None,

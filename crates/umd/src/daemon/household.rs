@@ -132,6 +132,7 @@ impl Household {
             let reservation = around.reserve(&request.name)?;
             let prepared = create::prepare(&request, false)?;
             let facts = prepared.bare_facts();
+            let bitmap = prepared.make_bitmap_file(&request)?;
             let opened = prepared.write()?;
             let engine = request.io_engine.as_deref();
             let wish = start::Wishes {
@@ -146,9 +147,14 @@ impl Household {
                     ..How::default()
                 },
                 facts,
+                bitmap_file: request.bitmap_file.clone(),
                 ..start::Wishes::default()
             };
-            start::start(&around, Some(reservation), opened, &wish)
+            let started = start::start(&around, Some(reservation), opened, &wish)?;
+            if let Some(made) = bitmap {
+                made.keep();
+            }
+            Ok(started)
         });
         let started = match made.await {
             Ok(started) => started,
@@ -182,6 +188,11 @@ impl Household {
             return error;
         };
         for array in self.list().await.arrays {
+            let bitmap = array.bitmap.as_ref().and_then(|one| one.path.as_deref());
+            if bitmap == Some(path) {
+                error.error = format!("{path} is in use by array {}, as its bitmap", array.name);
+                break;
+            }
             if let Some(member) = find_in(&array, path) {
                 error.error = format!("{} is in use by array {}", member.path, array.name);
                 break;
@@ -488,7 +499,9 @@ pub fn is_busy(array: &ArrayDoc, grace: bool) -> bool {
         .iter()
         .any(|member| member.state == "recovering");
     let could = array.degraded > 0 && array.members.iter().any(|member| member.state == "spare");
-    waiting || grace && could
+    // A resync that is owed, or a check that was asked for, begins once superblocks are written.
+    let soon = array.sync_pending || matches!(array.sync_action.as_str(), "check" | "repair");
+    waiting || grace && (could || soon)
 }
 
 /// Runs something that may wait for disks beside the control thread.

@@ -188,8 +188,10 @@ fn bitmap_line(bitmap: &BitmapDoc) -> String {
     } else {
         format!("{}KB", bitmap.chunk_bytes / 1024)
     };
+    let file = bitmap.path.as_ref();
+    let file = file.map_or(String::new(), |path| format!(", file: {path}"));
     format!(
-        "bitmap: {used}/{pages} pages [{}KB], {chunk} chunk",
+        "bitmap: {used}/{pages} pages [{}KB], {chunk} chunk{file}",
         used * 4
     )
 }
@@ -251,6 +253,8 @@ unused devices: <none>\n";
             held: false,
         });
         status.bitmap = Some(BitmapStatus {
+            file: None,
+            fault: None,
             offset_sectors: 8,
             chunk_bytes: 64 << 20,
             bits: 2,

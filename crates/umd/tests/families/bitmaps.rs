@@ -4,23 +4,23 @@
 use super::{POISON, Rig, peek, poke};
 use crate::common::eventually;
 
-const REGION: u64 = 64 << 10;
+pub const REGION: u64 = 64 << 10;
 
 /// Writes over a block of every region of a member that nobody uses now.
-fn poison(rig: &Rig, name: &str, (offset, bytes): (u64, usize)) {
+pub fn poison(rig: &Rig, name: &str, (offset, bytes): (u64, usize)) {
     for region in 0..bytes as u64 / REGION {
         poke(&rig.home, name, offset + region * REGION + 8192, &POISON);
     }
 }
 
 /// The regions that were written since.
-fn healed(rig: &Rig, name: &str, (offset, bytes): (u64, usize)) -> Vec<u64> {
+pub fn healed(rig: &Rig, name: &str, (offset, bytes): (u64, usize)) -> Vec<u64> {
     let held = |region: &u64| peek(&rig.home, name, offset + region * REGION + 8192, 4096);
     let regions = 0..bytes as u64 / REGION;
     regions.filter(|region| held(region) != POISON).collect()
 }
 
-fn dirty(rig: &Rig) -> u64 {
+pub fn dirty(rig: &Rig) -> u64 {
     let detail = rig.home.detail("r");
     detail["bitmap"]["dirty_bits"].as_u64().expect("a bitmap")
 }
@@ -119,21 +119,45 @@ fn m05r1_re_add_too_old() {
     rig.agrees("rebuilt from the start");
 }
 
-fn kill_daemon(rig: &Rig) {
-    let pid = i32::try_from(rig.home.daemon_pid().expect("a daemon")).expect("a pid");
+pub fn kill_daemon(rig: &Rig) {
+    let pid = rig.home.daemon_pid().expect("a daemon");
+    kill(rig, pid);
+}
+
+fn kill(rig: &Rig, pid: u32) {
+    let pid = i32::try_from(pid).expect("a pid");
     let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("signals");
     eventually("the daemon is dead", || rig.home.daemon_pid().is_none());
 }
 
+/// Writes and kills the daemon before it has marked the array clean. On a busy machine it may be
+/// too late for that; then it is started and tried again.
+pub fn crash(rig: &mut Rig, start: &dyn Fn(&Rig), write: &dyn Fn(&mut Rig)) {
+    for _ in 0..50 {
+        let pid = rig.home.daemon_pid().expect("a daemon");
+        write(rig);
+        kill(rig, pid);
+        let found = rig.umd("examine --json m0").json();
+        if found["devices"][0]["superblock"]["state"] != "clean" {
+            return;
+        }
+        start(rig);
+    }
+    panic!("the array was clean each time it was killed");
+}
+
 /// After a crash only regions that were being written are resynced.
 fn crashes(count: usize, level: &str) {
     let (mut rig, room) = clean(count, level, "1.2");
-    rig.write(1 << 20, 70, 65_536);
-    rig.write(2 << 20, 71, 4096);
+    let write = |rig: &mut Rig| {
+        rig.write(1 << 20, 70, 65_536);
+        rig.write(2 << 20, 71, 4096);
+    };
+    write(&mut rig);
     let marked = dirty(&rig);
     assert!((2..=4).contains(&marked), "{marked} regions for two writes");
-    kill_daemon(&rig);
+    crash(&mut rig, &Rig::start, &write);
     // A block of every region is wrong on one member. A resync that comes by mends it.
     for index in 0..room.1 as u64 / REGION {
         let name = match level {

@@ -16,6 +16,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod bitmapfiles;
 mod bitmaps;
 mod changes;
 mod levels;
