@@ -115,7 +115,7 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
             .as_deref()
             .map(values::bitmap_chunk_bytes)
             .transpose()?,
-        bitmap_delay_seconds: delay(args, bitmap)?,
+        bitmap_delay_seconds: delay(args, held)?,
         write_behind,
         bad_block_log: bad_block_log(args)?,
         assume_clean: args.assume_clean,
@@ -271,11 +271,11 @@ fn bitmap(args: &CreateArgs, level: i32) -> Result<(Option<bool>, Option<String>
 }
 
 /// How often bits are cleared. The number lies in the bitmap.
-fn delay(args: &CreateArgs, bitmap: Option<bool>) -> Result<Option<u32>, Failure> {
+fn delay(args: &CreateArgs, bitmap: bool) -> Result<Option<u32>, Failure> {
     let delay = args.delay.as_deref().map(values::bitmap_delay_seconds);
     let delay = delay.transpose()?;
     match delay {
-        Some(_) if bitmap != Some(true) => Err(Failure::usage("--delay needs --bitmap=internal")),
+        Some(_) if !bitmap => Err(Failure::usage("--delay needs --bitmap=internal")),
         delay => Ok(delay),
     }
 }

@@ -140,9 +140,13 @@ fn check_write_behind(request: &CreateRequest) -> Result<(), ErrorDoc> {
         0 => Ok(()),
         count if count > most => Err(usage(format!("write-behind is at most {most}"))),
         _ if request.level != 1 => Err(usage("write-behind is for raid1")),
-        _ if request.bitmap != Some(true) => Err(usage("write-behind needs an internal bitmap")),
+        _ if !has_bitmap(request) => Err(usage("write-behind needs a bitmap")),
         _ => Ok(()),
     }
+}
+
+fn has_bitmap(request: &CreateRequest) -> bool {
+    request.bitmap == Some(true) || request.bitmap_file.is_some()
 }
 
 fn check_delay(request: &CreateRequest) -> Result<(), ErrorDoc> {
@@ -152,7 +156,7 @@ fn check_delay(request: &CreateRequest) -> Result<(), ErrorDoc> {
         Some(seconds) if !(1..=most).contains(&seconds) => Err(usage(format!(
             "the delay between sweeps of the bitmap is 1 to {most} seconds"
         ))),
-        Some(_) if request.bitmap != Some(true) => Err(usage("a delay needs an internal bitmap")),
+        Some(_) if !has_bitmap(request) => Err(usage("a delay needs a bitmap")),
         Some(_) => Ok(()),
     }
 }
@@ -515,6 +519,9 @@ impl Prepared {
         let region = region.unwrap_or_else(|| bitmap_file::default_region_bytes(covered));
         let mut bitmap = BitmapSuperblock::new(superblock.bitmap_uuid(), covered, region);
         bitmap.fields.write_behind = request.write_behind;
+        if let Some(seconds) = request.bitmap_delay_seconds {
+            bitmap.fields.daemon_sleep_s = seconds;
+        }
         Some(bitmap)
     }
 
