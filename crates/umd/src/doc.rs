@@ -10,7 +10,7 @@
 //! A new key may appear under the same schema number; a changed meaning needs a new number.
 
 use serde::{Deserialize, Serialize};
-use umd_core::array::{ArrayState, MemberRole, MemberStatus, Status, SyncStatus};
+use umd_core::array::{ArrayState, BitmapStatus, MemberRole, MemberStatus, Status, SyncStatus};
 use umd_core::value::SyncAction;
 use umd_core::value::{Mismatch, SECTOR_BYTES, Slot};
 use umd_format::{Format, Uuid};
@@ -318,22 +318,7 @@ impl ArrayDoc {
             update_time: Stamp::new(status.utime_seconds),
             events: status.events.0,
             consistency_policy: policy_word(status).to_owned(),
-            bitmap: status.bitmap.as_ref().map(|bitmap| BitmapDoc {
-                kind: match bitmap.file {
-                    Some(_) => "file",
-                    None => "internal",
-                }
-                .to_owned(),
-                path: bitmap.file.clone(),
-                fault: bitmap.fault.clone(),
-                offset_sectors: bitmap.offset_sectors,
-                chunk_bytes: bitmap.chunk_bytes,
-                bits: bitmap.bits,
-                dirty_bits: bitmap.dirty_bits,
-                daemon_sleep_seconds: bitmap.daemon_sleep_seconds,
-                write_behind: bitmap.write_behind,
-                behind_writes: bitmap.behind_writes,
-            }),
+            bitmap: status.bitmap.as_ref().map(bitmap_doc),
             sync_action,
             sync,
             sync_pending: status.sync_pending,
@@ -444,6 +429,25 @@ fn mismatch_doc(found: &Mismatch, status: &Status) -> MismatchDoc {
     }
 }
 
+fn bitmap_doc(bitmap: &BitmapStatus) -> BitmapDoc {
+    BitmapDoc {
+        kind: match bitmap.file {
+            Some(_) => "file",
+            None => "internal",
+        }
+        .to_owned(),
+        path: bitmap.file.clone(),
+        fault: bitmap.fault.clone(),
+        offset_sectors: bitmap.offset_sectors,
+        chunk_bytes: bitmap.chunk_bytes,
+        bits: bitmap.bits,
+        dirty_bits: bitmap.dirty_bits,
+        daemon_sleep_seconds: bitmap.daemon_sleep_seconds,
+        write_behind: bitmap.write_behind,
+        behind_writes: bitmap.behind_writes,
+    }
+}
+
 fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
     let (state, recovered) = match member.role {
         MemberRole::InSync => ("in_sync", None),
@@ -473,7 +477,7 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use umd_core::array::{BitmapStatus, LimitsStatus};
+    use umd_core::array::LimitsStatus;
     use umd_core::value::{Events, MemberId};
 
     /// A member for tests: number, slot and role.

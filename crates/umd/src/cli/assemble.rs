@@ -344,6 +344,7 @@ mod tests {
             force: false,
             run: false,
             readonly: false,
+            bitmap: None,
             overlay: None,
             io_engine: None,
         }
