@@ -332,21 +332,7 @@ pub fn start(
         None => around.reserve(&name)?,
     };
     let name = reservation.name().to_owned();
-    let file_id = MemberId(u32::try_from(opened.len()).expect("few devices"));
-    let taken = match &wishes.bitmap_file {
-        Some(path) => Some(bitmap_file::take(
-            path,
-            file_id,
-            &mut plan,
-            &facts,
-            &wishes.how,
-        )?),
-        None => None,
-    };
-    let (bitmap, bitmap_area) = match taken {
-        Some(taken) => (Some((file_id, taken.opened)), Some(taken.area)),
-        None => (None, bitmap_area(&opened, &plan, &facts)?),
-    };
+    let (bitmap, bitmap_area) = bitmap(&opened, &mut plan, &facts, wishes)?;
     let (uuid, drives) = (plan.uuid, plan.drives());
     let export = export_of(&name, &plan, wishes.how.readonly);
     let used = used_members(&plan);
@@ -401,6 +387,24 @@ fn used_members(plan: &Plan) -> Vec<MemberId> {
         SlotPlan::Stale(_) | SlotPlan::Missing => None,
     });
     holders.chain(plan.spares.iter().copied()).collect()
+}
+
+/// A bitmap's file with its identity, and a bitmap's bytes.
+type Bitmap = (Option<(MemberId, Opened)>, Option<Vec<u8>>);
+
+/// The bitmap: from the file that was named, or from a member.
+fn bitmap(
+    opened: &[Opened],
+    plan: &mut Plan,
+    facts: &[MemberFacts],
+    wishes: &Wishes,
+) -> Answer<Bitmap> {
+    let Some(path) = &wishes.bitmap_file else {
+        return Ok((None, bitmap_area(opened, plan, facts)?));
+    };
+    let id = MemberId(u32::try_from(opened.len()).expect("few devices"));
+    let taken = bitmap_file::take(path, id, plan, facts, &wishes.how)?;
+    Ok((Some((id, taken.opened)), Some(taken.area)))
 }
 
 /// The bitmap as it lies on the member the plan names.
