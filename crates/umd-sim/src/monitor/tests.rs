@@ -60,6 +60,7 @@ fn status() -> Status {
         members: (0..2).map(member).collect(),
         sync: None,
         sync_pending: false,
+        sync_requested: None,
         sync_frozen: false,
         sync_limits: umd_core::array::LimitsStatus::default(),
         last_sync: None,

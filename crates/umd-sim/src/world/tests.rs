@@ -375,6 +375,7 @@ impl Maker for Mirrors {
             members,
             sync: None,
             sync_pending: false,
+            sync_requested: None,
             sync_frozen: false,
             sync_limits: umd_core::array::LimitsStatus::default(),
             last_sync: None,
