@@ -92,7 +92,7 @@ const TIMEOUT_LOOK_EVERY: Span = Span::secs(5);
 impl Array {
     pub(super) fn assemble_parts(parts: Parts) -> Array {
         let lane = Lane::new(parts.geometry.clone());
-        Array {
+        let mut array = Array {
             info: parts.info,
             read_only: parts.options.read_only,
             options: parts.options,
@@ -113,7 +113,9 @@ impl Array {
             safe_mode_armed: false,
             timeout_armed: false,
             late: Vec::new(),
-        }
+        };
+        array.pair_up();
+        array
     }
 
     /// Begins what the array owes (resync, recovery). Called once, before the first event.

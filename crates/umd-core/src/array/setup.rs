@@ -135,6 +135,11 @@ fn metadata_of(
     if is_uneven(members, plan) {
         metadata.note_uneven();
     }
+    // Those begin again: that is on the disks before a resync can end and make their old reach
+    // count again.
+    if plan.replacements.iter().any(|one| one.begins_again) {
+        metadata.note_change(false);
+    }
     if plan.marked_clean {
         metadata.note_declared_clean();
     }
@@ -143,6 +148,11 @@ fn metadata_of(
 
 /// Rebuilds go on from where their members say they are.
 fn resume_rebuilds(plan: &Plan, cover: &mut Cover, sync: &mut Sync, museum: Museum) {
+    for one in &plan.replacements {
+        let end = plan.geometry.rebuild_sectors(plan.array_sectors);
+        let done = one.from_sectors.min(end);
+        cover.set_rebuilt(one.member, done, done);
+    }
     for slot in &plan.slots {
         if let SlotPlan::Recovering {
             member,
@@ -170,6 +180,10 @@ fn is_uneven(members: &Members, plan: &Plan) -> bool {
 /// Parity that was only declared right cannot vouch for what was rebuilt from it: where an unclean
 /// array was marked clean, rebuilds begin again.
 fn distrusting_rebuilds(mut plan: Plan) -> Plan {
+    for one in plan.replacements.iter_mut().filter(|_| plan.marked_clean) {
+        one.begins_again |= one.from_sectors > 0;
+        one.from_sectors = 0;
+    }
     for slot in plan.slots.iter_mut().filter(|_| plan.marked_clean) {
         if let SlotPlan::Recovering {
             from_sectors,
@@ -215,6 +229,9 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
             name: fact.name,
             state,
             slot,
+            replacement: false,
+            want_replacement: false,
+            meant_for: None,
             size_sectors: fact.size_sectors,
             logical_block_bytes: fact.logical_block_bytes,
             write_mostly: superblock.fields.flags.contains(DeviceFlags::WRITE_MOSTLY),
@@ -242,6 +259,18 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
     }
     for id in &plan.spares {
         take(*id, State::Spare, None);
+    }
+    for one in &plan.replacements {
+        let state = State::Recovering {
+            checkpoint_sectors: one.from_sectors,
+        };
+        take(one.member, state, Some(one.slot));
+    }
+    for one in &plan.replacements {
+        for member in list.iter_mut().filter(|m| m.slot == Some(one.slot)) {
+            member.replacement = member.id == one.member;
+            member.want_replacement = member.id != one.member;
+        }
     }
     Members::new(list)
 }

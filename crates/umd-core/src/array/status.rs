@@ -94,6 +94,10 @@ pub struct MemberStatus {
     pub slot: Option<Slot>,
     /// What it is.
     pub role: MemberRole,
+    /// It is being filled to take its slot from the member in it, which serves meanwhile.
+    pub replacement: bool,
+    /// It is to be replaced.
+    pub want_replacement: bool,
     /// Host reads avoid it.
     pub write_mostly: bool,
     /// Where array data starts on it.

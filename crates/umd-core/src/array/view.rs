@@ -129,6 +129,8 @@ impl Array {
                 State::Spare => MemberRole::Spare,
                 State::Faulty => MemberRole::Faulty,
             },
+            replacement: member.replacement,
+            want_replacement: member.want_replacement,
             write_mostly: member.write_mostly,
             data_offset_sectors: fields.data_offset_sectors,
             data_size_sectors: fields.data_size_sectors,

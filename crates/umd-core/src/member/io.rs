@@ -4,7 +4,14 @@
 //!   a machine --submit--> flight --Command::Io--> driver --Event::Done--> flight --> its owner
 //!                            |
 //!                  member failed: the owner hears of it at once; what arrives later is dropped
+//!
+//!   a member is being replaced:
+//!
+//!   a write or flush --submit--> flight to the member ----+--> both over: its owner hears how it
+//!                       `------> flight to who replaces --+    ended on the member
 //! ```
+//!
+//! This is the one place that knows: nothing that is written to a member can pass who replaces it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -51,11 +58,41 @@ pub enum Effect {
     Corrected(MemberId),
 }
 
+/// Who replaces a member, and where data starts on both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Twin {
+    /// Who gets the same writes.
+    pub member: MemberId,
+    /// Where data starts on it.
+    pub data_offset_sectors: u64,
+    /// Where data starts on the member that is replaced.
+    pub from_sectors: u64,
+}
+
+/// Whom the end of a flight is told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Owner(Owner),
+    /// A pair, as its first (on the member itself) or its second (on who replaces it).
+    Pair(u32, usize),
+}
+
+/// One write or flush that goes to a member and to who replaces it.
+#[derive(Debug)]
+struct Pair {
+    owner: Owner,
+    members: [MemberId; 2],
+    results: [Option<Result<IoDone, IoError>>; 2],
+    left: u32,
+    /// Whose result the owner is told: that of the first, until the second has taken its place.
+    counts: usize,
+}
+
 #[derive(Debug)]
 struct Flight {
     io: IoId,
     member: MemberId,
-    owner: Owner,
+    end: End,
     submitted: Instant,
     /// Length of a read, in bytes; 0 for everything else.
     read_bytes: usize,
@@ -75,6 +112,9 @@ pub struct Io {
     now: Now,
     sequence: u64,
     flights: Slab<Flight>,
+    pairs: Slab<Pair>,
+    /// By member: who replaces it.
+    twins: BTreeMap<MemberId, Twin>,
     /// When each member last answered.
     answered: BTreeMap<MemberId, Instant>,
     ready: VecDeque<(Owner, MemberId, Result<IoDone, IoError>)>,
@@ -95,6 +135,8 @@ impl Io {
             now: Now::default(),
             sequence: 0,
             flights: Slab::default(),
+            pairs: Slab::default(),
+            twins: BTreeMap::new(),
             answered: BTreeMap::new(),
             ready: VecDeque::new(),
         }
@@ -117,8 +159,34 @@ impl Io {
         std::mem::take(&mut self.out)
     }
 
-    /// Starts an I/O.
+    /// From here on these members are written together with who replaces them.
+    pub fn set_twins(&mut self, twins: BTreeMap<MemberId, Twin>) {
+        let apart = |(member, twin): (&MemberId, &Twin)| {
+            twin.member != *member && !twins.contains_key(&twin.member)
+        };
+        assert!(twins.iter().all(apart), "nobody replaces who replaces");
+        self.twins = twins;
+    }
+
+    /// Starts an I/O; where the member is being replaced, also on who replaces it.
     pub fn submit(&mut self, member: MemberId, purpose: Purpose, op: IoOp, owner: Owner) {
+        let also = self.twins.get(&member).copied();
+        let also = also.and_then(|twin| Some((twin, twin_op(&twin, &op, owner)?)));
+        let Some((twin, twin_op)) = also else {
+            return self.launch(member, purpose, op, End::Owner(owner));
+        };
+        let pair = self.pairs.insert(Pair {
+            owner,
+            members: [member, twin.member],
+            results: [None, None],
+            left: 2,
+            counts: 0,
+        });
+        self.launch(member, purpose, op, End::Pair(pair, 0));
+        self.launch(twin.member, purpose, twin_op, End::Pair(pair, 1));
+    }
+
+    fn launch(&mut self, member: MemberId, purpose: Purpose, op: IoOp, end: End) {
         let read_bytes = match &op {
             IoOp::Read { buf, .. } => buf.len(),
             _ => 0,
@@ -136,7 +204,7 @@ impl Io {
         let flight = Flight {
             io: IoId(0),
             member,
-            owner,
+            end,
             submitted,
             read_bytes,
         };
@@ -215,7 +283,59 @@ impl Io {
             }
             other => other,
         };
-        self.ready.push_back((flight.owner, flight.member, result));
+        self.ended(flight.end, flight.member, result);
+    }
+
+    /// A flight is over: its owner hears of it, of a pair when both are.
+    fn ended(&mut self, end: End, member: MemberId, result: Result<IoDone, IoError>) {
+        let (index, which) = match end {
+            End::Owner(owner) => return self.ready.push_back((owner, member, result)),
+            End::Pair(index, which) => (index, which),
+        };
+        let pair = self.pairs.get_mut(index).expect("both belong to it");
+        assert_eq!(pair.members[which], member, "a pair knows its members");
+        // A write that who replaces another did not take costs that one only.
+        if let (1, 0, Err(error)) = (which, pair.counts, &result) {
+            let why = format!("write failed: {error}");
+            self.effects.push(Effect::Fail(member, why));
+        }
+        pair.results[which] = Some(result);
+        self.one_less(index);
+    }
+
+    fn one_less(&mut self, index: u32) {
+        let pair = self.pairs.get_mut(index).expect("still there");
+        assert!(pair.left > 0, "a pair ends twice");
+        pair.left -= 1;
+        if pair.left == 0 {
+            let mut pair = self.pairs.remove(index).expect("looked up above");
+            let result = pair.results[pair.counts].take();
+            let result = result.expect("whose result counts has ended");
+            let member = pair.members[pair.counts];
+            self.ready.push_back((pair.owner, member, result));
+        }
+    }
+
+    /// Who replaced this member has its place now: what both were given counts as the new one took
+    /// it, and nothing waits for the old one any more.
+    pub fn hand_over(&mut self, member: MemberId) {
+        self.twins.remove(&member);
+        let open: Vec<u32> = self.pairs.iter().map(|(index, _)| index).collect();
+        for index in open {
+            let pair = self.pairs.get_mut(index).expect("just listed");
+            if pair.members[0] == member {
+                pair.counts = 1;
+            }
+        }
+        let flying = self.flights.iter().filter(|(_, f)| f.member == member);
+        let flying: Vec<(u32, End)> = flying.map(|(index, f)| (index, f.end)).collect();
+        for (flight, end) in flying {
+            if let End::Pair(pair, 0) = end {
+                self.flights.remove(flight);
+                self.one_less(pair);
+            }
+        }
+        self.orphan(member);
     }
 
     /// The next completion to be given to its owner.
@@ -234,8 +354,7 @@ impl Io {
             .collect();
         for index in lost {
             let flight = self.flights.remove(index).expect("just listed");
-            self.ready
-                .push_back((flight.owner, member, Err(IoError::Gone)));
+            self.ended(flight.end, member, Err(IoError::Gone));
         }
     }
 
@@ -278,6 +397,42 @@ impl Io {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What who replaces a member gets of an I/O to it: what is written there, and flushes that vouch
+/// for it. Superblocks and bitmaps are its own.
+fn twin_op(twin: &Twin, op: &IoOp, owner: Owner) -> Option<IoOp> {
+    if !matches!(owner, Owner::Job { .. } | Owner::Sync { .. }) {
+        return None;
+    }
+    let there = |sectors: u64| {
+        let data = sectors.checked_sub(twin.from_sectors);
+        data.expect("data lies behind its start") + twin.data_offset_sectors
+    };
+    Some(match op {
+        IoOp::Write {
+            offset_sectors,
+            data,
+            fua,
+        } => IoOp::Write {
+            offset_sectors: there(*offset_sectors),
+            data: data.clone(),
+            fua: *fua,
+        },
+        IoOp::WriteZeroes {
+            offset_sectors,
+            len_sectors,
+            may_unmap,
+            fua,
+        } => IoOp::WriteZeroes {
+            offset_sectors: there(*offset_sectors),
+            len_sectors: *len_sectors,
+            may_unmap: *may_unmap,
+            fua: *fua,
+        },
+        IoOp::Flush => IoOp::Flush,
+        IoOp::Read { .. } | IoOp::Allocation { .. } => return None,
+    })
 }
 
 #[cfg(test)]

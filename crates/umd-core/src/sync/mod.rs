@@ -383,9 +383,14 @@ impl Sync {
         if self.owes_resync() {
             self.checkpoint_sectors = self.agreed_sectors;
         }
+        let end = self.geometry.rebuild_sectors(self.array_sectors);
         for member in rig.members.iter_mut() {
+            let done = rig.cover.done_sectors(member.id);
+            // Who has all that is there has all of its size: of other programs, too.
+            let size = member.superblock.fields.size_sectors;
+            let whole = member.replacement && done >= end;
             if let State::Recovering { checkpoint_sectors } = &mut member.state {
-                *checkpoint_sectors = rig.cover.done_sectors(member.id);
+                *checkpoint_sectors = if whole { done.max(size) } else { done };
             }
         }
         // U13: a checkpoint counted what members still held in their caches.
@@ -412,10 +417,16 @@ impl Sync {
             }
             (SyncAction::Recover, Outcome::Complete) => {
                 for member in &ended.targets {
-                    rig.cover.forget(*member);
                     self.guided.remove(member);
+                    // Who replaces another goes on as it is until superblocks say it is whole.
+                    if !rig.members.get(*member).is_some_and(|m| m.replacement) {
+                        rig.cover.forget(*member);
+                    }
                 }
                 rig.cover.close_all();
+                if ended.replaces {
+                    self.checkpoint(rig);
+                }
                 if self.museum.on(Exhibit::M60) {
                     self.agreed_sectors = MAX_SECTOR;
                     self.checkpoint_sectors = MAX_SECTOR;
