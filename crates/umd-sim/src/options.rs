@@ -84,6 +84,8 @@ pub enum Action {
     Add,
     /// Puts a disk back that was a member before.
     ReAdd,
+    /// Has a member replaced while it serves.
+    Replace,
     /// Starts a check.
     Check,
     /// Starts a repair.
@@ -305,6 +307,10 @@ impl Options {
             self.use_large_blocks();
         }
         self.limits = self.level > 0 && rng.permille(150);
+        if self.level > 0 && self.spares + self.drawer > 0 && rng.permille(300) {
+            self.actions.insert(Action::Replace);
+            self.actions_per_boot += 2;
+        }
     }
 
     /// Disks of 4Kn: nothing smaller than eight sectors is read or written, nor asked for.
@@ -565,6 +571,7 @@ mod tests {
         assert!((240..360).contains(&some(&|o| o.forks.points > 0)));
         assert!(some(&|o| o.faults.is_empty()) > 100);
         assert!((150..350).contains(&some(&|o| o.limits)));
+        assert!(some(&|o| o.actions.contains(&Action::Replace)) > 200);
         let kill = |o: &Options| o.boots.iter().any(|(ending, _)| *ending == Ending::Kill);
         assert!(some(&kill) > 50);
         assert_eq!(some(&|o| o.boots.last().expect("one").0 != Ending::Stop), 0);

@@ -161,10 +161,13 @@ pub struct StartedDoc {
 /// A hot change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManageRequest {
-    /// `fail`, `remove`, `add` or `re-add`.
+    /// `fail`, `remove`, `add`, `re-add` or `replace`.
     pub operation: String,
     /// The device: an absolute path, or what the user typed.
     pub device: String,
+    /// For `replace`: the spare to do it with; without one it is any.
+    #[serde(default)]
+    pub with: Option<String>,
     /// For `add`: host reads avoid it.
     pub write_mostly: bool,
     /// For `add`: it may carry data.

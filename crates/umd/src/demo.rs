@@ -306,6 +306,7 @@ impl Demo<'_> {
             .map_err(|error| Failure::failed(format!("cannot make {path}: {error}")))?;
         for (operation, device) in [("remove", "failed".to_owned()), ("add", path)] {
             let request = ManageRequest {
+                with: None,
                 operation: operation.to_owned(),
                 device,
                 write_mostly: false,

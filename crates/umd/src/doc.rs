@@ -170,6 +170,12 @@ pub struct MemberDoc {
     pub state: String,
     /// Valid up to here, while recovering.
     pub recovered_bytes: Option<u64>,
+    /// It is being filled to take its slot from the member in it, which serves meanwhile.
+    #[serde(default)]
+    pub replacement: bool,
+    /// It is to be replaced, as soon as there is a spare.
+    #[serde(default)]
+    pub want_replacement: bool,
     /// Host reads avoid it.
     pub write_mostly: bool,
     /// Where array data starts on it.
@@ -413,7 +419,7 @@ fn mismatch_docs(status: &Status) -> Vec<MismatchDoc> {
 fn mismatch_doc(found: &Mismatch, status: &Status) -> MismatchDoc {
     let member = |&(slot, at): &(Slot, u64)| {
         let mut members = status.members.iter();
-        let member = members.find(|member| member.slot == Some(slot))?;
+        let member = members.find(|m| m.slot == Some(slot) && !m.replacement)?;
         Some(MismatchMemberDoc {
             path: member.name.clone(),
             slot: slot.0,
@@ -464,6 +470,8 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
         slot: member.slot.map(|slot| slot.0),
         state: state.to_owned(),
         recovered_bytes: recovered.map(|sectors| sectors.saturating_mul(SECTOR_BYTES)),
+        replacement: member.replacement,
+        want_replacement: member.want_replacement,
         write_mostly: member.write_mostly,
         data_offset_bytes: member.data_offset_sectors * SECTOR_BYTES,
         data_size_bytes: member.data_size_sectors * SECTOR_BYTES,
@@ -488,6 +496,8 @@ pub(crate) mod tests {
             number,
             slot: slot.map(Slot),
             role,
+            replacement: false,
+            want_replacement: false,
             write_mostly: false,
             data_offset_sectors: 2048,
             data_size_sectors: 129_024,

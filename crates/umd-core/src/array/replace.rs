@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use super::engine::Array;
 use crate::member::{Member, State, Twin};
-use crate::value::{ControlError, MemberId, Notice, Slot};
+use crate::value::{ControlError, Exhibit, MemberId, Notice, Slot};
 
 impl Array {
     /// Tells those who write members who is to get the same.
@@ -36,8 +36,14 @@ impl Array {
     /// The member in this slot failed: who was to replace it has the slot now, as far as it is
     /// filled, and spares that were named for it are any other's again.
     pub(super) fn inherit(&mut self, slot: Slot) {
+        let end = self.geometry.rebuild_sectors(self.info.array_sectors);
         for member in self.members.iter_mut() {
             if member.slot == Some(slot) {
+                // M35 (d63e2fc804c4): the original vanished, and reads trusted what of its
+                // replacement had not been filled yet.
+                if member.replacement && self.io.museum.on(Exhibit::M35) {
+                    self.cover.set_rebuilt(member.id, end, end);
+                }
                 member.replacement = false;
             }
             if member.meant_for == Some(slot) {
@@ -143,6 +149,9 @@ impl Array {
         if self.sync.is_frozen() || self.sync.owes_resync() {
             return false;
         }
+        if self.moves_late() {
+            return true;
+        }
         let end = self.geometry.rebuild_sectors(self.info.array_sectors);
         let whole = |m: &Member| match m.state {
             State::Recovering { checkpoint_sectors } => checkpoint_sectors >= end,
@@ -157,7 +166,31 @@ impl Array {
             return false;
         }
         self.publish();
-        self.metadata.note_fault();
+        if !self.io.museum.on(Exhibit::M20) {
+            self.metadata.note_fault();
+        }
+        self.metadata.note_change(true);
+        true
+    }
+
+    /// M20 (e7c0c3fa2928), M21 (2ae6aaf76912): the old member was out, the new one was not in its
+    /// place yet, and writes went nowhere, or reads found nobody. It is put there when all else is
+    /// done.
+    fn moves_late(&mut self) -> bool {
+        let museum = self.io.museum;
+        if !museum.on(Exhibit::M20) && !museum.on(Exhibit::M21) {
+            return false;
+        }
+        let end = self.geometry.rebuild_sectors(self.info.array_sectors);
+        let between = self.members.iter_mut().find(|m| match m.state {
+            State::Recovering { checkpoint_sectors } => !m.replacement && checkpoint_sectors >= end,
+            _ => false,
+        });
+        let Some(member) = between else {
+            return false;
+        };
+        member.state = State::InSync;
+        self.publish();
         self.metadata.note_change(true);
         true
     }
@@ -165,7 +198,11 @@ impl Array {
     fn hand_over(&mut self, old: MemberId, new: MemberId) {
         assert!(self.metadata.is_quiet(), "recorded before it is relied on");
         let member = self.members.get_mut(new).expect("one of a pair");
-        (member.state, member.replacement) = (State::InSync, false);
+        member.replacement = false;
+        // M20, M21: see `moves_late`.
+        if !self.io.museum.on(Exhibit::M20) && !self.io.museum.on(Exhibit::M21) {
+            member.state = State::InSync;
+        }
         let new_name = member.name.clone();
         self.cover.forget(new);
         let member = self.members.get_mut(old).expect("one of a pair");

@@ -32,6 +32,8 @@ fn member(n: u16) -> MemberStatus {
         number: u32::from(n),
         slot: Some(Slot(n)),
         role: MemberRole::InSync,
+        replacement: false,
+        want_replacement: false,
         write_mostly: false,
         data_offset_sectors: DATA,
         data_size_sectors: USED,

@@ -346,6 +346,8 @@ impl Maker for Mirrors {
                 number,
                 slot: Some(Slot(number as u16)),
                 role: MemberRole::InSync,
+                replacement: false,
+                want_replacement: false,
                 write_mostly: false,
                 data_offset_sectors: superblock.fields.data_offset_sectors,
                 data_size_sectors: superblock.fields.data_size_sectors,

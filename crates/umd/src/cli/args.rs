@@ -462,6 +462,22 @@ pub struct ManageArgs {
         value_name = "DEVICE",
     )]
     pub re_add: Vec<String>,
+    /// Replace members while they serve: a spare is filled, then takes the place
+    #[arg(
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
+    pub replace: Vec<String>,
+    /// The spares to replace them with, in the same order
+    #[arg(
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
+    pub with: Vec<String>,
     /// Switch to read-only
     #[arg(short = 'o', long)]
     pub readonly: bool,

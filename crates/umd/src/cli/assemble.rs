@@ -266,6 +266,12 @@ fn describe_start(
             SlotPlan::Missing => format!("slot {slot}: empty"),
         });
     }
+    for one in &plan.replacements {
+        let (slot, from, new) = (one.slot.0, one.from_sectors, path(one.member));
+        lines.push(format!(
+            "slot {slot}: {new} replaces the member there, filled from sector {from}"
+        ));
+    }
     lines.extend(plan.spares.iter().map(|id| format!("spare: {}", path(*id))));
     if plan.is_unclean() && !request.readonly {
         let from = plan.resync_offset_sectors;

@@ -253,6 +253,7 @@ impl Household {
         match request.operation.as_str() {
             "fail" => self.fail(name, &handle, &request.device).await,
             "remove" => self.remove(name, &handle, &request.device).await,
+            "replace" => self.replace(name, &handle, &request).await,
             "add" | "re-add" => self.add(name, &handle, &request).await,
             other => Err(ErrorDoc::new(format!(
                 "{other} is no operation on an array"
@@ -275,6 +276,51 @@ impl Household {
             messages: vec![format!("set {device} faulty in {name}")],
             ..DoneDoc::plain()
         })
+    }
+
+    async fn replace(
+        &self,
+        name: &str,
+        handle: &Handle,
+        request: &ManageRequest,
+    ) -> Answer<DoneDoc> {
+        let (snapshot, _) = self.look(name, handle).await?;
+        let status = &snapshot.status;
+        let device = &request.device;
+        let nobody = |text: String| ErrorDoc {
+            exit_code: 2,
+            ..ErrorDoc::new(text)
+        };
+        let member = find_member(status, device)
+            .map_err(|text| nobody(format!("cannot replace {device}: {text}")))?;
+        let with = request.with.as_ref().map(|with| {
+            find_member(status, with)
+                .map_err(|text| nobody(format!("cannot replace {device} by {with}: {text}")))
+        });
+        let with = with.transpose()?;
+        let answer = handle
+            .control(Control::Replace { member, with })
+            .await
+            .map_err(stopped(name))?;
+        answer.map_err(|error| nobody(format!("cannot replace {device}: {error}")))?;
+        let slot = status.members.iter().find(|m| m.id == member);
+        let slot = slot.and_then(|m| m.slot).map_or(0, |slot| slot.0);
+        let mut done = DoneDoc {
+            messages: vec![format!(
+                "Marked {device} (device {slot} in {name}) for replacement"
+            )],
+            ..DoneDoc::plain()
+        };
+        if let Some(with) = &request.with {
+            done.messages.push(format!(
+                "Marked {with} in {name} as replacement for device {slot}"
+            ));
+        } else if !status.members.iter().any(|m| m.role == MemberRole::Spare) {
+            done.messages.push(format!(
+                "{name} has no spare: the replacement begins when one is added"
+            ));
+        }
+        Ok(done)
     }
 
     async fn remove(&self, name: &str, handle: &Handle, device: &str) -> Answer<DoneDoc> {

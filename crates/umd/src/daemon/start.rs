@@ -386,6 +386,8 @@ fn used_members(plan: &Plan) -> Vec<MemberId> {
         SlotPlan::InSync(id) | SlotPlan::Recovering { member: id, .. } => Some(*id),
         SlotPlan::Stale(_) | SlotPlan::Missing => None,
     });
+    let replacements = plan.replacements.iter().map(|one| one.member);
+    let holders = holders.chain(replacements);
     holders.chain(plan.spares.iter().copied()).collect()
 }
 

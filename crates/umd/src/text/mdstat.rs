@@ -85,6 +85,7 @@ fn flags(member: &MemberDoc) -> String {
     match member.state.as_str() {
         "faulty" => text.push_str("(F)"),
         "spare" => text.push_str("(S)"),
+        _ if member.replacement => text.push_str("(R)"),
         _ => {}
     }
     text
