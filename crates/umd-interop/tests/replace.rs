@@ -173,16 +173,14 @@ fn umd_finishes_a_replacement_of_the_kernel() {
             echo idle >$md/sync_action
             until grep -q '^{HALF} ' $md/sync_completed; do sleep 0.1; done
             until grep -q clean $md/array_state; do sleep 0.1; done
-            mdadm --detail /dev/md{number}
-            cat /proc/mdstat
+            grep -q '^md{number} :.*(R)' /proc/mdstat || fail raid{level}: no replacement
             sleep 1",
             chunk(level),
         ));
         first += count + 1;
         sets.push(set);
     }
-    let run = kernel.script("sync; crash").run_crash().unwrap();
-    println!("{run:?}");
+    kernel.script("sync; crash").run_crash().unwrap();
 
     for (number, (level, count, unit)) in ARRAYS.into_iter().enumerate() {
         let set = &sets[number];

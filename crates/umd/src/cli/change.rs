@@ -760,4 +760,28 @@ mod tests {
         assert_eq!(parse("umd manage r5 x --add").idle.as_deref(), Some("x"));
         assert_eq!(parse("umd manage --force").array, None);
     }
+
+    #[test]
+    fn spares_are_paired_with_the_members_they_replace() {
+        let pairs = |line: &str| -> Vec<(String, Option<String>)> {
+            let steps = parse(line).steps.into_iter();
+            steps.map(|step| (step.device, step.with)).collect()
+        };
+        let pair = |old: &str, new: Option<&str>| (old.to_owned(), new.map(str::to_owned));
+        let line = "umd manage r5 --replace a b --with x y";
+        assert_eq!(pairs(line), [pair("a", Some("x")), pair("b", Some("y"))]);
+        let line = "umd manage r5 --replace a b --with x";
+        assert_eq!(pairs(line), [pair("a", Some("x")), pair("b", None)]);
+        assert_eq!(parse(line).steps[1].operation, "replace");
+        let unpaired = |line: &str| parse(line).unpaired;
+        assert_eq!(unpaired(line), None);
+        let line = "umd manage r5 --with x --replace a";
+        assert_eq!(unpaired(line).as_deref(), Some("x"));
+        let line = "umd manage r5 --replace a --with x y";
+        assert_eq!(unpaired(line).as_deref(), Some("y"));
+        assert_eq!(
+            parse("umd manage r5 --replace a --with").empty,
+            Some("with")
+        );
+    }
 }

@@ -226,6 +226,24 @@ unused devices: <none>\n";
         assert_eq!(mdstat(&[doc(&raid5()), second]), expected);
     }
 
+    /// As the kernel prints `md1 : active raid5 ubdg[3](R) ubdf[2] ubde[1] ubdd[0]`.
+    #[test]
+    fn a_member_that_is_being_replaced_counts() {
+        let mut status = raid5();
+        let recovering = MemberRole::Recovering {
+            recovered_sectors: 4096,
+        };
+        status.members.push(member(3, Some(1), recovering));
+        (
+            status.members[3].replacement,
+            status.members[1].want_replacement,
+        ) = (true, true);
+        let text = mdstat(&[doc(&status)]);
+        let line = "r5 : active raid5 d.img[3](R) c.img[2] b.img[1] a.img[0]\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("[3/3] [UUU]"), "{text}");
+    }
+
     /// The figures of the kernel's own line `md3 : active raid6 ubdg[4] ...`.
     #[test]
     fn recovery_with_bitmap_and_a_faulty_member() {
