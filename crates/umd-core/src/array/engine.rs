@@ -349,6 +349,8 @@ impl Array {
         moved |= self
             .metadata
             .advance(&mut self.io, &mut self.members, &mut self.bitmap, facts);
+        // Before answers are given: what is answered counts by the new order, or by the old one.
+        moved |= self.finish_replacements();
         moved |= self.with_lane(|lane, rig| lane.settle(rig));
         moved |= self.with_lane(|lane, rig| lane.release_held(rig));
         moved |= self.maintain_sync();

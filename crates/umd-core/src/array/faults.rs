@@ -207,7 +207,7 @@ impl Array {
         if !self.geometry.is_redundant() {
             return false;
         }
-        if self.activate_spares() || self.finish_replacements() {
+        if self.activate_spares() {
             return true;
         }
         let Some(action) = self.sync.choose(&self.members) else {

@@ -146,7 +146,9 @@ impl Array {
     /// Who replaces another holds everything, and superblocks say so: the slot is handed over.
     /// Nothing is written by the new order before it is recorded: the old one is a known fault.
     pub(super) fn finish_replacements(&mut self) -> bool {
-        if self.sync.is_frozen() || self.sync.owes_resync() {
+        let at_work = self.may_write() && self.stopping.is_none() && !self.sync.is_frozen();
+        let busy = self.sync.running().is_some() || self.sync.owes_resync();
+        if !at_work || busy || !self.metadata.is_quiet() {
             return false;
         }
         if self.moves_late() {

@@ -228,7 +228,7 @@ const RAID: &[Entry] = &[
         "The original was marked faulty before its replacement was in its slot: writes in between \
          went to neither.",
         "G3",
-        Rule::Content,
+        Rule::Quarantine,
     ),
     entry(
         M21,

@@ -311,8 +311,8 @@ fn copied(layout: u32) -> Options {
 /// Members that are replaced while they serve.
 fn replaced(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
-    // The new member's superblock: it has the slot, it has everything, it is in sync.
-    let in_sync = super_writes().disk(4).nth(3);
+    // Superblocks say that the new member has everything, then that it is in sync.
+    let in_sync = super_writes().disk(0).nth(2);
     match exhibit {
         M20 => new(
             with_drawer(copied(0x102), 1),
@@ -346,9 +346,9 @@ fn replaced(exhibit: Exhibit) -> Scene {
             with_drawer(plain(5, 3), 1),
             "a member of a RAID5 fails while it is being replaced, and all of it is read",
             [
-                write(0..640),
+                write(0..128),
                 add(3),
-                hold(sync_reads().sectors(128..320)),
+                hold(sync_reads()),
                 replace(1),
                 sleep_ms(20),
                 fail(1),
