@@ -307,6 +307,22 @@ fn what_nobody_can_read_is_never_called_replaced() {
         assert_eq!(known.member(OLD).role, MemberRole::InSync);
         assert!(known.member(NEW).replacement);
         assert!(known.world.array().status().sync.is_none(), "it waits");
+        // Redundancy does not wait with it.
+        let start = known.world.superblock(2).fields.data_offset_sectors;
+        let good = known.world.disks.get_mut(&MemberId(2)).expect("there");
+        assert!(good.bad.range(start..).next().is_none());
+        for id in [0, 1] {
+            let disk = known.world.disks.get_mut(&MemberId(id)).expect("there");
+            disk.bad.clear();
+        }
+        known
+            .world
+            .control(Control::Fail(MemberId(2)))
+            .expect("failed");
+        known.world.add(10).expect("added");
+        known.world.pass(2);
+        let role = known.member(MemberId(10)).role;
+        assert_eq!(role, MemberRole::InSync);
     }
 }
 

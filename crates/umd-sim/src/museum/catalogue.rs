@@ -360,7 +360,7 @@ const RAID: &[Entry] = &[
         "The original vanished while it was being replaced, and reads trusted what of its \
          replacement had not been filled yet.",
         "G5",
-        Rule::Content,
+        Rule::Checkpoint,
     ),
     entry(
         M36,

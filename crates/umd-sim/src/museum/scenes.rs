@@ -312,7 +312,7 @@ fn copied(layout: u32) -> Options {
 fn replaced(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     // Superblocks say that the new member has everything, then that it is in sync.
-    let in_sync = super_writes().disk(0).nth(2);
+    let in_sync = super_writes().disk(0).nth(3);
     match exhibit {
         M20 => new(
             with_drawer(copied(0x102), 1),
@@ -331,8 +331,8 @@ fn replaced(exhibit: Exhibit) -> Scene {
         ),
         M21 => new(
             with_drawer(copied(0x102), 1),
-            "a member of a RAID10 is replaced, the other copy cannot be read, and a read comes when \
-             its slot is handed over",
+            "a member of a RAID10 is replaced, the other copy cannot be read, and a read comes \
+             when the slot is handed over",
             [
                 write(0..64),
                 add(4),
@@ -353,6 +353,7 @@ fn replaced(exhibit: Exhibit) -> Scene {
                 sleep_ms(20),
                 fail(1),
                 read_all(),
+                release(),
             ],
         ),
     }
