@@ -96,6 +96,8 @@ struct Flight {
     submitted: Instant,
     /// Length of a read, in bytes; 0 for everything else.
     read_bytes: usize,
+    /// A read of a member that was replaced since: what it read is right, and nobody has to wait.
+    retired: bool,
 }
 
 /// Everything that flies, and the way out.
@@ -207,6 +209,7 @@ impl Io {
             end,
             submitted,
             read_bytes,
+            retired: false,
         };
         let index = self.flights.insert(flight);
         assert!(index < 1 << INDEX_BITS, "too many member I/Os under way");
@@ -317,7 +320,8 @@ impl Io {
     }
 
     /// Who replaced this member has its place now: what both were given counts as the new one took
-    /// it, and nothing waits for the old one any more.
+    /// it, and no write waits for the old one any more. What is being read there was right when it
+    /// was asked for, and still is.
     pub fn hand_over(&mut self, member: MemberId) {
         self.twins.remove(&member);
         let open: Vec<u32> = self.pairs.iter().map(|(index, _)| index).collect();
@@ -328,14 +332,19 @@ impl Io {
             }
         }
         let flying = self.flights.iter().filter(|(_, f)| f.member == member);
-        let flying: Vec<(u32, End)> = flying.map(|(index, f)| (index, f.end)).collect();
-        for (flight, end) in flying {
-            if let End::Pair(pair, 0) = end {
-                self.flights.remove(flight);
-                self.one_less(pair);
+        let flying: Vec<u32> = flying.map(|(index, _)| index).collect();
+        for index in flying {
+            let flight = self.flights.get_mut(index).expect("just listed");
+            if flight.read_bytes > 0 {
+                flight.retired = true;
+                continue;
+            }
+            let flight = self.flights.remove(index).expect("just looked at");
+            match flight.end {
+                End::Pair(pair, 0) => self.one_less(pair),
+                end => self.ended(end, member, Err(IoError::Gone)),
             }
         }
-        self.orphan(member);
     }
 
     /// The next completion to be given to its owner.
@@ -368,9 +377,10 @@ impl Io {
         self.ready.is_empty() && self.effects.is_empty()
     }
 
-    /// The members that I/O is under way to.
+    /// The members that I/O is under way to, but for reads of those that were replaced since.
     pub fn members_in_flight(&self) -> impl Iterator<Item = MemberId> + '_ {
-        self.flights.iter().map(|(_, flight)| flight.member)
+        let flights = self.flights.iter().filter(|(_, flight)| !flight.retired);
+        flights.map(|(_, flight)| flight.member)
     }
 
     /// Members that have answered nothing for longer than `limit` while an I/O of that age waits.
@@ -467,6 +477,76 @@ mod tests {
         });
         assert!(io.next_ready().is_some_and(|r| r.2.is_ok()));
         assert_eq!(io.in_flight(), 0);
+    }
+
+    fn write(io: &mut Io, member: u32) -> Vec<IoId> {
+        let data = SmallVec::from_iter([io.pool.take(512).freeze()]);
+        let op = IoOp::Write {
+            offset_sectors: 100,
+            data,
+            fua: false,
+        };
+        let owner = Owner::Job { job: 7, tag: 0 };
+        io.submit(MemberId(member), Purpose::Data, op, owner);
+        let ios = io.out.drain(..).map(|command| match command {
+            Command::Io(one) => one.io,
+            other => panic!("no I/O: {other:?}"),
+        });
+        ios.collect()
+    }
+
+    /// Members 1 and 2: the second replaces the first.
+    fn paired() -> Io {
+        let mut io = Io::new(Pool::new());
+        let twin = Twin {
+            member: MemberId(2),
+            data_offset_sectors: 64,
+            from_sectors: 32,
+        };
+        io.set_twins(BTreeMap::from([(MemberId(1), twin)]));
+        io
+    }
+
+    fn end(io: &mut Io, id: IoId, result: Result<IoDone, IoError>) {
+        io.complete(Completion { io: id, result });
+    }
+
+    #[test]
+    fn a_write_is_over_when_both_have_it() {
+        let mut io = paired();
+        let ids = write(&mut io, 1);
+        assert_eq!(ids.len(), 2, "one for each");
+        end(&mut io, ids[0], Ok(IoDone::Done));
+        assert!(io.next_ready().is_none(), "the other one is on its way");
+        end(&mut io, ids[1], Err(IoError::Media));
+        let (_, member, result) = io.next_ready().expect("both are over");
+        assert_eq!((member, result.is_ok()), (MemberId(1), true));
+        let failed = |effect: &Effect| matches!(effect, Effect::Fail(MemberId(2), _));
+        assert!(io.effects.iter().all(failed) && io.effects.len() == 1);
+        assert!(io.pairs.is_empty());
+        // Nothing of the new one's own, and nothing that is read, is done twice.
+        assert_eq!(write(&mut io, 2).len(), 1);
+        read(&mut io, 1);
+        assert_eq!(io.out.len(), 0);
+    }
+
+    #[test]
+    fn after_the_handover_the_new_one_counts() {
+        let mut io = paired();
+        let ids = write(&mut io, 1);
+        let being_read = read(&mut io, 1);
+        io.hand_over(MemberId(1));
+        assert!(io.next_ready().is_none(), "the new one has not answered");
+        assert_eq!(io.members_in_flight().collect::<Vec<_>>(), [MemberId(2)]);
+        end(&mut io, ids[1], Ok(IoDone::Done));
+        let (_, member, result) = io.next_ready().expect("it is over");
+        assert_eq!((member, result.is_ok()), (MemberId(2), true));
+        end(&mut io, ids[0], Err(IoError::Media));
+        assert!(io.next_ready().is_none() && io.effects.is_empty());
+        let buf = io.pool.take(512);
+        end(&mut io, being_read, Ok(IoDone::Read(buf)));
+        assert!(io.next_ready().is_some_and(|ready| ready.2.is_ok()));
+        assert_eq!(write(&mut io, 1).len(), 1, "nobody replaces it any more");
     }
 
     #[test]
