@@ -352,8 +352,8 @@ fn replaced(exhibit: Exhibit) -> Scene {
                 replace(1),
                 sleep_ms(20),
                 fail(1),
-                read_all(),
                 release(),
+                read_all(),
             ],
         ),
     }
