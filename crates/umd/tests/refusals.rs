@@ -187,8 +187,8 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     ),
     (
         "md0 --replace a --with b",
-        2,
-        "umd: --replace (replacing a member while it works) is not available in this version\n",
+        1,
+        "umd: md0 does not appear to be an active array\n",
     ),
     (
         "-E nonexist",

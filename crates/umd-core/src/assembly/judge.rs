@@ -325,8 +325,11 @@ fn without_source(verdict: &mut Judgement<'_>) {
 fn one_per_slot(current: &[Candidate<'_>]) -> Result<(), RefusalKind> {
     for (index, a) in current.iter().enumerate() {
         let slot = a.slot().expect("current members have a slot");
-        let same =
-            |b: &&Candidate<'_>| b.slot() == Some(slot) && a.is_replacement() == b.is_replacement();
+        // Who serves and who replaces it share a slot, and nothing else.
+        let number = |one: &Candidate<'_>| one.superblock.fields.dev_number;
+        let apart =
+            |b: &Candidate<'_>| a.is_replacement() != b.is_replacement() && number(a) != number(b);
+        let same = |b: &&Candidate<'_>| b.slot() == Some(slot) && !apart(b);
         if let Some(b) = current[index + 1..].iter().find(same) {
             let (a, b) = (a.name().to_owned(), b.name().to_owned());
             return Err(RefusalKind::SameSlot { a, b, slot });
