@@ -262,6 +262,8 @@ impl Array {
         self.sync.unblock();
         let active = !matches!(state, State::Spare | State::Faulty);
         assert_eq!(active, slot.is_some(), "a slot, and data to put in it");
+        let block = new.logical_block_bytes;
+        self.io.bad.take_in(new.id, &superblock, None, block);
         self.members.push(Member {
             id: new.id,
             name: new.name.clone(),
@@ -317,6 +319,9 @@ impl Array {
         let slot = Slot(slot);
         if slot.0 >= self.info.raid_disks || self.members.in_slot(slot).is_some() {
             return Err(no("its slot is taken"));
+        }
+        if fields.features.contains(Features::BAD_BLOCKS) {
+            return Err(no("it has bad blocks; --add it instead"));
         }
         // M51 (1a855a060665): a member that had been half rebuilt was taken back as if it lacked
         // only what the bitmap marks.

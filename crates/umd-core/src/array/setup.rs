@@ -76,7 +76,10 @@ impl Array {
             true => plan,
             false => distrusting_rebuilds(plan),
         };
-        let members = members_of(&plan, facts);
+        let mut io = Io::new(pool);
+        io.museum = museum;
+        io.bad.exhibit(museum);
+        let members = members_of(&plan, facts, &mut io);
         let reference = members
             .get(plan.reference)
             .expect("the plan's reference is used");
@@ -96,8 +99,6 @@ impl Array {
         );
         sync.exhibit(museum);
         resume_rebuilds(&plan, &mut cover, &mut sync, museum);
-        let mut io = Io::new(pool);
-        io.museum = museum;
         Array::assemble_parts(Parts {
             info: info_of(&plan, &superblock),
             geometry,
@@ -195,7 +196,7 @@ fn info_of(plan: &Plan, superblock: &SuperblockV1) -> Info {
     }
 }
 
-fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
+fn members_of(plan: &Plan, facts: Vec<MemberFacts>, io: &mut Io) -> Members {
     let mut list = Vec::new();
     let mut facts = facts;
     let mut take = |id: MemberId, state: State, slot: Option<Slot>| {
@@ -205,6 +206,11 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
             .expect("a planned member has its facts");
         let fact = facts.swap_remove(at);
         let superblock = fact.superblock.expect("a planned member has a superblock");
+        let log = fact
+            .bad_blocks
+            .map(|log| log.expect("a damaged log is refused"));
+        let block = fact.logical_block_bytes;
+        io.bad.take_in(id, &superblock, log, block);
         list.push(Member {
             id,
             name: fact.name,

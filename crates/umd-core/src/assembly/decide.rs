@@ -230,9 +230,6 @@ impl<'a> Lineup<'a> {
         }
         for candidate in self.members() {
             let features = candidate.superblock.fields.features;
-            if features.contains(Features::BAD_BLOCKS) {
-                return refuse("a bad-block log that is not empty".to_owned(), candidate);
-            }
             if features.contains(Features::REPLACEMENT) {
                 return refuse("a replacement that is under way".to_owned(), candidate);
             }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use smallvec::SmallVec;
 
+use super::bad_blocks::BadBlocks;
 use crate::value::{
     Buf, Command, Commands, Completion, Instant, IoDone, IoError, IoId, IoOp, MemberId, MemberIo,
     Museum, Now, Pool, Purpose, Slab, Slice, Span, UnitId,
@@ -59,6 +60,9 @@ struct Flight {
     submitted: Instant,
     /// Length of a read, in bytes; 0 for everything else.
     read_bytes: usize,
+    /// The sectors that a write of data covers.
+    writes: Option<(u64, u64)>,
+    purpose: Purpose,
 }
 
 /// Everything that flies, and the way out.
@@ -72,6 +76,8 @@ pub struct Io {
     pub effects: Vec<Effect>,
     /// The mistake to be made, in a simulation that asks for one.
     pub museum: Museum,
+    /// What members are known not to be able to give.
+    pub bad: BadBlocks,
     now: Now,
     sequence: u64,
     flights: Slab<Flight>,
@@ -92,6 +98,7 @@ impl Io {
             out: Vec::new(),
             effects: Vec::new(),
             museum: Museum::NONE,
+            bad: BadBlocks::default(),
             now: Now::default(),
             sequence: 0,
             flights: Slab::default(),
@@ -132,6 +139,10 @@ impl Io {
         }
         let flushes = matches!(op, IoOp::Flush);
         assert_eq!(flushes, purpose == Purpose::Flush, "a flush says so");
+        if self.bad.hides_from(member, &op) {
+            self.ready.push_back((owner, member, Err(IoError::Media)));
+            return;
+        }
         let submitted = self.now.mono;
         let flight = Flight {
             io: IoId(0),
@@ -139,6 +150,8 @@ impl Io {
             owner,
             submitted,
             read_bytes,
+            writes: data_sectors(purpose, &op),
+            purpose,
         };
         let index = self.flights.insert(flight);
         assert!(index < 1 << INDEX_BITS, "too many member I/Os under way");
@@ -215,6 +228,13 @@ impl Io {
             }
             other => other,
         };
+        let result = match flight.writes {
+            Some(range) => {
+                let (member, purpose) = (flight.member, flight.purpose);
+                self.bad.written(member, range, purpose, result)
+            }
+            None => result,
+        };
         self.ready.push_back((flight.owner, flight.member, result));
     }
 
@@ -226,6 +246,7 @@ impl Io {
     /// Ends all I/O to a member with an error, now. What the driver reports later is dropped; the
     /// buffers stay with the driver until then.
     pub fn orphan(&mut self, member: MemberId) {
+        self.bad.forget(member);
         let lost: Vec<u32> = self
             .flights
             .iter()
@@ -278,6 +299,28 @@ impl Io {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What a write of data or parity covers.
+fn data_sectors(purpose: Purpose, op: &IoOp) -> Option<(u64, u64)> {
+    let (start, len) = match op {
+        IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } => {
+            let bytes: usize = data.iter().map(Slice::len).sum();
+            (*offset_sectors, (bytes / 512) as u64)
+        }
+        IoOp::WriteZeroes {
+            offset_sectors,
+            len_sectors,
+            ..
+        } => (*offset_sectors, *len_sectors),
+        _ => return None,
+    };
+    let inner = [Purpose::Super, Purpose::Bitmap, Purpose::BadBlocks];
+    (!inner.contains(&purpose)).then_some((start, start + len))
 }
 
 #[cfg(test)]

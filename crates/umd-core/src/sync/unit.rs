@@ -267,11 +267,17 @@ impl Unit {
 
     /// Nobody can invent data, and what was not looked at is not called in sync. Check and repair
     /// have nothing to compare, and go on.
-    fn unreadable_range(&self, rig: &SyncRig<'_>) -> UnitEnd {
+    fn unreadable_range(&self, rig: &mut SyncRig<'_>) -> UnitEnd {
         // M25 (linux-raid 2023-06-02): what could not be read was given up, and the rebuild was
         // over all the same.
         let given_up = rig.io.museum.on(Exhibit::M25);
+        // Somebody is about to be failed: perhaps all of this is about that member.
+        if !rig.io.effects.is_empty() {
+            return UnitEnd::Abandoned;
+        }
         match self.action {
+            SyncAction::Recover if self.record_bad(rig) => self.over(),
+            SyncAction::Resync if self.is_known_bad(rig) => self.over(),
             SyncAction::Recover if given_up => UnitEnd::Done {
                 mismatch_sectors: 0,
             },
@@ -283,6 +289,43 @@ impl Unit {
                 mismatch_sectors: 0,
             },
         }
+    }
+
+    /// The sectors of a place on the device of this member.
+    fn on_device(&self, rig: &SyncRig<'_>, slot: u16) -> Option<(MemberId, u64, u64)> {
+        let column = rig.epoch.column(slot)?;
+        let places = self.places();
+        let place = places.iter().find(|place| place.slot == slot)?;
+        let start = column.data_offset_sectors + place.member_sectors;
+        Some((column.member, start, start + (self.end - self.start)))
+    }
+
+    /// Whether only members that are there could not be read, and each of them is known to be bad
+    /// here: then there is nothing that could be made to agree.
+    fn is_known_bad(&self, rig: &SyncRig<'_>) -> bool {
+        let unreadable = self.columns.unreadable();
+        let hidden = |slot: &u16| {
+            self.on_device(rig, *slot)
+                .is_some_and(|(member, start, end)| rig.io.bad.hides(member, start, end))
+        };
+        !unreadable.is_empty() && unreadable.iter().all(hidden)
+    }
+
+    /// What no source can give is recorded as bad on who is being filled. `false` where that
+    /// cannot be: the rebuild must not go on as if it were there.
+    fn record_bad(&self, rig: &mut SyncRig<'_>) -> bool {
+        if self.columns.unreadable().is_empty() {
+            return false;
+        }
+        let filled = self.places();
+        let filled = filled
+            .iter()
+            .filter(|place| self.is_target(rig, place.slot));
+        let filled: SmallVec<[_; 4]> = filled.map(|p| self.on_device(rig, p.slot)).collect();
+        let mut mark = |at: &Option<(MemberId, u64, u64)>| {
+            at.is_some_and(|(member, start, end)| rig.io.bad.mark(member, start, end))
+        };
+        !filled.is_empty() && filled.iter().all(&mut mark)
     }
 
     pub fn done(

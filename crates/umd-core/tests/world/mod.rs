@@ -10,6 +10,7 @@ use umd_core::array::{
 };
 use umd_core::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
 use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId, Slice};
+use umd_format::badblocks::BadLog;
 use umd_format::bitmap::{self, BitmapSuperblock};
 use umd_format::create::{NewArray, NewMember as NewDevice, new_array};
 use umd_format::space::RegionWish;
@@ -243,6 +244,11 @@ impl World {
                     bitmap::Unverified::parse(&disk.bytes[at..at + 256])
                         .and_then(|b| b.verify(superblock.bitmap_uuid()))
                 });
+                let fields = &superblock.fields;
+                let bad_blocks = BadLog::place(fields).map(|(at, len)| {
+                    let bytes = at as usize * 512..(at + len) as usize * 512;
+                    BadLog::read(fields, &disk.bytes[bytes])
+                });
                 MemberFacts {
                     id: *id,
                     name: format!("d{}", id.0),
@@ -250,6 +256,7 @@ impl World {
                     logical_block_bytes: 512,
                     superblock: Ok(superblock),
                     bitmap,
+                    bad_blocks,
                 }
             })
             .collect()
