@@ -230,14 +230,10 @@ impl Array {
             device_uuid: Uuid(new.device_uuid),
             flags,
         };
-        let mut made = spare_for(&peer, number, &device).map_err(|error| match error {
+        spare_for(&peer, number, &device).map_err(|error| match error {
             CreateError::Space(space) => ControlError::TooSmall(format!("{}: {space}", new.name)),
             other => ControlError::Invalid(format!("{}: {other}", new.name)),
-        })?;
-        // The room for bad blocks is not initialised on the new member, so it has none.
-        made.fields.bblog_offset_sectors = 0;
-        made.fields.bblog_size_sectors = 0;
-        Ok(made)
+        })
     }
 
     /// The number of a new member. Where numbers are given anew with each update, it is the one
@@ -262,8 +258,8 @@ impl Array {
         self.sync.unblock();
         let active = !matches!(state, State::Spare | State::Faulty);
         assert_eq!(active, slot.is_some(), "a slot, and data to put in it");
-        let block = new.logical_block_bytes;
-        self.io.bad.take_in(new.id, &superblock, None, block);
+        let device = (new.size_sectors, new.logical_block_bytes);
+        self.io.bad.take_in(new.id, &superblock, None, device);
         self.members.push(Member {
             id: new.id,
             name: new.name.clone(),

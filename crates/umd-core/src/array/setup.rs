@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use umd_format::SuperblockV1;
+use umd_format::bitmap::on_disk_sectors;
 use umd_format::v1::{DeviceFlags, Features};
 
 use super::engine::{Array, Info, Parts};
@@ -79,6 +80,7 @@ impl Array {
         let mut io = Io::new(pool);
         io.museum = museum;
         io.bad.exhibit(museum);
+        io.bad.set_bitmap(bitmap_sectors(&plan.bitmap));
         let members = members_of(&plan, facts, &mut io);
         let reference = members
             .get(plan.reference)
@@ -209,8 +211,8 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>, io: &mut Io) -> Members {
         let log = fact
             .bad_blocks
             .map(|log| log.expect("a damaged log is refused"));
-        let block = fact.logical_block_bytes;
-        io.bad.take_in(id, &superblock, log, block);
+        let device = (fact.size_sectors, fact.logical_block_bytes);
+        io.bad.take_in(id, &superblock, log, device);
         list.push(Member {
             id,
             name: fact.name,
@@ -245,6 +247,16 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>, io: &mut Io) -> Members {
         take(*id, State::Spare, None);
     }
     Members::new(list)
+}
+
+/// How long the bitmap on each member is.
+fn bitmap_sectors(plan: &BitmapPlan) -> u64 {
+    match plan {
+        BitmapPlan::None => 0,
+        BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
+            on_disk_sectors(superblock.regions(superblock.fields.sync_size_sectors))
+        }
+    }
 }
 
 fn bitmap_of(

@@ -41,6 +41,7 @@ pub struct BadBlocks {
     recorded: u64,
     /// Changes that somebody was told of.
     told: u64,
+    bitmap_sectors: u64,
     museum: Museum,
 }
 
@@ -61,6 +62,11 @@ impl BadBlocks {
         self.museum = museum;
     }
 
+    /// How long the bitmap on each member is: no log is written into it.
+    pub fn set_bitmap(&mut self, sectors: u64) {
+        self.bitmap_sectors = sectors;
+    }
+
     /// A member, with the log that was read from it, if its superblock says that there is something
     /// in it.
     pub fn take_in(
@@ -68,14 +74,16 @@ impl BadBlocks {
         member: MemberId,
         superblock: &SuperblockV1,
         read: Option<BadLog>,
-        block_bytes: u32,
+        (device_sectors, block_bytes): (u64, u32),
     ) {
         let Some(log) = read.or_else(|| BadLog::empty(&superblock.fields)) else {
             return;
         };
         let now = log.ranges();
         let block = u64::from(block_bytes / 512).max(1);
-        let whole = log.sector.is_multiple_of(block) && log.sectors().is_multiple_of(block);
+        let whole = log.sector.is_multiple_of(block)
+            && log.sectors().is_multiple_of(block)
+            && superblock.has_bad_block_room(device_sectors, self.bitmap_sectors);
         let marked = Marked {
             flushed: now.clone(),
             now,

@@ -86,7 +86,7 @@ impl Part {
 
     /// The part in two.
     pub fn halves(self) -> [Part; 2] {
-        let at = crate::lane::middle(self.end - self.start).expect("long enough");
+        let at = crate::lane::fine_middle(self.end - self.start).expect("long enough");
         let second = Part {
             start: self.start + at,
             sector: self.sector + at,
@@ -275,6 +275,9 @@ impl Unit {
         if !rig.io.effects.is_empty() {
             return UnitEnd::Abandoned;
         }
+        if self.is_partly_known(rig) {
+            return UnitEnd::Split;
+        }
         match self.action {
             SyncAction::Recover if self.record_bad(rig) => self.over(),
             SyncAction::Resync if self.is_known_bad(rig) => self.over(),
@@ -298,6 +301,24 @@ impl Unit {
         let place = places.iter().find(|place| place.slot == slot)?;
         let start = column.data_offset_sectors + place.member_sectors;
         Some((column.member, start, start + (self.end - self.start)))
+    }
+
+    /// Whether a log names a part only of what could not be read, so that smaller parts can tell
+    /// more. No part is smaller than a block of any member.
+    fn is_partly_known(&self, rig: &SyncRig<'_>) -> bool {
+        let blocks = rig.members.iter().map(|m| m.logical_block_bytes / 512);
+        let block = u64::from(blocks.max().unwrap_or(1).max(1));
+        if !(self.end - self.start).is_multiple_of(2 * block) {
+            return false;
+        }
+        let partly = |slot: &u16| {
+            let known = self.on_device(rig, *slot);
+            known.is_some_and(|(member, start, end)| {
+                let bad = rig.io.bad.of(member);
+                bad.is_some_and(|bad| bad.overlaps(start, end) && !bad.covers(start, end))
+            })
+        };
+        self.columns.unreadable().iter().any(partly)
     }
 
     /// Whether only members that are there could not be read, and each of them is known to be bad

@@ -169,7 +169,8 @@ impl World {
                 _ => 128,
             }),
             bitmap: shape.bitmap.then_some(RegionWish::Bytes(65536)),
-            bad_block_log: false,
+            // In version 1.0 it lies behind the data, where these disks have no room to spare.
+            bad_block_log: matches!(shape.format, Format::V1_1 | Format::V1_2),
             assume_clean: shape.assume_clean,
             slots: (0..shape.disks).map(|n| Some(device(n))).collect(),
             spares: Vec::new(),
@@ -415,7 +416,10 @@ impl World {
             .disks
             .get_mut(&io.member)
             .expect("a member has its disk");
-        let kept = matches!(io.purpose, Purpose::Super | Purpose::Bitmap);
+        let kept = matches!(
+            io.purpose,
+            Purpose::Super | Purpose::Bitmap | Purpose::BadBlocks
+        );
         let writes = matches!(io.op, IoOp::Write { .. } | IoOp::WriteZeroes { .. });
         let result = if disk.gone {
             Err(IoError::Gone)
