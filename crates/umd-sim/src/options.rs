@@ -207,6 +207,8 @@ pub struct Options {
     pub clones: bool,
     /// An administrator changes the limits of sync actions all the time.
     pub limits: bool,
+    /// A member starts with bad blocks in its log, and rubbish where they are.
+    pub logged: bool,
 }
 
 /// As slow as write-mostly members are made.
@@ -286,6 +288,7 @@ impl Options {
             shorn: rng.permille(100),
             clones: rng.permille(100),
             limits: false,
+            logged: false,
         };
         options.draw_more(rng);
         options.draw_behind(&mut Rng::new(seed, Stream::Behind));
@@ -305,6 +308,13 @@ impl Options {
             self.use_large_blocks();
         }
         self.limits = self.level > 0 && rng.permille(150);
+        // Where superblocks lie behind the data a log would leave no room for it.
+        let room = self.minor != 0 && self.missing == 0;
+        // What cannot be read in a row with a write hole is lost, and no fault of the engine's.
+        let cut = |(ending, _): &(Ending, Trigger)| *ending != Ending::Stop;
+        let holes = self.boots.iter().any(cut) || self.forks.points > 0;
+        let whole = matches!(self.level, 1 | 10) || !holes;
+        self.logged = self.level > 0 && room && rng.permille(150) && whole;
     }
 
     /// Disks of 4Kn: nothing smaller than eight sectors is read or written, nor asked for.

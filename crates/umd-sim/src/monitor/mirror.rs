@@ -14,6 +14,7 @@ use umd_core::value::MemberId;
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken, slot_of};
 use crate::disk::PAGE_SECTORS;
 use crate::layout::Place;
+use crate::metaview::is_logged_bad;
 use crate::stamp::SECTOR;
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
@@ -111,6 +112,10 @@ impl Monitor {
                 };
                 // Where the part begins on that leg.
                 let from = other.data_offset + there - (relative - part.start);
+                let to = from + (part.end - part.start);
+                if is_logged_bad(&scene.disks[other.disk], other.super_sector, from, to) {
+                    return false;
+                }
                 let mut lost = scene.disks[other.disk].damaged().range(from..);
                 lost.next()
                     .is_none_or(|at| *at >= from + (part.end - part.start))
