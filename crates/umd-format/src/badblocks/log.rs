@@ -98,13 +98,22 @@ impl BadLog {
         self.entries.len() * IN_SECTOR
     }
 
-    /// What it says is bad.
-    pub fn ranges(&self) -> BadRanges {
-        let scale = |(start, end): &Units| BadRange {
+    /// Its entries, in their order.
+    pub fn listed(&self) -> Vec<BadRange> {
+        let all = self.entries.iter().flatten();
+        all.map(|units| self.scaled(units)).collect()
+    }
+
+    fn scaled(&self, (start, end): &Units) -> BadRange {
+        BadRange {
             start_sectors: start << self.shift,
             length_sectors: (end - start) << self.shift,
-        };
-        self.entries.iter().flatten().map(scale).collect()
+        }
+    }
+
+    /// What it says is bad.
+    pub fn ranges(&self) -> BadRanges {
+        self.listed().into_iter().collect()
     }
 
     /// `bad` in whole units of this log: a unit with one bad sector is bad.

@@ -90,9 +90,13 @@ impl Monitor {
             }
             let own = seen(scene, view, relative);
             let legs = self.legs_at(walk, self.in_sync(scene.status));
-            let differs = legs
-                .iter()
-                .any(|(_, other, relative)| seen(scene, other, *relative) != own);
+            // What a log names is on nobody's mind.
+            let differs = legs.iter().any(|(_, other, relative)| {
+                let at = other.data_offset + relative;
+                let disk = &scene.disks[other.disk];
+                seen(scene, other, *relative) != own
+                    && !is_logged_bad(disk, other.super_sector, at, at + 1)
+            });
             if !differs {
                 read.remove(&walk);
                 continue;

@@ -23,6 +23,7 @@ pub const COMMANDS: &[&str] = &[
     "serve",
     "detail",
     "examine",
+    "examine-badblocks",
     "mdstat",
     "query",
     "manage",
