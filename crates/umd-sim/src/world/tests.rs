@@ -350,6 +350,8 @@ impl Maker for Mirrors {
                 data_offset_sectors: superblock.fields.data_offset_sectors,
                 data_size_sectors: superblock.fields.data_size_sectors,
                 corrected_read_errors: 0,
+                bad_ranges: 0,
+                bad_sectors: 0,
                 fault: None,
             });
             let id = candidate.id;
