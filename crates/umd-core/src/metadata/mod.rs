@@ -320,20 +320,7 @@ impl Metadata {
             Stage::Logs if !facts.may_write && !io.museum.on(Exhibit::M55) => {
                 self.stage = Stage::Idle;
             }
-            // Again, if more has become bad meanwhile: what superblocks say about a member counts on
-            // its log.
-            Stage::Logs => {
-                if self.write_logs(io, members) {
-                    return true;
-                }
-                if self.flush_for_change {
-                    self.flush(io, members);
-                    self.stage = Stage::Flush;
-                } else {
-                    self.write_in_sync(io, members, facts);
-                    self.stage = Stage::InSync;
-                }
-            }
+            Stage::Logs => self.advance_logs(io, members, facts),
             // The array broke meanwhile: members not in sync must not carry the newest events.
             // M55 (6a5cb53aaa4e): after both members with data had dropped out, the spare that was
             // being rebuilt kept counting, and made them look stale.
@@ -355,6 +342,21 @@ impl Metadata {
             Stage::Rest => self.finish(),
         }
         true
+    }
+
+    /// Logs first, again if more has become bad meanwhile: what superblocks say of a member counts
+    /// on its log. Then the superblocks of members in sync.
+    fn advance_logs(&mut self, io: &mut Io, members: &mut Members, facts: Facts) {
+        if self.write_logs(io, members) {
+            return;
+        }
+        if self.flush_for_change {
+            self.flush(io, members);
+            self.stage = Stage::Flush;
+        } else {
+            self.write_in_sync(io, members, facts);
+            self.stage = Stage::InSync;
+        }
     }
 
     /// Starts an update if one is wanted.
