@@ -2,7 +2,7 @@
 
 mod world;
 
-use umd_core::array::{Control, MemberRole, Options, SyncRequest};
+use umd_core::array::{Control, MemberRole, Options, RequestOp, SyncRequest};
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
 use umd_core::value::MemberId;
@@ -202,6 +202,74 @@ fn a_last_copy_with_a_bad_range_is_an_error_there() {
     world.kill();
     started(&mut world);
     assert!(world.read(0, 256).expect("read") == model);
+}
+
+/// A broken array answers what it can, and still not what a log names.
+#[test]
+fn a_broken_array_gives_no_rubbish() {
+    let mut world = World::create(&raid1(2));
+    started(&mut world);
+    let model = content(1, 256);
+    world.write(0, &model).expect("written");
+    world.control(Control::Fail(MemberId(1))).expect("failed");
+    world.stop();
+    world.disks.remove(&MemberId(1));
+    spoil(&mut world, 0, &[(8, 8)]);
+    started(&mut world);
+    world.held = Some(MemberId(0));
+    let late = world.submit(RequestOp::Write {
+        offset_sectors: 100,
+        data: world.pool.copy_of(&model[..512]),
+        fua: false,
+    });
+    world.pass(60);
+    assert!(world.reply(late).is_err());
+    assert!(world.read(0, 8).expect("good") == model[..4096]);
+    assert!(world.read(8, 8).is_err());
+}
+
+/// What neither a member nor the others can give is recorded on who replaces it.
+#[test]
+fn a_replacement_records_what_nobody_can_give() {
+    let mut world = World::create(&raid1(2));
+    started(&mut world);
+    let sectors = world.array().array_sectors();
+    let model = content(1, sectors);
+    world.write(0, &model).expect("written");
+    world.stop();
+    spoil(&mut world, 0, &[(8, 8), (203, 5)]);
+    spoil(&mut world, 1, &[(205, 8)]);
+    started(&mut world);
+    world.add(2).expect("added");
+    let replace = Control::Replace {
+        member: MemberId(0),
+        with: Some(MemberId(2)),
+    };
+    world.control(replace).expect("begun");
+    world.pass(60);
+    let status = world.array().status();
+    let role = |id| {
+        status
+            .members
+            .iter()
+            .find(|m| m.id == MemberId(id))
+            .map(|m| m.role)
+    };
+    assert_eq!(role(2), Some(MemberRole::InSync), "{status:?}");
+    let offset = world.superblock(2).fields.data_offset_sectors;
+    let bad = logged(&world, 2);
+    assert!(bad.covers(offset + 205, offset + 208), "{bad:?}");
+    assert_eq!(bad.sectors(), 3);
+    world.kill();
+    world.disks.remove(&MemberId(0));
+    world.disks.remove(&MemberId(1));
+    let wish = Wish {
+        run: true,
+        ..Wish::default()
+    };
+    world.start(&wish, Options::default()).expect("starts");
+    assert!(world.read(205, 1).is_err());
+    assert!(world.read(0, 205).expect("good") == model[..205 * 512]);
 }
 
 /// A rebuild goes on past what nobody can give, and the new member says so, also after a crash.

@@ -84,6 +84,8 @@ pub enum Action {
     Add,
     /// Puts a disk back that was a member before.
     ReAdd,
+    /// Has a member replaced while it serves.
+    Replace,
     /// Starts a check.
     Check,
     /// Starts a repair.
@@ -292,6 +294,7 @@ impl Options {
         };
         options.draw_more(rng);
         options.draw_behind(&mut Rng::new(seed, Stream::Behind));
+        options.draw_logged(&mut Rng::new(seed, Stream::Logged));
         options
     }
 
@@ -308,13 +311,10 @@ impl Options {
             self.use_large_blocks();
         }
         self.limits = self.level > 0 && rng.permille(150);
-        // Where superblocks lie behind the data a log would leave no room for it.
-        let room = self.minor != 0 && self.missing == 0;
-        // What cannot be read in a row with a write hole is lost, and no fault of the engine's.
-        let cut = |(ending, _): &(Ending, Trigger)| *ending != Ending::Stop;
-        let holes = self.boots.iter().any(cut) || self.forks.points > 0;
-        let whole = matches!(self.level, 1 | 10) || !holes;
-        self.logged = self.level > 0 && room && rng.permille(150) && whole;
+        if self.level > 0 && self.spares + self.drawer > 0 && rng.permille(300) {
+            self.actions.insert(Action::Replace);
+            self.actions_per_boot += 2;
+        }
     }
 
     /// Disks of 4Kn: nothing smaller than eight sectors is read or written, nor asked for.
@@ -327,6 +327,17 @@ impl Options {
         workload.align_sectors = workload.align_sectors.next_multiple_of(8);
         workload.most_sectors = workload.most_sectors.max(8);
         workload.stream_sectors -= workload.stream_sectors % 8;
+    }
+
+    /// One array of seven has a member with bad blocks. From a stream of its own, as well.
+    fn draw_logged(&mut self, rng: &mut Rng) {
+        // Where superblocks lie behind the data a log would leave no room for it.
+        let room = self.minor != 0 && self.missing == 0;
+        // What cannot be read in a row with a write hole is lost, and no fault of the engine's.
+        let cut = |(ending, _): &(Ending, Trigger)| *ending != Ending::Stop;
+        let holes = self.boots.iter().any(cut) || self.forks.points > 0;
+        let whole = matches!(self.level, 1 | 10) || !holes;
+        self.logged = self.level > 0 && room && whole && rng.permille(150);
     }
 
     /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on. Drawn from
@@ -575,6 +586,7 @@ mod tests {
         assert!((240..360).contains(&some(&|o| o.forks.points > 0)));
         assert!(some(&|o| o.faults.is_empty()) > 100);
         assert!((150..350).contains(&some(&|o| o.limits)));
+        assert!(some(&|o| o.actions.contains(&Action::Replace)) > 200);
         let kill = |o: &Options| o.boots.iter().any(|(ending, _)| *ending == Ending::Kill);
         assert!(some(&kill) > 50);
         assert_eq!(some(&|o| o.boots.last().expect("one").0 != Ending::Stop), 0);

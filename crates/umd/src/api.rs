@@ -82,6 +82,9 @@ pub struct CreateRequest {
     pub data_offset_sectors: Option<u64>,
     /// Internal bitmap; `null` leaves it to the size of the array, as mdadm does.
     pub bitmap: Option<bool>,
+    /// The file that is to hold the bitmap: an absolute path.
+    #[serde(default)]
+    pub bitmap_file: Option<String>,
     /// Bytes per bit.
     pub bitmap_chunk_bytes: Option<u32>,
     /// Seconds between sweeps that clear bits; 5 when nothing is said.
@@ -133,6 +136,9 @@ pub struct AssembleRequest {
     pub no_degraded: bool,
     /// Start read-only.
     pub readonly: bool,
+    /// The file that holds the bitmap: an absolute path.
+    #[serde(default)]
+    pub bitmap_file: Option<String>,
     /// Directory for copy-on-write files.
     pub overlay: Option<String>,
     /// How member I/O is done.
@@ -155,10 +161,13 @@ pub struct StartedDoc {
 /// A hot change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManageRequest {
-    /// `fail`, `remove`, `add` or `re-add`.
+    /// `fail`, `remove`, `add`, `re-add` or `replace`.
     pub operation: String,
     /// The device: an absolute path, or what the user typed.
     pub device: String,
+    /// For `replace`: the spare to do it with; without one it is any.
+    #[serde(default)]
+    pub with: Option<String>,
     /// For `add`: host reads avoid it.
     pub write_mostly: bool,
     /// For `add`: it may carry data.

@@ -215,6 +215,7 @@ impl Demo<'_> {
             size_sectors: Some(size_sectors),
             data_offset_sectors: None,
             bitmap: Some(true),
+            bitmap_file: None,
             bitmap_chunk_bytes: None,
             bitmap_delay_seconds: None,
             write_behind: 0,
@@ -305,6 +306,7 @@ impl Demo<'_> {
             .map_err(|error| Failure::failed(format!("cannot make {path}: {error}")))?;
         for (operation, device) in [("remove", "failed".to_owned()), ("add", path)] {
             let request = ManageRequest {
+                with: None,
                 operation: operation.to_owned(),
                 device,
                 write_mostly: false,

@@ -25,6 +25,12 @@ impl<'a> Candidate<'a> {
         }
     }
 
+    /// Whether it is to take over its slot from another member.
+    pub fn is_replacement(&self) -> bool {
+        let features = self.superblock.fields.features;
+        features.contains(Features::REPLACEMENT) && self.slot().is_some()
+    }
+
     pub fn events(&self) -> u64 {
         self.superblock.fields.events
     }

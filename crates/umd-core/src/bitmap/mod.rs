@@ -16,7 +16,7 @@ mod regions;
 mod writer;
 
 pub use regions::{Intent, Regions, Ticket};
-pub use writer::Writer;
+pub use writer::{Place, Writer};
 
 use umd_format::bitmap::BitmapSuperblock;
 
@@ -57,14 +57,14 @@ impl Bitmap {
         }
     }
 
-    /// The internal bitmap read from a member.
+    /// The bitmap read from a member, or from its file.
     ///
     /// `image` is the area as read, superblock included. Bits of regions that end above
     /// `resync_from_sectors` need a resync (`MAX_SECTOR`: none). A `stale` bitmap counts as all
     /// set, and is written out that way before anything else.
     pub fn load(
         superblock: BitmapSuperblock,
-        offset_sectors: i32,
+        place: Place,
         image: &[u8],
         dev_sectors: u64,
         resync_from_sectors: u64,
@@ -76,7 +76,7 @@ impl Bitmap {
         if stale {
             regions.set_all(resync_from_sectors);
         }
-        let writer = Writer::new(superblock, offset_sectors, block_bytes, stale, &regions);
+        let writer = Writer::new(superblock, place, block_bytes, stale, &regions);
         Bitmap {
             kept: Some(Kept {
                 regions,
@@ -201,6 +201,21 @@ impl Bitmap {
         }
     }
 
+    /// The file that holds it, while it works; no member has this identity.
+    pub fn file(&self) -> Option<MemberId> {
+        match self.kept.as_ref()?.writer.place() {
+            Place::File(id) => Some(id),
+            Place::Members(_) | Place::Lost(_) => None,
+        }
+    }
+
+    /// Its file failed. Bits go on being counted in memory; none is cleared any more.
+    pub fn lose(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.writer.lose();
+        }
+    }
+
     /// A bitmap I/O ended.
     pub fn done(&mut self, io: &mut Io, member: MemberId, result: Result<IoDone, IoError>) {
         let kept = self.kept.as_mut().expect("bitmap I/O only with a bitmap");
@@ -210,6 +225,7 @@ impl Bitmap {
     /// The timer fired: regions that stayed idle since the last pass may be cleared.
     pub fn daemon(&mut self, leave: Leave) {
         let Some(kept) = &mut self.kept else { return };
+        let leave = kept.leave(leave);
         kept.daemon_armed = false;
         if leave.may_clear && kept.regions.age() {
             kept.writer.want_clear();
@@ -221,6 +237,7 @@ impl Bitmap {
         let Some(kept) = &mut self.kept else {
             return false;
         };
+        let leave = kept.leave(leave);
         let changed = kept.writer.advance(io, members, &mut kept.regions, leave);
         if !kept.daemon_armed && leave.may_clear && kept.regions.dirty() > 0 {
             kept.daemon_armed = true;
@@ -233,6 +250,14 @@ impl Bitmap {
 }
 
 impl Kept {
+    /// A bit that cannot be cleared on disk is not cleared in memory.
+    fn leave(&self, leave: Leave) -> Leave {
+        Leave {
+            may_clear: leave.may_clear && !self.writer.is_lost(),
+            ..leave
+        }
+    }
+
     fn daemon_sleep(&self) -> Span {
         Span::secs(u64::from(self.writer.daemon_sleep_seconds()))
     }

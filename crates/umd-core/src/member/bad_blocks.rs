@@ -96,6 +96,14 @@ impl BadBlocks {
         );
     }
 
+    /// The member has failed: nothing is written to it any more. What it cannot give stays so, for
+    /// whoever still reads it.
+    pub fn retire(&mut self, member: MemberId) {
+        if let Some(marked) = self.members.get_mut(&member) {
+            (marked.log, marked.next) = (None, None);
+        }
+    }
+
     /// The member is gone.
     pub fn forget(&mut self, member: MemberId) {
         self.members.remove(&member);
@@ -254,7 +262,15 @@ impl BadBlocks {
     /// The log of this member was written.
     pub fn log_written(&mut self, member: MemberId) {
         if let Some(marked) = self.members.get_mut(&member) {
-            marked.log = Some(marked.next.take().expect("a log was being written"));
+            // It may have failed meanwhile.
+            marked.log = marked.next.take();
+        }
+    }
+
+    /// It was not: it still says what it said, or nothing at all.
+    pub fn log_failed(&mut self, member: MemberId) {
+        if let Some(marked) = self.members.get_mut(&member) {
+            marked.next = None;
         }
     }
 

@@ -12,6 +12,6 @@ pub use bad_blocks::{BadBlocks, LogWrite};
 pub use cover::{Access, Cover};
 pub use epoch::{Column, Epoch};
 pub use gather::{Gather, Round};
-pub use io::{Effect, Io, Owner};
+pub use io::{Effect, Io, Owner, Twin};
 pub use read_errors::ReadErrors;
 pub use table::{Member, Members, State};

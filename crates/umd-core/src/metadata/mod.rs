@@ -265,6 +265,9 @@ impl Metadata {
         if self.stage == Stage::Logs && (result.is_ok() || io.museum.on(Exhibit::M12)) {
             return io.bad.log_written(member);
         }
+        if self.stage == Stage::Logs {
+            io.bad.log_failed(member);
+        }
         if let Err(error) = result {
             // Stage Idle: the flush of an array that comes to rest.
             io.effects.push(match self.stage {

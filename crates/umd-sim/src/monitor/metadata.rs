@@ -118,7 +118,7 @@ impl Monitor {
         }
         // A rebuild guided by the bitmap has no old offset to count from: all of it is judged.
         let from = if old.recovery_by_bitmap() { 0 } else { before };
-        let media = self.media(scene);
+        let media = self.media_with(scene, Some(member));
         match media.rebuild_disagreement(from..end, member) {
             None => Ok(()),
             Some(text) => {
@@ -251,11 +251,24 @@ impl Monitor {
 
     /// The media of the array as the engine sees its members.
     pub fn media<'a>(&'a self, scene: Scene<'a>) -> Media<'a> {
+        self.media_with(scene, None)
+    }
+
+    /// The same, with this member in its slot if it is to replace who is there: nobody else who is
+    /// to replace another counts.
+    fn media_with<'a>(&'a self, scene: Scene<'a>, new: Option<MemberId>) -> Media<'a> {
+        let stands_in = scene.status.members.iter();
+        let mut stands_in = stands_in.filter(|m| Some(m.id) == new && m.replacement);
+        let taken = stands_in.next().and_then(|m| m.slot);
         let mut columns = vec![None; usize::from(self.geometry.slots)];
         for m in &scene.status.members {
             let (Some(slot), Some(view)) = (m.slot, self.members.get(&m.id)) else {
                 continue;
             };
+            let displaced = taken == Some(slot) && Some(m.id) != new;
+            if displaced || m.replacement && Some(m.id) != new {
+                continue;
+            }
             if !matches!(m.role, MemberRole::InSync | MemberRole::Recovering { .. }) {
                 continue;
             }

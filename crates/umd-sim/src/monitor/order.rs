@@ -238,7 +238,10 @@ impl Monitor {
         let slot = found.and_then(|m| m.slot);
         // An array that is broken lets hosts copy out what can still be read.
         let broken_array = scene.status.state == ArrayState::Broken;
+        let replaces = found.is_some_and(|m| m.replacement);
         let valid = match (role, slot) {
+            // Who is to replace another is never read: who is to be replaced serves.
+            _ if replaces => false,
             (Some(MemberRole::InSync), _) => true,
             (Some(MemberRole::Faulty), _) if broken_array => true,
             (Some(MemberRole::Recovering { recovered_sectors }), Some(slot)) => {

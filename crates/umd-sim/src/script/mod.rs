@@ -80,6 +80,8 @@ pub enum Admin {
     Add(usize),
     /// Puts a former member back. One that had vanished is plugged in again first.
     ReAdd(usize),
+    /// Has a member replaced by any spare, while it serves.
+    Replace(usize),
     /// Starts a check.
     Check,
     /// Starts a repair.
@@ -270,6 +272,11 @@ pub fn remove(disk: usize) -> Step {
 /// A disk becomes a new member.
 pub fn add(disk: usize) -> Step {
     admin(Admin::Add(disk))
+}
+
+/// A member is to be replaced while it serves.
+pub fn replace(disk: usize) -> Step {
+    admin(Admin::Replace(disk))
 }
 
 /// A former member comes back.

@@ -7,7 +7,7 @@ use umd_format::Format;
 use super::args::CreateArgs;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::{Reach, from_doc};
-use super::values;
+use super::values::{self, BitmapWord};
 use crate::api::{CreateRequest, DeviceRequest, StartedDoc};
 use crate::daemon::create::{OCCUPIED, prepare};
 use crate::text::Context;
@@ -81,8 +81,9 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
     let (level, slots, spares) = shape(args, devices, device_flags)?;
     let metadata = args.metadata.as_deref().map(values::metadata).transpose()?;
     let metadata = metadata.unwrap_or(Format::V1_2);
-    let bitmap = bitmap(args, level)?;
-    let write_behind = write_behind(args, level, bitmap)?;
+    let (bitmap, bitmap_file) = bitmap(args, level)?;
+    let held = bitmap == Some(true) || bitmap_file.is_some();
+    let write_behind = write_behind(args, level, held)?;
     let host = Context::system().host;
     let stored = args.name.as_deref().unwrap_or(&name);
     Ok(CreateRequest {
@@ -108,12 +109,13 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
             .map(values::data_offset_sectors)
             .transpose()?,
         bitmap,
+        bitmap_file,
         bitmap_chunk_bytes: args
             .bitmap_chunk
             .as_deref()
             .map(values::bitmap_chunk_bytes)
             .transpose()?,
-        bitmap_delay_seconds: delay(args, bitmap)?,
+        bitmap_delay_seconds: delay(args, held)?,
         write_behind,
         bad_block_log: bad_block_log(args)?,
         assume_clean: args.assume_clean,
@@ -235,9 +237,11 @@ fn chunk(args: &CreateArgs, level: i32) -> Result<u32, Failure> {
     Ok(given.unwrap_or(default))
 }
 
-/// What `--bitmap` and `--consistency-policy` ask for together.
-fn bitmap(args: &CreateArgs, level: i32) -> Result<Option<bool>, Failure> {
-    let bitmap = args.bitmap.as_deref().map(values::bitmap).transpose()?;
+/// What `--bitmap` and `--consistency-policy` ask for together: a bitmap on the members, or the
+/// file for it.
+fn bitmap(args: &CreateArgs, level: i32) -> Result<(Option<bool>, Option<String>), Failure> {
+    let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
+    let bitmap = word.as_ref().map(|word| *word != BitmapWord::None);
     let policy = args
         .consistency_policy
         .as_deref()
@@ -260,21 +264,24 @@ fn bitmap(args: &CreateArgs, level: i32) -> Result<Option<bool>, Failure> {
     if args.bitmap_chunk.is_some() && wanted != Some(true) {
         return Err(Failure::usage("--bitmap-chunk needs --bitmap=internal"));
     }
-    Ok(wanted)
+    Ok(match word {
+        Some(BitmapWord::File(path)) => (Some(false), Some(path)),
+        _ => (wanted, None),
+    })
 }
 
 /// How often bits are cleared. The number lies in the bitmap.
-fn delay(args: &CreateArgs, bitmap: Option<bool>) -> Result<Option<u32>, Failure> {
+fn delay(args: &CreateArgs, bitmap: bool) -> Result<Option<u32>, Failure> {
     let delay = args.delay.as_deref().map(values::bitmap_delay_seconds);
     let delay = delay.transpose()?;
     match delay {
-        Some(_) if bitmap != Some(true) => Err(Failure::usage("--delay needs --bitmap=internal")),
+        Some(_) if !bitmap => Err(Failure::usage("--delay needs --bitmap=internal")),
         delay => Ok(delay),
     }
 }
 
 /// How many writes may lag. The number lies in the bitmap, and only mirrors have legs that may.
-fn write_behind(args: &CreateArgs, level: i32, bitmap: Option<bool>) -> Result<u32, Failure> {
+fn write_behind(args: &CreateArgs, level: i32, bitmap: bool) -> Result<u32, Failure> {
     let Some(text) = &args.write_behind else {
         return Ok(0);
     };
@@ -285,7 +292,7 @@ fn write_behind(args: &CreateArgs, level: i32, bitmap: Option<bool>) -> Result<u
             "--write-behind is for raid1, not for {name}"
         )));
     }
-    if bitmap != Some(true) {
+    if !bitmap {
         return Err(Failure::usage("--write-behind needs --bitmap=internal"));
     }
     Ok(count)

@@ -186,23 +186,49 @@ pub fn uuid(text: &str) -> Result<umd_format::Uuid, Failure> {
         .map_err(|_| Failure::usage(format!("Bad uuid: {text}")))
 }
 
+/// Where a bitmap is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BitmapWord {
+    /// On the members.
+    Internal,
+    /// Nowhere.
+    None,
+    /// In this file: an absolute path.
+    File(String),
+}
+
+/// The file of a bitmap; as with mdadm, its path has a slash.
+///
+/// # Errors
+/// When it has none.
+pub fn bitmap_file(word: &str) -> Result<String, Failure> {
+    if !word.contains('/') {
+        return Err(Failure::usage(format!(
+            "'{word}' is no bitmap file: its path must have a '/' in it, as ./{word}"
+        )));
+    }
+    let path = absolute(word)?;
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Failure::usage(format!("{} is not a UTF-8 path", path.display())))
+}
+
 /// What a bitmap option asks for.
 ///
 /// # Errors
 /// When it belongs to a later round.
-pub fn bitmap(word: &str) -> Result<bool, Failure> {
+pub fn bitmap(word: &str) -> Result<BitmapWord, Failure> {
     let later = |what: &str| {
         Err(Failure::usage(format!(
-            "{what} bitmaps are not available in this version; internal and none are"
+            "{what} bitmaps are not available in this version; internal, none and files are"
         )))
     };
     match word {
-        "internal" => Ok(true),
-        "none" => Ok(false),
+        "internal" => Ok(BitmapWord::Internal),
+        "none" => Ok(BitmapWord::None),
         "clustered" | "lockless" => later(word),
-        _ if word.contains('/') => later("file"),
+        _ if word.contains('/') => bitmap_file(word).map(BitmapWord::File),
         _ => Err(Failure::usage(format!(
-            "'{word}' is not a bitmap this version knows; internal and none are"
+            "'{word}' is not a bitmap this version knows; internal, none and ./FILE are"
         ))),
     }
 }
@@ -374,7 +400,6 @@ mod tests {
             text(level("faulty")),
             text(metadata("ddf")),
             text(bitmap("clustered")),
-            text(bitmap("/tmp/bitmap")),
             text(consistency_policy("ppl")),
             text(data_offset_sectors("variable")),
         ] {

@@ -127,10 +127,6 @@ fn what_cannot_be_run_yet_is_named() {
             "a partial parity log",
         ),
         (
-            Box::new(set(Features::REPLACEMENT)),
-            "a replacement that is under way",
-        ),
-        (
             Box::new(|one| one.fields.level = Level::Multipath),
             "level multipath",
         ),
