@@ -293,9 +293,14 @@ impl Options {
             logged: false,
         };
         options.draw_more(rng);
-        options.draw_behind(&mut Rng::new(seed, Stream::Behind));
-        options.draw_logged(&mut Rng::new(seed, Stream::Logged));
+        options.draw_apart();
         options
+    }
+
+    /// What has streams of its own: other seeds mean what they meant.
+    fn draw_apart(&mut self) {
+        self.draw_behind(&mut Rng::new(self.seed, Stream::Behind));
+        self.draw_logged(&mut Rng::new(self.seed, Stream::Logged));
     }
 
     /// What was thought of later: drawn last, so that the rest of a seed stays what it was.
@@ -329,7 +334,7 @@ impl Options {
         workload.stream_sectors -= workload.stream_sectors % 8;
     }
 
-    /// One array of seven has a member with bad blocks. From a stream of its own, as well.
+    /// One array of seven has a member with bad blocks.
     fn draw_logged(&mut self, rng: &mut Rng) {
         // Where superblocks lie behind the data a log would leave no room for it.
         let room = self.minor != 0 && self.missing == 0;
@@ -340,8 +345,7 @@ impl Options {
         self.logged = self.level > 0 && room && whole && rng.permille(150);
     }
 
-    /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on. Drawn from
-    /// a stream of its own: other seeds mean what they meant.
+    /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on.
     fn draw_behind(&mut self, rng: &mut Rng) {
         if self.level != 1 || !rng.permille(300) {
             return;

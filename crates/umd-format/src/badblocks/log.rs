@@ -73,19 +73,29 @@ impl BadLog {
     /// When it is damaged, or there is none.
     pub fn read(fields: &Fields, bytes: &[u8]) -> Result<BadLog, BadBlocksError> {
         let log = BadLog::empty(fields).ok_or(BadBlocksError::Missing)?;
-        log.filled(bytes)
-    }
-
-    fn filled(mut self, bytes: &[u8]) -> Result<BadLog, BadBlocksError> {
-        if bytes.len() != self.entries.len() * SECTOR_BYTES {
+        if bytes.len() != log.entries.len() * SECTOR_BYTES {
             return Err(BadBlocksError::Missing);
         }
-        for (index, range) in parse(bytes, self.shift)?.iter().enumerate() {
-            let start = range.start_sectors >> self.shift;
-            let end = start + (range.length_sectors >> self.shift);
-            self.entries[index / IN_SECTOR].push((start, end));
+        BadLog::parse(log.sector, log.shift, bytes)
+    }
+
+    /// The log at this sector, with units of `512 << shift` bytes, that consists of these bytes.
+    ///
+    /// # Errors
+    /// When it is damaged, or these are no whole sectors.
+    pub fn parse(sector: u64, shift: u8, bytes: &[u8]) -> Result<BadLog, BadBlocksError> {
+        let sectors = u16::try_from(bytes.len() / SECTOR_BYTES);
+        let whole = bytes.len().is_multiple_of(SECTOR_BYTES) && shift <= 54;
+        let Some(sectors) = sectors.ok().filter(|_| whole) else {
+            return Err(BadBlocksError::Missing);
+        };
+        let mut log = BadLog::at(sector, shift, sectors);
+        for (index, range) in parse(bytes, shift)?.iter().enumerate() {
+            let start = range.start_sectors >> shift;
+            let end = start + (range.length_sectors >> shift);
+            log.entries[index / IN_SECTOR].push((start, end));
         }
-        Ok(self)
+        Ok(log)
     }
 
     /// Its length in sectors.
@@ -271,7 +281,7 @@ mod tests {
                     continue;
                 };
                 assert!(next.is_within(&new.log.ranges()), "all of it is said");
-                assert_eq!(empty(shift).filled(&new.bytes), Ok(new.log.clone()));
+                assert_eq!(BadLog::parse(24, shift, &new.bytes), Ok(new.log.clone()));
                 let mut still = BadRanges::default();
                 for range in bad.iter() {
                     let end = range.start_sectors + range.length_sectors;
@@ -285,7 +295,7 @@ mod tests {
                         let at = sector * 512..sector * 512 + 512;
                         mixed[at.clone()].copy_from_slice(&new.bytes[at]);
                     }
-                    let read = empty(shift).filled(&mixed).expect("torn, and still a log");
+                    let read = BadLog::parse(24, shift, &mixed).expect("torn, and still a log");
                     assert!(still.is_within(&read.ranges()), "torn at {torn:04b}");
                 }
                 (log, bytes, bad) = (new.log, new.bytes, next);
@@ -318,7 +328,7 @@ mod tests {
         {
             bytes[index * 8..index * 8 + 8].copy_from_slice(&entry.to_le_bytes());
         }
-        let log = empty(0).filled(&bytes).expect("a log");
+        let log = BadLog::parse(24, 0, &bytes).expect("a log");
         assert_eq!(log.rewritten(&log.ranges()).expect("fits").bytes, bytes);
     }
 
@@ -342,7 +352,8 @@ mod tests {
     }
 
     #[test]
-    fn a_log_of_another_length_is_none() {
-        assert_eq!(empty(0).filled(&[0xff; 512]), Err(BadBlocksError::Missing));
+    fn half_a_sector_is_no_log() {
+        let half = BadLog::parse(4096, 0, &[0xff; 768]);
+        assert_eq!(half, Err(BadBlocksError::Missing));
     }
 }
