@@ -378,9 +378,11 @@ impl Unit {
     }
 
     /// What no source can give is recorded as bad on who is being filled. `false` where that
-    /// cannot be: the rebuild must not go on as if it were there.
+    /// cannot be: the rebuild must not go on as if it were there. Who is replaced keeps its place
+    /// while it may yet be read, by whoever tries again: only what logs name is given up then.
     fn record_bad(&self, rig: &mut SyncRig<'_>) -> bool {
-        if self.columns.unreadable().is_empty() {
+        let replaces = !self.replaced(rig).is_empty();
+        if self.columns.unreadable().is_empty() || replaces && !self.is_known_bad(rig) {
             return false;
         }
         let places = self.places();
