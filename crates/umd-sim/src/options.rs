@@ -209,8 +209,9 @@ pub struct Options {
     pub clones: bool,
     /// An administrator changes the limits of sync actions all the time.
     pub limits: bool,
-    /// A member starts with bad blocks in its log, and rubbish where they are.
-    pub logged: bool,
+    /// Members have bad-block logs. That of one starts with so many ranges, and there is rubbish
+    /// where they are.
+    pub logged: Option<u64>,
 }
 
 /// As slow as write-mostly members are made.
@@ -290,7 +291,7 @@ impl Options {
             shorn: rng.permille(100),
             clones: rng.permille(100),
             limits: false,
-            logged: false,
+            logged: None,
         };
         options.draw_more(rng);
         options.draw_apart();
@@ -342,7 +343,8 @@ impl Options {
         let cut = |(ending, _): &(Ending, Trigger)| *ending != Ending::Stop;
         let holes = self.boots.iter().any(cut) || self.forks.points > 0;
         let whole = matches!(self.level, 1 | 10) || !holes;
-        self.logged = self.level > 0 && room && whole && rng.permille(150);
+        let logged = self.level > 0 && room && whole && rng.permille(150);
+        self.logged = logged.then(|| rng.range(0, 8));
     }
 
     /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on.

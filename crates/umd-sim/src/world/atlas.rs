@@ -118,7 +118,7 @@ impl World<'_> {
         let there = &self.disks[disk];
         let at = super_sector(self.options.minor, there.sectors());
         let named = |sector: &[u8]| SuperView::new(sector).is_some_and(|s| s.bad_block_log().2);
-        self.options.logged
+        self.options.logged.is_some()
             && (named(there.durable().sector(at)) || there.visible(at).is_some_and(named))
     }
 

@@ -58,11 +58,16 @@ fn fill_with_rubbish(disk: &mut SimDisk, rng: &mut Rng) {
 }
 
 /// Gives a member bad blocks: a log that names them, and rubbish where they are.
-fn spoil(disk: &mut SimDisk, superblock: &mut SuperblockV1, block: u64, rng: &mut Rng) {
+fn spoil(
+    disk: &mut SimDisk,
+    superblock: &mut SuperblockV1,
+    (ranges, block): (u64, u64),
+    rng: &mut Rng,
+) {
     let fields = &mut superblock.fields;
     let log = BadLog::empty(fields).expect("it was made with one");
     let mut bad = BadRanges::default();
-    for _ in 0..rng.range(1, 8) {
+    for _ in 0..ranges {
         let blocks = fields.size_sectors / block;
         let at = rng.below(blocks);
         let len = rng.range(1, 24).min(blocks - at);
@@ -117,7 +122,7 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
         size_sectors: None,
         data_offset_sectors: options.data_offset_sectors,
         bitmap: options.bitmap_bytes.map(RegionWish::Bytes),
-        bad_block_log: options.logged,
+        bad_block_log: options.logged.is_some(),
         assume_clean: options.assume_clean,
         slots: members,
         spares,
@@ -158,13 +163,13 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
         sizes.push(fields.data_size_sectors);
         assert_eq!(fields.data_offset_sectors % 8, 0, "data starts on a page");
     }
-    if options.logged {
+    if let Some(ranges) = options.logged.filter(|ranges| *ranges > 0) {
         let slot = rng.below(u64::from(options.slots)) as usize;
         let superblock = created.slots[slot].as_mut().expect("nobody is missing");
         spoil(
             &mut disks[slot],
             superblock,
-            options.workload.block_sectors,
+            (ranges, options.workload.block_sectors),
             rng,
         );
     }

@@ -431,7 +431,7 @@ fn options(seed: u64) -> Options {
     options.bitmap_bytes = None;
     options.old_disks = false;
     options.write_mostly = 0;
-    options.logged = false;
+    options.logged = None;
     options.limits = false; // The engine of these tests knows none.
     options.latency.resize(2, options.latency[0]);
     options.workload.disjoint = true;
