@@ -472,6 +472,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         emulated_fua: 0,
         shorn: false,
         clones: false,
+        logged: false,
         limits: false,
     }
 }
