@@ -262,7 +262,15 @@ impl Read {
                 .epoch
                 .column(*slot)
                 .is_some_and(|c| c.member == *member && c.in_sync);
-            if there && rig.writable && !rig.broken {
+            let known = lane
+                .geometry
+                .copies(self.piece.array_sectors)
+                .iter()
+                .any(|leg| {
+                    let at = (leg.member_sectors, self.piece.len_sectors);
+                    leg.slot == *slot && known_bad(rig, leg.slot, at)
+                });
+            if there && !known && rig.writable && !rig.broken {
                 let mend = Mend::new(*slot, *member, self.piece);
                 lane.add_job(rig, Job::Mend(mend));
             }
@@ -383,6 +391,15 @@ impl Mend {
         lane.unlock(self.lock.expect("locked at the start"));
         Step::Over
     }
+}
+
+/// Whether what could not be read is known to be bad. It is left to hosts and sync actions to write
+/// it again: a member must not fail because somebody has read what everybody knows.
+pub(super) fn known_bad(rig: &Rig<'_>, slot: u16, (start, len): (u64, u64)) -> bool {
+    rig.epoch.column(slot).is_some_and(|column| {
+        let start = column.data_offset_sectors + start;
+        rig.io.bad.hides(column.member, start, start + len)
+    })
 }
 
 /// A block may be rewritten with what it should hold anyway. It needs no intent: each of its
