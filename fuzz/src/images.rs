@@ -229,7 +229,7 @@ impl Running {
                 let fields = &fact.superblock.as_ref().expect("it has one").fields;
                 let sector = fields.bitmap_sector().expect("the planner found one");
                 let image = &members.images[source.0 as usize];
-                let sectors = on_disk_sectors(superblock.regions(plan.dev_sectors));
+                let sectors = superblock.area_sectors(superblock.regions(plan.dev_sectors));
                 Some(image.read(sector, sectors.min(image.sectors - sector)))
             }
         };

@@ -142,7 +142,7 @@ fn bitmap_area(
         .expect("a source has a superblock")
         .fields;
     let at = fields.bitmap_sector().expect("a source has a bitmap");
-    let len = on_disk_sectors(superblock.regions(fields.size_sectors));
+    let len = superblock.area_sectors(superblock.regions(fields.size_sectors));
     Some(read_sectors(candidate.disk, at, len))
 }
 

@@ -278,7 +278,7 @@ impl World {
                 .expect("bitmap");
             let regions = superblock.regions(superblock.fields.sync_size_sectors);
             let at = at as usize * 512;
-            let len = bitmap::on_disk_sectors(regions) as usize * 512;
+            let len = superblock.area_sectors(regions) as usize * 512;
             self.disks[&source].bytes[at..at + len].to_vec()
         };
         let bitmap_area = match &plan.bitmap {

@@ -271,13 +271,16 @@ fn bitmap_sectors(file: &MemberFile, superblock: &Unverified) -> Option<u64> {
         .ok()?;
     let found = bitmap::Unverified::parse(&bytes).ok()?;
     let fields = found.fields();
-    let region = u64::from(fields.region_raw);
-    if region < SECTOR_BYTES {
+    let region_sectors = fields.region_bytes() / SECTOR_BYTES;
+    if region_sectors == 0 {
         return None;
     }
-    Some(bitmap::on_disk_sectors(
-        fields.sync_size_sectors.div_ceil(region / SECTOR_BYTES),
-    ))
+    let reserved = u64::from(fields.sectors_reserved);
+    let bits = bitmap::on_disk_sectors(fields.sync_size_sectors.div_ceil(region_sectors));
+    Some(match fields.version {
+        bitmap::VERSION_LOCKLESS => reserved,
+        _ => bits,
+    })
 }
 
 /// Runs `umd examine`.
