@@ -95,6 +95,9 @@ impl Array {
             plan.resync_offset_sectors,
         );
         sync.exhibit(museum);
+        if bitmap.owes_resync() {
+            sync.owe_regions();
+        }
         resume_rebuilds(&plan, &mut cover, &mut sync, museum);
         let mut io = Io::new(pool);
         io.museum = museum;
@@ -264,5 +267,9 @@ fn bitmap_of(
     // Bits that are set in a clean array need nothing; they are cleared in time.
     let from = plan.resync_offset_sectors;
     let block = plan.logical_block_bytes.max(512);
-    Bitmap::load(superblock, offset, area, sync_sectors, from, stale, block)
+    let mut bitmap = Bitmap::load(superblock, offset, area, sync_sectors, from, stale, block);
+    if plan.level.is_parity() {
+        bitmap.builds_parity();
+    }
+    bitmap
 }

@@ -31,11 +31,6 @@ pub(super) fn decide(
     let mut fault = (reference.name(), "it was not read".to_owned());
     for (index, candidate) in sources.iter().enumerate() {
         let superblock = match bitmap_of(candidate) {
-            Ok(superblock) if superblock.is_lockless() => {
-                let what = "a lockless bitmap (version 6)".to_owned();
-                let member = candidate.name().to_owned();
-                return Err(RefusalKind::NotSupported { what, member });
-            }
             Ok(superblock) => superblock.clone(),
             Err(why) => {
                 if let Some(what) = unsupported(candidate) {

@@ -12,6 +12,7 @@
 
 #[cfg(test)]
 mod exhaustive;
+mod marks;
 mod regions;
 mod writer;
 
@@ -30,6 +31,8 @@ pub struct Leave {
     pub may_write: bool,
     /// Every slot is in sync, all faults are recorded, the array is writable: bits may go.
     pub may_clear: bool,
+    /// Some slot has no member in sync.
+    pub degraded: bool,
     /// The events that superblocks on disk carry.
     pub events: Events,
 }
@@ -72,10 +75,8 @@ impl Bitmap {
         block_bytes: u32,
     ) -> Bitmap {
         assert!(dev_sectors > 0, "a bitmap of something");
-        let mut regions = Regions::load(&superblock, image, dev_sectors, resync_from_sectors);
-        if stale {
-            regions.set_all(resync_from_sectors);
-        }
+        let from = resync_from_sectors;
+        let regions = Regions::load(&superblock, image, dev_sectors, from, stale);
         let writer = Writer::new(superblock, offset_sectors, block_bytes, stale, &regions);
         Bitmap {
             kept: Some(Kept {
@@ -93,6 +94,19 @@ impl Bitmap {
         if let Some(kept) = &mut self.kept {
             kept.regions.exhibit(museum);
         }
+    }
+
+    /// The array has parity: a first write to a region leaves it to be built in the rest of it.
+    pub fn builds_parity(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.regions.builds_parity();
+        }
+    }
+
+    /// Whether regions need a resync that superblocks know nothing of.
+    pub fn owes_resync(&self) -> bool {
+        self.regions()
+            .is_some_and(|regions| regions.has_states() && regions.needs_any())
     }
 
     /// The regions, if there is a bitmap.
@@ -221,6 +235,7 @@ impl Bitmap {
         let Some(kept) = &mut self.kept else {
             return false;
         };
+        kept.regions.set_degraded(leave.degraded);
         let changed = kept.writer.advance(io, members, &mut kept.regions, leave);
         if !kept.daemon_armed && leave.may_clear && kept.regions.dirty() > 0 {
             kept.daemon_armed = true;
