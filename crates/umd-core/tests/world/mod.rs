@@ -67,6 +67,8 @@ pub struct Shape {
     pub disks: u16,
     pub chunk_sectors: u32,
     pub bitmap: bool,
+    /// Of version 6.
+    pub lockless: bool,
     pub format: Format,
     pub assume_clean: bool,
 }
@@ -88,6 +90,7 @@ pub fn shapes() -> Vec<Shape> {
                 disks,
                 chunk_sectors,
                 bitmap,
+                lockless: false,
                 format,
                 assume_clean: false,
             });
@@ -165,9 +168,13 @@ impl World {
             size_sectors: None,
             data_offset_sectors: Some(match shape.format {
                 Format::V1_0 | Format::V090 => 0,
+                _ if shape.lockless => 288,
                 _ => 128,
             }),
-            bitmap: shape.bitmap.then_some(RegionWish::Bytes(65536)),
+            bitmap: shape.bitmap.then_some(match shape.lockless {
+                true => RegionWish::Lockless,
+                false => RegionWish::Bytes(65536),
+            }),
             bad_block_log: false,
             assume_clean: shape.assume_clean,
             slots: (0..shape.disks).map(|n| Some(device(n))).collect(),
