@@ -98,7 +98,7 @@ fn the_states_of_a_new_lockless_bitmap_fit_the_room_that_is_kept_for_them() {
     let image = superblock.lockless_image(RegionState::Clean);
     assert_eq!(image[..256], superblock.encode());
     assert_eq!(image.len(), 256 * 512);
-    assert!(image[256..1024].iter().all(|byte| *byte == 0));
+    assert!(image[256..1024].iter().all(|byte| *byte == 0xff));
     assert!(image[1024..].iter().all(|byte| *byte == 1));
 }
 

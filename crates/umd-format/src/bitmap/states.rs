@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   bitmap offset
-//!   | superblock 256 B | 0 ...  | state 0 | state 1 | ...
-//!   0                 256     1024
+//!   | superblock 256 B | 1s ... | state 0 | state 1 | ...
+//!   0                 256      1024
 //!
 //!   Unwritten --write--> Dirty --idle--> Clean --write--> Dirty
 //!       |                  ^
@@ -156,6 +156,8 @@ impl BitmapSuperblock {
         let end = usize::try_from(self.area_bytes(regions)).expect("it fits the reserved room");
         let mut image = vec![0; SECTORS_RESERVED as usize * SECTOR_BYTES];
         assert!(end <= image.len(), "it fits the reserved room");
+        // As mdadm leaves it.
+        image[SUPERBLOCK_BYTES..STATES_OFFSET].fill(0xff);
         image[STATES_OFFSET..end].fill(state.byte());
         put(&mut image, 0, &self.encode());
         image
