@@ -15,7 +15,7 @@ use umd_core::array::{
 };
 use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, Plan, Wish};
 use umd_core::value::{ControlId, Instant, MemberId, Museum, Now, Pool, RequestId};
-use umd_format::bitmap::{self, on_disk_sectors};
+use umd_format::bitmap;
 use umd_format::place::{Format, newest, probe_order};
 use umd_format::v1::Unverified;
 use umd_format::v090::SuperblockV090;

@@ -3,7 +3,7 @@
 use umd_core::array::{Array, Command, Commands, Event, Options, Purpose, Setup, Status};
 use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, RefusalKind, Wish, assemble};
 use umd_core::value::{Museum, Now, Pool};
-use umd_format::bitmap::{BitmapError, BitmapSuperblock, Unverified, on_disk_sectors};
+use umd_format::bitmap::{BitmapError, BitmapSuperblock, Unverified};
 use umd_format::{Format, SuperblockV1};
 
 use crate::disk::SimDisk;

@@ -7,7 +7,7 @@ use umd_format::Format;
 use super::args::CreateArgs;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::{Reach, from_doc};
-use super::values;
+use super::values::{self, BitmapWord};
 use crate::api::{CreateRequest, DeviceRequest, StartedDoc};
 use crate::daemon::create::{OCCUPIED, prepare};
 use crate::text::Context;
@@ -81,8 +81,10 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
     let (level, slots, spares) = shape(args, devices, device_flags)?;
     let metadata = args.metadata.as_deref().map(values::metadata).transpose()?;
     let metadata = metadata.unwrap_or(Format::V1_2);
-    let bitmap = bitmap(args, level)?;
-    let write_behind = write_behind(args, level, bitmap)?;
+    let (bitmap, lockless) = bitmap(args, level, metadata)?;
+    // What only bits have.
+    let bits = bitmap.map(|bitmap| bitmap && !lockless);
+    let write_behind = write_behind(args, level, bits)?;
     let host = Context::system().host;
     let stored = args.name.as_deref().unwrap_or(&name);
     Ok(CreateRequest {
@@ -108,12 +110,13 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
             .map(values::data_offset_sectors)
             .transpose()?,
         bitmap,
+        bitmap_lockless: lockless,
         bitmap_chunk_bytes: args
             .bitmap_chunk
             .as_deref()
             .map(values::bitmap_chunk_bytes)
             .transpose()?,
-        bitmap_delay_seconds: delay(args, bitmap)?,
+        bitmap_delay_seconds: delay(args, bits)?,
         write_behind,
         bad_block_log: bad_block_log(args)?,
         assume_clean: args.assume_clean,
@@ -235,9 +238,20 @@ fn chunk(args: &CreateArgs, level: i32) -> Result<u32, Failure> {
     Ok(given.unwrap_or(default))
 }
 
-/// What `--bitmap` and `--consistency-policy` ask for together.
-fn bitmap(args: &CreateArgs, level: i32) -> Result<Option<bool>, Failure> {
-    let bitmap = args.bitmap.as_deref().map(values::bitmap).transpose()?;
+/// What `--bitmap` and `--consistency-policy` ask for together, and whether that is lockless.
+fn bitmap(
+    args: &CreateArgs,
+    level: i32,
+    metadata: Format,
+) -> Result<(Option<bool>, bool), Failure> {
+    let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
+    let lockless = word == Some(BitmapWord::Lockless);
+    if lockless && metadata != Format::V1_2 {
+        return Err(Failure::usage(format!(
+            "a lockless bitmap needs metadata version 1.2, not {metadata}"
+        )));
+    }
+    let bitmap = word.map(|word| word != BitmapWord::None);
     let policy = args
         .consistency_policy
         .as_deref()
@@ -257,10 +271,10 @@ fn bitmap(args: &CreateArgs, level: i32) -> Result<Option<bool>, Failure> {
             "bitmaps not meaningful with level {name}"
         )));
     }
-    if args.bitmap_chunk.is_some() && wanted != Some(true) {
+    if args.bitmap_chunk.is_some() && (wanted != Some(true) || lockless) {
         return Err(Failure::usage("--bitmap-chunk needs --bitmap=internal"));
     }
-    Ok(wanted)
+    Ok((wanted, lockless))
 }
 
 /// How often bits are cleared. The number lies in the bitmap.
@@ -339,7 +353,38 @@ mod tests {
             (request.bitmap, request.bitmap_chunk_bytes),
             (Some(true), Some(1 << 20))
         );
-        assert!(!request.destroy_all);
+        assert!(!request.destroy_all && !request.bitmap_lockless);
+    }
+
+    #[test]
+    fn lockless_bitmaps_are_made_where_they_can_be() {
+        let request = parse("umd create r -l 1 -n 2 --bitmap lockless a b").expect("a request");
+        assert_eq!(
+            (request.bitmap, request.bitmap_lockless),
+            (Some(true), true)
+        );
+        for (line, why) in [
+            (
+                "-e 1.0",
+                "a lockless bitmap needs metadata version 1.2, not 1.0",
+            ),
+            (
+                "--bitmap-chunk 1M",
+                "--bitmap-chunk needs --bitmap=internal",
+            ),
+            ("--delay 5", "--delay needs --bitmap=internal"),
+            (
+                "--consistency-policy resync",
+                "--bitmap is not compatible with this consistency policy",
+            ),
+        ] {
+            let line = format!("umd create r -l 1 -n 2 --bitmap lockless {line} a b");
+            assert_eq!(refusal(&line), format!("2: {why}"));
+        }
+        assert_eq!(
+            refusal("umd create r -l 0 -n 2 --bitmap lockless a b"),
+            "2: bitmaps not meaningful with level raid0"
+        );
     }
 
     #[test]

@@ -186,23 +186,35 @@ pub fn uuid(text: &str) -> Result<umd_format::Uuid, Failure> {
         .map_err(|_| Failure::usage(format!("Bad uuid: {text}")))
 }
 
+/// The bitmaps that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BitmapWord {
+    /// None.
+    None,
+    /// Bits, version 4.
+    Internal,
+    /// States, version 6.
+    Lockless,
+}
+
 /// What a bitmap option asks for.
 ///
 /// # Errors
 /// When it belongs to a later round.
-pub fn bitmap(word: &str) -> Result<bool, Failure> {
+pub fn bitmap(word: &str) -> Result<BitmapWord, Failure> {
     let later = |what: &str| {
         Err(Failure::usage(format!(
-            "{what} bitmaps are not available in this version; internal and none are"
+            "{what} bitmaps are not available in this version; internal, lockless and none are"
         )))
     };
     match word {
-        "internal" => Ok(true),
-        "none" => Ok(false),
-        "clustered" | "lockless" => later(word),
+        "internal" => Ok(BitmapWord::Internal),
+        "lockless" => Ok(BitmapWord::Lockless),
+        "none" => Ok(BitmapWord::None),
+        "clustered" => later(word),
         _ if word.contains('/') => later("file"),
         _ => Err(Failure::usage(format!(
-            "'{word}' is not a bitmap this version knows; internal and none are"
+            "'{word}' is not a bitmap this version knows; internal, lockless and none are"
         ))),
     }
 }

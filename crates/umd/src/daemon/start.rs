@@ -14,7 +14,7 @@ use umd_core::value::{MemberId, Now, Pool, SECTOR_BYTES};
 use umd_disk::{Backend, Mux};
 use umd_export::nbd::ExportInfo;
 use umd_format::update::Update;
-use umd_format::{Format, SuperblockV1, bitmap};
+use umd_format::{Format, SuperblockV1};
 
 use super::array::{Handle, Inbox};
 use super::engine::{Engine, panic_text};
