@@ -157,7 +157,8 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "-C md0 -l 1 -n 2 -b clustered a b",
         2,
-        "umd: clustered bitmaps are not available in this version; internal, lockless and none are\n",
+        "umd: clustered bitmaps are not available in this version; internal, lockless and none \
+         are\n",
     ),
     (
         "-C md0 -l 0 -n 2 -b internal a b",

@@ -8,7 +8,8 @@
 //!
 //! A bit reaches the disks before the data it covers: member data writes are built from an
 //! [`Intent`], and only this room makes one. It is cleared lazily, and only when every member is
-//! in sync and holds the data durably. Facts: bitmap.md sections 4-7.
+//! in sync and holds the data durably. `marks` is how marks are stored: as bits, or as the states
+//! of a lockless bitmap. Facts: bitmap.md sections 4-7 and 10.
 
 #[cfg(test)]
 mod exhaustive;
