@@ -472,3 +472,54 @@ fn left_clean(world: &World, members: u32, wanted: &[u8]) {
         assert!(zeros.iter().all(|byte| *byte == 0) && ones.iter().all(|byte| *byte == 0xff));
     }
 }
+
+/// The power goes after every number of member I/Os, in the middle of the next one: what was
+/// answered is there, members agree when the resync is over, and a member can be lost then.
+#[test]
+fn nothing_is_lost_whenever_the_power_goes() {
+    const WRITES: [(u64, usize); 4] = [(3, 5), (40, 20), (4, 2), (300, 1)];
+    let mut cuts = 0;
+    let some = [0, 3, 5, 7].map(|index| shapes().swap_remove(index));
+    for shape in some {
+        let name = format!("{:?} {:x} of {}", shape.level, shape.layout, shape.disks);
+        for cut in 0.. {
+            let mut world = created(&shape);
+            let mut copy = Copy::of(&mut world);
+            world.power_for = Some(cut);
+            for (step, (at, len)) in WRITES.into_iter().enumerate() {
+                if world.dark {
+                    break;
+                }
+                let byte = step as u8 + 1;
+                let answered = world.write_in_the_dark(at, &vec![byte; len * 512]);
+                // What was not answered may be there or not.
+                let now = answered.then_some([byte; 512]);
+                copy.0[at as usize..][..len].fill(now);
+                if !world.dark {
+                    world.pass(45);
+                }
+            }
+            let whole = !world.dark;
+            cuts += 1;
+            world.kill();
+            start(&mut world);
+            world.drain();
+            world.pass(1);
+            let what = format!("{name}, cut {cut}");
+            assert!(world.array().status().sync.is_none(), "{what}");
+            copy.verify(&mut world, &what);
+            if shape.level.is_parity() {
+                assert_eq!(mismatch(&mut world), 0, "{what}");
+            }
+            for lost in 0..redundancy(&shape) {
+                let lost = MemberId(u32::from(lost));
+                world.control(Control::Fail(lost)).expect("failed");
+            }
+            copy.verify(&mut world, &format!("{what}, degraded"));
+            if whole {
+                break;
+            }
+        }
+    }
+    assert!(cuts > 100, "the power goes at {cuts} moments");
+}

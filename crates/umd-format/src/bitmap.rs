@@ -250,7 +250,7 @@ fn check(fields: &Fields) -> Result<(), BitmapError> {
     Ok(())
 }
 
-/// A bitmap superblock of version 3, 4 or 6 that passed `Unverified::verify`, or that was made here.
+/// A bitmap superblock of version 3, 4 or 6 that passed `Unverified::verify`, or was made here.
 /// Bytes without a field stay as they were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BitmapSuperblock {

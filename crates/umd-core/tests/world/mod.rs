@@ -49,6 +49,11 @@ pub struct World {
     /// Host writes to this member are held back.
     pub held: Option<MemberId>,
     pub kept: Vec<MemberIo>,
+    /// The power goes when so many more member I/Os were carried out: of the next write only the
+    /// first half reaches the disk, and nothing after it.
+    pub power_for: Option<u64>,
+    /// It is gone.
+    pub dark: bool,
     queue: VecDeque<Command>,
     replies: BTreeMap<u64, Result<Reply, RequestError>>,
     answers: BTreeMap<u64, Result<ControlReply, ControlError>>,
@@ -228,6 +233,8 @@ impl World {
             log: Vec::new(),
             held: None,
             kept: Vec::new(),
+            power_for: None,
+            dark: false,
             queue: VecDeque::new(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -324,6 +331,7 @@ impl World {
     pub fn drain(&mut self) {
         while let Some(command) = self.queue.pop_front() {
             match command {
+                Command::Io(io) if self.power_fails() => self.tear(io),
                 Command::Io(io) if self.keeps(&io) => self.kept.push(io),
                 Command::Io(io) => {
                     if self.disks.get(&io.member).is_some_and(|disk| disk.hung) {
@@ -380,6 +388,48 @@ impl World {
     pub fn is_answered(&mut self, id: u64) -> bool {
         self.drain();
         self.replies.contains_key(&id)
+    }
+
+    /// Whether the next I/O comes too late.
+    fn power_fails(&mut self) -> bool {
+        let Some(left) = &mut self.power_for else {
+            return false;
+        };
+        let fails = *left == 0;
+        *left = left.saturating_sub(1);
+        fails
+    }
+
+    /// The last write before the power is gone, and nothing more after it.
+    fn tear(&mut self, io: MemberIo) {
+        if let IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } = io.op
+        {
+            let bytes: Vec<u8> = data.iter().flat_map(|p| p.as_slice().to_vec()).collect();
+            let half = bytes.len() / 1024 * 512;
+            let disk = self.disks.get_mut(&io.member).expect("it has its disk");
+            disk.put(offset_sectors, &bytes[..half]);
+        }
+        self.queue.clear();
+        self.timers.clear();
+        self.power_for = None;
+        self.dark = true;
+    }
+
+    /// Writes, perhaps until the power goes: whether that was answered.
+    pub fn write_in_the_dark(&mut self, offset_sectors: u64, bytes: &[u8]) -> bool {
+        let data: Slice = self.pool.copy_of(bytes);
+        let id = self.submit(RequestOp::Write {
+            offset_sectors,
+            data,
+            fua: false,
+        });
+        self.drain();
+        let answer = self.replies.remove(&id);
+        answer.is_some_and(|answer| answer.is_ok())
     }
 
     /// Lets time pass, with all timers that fall due.
@@ -498,6 +548,7 @@ impl World {
     /// The process dies; the disks are as they were written.
     pub fn kill(&mut self) {
         self.array = None;
+        (self.power_for, self.dark) = (None, false);
         self.queue.clear();
         self.timers.clear();
         for disk in self.disks.values_mut() {
