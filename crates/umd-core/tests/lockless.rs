@@ -523,3 +523,15 @@ fn nothing_is_lost_whenever_the_power_goes() {
     }
     assert!(cuts > 100, "the power goes at {cuts} moments");
 }
+
+/// Members differ where nobody wrote. What was read of that stays, also when a member is lost.
+#[test]
+fn what_was_read_before_it_was_written_stays() {
+    for shape in shapes() {
+        let mut world = created(&shape);
+        let before = world.read(200, 8).expect("read");
+        world.control(Control::Fail(MemberId(0))).expect("failed");
+        let name = format!("{:?} {:x}", shape.level, shape.layout);
+        assert_eq!(world.read(200, 8).expect("read"), before, "{name}");
+    }
+}
