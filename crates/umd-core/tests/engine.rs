@@ -304,7 +304,6 @@ fn six(layout: u32) -> Shape {
         disks: 5,
         chunk_sectors: 16,
         bitmap: true,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: false,
     }
@@ -403,7 +402,6 @@ fn the_majority_of_three_mirrors_is_right() {
             disks: 3,
             chunk_sectors: 0,
             bitmap: false,
-            lockless: false,
             format: Format::V1_2,
             assume_clean: false,
         });
@@ -434,7 +432,6 @@ fn two_mirrors_and_raid5_say_where_and_not_who() {
             disks,
             chunk_sectors,
             bitmap: false,
-            lockless: false,
             format: Format::V1_2,
             assume_clean: false,
         });
@@ -498,7 +495,6 @@ fn a_degraded_array_stopped_in_the_middle_of_a_rebuild_goes_on() {
         disks: 3,
         chunk_sectors: 8,
         bitmap: true,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: true,
     };
@@ -543,7 +539,6 @@ fn a_returning_member_gets_only_what_it_missed() {
         disks: 2,
         chunk_sectors: 0,
         bitmap: true,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: false,
     };
@@ -724,7 +719,6 @@ fn mirror() -> Shape {
         disks: 2,
         chunk_sectors: 0,
         bitmap: false,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: true,
     }
@@ -798,7 +792,6 @@ fn a_flush_that_fails_after_an_update_was_given_up_is_seen() {
         disks: 2,
         chunk_sectors: 0,
         bitmap: false,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: true,
     });
@@ -848,7 +841,6 @@ fn an_array_that_nobody_writes_to_is_called_clean_after_a_while() {
         disks: 3,
         chunk_sectors: 16,
         bitmap: false,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: true,
     });
@@ -869,7 +861,6 @@ fn a_raid0_whose_layout_does_not_matter_shows_none() {
         disks: 2,
         chunk_sectors: 16,
         bitmap: false,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: true,
     });
@@ -887,7 +878,6 @@ fn writes_to_one_stripe_wait_for_each_other_and_both_end() {
             disks: 3,
             chunk_sectors: if level == Level::Raid5 { 16 } else { 0 },
             bitmap: false,
-            lockless: false,
             format: Format::V1_2,
             assume_clean: true,
         });

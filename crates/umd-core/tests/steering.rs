@@ -18,7 +18,6 @@ fn shape(level: Level, layout: u32, disks: u16, chunk_sectors: u32) -> Shape {
         disks,
         chunk_sectors,
         bitmap: false,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: true,
     }

@@ -341,6 +341,9 @@ fn converted(
     }
     let place = Format::V1_0.superblock_sector(device_sectors);
     let raid0 = fields.features;
+    // The old superblock stays where it is, and mdadm believes the one that was created later:
+    // whatever the clocks of the two machines say.
+    let ctime_seconds = ctime_seconds.max(fields.ctime.seconds() + 1);
     Ok(Fields {
         features: raid0,
         set_name: stored(name)?,

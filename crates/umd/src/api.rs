@@ -85,6 +85,9 @@ pub struct CreateRequest {
     /// The bitmap is lockless (version 6): no first resync, and only kernels from 6.18 know it.
     #[serde(default)]
     pub bitmap_lockless: bool,
+    /// The file that is to hold the bitmap: an absolute path.
+    #[serde(default)]
+    pub bitmap_file: Option<String>,
     /// Bytes per bit.
     pub bitmap_chunk_bytes: Option<u32>,
     /// Seconds between sweeps that clear bits; 5 when nothing is said.
@@ -136,6 +139,9 @@ pub struct AssembleRequest {
     pub no_degraded: bool,
     /// Start read-only.
     pub readonly: bool,
+    /// The file that holds the bitmap: an absolute path.
+    #[serde(default)]
+    pub bitmap_file: Option<String>,
     /// Directory for copy-on-write files.
     pub overlay: Option<String>,
     /// How member I/O is done.
@@ -158,10 +164,13 @@ pub struct StartedDoc {
 /// A hot change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManageRequest {
-    /// `fail`, `remove`, `add` or `re-add`.
+    /// `fail`, `remove`, `add`, `re-add` or `replace`.
     pub operation: String,
     /// The device: an absolute path, or what the user typed.
     pub device: String,
+    /// For `replace`: the spare to do it with; without one it is any.
+    #[serde(default)]
+    pub with: Option<String>,
     /// For `add`: host reads avoid it.
     pub write_mostly: bool,
     /// For `add`: it may carry data.

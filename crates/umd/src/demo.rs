@@ -216,6 +216,7 @@ impl Demo<'_> {
             data_offset_sectors: None,
             bitmap: Some(true),
             bitmap_lockless: false,
+            bitmap_file: None,
             bitmap_chunk_bytes: None,
             bitmap_delay_seconds: None,
             write_behind: 0,
@@ -306,6 +307,7 @@ impl Demo<'_> {
             .map_err(|error| Failure::failed(format!("cannot make {path}: {error}")))?;
         for (operation, device) in [("remove", "failed".to_owned()), ("add", path)] {
             let request = ManageRequest {
+                with: None,
                 operation: operation.to_owned(),
                 device,
                 write_mostly: false,

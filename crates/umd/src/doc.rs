@@ -10,7 +10,7 @@
 //! A new key may appear under the same schema number; a changed meaning needs a new number.
 
 use serde::{Deserialize, Serialize};
-use umd_core::array::{ArrayState, MemberRole, MemberStatus, Status, SyncStatus};
+use umd_core::array::{ArrayState, BitmapStatus, MemberRole, MemberStatus, Status, SyncStatus};
 use umd_core::value::SyncAction;
 use umd_core::value::{Mismatch, SECTOR_BYTES, Slot};
 use umd_format::{Format, Uuid};
@@ -170,6 +170,12 @@ pub struct MemberDoc {
     pub state: String,
     /// Valid up to here, while recovering.
     pub recovered_bytes: Option<u64>,
+    /// It is being filled to take its slot from the member in it, which serves meanwhile.
+    #[serde(default)]
+    pub replacement: bool,
+    /// It is to be replaced, as soon as there is a spare.
+    #[serde(default)]
+    pub want_replacement: bool,
     /// Host reads avoid it.
     pub write_mostly: bool,
     /// Where array data starts on it.
@@ -208,8 +214,14 @@ pub struct SyncDoc {
 /// A write-intent bitmap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BitmapDoc {
-    /// `internal`.
+    /// `internal` or `file`.
     pub kind: String,
+    /// The file it is kept in.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Why that file is not written any more; the bits are in memory only then.
+    #[serde(default)]
+    pub fault: Option<String>,
     /// Sectors from the superblock.
     pub offset_sectors: i32,
     /// Bytes per bit.
@@ -284,7 +296,7 @@ impl ArrayDoc {
         let sync_action = match (&sync, status.sync_frozen) {
             (Some(sync), _) => sync.action.clone(),
             (None, true) => "frozen".to_owned(),
-            (None, false) => "idle".to_owned(),
+            (None, false) => status.sync_requested.map_or("idle", action_word).to_owned(),
         };
         let failed = status.state == ArrayState::Broken
             || status.degraded > tolerated(status.level, status.raid_disks);
@@ -312,16 +324,7 @@ impl ArrayDoc {
             update_time: Stamp::new(status.utime_seconds),
             events: status.events.0,
             consistency_policy: policy_word(status).to_owned(),
-            bitmap: status.bitmap.as_ref().map(|bitmap| BitmapDoc {
-                kind: "internal".to_owned(),
-                offset_sectors: bitmap.offset_sectors,
-                chunk_bytes: bitmap.chunk_bytes,
-                bits: bitmap.bits,
-                dirty_bits: bitmap.dirty_bits,
-                daemon_sleep_seconds: bitmap.daemon_sleep_seconds,
-                write_behind: bitmap.write_behind,
-                behind_writes: bitmap.behind_writes,
-            }),
+            bitmap: status.bitmap.as_ref().map(bitmap_doc),
             sync_action,
             sync,
             sync_pending: status.sync_pending,
@@ -416,7 +419,7 @@ fn mismatch_docs(status: &Status) -> Vec<MismatchDoc> {
 fn mismatch_doc(found: &Mismatch, status: &Status) -> MismatchDoc {
     let member = |&(slot, at): &(Slot, u64)| {
         let mut members = status.members.iter();
-        let member = members.find(|member| member.slot == Some(slot))?;
+        let member = members.find(|m| m.slot == Some(slot) && !m.replacement)?;
         Some(MismatchMemberDoc {
             path: member.name.clone(),
             slot: slot.0,
@@ -429,6 +432,25 @@ fn mismatch_doc(found: &Mismatch, status: &Status) -> MismatchDoc {
         len_sectors: found.len_sectors,
         members: found.members.iter().filter_map(member).collect(),
         repaired: found.repaired,
+    }
+}
+
+fn bitmap_doc(bitmap: &BitmapStatus) -> BitmapDoc {
+    BitmapDoc {
+        kind: match bitmap.file {
+            Some(_) => "file",
+            None => "internal",
+        }
+        .to_owned(),
+        path: bitmap.file.clone(),
+        fault: bitmap.fault.clone(),
+        offset_sectors: bitmap.offset_sectors,
+        chunk_bytes: bitmap.chunk_bytes,
+        bits: bitmap.bits,
+        dirty_bits: bitmap.dirty_bits,
+        daemon_sleep_seconds: bitmap.daemon_sleep_seconds,
+        write_behind: bitmap.write_behind,
+        behind_writes: bitmap.behind_writes,
     }
 }
 
@@ -448,6 +470,8 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
         slot: member.slot.map(|slot| slot.0),
         state: state.to_owned(),
         recovered_bytes: recovered.map(|sectors| sectors.saturating_mul(SECTOR_BYTES)),
+        replacement: member.replacement,
+        want_replacement: member.want_replacement,
         write_mostly: member.write_mostly,
         data_offset_bytes: member.data_offset_sectors * SECTOR_BYTES,
         data_size_bytes: member.data_size_sectors * SECTOR_BYTES,
@@ -461,7 +485,7 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use umd_core::array::{BitmapStatus, LimitsStatus};
+    use umd_core::array::LimitsStatus;
     use umd_core::value::{Events, MemberId};
 
     /// A member for tests: number, slot and role.
@@ -472,6 +496,8 @@ pub(crate) mod tests {
             number,
             slot: slot.map(Slot),
             role,
+            replacement: false,
+            want_replacement: false,
             write_mostly: false,
             data_offset_sectors: 2048,
             data_size_sectors: 129_024,
@@ -506,6 +532,7 @@ pub(crate) mod tests {
                 .collect(),
             sync: None,
             sync_pending: false,
+            sync_requested: None,
             sync_frozen: false,
             sync_limits: LimitsStatus::default(),
             last_sync: None,
@@ -539,6 +566,8 @@ pub(crate) mod tests {
             held: false,
         });
         status.bitmap = Some(BitmapStatus {
+            file: None,
+            fault: None,
             offset_sectors: 8,
             chunk_bytes: 64 << 20,
             bits: 1,

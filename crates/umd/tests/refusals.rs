@@ -157,8 +157,8 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "-C md0 -l 1 -n 2 -b clustered a b",
         2,
-        "umd: clustered bitmaps are not available in this version; internal, lockless and none \
-         are\n",
+        "umd: clustered bitmaps are not available in this version; internal, lockless, none and \
+         files are\n",
     ),
     (
         "-C md0 -l 0 -n 2 -b internal a b",
@@ -188,8 +188,8 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     ),
     (
         "md0 --replace a --with b",
-        2,
-        "umd: --replace (replacing a member while it works) is not available in this version\n",
+        1,
+        "umd: md0 does not appear to be an active array\n",
     ),
     (
         "-E nonexist",

@@ -1,7 +1,7 @@
 //! A bitmap's superblock and its bits, from the bytes of a member to a running bitmap.
 
 use crate::Input;
-use umd_core::bitmap::Bitmap;
+use umd_core::bitmap::{Bitmap, Place};
 use umd_core::value::MAX_SECTOR;
 use umd_format::bitmap::{RegionState, STATES_OFFSET, Unverified, bit_position};
 
@@ -35,7 +35,8 @@ pub fn run(data: &[u8]) {
     let stale = choice & 2 != 0;
     let expected = superblock.regions(sectors);
     let lockless = superblock.is_lockless();
-    let bitmap = Bitmap::load(superblock, 8, input.0, sectors, resync_from, stale, 512);
+    let place = Place::Members(8);
+    let bitmap = Bitmap::load(superblock, place, input.0, sectors, resync_from, stale, 512);
     let loaded = bitmap.regions().expect("it was loaded");
     loaded.check();
     assert_eq!(loaded.count(), expected);

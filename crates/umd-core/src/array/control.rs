@@ -38,6 +38,10 @@ impl Array {
             Control::Remove(member) => self.control_remove(member),
             Control::Add(new) => self.control_add(&new),
             Control::ReAdd(new) => self.control_re_add(&new),
+            Control::Replace { member, with } => match self.control_replace(member, with) {
+                Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
+                Err(error) => Err(error),
+            },
             Control::Sync(wish) => match self.control_sync(wish) {
                 Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
                 Err(error) => Err(error),
@@ -118,12 +122,12 @@ impl Array {
         Some(gone)
     }
 
-    fn named(&self, id: MemberId) -> Result<&Member, ControlError> {
+    pub(super) fn named(&self, id: MemberId) -> Result<&Member, ControlError> {
         let member = self.members.get(id);
         member.ok_or_else(|| ControlError::NotFound("no such member in this array".into()))
     }
 
-    fn writable(&self) -> Result<(), ControlError> {
+    pub(super) fn writable(&self) -> Result<(), ControlError> {
         match &self.broken {
             Some(why) => Err(ControlError::Busy(why.clone())),
             None if self.read_only => Err(ControlError::Busy("the array is read-only".into())),
@@ -147,6 +151,10 @@ impl Array {
     }
 
     fn control_lost(&mut self, id: MemberId, why: &str) -> Result<Until, ControlError> {
+        if self.bitmap.file() == Some(id) {
+            self.fail_member(id, why);
+            return Ok(Until::Faults);
+        }
         let name = self.named(id)?.name.clone();
         if self.can_lose(id) {
             self.fail_member(id, why);
@@ -173,7 +181,7 @@ impl Array {
         Ok(Until::Change(self.metadata.note_change(false)))
     }
 
-    fn redundant(&self) -> Result<(), ControlError> {
+    pub(super) fn redundant(&self) -> Result<(), ControlError> {
         if self.geometry.is_redundant() {
             return Ok(());
         }
@@ -267,6 +275,9 @@ impl Array {
             name: new.name.clone(),
             state,
             slot,
+            replacement: false,
+            want_replacement: false,
+            meant_for: None,
             size_sectors: new.size_sectors,
             logical_block_bytes: new.logical_block_bytes,
             write_mostly: superblock.fields.flags.contains(DeviceFlags::WRITE_MOSTLY),

@@ -69,6 +69,8 @@ pub struct Array {
     pub(super) members: Members,
     pub(super) epoch: Arc<Epoch>,
     pub(super) bitmap: Bitmap,
+    /// Why the bitmap's file is not written any more.
+    pub(super) bitmap_fault: Option<String>,
     pub(super) metadata: Metadata,
     pub(super) cover: Cover,
     pub(super) lane: Lane,
@@ -90,7 +92,7 @@ const TIMEOUT_LOOK_EVERY: Span = Span::secs(5);
 impl Array {
     pub(super) fn assemble_parts(parts: Parts) -> Array {
         let lane = Lane::new(parts.geometry.clone());
-        Array {
+        let mut array = Array {
             info: parts.info,
             read_only: parts.options.read_only,
             options: parts.options,
@@ -99,6 +101,7 @@ impl Array {
             members: parts.members,
             epoch: parts.epoch,
             bitmap: parts.bitmap,
+            bitmap_fault: None,
             metadata: parts.metadata,
             cover: parts.cover,
             lane,
@@ -110,7 +113,9 @@ impl Array {
             safe_mode_armed: false,
             timeout_armed: false,
             late: Vec::new(),
-        }
+        };
+        array.pair_up();
+        array
     }
 
     /// Begins what the array owes (resync, recovery). Called once, before the first event.
@@ -345,6 +350,8 @@ impl Array {
         moved |= self
             .metadata
             .advance(&mut self.io, &mut self.members, &mut self.bitmap, facts);
+        // Before answers are given: what is answered counts by the new order, or by the old one.
+        moved |= self.finish_replacements();
         moved |= self.with_lane(|lane, rig| lane.settle(rig));
         moved |= self.with_lane(|lane, rig| lane.release_held(rig));
         moved |= self.maintain_sync();
@@ -456,7 +463,8 @@ impl Array {
             }
             seen.push(id);
             let member = self.members.get(id);
-            let works = member.is_some_and(|m| m.state != State::Faulty);
+            let works =
+                member.is_some_and(|m| m.state != State::Faulty) || self.bitmap.file() == Some(id);
             assert!(works, "something waits for a member that failed");
         }
         assert!(

@@ -15,6 +15,7 @@ impl Array {
     /// Shows the members as they are now to everything that is planned from here on.
     pub(super) fn publish(&mut self) {
         self.epoch = Epoch::of(self.epoch.number + 1, &self.members, self.info.raid_disks);
+        self.pair_up();
         self.notify(Notice::Changed);
     }
 
@@ -36,6 +37,9 @@ impl Array {
     /// A member cannot be trusted any more. If the array cannot live without it, writes end here;
     /// nothing is recorded then, so that what is on the members stays assemblable.
     pub(super) fn fail_member(&mut self, id: MemberId, why: &str) {
+        if self.bitmap.file() == Some(id) {
+            return self.lose_bitmap(id, why);
+        }
         let can_lose = self.can_lose(id);
         let Some(member) = self
             .members
@@ -60,8 +64,14 @@ impl Array {
         assert!(member.fault.is_none(), "a member fails once");
         member.state = State::Faulty;
         member.fault = Some(why.to_string());
+        let served = !std::mem::take(&mut member.replacement);
+        member.want_replacement = false;
+        let slot = member.slot.filter(|_| !spare && served);
         if spare {
-            member.slot = None;
+            (member.slot, member.meant_for) = (None, None);
+        }
+        if let Some(slot) = slot {
+            self.inherit(slot);
         }
         self.cover.forget(id);
         self.io.orphan(id);
@@ -73,6 +83,24 @@ impl Array {
         if !spare {
             self.publish();
         }
+    }
+
+    /// The bitmap's file cannot be written. The array goes on without: superblocks get more events
+    /// than the file before anything else is written, so that its bits are never believed again.
+    fn lose_bitmap(&mut self, id: MemberId, why: &str) {
+        self.bitmap.lose();
+        self.io.orphan(id);
+        self.metadata.note_fault();
+        let name = match &self.options.bitmap_file {
+            Some((_, name)) => name.clone(),
+            None => String::new(),
+        };
+        self.bitmap_fault = Some(why.to_string());
+        self.notify(Notice::Message(format!(
+            "the bitmap file {name} failed ({why}): the array goes on without it, and after a \
+             crash all of it is resynced"
+        )));
+        self.notify(Notice::Changed);
     }
 
     /// A member could not read something; it was computed and written again.
@@ -190,48 +218,70 @@ impl Array {
         true
     }
 
-    /// Gives empty slots to spares. Each gets its copy of the bitmap before superblocks name it.
+    /// Gives spares to empty slots, and to members that are to be replaced. Each gets its copy of
+    /// the bitmap before superblocks name it.
     fn activate_spares(&mut self) -> bool {
         // M62 (062f5b2ae12a): a disk added to a frozen array was called in sync with nothing on it.
         let unfilled = self.sync.is_frozen() && self.io.museum.on(Exhibit::M62);
         // M60 (4b10a3bc67c1): a rebuild pushed the resync aside.
         let resync_first = self.sync.owes_resync() && !self.io.museum.on(Exhibit::M60);
         let idle = (!self.sync.is_frozen() || unfilled) && !self.sync.is_blocked();
-        if !idle || self.epoch.degraded() == 0 || resync_first {
+        if !idle || resync_first {
             return false;
         }
-        let mut moved = false;
-        for slot in 0..self.info.raid_disks {
-            if self.members.in_slot(Slot(slot)).is_some() && !self.displaces(slot) {
-                continue;
-            }
-            let room = self.info.dev_sectors;
-            let spare = self
-                .members
-                .iter_mut()
-                .find(|m| m.state == State::Spare && m.superblock.fields.data_size_sectors >= room);
-            let Some(spare) = spare else { break };
-            assert!(spare.slot.is_none(), "a spare has no slot yet");
-            spare.slot = Some(Slot(slot));
-            spare.state = State::Recovering {
-                checkpoint_sectors: 0,
-            };
-            let id = spare.id;
-            if unfilled {
-                spare.state = State::InSync;
-            }
-            self.cover.set_rebuilt(id, 0, 0);
-            // U09: a new member kept the bits it had, or none, until the next batch.
-            if !self.io.museum.on(Exhibit::U09) {
-                self.bitmap.want_copy(id);
-            }
-            moved = true;
-        }
+        let mut moved = self.epoch.degraded() > 0 && self.fill_slots(unfilled);
+        moved |= !self.sync.is_frozen() && self.begin_replacements();
         if moved {
             self.publish();
             self.metadata.note_change(false);
         }
         moved
+    }
+
+    fn fill_slots(&mut self, unfilled: bool) -> bool {
+        let mut moved = false;
+        for slot in 0..self.info.raid_disks {
+            if self.members.in_slot(Slot(slot)).is_some() && !self.displaces(slot) {
+                continue;
+            }
+            let Some(id) = self.spare_for(Slot(slot)) else {
+                continue;
+            };
+            self.give_slot(id, Slot(slot));
+            if unfilled && let Some(member) = self.members.get_mut(id) {
+                member.state = State::InSync;
+            }
+            moved = true;
+        }
+        moved
+    }
+
+    /// The spare that was named for this slot, else the first that was named for none.
+    pub(super) fn spare_for(&self, slot: Slot) -> Option<MemberId> {
+        let room = self.info.dev_sectors;
+        let fits =
+            |m: &&Member| m.state == State::Spare && m.superblock.fields.data_size_sectors >= room;
+        let meant = |wanted: Option<Slot>| {
+            let mut spares = self.members.iter().filter(fits);
+            spares.find(|m| m.meant_for == wanted)
+        };
+        let spare = meant(Some(slot)).or_else(|| meant(None));
+        spare.map(|m| m.id)
+    }
+
+    /// A spare gets a slot, and nothing of what belongs there yet.
+    pub(super) fn give_slot(&mut self, id: MemberId, slot: Slot) {
+        let spare = self.members.get_mut(id).expect("just found");
+        assert!(spare.slot.is_none(), "a spare has no slot yet");
+        (spare.slot, spare.meant_for) = (Some(slot), None);
+        spare.state = State::Recovering {
+            checkpoint_sectors: 0,
+        };
+        self.cover.set_rebuilt(id, 0, 0);
+        // U09: a new member kept the bits it had, or none, until the next batch.
+        if !self.io.museum.on(Exhibit::U09) {
+            self.bitmap.want_copy(id);
+        }
     }
 
     /// M22 (7fcc7c8acf0f): a spare of a RAID10 took the slot of a member that worked. Once, here:
@@ -271,8 +321,9 @@ impl Array {
     fn promote(&mut self, targets: &[MemberId]) {
         for id in targets {
             let member = self.members.get_mut(*id);
-            let Some(member) = member.filter(|m| matches!(m.state, State::Recovering { .. }))
-            else {
+            let filled = |m: &&mut Member| matches!(m.state, State::Recovering { .. });
+            // Who replaces another waits until that is on the disks: see `finish_replacements`.
+            let Some(member) = member.filter(filled).filter(|m| !m.replacement) else {
                 continue;
             };
             member.state = State::InSync;

@@ -3,6 +3,7 @@
 mod control;
 mod engine;
 mod faults;
+mod replace;
 mod setup;
 mod status;
 mod stop;

@@ -7,7 +7,7 @@ use umd_format::v1::{DeviceFlags, Features};
 
 use super::engine::{Array, Info, Parts};
 use crate::assembly::{BitmapPlan, MemberFacts, Plan, SlotPlan};
-use crate::bitmap::Bitmap;
+use crate::bitmap::{Bitmap, Place};
 use crate::member::{Cover, Epoch, Io, Member, Members, ReadErrors, State};
 use crate::metadata::Metadata;
 use crate::sync::Sync;
@@ -25,6 +25,9 @@ pub struct Options {
     /// A member with more read errors than this in an hour is failed, if the array lives on
     /// without it (kernel: `max_read_errors`).
     pub max_read_errors: u32,
+    /// The file that holds the bitmap, and its name: the identity under which I/O to it is asked
+    /// for. It is the source of the plan's bitmap.
+    pub bitmap_file: Option<(MemberId, String)>,
     /// A mistake to be made; none outside the simulator.
     pub museum: Museum,
 }
@@ -36,6 +39,7 @@ impl Default for Options {
             safe_mode_delay: Span::millis(210),
             io_timeout: Span::secs(30),
             max_read_errors: 20,
+            bitmap_file: None,
             museum: Museum::NONE,
         }
     }
@@ -84,7 +88,8 @@ impl Array {
         let sync_sectors = plan.sync_sectors();
         let epoch = Epoch::of(1, &members, plan.raid_disks);
         let metadata = metadata_of(&plan, &superblock, &members, museum);
-        let mut bitmap = bitmap_of(&plan, &superblock, bitmap_area.as_deref(), sync_sectors);
+        let place = place_of(&plan, &superblock, &options);
+        let mut bitmap = bitmap_of(&plan, place, bitmap_area.as_deref(), sync_sectors);
         bitmap.exhibit(museum);
         let mut cover = Cover::new(plan.resync_offset_sectors);
         cover.exhibit(museum);
@@ -133,6 +138,11 @@ fn metadata_of(
     if is_uneven(members, plan) {
         metadata.note_uneven();
     }
+    // Those begin again: that is on the disks before a resync can end and make their old reach
+    // count again.
+    if plan.replacements.iter().any(|one| one.begins_again) {
+        metadata.note_change(false);
+    }
     if plan.marked_clean {
         metadata.note_declared_clean();
     }
@@ -141,6 +151,11 @@ fn metadata_of(
 
 /// Rebuilds go on from where their members say they are.
 fn resume_rebuilds(plan: &Plan, cover: &mut Cover, sync: &mut Sync, museum: Museum) {
+    for one in &plan.replacements {
+        let end = plan.geometry.rebuild_sectors(plan.array_sectors);
+        let done = one.from_sectors.min(end);
+        cover.set_rebuilt(one.member, done, done);
+    }
     for slot in &plan.slots {
         if let SlotPlan::Recovering {
             member,
@@ -168,6 +183,10 @@ fn is_uneven(members: &Members, plan: &Plan) -> bool {
 /// Parity that was only declared right cannot vouch for what was rebuilt from it: where an unclean
 /// array was marked clean, rebuilds begin again.
 fn distrusting_rebuilds(mut plan: Plan) -> Plan {
+    for one in plan.replacements.iter_mut().filter(|_| plan.marked_clean) {
+        one.begins_again |= one.from_sectors > 0;
+        one.from_sectors = 0;
+    }
     for slot in plan.slots.iter_mut().filter(|_| plan.marked_clean) {
         if let SlotPlan::Recovering {
             from_sectors,
@@ -213,6 +232,9 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
             name: fact.name,
             state,
             slot,
+            replacement: false,
+            want_replacement: false,
+            meant_for: None,
             size_sectors: fact.size_sectors,
             logical_block_bytes: fact.logical_block_bytes,
             write_mostly: superblock.fields.flags.contains(DeviceFlags::WRITE_MOSTLY),
@@ -241,35 +263,50 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
     for id in &plan.spares {
         take(*id, State::Spare, None);
     }
+    for one in &plan.replacements {
+        let state = State::Recovering {
+            checkpoint_sectors: one.from_sectors,
+        };
+        take(one.member, state, Some(one.slot));
+    }
+    for one in &plan.replacements {
+        for member in list.iter_mut().filter(|m| m.slot == Some(one.slot)) {
+            member.replacement = member.id == one.member;
+            member.want_replacement = member.id != one.member;
+        }
+    }
     Members::new(list)
 }
 
-fn bitmap_of(
-    plan: &Plan,
-    reference: &SuperblockV1,
-    area: Option<&[u8]>,
-    sync_sectors: u64,
-) -> Bitmap {
+/// Where the plan's bitmap lies; where there is none the answer means nothing.
+fn place_of(plan: &Plan, reference: &SuperblockV1, options: &Options) -> Place {
+    let source = match &plan.bitmap {
+        BitmapPlan::None => return Place::Members(0),
+        BitmapPlan::Usable { source, .. } | BitmapPlan::Stale { source, .. } => *source,
+    };
+    let internal = reference.fields.features.contains(Features::BITMAP_OFFSET);
+    match &options.bitmap_file {
+        Some((id, _)) => {
+            assert!(source == *id && !internal, "one bitmap, in its file");
+            Place::File(*id)
+        }
+        None => {
+            assert!(internal, "the plan says so");
+            let offset = reference.fields.bitmap_offset_sectors();
+            Place::Members(offset.expect("checked above"))
+        }
+    }
+}
+
+fn bitmap_of(plan: &Plan, place: Place, area: Option<&[u8]>, sync_sectors: u64) -> Bitmap {
     let (superblock, stale) = match &plan.bitmap {
         BitmapPlan::None => return Bitmap::none(),
         BitmapPlan::Usable { superblock, .. } => (superblock.clone(), false),
         BitmapPlan::Stale { superblock, .. } => (superblock.clone(), true),
     };
-    assert!(
-        reference.fields.features.contains(Features::BITMAP_OFFSET),
-        "the plan says so"
-    );
-    let offset = reference
-        .fields
-        .bitmap_offset_sectors()
-        .expect("checked above");
     let area = area.expect("the area of a planned bitmap was read");
     // Bits that are set in a clean array need nothing; they are cleared in time.
     let from = plan.resync_offset_sectors;
     let block = plan.logical_block_bytes.max(512);
-    let mut bitmap = Bitmap::load(superblock, offset, area, sync_sectors, from, stale, block);
-    if plan.level.is_parity() {
-        bitmap.builds_parity();
-    }
-    bitmap
+    Bitmap::load(superblock, place, area, sync_sectors, from, stale, block)
 }

@@ -61,6 +61,8 @@ pub struct Status {
     pub sync: Option<SyncStatus>,
     /// A resync is needed and not running (read-only, frozen).
     pub sync_pending: bool,
+    /// A check or repair was asked for and has not begun.
+    pub sync_requested: Option<SyncAction>,
     /// `sync_action` is frozen.
     pub sync_frozen: bool,
     /// What limits sync actions.
@@ -92,6 +94,10 @@ pub struct MemberStatus {
     pub slot: Option<Slot>,
     /// What it is.
     pub role: MemberRole,
+    /// It is being filled to take its slot from the member in it, which serves meanwhile.
+    pub replacement: bool,
+    /// It is to be replaced.
+    pub want_replacement: bool,
     /// Host reads avoid it.
     pub write_mostly: bool,
     /// Where array data starts on it.
@@ -153,6 +159,10 @@ pub struct LimitsStatus {
 /// The write-intent bitmap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BitmapStatus {
+    /// The file that holds it, if it is not on the members.
+    pub file: Option<String>,
+    /// Why that file is not written any more.
+    pub fault: Option<String>,
     /// Sectors from the superblock.
     pub offset_sectors: i32,
     /// Bytes per bit.

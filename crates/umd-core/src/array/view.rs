@@ -4,6 +4,7 @@ use super::engine::Array;
 use super::status::{
     ArrayState, BitmapStatus, LimitsStatus, MemberRole, MemberStatus, Status, SyncStatus,
 };
+use crate::bitmap::Place;
 use crate::member::{Member, State};
 use crate::value::MAX_SECTOR;
 use umd_format::Level;
@@ -73,6 +74,7 @@ impl Array {
             members,
             sync: self.sync_status(),
             sync_pending: self.sync.owes_resync() && self.sync.running().is_none(),
+            sync_requested: self.sync.requested(),
             sync_frozen: self.sync.is_frozen(),
             sync_limits: self.limits_status(),
             last_sync: self.sync.last(),
@@ -127,6 +129,8 @@ impl Array {
                 State::Spare => MemberRole::Spare,
                 State::Faulty => MemberRole::Faulty,
             },
+            replacement: member.replacement,
+            want_replacement: member.want_replacement,
             write_mostly: member.write_mostly,
             data_offset_sectors: fields.data_offset_sectors,
             data_size_sectors: fields.data_size_sectors,
@@ -162,7 +166,16 @@ impl Array {
     fn bitmap_status(&self) -> Option<BitmapStatus> {
         let (regions, writer) = (self.bitmap.regions()?, self.bitmap.writer()?);
         Some(BitmapStatus {
-            offset_sectors: writer.offset_sectors(),
+            file: self
+                .options
+                .bitmap_file
+                .as_ref()
+                .map(|(_, name)| name.clone()),
+            fault: self.bitmap_fault.clone(),
+            offset_sectors: match writer.place() {
+                Place::Members(offset_sectors) => offset_sectors,
+                Place::File(_) | Place::Lost(_) => 0,
+            },
             chunk_bytes: regions.region_sectors() * 512,
             bits: regions.count(),
             dirty_bits: regions.dirty(),

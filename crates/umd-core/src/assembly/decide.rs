@@ -6,7 +6,7 @@ use umd_format::{Level, Role, SECTOR_MAX, kernels};
 use super::bitmap;
 use super::facts::{MemberFacts, Wish};
 use super::judge::{Judgement, difference, judge};
-use super::plan::{BitmapPlan, Drives, Forced, Plan, Reason, SlotPlan};
+use super::plan::{BitmapPlan, Drives, Forced, Plan, Reason, ReplacementPlan, SlotPlan};
 use super::refusal::{Refusal, RefusalKind};
 use super::select::{Candidate, select};
 use crate::geometry::{Geometry, Linear, Raid0, Raid10, Raid10Error, Raid456};
@@ -81,6 +81,8 @@ struct Lineup<'a> {
     reference: Option<Candidate<'a>>,
     /// By slot.
     slots: Vec<Option<Candidate<'a>>>,
+    /// Those that are to take over slots in which others are in sync.
+    replacements: Vec<Candidate<'a>>,
     /// Those raised by force.
     forced: Vec<Candidate<'a>>,
     /// By device number.
@@ -92,14 +94,27 @@ impl<'a> Lineup<'a> {
         let disks = verdict
             .reference
             .map_or(0, |one| one.superblock.fields.raid_disks);
-        let mut slots = vec![None; disks as usize];
-        for candidate in &verdict.current {
+        let mut slots: Vec<Option<Candidate<'_>>> = vec![None; disks as usize];
+        let current = verdict.current.iter();
+        let (new, old): (Vec<&Candidate<'_>>, Vec<_>) =
+            current.partition(|one| one.is_replacement());
+        for candidate in old {
             let slot = candidate.slot().expect("current members have a slot");
             slots[usize::from(slot)] = Some(*candidate);
+        }
+        let mut replacements = Vec::new();
+        for candidate in new {
+            let slot = candidate.slot().expect("current members have a slot");
+            match &mut slots[usize::from(slot)] {
+                Some(_) => replacements.push(*candidate),
+                // Who was to be replaced is gone: the slot is as good as its replacement is.
+                place => *place = Some(*candidate),
+            }
         }
         Lineup {
             reference: verdict.reference,
             slots,
+            replacements,
             forced: Vec::new(),
             spares: Vec::new(),
         }
@@ -110,7 +125,8 @@ impl<'a> Lineup<'a> {
     }
 
     fn holds(&self, candidate: &Candidate<'_>) -> bool {
-        self.members().any(|one| one.facts.id == candidate.facts.id)
+        let mut all = self.members().chain(&self.replacements);
+        all.any(|one| one.facts.id == candidate.facts.id)
     }
 
     fn in_sync(&self) -> usize {
@@ -143,6 +159,7 @@ impl<'a> Lineup<'a> {
         let mut trial = Lineup {
             reference: self.reference,
             slots: self.slots.clone(),
+            replacements: Vec::new(),
             forced: Vec::new(),
             spares: Vec::new(),
         };
@@ -189,7 +206,7 @@ impl<'a> Lineup<'a> {
 
     fn drives(&self, spares: usize) -> Drives {
         let in_sync = self.in_sync();
-        let rebuilding = self.members().count() - in_sync;
+        let rebuilding = self.members().count() - in_sync + self.replacements.len();
         Drives {
             in_sync,
             out_of: None,
@@ -228,13 +245,13 @@ impl<'a> Lineup<'a> {
         if let Some(what) = unsupported_array(fields) {
             return refuse(what, reference);
         }
-        for candidate in self.members() {
+        for candidate in self.members().chain(&self.replacements) {
             let features = candidate.superblock.fields.features;
             if features.contains(Features::BAD_BLOCKS) {
                 return refuse("a bad-block log that is not empty".to_owned(), candidate);
             }
-            if features.contains(Features::REPLACEMENT) {
-                return refuse("a replacement that is under way".to_owned(), candidate);
+            if features.contains(Features::REPLACEMENT) && !fields.level.is_redundant() {
+                return refuse(format!("a replacement on {}", fields.level), candidate);
             }
         }
         Ok(())
@@ -293,7 +310,8 @@ impl<'a> Lineup<'a> {
         if fields.features.contains(Features::REPLACEMENT) {
             return Some("it was to replace another member".to_owned());
         }
-        let mut others = self.members().chain(&self.spares);
+        let slots = self.members().chain(&self.replacements);
+        let mut others = slots.chain(&self.spares);
         let taken = others.find(|one| one.number() == spare.number())?;
         Some(format!(
             "its device number {} is that of {}",
@@ -323,11 +341,13 @@ impl<'a> Lineup<'a> {
         }
         let events = self
             .members()
+            .chain(&self.replacements)
             .chain(&self.spares)
             .map(Candidate::events)
             .max();
         let events = Events(events.expect("enough members include one"));
-        let blocks = self.members().map(|one| one.facts.logical_block_bytes);
+        let used = self.members().chain(&self.replacements);
+        let blocks = used.map(|one| one.facts.logical_block_bytes);
         let logical_block_bytes = blocks.chain([fields.logical_block_bytes, 512]).max();
         Ok(Plan {
             uuid: fields.set_uuid,
@@ -346,6 +366,7 @@ impl<'a> Lineup<'a> {
             utime: fields.utime,
             reference: reference.facts.id,
             slots: self.slot_plans(verdict, fields),
+            replacements: self.replacement_plans(fields, resync_offset_sectors),
             spares: self.spares.iter().map(|spare| spare.facts.id).collect(),
             ignored: Vec::new(),
             forced: self.forced.iter().map(|one| forced(one, events)).collect(),
@@ -510,6 +531,26 @@ impl<'a> Lineup<'a> {
         bitmap::decide(reference, &sources, count, wish, warnings)
     }
 
+    /// After a crash it is not known which writes reached who was in the slot and not who is to
+    /// take it over: all of it is copied again.
+    fn replacement_plans(&self, fields: &Fields, resync_sectors: u64) -> Vec<ReplacementPlan> {
+        let plan = |one: &Candidate<'_>| {
+            let fields_of = &one.superblock.fields;
+            let recorded = match fields_of.features.contains(Features::RECOVERY_OFFSET) {
+                true => fields_of.recovery_offset_raw.min(fields.size_sectors),
+                false => 0,
+            };
+            let clean = resync_sectors == SECTOR_MAX;
+            ReplacementPlan {
+                slot: Slot(one.slot().expect("it was counted for its slot")),
+                member: one.facts.id,
+                from_sectors: if clean { recorded } else { 0 },
+                begins_again: !clean && recorded > 0,
+            }
+        };
+        self.replacements.iter().map(plan).collect()
+    }
+
     fn slot_plans(&self, verdict: &Judgement<'_>, fields: &Fields) -> Vec<SlotPlan> {
         let stale = |slot: usize| {
             let claims = |one: &&Candidate<'_>| one.slot().map(usize::from) == Some(slot);
@@ -536,9 +577,12 @@ impl<'a> Lineup<'a> {
     }
 }
 
-/// How far a member with a slot has been rebuilt; `None` when it is in sync.
+/// How far a member with a slot has been rebuilt; `None` when it is in sync, or was about to be
+/// called so when it had all of what it was to replace.
 fn recovery(candidate: &Candidate<'_>) -> Option<u64> {
-    candidate.superblock.fields.recovery_offset_sectors()
+    let fields = &candidate.superblock.fields;
+    let offset = fields.recovery_offset_sectors();
+    offset.filter(|offset| !candidate.is_replacement() || *offset < fields.size_sectors)
 }
 
 fn forced(candidate: &Candidate<'_>, to: Events) -> Forced {

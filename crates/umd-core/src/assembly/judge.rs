@@ -71,6 +71,7 @@ pub(super) fn judge<'a>(
         judge_older(candidate, elected, (candidates, museum), &mut verdict);
     }
     one_per_slot(&verdict.current)?;
+    without_source(&mut verdict);
     Ok(verdict)
 }
 
@@ -162,7 +163,7 @@ fn elect<'a>(
     }
     let lowest = survivors
         .iter()
-        .min_by_key(|one| (one.slot(), one.facts.id))
+        .min_by_key(|one| (one.is_replacement(), one.slot(), one.facts.id))
         .copied();
     let Some(reference) = lowest else {
         // Each of them is called failed by another one of them, in a ring.
@@ -297,10 +298,39 @@ pub(super) fn difference(a: &Candidate<'_>, b: &Candidate<'_>) -> Option<&'stati
         .map(|(what, _)| what)
 }
 
+/// Who is to replace a member that is being rebuilt itself has nothing to be filled from.
+fn without_source(verdict: &mut Judgement<'_>) {
+    let partly = |one: &Candidate<'_>| {
+        let features = one.superblock.fields.features;
+        !one.is_replacement() && features.contains(Features::RECOVERY_OFFSET)
+    };
+    let rebuilt = verdict.current.iter().filter(|one| partly(one));
+    let rebuilt: Vec<Candidate<'_>> = rebuilt.copied().collect();
+    for old in rebuilt {
+        let current = std::mem::take(&mut verdict.current);
+        let (useless, kept): (Vec<_>, Vec<_>) = current
+            .into_iter()
+            .partition(|new| new.is_replacement() && new.slot() == old.slot());
+        verdict.current = kept;
+        for new in useless {
+            let (new_name, old_name) = (new.name(), old.name());
+            let text = format!(
+                "ignoring {new_name}: it was to replace {old_name}, which is being rebuilt itself"
+            );
+            verdict.useless.push((new, text));
+        }
+    }
+}
+
 fn one_per_slot(current: &[Candidate<'_>]) -> Result<(), RefusalKind> {
     for (index, a) in current.iter().enumerate() {
         let slot = a.slot().expect("current members have a slot");
-        if let Some(b) = current[index + 1..].iter().find(|b| b.slot() == Some(slot)) {
+        // Who serves and who replaces it share a slot, and nothing else.
+        let number = |one: &Candidate<'_>| one.superblock.fields.dev_number;
+        let apart =
+            |b: &Candidate<'_>| a.is_replacement() != b.is_replacement() && number(a) != number(b);
+        let same = |b: &&Candidate<'_>| b.slot() == Some(slot) && !apart(b);
+        if let Some(b) = current[index + 1..].iter().find(same) {
             let (a, b) = (a.name().to_owned(), b.name().to_owned());
             return Err(RefusalKind::SameSlot { a, b, slot });
         }

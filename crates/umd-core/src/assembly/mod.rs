@@ -36,5 +36,5 @@ mod tests;
 
 pub use decide::assemble;
 pub use facts::{MemberFacts, NoSuperblock, Wish};
-pub use plan::{BitmapPlan, Forced, Plan, Reason, SlotPlan};
+pub use plan::{BitmapPlan, Forced, Plan, Reason, ReplacementPlan, SlotPlan};
 pub use refusal::{Refusal, RefusalKind};

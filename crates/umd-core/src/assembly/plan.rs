@@ -44,6 +44,8 @@ pub struct Plan {
     pub reference: MemberId,
     /// One entry per slot.
     pub slots: Vec<SlotPlan>,
+    /// Members that are being filled to replace those in their slots, which are in sync.
+    pub replacements: Vec<ReplacementPlan>,
     /// Spares, in the order of their device numbers.
     pub spares: Vec<MemberId>,
     /// Members that are not used.
@@ -79,6 +81,19 @@ pub enum SlotPlan {
     Stale(MemberId),
     /// Nobody claims the slot.
     Missing,
+}
+
+/// A member that takes over a slot when it is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplacementPlan {
+    /// Whose slot.
+    pub slot: Slot,
+    /// Who.
+    pub member: MemberId,
+    /// Holds what the member in the slot holds below this.
+    pub from_sectors: u64,
+    /// Its superblock says more, which does not count: the array was not stopped cleanly.
+    pub begins_again: bool,
 }
 
 /// A stale member that is trusted by `--force`.
@@ -188,6 +203,11 @@ impl Plan {
             assert!(has(forced.member), "who is forced is used");
             assert!(forced.from <= forced.to, "force raises events");
         }
+        for one in &self.replacements {
+            assert!(in_sync(one.slot.0), "who is replaced serves");
+            let again = !one.begins_again || one.from_sectors == 0;
+            assert!(again, "what begins again begins at the start");
+        }
         for reason in &self.ignored {
             let stale = self.slots.contains(&SlotPlan::Stale(reason.member));
             assert!(stale || !has(reason.member), "who is ignored is not used");
@@ -200,7 +220,8 @@ impl Plan {
             SlotPlan::InSync(member) | SlotPlan::Recovering { member, .. } => Some(*member),
             SlotPlan::Stale(_) | SlotPlan::Missing => None,
         });
-        slots.chain(self.spares.iter().copied())
+        let replacements = self.replacements.iter().map(|one| one.member);
+        slots.chain(replacements).chain(self.spares.iter().copied())
     }
 
     /// What has been started, in mdadm's words: "3 drives (out of 4) and 1 spare".
@@ -209,7 +230,7 @@ impl Plan {
         Drives {
             in_sync: self.slots.len() - self.degraded(),
             out_of: Some(self.slots.len()),
-            rebuilding: self.slots.iter().filter(rebuilding).count(),
+            rebuilding: self.slots.iter().filter(rebuilding).count() + self.replacements.len(),
             spares: self.spares.len(),
         }
         .to_string()

@@ -1,5 +1,6 @@
 //! Which of the devices are members of the array, before any question of freshness.
 
+use umd_format::v1::Features;
 use umd_format::{Role, SuperblockV1};
 
 use super::facts::{MemberFacts, NoSuperblock, Wish};
@@ -21,6 +22,12 @@ impl<'a> Candidate<'a> {
             Role::Active(slot) if u32::from(slot) < fields.raid_disks => Some(slot),
             _ => None,
         }
+    }
+
+    /// Whether it is to take over its slot from another member.
+    pub fn is_replacement(&self) -> bool {
+        let features = self.superblock.fields.features;
+        features.contains(Features::REPLACEMENT) && self.slot().is_some()
     }
 
     pub fn events(&self) -> u64 {

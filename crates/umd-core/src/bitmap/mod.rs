@@ -18,7 +18,7 @@ mod regions;
 mod writer;
 
 pub use regions::{Intent, Regions, Ticket};
-pub use writer::Writer;
+pub use writer::{Place, Writer};
 
 use umd_format::bitmap::BitmapSuperblock;
 
@@ -61,14 +61,14 @@ impl Bitmap {
         }
     }
 
-    /// The internal bitmap read from a member.
+    /// The bitmap read from a member, or from its file.
     ///
     /// `image` is the area as read, superblock included. Bits of regions that end above
     /// `resync_from_sectors` need a resync (`MAX_SECTOR`: none). A `stale` bitmap counts as all
     /// set, and is written out that way before anything else.
     pub fn load(
         superblock: BitmapSuperblock,
-        offset_sectors: i32,
+        place: Place,
         image: &[u8],
         dev_sectors: u64,
         resync_from_sectors: u64,
@@ -78,7 +78,7 @@ impl Bitmap {
         assert!(dev_sectors > 0, "a bitmap of something");
         let from = resync_from_sectors;
         let regions = Regions::load(&superblock, image, dev_sectors, from, stale);
-        let writer = Writer::new(superblock, offset_sectors, block_bytes, stale, &regions);
+        let writer = Writer::new(superblock, place, block_bytes, stale, &regions);
         Bitmap {
             kept: Some(Kept {
                 regions,
@@ -94,13 +94,6 @@ impl Bitmap {
         self.museum = museum;
         if let Some(kept) = &mut self.kept {
             kept.regions.exhibit(museum);
-        }
-    }
-
-    /// The array has parity: a first write to a region leaves it to be built in the rest of it.
-    pub fn builds_parity(&mut self) {
-        if let Some(kept) = &mut self.kept {
-            kept.regions.builds_parity();
         }
     }
 
@@ -216,6 +209,21 @@ impl Bitmap {
         }
     }
 
+    /// The file that holds it, while it works; no member has this identity.
+    pub fn file(&self) -> Option<MemberId> {
+        match self.kept.as_ref()?.writer.place() {
+            Place::File(id) => Some(id),
+            Place::Members(_) | Place::Lost(_) => None,
+        }
+    }
+
+    /// Its file failed. Bits go on being counted in memory; none is cleared any more.
+    pub fn lose(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.writer.lose();
+        }
+    }
+
     /// A bitmap I/O ended.
     pub fn done(&mut self, io: &mut Io, member: MemberId, result: Result<IoDone, IoError>) {
         let kept = self.kept.as_mut().expect("bitmap I/O only with a bitmap");
@@ -225,6 +233,7 @@ impl Bitmap {
     /// The timer fired: regions that stayed idle since the last pass may be cleared.
     pub fn daemon(&mut self, leave: Leave) {
         let Some(kept) = &mut self.kept else { return };
+        let leave = kept.leave(leave);
         kept.daemon_armed = false;
         if leave.may_clear && kept.regions.age() {
             kept.writer.want_clear();
@@ -237,6 +246,7 @@ impl Bitmap {
             return false;
         };
         kept.regions.set_degraded(leave.degraded);
+        let leave = kept.leave(leave);
         let changed = kept.writer.advance(io, members, &mut kept.regions, leave);
         if !kept.daemon_armed && leave.may_clear && kept.regions.dirty() > 0 {
             kept.daemon_armed = true;
@@ -249,6 +259,14 @@ impl Bitmap {
 }
 
 impl Kept {
+    /// A bit that cannot be cleared on disk is not cleared in memory.
+    fn leave(&self, leave: Leave) -> Leave {
+        Leave {
+            may_clear: leave.may_clear && !self.writer.is_lost(),
+            ..leave
+        }
+    }
+
     fn daemon_sleep(&self) -> Span {
         Span::secs(u64::from(self.writer.daemon_sleep_seconds()))
     }

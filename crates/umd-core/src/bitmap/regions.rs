@@ -149,8 +149,6 @@ pub struct Regions {
     whole: bool,
     /// Regions that need a resync.
     needed: u64,
-    /// A first write leaves parity to be built in the rest of its region.
-    builds_parity: bool,
     /// A slot has no member in sync: what is written now somebody will have to be told.
     degraded: bool,
     watch: Watch,
@@ -185,7 +183,6 @@ impl Regions {
             swept: 0,
             whole: false,
             needed: 0,
-            builds_parity: false,
             degraded: false,
             watch: Watch::new(slots),
             museum: Museum::NONE,
@@ -241,11 +238,6 @@ impl Regions {
         if self.marks.state(region) == RegionState::NeedSync {
             self.marks.put(region, RegionState::Dirty);
         }
-    }
-
-    /// A first write to a region leaves parity to be built in the rest of it.
-    pub(super) fn builds_parity(&mut self) {
-        self.builds_parity = true;
     }
 
     /// Whether some slot has no member in sync.
@@ -325,7 +317,9 @@ impl Regions {
         let old = self.flags[region as usize];
         assert_eq!(old, 0, "a clean region carries no flags");
         self.watch.touch(region);
-        let first = before == RegionState::Unwritten && self.builds_parity;
+        // Around what is written for the first time members still differ. Kernels let those of a
+        // mirror be; here a clean region is one in which members agree.
+        let first = before == RegionState::Unwritten;
         let state = match first || self.degraded {
             true => RegionState::NeedSync,
             false => RegionState::Dirty,

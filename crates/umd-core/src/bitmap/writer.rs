@@ -11,12 +11,24 @@
 
 use std::collections::BTreeSet;
 
+use smallvec::{SmallVec, smallvec};
 use umd_format::bitmap::{BitmapSuperblock, State};
 
 use super::Leave;
 use super::regions::{PAGE_BYTES, Regions};
 use crate::member::{Effect, Io, Member, Members, Owner};
 use crate::value::{Events, Exhibit, IoDone, IoError, IoOp, MemberId, Purpose};
+
+/// Where the bitmap lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// On every member with a slot, this far from its superblock.
+    Members(i32),
+    /// In a file of its own, from the beginning; it has no slot and no superblock.
+    File(MemberId),
+    /// In a file that failed: the bits are in memory only, and none is cleared any more.
+    Lost(MemberId),
+}
 
 #[derive(Debug)]
 enum Stage {
@@ -33,7 +45,7 @@ enum Stage {
 #[derive(Debug)]
 pub struct Writer {
     superblock: BitmapSuperblock,
-    offset_sectors: i32,
+    place: Place,
     block_bytes: usize,
     stage: Stage,
     left: usize,
@@ -45,10 +57,10 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer for an area at `offset_sectors` from each member's superblock.
+    /// A writer for an area at this place.
     pub fn new(
         superblock: BitmapSuperblock,
-        offset_sectors: i32,
+        place: Place,
         block_bytes: u32,
         stale: bool,
         regions: &Regions,
@@ -71,7 +83,7 @@ impl Writer {
         }
         Writer {
             superblock,
-            offset_sectors,
+            place,
             block_bytes: block_bytes as usize,
             stage: Stage::Idle,
             left: 0,
@@ -83,9 +95,22 @@ impl Writer {
         }
     }
 
-    /// Sectors from the superblock to the area.
-    pub fn offset_sectors(&self) -> i32 {
-        self.offset_sectors
+    /// Where the area is.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The file failed. Nothing is written any more, and what waits for the bitmap goes on: from
+    /// here on superblocks carry more events than the file, which makes it out of date.
+    pub(super) fn lose(&mut self) {
+        if let Place::File(id) = self.place {
+            self.place = Place::Lost(id);
+        }
+    }
+
+    /// Whether bits can still be cleared.
+    pub(super) fn is_lost(&self) -> bool {
+        matches!(self.place, Place::Lost(_))
     }
 
     /// Since these events bits may be missing: a member that left earlier cannot be told by them
@@ -117,7 +142,9 @@ impl Writer {
 
     /// See `Bitmap::want_copy`.
     pub(super) fn want_copy(&mut self, member: MemberId) {
-        self.copies.insert(member);
+        if matches!(self.place, Place::Members(_)) {
+            self.copies.insert(member);
+        }
     }
 
     /// Clears what is ripe when the writer comes to it.
@@ -128,6 +155,8 @@ impl Writer {
     /// What must hold between two events.
     pub(super) fn check(&self) {
         assert!(self.left == 0 || !self.is_idle(), "I/O without a reason");
+        let on_members = matches!(self.place, Place::Members(_));
+        assert!(on_members || self.copies.is_empty(), "a file is not copied");
         let carried = self.superblock.fields.events;
         assert!(carried >= self.written_events.0, "events only rise");
     }
@@ -284,11 +313,15 @@ impl Writer {
         members.iter().filter(|m| m.is_active())
     }
 
-    fn area_sector(&self, member: &Member) -> u64 {
-        let start = member.superblock.fields.super_offset_sectors;
-        start
-            .checked_add_signed(i64::from(self.offset_sectors))
-            .expect("verified when the superblock was read")
+    /// Where the areas begin.
+    fn areas(&self, members: &Members) -> SmallVec<[(MemberId, u64); 8]> {
+        match self.place {
+            Place::Members(offset_sectors) => Self::bearers(members)
+                .map(|member| (member.id, area_sector(member, offset_sectors)))
+                .collect(),
+            Place::File(id) => smallvec![(id, 0)],
+            Place::Lost(_) => SmallVec::new(),
+        }
     }
 
     fn write_part(
@@ -308,15 +341,9 @@ impl Writer {
                 .pool
                 .copy_of(&[regions.page(page), &[0xa5; PAGE_BYTES]].concat());
         }
-        for member in Self::bearers(members) {
-            let sector = self.area_sector(member) + (page * PAGE_BYTES / 512) as u64;
-            io.write_durable(
-                member.id,
-                sector,
-                bytes.clone(),
-                Purpose::Bitmap,
-                Owner::Bitmap,
-            );
+        for (id, start) in self.areas(members) {
+            let sector = start + (page * PAGE_BYTES / 512) as u64;
+            io.write_durable(id, sector, bytes.clone(), Purpose::Bitmap, Owner::Bitmap);
             self.left += 1;
         }
     }
@@ -348,6 +375,9 @@ impl Writer {
         regions: &mut Regions,
         copies: &BTreeSet<MemberId>,
     ) {
+        let Place::Members(offset_sectors) = self.place else {
+            return;
+        };
         regions.put_superblock(&self.superblock.encode());
         let pages = regions.area_bytes().div_ceil(PAGE_BYTES);
         for member in members
@@ -357,7 +387,7 @@ impl Writer {
             for page in 0..pages {
                 let len = self.page_len(regions, page);
                 let bytes = io.pool.copy_of(&regions.page(page)[..len]);
-                let sector = self.area_sector(member) + (page * PAGE_BYTES / 512) as u64;
+                let sector = area_sector(member, offset_sectors) + (page * PAGE_BYTES / 512) as u64;
                 io.write_durable(member.id, sector, bytes, Purpose::Bitmap, Owner::Bitmap);
                 self.left += 1;
             }
@@ -370,4 +400,11 @@ impl Writer {
             self.left += 1;
         }
     }
+}
+
+fn area_sector(member: &Member, offset_sectors: i32) -> u64 {
+    let start = member.superblock.fields.super_offset_sectors;
+    start
+        .checked_add_signed(i64::from(offset_sectors))
+        .expect("verified when the superblock was read")
 }

@@ -4,7 +4,14 @@
 //!   a machine --submit--> flight --Command::Io--> driver --Event::Done--> flight --> its owner
 //!                            |
 //!                  member failed: the owner hears of it at once; what arrives later is dropped
+//!
+//!   a member is being replaced:
+//!
+//!   a write or flush --submit--> flight to the member ----+--> both over: its owner hears how it
+//!                       `------> flight to who replaces --+    ended on the member
 //! ```
+//!
+//! This is the one place that knows: nothing that is written to a member can pass who replaces it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -51,14 +58,46 @@ pub enum Effect {
     Corrected(MemberId),
 }
 
+/// Who replaces a member, and where data starts on both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Twin {
+    /// Who gets the same writes.
+    pub member: MemberId,
+    /// Where data starts on it.
+    pub data_offset_sectors: u64,
+    /// Where data starts on the member that is replaced.
+    pub from_sectors: u64,
+}
+
+/// Whom the end of a flight is told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Owner(Owner),
+    /// A pair, as its first (on the member itself) or its second (on who replaces it).
+    Pair(u32, usize),
+}
+
+/// One write or flush that goes to a member and to who replaces it.
+#[derive(Debug)]
+struct Pair {
+    owner: Owner,
+    members: [MemberId; 2],
+    results: [Option<Result<IoDone, IoError>>; 2],
+    left: u32,
+    /// Whose result the owner is told: that of the first, until the second has taken its place.
+    counts: usize,
+}
+
 #[derive(Debug)]
 struct Flight {
     io: IoId,
     member: MemberId,
-    owner: Owner,
+    end: End,
     submitted: Instant,
     /// Length of a read, in bytes; 0 for everything else.
     read_bytes: usize,
+    /// A read of a member that was replaced since: what it read is right, and nobody has to wait.
+    retired: bool,
 }
 
 /// Everything that flies, and the way out.
@@ -75,6 +114,9 @@ pub struct Io {
     now: Now,
     sequence: u64,
     flights: Slab<Flight>,
+    pairs: Slab<Pair>,
+    /// By member: who replaces it.
+    twins: BTreeMap<MemberId, Twin>,
     /// When each member last answered.
     answered: BTreeMap<MemberId, Instant>,
     ready: VecDeque<(Owner, MemberId, Result<IoDone, IoError>)>,
@@ -95,6 +137,8 @@ impl Io {
             now: Now::default(),
             sequence: 0,
             flights: Slab::default(),
+            pairs: Slab::default(),
+            twins: BTreeMap::new(),
             answered: BTreeMap::new(),
             ready: VecDeque::new(),
         }
@@ -117,8 +161,34 @@ impl Io {
         std::mem::take(&mut self.out)
     }
 
-    /// Starts an I/O.
+    /// From here on these members are written together with who replaces them.
+    pub fn set_twins(&mut self, twins: BTreeMap<MemberId, Twin>) {
+        let apart = |(member, twin): (&MemberId, &Twin)| {
+            twin.member != *member && !twins.contains_key(&twin.member)
+        };
+        assert!(twins.iter().all(apart), "nobody replaces who replaces");
+        self.twins = twins;
+    }
+
+    /// Starts an I/O; where the member is being replaced, also on who replaces it.
     pub fn submit(&mut self, member: MemberId, purpose: Purpose, op: IoOp, owner: Owner) {
+        let also = self.twins.get(&member).copied();
+        let also = also.and_then(|twin| Some((twin, twin_op(&twin, &op, owner)?)));
+        let Some((twin, twin_op)) = also else {
+            return self.launch(member, purpose, op, End::Owner(owner));
+        };
+        let pair = self.pairs.insert(Pair {
+            owner,
+            members: [member, twin.member],
+            results: [None, None],
+            left: 2,
+            counts: 0,
+        });
+        self.launch(member, purpose, op, End::Pair(pair, 0));
+        self.launch(twin.member, purpose, twin_op, End::Pair(pair, 1));
+    }
+
+    fn launch(&mut self, member: MemberId, purpose: Purpose, op: IoOp, end: End) {
         let read_bytes = match &op {
             IoOp::Read { buf, .. } => buf.len(),
             _ => 0,
@@ -136,9 +206,10 @@ impl Io {
         let flight = Flight {
             io: IoId(0),
             member,
-            owner,
+            end,
             submitted,
             read_bytes,
+            retired: false,
         };
         let index = self.flights.insert(flight);
         assert!(index < 1 << INDEX_BITS, "too many member I/Os under way");
@@ -215,7 +286,65 @@ impl Io {
             }
             other => other,
         };
-        self.ready.push_back((flight.owner, flight.member, result));
+        self.ended(flight.end, flight.member, result);
+    }
+
+    /// A flight is over: its owner hears of it, of a pair when both are.
+    fn ended(&mut self, end: End, member: MemberId, result: Result<IoDone, IoError>) {
+        let (index, which) = match end {
+            End::Owner(owner) => return self.ready.push_back((owner, member, result)),
+            End::Pair(index, which) => (index, which),
+        };
+        let pair = self.pairs.get_mut(index).expect("both belong to it");
+        assert_eq!(pair.members[which], member, "a pair knows its members");
+        // A write that who replaces another did not take costs that one only.
+        if let (1, 0, Err(error)) = (which, pair.counts, &result) {
+            let why = format!("write failed: {error}");
+            self.effects.push(Effect::Fail(member, why));
+        }
+        pair.results[which] = Some(result);
+        self.one_less(index);
+    }
+
+    fn one_less(&mut self, index: u32) {
+        let pair = self.pairs.get_mut(index).expect("still there");
+        assert!(pair.left > 0, "a pair ends twice");
+        pair.left -= 1;
+        if pair.left == 0 {
+            let mut pair = self.pairs.remove(index).expect("looked up above");
+            let result = pair.results[pair.counts].take();
+            let result = result.expect("whose result counts has ended");
+            let member = pair.members[pair.counts];
+            self.ready.push_back((pair.owner, member, result));
+        }
+    }
+
+    /// Who replaced this member has its place now: what both were given counts as the new one took
+    /// it, and no write waits for the old one any more. What is being read there was right when it
+    /// was asked for, and still is.
+    pub fn hand_over(&mut self, member: MemberId) {
+        self.twins.remove(&member);
+        let open: Vec<u32> = self.pairs.iter().map(|(index, _)| index).collect();
+        for index in open {
+            let pair = self.pairs.get_mut(index).expect("just listed");
+            if pair.members[0] == member {
+                pair.counts = 1;
+            }
+        }
+        let flying = self.flights.iter().filter(|(_, f)| f.member == member);
+        let flying: Vec<u32> = flying.map(|(index, _)| index).collect();
+        for index in flying {
+            let flight = self.flights.get_mut(index).expect("just listed");
+            if flight.read_bytes > 0 {
+                flight.retired = true;
+                continue;
+            }
+            let flight = self.flights.remove(index).expect("just looked at");
+            match flight.end {
+                End::Pair(pair, 0) => self.one_less(pair),
+                end => self.ended(end, member, Err(IoError::Gone)),
+            }
+        }
     }
 
     /// The next completion to be given to its owner.
@@ -234,8 +363,7 @@ impl Io {
             .collect();
         for index in lost {
             let flight = self.flights.remove(index).expect("just listed");
-            self.ready
-                .push_back((flight.owner, member, Err(IoError::Gone)));
+            self.ended(flight.end, member, Err(IoError::Gone));
         }
     }
 
@@ -249,9 +377,10 @@ impl Io {
         self.ready.is_empty() && self.effects.is_empty()
     }
 
-    /// The members that I/O is under way to.
+    /// The members that I/O is under way to, but for reads of those that were replaced since.
     pub fn members_in_flight(&self) -> impl Iterator<Item = MemberId> + '_ {
-        self.flights.iter().map(|(_, flight)| flight.member)
+        let flights = self.flights.iter().filter(|(_, flight)| !flight.retired);
+        flights.map(|(_, flight)| flight.member)
     }
 
     /// Members that have answered nothing for longer than `limit` while an I/O of that age waits.
@@ -278,6 +407,42 @@ impl Io {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What who replaces a member gets of an I/O to it: what is written there, and flushes that vouch
+/// for it. Superblocks and bitmaps are its own.
+fn twin_op(twin: &Twin, op: &IoOp, owner: Owner) -> Option<IoOp> {
+    if !matches!(owner, Owner::Job { .. } | Owner::Sync { .. }) {
+        return None;
+    }
+    let there = |sectors: u64| {
+        let data = sectors.checked_sub(twin.from_sectors);
+        data.expect("data lies behind its start") + twin.data_offset_sectors
+    };
+    Some(match op {
+        IoOp::Write {
+            offset_sectors,
+            data,
+            fua,
+        } => IoOp::Write {
+            offset_sectors: there(*offset_sectors),
+            data: data.clone(),
+            fua: *fua,
+        },
+        IoOp::WriteZeroes {
+            offset_sectors,
+            len_sectors,
+            may_unmap,
+            fua,
+        } => IoOp::WriteZeroes {
+            offset_sectors: there(*offset_sectors),
+            len_sectors: *len_sectors,
+            may_unmap: *may_unmap,
+            fua: *fua,
+        },
+        IoOp::Flush => IoOp::Flush,
+        IoOp::Read { .. } | IoOp::Allocation { .. } => return None,
+    })
 }
 
 #[cfg(test)]
@@ -312,6 +477,76 @@ mod tests {
         });
         assert!(io.next_ready().is_some_and(|r| r.2.is_ok()));
         assert_eq!(io.in_flight(), 0);
+    }
+
+    fn write(io: &mut Io, member: u32) -> Vec<IoId> {
+        let data = SmallVec::from_iter([io.pool.take(512).freeze()]);
+        let op = IoOp::Write {
+            offset_sectors: 100,
+            data,
+            fua: false,
+        };
+        let owner = Owner::Job { job: 7, tag: 0 };
+        io.submit(MemberId(member), Purpose::Data, op, owner);
+        let ios = io.out.drain(..).map(|command| match command {
+            Command::Io(one) => one.io,
+            other => panic!("no I/O: {other:?}"),
+        });
+        ios.collect()
+    }
+
+    /// Members 1 and 2: the second replaces the first.
+    fn paired() -> Io {
+        let mut io = Io::new(Pool::new());
+        let twin = Twin {
+            member: MemberId(2),
+            data_offset_sectors: 64,
+            from_sectors: 32,
+        };
+        io.set_twins(BTreeMap::from([(MemberId(1), twin)]));
+        io
+    }
+
+    fn end(io: &mut Io, id: IoId, result: Result<IoDone, IoError>) {
+        io.complete(Completion { io: id, result });
+    }
+
+    #[test]
+    fn a_write_is_over_when_both_have_it() {
+        let mut io = paired();
+        let ids = write(&mut io, 1);
+        assert_eq!(ids.len(), 2, "one for each");
+        end(&mut io, ids[0], Ok(IoDone::Done));
+        assert!(io.next_ready().is_none(), "the other one is on its way");
+        end(&mut io, ids[1], Err(IoError::Media));
+        let (_, member, result) = io.next_ready().expect("both are over");
+        assert_eq!((member, result.is_ok()), (MemberId(1), true));
+        let failed = |effect: &Effect| matches!(effect, Effect::Fail(MemberId(2), _));
+        assert!(io.effects.iter().all(failed) && io.effects.len() == 1);
+        assert!(io.pairs.is_empty());
+        // Nothing of the new one's own, and nothing that is read, is done twice.
+        assert_eq!(write(&mut io, 2).len(), 1);
+        read(&mut io, 1);
+        assert_eq!(io.out.len(), 0);
+    }
+
+    #[test]
+    fn after_the_handover_the_new_one_counts() {
+        let mut io = paired();
+        let ids = write(&mut io, 1);
+        let being_read = read(&mut io, 1);
+        io.hand_over(MemberId(1));
+        assert!(io.next_ready().is_none(), "the new one has not answered");
+        assert_eq!(io.members_in_flight().collect::<Vec<_>>(), [MemberId(2)]);
+        end(&mut io, ids[1], Ok(IoDone::Done));
+        let (_, member, result) = io.next_ready().expect("it is over");
+        assert_eq!((member, result.is_ok()), (MemberId(2), true));
+        end(&mut io, ids[0], Err(IoError::Media));
+        assert!(io.next_ready().is_none() && io.effects.is_empty());
+        let buf = io.pool.take(512);
+        end(&mut io, being_read, Ok(IoDone::Read(buf)));
+        assert!(io.next_ready().is_some_and(|ready| ready.2.is_ok()));
+        assert_eq!(write(&mut io, 1).len(), 1, "nobody replaces it any more");
     }
 
     #[test]

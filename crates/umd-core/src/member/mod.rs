@@ -10,6 +10,6 @@ mod table;
 pub use cover::{Access, Cover};
 pub use epoch::{Column, Epoch};
 pub use gather::{Gather, Round};
-pub use io::{Effect, Io, Owner};
+pub use io::{Effect, Io, Owner, Twin};
 pub use read_errors::ReadErrors;
 pub use table::{Member, Members, State};

@@ -32,6 +32,12 @@ pub struct Member {
     pub state: State,
     /// Its slot; faulty members keep the one they had for messages.
     pub slot: Option<Slot>,
+    /// It is being filled to take the slot from the member in it, which serves meanwhile.
+    pub replacement: bool,
+    /// It is to be replaced as soon as there is a spare. (kernel: `WantReplacement`)
+    pub want_replacement: bool,
+    /// A spare that was named to replace the member in this slot.
+    pub meant_for: Option<Slot>,
     /// Size of the device.
     pub size_sectors: u64,
     /// Logical block size of the device.
@@ -106,11 +112,24 @@ impl Members {
         self.list.iter_mut().find(|m| m.id == id)
     }
 
-    /// The working member in a slot.
+    /// The working member in a slot: who is to take it over does not count.
     pub fn in_slot(&self, slot: Slot) -> Option<&Member> {
         self.list
             .iter()
-            .find(|m| m.slot == Some(slot) && m.is_active())
+            .find(|m| m.slot == Some(slot) && m.is_active() && !m.replacement)
+    }
+
+    /// Who is to take over a slot.
+    pub fn replacement_in(&self, slot: Slot) -> Option<&Member> {
+        self.list
+            .iter()
+            .find(|m| m.slot == Some(slot) && m.is_active() && m.replacement)
+    }
+
+    /// Members that serve, each with who is to take over its slot.
+    pub fn pairs(&self) -> impl Iterator<Item = (&Member, &Member)> {
+        let replacements = self.list.iter().filter(|m| m.is_active() && m.replacement);
+        replacements.filter_map(|new| Some((self.in_slot(new.slot?)?, new)))
     }
 
     /// Takes a member in. Panics on an identity or number that is in use.
@@ -159,7 +178,8 @@ impl Members {
         self.check();
     }
 
-    /// What must hold at any moment: identities, numbers and slots are held once.
+    /// What must hold at any moment: identities and numbers are held once; slots, too, but for
+    /// who is to take one over.
     pub fn check(&self) {
         for (i, a) in self.list.iter().enumerate() {
             assert!(
@@ -170,6 +190,10 @@ impl Members {
                 a.state != State::Spare || a.slot.is_none(),
                 "a spare has no slot"
             );
+            assert!(
+                !a.replacement || matches!(a.state, State::Recovering { .. }),
+                "who replaces another is being filled"
+            );
             for b in &self.list[i + 1..] {
                 assert!(a.id != b.id, "two members with one identity");
                 assert!(
@@ -178,7 +202,7 @@ impl Members {
                 );
                 let both = a.is_active() && b.is_active();
                 assert!(
-                    !both || a.slot != b.slot,
+                    !both || a.slot != b.slot || a.replacement != b.replacement,
                     "two members in slot {:?}",
                     a.slot
                 );

@@ -101,6 +101,10 @@ fn encode(
     fields.resync_offset_sectors = head.resync_offset_sectors;
     assert_eq!(fields.own_role(), role, "a member is told its own role");
     let partly = Features::RECOVERY_OFFSET;
+    fields.features = fields.features.without(Features::REPLACEMENT);
+    if member.replacement && format.keeps_members_apart() {
+        fields.features = fields.features.with(Features::REPLACEMENT);
+    }
     match member.state {
         State::Recovering { checkpoint_sectors } if format.keeps_members_apart() => {
             fields.features = fields.features.with(partly);

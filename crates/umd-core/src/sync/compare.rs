@@ -51,6 +51,11 @@ impl Unit {
     fn wholly(&self, rig: &SyncRig<'_>) -> SmallVec<[u16; 4]> {
         let slots = self.places().into_iter().map(|place| place.slot);
         let mut all: SmallVec<[u16; 4]> = slots.filter(|s| self.is_target(rig, *s)).collect();
+        // Where a replacement is filled nobody else is: who is to go is not written for its sake.
+        let replaced = self.replaced(rig);
+        if !replaced.is_empty() {
+            return replaced;
+        }
         let unreadable = self.columns.unreadable().iter().copied();
         all.extend(unreadable.filter(|s| rig.epoch.column(*s).is_some_and(|c| c.in_sync)));
         all

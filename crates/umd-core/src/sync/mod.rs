@@ -33,7 +33,7 @@ use run::{Limits, Run};
 use crate::bitmap::{Bitmap, Regions};
 use crate::geometry::Geometry;
 use crate::lane::Lane;
-use crate::member::{Cover, Epoch, Io, Members, State};
+use crate::member::{Cover, Epoch, Io, Member, Members, State};
 use crate::metadata::Metadata;
 use crate::value::{
     Command, Exhibit, Instant, IoDone, IoError, MAX_SECTOR, MemberId, Mismatch, Museum, RepairWay,
@@ -92,6 +92,8 @@ pub struct Sync {
     blocked: bool,
     /// Regions need a resync that superblocks know nothing of.
     regions_owed: bool,
+    /// So did one that was to fill replacements: they wait, redundancy does not.
+    replacing_blocked: bool,
     /// Members that miss only what the bitmap marks.
     guided: BTreeSet<MemberId>,
     last: Option<SyncAction>,
@@ -125,6 +127,7 @@ impl Sync {
             way: RepairWay::Judged,
             blocked: false,
             regions_owed: false,
+            replacing_blocked: false,
             guided: BTreeSet::new(),
             last: None,
             mismatch_sectors: 0,
@@ -152,6 +155,11 @@ impl Sync {
     /// The bitmap has regions that need a resync although superblocks say that all agree.
     pub fn owe_regions(&mut self) {
         self.regions_owed = true;
+    }
+
+    /// The check or repair that was asked for and has not begun.
+    pub fn requested(&self) -> Option<SyncAction> {
+        self.requested
     }
 
     /// What runs.
@@ -186,7 +194,7 @@ impl Sync {
 
     /// An administrator did something: what was given up may be tried again.
     pub fn unblock(&mut self) {
-        self.blocked = false;
+        (self.blocked, self.replacing_blocked) = (false, false);
     }
 
     /// From where to where actions go.
@@ -298,9 +306,9 @@ impl Sync {
         if self.frozen || self.run.is_some() {
             return None;
         }
-        let rebuilding = members
-            .iter()
-            .any(|m| matches!(m.state, State::Recovering { .. }));
+        let partly = |m: &Member| matches!(m.state, State::Recovering { .. });
+        let waits = |m: &Member| m.replacement && self.replacing_blocked;
+        let rebuilding = members.iter().any(|m| partly(m) && !waits(m));
         // M60: see faults.rs.
         let first = !(rebuilding && self.museum.on(Exhibit::M60));
         if self.owes_resync() && !self.blocked && first {
@@ -391,9 +399,14 @@ impl Sync {
         if self.owes_resync() {
             self.checkpoint_sectors = self.agreed_sectors;
         }
+        let end = self.geometry.rebuild_sectors(self.array_sectors);
         for member in rig.members.iter_mut() {
+            let done = rig.cover.done_sectors(member.id);
+            // Who has all that is there has all of its size: of other programs, too.
+            let size = member.superblock.fields.size_sectors;
+            let whole = member.replacement && done >= end;
             if let State::Recovering { checkpoint_sectors } = &mut member.state {
-                *checkpoint_sectors = rig.cover.done_sectors(member.id);
+                *checkpoint_sectors = if whole { done.max(size) } else { done };
             }
         }
         // U13: a checkpoint counted what members still held in their caches.
@@ -425,12 +438,18 @@ impl Sync {
             }
             (SyncAction::Recover, Outcome::Complete) => {
                 for member in &ended.targets {
-                    rig.cover.forget(*member);
                     self.guided.remove(member);
+                    // Who replaces another goes on as it is until superblocks say it is whole.
+                    if !rig.members.get(*member).is_some_and(|m| m.replacement) {
+                        rig.cover.forget(*member);
+                    }
                 }
                 rig.cover.close_all();
                 if rig.bitmap.regions().is_some_and(Regions::has_states) {
                     rig.cover.forget_committed();
+                }
+                if ended.replaces {
+                    self.checkpoint(rig);
                 }
                 if self.museum.on(Exhibit::M60) {
                     self.agreed_sectors = MAX_SECTOR;
@@ -442,7 +461,9 @@ impl Sync {
                 }
             }
             (SyncAction::Recover, outcome) => {
-                self.blocked |= matches!(outcome, Outcome::Failed(_));
+                let failed = matches!(outcome, Outcome::Failed(_));
+                self.blocked |= failed && !ended.replaces;
+                self.replacing_blocked |= failed && ended.replaces;
                 for member in &ended.targets {
                     let done = rig.cover.done_sectors(*member);
                     rig.cover.set_rebuilt(*member, done, done);

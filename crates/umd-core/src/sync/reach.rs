@@ -113,6 +113,7 @@ mod tests {
             action,
             outcome,
             targets: Vec::new(),
+            replaces: false,
             reached: 45,
         };
         let after = |action, outcome| {

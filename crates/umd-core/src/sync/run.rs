@@ -47,6 +47,8 @@ pub struct Ended {
     pub outcome: Outcome,
     /// The members it rebuilt.
     pub targets: Vec<MemberId>,
+    /// They are to replace others.
+    pub replaces: bool,
     /// Everything below is done.
     pub reached: u64,
 }
@@ -87,6 +89,8 @@ pub struct Run {
     parts: Vec<Part>,
     units: Slab<Option<Unit>>,
     targets: Vec<MemberId>,
+    /// The targets are to replace others.
+    replaces: bool,
     /// Of a RAID10, their slots: what lies side by side on members is not the same data.
     slots: Vec<u16>,
     /// All targets miss only what the bitmap marks.
@@ -100,17 +104,31 @@ pub struct Run {
     checkpoint_at: (Instant, u64),
 }
 
+/// Whom the next recovery fills, and whether they are to replace others: redundancy comes first.
+fn to_fill(rig: &SyncRig<'_>) -> (Vec<MemberId>, bool) {
+    let filled = |replaces: bool| -> Vec<MemberId> {
+        let partly = rig.members.iter();
+        let partly = partly.filter(|m| matches!(m.state, State::Recovering { .. }));
+        let wanted = partly.filter(|m| m.replacement == replaces);
+        wanted.map(|m| m.id).collect()
+    };
+    let lost = filled(false);
+    match lost.is_empty() {
+        true => (filled(true), true),
+        false => (lost, false),
+    }
+}
+
 impl Run {
     /// A run of `action` from where it stands.
     pub(super) fn new(sync: &Sync, rig: &mut SyncRig<'_>, action: SyncAction) -> Run {
         let now = rig.io.now().mono;
         let mut targets = Vec::new();
+        let mut replaces = false;
         let mut start = 0;
         match action {
             SyncAction::Recover => {
-                let rebuilt = rig.members.iter();
-                let rebuilt = rebuilt.filter(|m| matches!(m.state, State::Recovering { .. }));
-                targets = rebuilt.map(|m| m.id).collect();
+                (targets, replaces) = to_fill(rig);
                 let done = targets.iter().map(|m| rig.cover.done_sectors(*m));
                 start = done.min().unwrap_or(0);
             }
@@ -142,6 +160,7 @@ impl Run {
             parts: Vec::new(),
             units: Slab::default(),
             targets,
+            replaces,
             slots,
             guided,
             interrupted: false,
@@ -529,6 +548,7 @@ impl Run {
             action: self.action,
             outcome,
             targets: self.targets.clone(),
+            replaces: self.replaces,
             reached: self.frontier(),
         })
     }

@@ -15,11 +15,13 @@ use crate::geometry::{Copy, Geometry};
 use crate::lane::{Holder, LockId, NOWHERE};
 use crate::member::{Access, Effect, Gather, Owner, Round};
 use crate::value::{
-    Exhibit, IoDone, IoError, IoOp, MemberId, Mismatch, Purpose, Slice, SyncAction, UnitId,
+    Exhibit, IoDone, IoError, IoOp, MemberId, Mismatch, Purpose, Slice, Slot, SyncAction, UnitId,
 };
 
 /// Ranges with unreadable sectors are looked at in parts of this size.
 const PART_SECTORS: u64 = 8;
+/// Added to the tag of what is written to a replacement: nothing is mended there.
+const ONTO_NEW: u32 = 1 << 16;
 
 /// Proof that a unit holds the lock of the range it writes. Sync writes are made of it only.
 #[derive(Debug)]
@@ -111,6 +113,8 @@ pub(super) struct Unit {
     lock: Option<LockId>,
     stage: Stage,
     pub(super) columns: Gather,
+    /// Only who is to be replaced is read: what it holds is what its replacement gets.
+    copies: bool,
     /// Writes under way.
     left: usize,
     /// One of them failed.
@@ -137,6 +141,7 @@ impl Unit {
             lock: None,
             stage: Stage::Locking,
             columns: Gather::default(),
+            copies: false,
             left: 0,
             failed: false,
             mismatch_sectors: 0,
@@ -214,6 +219,30 @@ impl Unit {
             .is_some_and(|c| self.part.targets.contains(&c.member))
     }
 
+    /// Slots whose replacement is filled.
+    pub(super) fn replaced(&self, rig: &SyncRig<'_>) -> SmallVec<[u16; 4]> {
+        let targets = self.part.targets.iter();
+        let members = targets.filter_map(|id| rig.members.get(*id));
+        let replacing = members.filter(|m| m.is_active() && m.replacement);
+        replacing.filter_map(|m| Some(m.slot?.0)).collect()
+    }
+
+    /// What they were read to hold, for their replacements.
+    fn copy_mends(&mut self, rig: &SyncRig<'_>) -> Vec<Mend> {
+        let mut read = self.columns.take();
+        let replaced = self.replaced(rig).into_iter();
+        let mend = |slot: u16| {
+            let bytes = read[usize::from(slot)].take()?.freeze();
+            let sector = self.start;
+            Some(Mend {
+                slot,
+                sector,
+                bytes,
+            })
+        };
+        replaced.filter_map(mend).collect()
+    }
+
     /// Reads every column that holds valid data here and may be needed.
     fn read(&mut self, rig: &mut SyncRig<'_>, index: UnitId) -> Option<UnitEnd> {
         let places = self.places();
@@ -228,6 +257,13 @@ impl Unit {
             })
             .copied()
             .collect();
+        let replaced = self.replaced(rig);
+        let held = |slot: &u16| readable.iter().any(|place| place.slot == *slot);
+        self.copies = !replaced.is_empty() && replaced.iter().all(held);
+        if self.copies {
+            readable.retain(|place| replaced.contains(&place.slot));
+            return self.begin_reads(rig, index, readable);
+        }
         let mirrored = self.geometry.is_mirror();
         let missing = places.len() - readable.len();
         if readable.is_empty() && rig.io.museum.on(Exhibit::M19) {
@@ -246,6 +282,15 @@ impl Unit {
         if mirrored && self.action == SyncAction::Recover {
             readable.truncate(1);
         }
+        self.begin_reads(rig, index, readable)
+    }
+
+    fn begin_reads(
+        &mut self,
+        rig: &mut SyncRig<'_>,
+        index: UnitId,
+        readable: SmallVec<[Copy; 16]>,
+    ) -> Option<UnitEnd> {
         self.stage = Stage::Reading;
         let round = Round {
             epoch: rig.epoch,
@@ -345,17 +390,24 @@ impl Unit {
     /// Everything is read: compares, computes, and writes what has to be written.
     fn write(&mut self, rig: &mut SyncRig<'_>, index: UnitId) -> Option<UnitEnd> {
         let mends = match &*self.geometry.clone() {
+            _ if self.copies => self.copy_mends(rig),
             geometry if geometry.is_mirror() => self.mirror_mends(rig),
-            Geometry::Parity(map) => self.parity_mends(rig, map),
+            Geometry::Parity(map) => {
+                let mut mends = self.parity_mends(rig, map);
+                mends.extend(self.copy_mends(rig));
+                mends
+            }
             _ => unreachable!("nothing to sync without redundancy"),
         };
         let _ = self.columns.take();
         self.stage = Stage::Writing;
         let places = self.places();
+        let replaced = self.replaced(rig);
         for mend in mends {
             let place = places.iter().find(|place| place.slot == mend.slot);
             let place = place.expect("what is mended lies there");
-            let Some(column) = rig.epoch.column(mend.slot) else {
+            let onto_new = replaced.contains(&mend.slot);
+            let Some((member, data_sectors)) = holder(rig, mend.slot, onto_new) else {
                 continue;
             };
             let window = self.window.as_ref().expect("locked");
@@ -365,7 +417,7 @@ impl Unit {
                 "a sync write outside its window ({:?})",
                 window.lock
             );
-            let rewrite = self.columns.unreadable().contains(&mend.slot);
+            let rewrite = !onto_new && self.columns.unreadable().contains(&mend.slot);
             assert!(rewrite || self.may_write(), "a check changes nothing");
             let purpose = if rewrite {
                 Purpose::Rewrite
@@ -373,20 +425,28 @@ impl Unit {
                 self.purpose()
             };
             let member_sectors = place.member_sectors + (mend.sector - self.start);
-            let offset_sectors = column.data_offset_sectors + member_sectors;
+            let offset_sectors = data_sectors + member_sectors;
             let data = SmallVec::from_iter([mend.bytes]);
-            let owner = Owner::Sync {
-                unit: index,
-                tag: u32::from(mend.slot),
-            };
+            let tag = u32::from(mend.slot) + if onto_new { ONTO_NEW } else { 0 };
+            let owner = Owner::Sync { unit: index, tag };
             let op = IoOp::Write {
                 offset_sectors,
                 data,
                 fua: false,
             };
-            rig.io.submit(column.member, purpose, op, owner);
+            rig.io.submit(member, purpose, op, owner);
             self.left += 1;
         }
         (self.left == 0).then(|| self.over())
     }
+}
+
+/// Who is written in a slot, and where its data starts: the member there, or its replacement.
+fn holder(rig: &SyncRig<'_>, slot: u16, onto_new: bool) -> Option<(MemberId, u64)> {
+    if onto_new {
+        let new = rig.members.replacement_in(Slot(slot))?;
+        return Some((new.id, new.data_offset_sectors()));
+    }
+    let column = rig.epoch.column(slot)?;
+    Some((column.member, column.data_offset_sectors))
 }

@@ -21,6 +21,14 @@ pub enum Control {
     /// its superblock shows it held this array's data in a slot that is empty now and the bitmap
     /// tells what it missed.
     ReAdd(NewMember),
+    /// Fill a spare from a member that serves, then let it take that member's slot (mdadm
+    /// `--replace`). Without a spare it waits for one.
+    Replace {
+        /// Who is to be replaced.
+        member: MemberId,
+        /// The spare to do it with; `None`: any.
+        with: Option<MemberId>,
+    },
     /// Start or stop a sync action.
     Sync(SyncRequest),
     /// Change what limits sync actions, then start or stop one if that is asked for as well: both

@@ -18,7 +18,6 @@ fn mirror(behind: u32) -> World {
         disks: 2,
         chunk_sectors: 0,
         bitmap: true,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: true,
     };

@@ -25,7 +25,6 @@ fn mirror(disks: u16) -> Shape {
         disks,
         chunk_sectors: 0,
         bitmap: true,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: false,
     }

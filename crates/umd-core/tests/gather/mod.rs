@@ -15,7 +15,6 @@ fn started(level: Level, disks: u16) -> World {
         disks,
         chunk_sectors: 16,
         bitmap: true,
-        lockless: false,
         format: umd_format::Format::V1_2,
         assume_clean: true,
     });

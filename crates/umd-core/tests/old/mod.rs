@@ -14,7 +14,6 @@ fn started(format: Format, disks: u16) -> World {
         disks,
         chunk_sectors: 0,
         bitmap: true,
-        lockless: false,
         format,
         assume_clean: true,
     });

@@ -14,7 +14,6 @@ fn started(level: Level, disks: u16) -> World {
         disks,
         chunk_sectors: if level == Level::Raid1 { 0 } else { 16 },
         bitmap: true,
-        lockless: false,
         format: Format::V1_2,
         assume_clean: true,
     });

@@ -72,8 +72,6 @@ pub struct Shape {
     pub disks: u16,
     pub chunk_sectors: u32,
     pub bitmap: bool,
-    /// Of version 6.
-    pub lockless: bool,
     pub format: Format,
     pub assume_clean: bool,
 }
@@ -95,7 +93,6 @@ pub fn shapes() -> Vec<Shape> {
                 disks,
                 chunk_sectors,
                 bitmap,
-                lockless: false,
                 format,
                 assume_clean: false,
             });
@@ -154,8 +151,23 @@ impl World {
         World::create_with(shape, disk_bytes, 0, 0)
     }
 
+    /// With a bitmap of version 6.
+    pub fn create_lockless(shape: &Shape) -> World {
+        World::create_as(shape, DISK_BYTES, (0, 0), RegionWish::Lockless)
+    }
+
     /// `mostly`: the slots whose member is write-mostly, as a mask.
     pub fn create_with(shape: &Shape, disk_bytes: usize, mostly: u8, behind: u32) -> World {
+        let wish = RegionWish::Bytes(65536);
+        World::create_as(shape, disk_bytes, (mostly, behind), wish)
+    }
+
+    fn create_as(
+        shape: &Shape,
+        disk_bytes: usize,
+        (mostly, behind): (u8, u32),
+        wish: RegionWish,
+    ) -> World {
         let device = |n: u16| NewDevice {
             device_sectors: (disk_bytes / 512) as u64,
             device_uuid: Uuid([n as u8 + 1; 16]),
@@ -173,13 +185,10 @@ impl World {
             size_sectors: None,
             data_offset_sectors: Some(match shape.format {
                 Format::V1_0 | Format::V090 => 0,
-                _ if shape.lockless => 288,
+                _ if wish == RegionWish::Lockless => 288,
                 _ => 128,
             }),
-            bitmap: shape.bitmap.then_some(match shape.lockless {
-                true => RegionWish::Lockless,
-                false => RegionWish::Bytes(65536),
-            }),
+            bitmap: shape.bitmap.then_some(wish),
             bad_block_log: false,
             assume_clean: shape.assume_clean,
             slots: (0..shape.disks).map(|n| Some(device(n))).collect(),

@@ -220,6 +220,28 @@ const RAID: &[Entry] = &[
         Rule::Panic,
     ),
     entry(
+        M20,
+        (
+            "e7c0c3fa2928",
+            "md/raid10: close race that lose writes lost when replacement completes.",
+        ),
+        "The original was marked faulty before its replacement was in its slot: writes in between \
+         went to neither.",
+        "G3",
+        Rule::Quarantine,
+    ),
+    entry(
+        M21,
+        (
+            "2ae6aaf76912",
+            "md/raid10: fix io loss while replacement replace rdev",
+        ),
+        "The original was taken out before its replacement was in its slot: reads in between found \
+         neither.",
+        "G3",
+        Rule::Error,
+    ),
+    entry(
         M22,
         (
             "7fcc7c8acf0f",
@@ -328,6 +350,17 @@ const RAID: &[Entry] = &[
         "A resync looked at stripes that were being discarded.",
         "G11, Liveness",
         Rule::Overlap,
+    ),
+    entry(
+        M35,
+        (
+            "d63e2fc804c4",
+            "md/raid5: fix data corruption of replacements after originals dropped",
+        ),
+        "The original vanished while it was being replaced, and reads trusted what of its \
+         replacement had not been filled yet.",
+        "G5",
+        Rule::Checkpoint,
     ),
     entry(
         M36,

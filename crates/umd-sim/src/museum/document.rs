@@ -43,11 +43,9 @@ const TAIL: &str = "
 |---|---|
 | M04 | the split of a discard is one computation here, there is nothing to restart from |
 | M12, M17, M63 | no bad-block log yet: members with entries are refused |
-| M20, M21 | no replacements yet |
 | M23, M24 | no reshape yet |
 | M32 | the engine has no such decision: a write is addressed by the members as they are at that \
 moment, and a unit that met a failure writes nothing |
-| M35 | no replacements yet |
 | M38, M39, M40 | no partial parity log and no journal yet |
 | M43 to M50 | no reshape yet |
 | M64 | the refusal is there; simulated disks have sectors of 512 bytes only |

@@ -12,8 +12,8 @@ use crate::disk::Armed;
 use crate::options::Options;
 use crate::script::{
     Admin, Fate, Match, Step, add, admin, arm, boot_all, check, damage, data, fail, flush, hold,
-    io, kill, plain, power_cut, quiet, re_add, read, read_all, release, remove, settle, sleep_ms,
-    start, trim, until, with_behind, with_bitmap, with_drawer, write, zero,
+    io, kill, plain, power_cut, quiet, re_add, read, read_all, release, remove, replace, settle,
+    sleep_ms, start, trim, until, with_behind, with_bitmap, with_drawer, write, zero,
 };
 
 /// A scene.
@@ -128,6 +128,7 @@ pub fn scene(exhibit: Exhibit) -> Scene {
         M01 | M02 | M03 | M08 | M09 | M10 | M11 | M13 => writes(exhibit),
         M05 | M06 | M07 | M18 => lagging(exhibit),
         M14 | M15 | M16 | M19 | M25 => mirrors(exhibit),
+        M20 | M21 | M35 => replaced(exhibit),
         M22 | M26 | M27 | M28r => copies(exhibit),
         M28 | M29 | M36 | M59 => bitmaps(exhibit),
         M30 | M31 | M33 | M34 | M37 | M41 | M42 => parity(exhibit),
@@ -304,6 +305,57 @@ fn copied(layout: u32) -> Options {
         layout,
         chunk_sectors: 16,
         ..plain(10, 4)
+    }
+}
+
+/// Members that are replaced while they serve.
+fn replaced(exhibit: Exhibit) -> Scene {
+    use Exhibit::*;
+    // Superblocks say that the new member has everything, then that it is in sync.
+    let in_sync = super_writes().disk(0).nth(3);
+    match exhibit {
+        M20 => new(
+            with_drawer(copied(0x102), 1),
+            "a member of a RAID10 is replaced, a write comes when its slot is handed over, and the \
+             other copy is lost",
+            [
+                write(0..64),
+                add(4),
+                replace(1),
+                until(in_sync),
+                write(0..8),
+                settle(),
+                fail(0),
+                read(0..8),
+            ],
+        ),
+        M21 => new(
+            with_drawer(copied(0x102), 1),
+            "a member of a RAID10 is replaced, the other copy cannot be read, and a read comes \
+             when the slot is handed over",
+            [
+                write(0..64),
+                add(4),
+                damage(0, 0..8),
+                replace(1),
+                until(in_sync),
+                read(0..8),
+            ],
+        ),
+        _ => new(
+            with_drawer(plain(5, 3), 1),
+            "a member of a RAID5 fails while it is being replaced, and all of it is read",
+            [
+                write(0..128),
+                add(3),
+                hold(sync_reads()),
+                replace(1),
+                sleep_ms(20),
+                fail(1),
+                release(),
+                read_all(),
+            ],
+        ),
     }
 }
 

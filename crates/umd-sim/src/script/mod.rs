@@ -45,7 +45,7 @@ pub(crate) use play::play_everywhere;
 pub use play::{Script, play, play_ambushed, script};
 
 use crate::disk::{Armed, Latency};
-use crate::options::{Ending, Options, Trigger, Workload};
+use crate::options::{Ending, Marks, Options, Trigger, Workload};
 
 /// What a host asks for. Ranges are array sectors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -80,6 +80,8 @@ pub enum Admin {
     Add(usize),
     /// Puts a former member back. One that had vanished is plugged in again first.
     ReAdd(usize),
+    /// Has a member replaced by any spare, while it serves.
+    Replace(usize),
     /// Starts a check.
     Check,
     /// Starts a repair.
@@ -272,6 +274,11 @@ pub fn add(disk: usize) -> Step {
     admin(Admin::Add(disk))
 }
 
+/// A member is to be replaced while it serves.
+pub fn replace(disk: usize) -> Step {
+    admin(Admin::Replace(disk))
+}
+
 /// A former member comes back.
 pub fn re_add(disk: usize) -> Step {
     admin(Admin::ReAdd(disk))
@@ -436,6 +443,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         disk_sectors: vec![64 + 256; usize::from(slots)],
         data_offset_sectors: Some(64),
         bitmap_bytes: None,
+        marks: Default::default(),
         old_disks: false,
         assume_clean: true,
         write_mostly: 0,
@@ -474,6 +482,18 @@ pub fn with_bitmap(options: Options) -> Options {
     Options {
         bitmap_bytes: Some(4096),
         ..options
+    }
+}
+
+/// The same with a lockless bitmap of 4 KiB regions that nobody has written.
+pub fn with_states(options: Options) -> Options {
+    let room = 256;
+    Options {
+        marks: Marks::States,
+        data_offset_sectors: Some(64 + room),
+        disk_sectors: options.disk_sectors.iter().map(|s| s + room).collect(),
+        assume_clean: false,
+        ..with_bitmap(options)
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) enum Request {
     Remove(MemberId),
     Add { disk: usize, back: bool },
     Added { member: MemberId },
+    Replace(MemberId),
     Start(SyncAction),
     Idle,
     Freeze,
@@ -78,12 +79,26 @@ impl World<'_> {
                 let back = Request::Add { disk, back: true };
                 Some(self.make_room(disk, back).unwrap_or(back))
             }
+            Action::Replace => self.choose_replacement(),
             Action::Check => Some(Request::Start(SyncAction::Check)),
             Action::Repair => Some(Request::Start(SyncAction::Repair)),
             Action::Idle => Some(Request::Idle),
             Action::Freeze => Some(Request::Freeze),
             Action::ReadOnly => Some(Request::ReadOnly),
         }
+    }
+
+    /// A member that works is replaced by a spare; without one a disk is put in first.
+    fn choose_replacement(&mut self) -> Option<Request> {
+        let spare = self.any_member(|role| role == MemberRole::Spare);
+        let waits = self.live().status.members.iter();
+        let waits = waits.filter(|m| m.want_replacement).count() > 0;
+        if spare.is_none() && (waits || self.admin_rng.coin()) {
+            let disk = self.free_disk(false)?;
+            return Some(Request::Add { disk, back: false });
+        }
+        let member = self.any_member(|role| role == MemberRole::InSync)?;
+        Some(Request::Replace(member))
     }
 
     /// A member that is being rebuilt is set faulty, taken out, and put back half rebuilt.
@@ -179,6 +194,7 @@ impl World<'_> {
             Request::Fail(member) => Control::Fail(member),
             Request::Remove(member) => Control::Remove(member),
             Request::Add { disk, back } => return self.ask_to_add(disk, back),
+            Request::Replace(member) => Control::Replace { member, with: None },
             Request::Start(action) => Control::Sync(SyncRequest::Start(action)),
             Request::Idle | Request::Thaw => Control::Sync(SyncRequest::Idle),
             Request::Freeze => Control::Sync(SyncRequest::Frozen),

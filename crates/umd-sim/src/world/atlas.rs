@@ -321,7 +321,7 @@ impl World<'_> {
             .status
             .members
             .iter()
-            .find(|m| m.slot.is_some_and(|s| s.0 == slot));
+            .find(|m| m.role == MemberRole::InSync && m.slot.is_some_and(|s| s.0 == slot));
         let offset = member.expect("a member in sync").data_offset_sectors;
         let used = self.geometry.member_sectors[usize::from(slot)];
         let rng = &mut self.fault_rng;

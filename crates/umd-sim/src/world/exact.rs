@@ -76,6 +76,7 @@ impl World<'_> {
             Request::Remove(member) => disk(member).map(Admin::Remove),
             Request::Add { disk, back: false } => Some(Admin::Add(disk)),
             Request::Add { disk, back: true } => Some(Admin::ReAdd(disk)),
+            Request::Replace(member) => disk(member).map(Admin::Replace),
             Request::Start(SyncAction::Check) => Some(Admin::Check),
             Request::Start(_) => Some(Admin::Repair),
             Request::Idle => Some(Admin::Idle),
@@ -236,6 +237,7 @@ impl World<'_> {
                 }
                 Request::Add { disk, back }
             }
+            Admin::Replace(disk) => Request::Replace(on(disk)?),
             Admin::Check => Request::Start(SyncAction::Check),
             Admin::Repair => Request::Start(SyncAction::Repair),
             Admin::Idle => Request::Idle,

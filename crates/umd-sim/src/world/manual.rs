@@ -339,6 +339,7 @@ impl World<'_> {
                 let back = matches!(admin, Admin::ReAdd(_));
                 Request::Add { disk, back }
             }
+            Admin::Replace(disk) => Request::Replace(self.member_on(disk)?),
             Admin::Check => Request::Start(umd_core::sync::SyncAction::Check),
             Admin::Repair => Request::Start(umd_core::sync::SyncAction::Repair),
             Admin::Idle => Request::Idle,

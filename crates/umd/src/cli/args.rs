@@ -147,7 +147,7 @@ pub struct CreateArgs {
     /// Metadata version: 0.90, 1.0, 1.1, 1.2
     #[arg(short = 'e', long, value_name = "VERSION")]
     pub metadata: Option<String>,
-    /// Write-intent bitmap: internal, lockless or none
+    /// Write-intent bitmap: internal, lockless, none, or a file for it (a path with a / in it)
     #[arg(short, long)]
     pub bitmap: Option<String>,
     /// Size of what one bit of the bitmap covers
@@ -232,6 +232,12 @@ pub struct BuildArgs {
     /// The devices are in sync already: no first resync
     #[arg(long)]
     pub assume_clean: bool,
+    /// The file that holds the bitmap; it is made when it is not there
+    #[arg(short, long, value_name = "FILE")]
+    pub bitmap: Option<String>,
+    /// Size of what one bit of the bitmap covers
+    #[arg(long, value_name = "SIZE")]
+    pub bitmap_chunk: Option<String>,
     /// Devices named after this are read from only when there is no other way
     #[arg(short = 'W', long)]
     pub write_mostly: bool,
@@ -276,6 +282,9 @@ pub struct StartArgs {
     /// Start read-only
     #[arg(short = 'o', long)]
     pub readonly: bool,
+    /// The file that holds the array's bitmap
+    #[arg(short, long, value_name = "FILE")]
+    pub bitmap: Option<String>,
     /// Leave the devices untouched: writes go to copy-on-write files in DIR, see below
     #[arg(long, value_name = "DIR")]
     pub overlay: Option<PathBuf>,
@@ -453,6 +462,22 @@ pub struct ManageArgs {
         value_name = "DEVICE",
     )]
     pub re_add: Vec<String>,
+    /// Replace members while they serve: a spare is filled, then takes the place
+    #[arg(
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
+    pub replace: Vec<String>,
+    /// The spares to replace them with, in the same order
+    #[arg(
+        long,
+        num_args = 0..,
+        default_missing_value = "",
+        value_name = "DEVICE",
+    )]
+    pub with: Vec<String>,
     /// Switch to read-only
     #[arg(short = 'o', long)]
     pub readonly: bool,

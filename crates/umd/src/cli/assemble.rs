@@ -30,6 +30,11 @@ pub fn run(args: &AssembleArgs, reach: &Reach, quiet: bool) -> Outcome {
     request.metadata = metadata.map(|format| format.to_string());
     request.update.clone_from(&args.update);
     request.homehost.clone_from(&args.homehost);
+    if args.scan && args.start.bitmap.is_some() {
+        return Err(Failure::usage(
+            "--bitmap is for one array: name its devices, without --scan",
+        ));
+    }
     if args.scan && args.update.is_some() {
         return Err(Failure::usage(
             "--update is for one array: name its devices, without --scan",
@@ -105,6 +110,11 @@ fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
         run: args.run,
         no_degraded: false,
         readonly: args.readonly,
+        bitmap_file: args
+            .bitmap
+            .as_deref()
+            .map(values::bitmap_file)
+            .transpose()?,
         overlay: match &args.overlay {
             Some(dir) => Some(overlay_dir(dir)?),
             None => None,
@@ -256,6 +266,12 @@ fn describe_start(
             SlotPlan::Missing => format!("slot {slot}: empty"),
         });
     }
+    for one in &plan.replacements {
+        let (slot, from, new) = (one.slot.0, one.from_sectors, path(one.member));
+        lines.push(format!(
+            "slot {slot}: {new} replaces the member there, filled from sector {from}"
+        ));
+    }
     lines.extend(plan.spares.iter().map(|id| format!("spare: {}", path(*id))));
     if plan.is_unclean() && !request.readonly {
         let from = plan.resync_offset_sectors;
@@ -334,6 +350,7 @@ mod tests {
             force: false,
             run: false,
             readonly: false,
+            bitmap: None,
             overlay: None,
             io_engine: None,
         }

@@ -84,7 +84,12 @@ pub fn request(args: &BuildArgs, device_flags: &[bool]) -> Result<CreateRequest,
         data_offset_sectors: None,
         bitmap: Some(false),
         bitmap_lockless: false,
-        bitmap_chunk_bytes: None,
+        bitmap_file: bitmap_file(args, level)?,
+        bitmap_chunk_bytes: args
+            .bitmap_chunk
+            .as_deref()
+            .map(values::bitmap_chunk_bytes)
+            .transpose()?,
         bitmap_delay_seconds: None,
         write_behind: 0,
         bad_block_log: false,
@@ -96,6 +101,22 @@ pub fn request(args: &BuildArgs, device_flags: &[bool]) -> Result<CreateRequest,
         readonly: args.readonly,
         io_engine: args.io_engine.clone(),
     })
+}
+
+fn bitmap_file(args: &BuildArgs, level: i32) -> Result<Option<String>, Failure> {
+    let Some(word) = &args.bitmap else {
+        return match args.bitmap_chunk {
+            Some(_) => Err(Failure::usage("--bitmap-chunk needs --bitmap=FILE")),
+            None => Ok(None),
+        };
+    };
+    if matches!(level, -1 | 0) {
+        let name = words::level_name(level).unwrap_or("this level");
+        return Err(Failure::usage(format!(
+            "bitmaps not meaningful with level {name}"
+        )));
+    }
+    values::bitmap_file(word).map(Some)
 }
 
 fn level(args: &BuildArgs) -> Result<i32, Failure> {

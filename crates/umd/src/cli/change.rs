@@ -31,10 +31,12 @@ const LOOK_EVERY_MS: u64 = 500;
 /// One step of `manage`, in the order of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// `fail`, `remove`, `add` or `re-add`.
+    /// `fail`, `remove`, `add`, `re-add` or `replace`.
     pub operation: &'static str,
     /// The device as the user named it.
     pub device: String,
+    /// Of `replace`: the spare to do it with.
+    pub with: Option<String>,
     /// It stands behind `--write-mostly`.
     pub write_mostly: bool,
 }
@@ -50,6 +52,20 @@ pub struct Steps {
     pub idle: Option<String>,
     /// The first operation without a device, as an option.
     pub empty: Option<&'static str>,
+    /// The first spare behind `--with` that has nobody to replace.
+    pub unpaired: Option<String>,
+}
+
+impl Steps {
+    /// The spare is for the first member to be replaced that has none yet.
+    fn replace_with(&mut self, spare: &str) {
+        let mut steps = self.steps.iter_mut();
+        let first = steps.find(|step| step.operation == "replace" && step.with.is_none());
+        match first {
+            Some(step) => step.with = Some(spare.to_owned()),
+            None => self.unpaired = self.unpaired.take().or_else(|| Some(spare.to_owned())),
+        }
+    }
 }
 
 /// Reads `manage`'s words in the order of the command line, which clap keeps only as indices.
@@ -66,6 +82,8 @@ pub fn steps(matches: &ArgMatches) -> Steps {
         ("remove", Some("remove")),
         ("add", Some("add")),
         ("re_add", Some("re-add")),
+        ("replace", Some("replace")),
+        ("with", Some("with")),
     ] {
         let values = matches.get_many::<String>(id).into_iter().flatten();
         let indices = matches.indices_of(id).into_iter().flatten();
@@ -87,11 +105,15 @@ pub fn steps(matches: &ArgMatches) -> Steps {
         } else if found.array.is_none() {
             found.array = Some(word.clone());
             fresh = operation;
+        } else if current == Some("with") {
+            fresh = None;
+            found.replace_with(word);
         } else if let Some(operation) = current {
             fresh = None;
             found.steps.push(Step {
                 operation,
                 device: word.clone(),
+                with: None,
                 write_mostly: marks.iter().any(|mark| *mark < index),
             });
         } else {
@@ -127,6 +149,11 @@ pub fn manage(args: &ManageArgs, steps: &Steps, reach: &Reach, quiet: bool) -> O
     if let Some(operation) = steps.empty {
         return Err(Failure::usage(format!(
             "--{operation}: name a device behind it"
+        )));
+    }
+    if let Some(spare) = &steps.unpaired {
+        return Err(Failure::usage(format!(
+            "no matching --replace device for --with {spare}"
         )));
     }
     let steps = &steps.steps;
@@ -187,11 +214,18 @@ fn one_step(name: &str, step: &Step, force: bool, reach: &Reach) -> Result<DoneD
     let request = ManageRequest {
         operation: step.operation.to_owned(),
         device: device_word(&step.device)?,
+        with: step.with.as_deref().map(device_word).transpose()?,
         write_mostly: step.write_mostly,
         force,
     };
-    // Messages name the device as the user did.
-    let as_named = |text: &str| text.replace(&request.device, &step.device);
+    // Messages name devices as the user did.
+    let as_named = |text: &str| {
+        let text = text.replace(&request.device, &step.device);
+        match (&request.with, &step.with) {
+            (Some(path), Some(named)) => text.replace(path, named),
+            _ => text,
+        }
+    };
     match reach.post::<_, DoneDoc>(name, "manage", &request) {
         Ok(mut done) => {
             done.messages
@@ -218,6 +252,7 @@ fn remove_detached(name: &str, reach: &Reach) -> Result<DoneDoc, Failure> {
         let request = ManageRequest {
             operation: "remove".to_owned(),
             device: member.path.clone(),
+            with: None,
             write_mostly: false,
             force: false,
         };
@@ -240,7 +275,11 @@ fn planned(array: &ArrayDoc, steps: &[Step], args: &ManageArgs) -> Result<Vec<St
             ("remove", None) if matches!(device.as_str(), "failed" | "faulty" | "detached") => {
                 format!("would hot remove all {device} members from {name}")
             }
-            ("fail" | "remove", None) => {
+            ("replace", Some(member)) => match &step.with {
+                Some(with) => format!("would replace {} by {with} in {name}", member.path),
+                None => format!("would replace {} by a spare in {name}", member.path),
+            },
+            ("fail" | "remove" | "replace", None) => {
                 return Err(Failure::failed(format!(
                     "{device} is not a member of {name}"
                 )));
@@ -720,5 +759,29 @@ mod tests {
         );
         assert_eq!(parse("umd manage r5 x --add").idle.as_deref(), Some("x"));
         assert_eq!(parse("umd manage --force").array, None);
+    }
+
+    #[test]
+    fn spares_are_paired_with_the_members_they_replace() {
+        let pairs = |line: &str| -> Vec<(String, Option<String>)> {
+            let steps = parse(line).steps.into_iter();
+            steps.map(|step| (step.device, step.with)).collect()
+        };
+        let pair = |old: &str, new: Option<&str>| (old.to_owned(), new.map(str::to_owned));
+        let line = "umd manage r5 --replace a b --with x y";
+        assert_eq!(pairs(line), [pair("a", Some("x")), pair("b", Some("y"))]);
+        let line = "umd manage r5 --replace a b --with x";
+        assert_eq!(pairs(line), [pair("a", Some("x")), pair("b", None)]);
+        assert_eq!(parse(line).steps[1].operation, "replace");
+        let unpaired = |line: &str| parse(line).unpaired;
+        assert_eq!(unpaired(line), None);
+        let line = "umd manage r5 --with x --replace a";
+        assert_eq!(unpaired(line).as_deref(), Some("x"));
+        let line = "umd manage r5 --replace a --with x y";
+        assert_eq!(unpaired(line).as_deref(), Some("y"));
+        assert_eq!(
+            parse("umd manage r5 --replace a --with").empty,
+            Some("with")
+        );
     }
 }

@@ -81,9 +81,9 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
     let (level, slots, spares) = shape(args, devices, device_flags)?;
     let metadata = args.metadata.as_deref().map(values::metadata).transpose()?;
     let metadata = metadata.unwrap_or(Format::V1_2);
-    let (bitmap, lockless) = bitmap(args, level, metadata)?;
+    let bitmap = bitmap(args, level, metadata)?;
     // What only bits have.
-    let bits = bitmap.map(|bitmap| bitmap && !lockless);
+    let bits = matches!(bitmap, Some(BitmapWord::Internal | BitmapWord::File(_)));
     let write_behind = write_behind(args, level, bits)?;
     let host = Context::system().host;
     let stored = args.name.as_deref().unwrap_or(&name);
@@ -109,8 +109,14 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
             .as_deref()
             .map(values::data_offset_sectors)
             .transpose()?,
-        bitmap,
-        bitmap_lockless: lockless,
+        bitmap: bitmap
+            .as_ref()
+            .map(|word| matches!(word, BitmapWord::Internal | BitmapWord::Lockless)),
+        bitmap_lockless: bitmap == Some(BitmapWord::Lockless),
+        bitmap_file: match &bitmap {
+            Some(BitmapWord::File(path)) => Some(path.clone()),
+            _ => None,
+        },
         bitmap_chunk_bytes: args
             .bitmap_chunk
             .as_deref()
@@ -238,12 +244,9 @@ fn chunk(args: &CreateArgs, level: i32) -> Result<u32, Failure> {
     Ok(given.unwrap_or(default))
 }
 
-/// What `--bitmap` and `--consistency-policy` ask for together, and whether that is lockless.
-fn bitmap(
-    args: &CreateArgs,
-    level: i32,
-    metadata: Format,
-) -> Result<(Option<bool>, bool), Failure> {
+/// What `--bitmap` and `--consistency-policy` ask for together; the size of the array decides when
+/// it is `None`.
+fn bitmap(args: &CreateArgs, level: i32, metadata: Format) -> Result<Option<BitmapWord>, Failure> {
     let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
     let lockless = word == Some(BitmapWord::Lockless);
     if lockless && metadata != Format::V1_2 {
@@ -251,7 +254,7 @@ fn bitmap(
             "a lockless bitmap needs metadata version 1.2, not {metadata}"
         )));
     }
-    let bitmap = word.map(|word| word != BitmapWord::None);
+    let bitmap = word.as_ref().map(|word| *word != BitmapWord::None);
     let policy = args
         .consistency_policy
         .as_deref()
@@ -274,21 +277,25 @@ fn bitmap(
     if args.bitmap_chunk.is_some() && (wanted != Some(true) || lockless) {
         return Err(Failure::usage("--bitmap-chunk needs --bitmap=internal"));
     }
-    Ok((wanted, lockless))
+    let of_policy = match wanted {
+        Some(true) => BitmapWord::Internal,
+        _ => BitmapWord::None,
+    };
+    Ok(word.or(wanted.map(|_| of_policy)))
 }
 
 /// How often bits are cleared. The number lies in the bitmap.
-fn delay(args: &CreateArgs, bitmap: Option<bool>) -> Result<Option<u32>, Failure> {
+fn delay(args: &CreateArgs, bitmap: bool) -> Result<Option<u32>, Failure> {
     let delay = args.delay.as_deref().map(values::bitmap_delay_seconds);
     let delay = delay.transpose()?;
     match delay {
-        Some(_) if bitmap != Some(true) => Err(Failure::usage("--delay needs --bitmap=internal")),
+        Some(_) if !bitmap => Err(Failure::usage("--delay needs --bitmap=internal")),
         delay => Ok(delay),
     }
 }
 
 /// How many writes may lag. The number lies in the bitmap, and only mirrors have legs that may.
-fn write_behind(args: &CreateArgs, level: i32, bitmap: Option<bool>) -> Result<u32, Failure> {
+fn write_behind(args: &CreateArgs, level: i32, bitmap: bool) -> Result<u32, Failure> {
     let Some(text) = &args.write_behind else {
         return Ok(0);
     };
@@ -299,7 +306,7 @@ fn write_behind(args: &CreateArgs, level: i32, bitmap: Option<bool>) -> Result<u
             "--write-behind is for raid1, not for {name}"
         )));
     }
-    if bitmap != Some(true) {
+    if !bitmap {
         return Err(Failure::usage("--write-behind needs --bitmap=internal"));
     }
     Ok(count)

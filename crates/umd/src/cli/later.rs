@@ -18,8 +18,6 @@ const LATER: &[(&str, &str)] = &[
     ("--nodes", "a clustered array"),
     ("--home-cluster", "a clustered array"),
     ("--cluster-confirm", "a clustered array"),
-    ("--replace", "replacing a member while it works"),
-    ("--with", "replacing a member while it works"),
     ("--add-spare", "adding without rebuilding"),
     ("--failfast", "failfast"),
     ("--nofailfast", "failfast"),
@@ -70,7 +68,7 @@ mod tests {
             failure.text,
             "--write-journal (a write journal) is not available in this version"
         );
-        assert!(run("manage r5 --replace a --with b").is_err());
+        assert!(run("manage r5 --add-spare a").is_err());
         assert!(run("serve r5 --ublk").is_err());
     }
 
@@ -78,7 +76,8 @@ mod tests {
     fn todays_options_pass() {
         for line in [
             "create r5 -l5 -n3 --size=1G a b c",
-            "manage r5 -- --replace",
+            "manage r5 -- --add-spare",
+            "manage r5 --replace a --with b",
             "",
         ] {
             assert_eq!(run(line), Ok(()));

@@ -186,15 +186,32 @@ pub fn uuid(text: &str) -> Result<umd_format::Uuid, Failure> {
         .map_err(|_| Failure::usage(format!("Bad uuid: {text}")))
 }
 
-/// The bitmaps that can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a bitmap is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BitmapWord {
     /// None.
     None,
-    /// Bits, version 4.
+    /// Bits on the members, version 4.
     Internal,
-    /// States, version 6.
+    /// States on the members, version 6.
     Lockless,
+    /// Bits in this file: an absolute path.
+    File(String),
+}
+
+/// The file of a bitmap; as with mdadm, its path has a slash.
+///
+/// # Errors
+/// When it has none.
+pub fn bitmap_file(word: &str) -> Result<String, Failure> {
+    if !word.contains('/') {
+        return Err(Failure::usage(format!(
+            "'{word}' is no bitmap file: its path must have a '/' in it, as ./{word}"
+        )));
+    }
+    let path = absolute(word)?;
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Failure::usage(format!("{} is not a UTF-8 path", path.display())))
 }
 
 /// What a bitmap option asks for.
@@ -204,7 +221,8 @@ pub enum BitmapWord {
 pub fn bitmap(word: &str) -> Result<BitmapWord, Failure> {
     let later = |what: &str| {
         Err(Failure::usage(format!(
-            "{what} bitmaps are not available in this version; internal, lockless and none are"
+            "{what} bitmaps are not available in this version; internal, lockless, none and files \
+             are"
         )))
     };
     match word {
@@ -212,9 +230,9 @@ pub fn bitmap(word: &str) -> Result<BitmapWord, Failure> {
         "lockless" => Ok(BitmapWord::Lockless),
         "none" => Ok(BitmapWord::None),
         "clustered" => later(word),
-        _ if word.contains('/') => later("file"),
+        _ if word.contains('/') => bitmap_file(word).map(BitmapWord::File),
         _ => Err(Failure::usage(format!(
-            "'{word}' is not a bitmap this version knows; internal, lockless and none are"
+            "'{word}' is not a bitmap this version knows; internal, lockless, none and ./FILE are"
         ))),
     }
 }
@@ -386,7 +404,6 @@ mod tests {
             text(level("faulty")),
             text(metadata("ddf")),
             text(bitmap("clustered")),
-            text(bitmap("/tmp/bitmap")),
             text(consistency_policy("ppl")),
             text(data_offset_sectors("variable")),
         ] {

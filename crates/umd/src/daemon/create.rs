@@ -21,13 +21,14 @@ use umd_core::geometry::{Geometry, Raid10};
 use umd_core::value::{IoError, MemberId, SECTOR_BYTES};
 use umd_disk::{MemberFile, Mode};
 use umd_format::Format;
-use umd_format::bitmap::RegionState;
+use umd_format::bitmap::{BitmapSuperblock, RegionState};
 use umd_format::create::{self, Created, NewArray, NewMember};
 use umd_format::signature::Kind;
 use umd_format::space::{RegionWish, SpaceError, SpaceWish, plan};
 use umd_format::v1::DeviceFlags;
 use umd_format::{Level, Raid10Layout, SuperblockV1, Uuid, v090};
 
+use super::bitmap_file::{self, Made};
 use super::open::{self, How, Opened, Superblock};
 use crate::api::{CreateRequest, DeviceRequest, ErrorDoc};
 use crate::cli::values::BITMAP_DELAY_MAX_SECONDS;
@@ -141,9 +142,13 @@ fn check_write_behind(request: &CreateRequest) -> Result<(), ErrorDoc> {
         0 => Ok(()),
         count if count > most => Err(usage(format!("write-behind is at most {most}"))),
         _ if request.level != 1 => Err(usage("write-behind is for raid1")),
-        _ if request.bitmap != Some(true) => Err(usage("write-behind needs an internal bitmap")),
+        _ if !has_bitmap(request) => Err(usage("write-behind needs a bitmap")),
         _ => Ok(()),
     }
+}
+
+fn has_bitmap(request: &CreateRequest) -> bool {
+    request.bitmap == Some(true) || request.bitmap_file.is_some()
 }
 
 fn check_delay(request: &CreateRequest) -> Result<(), ErrorDoc> {
@@ -153,7 +158,7 @@ fn check_delay(request: &CreateRequest) -> Result<(), ErrorDoc> {
         Some(seconds) if !(1..=most).contains(&seconds) => Err(usage(format!(
             "the delay between sweeps of the bitmap is 1 to {most} seconds"
         ))),
-        Some(_) if request.bitmap != Some(true) => Err(usage("a delay needs an internal bitmap")),
+        Some(_) if !has_bitmap(request) => Err(usage("a delay needs a bitmap")),
         Some(_) => Ok(()),
     }
 }
@@ -251,16 +256,21 @@ fn check_copies(request: &CreateRequest, size_sectors: u64) -> Result<(), ErrorD
     if request.level != 10 {
         return Ok(());
     }
-    let disks = u16::try_from(request.slots.len()).unwrap_or(u16::MAX);
-    let layout = u32::try_from(request.layout).unwrap_or(0);
-    let chunk_sectors = u64::from(request.chunk_sectors);
-    let map = Raid10::new(layout, disks, chunk_sectors, size_sectors)
-        .map_err(|error| usage(error.to_string()))?;
+    let map = copied(request, size_sectors)?;
     let held = |slot: u16| request.slots[usize::from(slot)].is_some();
     match Geometry::Copied(map).survives(held) {
         true => Ok(()),
         false => Err(usage("every copy of some data would be missing")),
     }
+}
+
+/// The map of a RAID10 of members of this size.
+fn copied(request: &CreateRequest, size_sectors: u64) -> Result<Raid10, ErrorDoc> {
+    let disks = u16::try_from(request.slots.len()).unwrap_or(u16::MAX);
+    let layout = u32::try_from(request.layout).unwrap_or(0);
+    let chunk_sectors = u64::from(request.chunk_sectors);
+    Raid10::new(layout, disks, chunk_sectors, size_sectors)
+        .map_err(|error| usage(error.to_string()))
 }
 
 /// How long a file must be so that `size` sectors of it can be used.
@@ -518,6 +528,45 @@ impl Prepared {
         (!facts.is_empty()).then_some(facts)
     }
 
+    /// The superblock of a bitmap in a file of its own.
+    fn bitmap_of_file(&self, request: &CreateRequest) -> Option<BitmapSuperblock> {
+        let superblock = self.created.slots.iter().flatten().next()?;
+        let covered = match raid10(request) {
+            Some(_) => copied(request, superblock.fields.size_sectors)
+                .ok()?
+                .array_sectors(),
+            None => superblock.fields.size_sectors,
+        };
+        let region = request.bitmap_chunk_bytes;
+        let region = region.unwrap_or_else(|| bitmap_file::default_region_bytes(covered));
+        let mut bitmap = BitmapSuperblock::new(superblock.bitmap_uuid(), covered, region);
+        bitmap.fields.write_behind = request.write_behind;
+        if let Some(seconds) = request.bitmap_delay_seconds {
+            bitmap.fields.daemon_sleep_s = seconds;
+        }
+        Some(bitmap)
+    }
+
+    /// Makes the bitmap's file, if there is to be one. An array without superblocks goes on with
+    /// the file that is there.
+    ///
+    /// # Errors
+    /// When something is in the way.
+    pub fn make_bitmap_file(&self, request: &CreateRequest) -> Result<Option<Made>, ErrorDoc> {
+        let Some(path) = &request.bitmap_file else {
+            return Ok(None);
+        };
+        let bare = !format_of(request).is_stored();
+        if bare && fs::symlink_metadata(path).is_ok() {
+            return Ok(None);
+        }
+        let Some(superblock) = self.bitmap_of_file(request) else {
+            return Err(usage("an array without devices has no bitmap"));
+        };
+        let over = request.destroy_all || request.destroy.iter().any(|name| name == path);
+        bitmap_file::make(path, &superblock, over).map(Some)
+    }
+
     /// What would be written where, a line each.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -660,6 +709,7 @@ mod tests {
             data_offset_sectors: None,
             bitmap: None,
             bitmap_lockless: false,
+            bitmap_file: None,
             bitmap_chunk_bytes: None,
             bitmap_delay_seconds: None,
             write_behind: 0,

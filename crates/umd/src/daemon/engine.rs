@@ -126,6 +126,7 @@ fn empty_status() -> Status {
         members: Vec::new(),
         sync: None,
         sync_pending: false,
+        sync_requested: None,
         sync_frozen: false,
         sync_limits: umd_core::array::LimitsStatus::default(),
         last_sync: None,

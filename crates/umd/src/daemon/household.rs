@@ -132,6 +132,7 @@ impl Household {
             let reservation = around.reserve(&request.name)?;
             let prepared = create::prepare(&request, false)?;
             let facts = prepared.bare_facts();
+            let bitmap = prepared.make_bitmap_file(&request)?;
             let opened = prepared.write()?;
             let engine = request.io_engine.as_deref();
             let wish = start::Wishes {
@@ -146,9 +147,14 @@ impl Household {
                     ..How::default()
                 },
                 facts,
+                bitmap_file: request.bitmap_file.clone(),
                 ..start::Wishes::default()
             };
-            start::start(&around, Some(reservation), opened, &wish)
+            let started = start::start(&around, Some(reservation), opened, &wish)?;
+            if let Some(made) = bitmap {
+                made.keep();
+            }
+            Ok(started)
         });
         let started = match made.await {
             Ok(started) => started,
@@ -182,6 +188,11 @@ impl Household {
             return error;
         };
         for array in self.list().await.arrays {
+            let bitmap = array.bitmap.as_ref().and_then(|one| one.path.as_deref());
+            if bitmap == Some(path) {
+                error.error = format!("{path} is in use by array {}, as its bitmap", array.name);
+                break;
+            }
             if let Some(member) = find_in(&array, path) {
                 error.error = format!("{} is in use by array {}", member.path, array.name);
                 break;
@@ -242,6 +253,7 @@ impl Household {
         match request.operation.as_str() {
             "fail" => self.fail(name, &handle, &request.device).await,
             "remove" => self.remove(name, &handle, &request.device).await,
+            "replace" => self.replace(name, &handle, &request).await,
             "add" | "re-add" => self.add(name, &handle, &request).await,
             other => Err(ErrorDoc::new(format!(
                 "{other} is no operation on an array"
@@ -264,6 +276,51 @@ impl Household {
             messages: vec![format!("set {device} faulty in {name}")],
             ..DoneDoc::plain()
         })
+    }
+
+    async fn replace(
+        &self,
+        name: &str,
+        handle: &Handle,
+        request: &ManageRequest,
+    ) -> Answer<DoneDoc> {
+        let (snapshot, _) = self.look(name, handle).await?;
+        let status = &snapshot.status;
+        let device = &request.device;
+        let nobody = |text: String| ErrorDoc {
+            exit_code: 2,
+            ..ErrorDoc::new(text)
+        };
+        let member = find_member(status, device)
+            .map_err(|text| nobody(format!("cannot replace {device}: {text}")))?;
+        let with = request.with.as_ref().map(|with| {
+            find_member(status, with)
+                .map_err(|text| nobody(format!("cannot replace {device} by {with}: {text}")))
+        });
+        let with = with.transpose()?;
+        let answer = handle
+            .control(Control::Replace { member, with })
+            .await
+            .map_err(stopped(name))?;
+        answer.map_err(|error| nobody(format!("cannot replace {device}: {error}")))?;
+        let slot = status.members.iter().find(|m| m.id == member);
+        let slot = slot.and_then(|m| m.slot).map_or(0, |slot| slot.0);
+        let mut done = DoneDoc {
+            messages: vec![format!(
+                "Marked {device} (device {slot} in {name}) for replacement"
+            )],
+            ..DoneDoc::plain()
+        };
+        if let Some(with) = &request.with {
+            done.messages.push(format!(
+                "Marked {with} in {name} as replacement for device {slot}"
+            ));
+        } else if !status.members.iter().any(|m| m.role == MemberRole::Spare) {
+            done.messages.push(format!(
+                "{name} has no spare: the replacement begins when one is added"
+            ));
+        }
+        Ok(done)
     }
 
     async fn remove(&self, name: &str, handle: &Handle, device: &str) -> Answer<DoneDoc> {
@@ -488,7 +545,9 @@ pub fn is_busy(array: &ArrayDoc, grace: bool) -> bool {
         .iter()
         .any(|member| member.state == "recovering");
     let could = array.degraded > 0 && array.members.iter().any(|member| member.state == "spare");
-    waiting || grace && could
+    // A resync that is owed, or a check that was asked for, begins once superblocks are written.
+    let soon = array.sync_pending || matches!(array.sync_action.as_str(), "check" | "repair");
+    waiting || grace && (could || soon)
 }
 
 /// Runs something that may wait for disks beside the control thread.

@@ -10,6 +10,7 @@
 //! | `notices`   | the engine's notices as events and log lines                     |
 
 pub mod array;
+pub mod bitmap_file;
 pub mod control;
 pub mod create;
 pub mod doors;

@@ -17,6 +17,7 @@ use umd_format::update::Update;
 use umd_format::{Format, SuperblockV1};
 
 use super::array::{Handle, Inbox};
+use super::bitmap_file;
 use super::engine::{Engine, panic_text};
 use super::household::Answer;
 use super::open::{self, How, Opened};
@@ -82,6 +83,8 @@ pub struct Wishes {
     /// What members would say if they had superblocks, in the order of the devices; they are read
     /// when this is not given.
     pub facts: Option<Vec<MemberFacts>>,
+    /// The file that holds the bitmap.
+    pub bitmap_file: Option<String>,
     /// How members were opened.
     pub how: How,
 }
@@ -136,6 +139,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
         },
         only,
         facts: None,
+        bitmap_file: request.bitmap_file.clone(),
         how: How {
             readonly: request.readonly,
             overlay: request.overlay.as_ref().map(Into::into),
@@ -315,7 +319,7 @@ pub fn start(
     wishes: &Wishes,
 ) -> Answer<Started> {
     let Planned {
-        plan,
+        mut plan,
         facts,
         name,
         mut messages,
@@ -328,7 +332,7 @@ pub fn start(
         None => around.reserve(&name)?,
     };
     let name = reservation.name().to_owned();
-    let bitmap_area = bitmap_area(&opened, &plan, &facts)?;
+    let (bitmap, bitmap_area) = bitmap(&opened, &mut plan, &facts, wishes)?;
     let (uuid, drives) = (plan.uuid, plan.drives());
     let export = export_of(&name, &plan, wishes.how.readonly);
     let used = used_members(&plan);
@@ -340,6 +344,7 @@ pub fn start(
         pool: pool.clone(),
         options: Options {
             read_only: wishes.how.readonly,
+            bitmap_file: bitmap.as_ref().map(|(id, file)| (*id, file.name.clone())),
             ..Options::default()
         },
     };
@@ -352,6 +357,7 @@ pub fn start(
         .map(|(index, one)| (MemberId(u32::try_from(index).expect("few devices")), one))
         // A member that is not used is closed, and so unlocked, here.
         .filter(|(id, _)| used.contains(id))
+        .chain(bitmap)
         .collect();
     let parts = LoopParts {
         name: name.clone(),
@@ -380,7 +386,27 @@ fn used_members(plan: &Plan) -> Vec<MemberId> {
         SlotPlan::InSync(id) | SlotPlan::Recovering { member: id, .. } => Some(*id),
         SlotPlan::Stale(_) | SlotPlan::Missing => None,
     });
+    let replacements = plan.replacements.iter().map(|one| one.member);
+    let holders = holders.chain(replacements);
     holders.chain(plan.spares.iter().copied()).collect()
+}
+
+/// A bitmap's file with its identity, and a bitmap's bytes.
+type Bitmap = (Option<(MemberId, Opened)>, Option<Vec<u8>>);
+
+/// The bitmap: from the file that was named, or from a member.
+fn bitmap(
+    opened: &[Opened],
+    plan: &mut Plan,
+    facts: &[MemberFacts],
+    wishes: &Wishes,
+) -> Answer<Bitmap> {
+    let Some(path) = &wishes.bitmap_file else {
+        return Ok((None, bitmap_area(opened, plan, facts)?));
+    };
+    let id = MemberId(u32::try_from(opened.len()).expect("few devices"));
+    let taken = bitmap_file::take(path, id, plan, facts, &wishes.how)?;
+    Ok((Some((id, taken.opened)), Some(taken.area)))
 }
 
 /// The bitmap as it lies on the member the plan names.

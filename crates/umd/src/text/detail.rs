@@ -36,8 +36,12 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     let mut line = |label: &str, value: String| {
         let _ = writeln!(out, "{label:>18} : {value}");
     };
-    if array.bitmap.is_some() {
-        line("Intent Bitmap", "Internal\n".into());
+    if let Some(bitmap) = &array.bitmap {
+        let place = bitmap.path.as_deref().unwrap_or("Internal");
+        line("Intent Bitmap", format!("{place}\n"));
+        if let Some(fault) = &bitmap.fault {
+            line("Bitmap Failed", fault.clone());
+        }
     }
     if stored {
         line("Update Time", context.time(array.update_time.epoch));

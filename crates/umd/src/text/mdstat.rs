@@ -85,6 +85,7 @@ fn flags(member: &MemberDoc) -> String {
     match member.state.as_str() {
         "faulty" => text.push_str("(F)"),
         "spare" => text.push_str("(S)"),
+        _ if member.replacement => text.push_str("(R)"),
         _ => {}
     }
     text
@@ -188,8 +189,10 @@ fn bitmap_line(bitmap: &BitmapDoc) -> String {
     } else {
         format!("{}KB", bitmap.chunk_bytes / 1024)
     };
+    let file = bitmap.path.as_ref();
+    let file = file.map_or(String::new(), |path| format!(", file: {path}"));
     format!(
-        "bitmap: {used}/{pages} pages [{}KB], {chunk} chunk",
+        "bitmap: {used}/{pages} pages [{}KB], {chunk} chunk{file}",
         used * 4
     )
 }
@@ -223,6 +226,24 @@ unused devices: <none>\n";
         assert_eq!(mdstat(&[doc(&raid5()), second]), expected);
     }
 
+    /// As the kernel prints `md1 : active raid5 ubdg[3](R) ubdf[2] ubde[1] ubdd[0]`.
+    #[test]
+    fn a_member_that_is_being_replaced_counts() {
+        let mut status = raid5();
+        let recovering = MemberRole::Recovering {
+            recovered_sectors: 4096,
+        };
+        status.members.push(member(3, Some(1), recovering));
+        (
+            status.members[3].replacement,
+            status.members[1].want_replacement,
+        ) = (true, true);
+        let text = mdstat(&[doc(&status)]);
+        let line = "r5 : active raid5 d.img[3](R) c.img[2] b.img[1] a.img[0]\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("[3/3] [UUU]"), "{text}");
+    }
+
     /// The figures of the kernel's own line `md3 : active raid6 ubdg[4] ...`.
     #[test]
     fn recovery_with_bitmap_and_a_faulty_member() {
@@ -251,6 +272,8 @@ unused devices: <none>\n";
             held: false,
         });
         status.bitmap = Some(BitmapStatus {
+            file: None,
+            fault: None,
             offset_sectors: 8,
             chunk_bytes: 64 << 20,
             bits: 2,

@@ -131,10 +131,6 @@ fn what_cannot_be_run_yet_is_named() {
             "a bad-block log that is not empty",
         ),
         (
-            Box::new(set(Features::REPLACEMENT)),
-            "a replacement that is under way",
-        ),
-        (
             Box::new(|one| one.fields.level = Level::Multipath),
             "level multipath",
         ),

@@ -5,6 +5,7 @@ mod history;
 mod limits;
 mod metamorphic;
 mod nonsense;
+mod replace;
 
 use umd_format::create::{NewArray, NewMember, new_array, spare_for};
 use umd_format::space::RegionWish;
