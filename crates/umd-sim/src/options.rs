@@ -311,10 +311,7 @@ impl Options {
             limits: false,
         };
         options.draw_more(rng);
-        options.draw_behind(&mut Rng::new(seed, Stream::Behind));
-        if Rng::new(seed, Stream::Lockless).permille(LOCKLESS_PERMILLE) {
-            options.use_states();
-        }
+        options.draw_apart(seed);
         options
     }
 
@@ -337,6 +334,14 @@ impl Options {
         }
     }
 
+    /// What is drawn from streams of its own: other seeds mean what they meant.
+    fn draw_apart(&mut self, seed: u64) {
+        self.draw_behind(&mut Rng::new(seed, Stream::Behind));
+        if Rng::new(seed, Stream::Lockless).permille(LOCKLESS_PERMILLE) {
+            self.use_states();
+        }
+    }
+
     /// Disks of 4Kn: nothing smaller than eight sectors is read or written, nor asked for.
     fn use_large_blocks(&mut self) {
         for sectors in &mut self.disk_sectors {
@@ -349,8 +354,7 @@ impl Options {
         workload.stream_sectors -= workload.stream_sectors % 8;
     }
 
-    /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on. Drawn from
-    /// a stream of its own: other seeds mean what they meant.
+    /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on.
     fn draw_behind(&mut self, rng: &mut Rng) {
         if self.level != 1 || !rng.permille(300) {
             return;
