@@ -18,8 +18,8 @@ use std::collections::{BTreeMap, VecDeque};
 use smallvec::SmallVec;
 
 use crate::value::{
-    Buf, Command, Commands, Completion, Instant, IoDone, IoError, IoId, IoOp, MemberId, MemberIo,
-    Museum, Now, Pool, Purpose, Slab, Slice, Span, UnitId,
+    Buf, Command, Commands, Completion, Exhibit, Instant, IoDone, IoError, IoId, IoOp, MemberId,
+    MemberIo, Museum, Now, Pool, Purpose, Slab, Slice, Span, UnitId,
 };
 
 /// Whom a completion belongs to.
@@ -81,6 +81,7 @@ enum End {
 #[derive(Debug)]
 struct Pair {
     owner: Owner,
+    flushes: bool,
     members: [MemberId; 2],
     results: [Option<Result<IoDone, IoError>>; 2],
     left: u32,
@@ -179,6 +180,7 @@ impl Io {
         };
         let pair = self.pairs.insert(Pair {
             owner,
+            flushes: matches!(op, IoOp::Flush),
             members: [member, twin.member],
             results: [None, None],
             left: 2,
@@ -301,6 +303,12 @@ impl Io {
         if let (1, 0, Err(error)) = (which, pair.counts, &result) {
             let why = format!("write failed: {error}");
             self.effects.push(Effect::Fail(member, why));
+        }
+        // A flush that failed cannot wait for the other one: what was answered may be lost there.
+        let known = pair.flushes && which == pair.counts && !self.museum.on(Exhibit::M61);
+        if let (true, Err(error)) = (known, &result) {
+            let why = format!("flush failed: {error}");
+            self.effects.push(Effect::FlushFailed(member, why));
         }
         pair.results[which] = Some(result);
         self.one_less(index);
@@ -528,6 +536,24 @@ mod tests {
         assert_eq!(write(&mut io, 2).len(), 1);
         read(&mut io, 1);
         assert_eq!(io.out.len(), 0);
+    }
+
+    #[test]
+    fn a_flush_that_failed_is_known_before_the_other_one_ends() {
+        let mut io = paired();
+        let owner = Owner::Job { job: 7, tag: 0 };
+        io.submit(MemberId(1), Purpose::Flush, IoOp::Flush, owner);
+        let flushes = io.out.drain(..).map(|command| match command {
+            Command::Io(one) => one.io,
+            other => panic!("no I/O: {other:?}"),
+        });
+        let ids: Vec<IoId> = flushes.collect();
+        end(&mut io, ids[0], Err(IoError::Other("cache lost".into())));
+        let failed = |effect: &Effect| matches!(effect, Effect::FlushFailed(MemberId(1), _));
+        assert!(io.effects.iter().all(failed) && io.effects.len() == 1);
+        end(&mut io, ids[1], Ok(IoDone::Done));
+        let (_, member, result) = io.next_ready().expect("both are over");
+        assert_eq!((member, result.is_err()), (MemberId(1), true));
     }
 
     #[test]

@@ -145,13 +145,20 @@ impl<'a> Media<'a> {
         };
         let untouched = |sector: u64| excuses.oracle.is_untouched(sector);
         let damaged = |(column, relative): &(&Column<'a>, u64)| {
-            let damaged = column.disk.damaged();
-            damaged.contains(&(column.data_offset + relative))
+            let at = column.data_offset + relative;
+            let mut cached = column.disk.cache().range(at, at + 1);
+            let mut flying = column.disk.writes_in_flight();
+            let mended = |write: &Write| matches!(write.purpose, Purpose::Rewrite);
+            column.disk.damaged().contains(&at)
+                || cached.any(|(_, write)| mended(write))
+                || flying.any(|write| {
+                    mended(write) && write.offset_sectors <= at && at < write.end_sectors()
+                })
         };
         match excuses.mark(walk) {
             Mark::Unwritten => true,
             Mark::Agrees => false,
-            // What cannot be read is what the others make of it.
+            // What could not be read is what the others make of it.
             Mark::Set if self.holders(walk).iter().any(damaged) => true,
             Mark::Set if self.geometry.has_parity() => {
                 let mut slots = 0..self.geometry.slots;

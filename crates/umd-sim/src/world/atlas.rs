@@ -132,7 +132,13 @@ impl World<'_> {
     /// Whether the disk may be lost, by the rules of this seed. Remembers it if so.
     pub(super) fn doom(&mut self, disk: usize) -> bool {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
-            // It may be in sync when the fault strikes.
+            // It may be in sync when the fault strikes; instead of another, if it replaces one.
+            if let Some(replaced) = self.replaced_by(disk) {
+                if self.has_holes() || !self.covers_loss(replaced) {
+                    return false;
+                }
+                self.atlas.doomed.insert(replaced);
+            }
             self.atlas.doomed.insert(disk);
             self.let_go_of_unlanded();
             return true;
@@ -151,6 +157,16 @@ impl World<'_> {
         self.atlas.doomed.insert(disk);
         self.let_go_of_unlanded();
         true
+    }
+
+    /// The disk of the member that this one is to replace.
+    fn replaced_by(&self, disk: usize) -> Option<usize> {
+        let live = self.live();
+        let is_it = |m: &&MemberStatus| m.replacement && live.members.get(&m.id) == Some(&disk);
+        let slot = live.status.members.iter().find(is_it)?.slot?;
+        let in_sync = self.in_sync();
+        let held = in_sync.iter().find(|(held, _)| *held == slot.0);
+        held.map(|(_, disk)| *disk)
     }
 
     /// Something breaks.
