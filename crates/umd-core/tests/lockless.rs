@@ -2,7 +2,7 @@
 
 mod world;
 
-use umd_core::array::{ArrayState, Control, Options, SyncRequest};
+use umd_core::array::{ArrayState, Control, MemberRole, Options, SyncRequest};
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
 use umd_core::value::{MAX_SECTOR, MemberId};
@@ -362,6 +362,52 @@ fn a_spare_is_filled_where_something_was_written() {
     world.control(Control::Fail(MemberId(1))).expect("failed");
     assert_eq!(world.read(130, 1).expect("read"), [1; 512]);
     assert_eq!(world.read(600, 1).expect("read"), [2; 512]);
+}
+
+/// Parity is computed with what a member holds, also where nobody has written: who replaces it
+/// holds the same there.
+#[test]
+fn who_replaces_a_member_gets_what_nobody_has_written_as_well() {
+    for shape in shapes() {
+        let name = format!("{:?} {:x}", shape.level, shape.layout);
+        let mut world = created(&shape);
+        world.add(100).expect("added");
+        let old = MemberId(1);
+        let replace = Control::Replace {
+            member: old,
+            with: None,
+        };
+        world.control(replace).expect("begun");
+        world.pass(300);
+        assert_eq!(world.array().status().degraded, 0, "{name}");
+        let used = world.array().status().members;
+        let new = used.iter().find(|m| m.id == MemberId(100));
+        assert_eq!(new.map(|m| m.role), Some(MemberRole::InSync), "{name}");
+        let data = |id: MemberId, at: u64| {
+            let start = at as usize * 512;
+            world.disks[&id].bytes[start..][..64 * 1024].to_vec()
+        };
+        let from = world.superblock(1).fields.data_offset_sectors;
+        let to = world.superblock(100).fields.data_offset_sectors;
+        for at in (0..512).step_by(128) {
+            let same = data(old, from + at) == data(MemberId(100), to + at);
+            assert!(same, "{name} at {at}");
+        }
+    }
+}
+
+/// What waits to be made to agree is made so before a check, which finds nothing then.
+#[test]
+fn a_check_finds_nothing_in_what_waits_for_its_resync() {
+    for shape in shapes() {
+        let mut world = created(&shape);
+        world.write(3, &[7; 512]).expect("written");
+        assert_eq!(states(&world, 0)[0], 3);
+        let name = format!("{:?} {:x}", shape.level, shape.layout);
+        assert_eq!(mismatch(&mut world), 0, "{name}");
+        world.stop();
+        assert_eq!(states(&world, 0)[0], 1, "{name}");
+    }
 }
 
 /// The members of an array of kernel 7.2 as it left them: superblock and bitmap are its bytes, the

@@ -181,9 +181,17 @@ fn is_uneven(members: &Members, plan: &Plan) -> bool {
 }
 
 /// Parity that was only declared right cannot vouch for what was rebuilt from it: where an unclean
-/// array was marked clean, rebuilds begin again.
+/// array was marked clean, rebuilds begin again. So do replacements over a lockless bitmap: others
+/// may have passed over what nobody had written.
 fn distrusting_rebuilds(mut plan: Plan) -> Plan {
-    for one in plan.replacements.iter_mut().filter(|_| plan.marked_clean) {
+    let lockless = match &plan.bitmap {
+        BitmapPlan::None => false,
+        BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
+            superblock.is_lockless()
+        }
+    };
+    let again = plan.marked_clean || lockless;
+    for one in plan.replacements.iter_mut().filter(|_| again) {
         one.begins_again |= one.from_sectors > 0;
         one.from_sectors = 0;
     }

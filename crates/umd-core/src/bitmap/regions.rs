@@ -319,7 +319,10 @@ impl Regions {
         self.watch.touch(region);
         // Around what is written for the first time members still differ. Kernels let those of a
         // mirror be; here a clean region is one in which members agree.
-        let first = before == RegionState::Unwritten;
+        //
+        // U20: the first write to a region was like any other: all of the region counted as clean
+        // when it had been idle, and parity that nobody had ever computed was modified.
+        let first = before == RegionState::Unwritten && !self.museum.on(Exhibit::U20);
         let state = match first || self.degraded {
             true => RegionState::NeedSync,
             false => RegionState::Dirty,
@@ -563,7 +566,10 @@ impl Regions {
 
     /// Whether a resync that passed a region has done what was asked for.
     fn was_resynced(&self, region: u64) -> bool {
-        !self.has_states() || self.flags[region as usize] & SYNCING != 0
+        // U21: the end of a resync counted for regions as well that were first written after it
+        // had passed over them.
+        let all = !self.has_states() || self.museum.on(Exhibit::U21);
+        all || self.flags[region as usize] & SYNCING != 0
     }
 
     /// Everything below `sector` was resynced: whole regions there no longer need it.

@@ -81,7 +81,8 @@ enum End {
 #[derive(Debug)]
 struct Pair {
     owner: Owner,
-    flushes: bool,
+    /// What its failure is, where that has to be known at once.
+    urgent: Option<fn(MemberId, String) -> Effect>,
     members: [MemberId; 2],
     results: [Option<Result<IoDone, IoError>>; 2],
     left: u32,
@@ -121,6 +122,17 @@ pub struct Io {
     /// When each member last answered.
     answered: BTreeMap<MemberId, Instant>,
     ready: VecDeque<(Owner, MemberId, Result<IoDone, IoError>)>,
+}
+
+/// What the failure of an I/O is that nobody may go on after: of a flush, and of what a host wrote.
+fn urgency(purpose: Purpose, op: &IoOp) -> Option<fn(MemberId, String) -> Effect> {
+    match (purpose, op) {
+        (_, IoOp::Flush) => Some(|id, why| Effect::FlushFailed(id, format!("flush failed: {why}"))),
+        (Purpose::Data | Purpose::Parity, IoOp::Write { .. }) => {
+            Some(|id, why| Effect::Fail(id, format!("write failed: {why}")))
+        }
+        _ => None,
+    }
 }
 
 /// Bits of an `IoId` that hold the slab index; the rest is a sequence number, so that an identity
@@ -180,7 +192,7 @@ impl Io {
         };
         let pair = self.pairs.insert(Pair {
             owner,
-            flushes: matches!(op, IoOp::Flush),
+            urgent: urgency(purpose, &op),
             members: [member, twin.member],
             results: [None, None],
             left: 2,
@@ -304,11 +316,11 @@ impl Io {
             let why = format!("write failed: {error}");
             self.effects.push(Effect::Fail(member, why));
         }
-        // A flush that failed cannot wait for the other one: what was answered may be lost there.
-        let known = pair.flushes && which == pair.counts && !self.museum.on(Exhibit::M61);
-        if let (true, Err(error)) = (known, &result) {
-            let why = format!("flush failed: {error}");
-            self.effects.push(Effect::FlushFailed(member, why));
+        // The failure of a member that serves cannot wait for the other one: others are written.
+        let urgent = pair.urgent.filter(|_| which == pair.counts);
+        let urgent = urgent.filter(|_| !self.museum.on(Exhibit::M61));
+        if let (Some(effect), Err(error)) = (urgent, &result) {
+            self.effects.push(effect(member, error.to_string()));
         }
         pair.results[which] = Some(result);
         self.one_less(index);
@@ -539,7 +551,12 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_that_failed_is_known_before_the_other_one_ends() {
+    fn a_failure_is_known_before_the_other_one_ends() {
+        let mut io = paired();
+        let ids = write(&mut io, 1);
+        end(&mut io, ids[0], Err(IoError::Media));
+        let failed = |effect: &Effect| matches!(effect, Effect::Fail(MemberId(1), _));
+        assert!(io.effects.iter().all(failed) && io.effects.len() == 1);
         let mut io = paired();
         let owner = Owner::Job { job: 7, tag: 0 };
         io.submit(MemberId(1), Purpose::Flush, IoOp::Flush, owner);

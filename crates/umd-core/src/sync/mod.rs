@@ -157,6 +157,12 @@ impl Sync {
         self.regions_owed = true;
     }
 
+    /// Whether a resync is about to begin; what only regions owe waits while somebody is missing.
+    pub fn awaits_resync(&self, degraded: bool) -> bool {
+        let regions = self.regions_owed && !self.blocked && !degraded;
+        (self.owes_resync() || regions) && self.run.is_none()
+    }
+
     /// The check or repair that was asked for and has not begun.
     pub fn requested(&self) -> Option<SyncAction> {
         self.requested

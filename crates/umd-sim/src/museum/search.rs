@@ -4,7 +4,7 @@ use umd_core::value::{Exhibit, Museum, Now, Pool};
 
 use crate::engine::{Candidate, Maker, Refused, Started};
 use crate::monitor::Violation;
-use crate::options::{Fault, Options};
+use crate::options::{Fault, Marks, Options};
 use crate::run::{Show, run_seed};
 use crate::shipped::{Shipped, start_core};
 
@@ -48,6 +48,7 @@ fn may_show(exhibit: Exhibit, seed: u64) -> bool {
         M25 | M58 | U03 | U05 | U12 | U15 => options.level > 0,
         M56 | U01 | U07 | U09 => options.bitmap_bytes.is_some(),
         U04 => options.faults.contains(&Fault::FlushError),
+        U20 | U21 | U22 => options.marks != Marks::Bits,
         U11 => matches!(options.level, 4..=6),
         _ => true,
     }

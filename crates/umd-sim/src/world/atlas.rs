@@ -118,6 +118,9 @@ impl World<'_> {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return true;
         }
+        if !self.is_recorded() {
+            return false;
+        }
         let lost = self.disks[disk].power() != Power::On;
         let already = lost || self.atlas.doomed.contains(&disk);
         // What it cannot read any more is lost with it, and not twice.
@@ -309,19 +312,22 @@ impl World<'_> {
         }
     }
 
+    /// Whether what a rebuild has made whole is recorded; if not, it is not whole after a crash.
+    fn is_recorded(&self) -> bool {
+        let live = self.live();
+        live.monitor.is_recorded(Scene {
+            disks: &self.disks,
+            status: &live.status,
+            oracle: &self.oracle,
+        })
+    }
+
     /// Whether sectors of a member's data may become unreadable.
     fn may_damage(&mut self, disk: usize) -> bool {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return false;
         }
-        // What a rebuild has just made whole, and nobody has recorded, is not whole after a crash.
-        let live = self.live();
-        let recorded = live.monitor.is_recorded(Scene {
-            disks: &self.disks,
-            status: &live.status,
-            oracle: &self.oracle,
-        });
-        let covered = recorded && !self.is_spent(disk) && !self.any_damage();
+        let covered = self.is_recorded() && !self.is_spent(disk) && !self.any_damage();
         if !(covered || self.options.beyond) || self.has_holes() {
             return false;
         }

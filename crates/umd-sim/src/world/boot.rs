@@ -21,7 +21,7 @@ use crate::engine::{Candidate, Maker, Refused, Started, now_at};
 use crate::layout::{Geometry, Known};
 use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{MemberView, Monitor, Rule, Scene, Violation};
-use crate::options::{Marks, Options, Trigger};
+use crate::options::{Action, Marks, Options, Trigger};
 use crate::oracle::{Look, Oracle};
 use crate::queue::Queue;
 use crate::rng::{Rng, Stream};
@@ -99,6 +99,16 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
         slots: members,
         spares,
     }
+}
+
+/// Whether a member can be replaced by a disk that held something else before: a recovery of an
+/// array with a lockless bitmap leaves that alone where nobody has written.
+fn refills(options: &Options) -> bool {
+    let comings = [Action::Add, Action::ReAdd, Action::Replace];
+    let comes = comings
+        .iter()
+        .any(|action| options.actions.contains(action));
+    options.marks != Marks::Bits && comes
 }
 
 /// Seconds between clearing passes of lockless bitmaps here.
@@ -199,10 +209,9 @@ impl<'a> World<'a> {
             disks.push(disk);
         }
         let (carries, geometry) = create(&options, &mut disks, &mut setup_rng);
-        let unwritten = if options.old_disks {
-            Look::Wild
-        } else {
-            Look::Zero
+        let unwritten = match options.old_disks || refills(&options) {
+            true => Look::Wild,
+            false => Look::Zero,
         };
         // A block of a striped array has one home: whatever is read from it stays there.
         let copies = matches!(options.level, 1 | 10);
