@@ -731,6 +731,6 @@ const OWN: &[Entry] = &[
         ),
         "A replacement lacked what parity was computed with before the slot was handed over.",
         "G8, Content",
-        Rule::Clear,
+        Rule::Checkpoint,
     ),
 ];
