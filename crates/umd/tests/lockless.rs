@@ -78,7 +78,7 @@ fn wanted(from: &Path) -> String {
     fs::read_to_string(from.join("sha.txt")).expect("reads")
 }
 
-/// Five regions need a resync, although superblocks say clean: those are resynced, and nothing else.
+/// Five regions need a resync, although superblocks say clean: those get it, and nothing else.
 #[test]
 fn a_raid5_that_was_stopped_holds_what_was_written() {
     let Some((home, from)) = members("llb-raid5-clean", "abc") else {
