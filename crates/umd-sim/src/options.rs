@@ -223,6 +223,9 @@ pub struct Options {
     pub clones: bool,
     /// An administrator changes the limits of sync actions all the time.
     pub limits: bool,
+    /// Members have bad-block logs. That of one starts with so many ranges, and there is rubbish
+    /// where they are.
+    pub logged: Option<u64>,
 }
 
 /// Of 1000 arrays with redundancy so many have a lockless bitmap.
@@ -309,10 +312,20 @@ impl Options {
             shorn: rng.permille(100),
             clones: rng.permille(100),
             limits: false,
+            logged: None,
         };
         options.draw_more(rng);
-        options.draw_apart(seed);
+        options.draw_apart();
         options
+    }
+
+    /// What has streams of its own: other seeds mean what they meant.
+    fn draw_apart(&mut self) {
+        self.draw_behind(&mut Rng::new(self.seed, Stream::Behind));
+        self.draw_logged(&mut Rng::new(self.seed, Stream::Logged));
+        if Rng::new(self.seed, Stream::Lockless).permille(LOCKLESS_PERMILLE) {
+            self.use_states();
+        }
     }
 
     /// What was thought of later: drawn last, so that the rest of a seed stays what it was.
@@ -334,14 +347,6 @@ impl Options {
         }
     }
 
-    /// What is drawn from streams of its own: other seeds mean what they meant.
-    fn draw_apart(&mut self, seed: u64) {
-        self.draw_behind(&mut Rng::new(seed, Stream::Behind));
-        if Rng::new(seed, Stream::Lockless).permille(LOCKLESS_PERMILLE) {
-            self.use_states();
-        }
-    }
-
     /// Disks of 4Kn: nothing smaller than eight sectors is read or written, nor asked for.
     fn use_large_blocks(&mut self) {
         for sectors in &mut self.disk_sectors {
@@ -352,6 +357,18 @@ impl Options {
         workload.align_sectors = workload.align_sectors.next_multiple_of(8);
         workload.most_sectors = workload.most_sectors.max(8);
         workload.stream_sectors -= workload.stream_sectors % 8;
+    }
+
+    /// One array of seven has a member with bad blocks.
+    fn draw_logged(&mut self, rng: &mut Rng) {
+        // Where superblocks lie behind the data a log would leave no room for it.
+        let room = self.minor != 0 && self.missing == 0;
+        // What cannot be read in a row with a write hole is lost, and no fault of the engine's.
+        let cut = |(ending, _): &(Ending, Trigger)| *ending != Ending::Stop;
+        let holes = self.boots.iter().any(cut) || self.forks.points > 0;
+        let whole = matches!(self.level, 1 | 10) || !holes;
+        let logged = self.level > 0 && room && whole && rng.permille(150);
+        self.logged = logged.then(|| rng.range(0, 8));
     }
 
     /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on.
@@ -387,9 +404,10 @@ impl Options {
     }
 
     /// The bitmap is lockless. Kernels have that on metadata 1.2 only, without write-behind. Where
-    /// writes lag bits stay.
+    /// writes lag, or members have bad blocks, bits stay.
     pub fn use_states(&mut self) {
-        if self.level <= 0 || self.write_behind > 0 || self.marks != Marks::Bits {
+        let other = self.write_behind > 0 || self.logged.is_some();
+        if self.level <= 0 || other || self.marks != Marks::Bits {
             return;
         }
         let rng = &mut Rng::new(mix(self.seed), Stream::Lockless);

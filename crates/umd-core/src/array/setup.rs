@@ -80,7 +80,11 @@ impl Array {
             true => plan,
             false => distrusting_rebuilds(plan),
         };
-        let members = members_of(&plan, facts);
+        let mut io = Io::new(pool);
+        io.museum = museum;
+        io.bad.exhibit(museum);
+        io.bad.set_bitmap(bitmap_sectors(&plan.bitmap));
+        let members = members_of(&plan, facts, &mut io);
         let reference = members
             .get(plan.reference)
             .expect("the plan's reference is used");
@@ -104,8 +108,6 @@ impl Array {
             sync.owe_regions();
         }
         resume_rebuilds(&plan, &mut cover, &mut sync, museum);
-        let mut io = Io::new(pool);
-        io.museum = museum;
         Array::assemble_parts(Parts {
             info: info_of(&plan, &superblock),
             geometry,
@@ -225,7 +227,7 @@ fn info_of(plan: &Plan, superblock: &SuperblockV1) -> Info {
     }
 }
 
-fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
+fn members_of(plan: &Plan, facts: Vec<MemberFacts>, io: &mut Io) -> Members {
     let mut list = Vec::new();
     let mut facts = facts;
     let mut take = |id: MemberId, state: State, slot: Option<Slot>| {
@@ -235,6 +237,11 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
             .expect("a planned member has its facts");
         let fact = facts.swap_remove(at);
         let superblock = fact.superblock.expect("a planned member has a superblock");
+        let log = fact
+            .bad_blocks
+            .map(|log| log.expect("a damaged log is refused"));
+        let device = (fact.size_sectors, fact.logical_block_bytes);
+        io.bad.take_in(id, &superblock, log, device);
         list.push(Member {
             id,
             name: fact.name,
@@ -284,6 +291,16 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
         }
     }
     Members::new(list)
+}
+
+/// How long the bitmap on each member is.
+fn bitmap_sectors(plan: &BitmapPlan) -> u64 {
+    match plan {
+        BitmapPlan::None => 0,
+        BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
+            superblock.area_sectors(superblock.regions(superblock.fields.sync_size_sectors))
+        }
+    }
 }
 
 /// Where the plan's bitmap lies; where there is none the answer means nothing.

@@ -473,6 +473,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         emulated_fua: 0,
         shorn: false,
         clones: false,
+        logged: None,
         limits: false,
     }
 }
@@ -494,6 +495,14 @@ pub fn with_states(options: Options) -> Options {
         disk_sectors: options.disk_sectors.iter().map(|s| s + room).collect(),
         assume_clean: false,
         ..with_bitmap(options)
+    }
+}
+
+/// The same with bad-block logs; that of one member names so many ranges, and there is rubbish.
+pub fn with_logs(options: Options, ranges: u64) -> Options {
+    Options {
+        logged: Some(ranges),
+        ..options
     }
 }
 
