@@ -256,10 +256,7 @@ impl Options {
         };
         let redundant = level > 0;
         let spares = if redundant && rng.permille(250) { 1 } else { 0 };
-        let drawer = match redundant {
-            true => rng.pick(&[0, 0, 1, 2]),
-            false => 0,
-        };
+        let drawer = draw_drawer(rng, redundant);
         let missing = u16::from(redundant && rng.permille(80));
         let minor = rng.pick(&[0, 1, 2, 2]);
         let chunk_sectors = draw_chunk(rng, level);
@@ -437,6 +434,14 @@ impl Options {
     /// All disks.
     pub fn disks(&self) -> usize {
         self.disk_sectors.len()
+    }
+}
+
+/// Blank disks in the drawer.
+fn draw_drawer(rng: &mut Rng, redundant: bool) -> u16 {
+    match redundant {
+        true => rng.pick(&[0, 0, 1, 2]),
+        false => 0,
     }
 }
 
