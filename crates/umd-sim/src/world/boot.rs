@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use umd_core::value::{Instant, MemberId, Pool};
 use umd_format::badblocks::{BadLog, BadRanges};
 use umd_format::bitmap::STATES_OFFSET;
-use umd_format::create::{NewArray, NewMember, new_array};
+use umd_format::create::{Created, NewArray, NewMember, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::{DeviceFlags, Features};
 use umd_format::{Level, SuperblockV1, Uuid};
@@ -158,13 +158,8 @@ fn mix_states(options: &Options, states: &mut [u8], rng: &mut Rng) {
     }
 }
 
-/// Creates the array as a user would, straight onto the media. Says which disks are members.
-fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
-    let slots = usize::from(options.slots);
-    let mut created = new_array(&describe(options, rng)).expect("the options describe an array");
-    for sb in created.slots.iter_mut().flatten() {
-        sb.fields.chunk_sectors = options.chunk_sectors;
-    }
+/// The bitmap of a new array, as the options want it.
+fn bitmap_image(options: &Options, created: &mut Created, rng: &mut Rng) -> Option<Vec<u8>> {
     if let Some(bitmap) = &mut created.bitmap {
         bitmap.fields.write_behind = options.write_behind;
         if let (Some(bytes), true) = (options.bitmap_bytes, bitmap.is_lockless()) {
@@ -183,6 +178,17 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
             rng,
         );
     }
+    image
+}
+
+/// Creates the array as a user would, straight onto the media. Says which disks are members.
+fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
+    let slots = usize::from(options.slots);
+    let mut created = new_array(&describe(options, rng)).expect("the options describe an array");
+    for sb in created.slots.iter_mut().flatten() {
+        sb.fields.chunk_sectors = options.chunk_sectors;
+    }
+    let image = bitmap_image(options, &mut created, rng);
     let mut carries = vec![false; disks.len()];
     let mut sizes = Vec::new();
     let places = created
