@@ -16,7 +16,7 @@ use umd_core::array::{
 use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, Plan, Wish};
 use umd_core::value::{ControlId, Instant, MemberId, Museum, Now, Pool, RequestId};
 use umd_format::badblocks::BadLog;
-use umd_format::bitmap::{self, on_disk_sectors};
+use umd_format::bitmap;
 use umd_format::place::{Format, newest, probe_order};
 use umd_format::v1::Unverified;
 use umd_format::v090::SuperblockV090;
@@ -240,7 +240,7 @@ impl Running {
                 let fields = &fact.superblock.as_ref().expect("it has one").fields;
                 let sector = fields.bitmap_sector().expect("the planner found one");
                 let image = &members.images[source.0 as usize];
-                let sectors = on_disk_sectors(superblock.regions(plan.dev_sectors));
+                let sectors = superblock.area_sectors(superblock.regions(plan.dev_sectors));
                 Some(image.read(sector, sectors.min(image.sectors - sector)))
             }
         };

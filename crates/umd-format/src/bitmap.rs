@@ -9,6 +9,12 @@
 //! One bit covers one region (mdadm: bitmap chunk) of every member, counted from its data offset.
 //! There is no checksum. Facts: bitmap.md sections 1 to 5 and 8.
 
+mod states;
+
+pub use states::{
+    REGION_SECTORS_MIN, RegionState, SECTORS_RESERVED, STATES_OFFSET, lockless_region_sectors,
+};
+
 use crate::bytes::{array_at, put, u32_at, u64_at};
 use crate::{SECTOR_BYTES, Uuid};
 
@@ -28,6 +34,8 @@ pub const VERSION_LOCKLESS: u32 = 6;
 pub const PAGE_BYTES: usize = 4096;
 /// What mdadm writes for the time between two sweeps.
 pub const DAEMON_SLEEP_DEFAULT_S: u32 = 5;
+/// The same of a lockless bitmap.
+pub const DAEMON_SLEEP_LOCKLESS_S: u32 = 30;
 /// The region is not smaller than this unless the user asks: 64 MiB.
 pub const REGION_BYTES_DEFAULT: u32 = 64 << 20;
 /// The smallest region mdadm makes.
@@ -56,9 +64,11 @@ pub enum BitmapError {
     /// Version 5.
     #[error("the bitmap is clustered (version 5), which is not supported yet")]
     Clustered,
-    /// Version 6.
-    #[error("the bitmap is lockless (version 6), which is not supported yet")]
-    Lockless,
+    /// Version 6 that no kernel has begun to use.
+    #[error(
+        "the lockless bitmap was never initialised: start the array once with kernel 6.18 or newer"
+    )]
+    FirstUse,
     /// The bitmap belongs to another array.
     #[error("the bitmap belongs to array {found}, not to {expected}")]
     WrongArray {
@@ -201,9 +211,8 @@ impl Unverified {
     pub fn verify(self, array: Uuid) -> Result<BitmapSuperblock, BitmapError> {
         let fields = &self.fields;
         match fields.version {
-            VERSION_HOST_ENDIAN | VERSION_NORMAL => {}
+            VERSION_HOST_ENDIAN | VERSION_NORMAL | VERSION_LOCKLESS => {}
             VERSION_CLUSTERED => return Err(BitmapError::Clustered),
-            VERSION_LOCKLESS => return Err(BitmapError::Lockless),
             other => return Err(BitmapError::UnknownVersion(other)),
         }
         if fields.uuid != array {
@@ -223,7 +232,9 @@ impl Unverified {
 fn check(fields: &Fields) -> Result<(), BitmapError> {
     let impossible = |text| Err(BitmapError::Impossible(text));
     let region = fields.region_raw;
-    if !region.is_power_of_two() || (region as usize) < SECTOR_BYTES {
+    if fields.version == VERSION_LOCKLESS {
+        states::check_lockless(fields)?;
+    } else if !region.is_power_of_two() || (region as usize) < SECTOR_BYTES {
         return impossible(format!("a region of {region} bytes"));
     }
     if fields.daemon_sleep_s == 0 || fields.daemon_sleep_s > i32::MAX as u32 {
@@ -239,7 +250,7 @@ fn check(fields: &Fields) -> Result<(), BitmapError> {
     Ok(())
 }
 
-/// A bitmap superblock of version 3 or 4 that passed `Unverified::verify`, or that was made here.
+/// A bitmap superblock of version 3, 4 or 6 that passed `Unverified::verify`, or was made here.
 /// Bytes without a field stay as they were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BitmapSuperblock {
@@ -303,7 +314,26 @@ impl BitmapSuperblock {
 
     /// The regions a member of `member_sectors` has.
     pub fn regions(&self, member_sectors: u64) -> u64 {
-        regions(member_sectors, self.fields.region_raw)
+        member_sectors.div_ceil(self.fields.region_bytes() / SECTOR_BYTES as u64)
+    }
+
+    /// Whether each region has a byte of state instead of a bit.
+    pub fn is_lockless(&self) -> bool {
+        self.fields.version == VERSION_LOCKLESS
+    }
+
+    /// Bytes of superblock and bits, or states, for `regions`.
+    pub fn area_bytes(&self, regions: u64) -> u64 {
+        match self.is_lockless() {
+            true => STATES_OFFSET as u64 + regions,
+            false => on_disk_bytes(regions),
+        }
+    }
+
+    /// Sectors of them on disk: whole pages of 4 KiB.
+    pub fn area_sectors(&self, regions: u64) -> u64 {
+        let bytes = self.area_bytes(regions);
+        bytes.next_multiple_of(PAGE_BYTES as u64) / SECTOR_BYTES as u64
     }
 }
 

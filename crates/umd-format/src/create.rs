@@ -17,7 +17,7 @@
 //! (An array that is not clean and lacks a member may not be started at level 4, 5 or 6, so the
 //! last row cannot simply ask for a resync.)
 
-use crate::bitmap::{self, BitmapSuperblock};
+use crate::bitmap::{self, BitmapSuperblock, RegionState};
 use crate::place::Format;
 use crate::raid10::Raid10Layout;
 use crate::space::{
@@ -88,12 +88,18 @@ pub struct Created {
     pub spares: Vec<SuperblockV1>,
     /// The bitmap to write to every member with a slot, at its `bitmap_sector`.
     pub bitmap: Option<BitmapSuperblock>,
+    /// What a lockless bitmap says of every region.
+    pub regions: RegionState,
 }
 
 impl Created {
     /// The bytes of the bitmap, if there is one.
     pub fn bitmap_image(&self) -> Option<Vec<u8>> {
-        self.bitmap.as_ref().map(bitmap::initial_image)
+        let image = |bitmap: &BitmapSuperblock| match bitmap.is_lockless() {
+            true => bitmap.lockless_image(self.regions),
+            false => bitmap::initial_image(bitmap),
+        };
+        self.bitmap.as_ref().map(image)
     }
 }
 
@@ -155,12 +161,20 @@ pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
     let bitmap = space.bitmap.map(|place| {
         let member = slots.iter().flatten().next();
         let uuid = member.map_or(array.set_uuid, SuperblockV1::bitmap_uuid);
-        BitmapSuperblock::new(uuid, place.covered_sectors, place.region_bytes)
+        match place.lockless {
+            true => BitmapSuperblock::new_lockless(uuid, place.covered_sectors)
+                .expect("a place was planned for it"),
+            false => BitmapSuperblock::new(uuid, place.covered_sectors, place.region_raw),
+        }
     });
     Ok(Created {
         slots,
         spares,
         bitmap,
+        regions: match array.assume_clean {
+            true => RegionState::Clean,
+            false => RegionState::Unwritten,
+        },
     })
 }
 
@@ -300,7 +314,9 @@ fn numbered(
 /// Where the array is in sync from the start (see the table at the top).
 fn is_born_clean(array: &NewArray) -> bool {
     let missing = array.slots.iter().filter(|slot| slot.is_none()).count();
+    // A lockless bitmap knows that nothing was written, so there is nothing to resync.
     array.assume_clean
+        || array.bitmap == Some(RegionWish::Lockless)
         || match array.level {
             Level::Raid1 => array.slots.len() - missing == 1,
             Level::Raid4 | Level::Raid5 | Level::Raid6 => missing > 0,
@@ -312,7 +328,8 @@ fn is_born_clean(array: &NewArray) -> bool {
 /// The slot whose member must be rebuilt although it is present (see the table at the top).
 fn rebuilt_slot(array: &NewArray) -> Option<usize> {
     let missing = array.slots.iter().filter(|slot| slot.is_none()).count();
-    if array.level != Level::Raid6 || array.assume_clean || missing != 1 {
+    let lazy = array.assume_clean || array.bitmap == Some(RegionWish::Lockless);
+    if array.level != Level::Raid6 || lazy || missing != 1 {
         return None;
     }
     array.slots.iter().rposition(Option::is_some)

@@ -12,7 +12,10 @@
 
 use crate::Level;
 use crate::Raid10Layout;
-use crate::bitmap::{default_region_bytes, least_region_bytes, on_disk_sectors, regions};
+use crate::bitmap::{
+    SECTORS_RESERVED, default_region_bytes, least_region_bytes, lockless_region_sectors,
+    on_disk_sectors, regions,
+};
 use crate::place::{DEVICE_SECTORS_MIN, Format};
 use crate::v1::DATA_SECTORS_MIN;
 use crate::v090;
@@ -66,6 +69,8 @@ pub enum RegionWish {
     Default,
     /// This many bytes, a power of two.
     Bytes(u32),
+    /// A lockless bitmap, whose regions follow from its room.
+    Lockless,
 }
 
 /// The space of a whole array.
@@ -86,8 +91,10 @@ pub struct ArraySpace {
 pub struct BitmapSpace {
     /// Sectors from the superblock.
     pub offset_sectors: i32,
-    /// Size of a region.
-    pub region_bytes: u32,
+    /// Size of a region, of a lockless bitmap in sectors.
+    pub region_raw: u32,
+    /// Version 6.
+    pub lockless: bool,
     /// What it covers: data of each member, or a RAID10 as a whole.
     pub covered_sectors: u64,
 }
@@ -153,6 +160,9 @@ pub enum SpaceError {
     /// No bitmap fits, whatever its regions.
     #[error("there is no room for a bitmap; create the array without one")]
     NoRoomForBitmap,
+    /// A lockless bitmap with another metadata version.
+    #[error("a lockless bitmap needs metadata version 1.2, not {0}")]
+    LocklessNotStored(Format),
     /// The level has no use for a bitmap.
     #[error("a bitmap makes no sense with level {0}")]
     BitmapNotUsed(Level),
@@ -173,6 +183,9 @@ pub enum SpaceError {
 pub fn plan(wish: &SpaceWish, device_sectors: &[u64]) -> Result<ArraySpace, SpaceError> {
     if wish.bitmap.is_some() && !wish.level.is_redundant() {
         return Err(SpaceError::BitmapNotUsed(wish.level));
+    }
+    if wish.bitmap == Some(RegionWish::Lockless) && wish.format != Format::V1_2 {
+        return Err(SpaceError::LocklessNotStored(wish.format));
     }
     let smallest = smallest(device_sectors)?;
     let reserved = Reserved::of(wish, device_sectors[smallest])?;
@@ -276,7 +289,7 @@ pub fn bitmap_room_sectors(device_sectors: u64) -> u64 {
 }
 
 /// The data offset mdadm chooses for metadata 1.1 and 1.2.
-fn default_data_offset(device_sectors: u64, chunk_sectors: u32) -> u64 {
+fn default_data_offset(device_sectors: u64, chunk_sectors: u32, room_sectors: u64) -> u64 {
     let chunk_kib = u64::from(chunk_sectors) / 2;
     let mut headroom = HEADROOM_SECTORS_MAX;
     while headroom * 1024 > device_sectors
@@ -285,7 +298,7 @@ fn default_data_offset(device_sectors: u64, chunk_sectors: u32) -> u64 {
     {
         headroom /= 2;
     }
-    let used = 24 + bitmap_room_sectors(device_sectors) + headroom;
+    let used = 24 + room_sectors + headroom;
     used.next_multiple_of(DATA_ALIGN_SECTORS)
 }
 
@@ -310,6 +323,7 @@ impl Reserved {
     fn of(wish: &SpaceWish, device_sectors: u64) -> Result<Reserved, SpaceError> {
         let room_sectors = match wish.format {
             Format::V090 => v090::BITMAP_ROOM_SECTORS,
+            _ if wish.bitmap == Some(RegionWish::Lockless) => u64::from(SECTORS_RESERVED),
             _ => bitmap_room_sectors(device_sectors),
         };
         let Some(super_offset) = place_at_start(wish.format) else {
@@ -322,15 +336,21 @@ impl Reserved {
             });
         };
         let Some(wanted_sectors) = wish.data_offset_sectors else {
-            let data_offset_sectors = default_data_offset(device_sectors, wish.chunk_sectors);
+            let chunk = wish.chunk_sectors;
+            let data_offset_sectors = default_data_offset(device_sectors, chunk, room_sectors);
             return Ok(Reserved {
                 room_sectors,
                 data_offset_sectors,
             });
         };
-        // What lies before the data: superblock, one page of bitmap, bad-block log.
+        // What lies before the data: superblock, one page of bitmap or all of a lockless one,
+        // bad-block log.
         let fixed = super_offset + SUPERBLOCK_SECTORS;
-        let page = if wish.bitmap.is_some() { 8 } else { 0 };
+        let page = match wish.bitmap {
+            Some(RegionWish::Lockless) => room_sectors,
+            Some(_) => 8,
+            None => 0,
+        };
         let log = if wish.bad_block_log {
             u64::from(BBLOG_SECTORS)
         } else {
@@ -391,6 +411,15 @@ impl Reserved {
         region: RegionWish,
         covered_sectors: u64,
     ) -> Result<BitmapSpace, SpaceError> {
+        if region == RegionWish::Lockless {
+            return Ok(BitmapSpace {
+                offset_sectors: SUPERBLOCK_SECTORS as i32,
+                region_raw: lockless_region_sectors(covered_sectors)
+                    .ok_or(SpaceError::NoRoomForBitmap)?,
+                lockless: true,
+                covered_sectors,
+            });
+        }
         let least_bytes = least_region_bytes(covered_sectors, self.room_sectors)
             .ok_or(SpaceError::NoRoomForBitmap)?;
         let region_bytes = match region {
@@ -405,6 +434,7 @@ impl Reserved {
                 });
             }
             RegionWish::Bytes(wanted_bytes) => wanted_bytes,
+            RegionWish::Lockless => unreachable!("its regions follow from its room"),
         };
         let length = bitmap_sectors(covered_sectors, region_bytes);
         let offset_sectors = match format {
@@ -413,7 +443,8 @@ impl Reserved {
         };
         Ok(BitmapSpace {
             offset_sectors,
-            region_bytes,
+            region_raw: region_bytes,
+            lockless: false,
             covered_sectors,
         })
     }
@@ -427,8 +458,10 @@ impl Reserved {
             return -i32::from(BBLOG_SECTORS);
         };
         let bitmap_end = match bitmap {
+            // mdadm puts the log into the room of a lockless bitmap; here it lies behind.
+            Some(bitmap) if bitmap.lockless => bitmap.offset_sectors + SECTORS_RESERVED as i32,
             Some(bitmap) => {
-                bitmap.offset_sectors + bitmap_sectors(bitmap.covered_sectors, bitmap.region_bytes)
+                bitmap.offset_sectors + bitmap_sectors(bitmap.covered_sectors, bitmap.region_raw)
             }
             None => SUPERBLOCK_SECTORS as i32,
         };

@@ -272,7 +272,8 @@ fn add_log(
         (Some(_), None) => return no("its bitmap cannot be read"),
         (Some(sector), Some(found)) => {
             let regions = found.regions(found.fields.sync_size_sectors);
-            (sector, sector + bitmap::on_disk_sectors(regions))
+            let reserved = u64::from(found.fields.sectors_reserved);
+            (sector, sector + found.area_sectors(regions).max(reserved))
         }
     };
     let taken = [

@@ -52,19 +52,71 @@ fn bitmap_of_kernel_7_2_is_read_and_written_back() {
 }
 
 #[test]
-fn lockless_bitmaps_are_shown_but_not_used() {
-    for (bytes, array) in [
-        (LLB_RAID1, "5c770d57:5937b030:b0320ba4:3a47d5ed"),
-        (LLB_RAID5, "08a4d8d7:565aca98:58675ad7:e0ee7bf7"),
+fn lockless_bitmaps_of_kernel_7_2_are_read_and_written_back() {
+    for (bytes, array, events) in [
+        (LLB_RAID1, "5c770d57:5937b030:b0320ba4:3a47d5ed", 3),
+        (LLB_RAID5, "08a4d8d7:565aca98:58675ad7:e0ee7bf7", 23),
     ] {
         let found = Unverified::parse(bytes).unwrap();
-        assert_eq!(found.fields().version, VERSION_LOCKLESS);
-        assert_eq!(found.fields().region_bytes(), 64 << 10);
-        assert_eq!(found.fields().sectors_reserved, 256);
-        assert_eq!(
-            found.verify(uuid(array)).unwrap_err(),
-            BitmapError::Lockless
-        );
+        let superblock = found.verify(uuid(array)).unwrap();
+        assert_eq!(superblock.encode(), bytes[..256]);
+        assert!(superblock.is_lockless());
+        let fields = &superblock.fields;
+        assert_eq!(fields.region_bytes(), 64 << 10);
+        assert_eq!(fields.sectors_reserved, SECTORS_RESERVED);
+        assert_eq!(fields.daemon_sleep_s, DAEMON_SLEEP_LOCKLESS_S);
+        assert_eq!((fields.events, fields.events_cleared), (events, 0));
+        assert_eq!(superblock.regions(fields.sync_size_sectors), 368);
+        assert_eq!(superblock.area_bytes(368), 1024 + 368);
+        // What we would make for the same array differs in its events only.
+        let mut made = BitmapSuperblock::new_lockless(uuid(array), 47_104).unwrap();
+        made.fields.events = events;
+        assert_eq!(made.encode(), bytes[..256]);
+    }
+}
+
+#[test]
+fn what_was_never_initialised_is_refused() {
+    let array = uuid("5c770d57:5937b030:b0320ba4:3a47d5ed");
+    let mut bytes = LLB_RAID1.to_vec();
+    bytes[48] = 8;
+    let found = Unverified::parse(&bytes).unwrap().verify(array);
+    assert_eq!(found.unwrap_err(), BitmapError::FirstUse);
+    bytes[48] = 0;
+    bytes[52..56].copy_from_slice(&96_u32.to_le_bytes());
+    let found = Unverified::parse(&bytes).unwrap().verify(array);
+    assert!(matches!(found, Err(BitmapError::Impossible(_))));
+}
+
+#[test]
+fn the_states_of_a_new_lockless_bitmap_fit_the_room_that_is_kept_for_them() {
+    let room = u64::from(SECTORS_RESERVED) * 512 - STATES_OFFSET as u64;
+    assert_eq!(lockless_region_sectors(128 * room), Some(128));
+    assert_eq!(lockless_region_sectors(128 * room + 1), Some(256));
+    assert_eq!(lockless_region_sectors(u64::MAX), None);
+    let superblock = BitmapSuperblock::new_lockless(Uuid([3; 16]), 128 * room).unwrap();
+    let image = superblock.lockless_image(RegionState::Clean);
+    assert_eq!(image[..256], superblock.encode());
+    assert_eq!(image.len(), 256 * 512);
+    assert!(image[256..1024].iter().all(|byte| *byte == 0xff));
+    assert!(image[1024..].iter().all(|byte| *byte == 1));
+}
+
+/// The columns Reload and Stale of bitmap.md section 10.
+#[test]
+fn states_are_loaded_as_the_table_says() {
+    let reload = [0, 1, 3, 3, 3, 0, 0, 7];
+    let stale = [0, 3, 3, 3, 3, 0, 0, 0];
+    for byte in 0..=255_u8 {
+        let state = RegionState::of(byte);
+        match RegionState::ALL.get(usize::from(byte)) {
+            Some(known) => assert_eq!((state, state.byte()), (*known, byte)),
+            None => assert_eq!(state, RegionState::NeedSync),
+        }
+        let at = usize::from(state.byte());
+        assert_eq!(state.loaded(false).byte(), reload[at]);
+        assert_eq!(state.loaded(true).byte(), stale[at]);
+        assert_eq!(state.is_marked(), (2..5).contains(&state.byte()));
     }
 }
 
@@ -148,6 +200,20 @@ proptest! {
         bytes[52..64].copy_from_slice(&[0, 16, 0, 0, 9, 0, 0, 0, 255, 63, 0, 0]);
         let superblock = Unverified::parse(&bytes).unwrap().verify(array).unwrap();
         prop_assert_eq!(&superblock.encode()[..], &bytes[..]);
+    }
+
+    #[test]
+    fn all_fields_of_lockless_ones_survive(
+        mut bytes in prop::collection::vec(any::<u8>(), 256), shift in 0u32..32,
+    ) {
+        bytes[..8].copy_from_slice(b"bitm\x06\0\0\0");
+        let array = Uuid(bytes[8..24].try_into().unwrap());
+        bytes[48] &= !8;
+        bytes[52..56].copy_from_slice(&(1_u32 << shift).to_le_bytes());
+        bytes[56..64].copy_from_slice(&[30, 0, 0, 0, 0, 0, 0, 0]);
+        let superblock = Unverified::parse(&bytes).unwrap().verify(array).unwrap();
+        prop_assert_eq!(&superblock.encode()[..], &bytes[..]);
+        prop_assert_eq!(superblock.fields.region_bytes(), 512 << shift);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use umd_sim::exhaust::{search, shapes};
 use umd_sim::nth::{Miss, STRIKES, drill, drills};
-use umd_sim::options::Options;
+use umd_sim::options::{Marks, Options};
 use umd_sim::program::Program;
 use umd_sim::run::{Outcome, Show, capture_panics, run_options, run_options_twice};
 use umd_sim::shipped::Shipped;
@@ -25,6 +25,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
 
   --forks P   draw crash images at P moments of every seed (drawn: at 1 to 4 of one seed in seven);
               0: nowhere
+  --lockless  every array with redundancy has a lockless bitmap (drawn: one in eight)
   --behind    only seeds with write-mostly members that writes may lag on
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
@@ -47,6 +48,7 @@ struct Args {
     forks: Option<u64>,
     lies: bool,
     behind: bool,
+    lockless: bool,
     nth: bool,
     exhaustive: bool,
     ops: Option<u64>,
@@ -74,6 +76,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--trace" => args.trace = true,
             "--lies" => args.lies = true,
             "--behind" => args.behind = true,
+            "--lockless" => args.lockless = true,
             "--nth" => args.nth = true,
             "--exhaustive" => args.exhaustive = true,
             "--ops" => args.ops = Some(number()?),
@@ -95,11 +98,21 @@ fn options_of(seed: u64, args: &Args) -> Options {
     if args.lies {
         options.lie();
     }
+    if args.lockless {
+        options.use_states();
+    }
     if let Some(points) = args.forks {
         options.forks.points = points;
         options.forks.images = options.forks.images.max(4);
     }
     options
+}
+
+/// The words that make these options of a seed once more.
+fn changes(args: &Args) -> String {
+    let lies = if args.lies { " --lies" } else { "" };
+    let lockless = if args.lockless { " --lockless" } else { "" };
+    format!("{lies}{lockless}")
 }
 
 fn report(seed: u64, args: &Args, outcome: &Outcome, tail: usize) {
@@ -109,13 +122,13 @@ fn report(seed: u64, args: &Args, outcome: &Outcome, tail: usize) {
     println!("seed {seed} FAILED");
     println!("  {violation}");
     println!("  options: {:?}", options_of(seed, args));
-    let lies = if args.lies { " --lies" } else { "" };
+    let more = changes(args);
     let skip = outcome.tail.len().saturating_sub(tail);
     for line in outcome.tail.iter().skip(skip) {
         println!("  | {line}");
     }
-    println!("  repeat with: cargo xtask sim --seed {seed}{lies} --trace");
-    println!("  shrink with: cargo xtask sim --seed {seed}{lies} --shrink");
+    println!("  repeat with: cargo xtask sim --seed {seed}{more} --trace");
+    println!("  shrink with: cargo xtask sim --seed {seed}{more} --shrink");
 }
 
 fn verdict(outcome: &Outcome) -> ExitCode {
@@ -163,7 +176,7 @@ fn shrink_one(seed: u64, args: &Args) -> ExitCode {
     );
     println!(
         "repeat with: cargo xtask sim --seed {seed}{} --program '{}'",
-        if args.lies { " --lies" } else { "" },
+        changes(args),
         shrunk.program
     );
     ExitCode::FAILURE
@@ -237,6 +250,9 @@ fn run_many(args: &Args) -> ExitCode {
             break;
         }
         if args.behind && options_of(seed, args).write_behind == 0 {
+            continue;
+        }
+        if args.lockless && options_of(seed, args).marks == Marks::Bits {
             continue;
         }
         let twice = seed % TWICE_EVERY == 0;

@@ -1,7 +1,7 @@
 //! Reads superblocks and bitmaps off simulated media: the monitor's own eyes.
 //!
 //! Only the few fields the order rules speak about, straight from their byte offsets (facts:
-//! superblocks section 2, bitmap sections 1 and 4), independent of the engine's parser.
+//! superblocks section 2, bitmap sections 1, 4 and 10), independent of the engine's parser.
 
 use crate::disk::SimDisk;
 use crate::stamp::SECTOR;
@@ -10,6 +10,11 @@ use crate::stamp::SECTOR;
 pub const NEVER: u64 = u64::MAX;
 const MAGIC: u32 = 0xa92b_4efc;
 const BITMAP_MAGIC: u32 = 0x6d74_6962;
+const VERSION_LOCKLESS: u32 = 6;
+/// Where bits begin.
+const BITS_AT: u64 = 256;
+/// Where states begin.
+const STATES_AT: u64 = 1024;
 const FEATURE_BITMAP: u32 = 1;
 const FEATURE_RECOVERY: u32 = 2;
 const FEATURE_BAD_BLOCKS: u32 = 8;
@@ -149,17 +154,57 @@ pub struct BitmapView {
     pub bits: u64,
     /// How many writes may lag on write-mostly members.
     pub write_behind: u32,
+    /// Version 6: a byte of state for each region instead of a bit.
+    pub states: bool,
 }
 
-/// Where one bit is kept.
+/// What is kept of one region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// Nobody has written it, ever: members may differ.
+    Unwritten,
+    /// Members agree.
+    Agrees,
+    /// Members may differ, and a crash or a start has it resynced.
+    Set,
+}
+
+impl Mark {
+    /// What a byte of state says; one that is none of them counts as one that needs a resync.
+    fn of_state(byte: u8) -> Mark {
+        match byte {
+            0 | 5 | 6 => Mark::Unwritten,
+            1 | 7 => Mark::Agrees,
+            _ => Mark::Set,
+        }
+    }
+}
+
+/// Where one bit, or one state, is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BitPlace {
     /// Sector from the start of the bitmap.
     pub sector: u64,
     /// Byte in that sector.
     pub byte: usize,
-    /// Mask in that byte.
-    pub mask: u8,
+    /// Mask in that byte; `None`: all of it is a state.
+    pub mask: Option<u8>,
+}
+
+impl BitPlace {
+    /// What a byte found at this place says.
+    pub fn mark(self, byte: u8) -> Mark {
+        match self.mask {
+            None => Mark::of_state(byte),
+            Some(mask) if byte & mask != 0 => Mark::Set,
+            Some(_) => Mark::Agrees,
+        }
+    }
+
+    /// Whether a write is allowed there after it found this sector of the bitmap.
+    pub fn is_set(self, sector: &[u8]) -> bool {
+        self.mark(sector[self.byte]) == Mark::Set
+    }
 }
 
 impl BitmapView {
@@ -169,37 +214,49 @@ impl BitmapView {
         if u32_at(sector, 0) != BITMAP_MAGIC {
             return None;
         }
-        let chunk_sectors = u64::from(u32_at(sector, 52)) / SECTOR as u64;
+        let states = u32_at(sector, 4) == VERSION_LOCKLESS;
+        let chunk_sectors = match states {
+            true => u64::from(u32_at(sector, 52)),
+            false => u64::from(u32_at(sector, 52)) / SECTOR as u64,
+        };
         Some(BitmapView {
             chunk_sectors,
             bits: used_sectors.div_ceil(chunk_sectors.max(1)),
             write_behind: u32_at(sector, 60),
+            states,
         })
     }
 
     /// The place of a bit.
     pub fn place(self, bit: u64) -> BitPlace {
-        let byte = 256 + bit / 8;
+        let (byte, mask) = match self.states {
+            true => (STATES_AT + bit, None),
+            false => (BITS_AT + bit / 8, Some(1 << (bit % 8))),
+        };
         BitPlace {
             sector: byte / SECTOR as u64,
             byte: (byte % SECTOR as u64) as usize,
-            mask: 1 << (bit % 8),
+            mask,
         }
     }
 
     /// The bits kept in a sector of the bitmap.
     pub fn bits_in(self, sector: u64) -> std::ops::Range<u64> {
-        let per_sector = SECTOR as u64 * 8;
-        let start = (sector * per_sector).saturating_sub(256 * 8).min(self.bits);
-        let end = ((sector + 1) * per_sector)
-            .saturating_sub(256 * 8)
-            .min(self.bits);
-        start..end
+        let (first, per_byte) = match self.states {
+            true => (STATES_AT, 1),
+            false => (BITS_AT, 8),
+        };
+        let at = |byte: u64| (byte.saturating_sub(first) * per_byte).min(self.bits);
+        at(sector * SECTOR as u64)..at((sector + 1) * SECTOR as u64)
     }
 
     /// Sectors of the whole bitmap.
     pub fn len_sectors(self) -> u64 {
-        (256 + self.bits.div_ceil(8)).div_ceil(SECTOR as u64)
+        let bytes = match self.states {
+            true => STATES_AT + self.bits,
+            false => BITS_AT + self.bits.div_ceil(8),
+        };
+        bytes.div_ceil(SECTOR as u64)
     }
 }
 
@@ -245,12 +302,34 @@ mod tests {
         let view = BitmapView::new(&bytes, 8 * 5000).expect("magic");
         assert_eq!((view.chunk_sectors, view.bits), (8, 5000));
         let place = view.place(2048);
-        assert_eq!((place.sector, place.byte, place.mask), (1, 0, 1));
+        assert_eq!((place.sector, place.byte, place.mask), (1, 0, Some(1)));
         assert_eq!((view.bits_in(0), view.bits_in(1)), (0..2048, 2048..5000));
         assert_eq!(view.len_sectors(), 2);
         for bit in 0..5000 {
             assert!(view.bits_in(view.place(bit).sector).contains(&bit));
         }
+    }
+
+    /// Kernel 7.2 writes them so (`umd-format/tests/data`).
+    #[test]
+    fn states_lie_where_the_kernel_puts_them() {
+        let mut bytes = [0; SECTOR];
+        bytes[0..4].copy_from_slice(b"bitm");
+        bytes[4] = 6;
+        bytes[52..56].copy_from_slice(&8u32.to_le_bytes());
+        let view = BitmapView::new(&bytes, 8 * 600).expect("magic");
+        assert_eq!((view.chunk_sectors, view.bits), (8, 600));
+        let place = view.place(513);
+        assert_eq!((place.sector, place.byte), (3, 1));
+        let bits = [1, 2, 3, 4].map(|sector| view.bits_in(sector));
+        assert_eq!(bits, [0..0, 0..512, 512..600, 600..600]);
+        assert_eq!(view.len_sectors(), 4);
+        let marks: Vec<Mark> = (0..=8).map(|byte| place.mark(byte)).collect();
+        use Mark::*;
+        let wanted = [
+            Unwritten, Agrees, Set, Set, Set, Unwritten, Unwritten, Agrees, Set,
+        ];
+        assert_eq!(marks, wanted);
     }
 
     #[test]

@@ -139,6 +139,18 @@ pub struct Workload {
     pub block_sectors: u64,
 }
 
+/// What the write-intent bitmap keeps of each region, where there is one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Marks {
+    /// A bit.
+    #[default]
+    Bits,
+    /// A state (version 6), as a new array has them.
+    States,
+    /// A state: the array comes from elsewhere, and has any of those that are true of it.
+    Mixed,
+}
+
 /// How many crash images are drawn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Forks {
@@ -175,6 +187,8 @@ pub struct Options {
     pub data_offset_sectors: Option<u64>,
     /// Bytes per bit; `None`: no bitmap.
     pub bitmap_bytes: Option<u32>,
+    /// What the bitmap keeps.
+    pub marks: Marks,
     /// Disks are full of old rubbish at creation.
     pub old_disks: bool,
     /// Created with --assume-clean (blank disks only).
@@ -213,6 +227,12 @@ pub struct Options {
     /// where they are.
     pub logged: Option<u64>,
 }
+
+/// Of 1000 arrays with redundancy so many have a lockless bitmap.
+const LOCKLESS_PERMILLE: u64 = 120;
+
+/// What the states of a lockless bitmap take from each disk, and a little more.
+const STATES_ROOM_SECTORS: u64 = 320;
 
 /// As slow as write-mostly members are made.
 const SLOW_WRITE_NS: u64 = 100_000_000;
@@ -271,6 +291,7 @@ impl Options {
             disk_sectors,
             data_offset_sectors,
             bitmap_bytes: long_bitmap.then_some(4096).or(bitmap_bytes),
+            marks: Marks::Bits,
             old_disks,
             assume_clean: !old_disks && missing == 0 && rng.permille(300),
             write_mostly: match level == 1 && rng.permille(300) {
@@ -294,14 +315,7 @@ impl Options {
             logged: None,
         };
         options.draw_more(rng);
-        options.draw_apart();
         options
-    }
-
-    /// What has streams of its own: other seeds mean what they meant.
-    fn draw_apart(&mut self) {
-        self.draw_behind(&mut Rng::new(self.seed, Stream::Behind));
-        self.draw_logged(&mut Rng::new(self.seed, Stream::Logged));
     }
 
     /// What was thought of later: drawn last, so that the rest of a seed stays what it was.
@@ -320,6 +334,16 @@ impl Options {
         if self.level > 0 && self.spares + self.drawer > 0 && rng.permille(300) {
             self.actions.insert(Action::Replace);
             self.actions_per_boot += 2;
+        }
+        self.draw_apart(self.seed);
+    }
+
+    /// What is drawn from streams of its own: other seeds mean what they meant.
+    fn draw_apart(&mut self, seed: u64) {
+        self.draw_behind(&mut Rng::new(seed, Stream::Behind));
+        self.draw_logged(&mut Rng::new(seed, Stream::Logged));
+        if Rng::new(seed, Stream::Lockless).permille(LOCKLESS_PERMILLE) {
+            self.use_states();
         }
     }
 
@@ -376,6 +400,26 @@ impl Options {
         }
         if rng.coin() {
             self.actions.insert(Action::Fail);
+        }
+    }
+
+    /// The bitmap is lockless. Kernels have that on metadata 1.2 only, without write-behind. Where
+    /// writes lag bits stay.
+    pub fn use_states(&mut self) {
+        if self.level <= 0 || self.write_behind > 0 || self.marks != Marks::Bits {
+            return;
+        }
+        let rng = &mut Rng::new(mix(self.seed), Stream::Lockless);
+        self.marks = match rng.permille(300) {
+            true => Marks::Mixed,
+            false => Marks::States,
+        };
+        let bytes = 4096 << rng.below(6);
+        self.bitmap_bytes.get_or_insert(bytes);
+        self.minor = 2;
+        self.data_offset_sectors = Some(rng.pick(&[288, 296, 320]));
+        for sectors in &mut self.disk_sectors {
+            *sectors += STATES_ROOM_SECTORS;
         }
     }
 
@@ -596,6 +640,8 @@ mod tests {
         let kill = |o: &Options| o.boots.iter().any(|(ending, _)| *ending == Ending::Kill);
         assert!(some(&kill) > 50);
         assert_eq!(some(&|o| o.boots.last().expect("one").0 != Ending::Stop), 0);
+        assert!((120..280).contains(&some(&|o| o.marks != Marks::Bits)));
+        assert!(some(&|o| o.marks == Marks::Mixed) > 20);
         let six = |o: &Options| o.level == 6 && o.layout == 10 && o.bitmap_bytes.is_some();
         assert!(some(&six) > 0);
     }

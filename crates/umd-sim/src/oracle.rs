@@ -509,6 +509,13 @@ impl Oracle {
         self.loose.insert(sector);
     }
 
+    /// Whether no write there was ever answered: what members hold there need not be the same. A
+    /// trim promises nothing.
+    pub fn is_untouched(&self, sector: u64) -> bool {
+        let mut versions = self.sectors.get(sector).iter();
+        versions.all(|v| v.issued == 0 || v.weak || v.completed == OPEN)
+    }
+
     /// A hash of what may be read now.
     pub fn digest(&self) -> u64 {
         let mut sum = self.lagged.iter().fold(0, |sum, at| mix(sum ^ mix(*at)));

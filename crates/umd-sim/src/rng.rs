@@ -34,6 +34,8 @@ pub enum Stream {
     Behind,
     /// Whether a member has bad blocks.
     Logged,
+    /// Whether the bitmap is lockless.
+    Lockless,
 }
 
 impl Stream {
@@ -51,6 +53,7 @@ impl Stream {
             Stream::Limits(boot) => (10, boot, 0),
             Stream::Behind => (11, 0, 0),
             Stream::Logged => (12, 0, 0),
+            Stream::Lockless => (13, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

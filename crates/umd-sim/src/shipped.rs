@@ -4,7 +4,7 @@ use umd_core::array::{Array, Command, Commands, Event, Options, Purpose, Setup, 
 use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, RefusalKind, Wish, assemble};
 use umd_core::value::{Museum, Now, Pool};
 use umd_format::badblocks::BadLog;
-use umd_format::bitmap::{BitmapError, BitmapSuperblock, Unverified, on_disk_sectors};
+use umd_format::bitmap::{BitmapError, BitmapSuperblock, Unverified};
 use umd_format::{Format, SuperblockV1};
 
 use crate::disk::SimDisk;
@@ -150,7 +150,7 @@ fn bitmap_area(
         .expect("a source has a superblock")
         .fields;
     let at = fields.bitmap_sector().expect("a source has a bitmap");
-    let len = on_disk_sectors(superblock.regions(fields.size_sectors));
+    let len = superblock.area_sectors(superblock.regions(fields.size_sectors));
     Some(read_sectors(candidate.disk, at, len))
 }
 

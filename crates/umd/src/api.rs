@@ -82,6 +82,9 @@ pub struct CreateRequest {
     pub data_offset_sectors: Option<u64>,
     /// Internal bitmap; `null` leaves it to the size of the array, as mdadm does.
     pub bitmap: Option<bool>,
+    /// The bitmap is lockless (version 6): no first resync, and only kernels from 6.18 know it.
+    #[serde(default)]
+    pub bitmap_lockless: bool,
     /// The file that is to hold the bitmap: an absolute path.
     #[serde(default)]
     pub bitmap_file: Option<String>,

@@ -215,6 +215,7 @@ impl Demo<'_> {
             size_sectors: Some(size_sectors),
             data_offset_sectors: None,
             bitmap: Some(true),
+            bitmap_lockless: false,
             bitmap_file: None,
             bitmap_chunk_bytes: None,
             bitmap_delay_seconds: None,

@@ -27,6 +27,7 @@ fn every_level_keeps_what_was_written() {
         ("4", 3, ""),
         ("5", 3, "-e 1.0 --bitmap internal -p ra"),
         ("6", 4, "-e 1.1 -c 4K"),
+        ("10", 4, "--bitmap lockless"),
     ]
     .iter()
     .enumerate()

@@ -157,7 +157,8 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "-C md0 -l 1 -n 2 -b clustered a b",
         2,
-        "umd: clustered bitmaps are not available in this version; internal, none and files are\n",
+        "umd: clustered bitmaps are not available in this version; internal, lockless, none and \
+         files are\n",
     ),
     (
         "-C md0 -l 0 -n 2 -b internal a b",

@@ -3,7 +3,7 @@
 use crate::Input;
 use umd_core::bitmap::{Bitmap, Place};
 use umd_core::value::MAX_SECTOR;
-use umd_format::bitmap::{Unverified, bit_position, regions};
+use umd_format::bitmap::{RegionState, STATES_OFFSET, Unverified, bit_position};
 
 /// More regions than this say nothing new and take their time.
 const REGIONS_MAX: u64 = 1 << 14;
@@ -20,8 +20,7 @@ pub fn run(data: &[u8]) {
         return;
     };
     assert_eq!(superblock.encode()[..], input.0[..256]);
-    let region_bytes = superblock.fields.region_raw;
-    let count = regions(sectors, region_bytes);
+    let count = superblock.regions(sectors);
     let region_sectors = superblock.fields.region_bytes() / 512;
     assert!(count.saturating_mul(region_sectors) >= sectors);
     let sectors = sectors.min(REGIONS_MAX * region_sectors);
@@ -34,22 +33,34 @@ pub fn run(data: &[u8]) {
         sectors / 2
     };
     let stale = choice & 2 != 0;
+    let expected = superblock.regions(sectors);
+    let lockless = superblock.is_lockless();
     let place = Place::Members(8);
     let bitmap = Bitmap::load(superblock, place, input.0, sectors, resync_from, stale, 512);
     let loaded = bitmap.regions().expect("it was loaded");
     loaded.check();
-    assert_eq!(loaded.count(), regions(sectors, region_bytes));
+    assert_eq!(loaded.count(), expected);
     let mut dirty = 0;
     for region in 0..loaded.count() {
-        let (byte, mask) = bit_position(region);
-        let set = input
-            .0
-            .get(byte as usize)
-            .is_some_and(|byte| byte & mask != 0);
         let first = region * region_sectors;
-        assert_eq!(loaded.is_dirty(first), set || stale);
+        let set = match lockless {
+            true => {
+                let byte = input.0.get(STATES_OFFSET + region as usize);
+                let state = byte.map_or(RegionState::NeedSync, |byte| RegionState::of(*byte));
+                let state = state.loaded(stale);
+                assert_eq!(loaded.is_unwritten(first), state == RegionState::Unwritten);
+                assert_eq!(loaded.needs_resync(first), state == RegionState::NeedSync);
+                state.is_marked()
+            }
+            false => {
+                let (byte, mask) = bit_position(region);
+                let byte = input.0.get(byte as usize);
+                stale || byte.is_some_and(|byte| byte & mask != 0)
+            }
+        };
+        assert_eq!(loaded.is_dirty(first), set);
         assert!(loaded.is_dirty(first) || !loaded.needs_resync(first));
-        dirty += u64::from(set || stale);
+        dirty += u64::from(set);
     }
     assert_eq!(loaded.dirty(), dirty);
 }

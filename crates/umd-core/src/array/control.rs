@@ -429,7 +429,13 @@ impl Array {
         }
         self.sync.unblock();
         match action {
-            SyncAction::Check | SyncAction::Repair => self.sync.request(action, way),
+            SyncAction::Check | SyncAction::Repair => {
+                // What waits to be made to agree is no mismatch.
+                if self.bitmap.owes_resync() {
+                    self.sync.owe_regions();
+                }
+                self.sync.request(action, way);
+            }
             // These happen when they are owed; asking for them lifts what holds them back.
             SyncAction::Resync | SyncAction::Recover => self.sync.idle(),
         }

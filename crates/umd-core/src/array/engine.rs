@@ -321,6 +321,7 @@ impl Array {
         Leave {
             may_write: self.may_write(),
             may_clear: self.may_write() && whole,
+            degraded,
             events: self.metadata.events(),
         }
     }
@@ -409,6 +410,9 @@ impl Array {
             Timer::BitmapDaemon => {
                 let leave = self.leave();
                 self.bitmap.daemon(leave);
+                if self.bitmap.owes_resync() {
+                    self.sync.owe_regions();
+                }
             }
             // What it is for is looked at after every event.
             Timer::Sync => self.sync.timer(),

@@ -210,7 +210,7 @@ impl Array {
         if self.activate_spares() {
             return true;
         }
-        let Some(action) = self.sync.choose(&self.members) else {
+        let Some(action) = self.sync.choose(&self.members, self.epoch.degraded() > 0) else {
             return false;
         };
         self.with_sync(|sync, rig| sync.begin(rig, action));

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use umd_format::SuperblockV1;
-use umd_format::bitmap::on_disk_sectors;
 use umd_format::v1::{DeviceFlags, Features};
 
 use super::engine::{Array, Info, Parts};
@@ -105,6 +104,9 @@ impl Array {
             plan.resync_offset_sectors,
         );
         sync.exhibit(museum);
+        if bitmap.owes_resync() {
+            sync.owe_regions();
+        }
         resume_rebuilds(&plan, &mut cover, &mut sync, museum);
         Array::assemble_parts(Parts {
             info: info_of(&plan, &superblock),
@@ -181,9 +183,17 @@ fn is_uneven(members: &Members, plan: &Plan) -> bool {
 }
 
 /// Parity that was only declared right cannot vouch for what was rebuilt from it: where an unclean
-/// array was marked clean, rebuilds begin again.
+/// array was marked clean, rebuilds begin again. So do replacements over a lockless bitmap: others
+/// may have passed over what nobody had written.
 fn distrusting_rebuilds(mut plan: Plan) -> Plan {
-    for one in plan.replacements.iter_mut().filter(|_| plan.marked_clean) {
+    let lockless = match &plan.bitmap {
+        BitmapPlan::None => false,
+        BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
+            superblock.is_lockless()
+        }
+    };
+    let again = plan.marked_clean || lockless;
+    for one in plan.replacements.iter_mut().filter(|_| again) {
         one.begins_again |= one.from_sectors > 0;
         one.from_sectors = 0;
     }
@@ -288,7 +298,7 @@ fn bitmap_sectors(plan: &BitmapPlan) -> u64 {
     match plan {
         BitmapPlan::None => 0,
         BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
-            on_disk_sectors(superblock.regions(superblock.fields.sync_size_sectors))
+            superblock.area_sectors(superblock.regions(superblock.fields.sync_size_sectors))
         }
     }
 }

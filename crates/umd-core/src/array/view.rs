@@ -74,7 +74,7 @@ impl Array {
             degraded: self.epoch.degraded(),
             members,
             sync: self.sync_status(),
-            sync_pending: self.sync.owes_resync() && self.sync.running().is_none(),
+            sync_pending: self.sync.awaits_resync(self.epoch.degraded() > 0),
             sync_requested: self.sync.requested(),
             sync_frozen: self.sync.is_frozen(),
             sync_limits: self.limits_status(),

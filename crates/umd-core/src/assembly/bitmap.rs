@@ -1,7 +1,7 @@
 //! Whether the write-intent bitmap can be used.
 
 use umd_format::Level;
-use umd_format::bitmap::{BitmapError, BitmapSuperblock, on_disk_bytes};
+use umd_format::bitmap::{BitmapError, BitmapSuperblock};
 use umd_format::v1::{Features, Fields};
 
 use super::decide::raid10;
@@ -63,7 +63,7 @@ pub(super) fn decide(
 
 fn unsupported(candidate: &Candidate<'_>) -> Option<&'static str> {
     match &candidate.facts.bitmap {
-        Some(Err(BitmapError::Lockless)) => Some("a lockless bitmap (version 6)"),
+        Some(Err(BitmapError::FirstUse)) => Some("a lockless bitmap that was never initialised"),
         Some(Err(BitmapError::Clustered)) => Some("a clustered bitmap (version 5)"),
         _ => None,
     }
@@ -88,7 +88,7 @@ fn bitmap_of<'a>(candidate: &Candidate<'a>) -> Result<&'a BitmapSuperblock, Stri
     let start = fields
         .bitmap_sector()
         .ok_or("its place is not on the device")?;
-    let bytes = on_disk_bytes(superblock.regions(covered_sectors(fields)));
+    let bytes = superblock.area_bytes(superblock.regions(covered_sectors(fields)));
     let end = start.saturating_add(bytes.div_ceil(SECTOR_BYTES));
     let data_end = fields.data_offset_sectors + fields.data_size_sectors;
     let super_end = fields.super_offset_sectors + candidate.superblock.sectors();

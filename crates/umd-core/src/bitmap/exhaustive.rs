@@ -85,7 +85,7 @@ impl Bench {
         let superblock = BitmapSuperblock::new(Uuid([1; 16]), sectors, 4096);
         let image = vec![0u8; on_disk_bytes(REGIONS as u64) as usize];
         Bench {
-            regions: Regions::load(&superblock, &image, sectors, MAX_SECTOR),
+            regions: Regions::load(&superblock, &image, sectors, MAX_SECTOR, false),
             model: [Region::default(); REGIONS],
             tickets: Vec::new(),
             intents: Vec::new(),

@@ -8,10 +8,12 @@
 //!
 //! A bit reaches the disks before the data it covers: member data writes are built from an
 //! [`Intent`], and only this room makes one. It is cleared lazily, and only when every member is
-//! in sync and holds the data durably. Facts: bitmap.md sections 4-7.
+//! in sync and holds the data durably. `marks` is how marks are stored: as bits, or as the states
+//! of a lockless bitmap. Facts: bitmap.md sections 4-7 and 10.
 
 #[cfg(test)]
 mod exhaustive;
+mod marks;
 mod regions;
 mod writer;
 
@@ -30,6 +32,8 @@ pub struct Leave {
     pub may_write: bool,
     /// Every slot is in sync, all faults are recorded, the array is writable: bits may go.
     pub may_clear: bool,
+    /// Some slot has no member in sync.
+    pub degraded: bool,
     /// The events that superblocks on disk carry.
     pub events: Events,
 }
@@ -72,10 +76,8 @@ impl Bitmap {
         block_bytes: u32,
     ) -> Bitmap {
         assert!(dev_sectors > 0, "a bitmap of something");
-        let mut regions = Regions::load(&superblock, image, dev_sectors, resync_from_sectors);
-        if stale {
-            regions.set_all(resync_from_sectors);
-        }
+        let from = resync_from_sectors;
+        let regions = Regions::load(&superblock, image, dev_sectors, from, stale);
         let writer = Writer::new(superblock, place, block_bytes, stale, &regions);
         Bitmap {
             kept: Some(Kept {
@@ -93,6 +95,12 @@ impl Bitmap {
         if let Some(kept) = &mut self.kept {
             kept.regions.exhibit(museum);
         }
+    }
+
+    /// Whether regions need a resync that superblocks know nothing of.
+    pub fn owes_resync(&self) -> bool {
+        self.regions()
+            .is_some_and(|regions| regions.has_states() && regions.needs_any())
     }
 
     /// The regions, if there is a bitmap.
@@ -237,6 +245,7 @@ impl Bitmap {
         let Some(kept) = &mut self.kept else {
             return false;
         };
+        kept.regions.set_degraded(leave.degraded);
         let leave = kept.leave(leave);
         let changed = kept.writer.advance(io, members, &mut kept.regions, leave);
         if !kept.daemon_armed && leave.may_clear && kept.regions.dirty() > 0 {

@@ -11,8 +11,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, bit_position, on_disk_bytes};
+use umd_format::bitmap::{BitmapSuperblock, RegionState, SUPERBLOCK_BYTES};
 
+use super::marks::Marks;
 use crate::value::{Exhibit, MAX_SECTOR, Museum};
 
 /// Bytes of the area that are written as one unit at most.
@@ -22,6 +23,10 @@ const IDLE: u8 = 1;
 const NEEDED: u8 = 2;
 /// Chosen by the pass of clearing that is under way, and not written since.
 const RIPE: u8 = 4;
+/// The resync that is under way has begun here, and nothing was written for the first time since.
+const SYNCING: u8 = 8;
+/// What only marked regions carry.
+const MARKED: u8 = IDLE | RIPE;
 
 /// Regions marked and counted, not yet known to be durable.
 #[derive(Debug)]
@@ -128,7 +133,7 @@ impl Watch {
 pub struct Regions {
     count: u64,
     region_sectors: u64,
-    image: Vec<u8>,
+    marks: Marks,
     writers: Vec<u32>,
     flags: Vec<u8>,
     dirty: u64,
@@ -142,6 +147,10 @@ pub struct Regions {
     swept: u64,
     /// Every page was written to every member, or is about to be.
     whole: bool,
+    /// Regions that need a resync.
+    needed: u64,
+    /// A slot has no member in sync: what is written now somebody will have to be told.
+    degraded: bool,
     watch: Watch,
     museum: Museum,
 }
@@ -153,19 +162,16 @@ impl Regions {
         image: &[u8],
         dev_sectors: u64,
         resync_from_sectors: u64,
+        stale: bool,
     ) -> Regions {
         let region_sectors = superblock.fields.region_bytes() / 512;
         assert!(region_sectors > 0, "verified by the format");
         let count = dev_sectors.div_ceil(region_sectors);
-        let bytes = usize::try_from(on_disk_bytes(count)).expect("bitmaps fit memory");
-        let mut kept = image.to_vec();
-        kept.resize(bytes.next_multiple_of(PAGE_BYTES), 0);
-        assert!(kept.len() >= bytes, "every region has its bit");
         let slots = usize::try_from(count).expect("bitmaps fit memory");
         let mut regions = Regions {
             count,
             region_sectors,
-            image: kept,
+            marks: Marks::load(superblock, image, count, stale),
             writers: vec![0; slots],
             flags: vec![0; slots],
             dirty: 0,
@@ -176,6 +182,8 @@ impl Regions {
             written_batch: 0,
             swept: 0,
             whole: false,
+            needed: 0,
+            degraded: false,
             watch: Watch::new(slots),
             museum: Museum::NONE,
         };
@@ -185,25 +193,71 @@ impl Regions {
             if regions.bit(region) {
                 regions.dirty += 1;
                 regions.pending.insert(region, regions.open_batch);
-                regions.open_pages.insert(Self::page_of(region));
-                if regions.end_sectors(region) > resync_from_sectors {
-                    regions.flags[region as usize] |= NEEDED;
+                regions.open_pages.insert(regions.marks.page_of(region));
+                // States say themselves who needs a resync, whatever superblocks say.
+                let owed = regions.end_sectors(region) > resync_from_sectors;
+                if owed || regions.marks.has_states() {
+                    regions.need(region);
                 }
             }
+        }
+        if stale {
+            regions.set_all(resync_from_sectors);
         }
         regions
     }
 
-    /// Marks everything, for a bitmap that missed writes.
-    pub(super) fn set_all(&mut self, resync_from_sectors: u64) {
+    /// Marks everything, for a bitmap that missed writes. What was never written stays so.
+    fn set_all(&mut self, resync_from_sectors: u64) {
+        if self.marks.has_states() {
+            return;
+        }
         for region in 0..self.count {
             self.mark(region);
             self.watch.touch(region);
             if resync_from_sectors != MAX_SECTOR && self.end_sectors(region) > resync_from_sectors {
-                self.flags[region as usize] |= NEEDED;
+                self.need(region);
             }
         }
         assert_eq!(self.dirty, self.count, "every region is marked");
+    }
+
+    /// A region needs a resync.
+    fn need(&mut self, region: u64) {
+        let flags = &mut self.flags[region as usize];
+        self.needed += u64::from(*flags & NEEDED == 0);
+        *flags |= NEEDED;
+    }
+
+    /// A region needs no resync any more.
+    fn synced(&mut self, region: u64) {
+        self.watch.touch(region);
+        let flags = &mut self.flags[region as usize];
+        self.needed -= u64::from(*flags & NEEDED != 0);
+        *flags &= !(NEEDED | SYNCING);
+        if self.marks.state(region) == RegionState::NeedSync {
+            self.marks.put(region, RegionState::Dirty);
+        }
+    }
+
+    /// Whether some slot has no member in sync.
+    pub(super) fn set_degraded(&mut self, degraded: bool) {
+        self.degraded = degraded;
+    }
+
+    /// Whether regions have states: then they alone say who needs a resync.
+    pub fn has_states(&self) -> bool {
+        self.marks.has_states()
+    }
+
+    /// Whether some region needs a resync.
+    pub fn needs_any(&self) -> bool {
+        self.needed > 0
+    }
+
+    /// Whether nobody has ever written the region of a sector, so that its members may differ.
+    pub fn is_unwritten(&self, sector: u64) -> bool {
+        self.marks.state(sector / self.region_sectors) == RegionState::Unwritten
     }
 
     pub(super) fn exhibit(&mut self, museum: Museum) {
@@ -220,8 +274,7 @@ impl Regions {
     }
 
     fn bit(&self, region: u64) -> bool {
-        let (byte, mask) = bit_position(region);
-        self.image[byte as usize] & mask != 0
+        self.marks.is_marked(region)
     }
 
     /// Number of regions.
@@ -241,39 +294,46 @@ impl Regions {
 
     /// Length of the area on disk, whole sectors.
     pub(super) fn area_bytes(&self) -> usize {
-        (on_disk_bytes(self.count) as usize).next_multiple_of(512)
+        self.marks.area_bytes()
     }
 
     /// One page of the area.
     pub(super) fn page(&self, page: usize) -> &[u8] {
-        let start = page * PAGE_BYTES;
-        assert!(start < self.image.len(), "a page of the area");
-        &self.image[start..(start + PAGE_BYTES).min(self.image.len())]
+        self.marks.page(page)
     }
 
     /// The image with the superblock's bytes put in front.
     pub(super) fn put_superblock(&mut self, bytes: &[u8; SUPERBLOCK_BYTES]) {
-        self.image[..SUPERBLOCK_BYTES].copy_from_slice(bytes);
-    }
-
-    fn page_of(region: u64) -> usize {
-        bit_position(region).0 as usize / PAGE_BYTES
+        self.marks.image[..SUPERBLOCK_BYTES].copy_from_slice(bytes);
     }
 
     /// Sets the bit in memory; if it was clear it joins the open batch.
     fn mark(&mut self, region: u64) {
         assert!(region < self.count, "a region of the bitmap");
-        if self.bit(region) {
+        let before = self.marks.state(region);
+        if before.is_marked() {
             return;
         }
         let old = self.flags[region as usize];
         assert_eq!(old, 0, "a clean region carries no flags");
         self.watch.touch(region);
-        let (byte, mask) = bit_position(region);
-        self.image[byte as usize] |= mask;
+        // Around what is written for the first time members still differ. Kernels let those of a
+        // mirror be; here a clean region is one in which members agree.
+        //
+        // U20: the first write to a region was like any other: all of the region counted as clean
+        // when it had been idle, and parity that nobody had ever computed was modified.
+        let first = before == RegionState::Unwritten && !self.museum.on(Exhibit::U20);
+        let state = match first || self.degraded {
+            true => RegionState::NeedSync,
+            false => RegionState::Dirty,
+        };
+        if first {
+            self.need(region);
+        }
+        self.marks.put(region, state);
         self.dirty += 1;
         self.pending.insert(region, self.open_batch);
-        self.open_pages.insert(Self::page_of(region));
+        self.open_pages.insert(self.marks.page_of(region));
     }
 
     /// Marks and counts the regions of a write; see `Bitmap::join`.
@@ -401,25 +461,10 @@ impl Regions {
         self.idle(region) && !self.pending.contains_key(&region)
     }
 
-    fn set_regions(&self) -> impl Iterator<Item = u64> {
-        let bits = &self.image[SUPERBLOCK_BYTES..];
-        let regions = bits
-            .iter()
-            .enumerate()
-            .filter(|(_, byte)| **byte != 0)
-            .flat_map(|(index, byte)| {
-                let base = index as u64 * 8;
-                (0..8)
-                    .filter(move |i| byte >> i & 1 == 1)
-                    .map(move |i| base + i)
-            });
-        regions.take_while(|r| *r < self.count)
-    }
-
     /// One pass of aging; returns whether some region was idle for the second time.
     pub(super) fn age(&mut self) -> bool {
         self.demanded |= !self.open_pages.is_empty();
-        let idle: Vec<u64> = self.set_regions().filter(|r| self.clearable(*r)).collect();
+        let idle: Vec<u64> = self.marks.marked().filter(|r| self.clearable(*r)).collect();
         let mut ripe = false;
         for region in idle {
             let flags = &mut self.flags[region as usize];
@@ -438,7 +483,7 @@ impl Regions {
                 .extend(0..self.area_bytes().div_ceil(PAGE_BYTES));
         }
         self.demanded |= !self.open_pages.is_empty();
-        let idle: Vec<u64> = self.set_regions().filter(|r| self.idle(*r)).collect();
+        let idle: Vec<u64> = self.marks.marked().filter(|r| self.idle(*r)).collect();
         for region in idle {
             self.flags[region as usize] |= IDLE;
             self.watch.touch(region);
@@ -450,7 +495,7 @@ impl Regions {
     /// does.
     pub(super) fn ripe(&mut self) -> Vec<u64> {
         let ripe = |r: &u64| self.flags[*r as usize] & IDLE != 0 && self.clearable(*r);
-        let regions: Vec<u64> = self.set_regions().filter(ripe).collect();
+        let regions: Vec<u64> = self.marks.marked().filter(ripe).collect();
         for region in &regions {
             self.flags[*region as usize] |= RIPE;
             self.watch.touch(*region);
@@ -469,12 +514,11 @@ impl Regions {
             }
             assert_eq!(self.writers[*region as usize], 0, "a bit is needed");
             assert!(self.dirty > 0, "a marked region was counted");
-            let (byte, mask) = bit_position(*region);
-            self.image[byte as usize] &= !mask;
+            self.marks.put(*region, RegionState::Clean);
             self.flags[*region as usize] = 0;
             self.watch.touch(*region);
             self.dirty -= 1;
-            pages.insert(Self::page_of(*region));
+            pages.insert(self.marks.page_of(*region));
         }
         pages.into_iter().collect()
     }
@@ -482,6 +526,11 @@ impl Regions {
     /// Whether the region of a sector has to be resynced.
     pub fn needs_resync(&self, sector: u64) -> bool {
         self.flags[(sector / self.region_sectors) as usize] & NEEDED != 0
+    }
+
+    /// Whether members may differ in the region of a sector.
+    pub fn in_doubt(&self, sector: u64) -> bool {
+        self.needs_resync(sector) || self.is_unwritten(sector)
     }
 
     /// Whether the region of a sector is marked.
@@ -498,14 +547,38 @@ impl Regions {
     pub fn resync_begins(&mut self) {
         self.swept = 0;
         self.demand();
+        for region in 0..self.count {
+            self.flags[region as usize] &= !SYNCING;
+            self.watch.touch(region);
+        }
+    }
+
+    /// The resync begins with what lies at `sector`. A region that is first written later, behind
+    /// its back, stays one that needs a resync.
+    pub fn resync_at(&mut self, sector: u64) {
+        let region = sector / self.region_sectors;
+        let at_start = sector == region * self.region_sectors;
+        if at_start && self.flags[region as usize] & NEEDED != 0 {
+            self.flags[region as usize] |= SYNCING;
+            self.watch.touch(region);
+        }
+    }
+
+    /// Whether a resync that passed a region has done what was asked for.
+    fn was_resynced(&self, region: u64) -> bool {
+        // U21: the end of a resync counted for regions as well that were first written after it
+        // had passed over them.
+        let all = !self.has_states() || self.museum.on(Exhibit::U21);
+        all || self.flags[region as usize] & SYNCING != 0
     }
 
     /// Everything below `sector` was resynced: whole regions there no longer need it.
     pub fn resynced_below(&mut self, sector: u64) {
         let whole = (sector / self.region_sectors).min(self.count);
         for region in self.swept..whole {
-            self.flags[region as usize] &= !NEEDED;
-            self.watch.touch(region);
+            if self.was_resynced(region) {
+                self.synced(region);
+            }
         }
         self.swept = self.swept.max(whole);
         assert!(self.swept <= self.count, "a resync ends with the bitmap");
@@ -514,8 +587,9 @@ impl Regions {
     /// Every region was resynced.
     pub fn resynced(&mut self) {
         for region in 0..self.count {
-            self.flags[region as usize] &= !NEEDED;
-            self.watch.touch(region);
+            if self.was_resynced(region) {
+                self.synced(region);
+            }
         }
     }
 
@@ -524,22 +598,21 @@ impl Regions {
         let first = block * BLOCK_REGIONS;
         let end = (first + BLOCK_REGIONS).min(self.writers.len());
         let (writers, flags) = (&self.writers[first..end], &self.flags[first..end]);
-        let bits = &self.image[SUPERBLOCK_BYTES + block * BLOCK..][..(end - first).div_ceil(8)];
         // Nearly all blocks are at rest: whatever their bits say is right, and they are only
         // counted.
         let writing = writers.iter().fold(0, |all, count| all | count);
         let flagged = flags.iter().fold(0, |all, flag| all | flag);
-        let resting = writing == 0 && flagged & !NEEDED == 0;
+        let resting = writing == 0 && flagged & MARKED == 0;
         if resting && writers.len() == BLOCK_REGIONS {
-            return bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+            return self.marks.count_marked(first..end);
         }
         let mut dirty = 0;
         for (region, (writers, flags)) in writers.iter().zip(flags).enumerate() {
-            let marked = bits[region / 8] >> (region % 8) & 1 == 1;
+            let marked = self.bit((first + region) as u64);
             let (idle, ripe) = (flags & IDLE != 0, flags & RIPE != 0);
             dirty += u64::from(marked);
             assert!(*writers == 0 || marked, "a writer in a clean region");
-            assert!(flags & !NEEDED == 0 || marked, "a flag in a clean region");
+            assert!(flags & MARKED == 0 || marked, "a flag in a clean region");
             assert!(!ripe || idle, "chosen while not idle");
             assert!(!idle || *writers == 0, "idle with a writer");
         }
@@ -605,6 +678,7 @@ impl Regions {
 mod tests {
     use super::*;
     use umd_format::Uuid;
+    use umd_format::bitmap::{bit_position, on_disk_bytes};
 
     /// Regions of 8 sectors.
     fn regions(count: u64, set: &[u64]) -> Regions {
@@ -614,7 +688,7 @@ mod tests {
             let (byte, mask) = bit_position(*region);
             image[byte as usize] |= mask;
         }
-        Regions::load(&superblock, &image, count * 8, MAX_SECTOR)
+        Regions::load(&superblock, &image, count * 8, MAX_SECTOR, false)
     }
 
     #[test]
@@ -681,7 +755,7 @@ mod tests {
     fn what_needs_a_resync_is_never_cleared() {
         let superblock = BitmapSuperblock::new(Uuid([1; 16]), 64, 4096);
         let image = vec![0xff; on_disk_bytes(8) as usize];
-        let mut r = Regions::load(&superblock, &image, 64, 0);
+        let mut r = Regions::load(&superblock, &image, 64, 0, false);
         r.mark_all_idle();
         assert_eq!(r.ripe(), [] as [u64; 0]);
         r.resync_begins();
@@ -712,7 +786,7 @@ mod tests {
             ("a writer in a clean region", |r, at| r.writers[at] = 1),
             ("a flag in a clean region", |r, at| r.flags[at] = IDLE),
             ("dirty count", |r, at| {
-                r.image[SUPERBLOCK_BYTES + at / 8] ^= 1 << (at % 8)
+                r.marks.image[SUPERBLOCK_BYTES + at / 8] ^= 1 << (at % 8)
             }),
             ("chosen while not idle", |r, at| {
                 r.mark(at as u64);
@@ -764,7 +838,7 @@ mod tests {
         let ticket = r.join(200 * r.region_sectors, 1);
         r.check();
         r.check_changed();
-        r.image[SUPERBLOCK_BYTES + 300 / 8] ^= 1 << (300 % 8);
+        r.marks.image[SUPERBLOCK_BYTES + 300 / 8] ^= 1 << (300 % 8);
         r.dirty += 1;
         let why = "dirty count: a block changed, and nobody has seen it";
         assert_eq!(complaint(|| r.check()), why);

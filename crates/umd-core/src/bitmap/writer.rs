@@ -70,7 +70,17 @@ impl Writer {
             "a logical block"
         );
         assert!(regions.count() > 0, "a bitmap covers something");
-        let events = Events(superblock.fields.events);
+        let mut superblock = superblock;
+        let fields = &mut superblock.fields;
+        let events = Events(fields.events);
+        if stale {
+            // Until every mark was written, whoever reads the bitmap must not trust it.
+            fields.state = fields.state.with(State::STALE);
+        }
+        if regions.has_states() {
+            // Kernels do not keep count of when they cleared what.
+            fields.events_cleared = fields.events_cleared.max(events.0);
+        }
         Writer {
             superblock,
             place,

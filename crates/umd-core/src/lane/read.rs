@@ -164,8 +164,8 @@ impl Read {
         true
     }
 
-    /// A leg that holds the data. Where members may still differ after a crash it is always the
-    /// same one, so that two reads never see two versions.
+    /// A leg that holds the data. Where members may still differ after a crash, or a write that was
+    /// the last, it is always the same one, so that two reads never see two versions.
     fn choose_leg(&self, lane: &Lane, rig: &Rig<'_>) -> Option<Copy> {
         let (start, end) = (self.piece.array_sectors, self.end());
         let legs = lane.geometry.copies(start);
@@ -183,7 +183,8 @@ impl Read {
         let good: SmallVec<[Copy; 8]> = good.collect();
         let column = |leg: &Copy| rig.epoch.column(leg.slot).expect("filtered above");
         // M15 (c6d119cf1b5a): reads were spread over members that a resync had not passed yet.
-        let agrees = rig.cover.agrees(rig.bitmap.regions(), start, end);
+        // And in a broken array the last writes may have reached some legs and not others.
+        let agrees = !rig.broken && rig.cover.agrees(rig.bitmap.regions(), start, end);
         if !agrees && !rig.io.museum.on(Exhibit::M15) {
             let in_sync = good.iter().copied().filter(|leg| column(leg).in_sync);
             return in_sync.min_by_key(|leg| rig.epoch.rank(leg.slot));

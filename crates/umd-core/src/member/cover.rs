@@ -143,6 +143,11 @@ impl Cover {
         }
     }
 
+    /// Members have changed where nothing was written: what they agreed about does not count.
+    pub fn forget_committed(&mut self) {
+        self.committed.clear();
+    }
+
     /// The end of the committed range that holds this sector.
     fn committed_end(&self, at: u64) -> Option<u64> {
         let (_, end) = self.committed.range(..=at).next_back()?;
@@ -185,19 +190,20 @@ impl Cover {
     }
 
     /// Whether redundancy is known to agree in `start..end` (no resync owed), for a holder of the
-    /// lock.
+    /// lock. Where regions have states nothing else is asked: one may need a resync again after
+    /// the resync has passed it.
     pub fn agrees(&self, regions: Option<&Regions>, start: u64, end: u64) -> bool {
         assert!(start < end, "a range that is asked about");
-        if end <= self.synced_below_sectors || self.synced_below_sectors == MAX_SECTOR {
+        let states = regions.is_some_and(Regions::has_states);
+        let below = if states { 0 } else { self.synced_below_sectors };
+        if end <= below || below == MAX_SECTOR {
             return true;
         }
-        let mut at = start.max(self.synced_below_sectors);
+        let mut at = start.max(below);
         while at < end {
             let next = match (self.committed_end(at), regions) {
                 (Some(committed), _) => committed,
-                (None, Some(regions)) if !regions.needs_resync(at) => {
-                    regions.region_end_sectors(at)
-                }
+                (None, Some(regions)) if !regions.in_doubt(at) => regions.region_end_sectors(at),
                 (None, _) => return false,
             };
             assert!(next > at, "each stretch ends behind its sectors");

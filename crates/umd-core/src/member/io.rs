@@ -19,8 +19,8 @@ use smallvec::SmallVec;
 
 use super::bad_blocks::BadBlocks;
 use crate::value::{
-    Buf, Command, Commands, Completion, Instant, IoDone, IoError, IoId, IoOp, MemberId, MemberIo,
-    Museum, Now, Pool, Purpose, Slab, Slice, Span, UnitId,
+    Buf, Command, Commands, Completion, Exhibit, Instant, IoDone, IoError, IoId, IoOp, MemberId,
+    MemberIo, Museum, Now, Pool, Purpose, Slab, Slice, Span, UnitId,
 };
 
 /// Whom a completion belongs to.
@@ -82,6 +82,8 @@ enum End {
 #[derive(Debug)]
 struct Pair {
     owner: Owner,
+    /// What its failure is, where that has to be known at once.
+    urgent: Option<fn(MemberId, String) -> Effect>,
     members: [MemberId; 2],
     results: [Option<Result<IoDone, IoError>>; 2],
     left: u32,
@@ -126,6 +128,17 @@ pub struct Io {
     /// When each member last answered.
     answered: BTreeMap<MemberId, Instant>,
     ready: VecDeque<(Owner, MemberId, Result<IoDone, IoError>)>,
+}
+
+/// What the failure of an I/O is that nobody may go on after: of a flush, and of what a host wrote.
+fn urgency(purpose: Purpose, op: &IoOp) -> Option<fn(MemberId, String) -> Effect> {
+    match (purpose, op) {
+        (_, IoOp::Flush) => Some(|id, why| Effect::FlushFailed(id, format!("flush failed: {why}"))),
+        (Purpose::Data | Purpose::Parity, IoOp::Write { .. }) => {
+            Some(|id, why| Effect::Fail(id, format!("write failed: {why}")))
+        }
+        _ => None,
+    }
 }
 
 /// Bits of an `IoId` that hold the slab index; the rest is a sequence number, so that an identity
@@ -186,6 +199,7 @@ impl Io {
         };
         let pair = self.pairs.insert(Pair {
             owner,
+            urgent: urgency(purpose, &op),
             members: [member, twin.member],
             results: [None, None],
             left: 2,
@@ -320,6 +334,12 @@ impl Io {
         if let (1, 0, Err(error)) = (which, pair.counts, &result) {
             let why = format!("write failed: {error}");
             self.effects.push(Effect::Fail(member, why));
+        }
+        // The failure of a member that serves cannot wait for the other one: others are written.
+        let urgent = pair.urgent.filter(|_| which == pair.counts);
+        let urgent = urgent.filter(|_| !self.museum.on(Exhibit::M61));
+        if let (Some(effect), Err(error)) = (urgent, &result) {
+            self.effects.push(effect(member, error.to_string()));
         }
         pair.results[which] = Some(result);
         self.one_less(index);
@@ -576,6 +596,29 @@ mod tests {
         assert_eq!(write(&mut io, 2).len(), 1);
         read(&mut io, 1);
         assert_eq!(io.out.len(), 0);
+    }
+
+    #[test]
+    fn a_failure_is_known_before_the_other_one_ends() {
+        let mut io = paired();
+        let ids = write(&mut io, 1);
+        end(&mut io, ids[0], Err(IoError::Media));
+        let failed = |effect: &Effect| matches!(effect, Effect::Fail(MemberId(1), _));
+        assert!(io.effects.iter().all(failed) && io.effects.len() == 1);
+        let mut io = paired();
+        let owner = Owner::Job { job: 7, tag: 0 };
+        io.submit(MemberId(1), Purpose::Flush, IoOp::Flush, owner);
+        let flushes = io.out.drain(..).map(|command| match command {
+            Command::Io(one) => one.io,
+            other => panic!("no I/O: {other:?}"),
+        });
+        let ids: Vec<IoId> = flushes.collect();
+        end(&mut io, ids[0], Err(IoError::Other("cache lost".into())));
+        let failed = |effect: &Effect| matches!(effect, Effect::FlushFailed(MemberId(1), _));
+        assert!(io.effects.iter().all(failed) && io.effects.len() == 1);
+        end(&mut io, ids[1], Ok(IoDone::Done));
+        let (_, member, result) = io.next_ready().expect("both are over");
+        assert_eq!((member, result.is_err()), (MemberId(1), true));
     }
 
     #[test]

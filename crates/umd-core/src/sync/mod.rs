@@ -30,7 +30,7 @@ pub use unit::SyncWindow;
 use commit::Commits;
 use run::{Limits, Run};
 
-use crate::bitmap::Bitmap;
+use crate::bitmap::{Bitmap, Regions};
 use crate::geometry::Geometry;
 use crate::lane::Lane;
 use crate::member::{Cover, Epoch, Io, Member, Members, State};
@@ -90,6 +90,8 @@ pub struct Sync {
     armed: Option<Instant>,
     /// A run met sectors that nobody can read: it waits for an administrator.
     blocked: bool,
+    /// Regions need a resync that superblocks know nothing of.
+    regions_owed: bool,
     /// So did one that was to fill replacements: they wait, redundancy does not.
     replacing_blocked: bool,
     /// Members that miss only what the bitmap marks.
@@ -124,6 +126,7 @@ impl Sync {
             requested: None,
             way: RepairWay::Judged,
             blocked: false,
+            regions_owed: false,
             replacing_blocked: false,
             guided: BTreeSet::new(),
             last: None,
@@ -147,6 +150,17 @@ impl Sync {
     /// Whether a resync is owed.
     pub fn owes_resync(&self) -> bool {
         self.agreed_sectors != MAX_SECTOR
+    }
+
+    /// The bitmap has regions that need a resync although superblocks say that all agree.
+    pub fn owe_regions(&mut self) {
+        self.regions_owed = true;
+    }
+
+    /// Whether a resync is about to begin; what only regions owe waits while somebody is missing.
+    pub fn awaits_resync(&self, degraded: bool) -> bool {
+        let regions = self.regions_owed && !self.blocked && !degraded;
+        (self.owes_resync() || regions) && self.run.is_none()
     }
 
     /// The check or repair that was asked for and has not begun.
@@ -291,7 +305,10 @@ impl Sync {
     }
 
     /// What should run now, in the order that loses least: redundancy first agrees, then grows.
-    pub fn choose(&self, members: &Members) -> Option<SyncAction> {
+    ///
+    /// What only regions owe waits until nobody is missing: it can wait, for what hosts wrote
+    /// there agrees, and a lost member comes first.
+    pub fn choose(&self, members: &Members, degraded: bool) -> Option<SyncAction> {
         if self.frozen || self.run.is_some() {
             return None;
         }
@@ -304,6 +321,8 @@ impl Sync {
             Some(SyncAction::Resync)
         } else if rebuilding && !self.blocked {
             Some(SyncAction::Recover)
+        } else if self.regions_owed && !self.blocked && !degraded {
+            Some(SyncAction::Resync)
         } else {
             self.requested
         }
@@ -403,20 +422,25 @@ impl Sync {
     /// Whether enough was done since the last checkpoint for another one.
     pub fn checkpoint_due(&mut self, now: Instant) -> bool {
         let to = self.reach.to;
+        let owed = self.owes_resync();
         let run = self.run.as_mut();
+        let run = run.filter(|run| owed || run.action() != SyncAction::Resync);
         run.is_some_and(|run| run.checkpoint_due(now, to))
     }
 
     fn conclude(&mut self, ended: &Ended, rig: &mut SyncRig<'_>) {
         match (ended.action, &ended.outcome) {
             (SyncAction::Resync, Outcome::Complete) => {
+                self.regions_owed = false;
+                if self.owes_resync() {
+                    rig.metadata.note_change(true);
+                }
                 self.agreed_sectors = MAX_SECTOR;
                 self.checkpoint_sectors = MAX_SECTOR;
                 rig.cover.set_synced_below(MAX_SECTOR);
                 if let Some(regions) = rig.bitmap.regions_mut() {
                     regions.resynced();
                 }
-                rig.metadata.note_change(true);
             }
             (SyncAction::Recover, Outcome::Complete) => {
                 for member in &ended.targets {
@@ -427,6 +451,9 @@ impl Sync {
                     }
                 }
                 rig.cover.close_all();
+                if rig.bitmap.regions().is_some_and(Regions::has_states) {
+                    rig.cover.forget_committed();
+                }
                 if ended.replaces {
                     self.checkpoint(rig);
                 }
@@ -452,7 +479,9 @@ impl Sync {
             }
             (SyncAction::Resync, outcome) => {
                 self.blocked |= matches!(outcome, Outcome::Failed(_));
-                self.checkpoint(rig);
+                if self.owes_resync() {
+                    self.checkpoint(rig);
+                }
             }
             _ => {}
         }

@@ -294,6 +294,19 @@ impl Run {
     fn places(&self, rig: &SyncRig<'_>, at: u64) -> SmallVec<[Place; 2]> {
         let regions = rig.bitmap.regions();
         let wanted = |sector: u64| match (self.action, regions) {
+            // Parity that is computed there one day is computed with what is on who will be
+            // replaced: who replaces it has to hold the same, whatever it is.
+            (SyncAction::Recover, Some(regions))
+                if self.replaces && regions.has_states() && !rig.io.museum.on(Exhibit::U22) =>
+            {
+                true
+            }
+            // Where nobody ever wrote there is nothing to rebuild, or to compare.
+            (_, Some(regions)) if regions.is_unwritten(sector) => false,
+            // What waits to be made to agree is no mismatch.
+            (SyncAction::Check | SyncAction::Repair, Some(regions)) if regions.has_states() => {
+                !regions.needs_resync(sector)
+            }
             (SyncAction::Resync, Some(regions)) => regions.needs_resync(sector),
             (SyncAction::Recover, Some(regions)) => !self.guided || regions.is_dirty(sector),
             _ => true,
@@ -357,6 +370,9 @@ impl Run {
         let end = end.min(self.even_end(rig, start)).min(limit);
         let places = self.places(rig, start);
         assert!(!places.is_empty(), "empty stretches are skipped");
+        if let (SyncAction::Resync, Some(regions)) = (self.action, rig.bitmap.regions_mut()) {
+            regions.resync_at(start);
+        }
         self.cursor = end;
         // The reach is told before anybody else can hold the lock.
         for member in &self.targets {

@@ -50,6 +50,11 @@ pub struct World {
     /// Host writes to this member are held back.
     pub held: Option<MemberId>,
     pub kept: Vec<MemberIo>,
+    /// The power goes when so many more member I/Os were carried out: of the next write only the
+    /// first half reaches the disk, and nothing after it.
+    pub power_for: Option<u64>,
+    /// It is gone.
+    pub dark: bool,
     queue: VecDeque<Command>,
     replies: BTreeMap<u64, Result<Reply, RequestError>>,
     answers: BTreeMap<u64, Result<ControlReply, ControlError>>,
@@ -147,8 +152,23 @@ impl World {
         World::create_with(shape, disk_bytes, 0, 0)
     }
 
+    /// With a bitmap of version 6.
+    pub fn create_lockless(shape: &Shape) -> World {
+        World::create_as(shape, DISK_BYTES, (0, 0), RegionWish::Lockless)
+    }
+
     /// `mostly`: the slots whose member is write-mostly, as a mask.
     pub fn create_with(shape: &Shape, disk_bytes: usize, mostly: u8, behind: u32) -> World {
+        let wish = RegionWish::Bytes(65536);
+        World::create_as(shape, disk_bytes, (mostly, behind), wish)
+    }
+
+    fn create_as(
+        shape: &Shape,
+        disk_bytes: usize,
+        (mostly, behind): (u8, u32),
+        wish: RegionWish,
+    ) -> World {
         let device = |n: u16| NewDevice {
             device_sectors: (disk_bytes / 512) as u64,
             device_uuid: Uuid([n as u8 + 1; 16]),
@@ -166,9 +186,10 @@ impl World {
             size_sectors: None,
             data_offset_sectors: Some(match shape.format {
                 Format::V1_0 | Format::V090 => 0,
+                _ if wish == RegionWish::Lockless => 288,
                 _ => 128,
             }),
-            bitmap: shape.bitmap.then_some(RegionWish::Bytes(65536)),
+            bitmap: shape.bitmap.then_some(wish),
             // In version 1.0 it lies behind the data, where these disks have no room to spare.
             bad_block_log: matches!(shape.format, Format::V1_1 | Format::V1_2),
             assume_clean: shape.assume_clean,
@@ -223,6 +244,8 @@ impl World {
             log: Vec::new(),
             held: None,
             kept: Vec::new(),
+            power_for: None,
+            dark: false,
             queue: VecDeque::new(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -286,7 +309,7 @@ impl World {
                 .expect("bitmap");
             let regions = superblock.regions(superblock.fields.sync_size_sectors);
             let at = at as usize * 512;
-            let len = bitmap::on_disk_sectors(regions) as usize * 512;
+            let len = superblock.area_sectors(regions) as usize * 512;
             self.disks[&source].bytes[at..at + len].to_vec()
         };
         let bitmap_area = match &plan.bitmap {
@@ -325,6 +348,7 @@ impl World {
     pub fn drain(&mut self) {
         while let Some(command) = self.queue.pop_front() {
             match command {
+                Command::Io(io) if self.power_fails() => self.tear(io),
                 Command::Io(io) if self.keeps(&io) => self.kept.push(io),
                 Command::Io(io) => {
                     if self.disks.get(&io.member).is_some_and(|disk| disk.hung) {
@@ -381,6 +405,48 @@ impl World {
     pub fn is_answered(&mut self, id: u64) -> bool {
         self.drain();
         self.replies.contains_key(&id)
+    }
+
+    /// Whether the next I/O comes too late.
+    fn power_fails(&mut self) -> bool {
+        let Some(left) = &mut self.power_for else {
+            return false;
+        };
+        let fails = *left == 0;
+        *left = left.saturating_sub(1);
+        fails
+    }
+
+    /// The last write before the power is gone, and nothing more after it.
+    fn tear(&mut self, io: MemberIo) {
+        if let IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } = io.op
+        {
+            let bytes: Vec<u8> = data.iter().flat_map(|p| p.as_slice().to_vec()).collect();
+            let half = bytes.len() / 1024 * 512;
+            let disk = self.disks.get_mut(&io.member).expect("it has its disk");
+            disk.put(offset_sectors, &bytes[..half]);
+        }
+        self.queue.clear();
+        self.timers.clear();
+        self.power_for = None;
+        self.dark = true;
+    }
+
+    /// Writes, perhaps until the power goes: whether that was answered.
+    pub fn write_in_the_dark(&mut self, offset_sectors: u64, bytes: &[u8]) -> bool {
+        let data: Slice = self.pool.copy_of(bytes);
+        let id = self.submit(RequestOp::Write {
+            offset_sectors,
+            data,
+            fua: false,
+        });
+        self.drain();
+        let answer = self.replies.remove(&id);
+        answer.is_some_and(|answer| answer.is_ok())
     }
 
     /// Lets time pass, with all timers that fall due.
@@ -502,6 +568,7 @@ impl World {
     /// The process dies; the disks are as they were written.
     pub fn kill(&mut self) {
         self.array = None;
+        (self.power_for, self.dark) = (None, false);
         self.queue.clear();
         self.timers.clear();
         for disk in self.disks.values_mut() {

@@ -11,6 +11,7 @@
 use umd_core::array::MemberIo;
 
 use super::{Monitor, Scene, touched};
+use crate::metaview::Mark;
 use crate::stamp::SECTOR;
 
 impl Monitor {
@@ -26,7 +27,7 @@ impl Monitor {
         let is_set = |disk: usize, start: u64, bit: u64| {
             let place = first.place(bit);
             let sector = scene.disks[disk].durable().sector(start + place.sector);
-            sector[place.byte] & place.mask != 0
+            place.is_set(sector)
         };
         let half = |bit: &u64| {
             let on = bitmaps.iter();
@@ -57,7 +58,7 @@ impl Monitor {
                 return true;
             }
             let at = (sector - range.start) as usize * SECTOR + place.byte;
-            bytes[at] & place.mask == 0
+            place.mark(bytes[at]) != Mark::Set
         });
     }
 }

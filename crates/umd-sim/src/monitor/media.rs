@@ -10,7 +10,8 @@ use umd_core::value::MemberId;
 
 use crate::disk::{PAGE_SECTORS, SimDisk, Write};
 use crate::layout::{Geometry, Place, Row, parity_agrees};
-use crate::metaview::is_logged_bad;
+use crate::metaview::{BitmapView, Mark, is_logged_bad};
+use crate::oracle::Oracle;
 use crate::stamp::SECTOR;
 
 /// A member in a slot.
@@ -81,12 +82,41 @@ impl Agreed {
     }
 }
 
+/// What states of regions say about agreement, as whoever reads any of the bitmaps will see it.
+/// A region that nobody has written may differ; so may, in one that is marked, what nobody has
+/// written.
+pub struct Excuses<'a> {
+    /// Their bitmaps: disk, first sector, shape.
+    pub bitmaps: SmallVec<[(&'a SimDisk, u64, BitmapView); 4]>,
+    /// Who knows what was written.
+    pub oracle: &'a Oracle,
+}
+
+impl Excuses<'_> {
+    /// What is excused in the region of a sector of the walk: all, what was not written, nothing.
+    fn mark(&self, walk: u64) -> Mark {
+        let mark = |(disk, start, bitmap): &(&SimDisk, u64, BitmapView)| {
+            let region = (walk / bitmap.chunk_sectors).min(bitmap.bits.saturating_sub(1));
+            let place = bitmap.place(region);
+            place.mark(disk.durable().sector(start + place.sector)[place.byte])
+        };
+        let marks = self.bitmaps.iter().map(mark);
+        let strictest = marks.max_by_key(|mark| match mark {
+            Mark::Unwritten => 0,
+            Mark::Set => 1,
+            Mark::Agrees => 2,
+        });
+        strictest.unwrap_or(Mark::Agrees)
+    }
+}
+
 /// The media of an array.
 pub struct Media<'a> {
     geometry: &'a Geometry,
     columns: Vec<Option<Column<'a>>>,
     agreed: &'a Agreed,
     excused: &'a BTreeSet<u64>,
+    excuses: Option<Excuses<'a>>,
 }
 
 /// Whether a write on its way may make redundancy disagree: host data and parity. Metadata is
@@ -109,7 +139,61 @@ impl<'a> Media<'a> {
             columns,
             agreed,
             excused,
+            excuses: None,
         }
+    }
+
+    /// Members may differ where states of regions say so.
+    pub fn with_excuses(mut self, excuses: Option<Excuses<'a>>) -> Media<'a> {
+        self.excuses = excuses;
+        self
+    }
+
+    /// Whether what lies together at a sector of the walk may differ.
+    fn may_differ(&self, walk: u64) -> bool {
+        let Some(excuses) = &self.excuses else {
+            return false;
+        };
+        let untouched = |sector: u64| excuses.oracle.is_untouched(sector);
+        let damaged = |(column, relative): &(&Column<'a>, u64)| {
+            let at = column.data_offset + relative;
+            let mut cached = column.disk.cache().range(at, at + 1);
+            let mut flying = column.disk.writes_in_flight();
+            let mended = |write: &Write| matches!(write.purpose, Purpose::Rewrite);
+            column.disk.damaged().contains(&at)
+                || cached.any(|(_, write)| mended(write))
+                || flying.any(|write| {
+                    mended(write) && write.offset_sectors <= at && at < write.end_sectors()
+                })
+        };
+        match excuses.mark(walk) {
+            Mark::Unwritten => true,
+            Mark::Agrees => false,
+            // What could not be read is what the others make of it.
+            Mark::Set if self.holders(walk).iter().any(damaged) => true,
+            Mark::Set if self.geometry.has_parity() => {
+                let mut slots = 0..self.geometry.slots;
+                slots.all(|slot| {
+                    let relative_sector = walk;
+                    let place = Place {
+                        slot,
+                        relative_sector,
+                    };
+                    self.geometry.sector_at(place).is_none_or(untouched)
+                })
+            }
+            Mark::Set => untouched(walk),
+        }
+    }
+
+    /// Whether a part agrees, leaving out what may differ.
+    fn agrees_but(&self, at: u64, len: u64, needs: Needs) -> bool {
+        if self.agrees(at, len, needs) {
+            return true;
+        }
+        let mut sectors = at..at + len;
+        self.excuses.is_some()
+            && sectors.all(|walk| self.may_differ(walk) || self.agrees(walk, 1, needs))
     }
 
     fn present(&self) -> impl Iterator<Item = &Column<'a>> {
@@ -252,7 +336,7 @@ impl<'a> Media<'a> {
                     .holders(at)
                     .iter()
                     .any(|(one, at)| one.is_bad(*at, len));
-            if !skip && !self.agrees(at, len, needs) {
+            if !skip && !self.agrees_but(at, len, needs) {
                 return Some(format!("members disagree at sectors {at}..{}", at + len));
             }
             at += len;

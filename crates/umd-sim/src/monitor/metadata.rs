@@ -3,13 +3,14 @@
 use std::fmt;
 use std::ops::Range;
 
+use smallvec::SmallVec;
 use umd_core::array::{IoOp, MemberIo, MemberRole};
 use umd_core::sync::SyncAction;
 use umd_core::value::MemberId;
 
-use super::media::{Media, Needs};
+use super::media::{Excuses, Media, Needs};
 use super::{Monitor, Rule, Scene, Verdict, broken};
-use crate::metaview::{SuperView, names_bad_blocks};
+use crate::metaview::{Mark, SuperView, names_bad_blocks};
 use crate::stamp::SECTOR;
 
 /// The bytes of a write, in one piece.
@@ -68,7 +69,7 @@ impl Monitor {
         if sb.resync_offset() <= old {
             return Ok(());
         }
-        let media = self.media(scene);
+        let media = self.media(scene).with_excuses(self.excuses(scene));
         if let Some(text) = media.unsettled(0..claimed) {
             let text = format!("{what} claims sync below {claimed}, but {text}");
             return broken(Rule::Clear, text);
@@ -119,6 +120,7 @@ impl Monitor {
         // A rebuild guided by the bitmap has no old offset to count from: all of it is judged.
         let from = if old.recovery_by_bitmap() { 0 } else { before };
         let media = self.media_with(scene, Some(member));
+        let media = media.with_excuses(self.excuses(scene));
         match media.rebuild_disagreement(from..end, member) {
             None => Ok(()),
             Some(text) => {
@@ -155,13 +157,20 @@ impl Monitor {
             for bit in bitmap.bits_in(sector - start) {
                 let place = bitmap.place(bit);
                 let at = index * SECTOR + place.byte;
-                let new = bytes.as_ref().map_or(0, |bytes| bytes[at]);
-                let cleared = old[place.byte] & place.mask != 0 && new & place.mask == 0;
-                if !cleared || self.half_set.contains(&bit) || !self.is_set_everywhere(scene, bit) {
+                let new = place.mark(bytes.as_ref().map_or(0, |bytes| bytes[at]));
+                let old = place.mark(old[place.byte]);
+                if new == old || new == Mark::Set || self.half_set.contains(&bit) {
                     continue;
                 }
+                if old == Mark::Set && !self.is_set_everywhere(scene, bit) {
+                    continue;
+                }
+                let what = format_args!("{what} makes region {bit} {new:?}, which was {old:?}");
+                if new == Mark::Unwritten {
+                    return broken(Rule::Clear, what.to_string());
+                }
                 let region = bit * bitmap.chunk_sectors..(bit + 1) * bitmap.chunk_sectors;
-                self.check_clearing(scene, region, &format_args!("{what} clears bit {bit}"))?;
+                self.check_clearing(scene, region, &what)?;
             }
         }
         Ok(())
@@ -177,7 +186,7 @@ impl Monitor {
                     let bytes = scene.disks[view.disk]
                         .durable()
                         .sector(start + place.sector);
-                    bytes[place.byte] & place.mask != 0
+                    place.is_set(bytes)
                 })
         })
     }
@@ -243,10 +252,27 @@ impl Monitor {
 
     /// Everything has settled: redundancy agrees on the media.
     pub fn check_parity_at_rest(&self, scene: Scene<'_>) -> Verdict {
-        match self.media(scene).disagreement(0..u64::MAX, Needs::InSync) {
+        let media = self.media(scene).with_excuses(self.excuses(scene));
+        match media.disagreement(0..u64::MAX, Needs::InSync) {
             None => Ok(()),
             Some(text) => broken(Rule::Parity, format!("at rest, {text}")),
         }
+    }
+
+    /// Where members may differ because a lockless bitmap says so: that of every member in sync,
+    /// since any of them may be read at the next start.
+    fn excuses<'a>(&self, scene: Scene<'a>) -> Option<Excuses<'a>> {
+        let bitmaps: SmallVec<[_; 4]> = self
+            .in_sync(scene.status)
+            .filter_map(|(_, _, view)| {
+                let (start, bitmap) = self.bitmap(view, scene.disks)?;
+                bitmap
+                    .states
+                    .then_some((&scene.disks[view.disk], start, bitmap))
+            })
+            .collect();
+        let oracle = scene.oracle;
+        (!bitmaps.is_empty()).then_some(Excuses { bitmaps, oracle })
     }
 
     /// The media of the array as the engine sees its members.

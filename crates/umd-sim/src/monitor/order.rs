@@ -34,8 +34,10 @@ impl Monitor {
             Purpose::Bitmap => match view.bitmap_sector {
                 None => false,
                 Some(start) => {
-                    let known = self.bitmap(view, scene.disks);
-                    let len = known.map_or(8, |(_, bitmap)| bitmap.len_sectors());
+                    // Who is joining has no bitmap of this array yet.
+                    let others = self.in_sync(scene.status).map(|(_, _, view)| view);
+                    let mut known = others.filter_map(|view| self.bitmap(view, scene.disks));
+                    let len = known.next().map_or(8, |(_, bitmap)| bitmap.len_sectors());
                     inside(start..start + len.next_multiple_of(8))
                 }
             },
@@ -107,7 +109,7 @@ impl Monitor {
                 let bytes = scene.disks[other.disk]
                     .durable()
                     .sector(start + place.sector);
-                if bytes[place.byte] & place.mask == 0 {
+                if !place.is_set(bytes) {
                     let text = format!("{what} at {relative:?}: bit {bit} is not set on {id:?}");
                     return broken(Rule::Intent, text);
                 }

@@ -735,4 +735,34 @@ const OWN: &[Entry] = &[
         "G5",
         Rule::Content,
     ),
+    entry(
+        U20,
+        (
+            "hypothesis",
+            "the first write to a region of a lockless bitmap is like any other",
+        ),
+        "Parity that nobody had ever computed was modified, and counted as right.",
+        "G2, G11",
+        Rule::Clear,
+    ),
+    entry(
+        U21,
+        (
+            "hypothesis",
+            "what a resync has passed over counts as resynced",
+        ),
+        "A region that was first written behind the back of a resync was called clean at its end.",
+        "G2, G11",
+        Rule::Clear,
+    ),
+    entry(
+        U22,
+        (
+            "found by random search before lockless bitmaps were offered",
+            "who replaces a member gets what nobody has written, too",
+        ),
+        "A replacement lacked what parity was computed with before the slot was handed over.",
+        "G8, Content",
+        Rule::Checkpoint,
+    ),
 ];

@@ -11,16 +11,18 @@ use super::scenes::{
     super_writes, sync_reads, unsynced,
 };
 use crate::disk::Armed;
+use crate::options::Options;
 use crate::script::{
     Admin, Fate, Step, add, admin, arm, boot, boot_all, data, fail, flush, hold, in_sync, io,
-    plain, power_cut, quiet, re_add, read, read_all, release, remove, settle, sleep_ms, start,
-    stop, until, with_bitmap, with_drawer, write,
+    plain, power_cut, quiet, re_add, read, read_all, release, remove, replace, settle, sleep_ms,
+    start, stop, until, with_bitmap, with_drawer, with_states, write,
 };
 
 pub(super) fn scene(exhibit: Exhibit) -> Scene {
     use Exhibit::*;
     match exhibit {
         U01 | U03 | U06 | U07 | U09 => bitmaps(exhibit),
+        U20 | U21 | U22 => lockless(exhibit),
         U02 | U12 | U13 | U14 => rebuilds(exhibit),
         U04 | U08 | U10 | U11 | U16 => faults(exhibit),
         _ => starts(exhibit),
@@ -30,6 +32,53 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
 /// Writes that never leave the array alone for long enough to be called clean.
 fn restless(count: u64, pause_ms: u64) -> impl Iterator<Item = Step> {
     (0..count).flat_map(move |_| [write(128..136), sleep_ms(pause_ms)])
+}
+
+/// A lockless bitmap over disks that hold anything.
+fn lockless(exhibit: Exhibit) -> Scene {
+    let options = Options {
+        old_disks: true,
+        ..with_states(plain(5, 5))
+    };
+    match exhibit {
+        Exhibit::U20 => new(
+            options,
+            "two sectors of a region that nobody had written are written, one after the other",
+            [write(0..1), sleep_ms(20_000), write(1..2), sleep_ms(20_000)],
+        ),
+        Exhibit::U22 => new(
+            with_drawer(options, 1),
+            "a region is written for the first time when a replacement is half way, and after the \
+             handover the disk of that write is lost",
+            [
+                write(400..401),
+                add(5),
+                hold(sync_reads()),
+                start(replace(0)),
+                sleep_ms(100),
+                write(8..9),
+                release(),
+                settle(),
+                fail(1),
+                read(8..9),
+            ],
+        ),
+        _ => new(
+            options,
+            "while a resync is in a late region, an early one is written for the first time",
+            [
+                quiet(),
+                start(write(400..401)),
+                until(data_writes()),
+                power_cut([Fate::Kept, Fate::Lost, Fate::Kept, Fate::Lost, Fate::Kept]),
+                hold(sync_reads()),
+                boot_all(),
+                write(0..1),
+                release(),
+                sleep_ms(20_000),
+            ],
+        ),
+    }
 }
 
 fn bitmaps(exhibit: Exhibit) -> Scene {

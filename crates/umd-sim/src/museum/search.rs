@@ -4,7 +4,7 @@ use umd_core::value::{Exhibit, Museum, Now, Pool};
 
 use crate::engine::{Candidate, Maker, Refused, Started};
 use crate::monitor::Violation;
-use crate::options::{Fault, Options};
+use crate::options::{Fault, Marks, Options};
 use crate::run::{Show, run_seed};
 use crate::shipped::{Shipped, start_core};
 
@@ -49,6 +49,7 @@ fn may_show(exhibit: Exhibit, seed: u64) -> bool {
         M56 | U01 | U07 | U09 => options.bitmap_bytes.is_some(),
         M12 | M17 | M63 => options.logged.is_some(),
         U04 => options.faults.contains(&Fault::FlushError),
+        U20 | U21 | U22 => options.marks != Marks::Bits,
         U11 => matches!(options.level, 4..=6),
         _ => true,
     }

@@ -45,7 +45,7 @@ pub(crate) use play::play_everywhere;
 pub use play::{Script, play, play_ambushed, script};
 
 use crate::disk::{Armed, Latency};
-use crate::options::{Ending, Options, Trigger, Workload};
+use crate::options::{Ending, Marks, Options, Trigger, Workload};
 
 /// What a host asks for. Ranges are array sectors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -443,6 +443,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         disk_sectors: vec![64 + 256; usize::from(slots)],
         data_offset_sectors: Some(64),
         bitmap_bytes: None,
+        marks: Default::default(),
         old_disks: false,
         assume_clean: true,
         write_mostly: 0,
@@ -490,6 +491,18 @@ pub fn with_logs(options: Options, ranges: u64) -> Options {
     Options {
         logged: Some(ranges),
         ..options
+    }
+}
+
+/// The same with a lockless bitmap of 4 KiB regions that nobody has written.
+pub fn with_states(options: Options) -> Options {
+    let room = 256;
+    Options {
+        marks: Marks::States,
+        data_offset_sectors: Some(64 + room),
+        disk_sectors: options.disk_sectors.iter().map(|s| s + room).collect(),
+        assume_clean: false,
+        ..with_bitmap(options)
     }
 }
 

@@ -133,6 +133,9 @@ impl World<'_> {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return true;
         }
+        if !self.is_recorded() {
+            return false;
+        }
         let lost = self.disks[disk].power() != Power::On;
         let already = lost || self.atlas.doomed.contains(&disk);
         // What it cannot read any more is lost with it, and not twice.
@@ -147,7 +150,13 @@ impl World<'_> {
     /// Whether the disk may be lost, by the rules of this seed. Remembers it if so.
     pub(super) fn doom(&mut self, disk: usize) -> bool {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
-            // It may be in sync when the fault strikes.
+            // It may be in sync when the fault strikes; instead of another, if it replaces one.
+            if let Some(replaced) = self.replaced_by(disk) {
+                if self.has_holes() || !self.covers_loss(replaced) {
+                    return false;
+                }
+                self.atlas.doomed.insert(replaced);
+            }
             self.atlas.doomed.insert(disk);
             self.let_go_of_unlanded();
             return true;
@@ -166,6 +175,16 @@ impl World<'_> {
         self.atlas.doomed.insert(disk);
         self.let_go_of_unlanded();
         true
+    }
+
+    /// The disk of the member that this one is to replace.
+    fn replaced_by(&self, disk: usize) -> Option<usize> {
+        let live = self.live();
+        let is_it = |m: &&MemberStatus| m.replacement && live.members.get(&m.id) == Some(&disk);
+        let slot = live.status.members.iter().find(is_it)?.slot?;
+        let in_sync = self.in_sync();
+        let held = in_sync.iter().find(|(held, _)| *held == slot.0);
+        held.map(|(_, disk)| *disk)
     }
 
     /// Something breaks.
@@ -308,19 +327,22 @@ impl World<'_> {
         }
     }
 
+    /// Whether what a rebuild has made whole is recorded; if not, it is not whole after a crash.
+    fn is_recorded(&self) -> bool {
+        let live = self.live();
+        live.monitor.is_recorded(Scene {
+            disks: &self.disks,
+            status: &live.status,
+            oracle: &self.oracle,
+        })
+    }
+
     /// Whether sectors of a member's data may become unreadable.
     fn may_damage(&mut self, disk: usize) -> bool {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return false;
         }
-        // What a rebuild has just made whole, and nobody has recorded, is not whole after a crash.
-        let live = self.live();
-        let recorded = live.monitor.is_recorded(Scene {
-            disks: &self.disks,
-            status: &live.status,
-            oracle: &self.oracle,
-        });
-        let covered = recorded && !self.is_spent(disk) && !self.any_damage();
+        let covered = self.is_recorded() && !self.is_spent(disk) && !self.any_damage();
         if !(covered || self.options.beyond) || self.has_holes() {
             return false;
         }

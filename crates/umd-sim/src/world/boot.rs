@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use umd_core::value::{Instant, MemberId, Pool};
 use umd_format::badblocks::{BadLog, BadRanges};
+use umd_format::bitmap::STATES_OFFSET;
 use umd_format::create::{NewArray, NewMember, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::{DeviceFlags, Features};
@@ -21,7 +22,7 @@ use crate::engine::{Candidate, Maker, Refused, Started, now_at};
 use crate::layout::{Geometry, Known};
 use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{MemberView, Monitor, Rule, Scene, Violation};
-use crate::options::{Options, Trigger};
+use crate::options::{Action, Marks, Options, Trigger};
 use crate::oracle::{Look, Oracle};
 use crate::queue::Queue;
 use crate::rng::{Rng, Stream};
@@ -88,6 +89,18 @@ fn spoil(
     put_bytes(disk, at, &bytes);
 }
 
+/// The same, to one of those in slots.
+fn spoil_one(
+    disks: &mut [SimDisk],
+    slots: &mut [Option<SuperblockV1>],
+    how: (u64, u64),
+    rng: &mut Rng,
+) {
+    let slot = rng.below(slots.len() as u64) as usize;
+    let superblock = slots[slot].as_mut().expect("nobody is missing");
+    spoil(&mut disks[slot], superblock, how, rng);
+}
+
 /// The array that the options ask for.
 fn describe(options: &Options, rng: &mut Rng) -> NewArray {
     let slots = usize::from(options.slots);
@@ -121,11 +134,39 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
         },
         size_sectors: None,
         data_offset_sectors: options.data_offset_sectors,
-        bitmap: options.bitmap_bytes.map(RegionWish::Bytes),
+        bitmap: options.bitmap_bytes.map(|bytes| match options.marks {
+            Marks::Bits => RegionWish::Bytes(bytes),
+            Marks::States | Marks::Mixed => RegionWish::Lockless,
+        }),
         bad_block_log: options.logged.is_some(),
         assume_clean: options.assume_clean,
         slots: members,
         spares,
+    }
+}
+
+/// Whether a member can be replaced by a disk that held something else before: a recovery of an
+/// array with a lockless bitmap leaves that alone where nobody has written.
+fn refills(options: &Options) -> bool {
+    let comings = [Action::Add, Action::ReAdd, Action::Replace];
+    let comes = comings
+        .iter()
+        .any(|action| options.actions.contains(action));
+    options.marks != Marks::Bits && comes
+}
+
+/// Seconds between clearing passes of lockless bitmaps here.
+const STATES_SLEEP_S: u32 = 5;
+
+/// Gives every region some state that is true of it: on blank disks all members agree.
+fn mix_states(options: &Options, states: &mut [u8], rng: &mut Rng) {
+    const ANY: [u8; 8] = [0, 0, 2, 3, 4, 5, 6, 255];
+    const AGREEING: [u8; 10] = [0, 0, 1, 1, 2, 3, 4, 5, 6, 7];
+    for byte in states {
+        *byte = match options.old_disks {
+            true => rng.pick(&ANY),
+            false => rng.pick(&AGREEING),
+        };
     }
 }
 
@@ -138,8 +179,22 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
     }
     if let Some(bitmap) = &mut created.bitmap {
         bitmap.fields.write_behind = options.write_behind;
+        if let (Some(bytes), true) = (options.bitmap_bytes, bitmap.is_lockless()) {
+            // Smaller regions than a kernel makes, and less time for them, as fits small disks.
+            bitmap.fields.region_raw = bytes / SECTOR as u32;
+            bitmap.fields.daemon_sleep_s = STATES_SLEEP_S;
+        }
     }
-    let image = created.bitmap_image();
+    let mut image = created.bitmap_image();
+    if let (Some(image), Marks::Mixed) = (&mut image, options.marks) {
+        let bitmap = created.bitmap.as_ref().expect("it has an image");
+        let regions = bitmap.regions(bitmap.fields.sync_size_sectors);
+        mix_states(
+            options,
+            &mut image[STATES_OFFSET..][..regions as usize],
+            rng,
+        );
+    }
     let mut carries = vec![false; disks.len()];
     let mut sizes = Vec::new();
     let places = created
@@ -164,14 +219,8 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
         assert_eq!(fields.data_offset_sectors % 8, 0, "data starts on a page");
     }
     if let Some(ranges) = options.logged.filter(|ranges| *ranges > 0) {
-        let slot = rng.below(u64::from(options.slots)) as usize;
-        let superblock = created.slots[slot].as_mut().expect("nobody is missing");
-        spoil(
-            &mut disks[slot],
-            superblock,
-            (ranges, options.workload.block_sectors),
-            rng,
-        );
+        let block = options.workload.block_sectors;
+        spoil_one(disks, &mut created.slots, (ranges, block), rng);
     }
     let any: &SuperblockV1 = created.slots.iter().flatten().next().expect("a member");
     let member_sectors = match options.level {
@@ -208,10 +257,9 @@ impl<'a> World<'a> {
             disks.push(disk);
         }
         let (carries, geometry) = create(&options, &mut disks, &mut setup_rng);
-        let unwritten = if options.old_disks {
-            Look::Wild
-        } else {
-            Look::Zero
+        let unwritten = match options.old_disks || refills(&options) {
+            true => Look::Wild,
+            false => Look::Zero,
         };
         // A block of a striped array has one home: whatever is read from it stays there.
         let copies = matches!(options.level, 1 | 10);

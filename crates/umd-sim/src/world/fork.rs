@@ -185,7 +185,7 @@ impl<'a> World<'a> {
             let bitmap = BitmapView::new(medium.sector(start), self.geometry.walk_sectors());
             bitmap.is_some_and(|bitmap| {
                 let place = bitmap.place(bit);
-                medium.sector(start + place.sector)[place.byte] & place.mask != 0
+                place.is_set(medium.sector(start + place.sector))
             })
         };
         let written = self.options.workload.clients > 0;

@@ -63,6 +63,8 @@ const ANSWER_SECONDS: u64 = 600;
 const SYNC_SECONDS: u64 = 4 * 3600;
 /// A stop must be over in this time.
 const STOP_SECONDS: u64 = 600;
+/// The state of a region that has to be resynced.
+const NEED_SYNC: u8 = 3;
 /// Sectors of one read when everything is read back.
 const READ_SECTORS: u64 = 128;
 
@@ -357,7 +359,10 @@ impl World<'_> {
             };
             let set = (0..bitmap.bits).find(|&bit| {
                 let place = bitmap.place(bit);
-                medium.sector(start + place.sector)[place.byte] & place.mask != 0
+                let sector = medium.sector(start + place.sector);
+                // What was written for the first time may still wait for the rest of its region.
+                let waits = bitmap.states && sector[place.byte] == NEED_SYNC;
+                place.is_set(sector) && !waits
             });
             if let (Some(bit), true) = (set, whole)
                 && self.must_be_clear(bit)

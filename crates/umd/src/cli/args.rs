@@ -149,7 +149,7 @@ pub struct CreateArgs {
     /// Metadata version: 0.90, 1.0, 1.1, 1.2
     #[arg(short = 'e', long, value_name = "VERSION")]
     pub metadata: Option<String>,
-    /// Write-intent bitmap: internal, none, or a file for it (a path with a / in it)
+    /// Write-intent bitmap: internal, lockless, none, or a file for it (a path with a / in it)
     #[arg(short, long)]
     pub bitmap: Option<String>,
     /// Size of what one bit of the bitmap covers

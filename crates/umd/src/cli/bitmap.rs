@@ -10,7 +10,7 @@ use umd_format::bitmap::{self, Fields};
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use crate::daemon::open::{self, Superblock};
 use crate::doc::SCHEMA;
-use crate::text::bitmap::{Bits, count, examine, is_plain};
+use crate::text::bitmap::{Bits, count, count_states, examine, is_lockless, is_plain};
 
 #[derive(Debug, Serialize)]
 struct BitmapsDoc {
@@ -95,7 +95,8 @@ fn look(name: &str) -> Result<(Fields, Option<Bits>), Failure> {
     let found = bitmap::Unverified::parse(&head)
         .map_err(|error| Failure::failed(format!("{name}: {error}")))?;
     let fields = found.fields().clone();
-    if !is_plain(&fields) {
+    let lockless = is_lockless(&fields);
+    if !is_plain(&fields) && !lockless {
         return Ok((fields, None));
     }
     let region = fields.region_bytes() / SECTOR_BYTES;
@@ -103,8 +104,12 @@ fn look(name: &str) -> Result<(Fields, Option<Bits>), Failure> {
         0 => 0,
         region => fields.sync_size_sectors.div_ceil(region),
     };
-    let len = usize::try_from(bits.div_ceil(8)).unwrap_or(usize::MAX);
-    let from = at + bitmap::SUPERBLOCK_BYTES as u64;
+    let (behind, len) = match lockless {
+        true => (bitmap::STATES_OFFSET, bits),
+        false => (bitmap::SUPERBLOCK_BYTES, bits.div_ceil(8)),
+    };
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let from = at + behind as u64;
     let bytes = match from.checked_add(len as u64) {
         Some(end) if end <= room => file.read_at(from, len).map_err(unreadable)?,
         _ => {
@@ -113,7 +118,11 @@ fn look(name: &str) -> Result<(Fields, Option<Bits>), Failure> {
             )));
         }
     };
-    Ok((fields, Some(count(&bytes, bits))))
+    let bits = match lockless {
+        true => count_states(&bytes),
+        false => count(&bytes, bits),
+    };
+    Ok((fields, Some(bits)))
 }
 
 fn document(name: &str, fields: &Fields, bits: Option<Bits>) -> BitmapDoc {

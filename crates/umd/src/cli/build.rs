@@ -83,6 +83,7 @@ pub fn request(args: &BuildArgs, device_flags: &[bool]) -> Result<CreateRequest,
         },
         data_offset_sectors: None,
         bitmap: Some(false),
+        bitmap_lockless: false,
         bitmap_file: bitmap_file(args, level)?,
         bitmap_chunk_bytes: args
             .bitmap_chunk

@@ -81,9 +81,10 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
     let (level, slots, spares) = shape(args, devices, device_flags)?;
     let metadata = args.metadata.as_deref().map(values::metadata).transpose()?;
     let metadata = metadata.unwrap_or(Format::V1_2);
-    let (bitmap, bitmap_file) = bitmap(args, level)?;
-    let held = bitmap == Some(true) || bitmap_file.is_some();
-    let write_behind = write_behind(args, level, held)?;
+    let bitmap = bitmap(args, level, metadata)?;
+    // What only bits have.
+    let bits = matches!(bitmap, Some(BitmapWord::Internal | BitmapWord::File(_)));
+    let write_behind = write_behind(args, level, bits)?;
     let host = Context::system().host;
     let stored = args.name.as_deref().unwrap_or(&name);
     Ok(CreateRequest {
@@ -108,14 +109,20 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
             .as_deref()
             .map(values::data_offset_sectors)
             .transpose()?,
-        bitmap,
-        bitmap_file,
+        bitmap: bitmap
+            .as_ref()
+            .map(|word| matches!(word, BitmapWord::Internal | BitmapWord::Lockless)),
+        bitmap_lockless: bitmap == Some(BitmapWord::Lockless),
+        bitmap_file: match &bitmap {
+            Some(BitmapWord::File(path)) => Some(path.clone()),
+            _ => None,
+        },
         bitmap_chunk_bytes: args
             .bitmap_chunk
             .as_deref()
             .map(values::bitmap_chunk_bytes)
             .transpose()?,
-        bitmap_delay_seconds: delay(args, held)?,
+        bitmap_delay_seconds: delay(args, bits)?,
         write_behind,
         bad_block_log: bad_block_log(args)?,
         assume_clean: args.assume_clean,
@@ -237,10 +244,16 @@ fn chunk(args: &CreateArgs, level: i32) -> Result<u32, Failure> {
     Ok(given.unwrap_or(default))
 }
 
-/// What `--bitmap` and `--consistency-policy` ask for together: a bitmap on the members, or the
-/// file for it.
-fn bitmap(args: &CreateArgs, level: i32) -> Result<(Option<bool>, Option<String>), Failure> {
+/// What `--bitmap` and `--consistency-policy` ask for together; the size of the array decides when
+/// it is `None`.
+fn bitmap(args: &CreateArgs, level: i32, metadata: Format) -> Result<Option<BitmapWord>, Failure> {
     let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
+    let lockless = word == Some(BitmapWord::Lockless);
+    if lockless && metadata != Format::V1_2 {
+        return Err(Failure::usage(format!(
+            "a lockless bitmap needs metadata version 1.2, not {metadata}"
+        )));
+    }
     let bitmap = word.as_ref().map(|word| *word != BitmapWord::None);
     let policy = args
         .consistency_policy
@@ -261,13 +274,14 @@ fn bitmap(args: &CreateArgs, level: i32) -> Result<(Option<bool>, Option<String>
             "bitmaps not meaningful with level {name}"
         )));
     }
-    if args.bitmap_chunk.is_some() && wanted != Some(true) {
+    if args.bitmap_chunk.is_some() && (wanted != Some(true) || lockless) {
         return Err(Failure::usage("--bitmap-chunk needs --bitmap=internal"));
     }
-    Ok(match word {
-        Some(BitmapWord::File(path)) => (Some(false), Some(path)),
-        _ => (wanted, None),
-    })
+    let of_policy = match wanted {
+        Some(true) => BitmapWord::Internal,
+        _ => BitmapWord::None,
+    };
+    Ok(word.or(wanted.map(|_| of_policy)))
 }
 
 /// How often bits are cleared. The number lies in the bitmap.
@@ -346,7 +360,38 @@ mod tests {
             (request.bitmap, request.bitmap_chunk_bytes),
             (Some(true), Some(1 << 20))
         );
-        assert!(!request.destroy_all);
+        assert!(!request.destroy_all && !request.bitmap_lockless);
+    }
+
+    #[test]
+    fn lockless_bitmaps_are_made_where_they_can_be() {
+        let request = parse("umd create r -l 1 -n 2 --bitmap lockless a b").expect("a request");
+        assert_eq!(
+            (request.bitmap, request.bitmap_lockless),
+            (Some(true), true)
+        );
+        for (line, why) in [
+            (
+                "-e 1.0",
+                "a lockless bitmap needs metadata version 1.2, not 1.0",
+            ),
+            (
+                "--bitmap-chunk 1M",
+                "--bitmap-chunk needs --bitmap=internal",
+            ),
+            ("--delay 5", "--delay needs --bitmap=internal"),
+            (
+                "--consistency-policy resync",
+                "--bitmap is not compatible with this consistency policy",
+            ),
+        ] {
+            let line = format!("umd create r -l 1 -n 2 --bitmap lockless {line} a b");
+            assert_eq!(refusal(&line), format!("2: {why}"));
+        }
+        assert_eq!(
+            refusal("umd create r -l 0 -n 2 --bitmap lockless a b"),
+            "2: bitmaps not meaningful with level raid0"
+        );
     }
 
     #[test]

@@ -248,12 +248,16 @@ fn look(name: &str, only: Option<Format>) -> Result<(u64, Found), Failure> {
     let unreadable = |error| Failure::failed(format!("cannot read {name}: {error}"));
     let device_sectors = file.size_sectors();
     let found = match open::superblock(&file, only).map_err(unreadable)? {
-        Some(Superblock::V1(superblock)) => Found::V1(Box::new(Examined {
-            name: name.to_owned(),
-            device_sectors,
-            bitmap_sectors: bitmap_sectors(&file, &superblock),
-            superblock: *superblock,
-        })),
+        Some(Superblock::V1(superblock)) => {
+            let bitmap = bitmap_fields(&file, &superblock);
+            Found::V1(Box::new(Examined {
+                name: name.to_owned(),
+                device_sectors,
+                bitmap_sectors: bitmap.as_ref().map(bitmap_sectors),
+                bitmap_version: bitmap.map(|fields| fields.version),
+                superblock: *superblock,
+            }))
+        }
         Some(Superblock::V090(superblock)) => Found::V090(superblock),
         None => {
             let boot = file.read_at(0, 512.min(device_sectors * SECTOR_BYTES) as usize);
@@ -264,20 +268,22 @@ fn look(name: &str, only: Option<Format>) -> Result<(u64, Found), Failure> {
     Ok((device_sectors, found))
 }
 
-fn bitmap_sectors(file: &MemberFile, superblock: &Unverified) -> Option<u64> {
+fn bitmap_fields(file: &MemberFile, superblock: &Unverified) -> Option<bitmap::Fields> {
     let sector = superblock.fields().bitmap_sector()?;
     let bytes = file
         .read_at(sector.checked_mul(SECTOR_BYTES)?, bitmap::SUPERBLOCK_BYTES)
         .ok()?;
     let found = bitmap::Unverified::parse(&bytes).ok()?;
     let fields = found.fields();
-    let region = u64::from(fields.region_raw);
-    if region < SECTOR_BYTES {
-        return None;
+    (fields.region_bytes() >= SECTOR_BYTES).then(|| fields.clone())
+}
+
+fn bitmap_sectors(fields: &bitmap::Fields) -> u64 {
+    let region_sectors = fields.region_bytes() / SECTOR_BYTES;
+    match fields.version {
+        bitmap::VERSION_LOCKLESS => u64::from(fields.sectors_reserved),
+        _ => bitmap::on_disk_sectors(fields.sync_size_sectors.div_ceil(region_sectors)),
     }
-    Some(bitmap::on_disk_sectors(
-        fields.sync_size_sectors.div_ceil(region / SECTOR_BYTES),
-    ))
 }
 
 /// Runs `umd examine`.
@@ -386,7 +392,7 @@ fn remarks(found: &Examined) {
     }
     let superblock = &found.superblock;
     let fields = superblock.fields();
-    let refusals = kernels::refusals(fields, Some(superblock.raw()), None);
+    let refusals = kernels::refusals(fields, Some(superblock.raw()), found.bitmap_version);
     for one in refusals.into_iter().chain(kernels::raid0_refusal(fields)) {
         say(&format!("{}: {one}", found.name));
     }

@@ -186,14 +186,16 @@ pub fn uuid(text: &str) -> Result<umd_format::Uuid, Failure> {
         .map_err(|_| Failure::usage(format!("Bad uuid: {text}")))
 }
 
-/// Where a bitmap is to be.
+/// What a bitmap is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BitmapWord {
-    /// On the members.
-    Internal,
-    /// Nowhere.
+    /// None.
     None,
-    /// In this file: an absolute path.
+    /// Bits on the members, version 4.
+    Internal,
+    /// States on the members, version 6.
+    Lockless,
+    /// Bits in this file: an absolute path.
     File(String),
 }
 
@@ -219,16 +221,18 @@ pub fn bitmap_file(word: &str) -> Result<String, Failure> {
 pub fn bitmap(word: &str) -> Result<BitmapWord, Failure> {
     let later = |what: &str| {
         Err(Failure::usage(format!(
-            "{what} bitmaps are not available in this version; internal, none and files are"
+            "{what} bitmaps are not available in this version; internal, lockless, none and files \
+             are"
         )))
     };
     match word {
         "internal" => Ok(BitmapWord::Internal),
+        "lockless" => Ok(BitmapWord::Lockless),
         "none" => Ok(BitmapWord::None),
-        "clustered" | "lockless" => later(word),
+        "clustered" => later(word),
         _ if word.contains('/') => bitmap_file(word).map(BitmapWord::File),
         _ => Err(Failure::usage(format!(
-            "'{word}' is not a bitmap this version knows; internal, none and ./FILE are"
+            "'{word}' is not a bitmap this version knows; internal, lockless, none and ./FILE are"
         ))),
     }
 }

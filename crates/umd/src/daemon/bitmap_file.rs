@@ -202,7 +202,13 @@ fn verified(path: &str, bytes: &[u8], reference: &SuperblockV1) -> Answer<Bitmap
         true => reference.bitmap_uuid(),
         false => found.fields().uuid,
     };
-    found.verify(uuid).map_err(unusable)
+    let found = found.verify(uuid).map_err(unusable)?;
+    if found.is_lockless() {
+        return Err(ErrorDoc::new(format!(
+            "bitmap file {path} cannot be used: bitmaps in files are never lockless (version 6)"
+        )));
+    }
+    Ok(found)
 }
 
 /// The file with room for whole pages: that is how it is written.

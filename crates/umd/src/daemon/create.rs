@@ -21,7 +21,7 @@ use umd_core::geometry::{Geometry, Raid10};
 use umd_core::value::{IoError, MemberId, SECTOR_BYTES};
 use umd_disk::{MemberFile, Mode};
 use umd_format::Format;
-use umd_format::bitmap::BitmapSuperblock;
+use umd_format::bitmap::{BitmapSuperblock, RegionState};
 use umd_format::create::{self, Created, NewArray, NewMember};
 use umd_format::signature::Kind;
 use umd_format::space::{RegionWish, SpaceError, SpaceWish, plan};
@@ -94,12 +94,14 @@ pub fn prepare(request: &CreateRequest, dry_run: bool) -> Result<Prepared, Error
     check_names(&requests)?;
     check_write_behind(request)?;
     check_delay(request)?;
+    check_lockless(request)?;
     let mut prepared = Prepared {
         devices: Vec::new(),
         created: Created {
             slots: Vec::new(),
             spares: Vec::new(),
             bitmap: None,
+            regions: RegionState::Unwritten,
         },
         dry_run,
         kept: false,
@@ -294,7 +296,27 @@ fn file_sectors(request: &CreateRequest, size: u64) -> Result<u64, ErrorDoc> {
     .next_multiple_of(8))
 }
 
+/// What a lockless bitmap does not go with.
+fn check_lockless(request: &CreateRequest) -> Result<(), ErrorDoc> {
+    if !request.bitmap_lockless {
+        return Ok(());
+    }
+    let internal = [
+        ("a chunk", request.bitmap_chunk_bytes.is_some()),
+        ("a delay", request.bitmap_delay_seconds.is_some()),
+        ("write-behind", request.write_behind > 0),
+    ];
+    match internal.iter().find(|(_, asked)| *asked) {
+        _ if request.bitmap != Some(true) => Err(usage("a lockless bitmap is a bitmap")),
+        Some((what, _)) => Err(usage(format!("a lockless bitmap has no choice of {what}"))),
+        None => Ok(()),
+    }
+}
+
 fn region_wish(request: &CreateRequest) -> RegionWish {
+    if request.bitmap_lockless {
+        return RegionWish::Lockless;
+    }
     request
         .bitmap_chunk_bytes
         .map_or(RegionWish::Default, RegionWish::Bytes)
@@ -687,6 +709,7 @@ mod tests {
             size_sectors: Some(16 << 11),
             data_offset_sectors: None,
             bitmap: None,
+            bitmap_lockless: false,
             bitmap_file: None,
             bitmap_chunk_bytes: None,
             bitmap_delay_seconds: None,

@@ -14,7 +14,7 @@ use umd_core::value::{MemberId, Now, Pool, SECTOR_BYTES};
 use umd_disk::{Backend, Mux};
 use umd_export::nbd::ExportInfo;
 use umd_format::update::Update;
-use umd_format::{Format, SuperblockV1, bitmap};
+use umd_format::{Format, SuperblockV1};
 
 use super::array::{Handle, Inbox};
 use super::bitmap_file;
@@ -424,7 +424,7 @@ fn bitmap_area(opened: &[Opened], plan: &Plan, facts: &[MemberFacts]) -> Answer<
         .expect("the planner found a bitmap on this member");
     // The size that the bitmap itself names is not asked: it has no checksum, and what it may say
     // would not fit into memory.
-    let sectors = bitmap::on_disk_sectors(superblock.regions(plan.sync_sectors()));
+    let sectors = superblock.area_sectors(superblock.regions(plan.sync_sectors()));
     let member = &opened[source.0 as usize];
     // The last page may reach into what lies behind on a full device; bits never do.
     let room = member.file.size_sectors().saturating_sub(sector);

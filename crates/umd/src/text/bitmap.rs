@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use umd_format::bitmap::{Fields, State, VERSION_HOST_ENDIAN, VERSION_NORMAL};
+use umd_format::bitmap::{
+    Fields, RegionState, State, VERSION_HOST_ENDIAN, VERSION_LOCKLESS, VERSION_NORMAL,
+};
 
 use crate::units::human_tail;
 
@@ -13,6 +15,41 @@ pub struct Bits {
     pub count: u64,
     /// Those that are set.
     pub dirty: u64,
+    /// Of a lockless bitmap, how many regions are in each state.
+    pub states: Option<[u64; 8]>,
+}
+
+/// The states of a lockless bitmap, in the words of the kernel's `md/llbitmap/bits`.
+const STATE_WORDS: [&str; 8] = [
+    "unwritten",
+    "clean",
+    "dirty",
+    "need sync",
+    "syncing",
+    "need sync unwritten",
+    "syncing unwritten",
+    "clean unwritten",
+];
+
+/// Counts states.
+pub fn count_states(bytes: &[u8]) -> Bits {
+    let mut states = [0; 8];
+    for byte in bytes {
+        states[usize::from(RegionState::of(*byte).byte())] += 1;
+    }
+    let marked = RegionState::ALL
+        .into_iter()
+        .filter(|state| state.is_marked());
+    Bits {
+        count: bytes.len() as u64,
+        dirty: marked.map(|state| states[usize::from(state.byte())]).sum(),
+        states: Some(states),
+    }
+}
+
+/// Whether there is a byte of state for each region.
+pub fn is_lockless(fields: &Fields) -> bool {
+    fields.version == VERSION_LOCKLESS
 }
 
 /// Whether this version's bits can be counted.
@@ -29,6 +66,7 @@ pub fn count(bytes: &[u8], bits: u64) -> Bits {
     Bits {
         count: bits,
         dirty: (0..bits).filter(|bit| set(*bit)).count() as u64,
+        states: None,
     }
 }
 
@@ -77,6 +115,15 @@ pub fn examine(name: &str, magic: u32, fields: &Fields, bits: Option<Bits>) -> S
     let kib = fields.sync_size_sectors / 2;
     let tail = human_tail(fields.sync_size_sectors.saturating_mul(512));
     line("Sync Size", format!("{kib}{tail}"));
+    if let Some(states) = bits.states {
+        let some = STATE_WORDS.into_iter().zip(states);
+        let some = some.filter(|(_, count)| *count > 0);
+        let words: Vec<String> = some
+            .map(|(word, count)| format!("{count} {word}"))
+            .collect();
+        line("Regions", format!("{} ({})", bits.count, words.join(", ")));
+        return out;
+    }
     let percent = 100.0 * bits.dirty as f64 / bits.count.max(1) as f64;
     line(
         "Bitmap",
@@ -91,6 +138,19 @@ pub fn examine(name: &str, magic: u32, fields: &Fields, bits: Option<Bits>) -> S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lockless_bitmaps_tell_their_states() {
+        let made = BitmapSuperblock::new_lockless(umd_format::Uuid([1; 16]), 5 * 128);
+        let made = made.expect("a small one");
+        let bits = count_states(&[0, 1, 2, 9, 1]);
+        assert_eq!((bits.count, bits.dirty), (5, 2));
+        let shown = examine("a.img", 0x6d74_6962, &made.fields, Some(bits));
+        assert!(shown.contains("         Version : 6\n"), "{shown}");
+        assert!(shown.contains("       Chunksize : 64 KB\n"), "{shown}");
+        let states = "         Regions : 5 (1 unwritten, 2 clean, 1 dirty, 1 need sync)\n";
+        assert!(shown.ends_with(states), "{shown}");
+    }
     use umd_format::bitmap::BitmapSuperblock;
 
     /// As mdadm 4.2 printed these bitmaps.

@@ -29,6 +29,8 @@ pub struct Examined {
     pub superblock: Unverified,
     /// Size of the bitmap in sectors, if one was found where the superblock says.
     pub bitmap_sectors: Option<u64>,
+    /// Its version.
+    pub bitmap_version: Option<u32>,
 }
 
 impl Examined {

@@ -41,6 +41,7 @@ fn parse(text: &str) -> Case {
             device_sectors: head[1].parse().expect("device sectors"),
             superblock: Unverified::parse(&bytes, minor).expect("a superblock"),
             bitmap_sectors: (bitmap > 0).then_some(bitmap),
+            bitmap_version: None,
         },
         full: full.to_owned(),
         export: export.to_owned(),

@@ -240,8 +240,8 @@ fn a_bitmap_damaged_everywhere_needs_force() {
     }
     for (error, what) in [
         (
-            BitmapError::Lockless,
-            "a lockless bitmap (version 6) is not supported yet (b.img)",
+            BitmapError::FirstUse,
+            "a lockless bitmap that was never initialised is not supported yet (b.img)",
         ),
         (
             BitmapError::Clustered,

@@ -61,7 +61,7 @@ fn apply(member: &mut MemberFacts, twist: &Twist) {
             return;
         }
         Twist::Bitmap(lockless) => {
-            member.bitmap = lockless.then_some(Err(BitmapError::Lockless));
+            member.bitmap = lockless.then_some(Err(BitmapError::FirstUse));
             return;
         }
         _ if member.superblock.is_err() => return,
