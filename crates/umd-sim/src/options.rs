@@ -315,7 +315,6 @@ impl Options {
             logged: None,
         };
         options.draw_more(rng);
-        options.draw_apart(seed);
         options
     }
 
@@ -336,6 +335,7 @@ impl Options {
             self.actions.insert(Action::Replace);
             self.actions_per_boot += 2;
         }
+        self.draw_apart(self.seed);
     }
 
     /// What is drawn from streams of its own: other seeds mean what they meant.

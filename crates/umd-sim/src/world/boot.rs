@@ -89,6 +89,18 @@ fn spoil(
     put_bytes(disk, at, &bytes);
 }
 
+/// The same, to one of those in slots.
+fn spoil_one(
+    disks: &mut [SimDisk],
+    slots: &mut [Option<SuperblockV1>],
+    how: (u64, u64),
+    rng: &mut Rng,
+) {
+    let slot = rng.below(slots.len() as u64) as usize;
+    let superblock = slots[slot].as_mut().expect("nobody is missing");
+    spoil(&mut disks[slot], superblock, how, rng);
+}
+
 /// The array that the options ask for.
 fn describe(options: &Options, rng: &mut Rng) -> NewArray {
     let slots = usize::from(options.slots);
@@ -213,14 +225,8 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
         assert_eq!(fields.data_offset_sectors % 8, 0, "data starts on a page");
     }
     if let Some(ranges) = options.logged.filter(|ranges| *ranges > 0) {
-        let slot = rng.below(u64::from(options.slots)) as usize;
-        let superblock = created.slots[slot].as_mut().expect("nobody is missing");
-        spoil(
-            &mut disks[slot],
-            superblock,
-            (ranges, options.workload.block_sectors),
-            rng,
-        );
+        let block = options.workload.block_sectors;
+        spoil_one(disks, &mut created.slots, (ranges, block), rng);
     }
     let any: &SuperblockV1 = created.slots.iter().flatten().next().expect("a member");
     let member_sectors = match options.level {
