@@ -213,6 +213,9 @@ pub struct Options {
     pub clones: bool,
     /// An administrator changes the limits of sync actions all the time.
     pub limits: bool,
+    /// Members have bad-block logs. That of one starts with so many ranges, and there is rubbish
+    /// where they are.
+    pub logged: Option<u64>,
 }
 
 /// As slow as write-mostly members are made.
@@ -292,10 +295,17 @@ impl Options {
             shorn: rng.permille(100),
             clones: rng.permille(100),
             limits: false,
+            logged: None,
         };
         options.draw_more(rng);
-        options.draw_behind(&mut Rng::new(seed, Stream::Behind));
+        options.draw_apart();
         options
+    }
+
+    /// What has streams of its own: other seeds mean what they meant.
+    fn draw_apart(&mut self) {
+        self.draw_behind(&mut Rng::new(self.seed, Stream::Behind));
+        self.draw_logged(&mut Rng::new(self.seed, Stream::Logged));
     }
 
     /// What was thought of later: drawn last, so that the rest of a seed stays what it was.
@@ -333,8 +343,19 @@ impl Options {
         workload.stream_sectors -= workload.stream_sectors % 8;
     }
 
-    /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on. Drawn from
-    /// a stream of its own: other seeds mean what they meant.
+    /// One array of seven has a member with bad blocks.
+    fn draw_logged(&mut self, rng: &mut Rng) {
+        // Where superblocks lie behind the data a log would leave no room for it.
+        let room = self.minor != 0 && self.missing == 0;
+        // What cannot be read in a row with a write hole is lost, and no fault of the engine's.
+        let cut = |(ending, _): &(Ending, Trigger)| *ending != Ending::Stop;
+        let holes = self.boots.iter().any(cut) || self.forks.points > 0;
+        let whole = matches!(self.level, 1 | 10) || !holes;
+        let logged = self.level > 0 && room && whole && rng.permille(150);
+        self.logged = logged.then(|| rng.range(0, 8));
+    }
+
+    /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on.
     fn draw_behind(&mut self, rng: &mut Rng) {
         if self.level != 1 || !rng.permille(300) {
             return;

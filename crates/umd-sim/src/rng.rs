@@ -32,6 +32,8 @@ pub enum Stream {
     Limits(u16),
     /// Whether writes lag on write-mostly members.
     Behind,
+    /// Whether a member has bad blocks.
+    Logged,
 }
 
 impl Stream {
@@ -48,6 +50,7 @@ impl Stream {
             Stream::Shorn(boot) => (9, boot, 0),
             Stream::Limits(boot) => (10, boot, 0),
             Stream::Behind => (11, 0, 0),
+            Stream::Logged => (12, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

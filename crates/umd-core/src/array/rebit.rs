@@ -169,6 +169,7 @@ impl Array {
 
     fn drop_bitmap(&mut self) {
         self.bitmap = Bitmap::none();
+        self.io.bad.set_bitmap(0);
         self.bitmap.exhibit(self.io.museum);
         for member in self.members.iter_mut() {
             place(&mut member.superblock.fields, None);
@@ -193,6 +194,7 @@ impl Array {
         superblock.fields.events = self.metadata.events().0;
         superblock.fields.events_cleared = self.metadata.events().0;
         let image = initial_image(&superblock);
+        self.io.bad.set_bitmap((image.len() / 512) as u64);
         let block = self.info.logical_block_bytes.max(512);
         let at = Place::Members(place_of.offset_sectors);
         self.bitmap = Bitmap::load(superblock, at, &image, covered, MAX_SECTOR, false, block);

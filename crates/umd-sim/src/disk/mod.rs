@@ -143,7 +143,10 @@ pub struct SimDisk {
 }
 
 fn is_metadata(purpose: Purpose) -> bool {
-    matches!(purpose, Purpose::Super | Purpose::Bitmap)
+    matches!(
+        purpose,
+        Purpose::Super | Purpose::Bitmap | Purpose::BadBlocks
+    )
 }
 
 impl SimDisk {

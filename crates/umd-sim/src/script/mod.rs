@@ -500,6 +500,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         emulated_fua: 0,
         shorn: false,
         clones: false,
+        logged: None,
         limits: false,
     }
 }
@@ -508,6 +509,14 @@ pub fn plain(level: i32, slots: u16) -> Options {
 pub fn with_bitmap(options: Options) -> Options {
     Options {
         bitmap_bytes: Some(4096),
+        ..options
+    }
+}
+
+/// The same with bad-block logs; that of one member names so many ranges, and there is rubbish.
+pub fn with_logs(options: Options, ranges: u64) -> Options {
+    Options {
+        logged: Some(ranges),
         ..options
     }
 }

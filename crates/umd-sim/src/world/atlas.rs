@@ -11,6 +11,7 @@ use umd_core::value::{MemberId, Span};
 use super::{Ev, World};
 use crate::disk::{Armed, PAGE_SECTORS, Power};
 use crate::layout::{Place, parity_agrees};
+use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{Scene, Verdict};
 use crate::options::{Fault, Trigger};
 use crate::program::Broken;
@@ -107,10 +108,24 @@ impl World<'_> {
         self.geometry.survives(holds)
     }
 
+    /// Whether there is something that this disk cannot give.
+    fn is_damaged(&self, disk: usize) -> bool {
+        !self.disks[disk].damaged().is_empty() || self.has_log(disk)
+    }
+
+    /// Whether its superblock, as a reader or the next boot sees it, names bad blocks.
+    fn has_log(&self, disk: usize) -> bool {
+        let there = &self.disks[disk];
+        let at = super_sector(self.options.minor, there.sectors());
+        let named = |sector: &[u8]| SuperView::new(sector).is_some_and(|s| s.bad_block_log().2);
+        self.options.logged.is_some()
+            && (named(there.durable().sector(at)) || there.visible(at).is_some_and(named))
+    }
+
     pub(super) fn any_damage(&self) -> bool {
         self.in_sync()
             .iter()
-            .any(|(_, disk)| !self.disks[*disk].damaged().is_empty())
+            .any(|(_, disk)| self.is_damaged(*disk))
     }
 
     /// Whether redundancy covers the loss of this disk now.
@@ -121,7 +136,7 @@ impl World<'_> {
         let lost = self.disks[disk].power() != Power::On;
         let already = lost || self.atlas.doomed.contains(&disk);
         // What it cannot read any more is lost with it, and not twice.
-        let damage = |(_, d): &(u16, usize)| *d != disk && !self.disks[*d].damaged().is_empty();
+        let damage = |(_, d): &(u16, usize)| *d != disk && self.is_damaged(*d);
         let elsewhere = self.in_sync().iter().any(damage);
         if self.geometry.level == 10 {
             return self.survives_without(disk) && !elsewhere;
@@ -406,7 +421,7 @@ impl World<'_> {
         }
         for disk in 0..self.disks.len() {
             // A column that cannot be read, in a row whose parity is in doubt, would be lost.
-            if !self.disks[disk].damaged().is_empty() && !pages.is_empty() {
+            if self.is_damaged(disk) && !pages.is_empty() {
                 self.disks[disk].heal();
             }
         }
