@@ -3,9 +3,11 @@
 mod behind;
 mod commit;
 mod failfast;
+mod flags;
 mod gather;
 mod old;
 mod read_errors;
+mod rebit;
 mod world;
 
 use umd_core::array::{

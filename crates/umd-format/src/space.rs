@@ -17,7 +17,7 @@ use crate::bitmap::{
     on_disk_sectors, regions,
 };
 use crate::place::{DEVICE_SECTORS_MIN, Format};
-use crate::v1::DATA_SECTORS_MIN;
+use crate::v1::{DATA_SECTORS_MIN, Fields};
 use crate::v090;
 
 /// Sectors of a bad-block log.
@@ -25,6 +25,8 @@ pub const BBLOG_SECTORS: u16 = 8;
 
 /// Sectors a superblock keeps to itself, whatever it uses.
 const SUPERBLOCK_SECTORS: u64 = 8;
+/// The most that a bitmap takes unless mdadm is asked for more: 128 KiB.
+const BITMAP_SECTORS_MAX: u64 = 256;
 /// Data offsets are multiples of 1 MiB.
 const DATA_ALIGN_SECTORS: u64 = 2048;
 /// The most head room: 128 MiB.
@@ -479,6 +481,49 @@ impl Reserved {
             0
         }
     }
+}
+
+/// Sectors that are free for a bitmap where one of a running array goes, on this member.
+pub fn free_for_bitmap(format: Format, fields: &Fields) -> u64 {
+    let start = fields.super_offset_sectors;
+    let data = fields.data_offset_sectors;
+    let log = match fields.bblog_size_sectors {
+        0 => None,
+        _ => start.checked_add_signed(i64::from(fields.bblog_offset_sectors)),
+    };
+    let (from, to) = match format {
+        Format::Bare => return 0,
+        Format::V090 => return v090::BITMAP_ROOM_SECTORS,
+        Format::V1_1 | Format::V1_2 => {
+            let from = start + SUPERBLOCK_SECTORS;
+            let log = log.filter(|log| *log >= from);
+            (from, log.unwrap_or(data).min(data))
+        }
+        // Before the place of the log, whether or not there is one.
+        Format::V1_0 => {
+            let to = start.saturating_sub(u64::from(BBLOG_SECTORS));
+            let log = log.filter(|log| *log < start);
+            (data + fields.data_size_sectors, log.unwrap_or(to).min(to))
+        }
+    };
+    to.saturating_sub(from).min(BITMAP_SECTORS_MAX)
+}
+
+/// The place and the regions of a bitmap that a running array gets, with this much room.
+///
+/// # Errors
+/// When it does not fit.
+pub fn bitmap_in(
+    format: Format,
+    room_sectors: u64,
+    region: RegionWish,
+    covered_sectors: u64,
+) -> Result<BitmapSpace, SpaceError> {
+    let reserved = Reserved {
+        room_sectors,
+        data_offset_sectors: 0,
+    };
+    reserved.bitmap(format, region, covered_sectors)
 }
 
 /// Sectors of the bitmap, which the room limits to a small number.

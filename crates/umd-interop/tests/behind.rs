@@ -136,3 +136,68 @@ fn an_array_of_umd_is_one_of_mdadm() {
     );
     assert_eq!(shown_by_umd(&umd, &members[1]), kernels);
 }
+
+/// Flags and bitmap are changed by umd while it serves; the kernel and mdadm see what was asked
+/// for, and take the array back each time.
+#[test]
+fn what_was_changed_on_a_running_array_is_what_the_kernel_finds() {
+    let name = "what_was_changed_on_a_running_array_is_what_the_kernel_finds";
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip(name), Umd::or_skip(name)) else {
+        return;
+    };
+    for metadata in ["1.2", "1.0", "0.90"] {
+        let scratch = Scratch::new().unwrap();
+        let members = scratch.images("c", 2, MEMBER).unwrap();
+        let content = scratch.path("content");
+        pattern::write_file(&content, 7, CONTENT).unwrap();
+        let [first, second] = paths(&members)[..] else {
+            unreachable!("two of them")
+        };
+        Kernel::new(&oracle)
+            .members(&members)
+            .script(&format!(
+                "mdadm --create --run --quiet /dev/md0 -e {metadata} -l1 -n2 --bitmap=internal \
+                    $D0 --write-mostly $D1
+                wait_idle md0
+                mdadm --stop --quiet /dev/md0"
+            ))
+            .run_ok()
+            .unwrap();
+        // Without the bitmap, and the flags the other way round.
+        let served = umd.serve("changed", &members, &[]).unwrap();
+        copy_in(&oracle, &content, &served.uri()).unwrap();
+        let flags = ["--readwrite", second, "--write-mostly", "--failfast", first];
+        let line = [&["manage", "changed"][..], &flags].concat();
+        umd.ok(&line).unwrap();
+        umd.ok(&["grow", "changed", "--bitmap=none"]).unwrap();
+        served.stop().unwrap();
+        let found = |bitmap: &str| {
+            format!(
+                "mdadm --assemble --quiet /dev/md0 $D0 $D1; wait_idle md0
+                grep '(W)' /proc/mdstat | grep -q '\\[0\\](W)' || fail flags $(cat /proc/mdstat)
+                mdadm --detail /dev/md0 | grep -q 'writemostly failfast' || fail failfast
+                [ $(cat /sys/block/md0/md/bitmap/location) {bitmap} none ] || fail the bitmap
+                n=$(check md0); [ $n = 0 ] || fail mismatch_cnt $n
+                head -c {CONTENT} /dev/md0 | cmp - $H{} || fail the content
+                mdadm --stop --quiet /dev/md0",
+                content.display()
+            )
+        };
+        let kernel = Kernel::new(&oracle).members(&members);
+        kernel.script(&found("=")).run_ok().unwrap();
+        // A new one: the kernel reads it, and it tells what a member missed.
+        let served = umd.serve("changed", &members, &[]).unwrap();
+        umd.ok(&["grow", "changed", "--bitmap=internal"]).unwrap();
+        copy_in(&oracle, &content, &served.uri()).unwrap();
+        served.stop().unwrap();
+        let kernel = Kernel::new(&oracle).members(&members);
+        let again = "mdadm --assemble --quiet /dev/md0 $D0 $D1
+            mdadm --quiet /dev/md0 --fail $D1 --remove $D1
+            mdadm --quiet /dev/md0 --re-add $D1 || fail no re-add
+            wait_idle md0
+            n=$(check md0); [ $n = 0 ] || fail mismatch_cnt $n
+            mdadm --stop --quiet /dev/md0";
+        let run = kernel.script(&found("!=")).script(again).run_ok();
+        run.unwrap();
+    }
+}

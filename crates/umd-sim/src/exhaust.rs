@@ -193,6 +193,39 @@ mod tests {
         }
     }
 
+    /// The bitmap goes and comes, with hosts who do not wait for that: whatever the power leaves of
+    /// it starts, and holds what was answered.
+    #[test]
+    fn bitmaps_go_and_come_whenever_the_power_goes() {
+        let mut images = 0;
+        for options in shapes() {
+            for (first, then) in [(no_bitmap(), bitmap()), (bitmap(), no_bitmap())] {
+                let mut options = options.clone();
+                if first == bitmap() {
+                    options.bitmap_bytes = None;
+                }
+                let steps = [
+                    write(0..8),
+                    start(first.clone()),
+                    start(write(3..5)),
+                    await_all(),
+                    start(write(9..11)),
+                    start(then),
+                    start(write_fua(0..3)),
+                    await_all(),
+                    write(4..6),
+                    quiet(),
+                ];
+                let looked = Rc::new(RefCell::new(Looked::default()));
+                let seen = looked.clone();
+                let outcome = play_everywhere(&options, &steps, &Shipped, seen, Show::Hash);
+                assert_eq!(outcome.violation, None, "RAID{} {first:?}", options.level);
+                images += looked.borrow().images_run();
+            }
+        }
+        assert!(images > 200, "{images} images");
+    }
+
     #[test]
     fn programs_make_sense() {
         assert_eq!(programs(1).len(), 7);

@@ -86,6 +86,10 @@ pub enum Action {
     ReAdd,
     /// Has a member replaced while it serves.
     Replace,
+    /// Makes a member write-mostly, or an ordinary one again.
+    Mostly,
+    /// Takes the bitmap away, or makes one.
+    Bitmap,
     /// Starts a check.
     Check,
     /// Starts a repair.
@@ -335,6 +339,10 @@ impl Options {
             self.actions.insert(Action::Replace);
             self.actions_per_boot += 2;
         }
+        if self.level > 0 && rng.permille(120) {
+            self.actions.insert(Action::Bitmap);
+            self.actions_per_boot += 2;
+        }
         self.draw_apart(self.seed);
     }
 
@@ -400,6 +408,10 @@ impl Options {
         }
         if rng.coin() {
             self.actions.insert(Action::Fail);
+        }
+        if rng.coin() {
+            self.actions.insert(Action::Mostly);
+            self.actions_per_boot += 3;
         }
     }
 
@@ -637,6 +649,8 @@ mod tests {
         assert!(some(&|o| o.faults.is_empty()) > 100);
         assert!((150..350).contains(&some(&|o| o.limits)));
         assert!(some(&|o| o.actions.contains(&Action::Replace)) > 200);
+        assert!(some(&|o| o.actions.contains(&Action::Mostly)) > 20);
+        assert!(some(&|o| o.actions.contains(&Action::Bitmap)) > 60);
         let kill = |o: &Options| o.boots.iter().any(|(ending, _)| *ending == Ending::Kill);
         assert!(some(&kill) > 50);
         assert_eq!(some(&|o| o.boots.last().expect("one").0 != Ending::Stop), 0);

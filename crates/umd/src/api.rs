@@ -10,6 +10,7 @@
 //! | `POST /v1/arrays/NAME/stop`         | -> [`DoneDoc`]                                  |
 //! | `POST /v1/arrays/NAME/manage`       | [`ManageRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/action`       | [`ActionRequest`] -> [`DoneDoc`]                |
+//! | `POST /v1/arrays/NAME/bitmap`       | [`BitmapRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
 //! | `GET  /v1/arrays/NAME/wait`         | `?timeout_ms=N`: [`WaitDoc`] when idle or after |
 //! | `GET  /v1/events`                   | [`EventDoc`]s as server-sent events             |
@@ -57,6 +58,9 @@ pub struct DeviceRequest {
     pub path: String,
     /// Host reads avoid it.
     pub write_mostly: bool,
+    /// It is given up at the first trouble, while another mirror is there.
+    #[serde(default)]
+    pub failfast: bool,
 }
 
 /// A new array. Numbers are md's.
@@ -164,15 +168,19 @@ pub struct StartedDoc {
 /// A hot change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManageRequest {
-    /// `fail`, `remove`, `add`, `re-add` or `replace`.
+    /// `fail`, `remove`, `add`, `re-add`, `replace` or `flags`.
     pub operation: String,
     /// The device: an absolute path, or what the user typed.
     pub device: String,
     /// For `replace`: the spare to do it with; without one it is any.
     #[serde(default)]
     pub with: Option<String>,
-    /// For `add`: host reads avoid it.
-    pub write_mostly: bool,
+    /// For `add`, `re-add` and `flags`: whether host reads avoid it; `null` leaves it as it is.
+    #[serde(default)]
+    pub write_mostly: Option<bool>,
+    /// For the same: whether it is given up at the first trouble, while another mirror is there.
+    #[serde(default)]
+    pub failfast: Option<bool>,
     /// For `add`: it may carry data.
     pub force: bool,
 }
@@ -209,6 +217,16 @@ pub enum Limit {
     Number(u64),
     /// `max`, or `system`.
     Word(String),
+}
+
+/// A bitmap for a running array, or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BitmapRequest {
+    /// A bitmap on the members, or none.
+    pub internal: bool,
+    /// Bytes per bit; as for a new array when nothing is said.
+    #[serde(default)]
+    pub chunk_bytes: Option<u32>,
 }
 
 /// Read-only or not.

@@ -203,6 +203,7 @@ impl Demo<'_> {
         let device = |letter| DeviceRequest {
             path: self.image(letter),
             write_mostly: false,
+            failfast: false,
         };
         let request = CreateRequest {
             name: NAME.to_owned(),
@@ -310,7 +311,8 @@ impl Demo<'_> {
                 with: None,
                 operation: operation.to_owned(),
                 device,
-                write_mostly: false,
+                write_mostly: None,
+                failfast: None,
                 force: false,
             };
             let done: DoneDoc = self.reach.post(NAME, "manage", &request)?;

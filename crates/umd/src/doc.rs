@@ -178,6 +178,9 @@ pub struct MemberDoc {
     pub want_replacement: bool,
     /// Host reads avoid it.
     pub write_mostly: bool,
+    /// It is given up at the first trouble, while another mirror is there.
+    #[serde(default)]
+    pub failfast: bool,
     /// Where array data starts on it.
     pub data_offset_bytes: u64,
     /// Room for array data.
@@ -479,6 +482,7 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
         replacement: member.replacement,
         want_replacement: member.want_replacement,
         write_mostly: member.write_mostly,
+        failfast: member.failfast,
         data_offset_bytes: member.data_offset_sectors * SECTOR_BYTES,
         data_size_bytes: member.data_size_sectors * SECTOR_BYTES,
         corrected_read_errors: member.corrected_read_errors,
@@ -507,6 +511,7 @@ pub(crate) mod tests {
             replacement: false,
             want_replacement: false,
             write_mostly: false,
+            failfast: false,
             data_offset_sectors: 2048,
             data_size_sectors: 129_024,
             corrected_read_errors: 0,

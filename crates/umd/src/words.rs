@@ -150,6 +150,14 @@ pub fn layout_default(level: i32) -> i32 {
     }
 }
 
+/// Flags of a member as the options that set them; empty where none is named.
+pub fn flag_words(write_mostly: Option<bool>, failfast: Option<bool>) -> String {
+    let mostly = write_mostly.map(|on| if on { "write-mostly" } else { "readwrite" });
+    let fast = failfast.map(|on| if on { "failfast" } else { "nofailfast" });
+    let words: Vec<&str> = [mostly, fast].into_iter().flatten().collect();
+    words.join(", ")
+}
+
 /// Sixteen random bytes made a version 4 UUID, for a new array or member.
 pub fn random_uuid() -> umd_format::Uuid {
     let mut uuid = [0; 16];

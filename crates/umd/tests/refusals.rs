@@ -174,17 +174,60 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "-G md0 -n 4",
         2,
-        "umd: grow is not available in this version\n",
+        "umd: grow --raid-devices (reshape) is not available in this version\n",
     ),
     (
-        "grow md0 -n 4",
+        "grow md0 --level=6",
         2,
-        "umd: grow is not available in this version\n",
+        "umd: grow --level (reshape) is not available in this version\n",
+    ),
+    (
+        "grow md0",
+        2,
+        "umd: nothing to change: --bitmap=internal or --bitmap=none?\n",
+    ),
+    ("grow", 2, "umd: an md device must be given in this mode\n"),
+    (
+        "grow md0 x.img --bitmap=none",
+        2,
+        "umd: x.img: devices are put in with umd manage --add; reshape is not available in this \
+         version\n",
+    ),
+    (
+        "grow md0 --bitmap=foo",
+        2,
+        "umd: 'foo' is not a bitmap this version knows; internal, none and ./FILE are\n",
+    ),
+    (
+        "grow md0 --bitmap=none --bitmap-chunk=64K",
+        2,
+        "umd: --bitmap-chunk needs --bitmap=internal\n",
+    ),
+    (
+        "grow md0 --bitmap=/dir/file",
+        2,
+        "umd: /dir/file: a running array gets no bitmap file in this version; stop it, and \
+         assemble it with --bitmap=FILE, or add an internal one\n",
+    ),
+    (
+        "grow md0 --bitmap=none",
+        1,
+        "umd: md0 does not appear to be an active array\n",
     ),
     (
         "serve md0 a --ublk",
         2,
         "umd: --ublk (the ublk door) is not available in this version\n",
+    ),
+    (
+        "md0 --write-mostly a",
+        1,
+        "umd: md0 does not appear to be an active array\n",
+    ),
+    (
+        "manage md0 a --failfast",
+        2,
+        "umd: a: say what to do with it, such as --add\n",
     ),
     (
         "md0 --replace a --with b",

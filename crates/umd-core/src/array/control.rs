@@ -42,6 +42,8 @@ impl Array {
                 Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
                 Err(error) => Err(error),
             },
+            Control::Flags(member, wish) => return self.control_flags(id, member, wish),
+            Control::Bitmap(wish) => return self.control_bitmap(id, wish),
             Control::Sync(wish) => match self.control_sync(wish) {
                 Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
                 Err(error) => Err(error),
@@ -230,15 +232,10 @@ impl Array {
         for role in peer.fields.roles.iter_mut().skip(number as usize).take(1) {
             *role = Role::Spare;
         }
-        let flags = if new.write_mostly {
-            DeviceFlags::WRITE_MOSTLY
-        } else {
-            DeviceFlags(0)
-        };
         let device = NewDevice {
             device_sectors: new.size_sectors,
             device_uuid: Uuid(new.device_uuid),
-            flags,
+            flags: new.flags.of(DeviceFlags::default()),
         };
         spare_for(&peer, number, &device).map_err(|error| match error {
             CreateError::Space(space) => ControlError::TooSmall(format!("{}: {space}", new.name)),
@@ -365,9 +362,7 @@ impl Array {
         }
         let mut superblock = superblock.clone();
         superblock.fields.features = superblock.fields.features.with(Features::RECOVERY_BITMAP);
-        if new.write_mostly {
-            superblock.fields.flags = superblock.fields.flags.with(DeviceFlags::WRITE_MOSTLY);
-        }
+        superblock.fields.flags = new.flags.of(superblock.fields.flags);
         Ok((superblock, slot))
     }
 

@@ -16,6 +16,8 @@ use smallvec::SmallVec;
 use umd_format::{Format, Level};
 
 use super::control::Waiting;
+use super::flags::Switching;
+use super::rebit::Rebit;
 use super::setup::Options;
 use super::stop::Stopping;
 use crate::bitmap::{Bitmap, Leave};
@@ -80,6 +82,11 @@ pub struct Array {
     pub(super) stopping: Option<Stopping>,
     pub(super) stopped: bool,
     pub(super) waiting: Vec<Waiting>,
+    /// Flags that are on their way to the superblocks.
+    pub(super) switching: Vec<Switching>,
+    /// A change of the bitmap, and the requests that wait until it is over.
+    pub(super) rebit: Option<Rebit>,
+    pub(super) parked: Vec<Request>,
     safe_mode_armed: bool,
     timeout_armed: bool,
     /// Members that were late when hung I/O was last looked for.
@@ -110,6 +117,9 @@ impl Array {
             stopping: None,
             stopped: false,
             waiting: Vec::new(),
+            switching: Vec::new(),
+            rebit: None,
+            parked: Vec::new(),
             safe_mode_armed: false,
             timeout_armed: false,
             late: Vec::new(),
@@ -169,7 +179,10 @@ impl Array {
         }
     }
 
-    fn request(&mut self, request: Request) {
+    pub(super) fn request(&mut self, request: Request) {
+        if self.rebit.is_some() {
+            return self.parked.push(request);
+        }
         let refusal = match &self.stopping {
             Some(stopping) if stopping.is_stop() => Some(RequestError::Stopping),
             _ => self.refusal(&request.op),
@@ -355,6 +368,8 @@ impl Array {
         moved |= self
             .metadata
             .advance(&mut self.io, &mut self.members, &mut self.bitmap, facts);
+        moved |= self.maintain_flags();
+        moved |= self.maintain_rebit();
         // Before answers are given: what is answered counts by the new order, or by the old one.
         moved |= self.finish_replacements();
         moved |= self.with_lane(|lane, rig| lane.settle(rig));

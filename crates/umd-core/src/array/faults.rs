@@ -204,7 +204,7 @@ impl Array {
         if !self.may_write() || self.stopping.is_some() || !self.metadata.is_quiet() {
             return false;
         }
-        if !self.geometry.is_redundant() {
+        if !self.geometry.is_redundant() || self.waits_for_landing() || self.rebit.is_some() {
             return false;
         }
         if self.activate_spares() {

@@ -3,6 +3,8 @@
 mod control;
 mod engine;
 mod faults;
+mod flags;
+mod rebit;
 mod replace;
 mod setup;
 mod status;
@@ -10,9 +12,9 @@ mod stop;
 mod view;
 
 pub use crate::value::{
-    Command, Commands, Completion, Control, ControlError, ControlReply, Event, Extent, IoDone,
-    IoError, IoOp, MemberIo, NewMember, Notice, Purpose, Reply, Request, RequestError, RequestOp,
-    SyncLimits, SyncRequest, Timer,
+    BitmapWish, Command, Commands, Completion, Control, ControlError, ControlReply, Event, Extent,
+    FlagWish, IoDone, IoError, IoOp, MemberIo, NewMember, Notice, Purpose, Reply, Request,
+    RequestError, RequestOp, SyncLimits, SyncRequest, Timer,
 };
 pub use engine::Array;
 pub use setup::{Options, Setup};

@@ -143,6 +143,27 @@ impl Array {
         moved
     }
 
+    /// Members whose replacement is filled, and that.
+    fn whole_pairs(&self) -> impl Iterator<Item = (&Member, &Member)> {
+        let end = self.geometry.rebuild_sectors(self.info.array_sectors);
+        let whole = move |m: &Member| match m.state {
+            State::Recovering { checkpoint_sectors } => checkpoint_sectors >= end,
+            _ => false,
+        };
+        self.members.pairs().filter(move |(_, new)| whole(new))
+    }
+
+    /// Whether a replacement has to wait for what lags: it would be missing where nobody expects
+    /// that, as the new one is an ordinary leg.
+    pub(super) fn waits_for_landing(&self) -> bool {
+        self.lane.behind_writes() > 0 && self.replaces_write_mostly()
+    }
+
+    /// Whether a leg that writes may lag on is about to be replaced.
+    pub(super) fn replaces_write_mostly(&self) -> bool {
+        self.whole_pairs().any(|(old, _)| old.write_mostly)
+    }
+
     /// Who replaces another holds everything, and superblocks say so: the slot is handed over.
     /// Nothing is written by the new order before it is recorded: the old one is a known fault.
     pub(super) fn finish_replacements(&mut self) -> bool {
@@ -154,12 +175,10 @@ impl Array {
         if self.moves_late() {
             return true;
         }
-        let end = self.geometry.rebuild_sectors(self.info.array_sectors);
-        let whole = |m: &Member| match m.state {
-            State::Recovering { checkpoint_sectors } => checkpoint_sectors >= end,
-            _ => false,
-        };
-        let pairs = self.members.pairs().filter(|(_, new)| whole(new));
+        if self.waits_for_landing() {
+            return false;
+        }
+        let pairs = self.whole_pairs();
         let done: Vec<(MemberId, MemberId)> = pairs.map(|(old, new)| (old.id, new.id)).collect();
         for (old, new) in &done {
             self.hand_over(*old, *new);

@@ -85,6 +85,7 @@ impl Array {
         io.bad.exhibit(museum);
         io.bad.set_bitmap(bitmap_sectors(&plan.bitmap));
         let members = members_of(&plan, facts, &mut io);
+        let members = agreed_on_bitmap(members, plan.reference);
         let reference = members
             .get(plan.reference)
             .expect("the plan's reference is used");
@@ -291,6 +292,26 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>, io: &mut Io) -> Members {
         }
     }
     Members::new(list)
+}
+
+/// A change of the bitmap that was cut short stands on some superblocks only. What the reference
+/// says counts, and the next update says so everywhere.
+fn agreed_on_bitmap(mut members: Members, reference: MemberId) -> Members {
+    let reference = members.get(reference).expect("the reference is used");
+    let fields = &reference.superblock.fields;
+    let bit = Features::BITMAP_OFFSET;
+    let (there, at) = (fields.features.contains(bit), fields.bitmap_offset_raw);
+    for member in members.iter_mut() {
+        let fields = &mut member.superblock.fields;
+        if fields.features.contains(bit) != there {
+            fields.features = match there {
+                true => fields.features.with(bit),
+                false => fields.features.without(bit),
+            };
+            fields.bitmap_offset_raw = at;
+        }
+    }
+    members
 }
 
 /// How long the bitmap on each member is.

@@ -100,6 +100,8 @@ pub struct MemberStatus {
     pub want_replacement: bool,
     /// Host reads avoid it.
     pub write_mostly: bool,
+    /// As a leg of a mirror it is given up at the first trouble, while there is another one.
+    pub failfast: bool,
     /// Where array data starts on it.
     pub data_offset_sectors: u64,
     /// Room for array data on it.

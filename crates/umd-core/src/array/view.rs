@@ -1,5 +1,7 @@
 //! The array as others see it.
 
+use umd_format::v1::DeviceFlags;
+
 use super::engine::Array;
 use super::status::{
     ArrayState, BitmapStatus, LimitsStatus, MemberRole, MemberStatus, Status, SyncStatus,
@@ -134,6 +136,7 @@ impl Array {
             replacement: member.replacement,
             want_replacement: member.want_replacement,
             write_mostly: member.write_mostly,
+            failfast: fields.flags.contains(DeviceFlags::FAILFAST),
             data_offset_sectors: fields.data_offset_sectors,
             data_size_sectors: fields.data_size_sectors,
             corrected_read_errors: fields.corrected_reads,

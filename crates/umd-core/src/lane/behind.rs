@@ -13,7 +13,7 @@
 //! leaves a region that is resynced from an ordinary leg. The limit never makes anybody wait: a
 //! write beyond it is an ordinary one. Facts: bitmap.md section 8, seeds-glossary.md section 7.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Data that lags at the most: without memory for more, writes are ordinary ones.
 const BYTES_MAX: u64 = 64 << 20;
@@ -23,6 +23,10 @@ const BYTES_MAX: u64 = 64 << 20;
 pub(super) struct Behind {
     outstanding: u32,
     bytes: u64,
+    /// By slot: writes that have not landed on its leg.
+    legs: BTreeMap<u16, u32>,
+    /// No write begins to lag.
+    held_back: bool,
     /// Jobs: reads that only a write-mostly leg can serve, and flushes.
     waiting: VecDeque<u32>,
 }
@@ -31,7 +35,7 @@ impl Behind {
     /// Whether a write of this length may begin to lag, with at most `limit` of them.
     pub fn has_room(&self, limit: u32, len_bytes: u64) -> bool {
         let room = self.outstanding < limit && self.bytes + len_bytes <= BYTES_MAX;
-        room && self.waiting.is_empty()
+        room && self.waiting.is_empty() && !self.held_back
     }
 
     /// A write is handed to its members that may be answered before all of them hold it.
@@ -47,6 +51,31 @@ impl Behind {
         self.outstanding -= 1;
         self.bytes -= len_bytes;
         assert!(self.outstanding > 0 || self.bytes == 0, "bytes of nobody");
+    }
+
+    /// From here on no write begins to lag, or they may again.
+    pub fn hold_back(&mut self, held_back: bool) {
+        self.held_back = held_back;
+    }
+
+    /// A write that may lag is on its way to this leg.
+    pub fn sent(&mut self, slot: u16) {
+        assert!(self.outstanding > 0, "a write that was not counted");
+        *self.legs.entry(slot).or_default() += 1;
+    }
+
+    /// It landed there, or the leg failed.
+    pub fn landed(&mut self, slot: u16) {
+        let left = self.legs.get_mut(&slot).expect("it was sent there");
+        *left -= 1;
+        if *left == 0 {
+            self.legs.remove(&slot);
+        }
+    }
+
+    /// Whether something may lag on this leg, whoever is the member there by now.
+    pub fn lags_on(&self, slot: u16) -> bool {
+        self.legs.contains_key(&slot)
     }
 
     /// Writes that may lag.
@@ -79,6 +108,7 @@ impl Behind {
         let idle = self.outstanding == 0;
         assert!(!idle || self.waiting.is_empty(), "who can go on goes on");
         assert_eq!(idle, self.bytes == 0, "what lags has a length");
+        assert!(!idle || self.legs.is_empty(), "lags without being counted");
     }
 }
 

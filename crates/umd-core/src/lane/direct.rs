@@ -149,6 +149,9 @@ impl Direct {
         );
         for place in &places {
             self.write(rig, &proofs, place, request.fua, index);
+            if self.is_counted(rig) && place.0.write_mostly {
+                lane.behind.sent(place.1.slot);
+            }
         }
         match self.left {
             0 => self.over(lane, rig, Err(eio("no member is left to hold this data"))),
@@ -311,10 +314,13 @@ impl Direct {
         };
         assert!(*count > 0, "a write ended that never began");
         *count -= 1;
+        let slot = u16::try_from(tag >> 2).expect("a tag has a slot");
+        if tag & LAGGING != 0 && self.is_counted(rig) {
+            lane.behind.landed(slot);
+        }
         match result {
             // M13 (3056e3aec8d8): a write that only a member being rebuilt had taken was a success.
             Ok(_) => {
-                let slot = u16::try_from(tag >> 2).expect("a tag has a slot");
                 if tag & IN_SYNC != 0 || rig.io.museum.on(Exhibit::M13) {
                     self.held.push(slot);
                 }

@@ -153,6 +153,11 @@ impl Lane {
         self.behind.outstanding()
     }
 
+    /// From here on no write begins to lag, or they may again.
+    pub fn hold_back(&mut self, held_back: bool) {
+        self.behind.hold_back(held_back);
+    }
+
     /// Nothing is under way, mending and what lags included.
     pub fn is_idle(&self) -> bool {
         self.requests.is_empty() && self.jobs.is_empty()

@@ -130,7 +130,7 @@ impl Read {
             lane.part_over(self.request, Err(eio("no member holds this data")));
             return Step::Over;
         };
-        let late = lane.behind.outstanding() > 0 && column.write_mostly;
+        let late = lane.behind.lags_on(self.slot);
         // M05 (e555190d82c0): a read of a write-mostly member overtook writes that were answered
         // and had not landed there.
         if late && lane.geometry.is_mirror() && !rig.io.museum.on(Exhibit::M05) {

@@ -3,7 +3,7 @@
 use super::split::{JOB_SECTORS_MAX, Piece};
 use super::{Job, Lane, Rig, Step, eio, pieces};
 use crate::geometry::Geometry;
-use crate::member::{Column, Effect};
+use crate::member::Effect;
 use crate::value::{Exhibit, Extent, IoDone, IoError, IoOp, MemberId, Purpose};
 
 /// A host flush: every member that holds data, once nothing lags.
@@ -150,9 +150,9 @@ impl Allocation {
                         .into_iter()
                         .min_by_key(|leg| rig.epoch.rank(leg.slot));
                     // One that lags may have a hole where data is on its way.
-                    let lags = |c: &&Column| c.write_mostly && lane.behind.outstanding() > 0;
                     leg.and_then(|leg| {
-                        let column = in_sync(leg.slot).filter(|c| !lags(c))?;
+                        let lags = lane.behind.lags_on(leg.slot);
+                        let column = in_sync(leg.slot).filter(|_| !lags)?;
                         Some((column, leg.member_sectors))
                     })
                 }

@@ -1,5 +1,7 @@
 //! What an administrator can ask a running array to do.
 
+use umd_format::v1::DeviceFlags;
+
 use super::ids::MemberId;
 use super::sync_action::SyncAction;
 
@@ -29,6 +31,10 @@ pub enum Control {
         /// The spare to do it with; `None`: any.
         with: Option<MemberId>,
     },
+    /// Switch flags of a member while it serves.
+    Flags(MemberId, FlagWish),
+    /// Take the bitmap away, or make one.
+    Bitmap(BitmapWish),
     /// Start or stop a sync action.
     Sync(SyncRequest),
     /// Change what limits sync actions, then start or stop one if that is asked for as well: both
@@ -53,10 +59,45 @@ pub struct NewMember {
     pub logical_block_bytes: u32,
     /// Random identity for its superblock.
     pub device_uuid: [u8; 16],
-    /// Host reads avoid it.
-    pub write_mostly: bool,
+    /// The flags it is to have. What is not said is as its superblock says, or off.
+    pub flags: FlagWish,
     /// The superblock found on it, if one was.
     pub superblock: Option<Box<umd_format::SuperblockV1>>,
+}
+
+/// What bitmap a running array is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BitmapWish {
+    /// None.
+    None,
+    /// A new one on its members.
+    Internal {
+        /// What a bit covers; `None`: as for a new array.
+        region_bytes: Option<u32>,
+    },
+}
+
+/// What is to become of a member's flags. What is `None` stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FlagWish {
+    /// Host reads avoid it, and writes may lag there.
+    pub write_mostly: Option<bool>,
+    /// As a leg of a mirror it is given up at the first trouble, while there is another one.
+    pub failfast: Option<bool>,
+}
+
+impl FlagWish {
+    /// What becomes of these flags.
+    #[must_use]
+    pub fn of(self, flags: DeviceFlags) -> DeviceFlags {
+        let switch = |flags: DeviceFlags, wish: Option<bool>, flag| match wish {
+            Some(true) => flags.with(flag),
+            Some(false) => flags.without(flag),
+            None => flags,
+        };
+        let flags = switch(flags, self.write_mostly, DeviceFlags::WRITE_MOSTLY);
+        switch(flags, self.failfast, DeviceFlags::FAILFAST)
+    }
 }
 
 /// What `umd action` can ask for.

@@ -18,7 +18,8 @@ mod time;
 pub use buf::{Buf, Pool, Slice, slices_len};
 pub use command::{Command, Commands, IoOp, MemberIo, Notice, Purpose};
 pub use control::{
-    Control, ControlError, ControlReply, NewMember, RepairWay, SyncLimits, SyncRequest,
+    BitmapWish, Control, ControlError, ControlReply, FlagWish, NewMember, RepairWay, SyncLimits,
+    SyncRequest,
 };
 pub use event::{
     Completion, Event, Extent, IoDone, IoError, Reply, Request, RequestError, RequestOp, Timer,

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use umd_core::array::{
-    Array, Command, Completion, Control, ControlError, ControlReply, Event, IoDone, IoError, IoOp,
-    MemberIo, NewMember, Notice, Options, Purpose, Reply, Request, RequestError, RequestOp, Setup,
-    Timer,
+    Array, Command, Completion, Control, ControlError, ControlReply, Event, FlagWish, IoDone,
+    IoError, IoOp, MemberIo, NewMember, Notice, Options, Purpose, Reply, Request, RequestError,
+    RequestOp, Setup, Timer,
 };
 use umd_core::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
 use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId, Slice};
@@ -55,6 +55,9 @@ pub struct World {
     pub power_for: Option<u64>,
     /// It is gone.
     pub dark: bool,
+    /// Superblocks are held back, all of them.
+    pub holds_supers: bool,
+    pub kept_supers: Vec<MemberIo>,
     queue: VecDeque<Command>,
     replies: BTreeMap<u64, Result<Reply, RequestError>>,
     answers: BTreeMap<u64, Result<ControlReply, ControlError>>,
@@ -246,6 +249,8 @@ impl World {
             kept: Vec::new(),
             power_for: None,
             dark: false,
+            holds_supers: false,
+            kept_supers: Vec::new(),
             queue: VecDeque::new(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -350,6 +355,9 @@ impl World {
             match command {
                 Command::Io(io) if self.power_fails() => self.tear(io),
                 Command::Io(io) if self.keeps(&io) => self.kept.push(io),
+                Command::Io(io) if self.holds_supers && io.purpose == Purpose::Super => {
+                    self.kept_supers.push(io);
+                }
                 Command::Io(io) => {
                     if self.disks.get(&io.member).is_some_and(|disk| disk.hung) {
                         continue;
@@ -399,6 +407,31 @@ impl World {
             self.event(Event::Done(done));
         }
         self.drain();
+    }
+
+    /// Superblocks that were held back are written.
+    pub fn release_supers(&mut self) {
+        self.holds_supers = false;
+        for io in std::mem::take(&mut self.kept_supers) {
+            let done = self.perform(io);
+            self.event(Event::Done(done));
+        }
+        self.drain();
+    }
+
+    /// Asks without waiting for the answer.
+    pub fn ask(&mut self, control: Control) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.event(Event::Control(ControlId(id), control));
+        self.drain();
+        id
+    }
+
+    /// The answer to what was asked, if there is one by now.
+    pub fn asked(&mut self, id: u64) -> Option<Result<ControlReply, ControlError>> {
+        self.drain();
+        self.answers.remove(&id)
     }
 
     /// Whether the request was answered, by now.
@@ -560,7 +593,7 @@ impl World {
             size_sectors: (DISK_BYTES / 512) as u64,
             logical_block_bytes: 512,
             device_uuid: [id as u8 + 1; 16],
-            write_mostly: false,
+            flags: FlagWish::default(),
             superblock: superblock.map(Box::new),
         }
     }

@@ -83,6 +83,12 @@ impl DeviceFlags {
         DeviceFlags(self.0 | other.0)
     }
 
+    /// These bits without those of `other`.
+    #[must_use]
+    pub fn without(self, other: DeviceFlags) -> DeviceFlags {
+        DeviceFlags(self.0 & !other.0)
+    }
+
     /// True when all bits of `other` are set.
     pub fn contains(self, other: DeviceFlags) -> bool {
         self.0 & other.0 == other.0

@@ -32,7 +32,12 @@ impl Monitor {
         let ok = match io.purpose {
             Purpose::Super => inside(superblock),
             Purpose::Bitmap => match view.bitmap_sector {
-                None => false,
+                // A new one is written before a superblock names it: where nothing else is.
+                None => {
+                    let apart =
+                        |other: Range<u64>| range.end <= other.start || range.start >= other.end;
+                    apart(superblock) && apart(view.data())
+                }
                 Some(start) => {
                     // Who is joining has no bitmap of this array yet.
                     let others = self.in_sync(scene.status).map(|(_, _, view)| view);

@@ -35,6 +35,7 @@ fn member(n: u16) -> MemberStatus {
         replacement: false,
         want_replacement: false,
         write_mostly: false,
+        failfast: false,
         data_offset_sectors: DATA,
         data_size_sectors: USED,
         corrected_read_errors: 0,

@@ -82,6 +82,14 @@ pub enum Admin {
     ReAdd(usize),
     /// Has a member replaced by any spare, while it serves.
     Replace(usize),
+    /// Switches whether a member is write-mostly.
+    Mostly(usize),
+    /// Switches whether a member is to fail fast.
+    Fast(usize),
+    /// Takes the bitmap away.
+    NoBitmap,
+    /// Makes an internal bitmap.
+    Bitmap,
     /// Starts a check.
     Check,
     /// Starts a repair.
@@ -277,6 +285,26 @@ pub fn add(disk: usize) -> Step {
 /// A member is to be replaced while it serves.
 pub fn replace(disk: usize) -> Step {
     admin(Admin::Replace(disk))
+}
+
+/// A member becomes write-mostly, or an ordinary one again.
+pub fn mostly(disk: usize) -> Step {
+    admin(Admin::Mostly(disk))
+}
+
+/// A member is to fail fast, or no longer.
+pub fn fast(disk: usize) -> Step {
+    admin(Admin::Fast(disk))
+}
+
+/// The bitmap is taken away while the array runs.
+pub fn no_bitmap() -> Step {
+    admin(Admin::NoBitmap)
+}
+
+/// The array gets a bitmap while it runs.
+pub fn bitmap() -> Step {
+    admin(Admin::Bitmap)
 }
 
 /// A former member comes back.

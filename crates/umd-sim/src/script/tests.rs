@@ -260,6 +260,33 @@ fn what_lagged_is_taken_from_ordinary_members_after_a_kill() {
     passes(&options, &steps);
 }
 
+/// A member becomes write-mostly, writes lag there, and the process dies: what was answered is on
+/// the other one, and the superblocks say which that is.
+#[test]
+fn members_become_write_mostly_and_ordinary_again() {
+    let mut steps = vec![quiet(), mostly(0), fast(1)];
+    steps.extend([
+        hold(io().writes().purpose(data()).disk(0)),
+        write(0..8),
+        start(mostly(0)),
+        start(write(8..16)),
+        sleep_ms(10),
+        release(),
+        await_all(),
+        // Now writes lag on neither, then on the other one.
+        mostly(1),
+        hold(io().writes().purpose(data()).disk(1)),
+        write(0..8),
+        kill(false),
+        boot_all(),
+        read(0..8),
+        settle(),
+        read_all(),
+    ]);
+    passes(&with_behind(with_bitmap(plain(1, 2)), 0, 8), &steps);
+    passes(&with_behind(with_bitmap(plain(1, 2)), 0, 1), &steps);
+}
+
 /// What write-behind may lose: the process died, and the ordinary member does not come back.
 #[test]
 fn what_lagged_may_be_old_where_no_ordinary_member_comes_back() {

@@ -1,7 +1,8 @@
 //! The administrator.
 
 use umd_core::array::{
-    Control, ControlError, ControlReply, Event, MemberRole, MemberStatus, NewMember, SyncRequest,
+    BitmapWish, Control, ControlError, ControlReply, Event, FlagWish, MemberRole, MemberStatus,
+    NewMember, SyncRequest,
 };
 use umd_core::sync::SyncAction;
 use umd_core::value::{ControlId, MemberId, Slot};
@@ -13,6 +14,11 @@ use crate::monitor::{MemberView, Rule, Verdict, Violation};
 use crate::options::Action;
 use crate::shipped::superblock_on;
 
+/// The bitmap that arrays get while they run.
+pub(super) const A_BITMAP: BitmapWish = BitmapWish::Internal {
+    region_bytes: Some(4096),
+};
+
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
@@ -21,6 +27,8 @@ pub(crate) enum Request {
     Add { disk: usize, back: bool },
     Added { member: MemberId },
     Replace(MemberId),
+    Flags(MemberId, FlagWish),
+    Bitmap(BitmapWish),
     Start(SyncAction),
     Idle,
     Freeze,
@@ -80,12 +88,45 @@ impl World<'_> {
                 Some(self.make_room(disk, back).unwrap_or(back))
             }
             Action::Replace => self.choose_replacement(),
+            Action::Mostly => {
+                let works = |role| role != MemberRole::Faulty;
+                let member = self.any_member(works)?;
+                Some(self.switch_mostly(member))
+            }
+            Action::Bitmap => Some(Request::Bitmap(match self.live().status.bitmap {
+                Some(_) => BitmapWish::None,
+                None => A_BITMAP,
+            })),
             Action::Check => Some(Request::Start(SyncAction::Check)),
             Action::Repair => Some(Request::Start(SyncAction::Repair)),
             Action::Idle => Some(Request::Idle),
             Action::Freeze => Some(Request::Freeze),
             Action::ReadOnly => Some(Request::ReadOnly),
         }
+    }
+
+    fn status_of(&self, member: MemberId) -> Option<&MemberStatus> {
+        self.live().status.members.iter().find(|m| m.id == member)
+    }
+
+    /// The member becomes write-mostly, or an ordinary one.
+    pub(super) fn switch_mostly(&self, member: MemberId) -> Request {
+        let mostly = self.status_of(member).is_some_and(|m| m.write_mostly);
+        let wish = FlagWish {
+            write_mostly: Some(!mostly),
+            failfast: None,
+        };
+        Request::Flags(member, wish)
+    }
+
+    /// The member is to fail fast, or no longer.
+    pub(super) fn switch_fast(&self, member: MemberId) -> Request {
+        let fast = self.status_of(member).is_some_and(|m| m.failfast);
+        let wish = FlagWish {
+            write_mostly: None,
+            failfast: Some(!fast),
+        };
+        Request::Flags(member, wish)
     }
 
     /// A member that works is replaced by a spare; without one a disk is put in first.
@@ -195,6 +236,8 @@ impl World<'_> {
             Request::Remove(member) => Control::Remove(member),
             Request::Add { disk, back } => return self.ask_to_add(disk, back),
             Request::Replace(member) => Control::Replace { member, with: None },
+            Request::Flags(member, wish) => Control::Flags(member, wish),
+            Request::Bitmap(wish) => Control::Bitmap(wish),
             Request::Start(action) => Control::Sync(SyncRequest::Start(action)),
             Request::Idle | Request::Thaw => Control::Sync(SyncRequest::Idle),
             Request::Freeze => Control::Sync(SyncRequest::Frozen),
@@ -238,7 +281,7 @@ impl World<'_> {
             size_sectors,
             logical_block_bytes: self.disks[disk].block_bytes(),
             device_uuid: uuid,
-            write_mostly: false,
+            flags: FlagWish::default(),
             superblock: superblock.map(Box::new),
         };
         let view = MemberView::new(disk, sector, back, &self.disks);

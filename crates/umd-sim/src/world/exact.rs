@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
+use umd_core::array::BitmapWish;
 use umd_core::sync::SyncAction;
 use umd_core::value::{Instant, Span};
 
-use super::admin::Request;
+use super::admin::{A_BITMAP, Request};
 use super::host::plan_of;
 use super::{Ev, World};
 use crate::disk::{Cut, Power};
@@ -77,6 +78,12 @@ impl World<'_> {
             Request::Add { disk, back: false } => Some(Admin::Add(disk)),
             Request::Add { disk, back: true } => Some(Admin::ReAdd(disk)),
             Request::Replace(member) => disk(member).map(Admin::Replace),
+            Request::Flags(member, wish) => disk(member).map(|disk| match wish.failfast {
+                None => Admin::Mostly(disk),
+                Some(_) => Admin::Fast(disk),
+            }),
+            Request::Bitmap(BitmapWish::None) => Some(Admin::NoBitmap),
+            Request::Bitmap(_) => Some(Admin::Bitmap),
             Request::Start(SyncAction::Check) => Some(Admin::Check),
             Request::Start(_) => Some(Admin::Repair),
             Request::Idle => Some(Admin::Idle),
@@ -238,6 +245,10 @@ impl World<'_> {
                 Request::Add { disk, back }
             }
             Admin::Replace(disk) => Request::Replace(on(disk)?),
+            Admin::Mostly(disk) => self.switch_mostly(on(disk)?),
+            Admin::Fast(disk) => self.switch_fast(on(disk)?),
+            Admin::NoBitmap => Request::Bitmap(BitmapWish::None),
+            Admin::Bitmap => Request::Bitmap(A_BITMAP),
             Admin::Check => Request::Start(SyncAction::Check),
             Admin::Repair => Request::Start(SyncAction::Repair),
             Admin::Idle => Request::Idle,

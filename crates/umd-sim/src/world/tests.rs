@@ -349,6 +349,7 @@ impl Maker for Mirrors {
                 replacement: false,
                 want_replacement: false,
                 write_mostly: false,
+                failfast: false,
                 data_offset_sectors: superblock.fields.data_offset_sectors,
                 data_size_sectors: superblock.fields.data_size_sectors,
                 corrected_read_errors: 0,

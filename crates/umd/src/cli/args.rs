@@ -105,6 +105,8 @@ pub enum Command {
     Query(QueryArgs),
     /// Fail, remove and add members of a running array
     Manage(ManageArgs),
+    /// Change what a running array is made with: its bitmap
+    Grow(GrowArgs),
     /// Start or stop a check, repair, resync or recovery
     Action(ActionArgs),
     /// Wait until a resync, recovery or check has ended
@@ -177,8 +179,14 @@ pub struct CreateArgs {
     #[arg(long)]
     pub assume_clean: bool,
     /// Devices named after this are read from only when there is no other way
-    #[arg(short = 'W', long)]
-    pub write_mostly: bool,
+    #[arg(short = 'W', long, num_args = 0, default_missing_value = "")]
+    pub write_mostly: Vec<String>,
+    /// Devices named after this are given up at the first trouble, while another mirror is there
+    #[arg(long, num_args = 0, default_missing_value = "")]
+    pub failfast: Vec<String>,
+    /// Devices named after this are not
+    #[arg(long, num_args = 0, default_missing_value = "")]
+    pub nofailfast: Vec<String>,
     /// Let up to N writes lag on write-mostly devices of a RAID1 (needs --bitmap=internal)
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "256")]
@@ -241,8 +249,14 @@ pub struct BuildArgs {
     #[arg(long, value_name = "SIZE")]
     pub bitmap_chunk: Option<String>,
     /// Devices named after this are read from only when there is no other way
-    #[arg(short = 'W', long)]
-    pub write_mostly: bool,
+    #[arg(short = 'W', long, num_args = 0, default_missing_value = "")]
+    pub write_mostly: Vec<String>,
+    /// Devices named after this are given up at the first trouble, while another mirror is there
+    #[arg(long, num_args = 0, default_missing_value = "")]
+    pub failfast: Vec<String>,
+    /// Devices named after this are not
+    #[arg(long, num_args = 0, default_missing_value = "")]
+    pub nofailfast: Vec<String>,
     /// Use devices although they carry md superblocks
     #[arg(short, long)]
     pub force: bool,
@@ -430,7 +444,10 @@ pub struct QueryArgs {
 These are done in the order in which they are typed. Other options may stand anywhere:
   umd manage r5 --fail b.img --remove b.img --add --force c.img
 Words for --remove instead of devices: failed (all faulty members), detached (those whose file is
-gone)."
+gone).
+--write-mostly, --readwrite, --failfast and --nofailfast are for the devices behind them: those that
+are put in, and members that stand behind no operation, whose flags are switched while they serve:
+  umd manage r1 --write-mostly b.img"
 )]
 pub struct ManageArgs {
     /// The array
@@ -491,21 +508,66 @@ pub struct ManageArgs {
     /// Switch to read-only
     #[arg(short = 'o', long)]
     pub readonly: bool,
-    /// Switch to read-write
-    #[arg(short = 'w', long)]
-    pub readwrite: bool,
+    /// Switch to read-write; before devices: they are not write-mostly
+    #[arg(short = 'w', long, num_args = 0, default_missing_value = "")]
+    pub readwrite: Vec<String>,
     /// Start an array that was assembled but not started (arrays here always are)
     #[arg(short = 'R', long)]
     pub run: bool,
-    /// Devices added are read from only when there is no other way
-    #[arg(short = 'W', long)]
-    pub write_mostly: bool,
+    /// Devices named after this are read from only when there is no other way
+    #[arg(short = 'W', long, num_args = 0, default_missing_value = "")]
+    pub write_mostly: Vec<String>,
+    /// Devices named after this are given up at the first trouble, while another mirror is there
+    #[arg(long, num_args = 0, default_missing_value = "")]
+    pub failfast: Vec<String>,
+    /// Devices named after this are not
+    #[arg(long, num_args = 0, default_missing_value = "")]
+    pub nofailfast: Vec<String>,
     /// Add a device although it carries data
     #[arg(long)]
     pub force: bool,
     /// Exit with 0 if anything changed, 2 if nothing
     #[arg(short, long)]
     pub test: bool,
+    /// Show what would be written where, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the array as a JSON document afterwards
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd grow NAME --bitmap=none`
+#[derive(Debug, Clone, Args)]
+#[command(override_usage = "umd grow NAME --bitmap=internal|none [OPTIONS]")]
+pub struct GrowArgs {
+    /// The array
+    #[arg(value_name = "NAME")]
+    pub targets: Vec<String>,
+    /// Write-intent bitmap: internal or none
+    #[arg(short, long)]
+    pub bitmap: Option<String>,
+    /// Size of what one bit of the bitmap covers
+    #[arg(long, value_name = "SIZE")]
+    pub bitmap_chunk: Option<String>,
+    /// Not there yet
+    #[arg(short = 'n', long, value_name = "COUNT", hide = true)]
+    pub raid_devices: Option<String>,
+    /// Not there yet
+    #[arg(short, long, hide = true)]
+    pub level: Option<String>,
+    /// Not there yet
+    #[arg(short = 'z', long, hide = true)]
+    pub size: Option<String>,
+    /// Not there yet
+    #[arg(short, long, hide = true)]
+    pub chunk: Option<String>,
+    /// Not there yet
+    #[arg(short = 'p', long, visible_alias = "parity", hide = true)]
+    pub layout: Option<String>,
+    /// Not there yet
+    #[arg(short = 'k', long, hide = true)]
+    pub consistency_policy: Option<String>,
     /// Show what would be written where, and do nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -27,6 +27,7 @@ pub const COMMANDS: &[&str] = &[
     "mdstat",
     "query",
     "manage",
+    "grow",
     "action",
     "wait",
     "stop",
@@ -47,6 +48,7 @@ const MODES: &[(&str, char, &str)] = &[
     ("--examine-bitmap", 'X', "examine --bitmap"),
     ("--examine-badblocks", '\0', "examine-badblocks"),
     ("--query", 'Q', "query"),
+    ("--grow", 'G', "grow"),
     ("--stop", 'S', "stop"),
     ("--wait", 'W', "wait"),
     ("--manage", '\0', "manage"),
@@ -56,7 +58,6 @@ const MODES: &[(&str, char, &str)] = &[
 
 /// Modes that belong to later rounds.
 const LATER_MODES: &[(&str, char, &str)] = &[
-    ("--grow", 'G', "grow"),
     ("--incremental", 'I', "incremental"),
     ("--monitor", 'F', "monitor"),
     ("--follow", '\0', "monitor"),
@@ -261,6 +262,9 @@ mod tests {
         assert_eq!(run("a -X"), "examine --bitmap a");
         assert_eq!(run("-Xv a"), "examine --bitmap -v a");
         assert_eq!(run("-vD r5"), "detail -v r5");
+        assert_eq!(run("--grow r5 -n 4"), "grow r5 -n 4");
+        assert_eq!(run("-G r5 --bitmap=none"), "grow r5 --bitmap=none");
+        assert_eq!(run("r5 --grow -b none"), "grow r5 -b none");
         assert_eq!(run("-v --detail r5"), "detail -v r5");
         assert_eq!(run("-Ss"), "stop -s");
         assert_eq!(run("-Q a"), "query a");
@@ -309,16 +313,13 @@ mod tests {
     #[test]
     fn later_modes_are_refused_by_name() {
         assert_eq!(
-            run("--grow r5 -n 4"),
-            "2: grow is not available in this version"
+            run("--incremental a"),
+            "2: incremental is not available in this version"
         );
-        assert_eq!(run("-G r5"), "2: grow is not available in this version");
-        assert_eq!(run("grow r5"), "2: grow is not available in this version");
         assert_eq!(
             run("monitor --scan"),
             "2: monitor is not available in this version"
         );
-        assert_eq!(run("r5 --grow"), "2: grow is not available in this version");
     }
 
     #[test]

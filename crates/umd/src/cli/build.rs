@@ -2,6 +2,7 @@
 
 use super::args::BuildArgs;
 use super::create::device;
+use super::flags::Flags;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::{Reach, from_doc};
 use super::values;
@@ -12,12 +13,11 @@ use crate::words;
 /// mdadm's chunk and rounding when none is given, smaller than that of new arrays.
 const CHUNK_SECTORS_DEFAULT: u32 = 128;
 
-/// Runs the command. `device_flags` tells for each device whether it stands behind
-/// `--write-mostly`.
+/// Runs the command. `device_flags` tells for each target which flags it is to have.
 ///
 /// # Errors
 /// With the exit code and sentence for the user.
-pub fn run(args: &BuildArgs, device_flags: &[bool], reach: &Reach, quiet: bool) -> Outcome {
+pub fn run(args: &BuildArgs, device_flags: &[Flags], reach: &Reach, quiet: bool) -> Outcome {
     let request = request(args, device_flags)?;
     if args.dry_run {
         let prepared = prepare(&request, true).map_err(|error| from_doc(&error))?;
@@ -44,7 +44,7 @@ pub fn run(args: &BuildArgs, device_flags: &[bool], reach: &Reach, quiet: bool) 
 ///
 /// # Errors
 /// When they make no sense, in mdadm's words where it has them.
-pub fn request(args: &BuildArgs, device_flags: &[bool]) -> Result<CreateRequest, Failure> {
+pub fn request(args: &BuildArgs, device_flags: &[Flags]) -> Result<CreateRequest, Failure> {
     let Some((name, devices)) = args.targets.split_first() else {
         return Err(Failure::usage("an md device must be given in this mode"));
     };
@@ -136,7 +136,7 @@ fn level(args: &BuildArgs) -> Result<i32, Failure> {
 fn slots(
     args: &BuildArgs,
     devices: &[String],
-    device_flags: &[bool],
+    device_flags: &[Flags],
 ) -> Result<Vec<Option<DeviceRequest>>, Failure> {
     let active = match &args.raid_devices {
         Some(text) => usize::from(values::raid_devices(text)?),
@@ -151,7 +151,7 @@ fn slots(
             devices.len()
         )));
     }
-    let behind = |index: usize| device_flags.get(index + 1).copied().unwrap_or(false);
+    let behind = |index: usize| device_flags.get(index + 1).copied().unwrap_or_default();
     let words = devices.iter().enumerate();
     words
         .map(|(index, word)| device(word, behind(index)))

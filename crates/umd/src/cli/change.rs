@@ -12,6 +12,7 @@ use umd_format::v1::Unverified;
 use umd_format::v090::SuperblockV090;
 
 use super::args::{ActionArgs, ManageArgs, StopArgs, WaitArgs, ZeroArgs};
+use super::flags::{Flags, Marks};
 use super::outcome::{FAILED, Failure, Outcome, USAGE, print, print_json, say};
 use super::reach::{Reach, no_such_array};
 use super::values;
@@ -24,6 +25,7 @@ use crate::daemon::open;
 use crate::doc::{ArrayDoc, MemberDoc};
 use crate::text::detail::mismatch;
 use crate::text::progress::Progress;
+use crate::words::flag_words;
 
 /// How often the progress line moves.
 const LOOK_EVERY_MS: u64 = 500;
@@ -31,14 +33,14 @@ const LOOK_EVERY_MS: u64 = 500;
 /// One step of `manage`, in the order of the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// `fail`, `remove`, `add`, `re-add` or `replace`.
+    /// `fail`, `remove`, `add`, `re-add`, `replace` or `flags`.
     pub operation: &'static str,
     /// The device as the user named it.
     pub device: String,
     /// Of `replace`: the spare to do it with.
     pub with: Option<String>,
-    /// It stands behind `--write-mostly`.
-    pub write_mostly: bool,
+    /// The flags that stand before it.
+    pub flags: Flags,
 }
 
 /// What `manage` is to do: the array, and the steps in the order of the command line.
@@ -48,12 +50,14 @@ pub struct Steps {
     pub array: Option<String>,
     /// The steps.
     pub steps: Vec<Step>,
-    /// The first device that stands behind no operation.
+    /// The first device that stands behind no operation, and behind no flag.
     pub idle: Option<String>,
     /// The first operation without a device, as an option.
     pub empty: Option<&'static str>,
     /// The first spare behind `--with` that has nobody to replace.
     pub unpaired: Option<String>,
+    /// `--readwrite` stands before no device: it is for the array.
+    pub readwrite: bool,
 }
 
 impl Steps {
@@ -70,11 +74,7 @@ impl Steps {
 
 /// Reads `manage`'s words in the order of the command line, which clap keeps only as indices.
 pub fn steps(matches: &ArgMatches) -> Steps {
-    let marks: Vec<usize> = matches
-        .indices_of("write_mostly")
-        .filter(|_| matches.get_flag("write_mostly"))
-        .map(Iterator::collect)
-        .unwrap_or_default();
+    let marks = Marks::of(matches);
     let mut words = Vec::new();
     for (id, operation) in [
         ("targets", None),
@@ -92,6 +92,7 @@ pub fn steps(matches: &ArgMatches) -> Steps {
     words.sort_by_key(|(index, ..)| *index);
     let mut found = Steps::default();
     let (mut current, mut fresh) = (None, None);
+    let mut last = 0;
     for (index, operation, word) in words {
         if operation.is_some() {
             // An operation, and the one before it has got no device.
@@ -114,13 +115,23 @@ pub fn steps(matches: &ArgMatches) -> Steps {
                 operation,
                 device: word.clone(),
                 with: None,
-                write_mostly: marks.iter().any(|mark| *mark < index),
+                flags: marks.at(index),
             });
+            last = index;
+        } else if marks.at(index) != Flags::default() {
+            found.steps.push(Step {
+                operation: "flags",
+                device: word.clone(),
+                with: None,
+                flags: marks.at(index),
+            });
+            last = index;
         } else {
             found.idle = found.idle.or_else(|| Some(word.clone()));
         }
     }
     found.empty = found.empty.or(fresh);
+    found.readwrite = marks.last("readwrite").is_some_and(|at| at > last);
     found
 }
 
@@ -156,11 +167,9 @@ pub fn manage(args: &ManageArgs, steps: &Steps, reach: &Reach, quiet: bool) -> O
             "no matching --replace device for --with {spare}"
         )));
     }
-    let steps = &steps.steps;
-    let switches = [args.readonly, args.readwrite, args.run]
-        .iter()
-        .filter(|on| **on)
-        .count();
+    let (readwrite, steps) = (steps.readwrite, &steps.steps);
+    let switches = [args.readonly, readwrite, args.run];
+    let switches = switches.iter().filter(|on| **on).count();
     if switches > 1 {
         return Err(Failure::usage(
             "only one of --readonly, --readwrite and --run can be given",
@@ -173,7 +182,7 @@ pub fn manage(args: &ManageArgs, steps: &Steps, reach: &Reach, quiet: bool) -> O
     }
     if args.dry_run {
         let array = reach.detail(&name)?;
-        for line in planned(&array, steps, args)? {
+        for line in planned(&array, steps, args.readonly, readwrite)? {
             print(&format!("{line}\n"))?;
         }
         return Ok(0);
@@ -191,7 +200,7 @@ pub fn manage(args: &ManageArgs, steps: &Steps, reach: &Reach, quiet: bool) -> O
             Err(failure) => return Err(failure),
         }
     }
-    if args.readonly || args.readwrite {
+    if args.readonly || readwrite {
         let request = ReadonlyRequest {
             readonly: args.readonly,
         };
@@ -215,7 +224,8 @@ fn one_step(name: &str, step: &Step, force: bool, reach: &Reach) -> Result<DoneD
         operation: step.operation.to_owned(),
         device: device_word(&step.device)?,
         with: step.with.as_deref().map(device_word).transpose()?,
-        write_mostly: step.write_mostly,
+        write_mostly: step.flags.write_mostly,
+        failfast: step.flags.failfast,
         force,
     };
     // Messages name devices as the user did.
@@ -253,7 +263,8 @@ fn remove_detached(name: &str, reach: &Reach) -> Result<DoneDoc, Failure> {
             operation: "remove".to_owned(),
             device: member.path.clone(),
             with: None,
-            write_mostly: false,
+            write_mostly: None,
+            failfast: None,
             force: false,
         };
         let one: DoneDoc = reach.post(name, "manage", &request)?;
@@ -263,7 +274,12 @@ fn remove_detached(name: &str, reach: &Reach) -> Result<DoneDoc, Failure> {
 }
 
 /// What the steps would do, and which superblocks they would write.
-fn planned(array: &ArrayDoc, steps: &[Step], args: &ManageArgs) -> Result<Vec<String>, Failure> {
+fn planned(
+    array: &ArrayDoc,
+    steps: &[Step],
+    readonly: bool,
+    readwrite: bool,
+) -> Result<Vec<String>, Failure> {
     let mut lines = Vec::new();
     for step in steps {
         let device = device_word(&step.device)?;
@@ -279,7 +295,11 @@ fn planned(array: &ArrayDoc, steps: &[Step], args: &ManageArgs) -> Result<Vec<St
                 Some(with) => format!("would replace {} by {with} in {name}", member.path),
                 None => format!("would replace {} by a spare in {name}", member.path),
             },
-            ("fail" | "remove" | "replace", None) => {
+            ("flags", Some(member)) => {
+                let words = flag_words(step.flags.write_mostly, step.flags.failfast);
+                format!("would set {} {words} in {name}", member.path)
+            }
+            ("fail" | "remove" | "replace" | "flags", None) => {
                 return Err(Failure::failed(format!(
                     "{device} is not a member of {name}"
                 )));
@@ -293,12 +313,8 @@ fn planned(array: &ArrayDoc, steps: &[Step], args: &ManageArgs) -> Result<Vec<St
             (operation, None) => format!("would {operation} {device} to {name}"),
         });
     }
-    if args.readonly || args.readwrite {
-        let word = if args.readonly {
-            "read-only"
-        } else {
-            "read-write"
-        };
+    if readonly || readwrite {
+        let word = if readonly { "read-only" } else { "read-write" };
         lines.push(format!("would make {} {word}", array.name));
     }
     let survivors = array
@@ -704,7 +720,11 @@ mod tests {
         assert_eq!(found.array.as_deref(), Some("r5"), "{line}");
         assert_eq!((&found.idle, found.empty), (&None, None), "{line}");
         let word = |step: &Step| {
-            let mark = if step.write_mostly { "*" } else { "" };
+            let mark = if step.flags.write_mostly == Some(true) {
+                "*"
+            } else {
+                ""
+            };
             format!("{} {}{mark}", step.operation, step.device)
         };
         found.steps.iter().map(word).collect()
@@ -746,6 +766,32 @@ mod tests {
             read("umd manage r5 --remove --quiet failed --add -v x -- -y"),
             ["remove failed", "add x", "add -y"]
         );
+    }
+
+    #[test]
+    fn flags_are_for_the_devices_behind_them() {
+        let found = |line: &str| -> Vec<String> {
+            let steps = parse(line).steps.into_iter();
+            let word = |step: Step| {
+                let words = flag_words(step.flags.write_mostly, step.flags.failfast);
+                format!("{} {}: {words}", step.operation, step.device)
+            };
+            steps.map(word).collect()
+        };
+        let line = "umd manage r1 --write-mostly b --failfast c --readwrite d --nofailfast --add e";
+        let all = [
+            "flags b: write-mostly",
+            "flags c: write-mostly, failfast",
+            "flags d: readwrite, failfast",
+            "add e: readwrite, nofailfast",
+        ];
+        assert_eq!(found(line), all);
+        assert_eq!(parse("umd manage r1 x -W y").idle.as_deref(), Some("x"));
+        let array = |line: &str| parse(line).readwrite;
+        assert!(array("umd manage r1 --readwrite") && array("umd manage -w r1"));
+        assert!(array("umd manage r1 --add x --readwrite"));
+        assert!(!array("umd manage r1 --readwrite x") && !array("umd manage r1 -W x"));
+        assert!(!array("umd manage r1 --readwrite --add x"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use umd_format::Format;
 
 use super::args::CreateArgs;
+use super::flags::Flags;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::{Reach, from_doc};
 use super::values::{self, BitmapWord};
@@ -13,12 +14,11 @@ use crate::daemon::create::{OCCUPIED, prepare};
 use crate::text::Context;
 use crate::words;
 
-/// Runs the command. `device_flags` tells for each device whether it stands behind
-/// `--write-mostly`.
+/// Runs the command. `device_flags` tells for each target which flags it is to have.
 ///
 /// # Errors
 /// With the exit code and sentence for the user.
-pub fn run(args: &CreateArgs, device_flags: &[bool], reach: &Reach, quiet: bool) -> Outcome {
+pub fn run(args: &CreateArgs, device_flags: &[Flags], reach: &Reach, quiet: bool) -> Outcome {
     let mut request = request(args, device_flags)?;
     if args.dry_run {
         let prepared = prepare(&request, true).map_err(|error| from_doc(&error))?;
@@ -73,7 +73,7 @@ fn ask(failure: &Failure) -> Result<(), Failure> {
 ///
 /// # Errors
 /// When they make no sense, in mdadm's words where it has them.
-pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest, Failure> {
+pub fn request(args: &CreateArgs, device_flags: &[Flags]) -> Result<CreateRequest, Failure> {
     let Some((name, devices)) = args.targets.split_first() else {
         return Err(Failure::usage("an md device must be given in this mode"));
     };
@@ -142,7 +142,7 @@ pub fn request(args: &CreateArgs, device_flags: &[bool]) -> Result<CreateRequest
 /// Level, slots and spares of a new array.
 type Shape = (i32, Vec<Option<DeviceRequest>>, Vec<DeviceRequest>);
 
-fn shape(args: &CreateArgs, devices: &[String], device_flags: &[bool]) -> Result<Shape, Failure> {
+fn shape(args: &CreateArgs, devices: &[String], device_flags: &[Flags]) -> Result<Shape, Failure> {
     let level = match &args.level {
         Some(word) => values::level(word)?,
         None => {
@@ -166,7 +166,12 @@ fn shape(args: &CreateArgs, devices: &[String], device_flags: &[bool]) -> Result
     let taken: Vec<Option<DeviceRequest>> = devices
         .iter()
         .enumerate()
-        .map(|(index, word)| device(word, device_flags.get(index + 1).copied().unwrap_or(false)))
+        .map(|(index, word)| {
+            device(
+                word,
+                device_flags.get(index + 1).copied().unwrap_or_default(),
+            )
+        })
         .collect::<Result<_, Failure>>()?;
     let (slots, rest) = taken.split_at(active);
     let spares: Vec<DeviceRequest> = rest.iter().flatten().cloned().collect();
@@ -215,13 +220,14 @@ fn absolute(path: &str) -> Result<String, Failure> {
 ///
 /// # Errors
 /// When it is no path.
-pub fn device(word: &str, write_mostly: bool) -> Result<Option<DeviceRequest>, Failure> {
+pub fn device(word: &str, flags: Flags) -> Result<Option<DeviceRequest>, Failure> {
     if word == "missing" {
         return Ok(None);
     }
     Ok(Some(DeviceRequest {
         path: absolute(word)?,
-        write_mostly,
+        write_mostly: flags.write_mostly == Some(true),
+        failfast: flags.failfast == Some(true),
     }))
 }
 

@@ -8,6 +8,8 @@ pub mod bitmap;
 pub mod build;
 pub mod change;
 pub mod create;
+pub mod flags;
+pub mod grow;
 pub mod later;
 pub mod outcome;
 pub mod reach;
@@ -20,6 +22,7 @@ use std::time::Duration;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
 use self::args::{Cli, Command, DaemonArgs};
+use self::flags::Marks;
 use self::outcome::{Failure, Outcome, USAGE, say};
 use self::reach::Reach;
 use crate::daemon::process::{DaemonOptions, daemon, give_memory_back};
@@ -76,11 +79,11 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
     let own = matches.subcommand().map(|(_, own)| own);
     match &cli.command {
         Command::Create(args) => {
-            let flags = own.map(behind_write_mostly).unwrap_or_default();
+            let flags = own.map(Marks::of_targets).unwrap_or_default();
             create::run(args, &flags, &reach()?, quiet)
         }
         Command::Build(args) => {
-            let flags = own.map(behind_write_mostly).unwrap_or_default();
+            let flags = own.map(Marks::of_targets).unwrap_or_default();
             build::run(args, &flags, &reach()?, quiet)
         }
         Command::Assemble(args) => assemble::run(args, &reach()?, quiet),
@@ -94,6 +97,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
             let steps = own.map(change::steps).unwrap_or_default();
             change::manage(args, &steps, &reach()?, quiet)
         }
+        Command::Grow(args) => grow::run(args, &reach()?, quiet),
         Command::Action(args) => change::action(args, &reach()?),
         Command::Wait(args) => change::wait(args, &reach()?, quiet),
         Command::Stop(args) => change::stop(args, &reach()?, quiet),
@@ -104,18 +108,6 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
     }
 }
 
-/// For each target whether it stands behind `--write-mostly`, as mdadm reads it.
-fn behind_write_mostly(matches: &ArgMatches) -> Vec<bool> {
-    let mark = matches
-        .indices_of("write_mostly")
-        .filter(|_| matches.get_flag("write_mostly"))
-        .and_then(|mut indices| indices.next());
-    let targets = matches.indices_of("targets").into_iter().flatten();
-    targets
-        .map(|index| mark.is_some_and(|mark| mark < index))
-        .collect()
-}
-
 fn run_daemon(args: &DaemonArgs, reach: &Reach) -> Outcome {
     daemon(DaemonOptions {
         runtime: reach.runtime.clone(),
@@ -123,25 +115,4 @@ fn run_daemon(args: &DaemonArgs, reach: &Reach) -> Outcome {
         nbd: assemble::addresses(&args.nbd)?,
         report_ready: args.report_ready,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn write_mostly_is_for_the_devices_behind_it() {
-        let line = "umd create r1 -l1 -n3 a --write-mostly b c";
-        let matches = Cli::command()
-            .try_get_matches_from(line.split_whitespace())
-            .expect("parses");
-        let own = matches.subcommand_matches("create").expect("create");
-        assert_eq!(behind_write_mostly(own), [false, false, true, true]);
-        let line = "umd create r1 -l1 -n3 a b c";
-        let matches = Cli::command()
-            .try_get_matches_from(line.split_whitespace())
-            .expect("parses");
-        let own = matches.subcommand_matches("create").expect("create");
-        assert_eq!(behind_write_mostly(own), [false; 4]);
-    }
 }

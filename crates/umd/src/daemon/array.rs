@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use tokio::sync::{broadcast, oneshot};
-use umd_core::array::{Control, ControlError, ControlReply, Status};
+use umd_core::array::{Control, ControlError, ControlReply, FlagWish, Status};
 use umd_core::value::MemberId;
 use umd_disk::MemberFile;
 use umd_export::nbd::{ExportInfo, Socket, Transmission};
@@ -36,8 +36,8 @@ pub struct Offer {
     pub name: String,
     /// The superblock found on it.
     pub superblock: Option<Box<SuperblockV1>>,
-    /// Host reads avoid it.
-    pub write_mostly: bool,
+    /// The flags it is to have.
+    pub flags: FlagWish,
     /// Into its old slot, by the bitmap.
     pub re_add: bool,
 }

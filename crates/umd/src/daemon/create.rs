@@ -16,6 +16,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use umd_core::array::FlagWish;
 use umd_core::assembly::MemberFacts;
 use umd_core::geometry::{Geometry, Raid10};
 use umd_core::value::{IoError, MemberId, SECTOR_BYTES};
@@ -408,6 +409,14 @@ fn part_of_array(path: &str, found: &Superblock) -> String {
     )
 }
 
+fn flags_of(request: &DeviceRequest) -> DeviceFlags {
+    let wish = FlagWish {
+        write_mostly: Some(request.write_mostly),
+        failfast: Some(request.failfast),
+    };
+    wish.of(DeviceFlags::default())
+}
+
 fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, ErrorDoc> {
     let uuid = match &request.uuid {
         Some(text) => text
@@ -421,11 +430,7 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
     let new = |device: &Device| NewMember {
         device_sectors: device.sectors,
         device_uuid: words::random_uuid(),
-        flags: if device.request.write_mostly {
-            DeviceFlags::WRITE_MOSTLY
-        } else {
-            DeviceFlags::default()
-        },
+        flags: flags_of(&device.request),
     };
     let mut next = devices.iter().map(new);
     let mut take = || {
@@ -697,6 +702,7 @@ mod tests {
         let device = |name: &&str| DeviceRequest {
             path: dir.join(name).display().to_string(),
             write_mostly: false,
+            failfast: false,
         };
         CreateRequest {
             name: "t".into(),

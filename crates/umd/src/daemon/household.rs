@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast};
 use umd_core::array::{
-    Control, ControlError, ControlReply, MemberRole, Status, SyncLimits, SyncRequest,
+    BitmapWish, Control, ControlError, ControlReply, FlagWish, MemberRole, Status, SyncLimits,
+    SyncRequest,
 };
 use umd_core::value::{MAX_SECTOR, MemberId, RepairWay, SyncAction};
 
@@ -15,10 +16,11 @@ use super::open::{self, How};
 use super::registry::Registry;
 use super::start;
 use crate::api::{
-    ActionRequest, ArraysDoc, AssembleRequest, CreateRequest, DoneDoc, ErrorDoc, EventDoc, Limit,
-    ManageRequest, SCHEMA, StartedDoc, WaitDoc,
+    ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc, ErrorDoc,
+    EventDoc, Limit, ManageRequest, SCHEMA, StartedDoc, WaitDoc,
 };
 use crate::doc::{ArrayDoc, MemberDoc};
+use crate::words::flag_words;
 
 /// Events kept for listeners that are slow to read.
 const EVENTS_KEPT: usize = 256;
@@ -254,6 +256,7 @@ impl Household {
             "fail" => self.fail(name, &handle, &request.device).await,
             "remove" => self.remove(name, &handle, &request.device).await,
             "replace" => self.replace(name, &handle, &request).await,
+            "flags" => self.flags(name, &handle, &request).await,
             "add" | "re-add" => self.add(name, &handle, &request).await,
             other => Err(ErrorDoc::new(format!(
                 "{other} is no operation on an array"
@@ -319,6 +322,29 @@ impl Household {
             done.messages.push(format!(
                 "{name} has no spare: the replacement begins when one is added"
             ));
+        }
+        Ok(done)
+    }
+
+    async fn flags(&self, name: &str, handle: &Handle, request: &ManageRequest) -> Answer<DoneDoc> {
+        let (device, wish) = (&request.device, flag_wish(request));
+        let words = flag_words(request.write_mostly, request.failfast);
+        if words.is_empty() {
+            return Err(nonsense(format!("no flag of {device} was named")));
+        }
+        let (snapshot, array) = self.look(name, handle).await?;
+        let failed = |text: String| ErrorDoc::new(format!("cannot set {device} {words}: {text}"));
+        let member = find_member(&snapshot.status, device).map_err(failed)?;
+        let control = Control::Flags(member, wish);
+        let answer = handle.control(control).await.map_err(stopped(name))?;
+        answer.map_err(|error| failed(error.to_string()))?;
+        let mut done = DoneDoc::plain();
+        done.messages
+            .push(format!("set {device} {words} in {name}"));
+        if !matches!(array.level_number, 1 | 10) {
+            let level = &array.level;
+            let text = format!("{name} is a {level}: its members are treated alike, flags or not");
+            done.messages.push(text);
         }
         Ok(done)
     }
@@ -399,6 +425,35 @@ impl Household {
                 &error,
             )),
         }
+    }
+
+    /// Takes the bitmap of a running array away, or makes one.
+    ///
+    /// # Errors
+    /// When the array refuses it.
+    pub async fn bitmap(&self, name: &str, request: &BitmapRequest) -> Answer<DoneDoc> {
+        let handle = self.handle(name)?;
+        let (wish, what, done) = match request.internal {
+            false => (
+                BitmapWish::None,
+                "remove the bitmap of",
+                "removed the bitmap of",
+            ),
+            true => (
+                BitmapWish::Internal {
+                    region_bytes: request.chunk_bytes,
+                },
+                "add a bitmap to",
+                "added a bitmap to",
+            ),
+        };
+        let answer = handle.control(Control::Bitmap(wish)).await;
+        let answer = answer.map_err(stopped(name))?;
+        answer.map_err(|error| refused(&format!("cannot {what} {name}"), &error))?;
+        Ok(DoneDoc {
+            messages: vec![format!("{done} {name}")],
+            ..DoneDoc::plain()
+        })
     }
 
     /// Starts or stops a sync action.
@@ -597,6 +652,14 @@ pub fn find_in<'a>(array: &'a ArrayDoc, device: &str) -> Option<&'a MemberDoc> {
     })
 }
 
+/// The flags that a request wants for its device.
+fn flag_wish(request: &ManageRequest) -> FlagWish {
+    FlagWish {
+        write_mostly: request.write_mostly,
+        failfast: request.failfast,
+    }
+}
+
 /// Opens a device for `add`, and makes sure that nothing of value is on it.
 fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Offer> {
     let opened = open::open(&request.device, how).map_err(ErrorDoc::new)?;
@@ -627,7 +690,7 @@ fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Off
         name: request.device.clone(),
         re_add: own.is_some(),
         superblock: own.map(Box::new),
-        write_mostly: request.write_mostly,
+        flags: flag_wish(request),
         file: opened.file,
     })
 }

@@ -455,7 +455,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
             size_sectors: offer.file.size_sectors(),
             logical_block_bytes: offer.file.logical_block_bytes(),
             device_uuid: words::random_uuid().0,
-            write_mostly: offer.write_mostly,
+            flags: offer.flags,
             superblock: offer.superblock,
         };
         self.members

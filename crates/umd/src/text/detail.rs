@@ -274,20 +274,29 @@ fn table(array: &ArrayDoc) -> String {
 
 fn row(out: &mut String, member: &MemberDoc, slot: Option<u16>) {
     let slot = slot.map_or_else(|| "    -".to_owned(), |slot| format!("{slot:>5}"));
-    let mut words = match member.state.as_str() {
-        "in_sync" => "active sync",
-        "recovering" => "spare rebuilding",
-        "faulty" => "faulty",
-        _ => "spare",
-    }
-    .to_owned();
-    if member.write_mostly {
-        words.push_str(" writemostly");
-    }
+    // As mdadm has them: what it is, its flags, and last that it is only a spare.
+    let (before, behind) = match member.state.as_str() {
+        "in_sync" => ("active sync", ""),
+        "recovering" => ("", "spare rebuilding"),
+        "faulty" => ("faulty", ""),
+        _ => ("", "spare"),
+    };
+    let mostly = if member.write_mostly {
+        "writemostly"
+    } else {
+        ""
+    };
+    let fast = if member.failfast { "failfast" } else { "" };
+    let mut words = vec![before, mostly, fast, behind];
+    words.retain(|word| !word.is_empty());
     let _ = writeln!(
         out,
-        "   {:>5}   {:>5}    {:>5}    {slot}      {words}   {}",
-        member.number, member.major, member.minor, member.path
+        "   {:>5}   {:>5}    {:>5}    {slot}      {}   {}",
+        member.number,
+        member.major,
+        member.minor,
+        words.join(" "),
+        member.path
     );
 }
 

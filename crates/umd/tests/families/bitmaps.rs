@@ -197,6 +197,33 @@ fn m05r1_internalbitmap_idle() {
     eventually("the bit is cleared", || dirty(&rig) == 0);
 }
 
+/// One that was made while the array ran tells what was missed, and nothing else is copied.
+#[test]
+fn m05r1_add_internalbitmap() {
+    for metadata in ["0.90", "1.0", "1.1", "1.2"] {
+        let options = format!("-l1 -n2 -e {metadata} -z 4M --bitmap=none");
+        let mut rig = Rig::create(2, &options);
+        let room = rig.room();
+        rig.write(1 << 20, 5, 65_536);
+        rig.umd("grow r --bitmap=internal --bitmap-chunk=64K");
+        rig.write(2 << 20, 6, 65_536);
+        rig.stop();
+        rig.start();
+        assert_eq!(dirty(&rig), 0, "a clean stop clears every bit");
+        rig.r("--fail m1 --remove m1");
+        rig.write(3 << 20, 7, 65_536);
+        let missed = dirty(&rig);
+        poison(&rig, "m1", room);
+        rig.r("--re-add m1");
+        rig.home.settle("r");
+        assert_eq!(healed(&rig, "m1", room).len() as u64, missed);
+        rig.r("--fail m0");
+        let mut client = rig.home.nbd("r");
+        let read = client.pread(3 << 20, 65_536).expect("reads");
+        assert!(read == rig.data[3 << 20..][..65_536], "{metadata}");
+    }
+}
+
 /// Without its bitmap the array is what it was, and a member that was away is rebuilt.
 #[test]
 fn m05r1_remove_internalbitmap() {
