@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use umd_sim::exhaust::{search, shapes};
+use umd_sim::metaview::OLD;
 use umd_sim::nth::{Miss, STRIKES, drill, drills};
 use umd_sim::options::Options;
 use umd_sim::program::Program;
@@ -26,6 +27,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
   --forks P   draw crash images at P moments of every seed (drawn: at 1 to 4 of one seed in seven);
               0: nowhere
   --behind    only seeds with write-mostly members that writes may lag on
+  --old       every array has metadata 0.90 (drawn: one in ten)
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
 
@@ -46,6 +48,7 @@ struct Args {
     runs: Option<u64>,
     forks: Option<u64>,
     lies: bool,
+    old: bool,
     behind: bool,
     nth: bool,
     exhaustive: bool,
@@ -73,6 +76,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
             "--lies" => args.lies = true,
+            "--old" => args.old = true,
             "--behind" => args.behind = true,
             "--nth" => args.nth = true,
             "--exhaustive" => args.exhaustive = true,
@@ -92,6 +96,9 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
 /// The options of a seed, changed as the command line wants it.
 fn options_of(seed: u64, args: &Args) -> Options {
     let mut options = Options::draw(seed);
+    if args.old && options.minor != OLD {
+        options.make_old();
+    }
     if args.lies {
         options.lie();
     }
@@ -102,6 +109,13 @@ fn options_of(seed: u64, args: &Args) -> Options {
     options
 }
 
+/// The words that change what a seed means.
+fn forced(args: &Args) -> String {
+    let words = [(args.old, " --old"), (args.lies, " --lies")];
+    let said = words.iter().filter(|(said, _)| *said);
+    said.map(|(_, word)| *word).collect()
+}
+
 fn report(seed: u64, args: &Args, outcome: &Outcome, tail: usize) {
     let Some(violation) = &outcome.violation else {
         return;
@@ -109,13 +123,13 @@ fn report(seed: u64, args: &Args, outcome: &Outcome, tail: usize) {
     println!("seed {seed} FAILED");
     println!("  {violation}");
     println!("  options: {:?}", options_of(seed, args));
-    let lies = if args.lies { " --lies" } else { "" };
+    let forced = forced(args);
     let skip = outcome.tail.len().saturating_sub(tail);
     for line in outcome.tail.iter().skip(skip) {
         println!("  | {line}");
     }
-    println!("  repeat with: cargo xtask sim --seed {seed}{lies} --trace");
-    println!("  shrink with: cargo xtask sim --seed {seed}{lies} --shrink");
+    println!("  repeat with: cargo xtask sim --seed {seed}{forced} --trace");
+    println!("  shrink with: cargo xtask sim --seed {seed}{forced} --shrink");
 }
 
 fn verdict(outcome: &Outcome) -> ExitCode {
@@ -163,7 +177,7 @@ fn shrink_one(seed: u64, args: &Args) -> ExitCode {
     );
     println!(
         "repeat with: cargo xtask sim --seed {seed}{} --program '{}'",
-        if args.lies { " --lies" } else { "" },
+        forced(args),
         shrunk.program
     );
     ExitCode::FAILURE

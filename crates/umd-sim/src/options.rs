@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::disk::Latency;
+use crate::metaview::OLD;
 use crate::rng::{Rng, Stream, mix};
 
 /// How a boot ends.
@@ -165,7 +166,7 @@ pub struct Options {
     pub spares: u16,
     /// Blank disks in the drawer.
     pub drawer: u16,
-    /// Metadata minor.
+    /// Metadata minor; [`OLD`] for version 0.90.
     pub minor: u8,
     /// 0 for RAID1.
     pub chunk_sectors: u32,
@@ -205,6 +206,8 @@ pub struct Options {
     pub emulated_fua: u64,
     /// A power cut makes a sector of torn writes unreadable, on one disk.
     pub shorn: bool,
+    /// A power cut tears metadata in the middle of sectors, on one disk.
+    pub shreds: bool,
     /// Old copies of members lie beside them when the array is assembled.
     pub clones: bool,
     /// An administrator changes the limits of sync actions all the time.
@@ -286,11 +289,13 @@ impl Options {
             forks: draw_forks(rng),
             emulated_fua: if rng.permille(150) { rng.next_u64() } else { 0 },
             shorn: rng.permille(100),
+            shreds: false,
             clones: rng.permille(100),
             limits: false,
         };
         options.draw_more(rng);
         options.draw_behind(&mut Rng::new(seed, Stream::Behind));
+        options.draw_stored(&mut Rng::new(seed, Stream::Stored));
         options
     }
 
@@ -358,13 +363,32 @@ impl Options {
         }
     }
 
+    /// How the array is stored. From a stream of its own, too.
+    fn draw_stored(&mut self, rng: &mut Rng) {
+        if rng.permille(100) {
+            self.make_old();
+        }
+        let permille = if self.minor == OLD { 400 } else { 60 };
+        self.shreds = rng.permille(permille);
+    }
+
+    /// The array has metadata 0.90.
+    pub fn make_old(&mut self) {
+        self.minor = OLD;
+        self.data_offset_sectors = None;
+        // Up to 128 KiB are lost at the end; what is used stays about as long.
+        for sectors in &mut self.disk_sectors {
+            *sectors = *sectors - *sectors % 8 + 192;
+        }
+    }
+
     /// Disks lie in every way they can.
     pub fn lie(&mut self) {
         if self.level > 0 {
             self.faults.extend(LIES);
             self.faults_per_boot += 2;
         }
-        (self.shorn, self.clones) = (true, true);
+        (self.shorn, self.shreds, self.clones) = (true, true, true);
         self.emulated_fua = mix(self.seed);
     }
 
@@ -558,6 +582,8 @@ mod tests {
             assert!(some(&|o| o.level == level) > 50);
         }
         assert!(some(&|o| o.level == -1) > 10);
+        assert!((130..270).contains(&some(&|o| o.minor == OLD)));
+        assert!((120..280).contains(&some(&|o| o.shreds)));
         for fault in FAULTS {
             assert!(some(&|o| o.faults.contains(&fault)) > 50);
         }

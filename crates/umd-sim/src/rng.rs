@@ -32,6 +32,10 @@ pub enum Stream {
     Limits(u16),
     /// Whether writes lag on write-mostly members.
     Behind,
+    /// How the array is stored, where that was thought of later.
+    Stored,
+    /// Which disk tears its metadata at the end of a boot.
+    Shred(u16),
 }
 
 impl Stream {
@@ -48,6 +52,8 @@ impl Stream {
             Stream::Shorn(boot) => (9, boot, 0),
             Stream::Limits(boot) => (10, boot, 0),
             Stream::Behind => (11, 0, 0),
+            Stream::Stored => (12, 0, 0),
+            Stream::Shred(boot) => (13, boot, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

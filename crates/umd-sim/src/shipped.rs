@@ -8,6 +8,7 @@ use umd_format::{Format, SuperblockV1};
 
 use crate::disk::SimDisk;
 use crate::engine::{Candidate, Engine, Maker, Refused, Started};
+use crate::metaview::OLD;
 use crate::stamp::SECTOR;
 
 /// Starts the shipped core.
@@ -74,6 +75,7 @@ pub(crate) fn minor_of(number: u8) -> Format {
     match number {
         0 => Format::V1_0,
         1 => Format::V1_1,
+        OLD => Format::V090,
         _ => Format::V1_2,
     }
 }
@@ -96,7 +98,7 @@ fn bitmap_on(
     superblock.fields.bitmap_offset_sectors()?;
     let at = superblock.fields.bitmap_sector()?;
     let bytes = read_sectors(disk, at, 1);
-    let uuid = superblock.fields.set_uuid;
+    let uuid = superblock.bitmap_uuid();
     Some(Unverified::parse(&bytes).and_then(|found| found.verify(uuid)))
 }
 

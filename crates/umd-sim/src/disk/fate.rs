@@ -62,6 +62,7 @@ impl SimDisk {
             lies: Vec::new(),
             shears: false,
             shorn: Vec::new(),
+            shreds: false,
             block_sectors: self.block_sectors,
         }
     }

@@ -139,6 +139,7 @@ pub struct SimDisk {
     lies: Vec<std::ops::Range<u64>>,
     shears: bool,
     shorn: Vec<u64>,
+    shreds: bool,
     block_sectors: u64,
 }
 
@@ -167,6 +168,7 @@ impl SimDisk {
             lies: Vec::new(),
             shears: false,
             shorn: Vec::new(),
+            shreds: false,
             block_sectors: 1,
         }
     }
@@ -239,6 +241,13 @@ impl SimDisk {
             Some(write) => write.content(sector),
             None => Some(self.image.sector(sector)),
         }
+    }
+
+    /// What a read of eight sectors would give now.
+    pub fn visible_page(&self, sector: u64) -> [u8; PAGE_SECTORS as usize * SECTOR] {
+        let mut bytes = [0; PAGE_SECTORS as usize * SECTOR];
+        self.fill(sector, &mut bytes);
+        bytes
     }
 
     /// Arms a fault.
@@ -389,7 +398,7 @@ impl SimDisk {
             } => {
                 let sampled = !self.plain && self.rng.coin() && fate == Fate::Well;
                 if sampled {
-                    self.fill(offset_sectors, &mut buf);
+                    self.fill(offset_sectors, buf.as_mut_slice());
                 }
                 Job::Read {
                     offset_sectors,
@@ -463,12 +472,24 @@ impl SimDisk {
         if self.power == Power::On && !self.plain && !lies {
             match self.rng.below(8) {
                 0 => applied = (write.offset_sectors..write.end_sectors()).collect(),
-                1 => applied = self.tear(&write),
+                1 => applied = self.land(&write),
                 _ => {}
             }
             self.apply(&write, applied.iter().copied());
         }
         Job::Write { write, applied }
+    }
+
+    /// What has landed of a write at any moment: a random part. A superblock of a page lands as a
+    /// whole: physical sectors have 4 KiB, and metadata 0.90 lives on such disks only.
+    fn land(&mut self, write: &Write) -> BTreeSet<u64> {
+        if write.purpose != Purpose::Super || write.len_sectors == 1 {
+            return self.tear(write);
+        }
+        match self.rng.coin() {
+            true => (write.offset_sectors..write.end_sectors()).collect(),
+            false => BTreeSet::new(),
+        }
     }
 
     /// A random part of a write: a prefix, or any sectors.
@@ -491,8 +512,7 @@ impl SimDisk {
         }
     }
 
-    fn fill(&self, offset_sectors: u64, buf: &mut Buf) {
-        let bytes = buf.as_mut_slice();
+    fn fill(&self, offset_sectors: u64, bytes: &mut [u8]) {
         let end = offset_sectors + (bytes.len() / SECTOR) as u64;
         let place = |sector: u64| (sector - offset_sectors) as usize * SECTOR;
         let mut next = offset_sectors;
@@ -552,7 +572,7 @@ impl SimDisk {
             return Err(IoError::Media);
         }
         if !sampled {
-            self.fill(offset_sectors, &mut buf);
+            self.fill(offset_sectors, buf.as_mut_slice());
         }
         Ok(IoDone::Read(buf))
     }
@@ -637,16 +657,23 @@ impl SimDisk {
     /// The power goes: writes in flight are torn, a subset of the cache survives. The disk is on
     /// again, and quiet, afterwards.
     pub fn cut(&mut self, how: Cut) {
+        let mut shreds = Vec::new();
         for (write, applied) in self.take_writes() {
+            if self.shreds && is_metadata(write.purpose) {
+                shreds.push(write);
+                continue;
+            }
             let landed = match how {
                 Cut::None => BTreeSet::new(),
-                _ => self.tear(&write),
+                _ => self.land(&write),
             };
             self.shear(&write, &landed);
             self.apply(&write, landed.difference(&applied).copied());
         }
         self.bad.extend(&self.shorn);
         self.cache.cut(&mut self.image, how, &mut self.rng);
+        shreds.iter().for_each(|write| self.shred(write));
+        self.shreds = false;
         self.rest();
     }
 
@@ -656,7 +683,7 @@ impl SimDisk {
         for (write, applied) in self.take_writes() {
             let landed = match self.rng.below(10) {
                 0 => BTreeSet::new(),
-                1 => self.tear(&write),
+                1 => self.land(&write),
                 _ => (write.offset_sectors..write.end_sectors()).collect(),
             };
             self.apply(&write, landed.difference(&applied).copied());

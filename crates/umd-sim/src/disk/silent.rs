@@ -9,6 +9,9 @@ use umd_core::array::Purpose;
 use super::{Armed, SimDisk, Write, is_metadata};
 use crate::stamp::SECTOR;
 
+/// What is never torn, in bytes.
+const WORD: u64 = 8;
+
 impl SimDisk {
     /// A FUA write is a write and a flush of everything.
     pub fn emulate_fua(&mut self) {
@@ -96,6 +99,28 @@ impl SimDisk {
         }
         let sector = write.offset_sectors + self.rng.below(write.len_sectors);
         self.shorn.push(sector);
+    }
+
+    /// When the power goes, metadata that is being written is torn anywhere.
+    pub fn shred_next_cut(&mut self) {
+        self.shreds = true;
+    }
+
+    /// A write of metadata was torn by a power cut, in the middle of a sector or not: its first
+    /// words are new, the others are what they were.
+    pub(super) fn shred(&mut self, write: &Write) {
+        let words = write.len_sectors * SECTOR as u64 / WORD;
+        let most = self.rng.pick(&[words, words.min(SECTOR as u64 / WORD)]);
+        let new = (self.rng.range(1, most - 1) * WORD) as usize;
+        for sector in write.offset_sectors..write.end_sectors() {
+            let at = (sector - write.offset_sectors) as usize * SECTOR;
+            let len = new.saturating_sub(at).min(SECTOR);
+            let mut bytes = [0; SECTOR];
+            bytes.copy_from_slice(self.image.sector(sector));
+            let content = write.content(sector).expect("metadata is written as bytes");
+            bytes[..len].copy_from_slice(&content[..len]);
+            self.image.put(sector, Some(&bytes));
+        }
     }
 
     /// The disk becomes one sector shorter.

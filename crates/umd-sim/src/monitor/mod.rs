@@ -141,7 +141,9 @@ impl MemberView {
             events: 0,
             released: false,
         };
-        if carries && let Some(sb) = disks[disk].visible(super_sector).and_then(SuperView::new) {
+        let page = disks[disk].visible_page(super_sector);
+        let found = SuperView::new(&page).filter(|sb| carries && sb.is_whole());
+        if let Some(sb) = found {
             view.learn(sb);
         }
         view
@@ -150,7 +152,7 @@ impl MemberView {
     fn learn(&mut self, sb: SuperView<'_>) {
         self.number = Some(sb.number());
         self.data_offset = sb.data_offset();
-        self.data_len = sb.data_size();
+        self.data_len = sb.data_size(self.super_sector);
         self.bitmap_sector = sb
             .bitmap_offset()
             .map(|offset| self.super_sector.checked_add_signed(i64::from(offset)))
@@ -314,7 +316,7 @@ impl Monitor {
     }
 
     fn durable_super<'a>(view: &MemberView, disks: &'a [SimDisk]) -> Option<SuperView<'a>> {
-        SuperView::new(disks[view.disk].durable().sector(view.super_sector))
+        SuperView::on_medium(&disks[view.disk], view.super_sector)
     }
 
     fn bitmap(&self, view: &MemberView, disks: &[SimDisk]) -> Option<(u64, BitmapView)> {

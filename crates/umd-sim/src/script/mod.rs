@@ -471,6 +471,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         forks: Default::default(),
         emulated_fua: 0,
         shorn: false,
+        shreds: false,
         clones: false,
         limits: false,
     }

@@ -215,14 +215,8 @@ impl<'a> World<'a> {
         }
         let mut chosen: Vec<usize> = (0..self.disks.len())
             .filter(|&disk| self.carries[disk] && !self.absent[disk])
-            .filter(|&disk| {
-                // The first superblock of a new member may never have reached it.
-                let at = super_sector(self.options.minor, self.disks[disk].sectors());
-                self.disks[disk]
-                    .visible(at)
-                    .and_then(SuperView::new)
-                    .is_some()
-            })
+            // The first superblock of a new member may never have reached it.
+            .filter(|&disk| self.with_super(&self.disks[disk], |_| ()).is_some())
             .collect();
         self.setup_rng.shuffle(&mut chosen);
         let ids: Vec<(MemberId, usize)> = chosen
@@ -260,13 +254,24 @@ impl<'a> World<'a> {
         Ok(true)
     }
 
+    /// Looks at the superblock that a read of the disk finds, if it holds.
+    pub(super) fn with_super<T>(
+        &self,
+        disk: &SimDisk,
+        look: impl FnOnce(SuperView<'_>) -> T,
+    ) -> Option<T> {
+        let at = super_sector(self.options.minor, disk.sectors());
+        let page = disk.visible_page(at);
+        let found = SuperView::new(&page).filter(|sb| sb.is_whole());
+        found.map(look)
+    }
+
     /// No disk stays away that knows more than all others do: what the others hold is old, and
     /// nobody can see that from them.
     fn bring_back_the_newest(&mut self) {
         let events = |disk: usize| {
-            let at = super_sector(self.options.minor, self.disks[disk].sectors());
-            let sb = self.disks[disk].visible(at).and_then(SuperView::new)?;
-            sb.role(sb.number()).map(|_| sb.events())
+            let claims = |sb: SuperView<'_>| sb.role(sb.number()).map(|_| sb.events());
+            self.with_super(&self.disks[disk], claims).flatten()
         };
         let known: Vec<Option<u64>> = (0..self.disks.len()).map(events).collect();
         let here = |disk: &usize| !self.absent[*disk];
@@ -407,6 +412,10 @@ impl<'a> World<'a> {
         shorn
             .into_iter()
             .for_each(|disk| self.disks[disk].shear_next_cut());
+        let shredded = self.choose_shredded().filter(|_| power && shorn.is_none());
+        shredded
+            .into_iter()
+            .for_each(|disk| self.disks[disk].shred_next_cut());
         let style = self.fault_rng.weighted(&[2, 1, 3, 2, 3]);
         let odd = self.fault_rng.index(self.disks.len());
         for disk in 0..self.disks.len() {

@@ -323,9 +323,8 @@ impl World<'_> {
         let whole = self.in_sync().len() == usize::from(self.geometry.slots);
         // A member that missed the last update, and nothing else, is not asked.
         let events = |disk: usize| {
-            let medium = self.disks[disk].durable();
-            let at = super_sector(self.options.minor, medium.sectors());
-            SuperView::new(medium.sector(at)).map_or(0, SuperView::events)
+            let at = super_sector(self.options.minor, self.disks[disk].sectors());
+            SuperView::on_medium(&self.disks[disk], at).map_or(0, SuperView::events)
         };
         let newest = self.in_sync().iter().map(|(_, disk)| events(*disk)).max();
         let newest = newest.unwrap_or(0);
@@ -335,7 +334,7 @@ impl World<'_> {
             }
             let medium = self.disks[disk].durable();
             let at = super_sector(self.options.minor, medium.sectors());
-            let Some(sb) = SuperView::new(medium.sector(at)) else {
+            let Some(sb) = SuperView::on_medium(&self.disks[disk], at) else {
                 return broken(format!("no superblock in slot {slot}"));
             };
             if sb.events() < newest {

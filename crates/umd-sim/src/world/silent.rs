@@ -216,6 +216,18 @@ impl World<'_> {
         Some(rng.pick(&members).1)
     }
 
+    /// Which disk tears its metadata in the middle of sectors when the power goes, if one may: that
+    /// member may be lost by it.
+    pub(super) fn choose_shredded(&self) -> Option<usize> {
+        let may = self.options.shreds && self.live.is_some() && self.may_corrupt_in_crash();
+        if !may || self.atlas.lies > 0 || !self.atlas.spoiled.is_empty() {
+            return None;
+        }
+        let mut rng = Rng::new(self.options.seed, Stream::Shred(self.boot));
+        let members = self.in_sync();
+        Some(rng.pick(&members).1)
+    }
+
     fn may_corrupt_in_crash(&self) -> bool {
         let whole = self.in_sync().len() == usize::from(self.geometry.slots);
         self.options.level > 0
@@ -294,10 +306,10 @@ impl World<'_> {
     /// spares and failed members know does not decide.
     fn newest_in_slots(&self, disks: &[&SimDisk]) -> Option<u64> {
         let at = |disk: &SimDisk| super_sector(self.options.minor, disk.sectors());
-        let views: Vec<SuperView<'_>> = disks
-            .iter()
-            .filter_map(|disk| disk.visible(at(disk)).and_then(SuperView::new))
-            .collect();
+        let pages = disks.iter().map(|disk| disk.visible_page(at(disk)));
+        let pages: Vec<_> = pages.collect();
+        let views = pages.iter().filter_map(|page| SuperView::new(page));
+        let views: Vec<SuperView<'_>> = views.filter(|sb| sb.is_whole()).collect();
         let counts = |sb: &&SuperView<'_>| {
             let fresher = |other: &SuperView<'_>| other.events() > sb.events();
             let disowns =
@@ -308,10 +320,7 @@ impl World<'_> {
     }
 
     fn events_on(&self, disk: &SimDisk) -> Option<u64> {
-        let at = super_sector(self.options.minor, disk.sectors());
-        disk.visible(at)
-            .and_then(SuperView::new)
-            .map(SuperView::events)
+        self.with_super(disk, |sb| sb.events())
     }
 
     fn try_beside(&self, ids: &[(MemberId, usize)], copy: &Clone) -> Verdict {
