@@ -8,6 +8,7 @@ use umd_sim::metaview::OLD;
 use umd_sim::nth::{Miss, STRIKES, drill, drills};
 use umd_sim::options::Options;
 use umd_sim::program::Program;
+use umd_sim::rng::{Rng, Stream};
 use umd_sim::run::{Outcome, Show, capture_panics, run_options, run_options_twice};
 use umd_sim::shipped::Shipped;
 use umd_sim::shrink::{run_program, shrink, story};
@@ -28,6 +29,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
               0: nowhere
   --behind    only seeds with write-mostly members that writes may lag on
   --old       every array has metadata 0.90 (drawn: one in ten)
+  --bitmap-file   every array with redundancy has its bitmap in a file (drawn: one in eleven)
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
 
@@ -49,6 +51,7 @@ struct Args {
     forks: Option<u64>,
     lies: bool,
     old: bool,
+    bitmap_file: bool,
     behind: bool,
     nth: bool,
     exhaustive: bool,
@@ -77,6 +80,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--trace" => args.trace = true,
             "--lies" => args.lies = true,
             "--old" => args.old = true,
+            "--bitmap-file" => args.bitmap_file = true,
             "--behind" => args.behind = true,
             "--nth" => args.nth = true,
             "--exhaustive" => args.exhaustive = true,
@@ -99,6 +103,9 @@ fn options_of(seed: u64, args: &Args) -> Options {
     if args.old && options.minor != OLD {
         options.make_old();
     }
+    if args.bitmap_file && options.level > 0 && !options.bitmap_file {
+        options.keep_bitmap_in_a_file(&mut Rng::new(seed, Stream::Stored));
+    }
     if args.lies {
         options.lie();
     }
@@ -111,7 +118,11 @@ fn options_of(seed: u64, args: &Args) -> Options {
 
 /// The words that change what a seed means.
 fn forced(args: &Args) -> String {
-    let words = [(args.old, " --old"), (args.lies, " --lies")];
+    let words = [
+        (args.old, " --old"),
+        (args.bitmap_file, " --bitmap-file"),
+        (args.lies, " --lies"),
+    ];
     let said = words.iter().filter(|(said, _)| *said);
     said.map(|(_, word)| *word).collect()
 }

@@ -189,6 +189,8 @@ pub struct BitmapView {
     pub bits: u64,
     /// How many writes may lag on write-mostly members.
     pub write_behind: u32,
+    /// The metadata generation it is of.
+    pub events: u64,
 }
 
 /// Where one bit is kept.
@@ -214,6 +216,7 @@ impl BitmapView {
             chunk_sectors,
             bits: used_sectors.div_ceil(chunk_sectors.max(1)),
             write_behind: u32_at(sector, 60),
+            events: u64_at(sector, 24),
         })
     }
 
@@ -252,6 +255,7 @@ mod tests {
         let mut bytes = [0; SECTOR];
         assert!(SuperView::new(&bytes).is_none());
         bytes[0..4].copy_from_slice(&[0xfc, 0x4e, 0x2b, 0xa9]);
+        bytes[4] = 1;
         bytes[8] = 0x83;
         bytes[96..100].copy_from_slice(&(-16i32).to_le_bytes());
         bytes[152..160].copy_from_slice(&4096u64.to_le_bytes());

@@ -176,6 +176,8 @@ pub struct Options {
     pub data_offset_sectors: Option<u64>,
     /// Bytes per bit; `None`: no bitmap.
     pub bitmap_bytes: Option<u32>,
+    /// The bitmap lies in a file of its own.
+    pub bitmap_file: bool,
     /// Disks are full of old rubbish at creation.
     pub old_disks: bool,
     /// Created with --assume-clean (blank disks only).
@@ -271,6 +273,7 @@ impl Options {
             disk_sectors,
             data_offset_sectors,
             bitmap_bytes: long_bitmap.then_some(4096).or(bitmap_bytes),
+            bitmap_file: false,
             old_disks,
             assume_clean: !old_disks && missing == 0 && rng.permille(300),
             write_mostly: match level == 1 && rng.permille(300) {
@@ -370,6 +373,21 @@ impl Options {
         }
         let permille = if self.minor == OLD { 400 } else { 60 };
         self.shreds = rng.permille(permille);
+        if self.level > 0 && rng.permille(100) {
+            self.keep_bitmap_in_a_file(rng);
+        }
+    }
+
+    /// The bitmap lies in a file.
+    pub fn keep_bitmap_in_a_file(&mut self, rng: &mut Rng) {
+        self.bitmap_file = true;
+        let bytes = 4096 << rng.below(6);
+        self.bitmap_bytes.get_or_insert(bytes);
+    }
+
+    /// How long the operations of a disk take; the file of a bitmap lies on one like the first.
+    pub fn latency_of(&self, disk: usize) -> Latency {
+        *self.latency.get(disk).unwrap_or(&self.latency[0])
     }
 
     /// The array has metadata 0.90.
@@ -584,6 +602,7 @@ mod tests {
         assert!(some(&|o| o.level == -1) > 10);
         assert!((130..270).contains(&some(&|o| o.minor == OLD)));
         assert!((120..280).contains(&some(&|o| o.shreds)));
+        assert!((100..250).contains(&some(&|o| o.bitmap_file)));
         for fault in FAULTS {
             assert!(some(&|o| o.faults.contains(&fault)) > 50);
         }

@@ -59,6 +59,8 @@ pub enum Armed {
     LostWrite,
     /// The next write of data lands so many sectors behind its place.
     Misdirected(u64),
+    /// The next write of data lands on the disk with this number, in the same place.
+    Elsewhere(usize),
 }
 
 /// Whether the disk answers.
@@ -80,6 +82,8 @@ enum Fate {
     FlushLost,
     /// Reported done; lands so far behind its place, or (0) nowhere.
     Astray(u64),
+    /// Reported done; lands on another disk.
+    Elsewhere(usize),
 }
 
 #[derive(Debug)]
@@ -137,6 +141,7 @@ pub struct SimDisk {
     plain: bool,
     fua_flushes: bool,
     lies: Vec<std::ops::Range<u64>>,
+    strays: Vec<(usize, Rc<Write>)>,
     shears: bool,
     shorn: Vec<u64>,
     shreds: bool,
@@ -166,6 +171,7 @@ impl SimDisk {
             plain: false,
             fua_flushes: false,
             lies: Vec::new(),
+            strays: Vec::new(),
             shears: false,
             shorn: Vec::new(),
             shreds: false,
@@ -349,7 +355,7 @@ impl SimDisk {
             Armed::MetadataWriteError => writes && is_metadata(purpose),
             Armed::FlushError => matches!(op, IoOp::Flush),
             Armed::Hang(_) => true,
-            Armed::LostWrite | Armed::Misdirected(_) => {
+            Armed::LostWrite | Armed::Misdirected(_) | Armed::Elsewhere(_) => {
                 writes && matches!(purpose, Purpose::Data | Purpose::Parity)
             }
         };
@@ -377,6 +383,7 @@ impl SimDisk {
             (_, Some(Armed::FlushError)) => Fate::FlushLost,
             (_, Some(Armed::LostWrite)) => Fate::Astray(0),
             (_, Some(Armed::Misdirected(shift))) => Fate::Astray(shift),
+            (_, Some(Armed::Elsewhere(disk))) => Fate::Elsewhere(disk),
             (_, Some(Armed::Hang(span))) => {
                 length = span.0;
                 Fate::Well
@@ -468,7 +475,7 @@ impl SimDisk {
     /// Part of a write, or all of it, may show before it is over.
     fn start_write(&mut self, write: Rc<Write>, fate: Fate) -> Job {
         let mut applied = BTreeSet::new();
-        let lies = matches!(fate, Fate::Astray(_));
+        let lies = matches!(fate, Fate::Astray(_) | Fate::Elsewhere(_));
         if self.power == Power::On && !self.plain && !lies {
             match self.rng.below(8) {
                 0 => applied = (write.offset_sectors..write.end_sectors()).collect(),
@@ -583,10 +590,14 @@ impl SimDisk {
         applied: &BTreeSet<u64>,
         fate: Fate,
     ) -> Result<IoDone, IoError> {
-        if let Fate::Astray(shift) = fate {
+        if let Fate::Astray(_) | Fate::Elsewhere(_) = fate {
             write.done.set(self.completions);
             self.completions += 1;
-            self.go_astray(write, shift);
+            match fate {
+                Fate::Elsewhere(disk) => self.throw(disk, write),
+                Fate::Astray(shift) => self.go_astray(write, shift),
+                _ => unreachable!("looked at above"),
+            }
             return Ok(IoDone::Done);
         }
         let all = write.offset_sectors..write.end_sectors();
@@ -607,7 +618,7 @@ impl SimDisk {
         match fate {
             Fate::Gone => Err(IoError::Gone),
             Fate::Media => Err(IoError::Media),
-            Fate::FlushLost | Fate::Astray(_) | Fate::Well => {
+            _ => {
                 if write.fua && self.fua_flushes {
                     self.cache.flush(&mut self.image, self.completions);
                 }
@@ -629,7 +640,7 @@ impl SimDisk {
                 self.forgotten.extend(lost);
                 return Err(IoError::Other("flush failed".into()));
             }
-            Fate::Well | Fate::Astray(_) => self.cache.flush(&mut self.image, mark),
+            _ => self.cache.flush(&mut self.image, mark),
         }
         Ok(IoDone::Done)
     }

@@ -11,6 +11,7 @@
 //! rule was broken long before a wrong byte is read. The rules are numbered as in the research
 //! notes; what each one means stands at [`Rule`].
 
+mod file;
 mod half_set;
 mod lag;
 mod media;
@@ -22,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
-use umd_core::array::{IoError, IoOp, MemberIo, MemberRole, Purpose, Status};
+use umd_core::array::{ArrayState, IoError, IoOp, MemberIo, MemberRole, Purpose, Status};
 use umd_core::value::MemberId;
 
 pub use media::Media;
@@ -165,6 +166,23 @@ impl MemberView {
     }
 }
 
+/// A bitmap on a medium.
+#[derive(Debug, Clone, Copy)]
+struct Bits {
+    disk: usize,
+    sector: u64,
+    shape: BitmapView,
+}
+
+impl Bits {
+    /// Whether a bit is set, durably.
+    fn is_set(&self, disks: &[SimDisk], bit: u64) -> bool {
+        let place = self.shape.place(bit);
+        let medium = disks[self.disk].durable();
+        medium.sector(self.sector + place.sector)[place.byte] & place.mask != 0
+    }
+}
+
 /// What the monitor looks at.
 #[derive(Clone, Copy)]
 pub struct Scene<'a> {
@@ -191,6 +209,8 @@ pub struct Monitor {
     legs: BTreeMap<u64, MemberId>,
     /// Parity that was compared before.
     agreed: media::Agreed,
+    /// The file that holds the bitmap; it is among the members here.
+    file: Option<MemberId>,
     stopped: bool,
     checks: u64,
     /// Bits that a crash has left set on some members only, and that nobody has set since.
@@ -260,6 +280,7 @@ impl Monitor {
             marks: BTreeMap::new(),
             legs: BTreeMap::new(),
             agreed: media::Agreed::default(),
+            file: None,
             stopped: false,
             checks: 0,
             half_set: BTreeSet::new(),
@@ -319,11 +340,17 @@ impl Monitor {
         SuperView::on_medium(&disks[view.disk], view.super_sector)
     }
 
-    fn bitmap(&self, view: &MemberView, disks: &[SimDisk]) -> Option<(u64, BitmapView)> {
-        let sector = view.bitmap_sector?;
-        let bytes = disks[view.disk].durable().sector(sector);
-        let bitmap = BitmapView::new(bytes, self.geometry.walk_sectors())?;
-        Some((sector, bitmap))
+    /// The bitmap that a member is asked for, and where it lies: on that member, or in a file.
+    fn bitmap(&self, view: &MemberView, disks: &[SimDisk]) -> Option<Bits> {
+        let view = self.file.map_or(view, |file| &self.members[&file]);
+        let (disk, sector) = (view.disk, view.bitmap_sector?);
+        let bytes = disks[disk].durable().sector(sector);
+        let shape = BitmapView::new(bytes, self.geometry.walk_sectors())?;
+        Some(Bits {
+            disk,
+            sector,
+            shape,
+        })
     }
 
     /// The engine submits an I/O.
@@ -447,6 +474,10 @@ impl Monitor {
                 .iter()
                 .any(|m| m.id == *id && m.role == MemberRole::Faulty);
             let left = scene.disks[view.disk].in_flight();
+            let broken_array = scene.status.state == ArrayState::Broken;
+            if self.file == Some(*id) && (broken_array || self.has_lost_file(scene)) {
+                continue;
+            }
             if left > 0 && !faulty && !view.released {
                 let text = format!("stopped with {left} I/O in flight to {id:?}");
                 return broken(Rule::Lifetime, text);

@@ -443,6 +443,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         disk_sectors: vec![64 + 256; usize::from(slots)],
         data_offset_sectors: Some(64),
         bitmap_bytes: None,
+        bitmap_file: false,
         old_disks: false,
         assume_clean: true,
         write_mostly: 0,
@@ -483,6 +484,20 @@ pub fn with_bitmap(options: Options) -> Options {
         bitmap_bytes: Some(4096),
         ..options
     }
+}
+
+/// The same with its bitmap in a file; there, it lies on the disk behind all others.
+pub fn with_bitmap_file(options: Options) -> Options {
+    Options {
+        bitmap_file: true,
+        ..with_bitmap(options)
+    }
+}
+
+/// The same with metadata 0.90.
+pub fn old(mut options: Options) -> Options {
+    options.make_old();
+    options
 }
 
 /// The same with writes that may lag on write-mostly members: a mask of slots.

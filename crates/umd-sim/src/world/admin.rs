@@ -157,7 +157,10 @@ impl World<'_> {
     fn is_free(&self, disk: usize) -> bool {
         let live = self.live();
         let used = live.members.values().any(|used| *used == disk);
-        !used && !live.ios.values().any(|info| info.is_on(disk)) && !self.absent[disk]
+        !used
+            && self.file != Some(disk)
+            && !live.ios.values().any(|info| info.is_on(disk))
+            && !self.absent[disk]
     }
 
     fn any_member(&mut self, wanted: impl Fn(MemberRole) -> bool) -> Option<MemberId> {

@@ -192,7 +192,8 @@ impl World<'_> {
         if self.options.beyond && self.is_rebuilding() && self.fault_rng.coin() {
             return self.in_sync().into_iter().map(|(_, disk)| disk).collect();
         }
-        self.live().members.values().copied().collect()
+        let file = self.file.filter(|_| self.file_id.is_some());
+        self.live().members.values().copied().chain(file).collect()
     }
 
     fn strike_disk(&mut self, kind: Fault, disk: usize) -> bool {
@@ -254,8 +255,14 @@ impl World<'_> {
             Fault::Rot => self.choose_rot(disk)?,
             Fault::LostWrite => Broken::Armed(disk, Armed::LostWrite),
             Fault::Misdirected => {
-                let shift = self.fault_rng.pick(&[1, 8, 24]);
-                Broken::Armed(disk, Armed::Misdirected(shift))
+                let shift = self.fault_rng.pick(&[0, 1, 8, 24]);
+                let others: Vec<usize> = self.in_sync().iter().map(|(_, d)| *d).collect();
+                match self.fault_rng.pick(&others) {
+                    other if shift == 0 && other != disk => {
+                        Broken::Armed(disk, Armed::Elsewhere(other))
+                    }
+                    _ => Broken::Armed(disk, Armed::Misdirected(shift.max(1))),
+                }
             }
         })
     }
@@ -266,8 +273,11 @@ impl World<'_> {
         if self.disks[disk].power() != Power::On || self.disks[disk].is_armed() {
             return false;
         }
+        let of_a_file = matches!(kind, Fault::MetadataError | Fault::Gone | Fault::Hang);
         match kind {
             Fault::Hiccup => true,
+            // The array goes on without it.
+            _ if self.file == Some(disk) => of_a_file,
             Fault::Latent => self.may_damage(disk),
             Fault::Rot | Fault::LostWrite | Fault::Misdirected => self.may_corrupt(),
             _ => self.doom(disk),
@@ -299,18 +309,22 @@ impl World<'_> {
             return false;
         }
         // What a rebuild has just made whole, and nobody has recorded, is not whole after a crash.
-        let live = self.live();
-        let recorded = live.monitor.is_recorded(Scene {
-            disks: &self.disks,
-            status: &live.status,
-            oracle: &self.oracle,
-        });
-        let covered = recorded && !self.is_spent(disk) && !self.any_damage();
+        let covered = self.is_recorded() && !self.is_spent(disk) && !self.any_damage();
         if !(covered || self.options.beyond) || self.has_holes() {
             return false;
         }
         self.atlas.exceeded |= !covered;
         true
+    }
+
+    /// Whether every member in sync says so itself, on its medium.
+    pub(super) fn is_recorded(&self) -> bool {
+        let live = self.live();
+        live.monitor.is_recorded(Scene {
+            disks: &self.disks,
+            status: &live.status,
+            oracle: &self.oracle,
+        })
     }
 
     /// Sectors of a member's data.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use umd_core::value::{Instant, MemberId, Pool};
+use umd_format::bitmap::{BitmapSuperblock, initial_image};
 use umd_format::create::{NewArray, NewMember, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::DeviceFlags;
@@ -16,7 +17,7 @@ use super::manual::Manual;
 use super::phases::Phase;
 use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
-use crate::engine::{Candidate, Maker, Refused, Started, now_at};
+use crate::engine::{Candidate, How, Maker, Refused, Started, now_at};
 use crate::layout::{Geometry, Known};
 use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{MemberView, Monitor, Rule, Scene, Violation};
@@ -89,7 +90,10 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
         },
         size_sectors: None,
         data_offset_sectors: options.data_offset_sectors,
-        bitmap: options.bitmap_bytes.map(RegionWish::Bytes),
+        bitmap: options
+            .bitmap_bytes
+            .filter(|_| !options.bitmap_file)
+            .map(RegionWish::Bytes),
         bad_block_log: false,
         assume_clean: options.assume_clean,
         slots: members,
@@ -97,8 +101,24 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
     }
 }
 
-/// Creates the array as a user would, straight onto the media. Says which disks are members.
-fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
+/// The bitmap of a new array in a file of its own.
+fn new_file(options: &Options, (uuid, sectors): (Uuid, u64)) -> SimDisk {
+    let region_bytes = options.bitmap_bytes.expect("a file has a bitmap");
+    let mut superblock = BitmapSuperblock::new(uuid, sectors, region_bytes);
+    superblock.fields.write_behind = options.write_behind;
+    let image = initial_image(&superblock);
+    let disk = options.disks();
+    let rng = Rng::new(options.seed, Stream::Disk(disk as u16));
+    let len = (image.len() / SECTOR) as u64;
+    let mut file = SimDisk::new(len.next_multiple_of(8), options.latency_of(disk), rng);
+    file.use_blocks(options.workload.block_sectors);
+    put_bytes(&mut file, 0, &image);
+    file
+}
+
+/// Creates the array as a user would, straight onto the media. Says which disks are members, and
+/// by which name its bitmap knows the array.
+fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry, Uuid) {
     let slots = usize::from(options.slots);
     let mut created = new_array(&describe(options, rng)).expect("the options describe an array");
     for sb in created.slots.iter_mut().flatten() {
@@ -144,7 +164,7 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
         member_sectors,
         known: Known::default(),
     };
-    (carries, geometry)
+    (carries, geometry, any.bitmap_uuid())
 }
 
 impl<'a> World<'a> {
@@ -165,7 +185,12 @@ impl<'a> World<'a> {
             }
             disks.push(disk);
         }
-        let (carries, geometry) = create(&options, &mut disks, &mut setup_rng);
+        let (mut carries, geometry, uuid) = create(&options, &mut disks, &mut setup_rng);
+        let file = options.bitmap_file.then_some(disks.len());
+        if file.is_some() {
+            disks.push(new_file(&options, (uuid, geometry.walk_sectors())));
+            carries.push(false);
+        }
         let unwritten = if options.old_disks {
             Look::Wild
         } else {
@@ -179,6 +204,8 @@ impl<'a> World<'a> {
             absent: vec![false; disks.len()],
             disks,
             carries,
+            file,
+            file_id: None,
             geometry,
             pool: Pool::new(),
             oracle: Oracle::new(unwritten, copies),
@@ -227,8 +254,11 @@ impl<'a> World<'a> {
             })
             .collect();
         let boot = self.boot;
-        self.note(format_args!("boot {boot} with disks {chosen:?}"));
+        self.find_file();
+        let file = self.file_id.map_or("", |_| " and the bitmap's file");
+        self.note(format_args!("boot {boot} with disks {chosen:?}{file}"));
         self.try_clones(&ids)?;
+        self.try_torn(&ids)?;
         let mut forced = false;
         let started = match self.try_start(&ids, false) {
             Ok(started) => started,
@@ -254,6 +284,23 @@ impl<'a> World<'a> {
         Ok(true)
     }
 
+    /// The file with the bitmap is there, or is missed this time.
+    fn find_file(&mut self) {
+        self.file_id = None;
+        let Some(disk) = self.file else { return };
+        let missed = !self.manual.on && self.setup_rng.permille(120);
+        if missed || self.absent[disk] {
+            return;
+        }
+        self.file_id = Some(MemberId(self.next_member));
+        self.next_member += 1;
+    }
+
+    /// The bitmap's file, where the array uses it.
+    fn file_at_hand(&self) -> Option<(MemberId, usize)> {
+        Some((self.file_id?, self.file?))
+    }
+
     /// Looks at the superblock that a read of the disk finds, if it holds.
     pub(super) fn with_super<T>(
         &self,
@@ -271,7 +318,8 @@ impl<'a> World<'a> {
     fn bring_back_the_newest(&mut self) {
         let events = |disk: usize| {
             let claims = |sb: SuperView<'_>| sb.role(sb.number()).map(|_| sb.events());
-            self.with_super(&self.disks[disk], claims).flatten()
+            let member = Some(disk).filter(|_| self.file != Some(disk))?;
+            self.with_super(&self.disks[member], claims).flatten()
         };
         let known: Vec<Option<u64>> = (0..self.disks.len()).map(events).collect();
         let here = |disk: &usize| !self.absent[*disk];
@@ -313,8 +361,13 @@ impl<'a> World<'a> {
             name: "copy".into(),
         }));
         let now = now_at(self.now);
-        self.maker
-            .start(&candidates, self.options.minor, force, now, &self.pool)
+        let file = self.file_at_hand();
+        let how = How {
+            minor: self.options.minor,
+            force,
+            file: file.map(|(id, disk)| (id, &self.disks[disk])),
+        };
+        self.maker.start(&candidates, how, now, &self.pool)
     }
 
     fn started(
@@ -367,7 +420,11 @@ impl<'a> World<'a> {
             phase: Phase::Work { over: false },
             events: 0,
         });
+        let file = self.file_at_hand();
         let live = self.live.as_mut().expect("it was just set");
+        if let Some((id, disk)) = file {
+            live.monitor.keep_bits_in(id, disk, &self.disks);
+        }
         live.monitor.excuse(self.atlas.spoiled.clone());
         live.monitor.note_half_set(Scene {
             disks: &self.disks,

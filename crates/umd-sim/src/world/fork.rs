@@ -57,7 +57,7 @@ impl<'a> World<'a> {
             _ => 15,
         };
         if self.program.is_none() && plan.rng.permille(permille) {
-            let latency = self.options.latency[io.disk].write_ns;
+            let latency = self.options.latency_of(io.disk).write_ns;
             plan.next = Some(self.now + Span(plan.rng.spread(latency)));
             plan.left -= 1;
         }
@@ -128,6 +128,8 @@ impl<'a> World<'a> {
             disks,
             carries: self.carries.clone(),
             absent: self.absent.clone(),
+            file: self.file,
+            file_id: None,
             geometry: self.geometry.clone(),
             pool: self.pool.clone(),
             oracle: self.oracle.clone(),

@@ -149,6 +149,9 @@ pub struct World<'a> {
     carries: Vec<bool>,
     /// Whether a disk stays away.
     absent: Vec<bool>,
+    /// The disk that the file with the bitmap lies on, and its identity while the array uses it.
+    file: Option<usize>,
+    file_id: Option<MemberId>,
     geometry: Geometry,
     pool: Pool,
     oracle: Oracle,
@@ -372,5 +375,7 @@ impl World<'_> {
     }
 }
 
+#[cfg(test)]
+mod stored_tests;
 #[cfg(test)]
 mod tests;

@@ -316,6 +316,11 @@ impl World<'_> {
     /// A settled array that was stopped is clean, and so is its bitmap.
     fn check_metadata_at_rest(&self) -> Verdict {
         let live = self.live();
+        live.monitor.check_file_at_rest(Scene {
+            disks: &self.disks,
+            status: &live.status,
+            oracle: &self.oracle,
+        })?;
         let broken = |text: String| Err(Violation::new(Rule::Clear, text));
         if live.status.state == ArrayState::Broken {
             return broken("stopped as broken".into());
