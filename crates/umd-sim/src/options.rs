@@ -276,10 +276,7 @@ impl Options {
             bitmap_file: false,
             old_disks,
             assume_clean: !old_disks && missing == 0 && rng.permille(300),
-            write_mostly: match level == 1 && rng.permille(300) {
-                true => 1 << rng.below(u64::from(slots)),
-                false => 0,
-            },
+            write_mostly: draw_mostly(rng, level, slots),
             write_behind: 0,
             workload,
             latency: draw_latency(rng, disks),
@@ -432,6 +429,14 @@ fn draw_shape(rng: &mut Rng) -> (i32, u16, u32) {
         _ => 0,
     };
     (level, slots as u16, layout)
+}
+
+/// A member of a mirror, as a mask.
+fn draw_mostly(rng: &mut Rng, level: i32, slots: u16) -> u64 {
+    match level == 1 && rng.permille(300) {
+        true => 1 << rng.below(u64::from(slots)),
+        false => 0,
+    }
 }
 
 fn draw_chunk(rng: &mut Rng, level: i32) -> u32 {

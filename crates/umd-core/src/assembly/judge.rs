@@ -276,8 +276,8 @@ fn calls_failed(x: &Candidate<'_>, y: &Candidate<'_>) -> bool {
     disowns(x, y) && !joined_late && !knows_as_spare(x, y)
 }
 
-/// Whether `x` lists `y` among the spares. Version 0.90 does so with members that are being rebuilt,
-/// and gives them another number with the update that says that they are whole.
+/// Whether `x` lists `y` among the spares. Version 0.90 does so with members that are being
+/// rebuilt, and gives them another number with the update that says that they are whole.
 fn knows_as_spare(x: &Candidate<'_>, y: &Candidate<'_>) -> bool {
     let fields = &y.superblock.fields;
     if y.superblock.format().keeps_members_apart() || fields.node == Node::default() {

@@ -296,6 +296,14 @@ impl<'a> World<'a> {
         self.next_member += 1;
     }
 
+    /// The monitor hears where bits are.
+    fn tell_file(&mut self) {
+        let file = self.file_at_hand();
+        if let (Some((id, disk)), Some(live)) = (file, &mut self.live) {
+            live.monitor.keep_bits_in(id, disk, &self.disks);
+        }
+    }
+
     /// The bitmap's file, where the array uses it.
     fn file_at_hand(&self) -> Option<(MemberId, usize)> {
         Some((self.file_id?, self.file?))
@@ -420,11 +428,8 @@ impl<'a> World<'a> {
             phase: Phase::Work { over: false },
             events: 0,
         });
-        let file = self.file_at_hand();
+        self.tell_file();
         let live = self.live.as_mut().expect("it was just set");
-        if let Some((id, disk)) = file {
-            live.monitor.keep_bits_in(id, disk, &self.disks);
-        }
         live.monitor.excuse(self.atlas.spoiled.clone());
         live.monitor.note_half_set(Scene {
             disks: &self.disks,
