@@ -15,6 +15,7 @@ use umd_core::array::{
 };
 use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, Plan, Wish};
 use umd_core::value::{ControlId, Instant, MemberId, Museum, Now, Pool, RequestId};
+use umd_format::badblocks::BadLog;
 use umd_format::bitmap::{self, on_disk_sectors};
 use umd_format::place::{Format, newest, probe_order};
 use umd_format::v1::Unverified;
@@ -192,6 +193,15 @@ fn facts(index: u32, image: &Image) -> MemberFacts {
         Some(parsed.and_then(|one| one.verify(superblock.bitmap_uuid())))
     };
     let bitmap = superblock.as_ref().ok().and_then(bitmap_of);
+    let log_of = |superblock: &SuperblockV1| {
+        let (sector, sectors) = BadLog::place(&superblock.fields)?;
+        let there = sector
+            .checked_add(sectors)
+            .filter(|end| *end <= image.sectors);
+        let bytes = there.map(|_| image.read(sector, sectors));
+        Some(BadLog::read(&superblock.fields, &bytes.unwrap_or_default()))
+    };
+    let bad_blocks = superblock.as_ref().ok().and_then(log_of);
     MemberFacts {
         id: MemberId(index),
         name: format!("{index}.img"),
@@ -199,6 +209,7 @@ fn facts(index: u32, image: &Image) -> MemberFacts {
         logical_block_bytes: 512,
         superblock,
         bitmap,
+        bad_blocks,
     }
 }
 

@@ -52,6 +52,18 @@ fn bad_blocks(corpus: &mut Corpus) {
         });
     let log = badblocks::encode(&ranges, 0, 1).expect("two entries fit");
     corpus.insert("badblocks/two".into(), [&[0][..], &log].concat());
+    // All 512 entries; then some are cleared, and some come.
+    let full: Vec<badblocks::BadRange> = (0..512)
+        .map(|n| badblocks::BadRange {
+            start_sectors: 4096 + n * 24,
+            length_sectors: 16,
+        })
+        .collect();
+    let log = badblocks::encode(&full, 0, 8).expect("512 entries fit");
+    let changes = [
+        4, 0, 3, 0, 15, 0, 200, 4, 3, 0, 1, 20, 255, 40, 1, 7, 2, 0b101,
+    ];
+    corpus.insert("badblocks/full".into(), [&[0][..], &log, &changes].concat());
 }
 
 fn kernel(corpus: &mut Corpus) {

@@ -62,6 +62,7 @@ impl Hollow {
                 logical_block_bytes: 512,
                 superblock: Ok(superblock.clone().expect("all slots")),
                 bitmap: None,
+                bad_blocks: None,
             })
             .collect();
         let plan = assemble(&facts, &Wish::default()).expect("assembles");

@@ -87,7 +87,7 @@ impl Mux {
         if let (Some(seat), Some(ring)) = (entry.seat, &mut self.ring) {
             ring.detach(seat);
         }
-        // Explicitly: the ring's file table or a leaving worker may hold the file a little longer.
+        // Explicitly: the ring's file table may hold the file a little longer.
         entry.file.medium.unlock();
     }
 }

@@ -24,34 +24,39 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// The workers of one member.
 ///
-/// Dropping it lets the workers finish the I/O they are in and leave; what waits is forgotten.
+/// Dropping it lets the workers finish the I/O they are in and leave; what waits is forgotten. The
+/// medium is let go of at once when they are in none: whoever closes a member may then unmount
+/// what it lay on.
 pub(crate) struct Workers {
     shared: Arc<Shared>,
     staged: Vec<MemberIo>,
 }
 
 struct Shared {
-    medium: Arc<dyn Medium>,
     done: Arc<DoneList>,
     queue: Mutex<Queue>,
     work: Condvar,
 }
 
-#[derive(Default)]
 struct Queue {
+    /// Gone when no more I/O is to be done.
+    medium: Option<Arc<dyn Medium>>,
     jobs: VecDeque<MemberIo>,
     workers: usize,
     idle: usize,
-    stop: bool,
 }
 
 impl Workers {
     pub(crate) fn new(medium: Arc<dyn Medium>, done: Arc<DoneList>) -> Workers {
         Workers {
             shared: Arc::new(Shared {
-                medium,
                 done,
-                queue: Mutex::default(),
+                queue: Mutex::new(Queue {
+                    medium: Some(medium),
+                    jobs: VecDeque::new(),
+                    workers: 0,
+                    idle: 0,
+                }),
                 work: Condvar::new(),
             }),
             staged: Vec::new(),
@@ -89,7 +94,7 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         let mut queue = self.shared.queue();
-        queue.stop = true;
+        queue.medium = None;
         queue.jobs.clear();
         self.shared.work.notify_all();
     }
@@ -111,16 +116,17 @@ impl Shared {
         }
     }
 
-    fn next_job(&self) -> Option<MemberIo> {
+    fn next_job(&self) -> Option<(Arc<dyn Medium>, MemberIo)> {
         let mut queue = self.queue();
         loop {
-            if let Some(job) = queue.jobs.pop_front() {
-                return Some(job);
-            }
-            if queue.stop {
+            let Some(medium) = queue.medium.clone() else {
                 queue.workers -= 1;
                 return None;
+            };
+            if let Some(job) = queue.jobs.pop_front() {
+                return Some((medium, job));
             }
+            drop(medium);
             queue.idle += 1;
             let (guard, waited) = self
                 .work
@@ -136,15 +142,17 @@ impl Shared {
     }
 
     fn run(&self) {
-        while let Some(job) = self.next_job() {
+        while let Some((medium, job)) = self.next_job() {
             let (member, io) = (job.member, job.io);
             // A panic fails this I/O (and so the member), not the whole household.
-            let call = AssertUnwindSafe(|| execute(self.medium.as_ref(), job.op));
+            let call = AssertUnwindSafe(|| execute(medium.as_ref(), job.op));
             let result = std::panic::catch_unwind(call).unwrap_or_else(|_| {
                 Err(IoError::Other(
                     "the I/O worker panicked: see the log".into(),
                 ))
             });
+            // Before anybody learns that it ended, and closes the member.
+            drop(medium);
             self.done.push(Finished { member, io, result });
         }
     }

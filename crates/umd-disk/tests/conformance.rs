@@ -18,7 +18,8 @@ macro_rules! suite {
                 zeroes_in_one_large_range, allocation_is_told, sixty_four_deep_against_a_model,
                 thirty_two_mib_at_once, closes_with_io_in_flight, refuses_what_leaves_the_member,
                 nothing_to_do_is_quiet, a_shrunk_file_is_gone, a_vanished_file_is_gone,
-                deeper_than_any_queue, data_outlives_closing, dropped_with_io_in_flight);
+                deeper_than_any_queue, data_outlives_closing, dropped_with_io_in_flight,
+                a_closed_member_is_held_by_nobody);
         }
     )*};
     (@tests $kind:ident: $($name:ident),*) => {$(
@@ -321,6 +322,33 @@ fn closes_with_io_in_flight(mut rig: Rig) {
     }
     if rig.kind.is_file() || rig.kind == Kind::FaultCache {
         assert_eq!(rig.file_bytes(63 * 65536, 65536), pattern(63, 65536));
+    }
+}
+
+/// What it lies on can be unmounted at once.
+fn a_closed_member_is_held_by_nobody(mut rig: Rig) {
+    for n in 0..50 {
+        let ios: Vec<IoId> = (0..8)
+            .map(|i| {
+                rig.submit(write_op(
+                    i * 8,
+                    vec![rig.pool.copy_of(&pattern(n, 4096))],
+                    false,
+                ))
+            })
+            .collect();
+        rig.settle(&ios);
+        rig.mux.close(MEMBER);
+        assert!(rig.mux.is_closed(MEMBER));
+        let fds = std::fs::read_dir("/proc/self/fd").expect("our own descriptors");
+        let ours =
+            |fd: std::io::Result<std::fs::DirEntry>| std::fs::read_link(fd.ok()?.path()).ok();
+        let held = fds.filter_map(ours).filter(|path| *path == rig.path);
+        assert_eq!(held.count(), 0, "round {n}");
+        if rig.kind == Kind::Memory {
+            return;
+        }
+        rig.reopen();
     }
 }
 

@@ -3,6 +3,12 @@
 //! Entries of 8 bytes, `start << 10 | length` in units of `sector << bblog_shift`, ended by an
 //! entry of all ones. Starts are absolute device sectors. Facts: superblocks.md section 10.
 
+mod log;
+mod ranges;
+
+pub use log::{BadLog, Rewritten};
+pub use ranges::BadRanges;
+
 use crate::SECTOR_BYTES;
 use crate::bytes::{put, u64_at};
 
@@ -40,6 +46,12 @@ pub enum BadBlocksError {
         /// Entries that fit.
         room: usize,
     },
+    /// The superblock says that there are bad blocks, and names no log that could be read.
+    #[error("superblock says that there are bad blocks, but names no bad-block log")]
+    Missing,
+    /// Reading failed; the operating system's word for it.
+    #[error("bad-block log cannot be read: {0}")]
+    Unreadable(String),
     /// A range that does not lie on the log's unit.
     #[error("bad range at sector {start_sectors} is no multiple of the log's unit")]
     Unaligned {

@@ -69,6 +69,7 @@ impl CorePlane {
                 logical_block_bytes: file.logical_block_bytes(),
                 superblock: Ok(superblock),
                 bitmap: None,
+                bad_blocks: None,
             });
             files.push((id, file));
         }

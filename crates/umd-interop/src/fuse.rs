@@ -68,8 +68,8 @@ impl FuseFile {
         FuseFile::through(oracle, &args, dir, Stdio::inherit)
     }
 
-    /// An image as a file, below `dir`, that fails as `rules` say (`error-pwrite=EIO`, see
-    /// nbdkit-error-filter(1)) while the file `trigger` is there.
+    /// An image as a file, below `dir`, whose operations named in `operations` (`pwrite`, see
+    /// nbdkit-error-filter(1)) fail with EIO while the file `trigger` is there; others do not.
     ///
     /// # Errors
     /// When one of the programs is missing, fails, or is not ready in time.
@@ -77,7 +77,7 @@ impl FuseFile {
         oracle: &Oracle,
         image: &Path,
         trigger: &Path,
-        rules: &[&str],
+        operations: &[&str],
         dir: &Path,
     ) -> Result<FuseFile> {
         let mut args = vec![
@@ -85,10 +85,12 @@ impl FuseFile {
             oracle.nbdkit_filter("error")?.into(),
             oracle.nbdkit_plugin("file")?.into(),
             image.into(),
-            "error-rate=100%".into(),
             format!("error-file={}", trigger.display()).into(),
         ];
-        args.extend(rules.iter().map(OsString::from));
+        for operation in operations {
+            args.push(format!("error-{operation}=EIO").into());
+            args.push(format!("error-{operation}-rate=100%").into());
+        }
         // What they would say is the errors that they were asked for.
         FuseFile::through(oracle, &args, dir, Stdio::null)
     }

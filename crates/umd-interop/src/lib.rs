@@ -8,6 +8,7 @@
 pub mod core_plane;
 pub mod cpio;
 pub mod fuse;
+pub mod halfway;
 pub mod ledger;
 pub mod matrix;
 pub mod mount;

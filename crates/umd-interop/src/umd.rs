@@ -6,13 +6,23 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::oracle::{Oracle, skipped};
 
 const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+const UNTIL_LIMIT: Duration = Duration::from_secs(60);
+
+/// A path as an argument.
+///
+/// # Panics
+/// When it is not UTF-8; those of tests are.
+pub fn text(path: &Path) -> &str {
+    path.to_str().expect("paths of tests are UTF-8")
+}
 
 /// The binary, with a runtime directory of its own. Dropped, it stops its arrays.
 #[derive(Debug)]
@@ -130,6 +140,61 @@ impl Umd {
         };
         served.wait_ready()?;
         Ok(served)
+    }
+
+    /// What `umd detail --json` says of an array.
+    ///
+    /// # Errors
+    /// When there is no such array.
+    pub fn detail(&self, name: &str) -> Result<Value> {
+        let document: Value = serde_json::from_str(&self.ok(&["detail", "--json", name])?)?;
+        Ok(document["arrays"][0].clone())
+    }
+
+    /// What `umd examine --json` says of a member's superblock.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn superblock(&self, member: &Path) -> Result<Value> {
+        let document = self.ok(&["examine", "--json", text(member)])?;
+        let document: Value = serde_json::from_str(&document)?;
+        Ok(document["devices"][0]["superblock"].clone())
+    }
+
+    /// Waits until `detail` says what is wanted of an array.
+    ///
+    /// # Errors
+    /// When it does not for a minute; the message carries what it said last.
+    pub fn until(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let begin = Instant::now();
+        loop {
+            let array = self.detail(name)?;
+            if wanted(&array) {
+                return Ok(array);
+            }
+            ensure!(
+                begin.elapsed() < UNTIL_LIMIT,
+                "{name} stayed as it is: {array}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Ends the daemon that runs an array as a crash would: SIGKILL.
+    ///
+    /// # Errors
+    /// When there is none, or it does not go.
+    pub fn kill_daemon(&self, name: &str) -> Result<()> {
+        let pid = self.detail(name)?["pid"].as_i64();
+        let pid = pid.and_then(|pid| Pid::from_raw(pid as i32));
+        let pid = pid.context("no daemon runs the array")?;
+        kill_process(pid, Signal::KILL)?;
+        let begin = Instant::now();
+        while test_kill_process(pid).is_ok() {
+            ensure!(begin.elapsed() < STOP_LIMIT, "process {pid:?} does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// The address of an array of the daemon, for NBD clients.

@@ -14,55 +14,17 @@
 
 use std::path::PathBuf;
 
+use umd_interop::halfway::{self, HALF, SCAR, chunk, is_half_done, scar, waits};
 use umd_interop::oracle::Oracle;
 use umd_interop::pattern;
 use umd_interop::scratch::Scratch;
-use umd_interop::umd::{Umd, copy_in};
+use umd_interop::umd::{Umd, text};
 use umd_interop::uml::Kernel;
 
 const MIB: u64 = 1 << 20;
-/// Where the first side waits: sectors of each member.
-const HALF: u64 = 36_864;
-/// Where the scar is: sectors of a member's data.
-const SCAR: u64 = 4096;
 /// Level, members, and the sectors that a check counts for one wrong block: 64 KiB of a mirror, a
 /// chunk of a RAID10, 4 KiB of a row.
 const ARRAYS: [(&str, usize, u64); 3] = [("1", 2, 128), ("5", 3, 8), ("10", 4, 32)];
-
-fn text(path: &std::path::Path) -> &str {
-    path.to_str().unwrap()
-}
-
-/// A number of a member's superblock, as umd reads it.
-fn field(umd: &Umd, member: &std::path::Path, name: &str) -> Option<u64> {
-    let document = umd.ok(&["examine", "--json", text(member)]).unwrap();
-    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
-    document["devices"][0]["superblock"][name].as_u64()
-}
-
-fn scar(umd: &Umd, member: &std::path::Path) {
-    let start = field(umd, member, "data_offset_bytes").unwrap();
-    pattern::write_at(member, 99, start + SCAR * 512, 4096).unwrap();
-}
-
-fn detail(umd: &Umd, name: &str) -> serde_json::Value {
-    let document = umd.ok(&["detail", "--json", name]).unwrap();
-    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
-    document["arrays"][0].clone()
-}
-
-fn kill_daemon(umd: &Umd, name: &str) {
-    let pid = detail(umd, name)["pid"].as_i64().unwrap();
-    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    while rustix::process::test_kill_process(pid).is_ok() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-}
-
-fn chunk(level: &str) -> &'static str {
-    if level == "1" { "" } else { "-c16" }
-}
 
 #[test]
 fn the_kernel_finishes_what_umd_began_to_rebuild() {
@@ -80,31 +42,18 @@ fn the_kernel_finishes_what_umd_began_to_rebuild() {
         let set = scratch
             .images(&format!("{number}-"), count + 1, 40 * MIB)
             .unwrap();
-        let (level_word, count_word) = (format!("-l{level}"), format!("-n{count}"));
-        let mut args = vec!["create", &name, &level_word, &count_word, "--bitmap=none"];
-        args.extend(
-            ["--assume-clean", chunk(level)]
-                .iter()
-                .filter(|word| !word.is_empty()),
-        );
-        args.extend(set[..count].iter().map(|path| text(path)));
-        umd.ok(&args).unwrap();
-        copy_in(&oracle, &content, &umd.daemon_uri(&name)).unwrap();
-        umd.ok(&["action", &name, &format!("--to={HALF}s")])
-            .unwrap();
+        let both = (&oracle, &umd);
+        halfway::made(both, &name, level, &set[..count], &content).unwrap();
         let (lost, new) = (text(&set[1]), text(&set[count]));
         umd.ok(&[
             "manage", &name, "--fail", lost, "--remove", lost, "--add", new,
         ])
         .unwrap();
-        while detail(&umd, &name)["sync"]["held"] != true {}
-        while detail(&umd, &name)["array_state"] != "clean" {}
-        kill_daemon(&umd, &name);
-        assert_eq!(
-            field(&umd, &set[count], "recovery_offset_bytes"),
-            Some(HALF * 512)
-        );
-        scar(&umd, &set[count]);
+        umd.until(&name, waits).unwrap();
+        umd.kill_daemon(&name).unwrap();
+        let fields = umd.superblock(&set[count]).unwrap();
+        assert_eq!(fields["recovery_offset_bytes"], HALF * 512, "{fields}");
+        scar(&umd, &set[count]).unwrap();
         let members: Vec<PathBuf> = [&set[..1], &set[2..]].concat();
         let devices: String = (first..first + count).map(|n| format!("$D{n} ")).collect();
         first += count;
@@ -112,6 +61,54 @@ fn the_kernel_finishes_what_umd_began_to_rebuild() {
             "mdadm --assemble --run --quiet /dev/md{number} {devices}
             wait_idle md{number}
             [ $(cat /sys/block/md{number}/md/degraded) = 0 ] || fail raid{level}: degraded
+            n=$(check md{number}); [ $n = {unit} ] || fail raid{level}: mismatch_cnt $n
+            mdadm --stop /dev/md{number}"
+        ));
+    }
+    kernel.run_ok().unwrap();
+}
+
+/// Large enough that a resync is told where to wait before it is past that; nothing but holes.
+const LARGE: u64 = 1280 * MIB;
+
+/// An array of holes whose resync umd began, and waits with in the middle.
+fn begun(umd: &Umd, name: &str, level: &str, set: &[PathBuf]) {
+    let (level_word, count_word) = (format!("-l{level}"), format!("-n{}", set.len()));
+    let mut args = vec!["create", "--run", "--bitmap=none"];
+    let more = [name, &level_word, &count_word, chunk(level)];
+    args.extend(more.iter().filter(|word| !word.is_empty()));
+    args.extend(set.iter().map(|path| text(path)));
+    umd.ok(&args).unwrap();
+    umd.ok(&["action", name, "--to=1G"]).unwrap();
+    umd.until(name, waits).unwrap();
+}
+
+#[test]
+fn the_kernel_finishes_a_resync_of_umd() {
+    let what = "resyncs of umd in the kernel";
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let mut kernel = Kernel::new(&oracle);
+    let mut first = 0;
+    for (number, &(level, count, unit)) in ARRAYS[..2].iter().enumerate() {
+        let name = format!("s{number}");
+        let set = scratch.images(&format!("{number}-"), count, LARGE).unwrap();
+        begun(&umd, &name, level, &set);
+        umd.kill_daemon(&name).unwrap();
+        for member in &set {
+            let fields = umd.superblock(member).unwrap();
+            let done = fields["resync_offset_bytes"].as_u64();
+            let past = (SCAR + 8) * 512..=1024 * MIB;
+            assert!(done.is_some_and(|done| past.contains(&done)), "{fields}");
+        }
+        scar(&umd, &set[1]).unwrap();
+        let devices: String = (first..first + count).map(|n| format!("$D{n} ")).collect();
+        first += count;
+        kernel = kernel.members(&set).script(&format!(
+            "mdadm --assemble --run --quiet /dev/md{number} {devices}
+            wait_idle md{number}
             n=$(check md{number}); [ $n = {unit} ] || fail raid{level}: mismatch_cnt $n
             mdadm --stop /dev/md{number}"
         ));
@@ -185,26 +182,18 @@ fn umd_finishes_what_the_kernel_began() {
     kernel = half_done(kernel.members(&set), 9, &begin);
     kernel.script("sync; crash").run_crash().unwrap();
 
-    for (number, (level, count, unit)) in ARRAYS.into_iter().enumerate() {
+    for (number, (_, count, unit)) in ARRAYS.into_iter().enumerate() {
         let set = &sets[number];
-        let done = field(&umd, &set[count], "recovery_offset_bytes").unwrap();
-        assert!(
-            (SCAR + 8) * 512 < done && done <= HALF * 512,
-            "raid{level}: {done}"
-        );
-        scar(&umd, &set[count]);
+        is_half_done(&umd, &set[count], "recovery_offset_bytes").unwrap();
+        scar(&umd, &set[count]).unwrap();
         let name = format!("k{number}");
         let mut args = vec!["assemble", "--run", &name];
         let kept = set[..1].iter().chain(&set[2..]);
         args.extend(kept.map(|path| text(path)));
         finished(&umd, &args, &name, unit);
     }
-    let done = field(&umd, &set[0], "resync_offset_bytes").unwrap();
-    assert!(
-        (SCAR + 8) * 512 < done && done <= HALF * 512,
-        "resync: {done}"
-    );
-    scar(&umd, &set[1]);
+    is_half_done(&umd, &set[0], "resync_offset_bytes").unwrap();
+    scar(&umd, &set[1]).unwrap();
     let mut args = vec!["assemble", "k9"];
     args.extend(set.iter().map(|path| text(path)));
     finished(&umd, &args, "k9", 8);
@@ -214,10 +203,10 @@ fn umd_finishes_what_the_kernel_began() {
 fn finished(umd: &Umd, args: &[&str], name: &str, unit: u64) {
     umd.ok(args).unwrap();
     umd.output(&["wait", name]).unwrap();
-    let array = detail(umd, name);
+    let array = umd.detail(name).unwrap();
     assert_eq!(array["degraded"], 0, "{array}");
     assert_eq!(array["sync_pending"], false, "{array}");
     umd.ok(&["action", name, "check", "--wait"]).unwrap();
-    assert_eq!(detail(umd, name)["mismatch_cnt"], unit, "{name}");
+    assert_eq!(umd.detail(name).unwrap()["mismatch_cnt"], unit, "{name}");
     umd.ok(&["stop", name]).unwrap();
 }

@@ -14,42 +14,16 @@
 
 use std::path::{Path, PathBuf};
 
+use umd_interop::halfway::{self, HALF, chunk, is_half_done, scar, waits};
 use umd_interop::oracle::Oracle;
 use umd_interop::pattern;
 use umd_interop::scratch::Scratch;
-use umd_interop::umd::{Umd, copy_in};
+use umd_interop::umd::{Umd, text};
 use umd_interop::uml::Kernel;
 
 const MIB: u64 = 1 << 20;
-/// Where the first side waits: sectors of each member.
-const HALF: u64 = 36_864;
-/// Where the scar is: sectors of a member's data.
-const SCAR: u64 = 4096;
 /// Level, members, and the sectors that a check counts for one wrong block.
 const ARRAYS: [(&str, usize, u64); 4] = [("1", 2, 128), ("5", 3, 8), ("6", 4, 8), ("10", 4, 32)];
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn superblock(umd: &Umd, member: &Path) -> serde_json::Value {
-    let document = umd.ok(&["examine", "--json", text(member)]).unwrap();
-    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
-    document["devices"][0]["superblock"].clone()
-}
-
-fn scar(umd: &Umd, member: &Path) {
-    let start = superblock(umd, member)["data_offset_bytes"]
-        .as_u64()
-        .unwrap();
-    pattern::write_at(member, 99, start + SCAR * 512, 4096).unwrap();
-}
-
-fn detail(umd: &Umd, name: &str) -> serde_json::Value {
-    let document = umd.ok(&["detail", "--json", name]).unwrap();
-    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
-    document["arrays"][0].clone()
-}
 
 fn state_of(array: &serde_json::Value, member: &Path) -> String {
     let members = array["members"].as_array().unwrap();
@@ -57,19 +31,6 @@ fn state_of(array: &serde_json::Value, member: &Path) -> String {
     found
         .map_or("none", |m| m["state"].as_str().unwrap())
         .to_owned()
-}
-
-fn kill_daemon(umd: &Umd, name: &str) {
-    let pid = detail(umd, name)["pid"].as_i64().unwrap();
-    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    while rustix::process::test_kill_process(pid).is_ok() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-}
-
-fn chunk(level: &str) -> &'static str {
-    if level == "1" { "" } else { "-c16" }
 }
 
 #[test]
@@ -88,29 +49,19 @@ fn the_kernel_finishes_a_replacement_of_umd() {
         let set = scratch
             .images(&format!("{number}-"), count + 1, 40 * MIB)
             .unwrap();
-        let (level_word, count_word) = (format!("-l{level}"), format!("-n{count}"));
-        let mut args = vec!["create", &name, &level_word, &count_word, "--bitmap=none"];
-        let more = ["--assume-clean", chunk(level)];
-        args.extend(more.iter().filter(|word| !word.is_empty()));
-        args.extend(set[..count].iter().map(|path| text(path)));
-        umd.ok(&args).unwrap();
-        copy_in(&oracle, &content, &umd.daemon_uri(&name)).unwrap();
-        // RAID6 was assumed clean, and is not where nothing was written.
-        umd.ok(&["action", &name, "repair", "--wait"]).unwrap();
-        umd.ok(&["action", &name, &format!("--to={HALF}s")])
-            .unwrap();
+        let both = (&oracle, &umd);
+        halfway::made(both, &name, level, &set[..count], &content).unwrap();
         let (old, new) = (text(&set[1]), text(&set[count]));
         let added = ["manage", &name, "--add", new];
         umd.ok(&added).unwrap();
         umd.ok(&["manage", &name, "--replace", old, "--with", new])
             .unwrap();
-        while detail(&umd, &name)["sync"]["held"] != true {}
-        while detail(&umd, &name)["array_state"] != "clean" {}
-        assert_eq!(detail(&umd, &name)["degraded"], 0);
-        kill_daemon(&umd, &name);
-        let fields = superblock(&umd, &set[count]);
+        umd.until(&name, waits).unwrap();
+        assert_eq!(umd.detail(&name).unwrap()["degraded"], 0);
+        umd.kill_daemon(&name).unwrap();
+        let fields = umd.superblock(&set[count]).unwrap();
         assert_eq!(fields["recovery_offset_bytes"], HALF * 512, "{fields}");
-        scar(&umd, &set[count]);
+        scar(&umd, &set[count]).unwrap();
         let devices: String = (first..=first + count).map(|n| format!("$D{n} ")).collect();
         let (old, new) = (first + 1, first + count);
         first += count + 1;
@@ -182,26 +133,21 @@ fn umd_finishes_a_replacement_of_the_kernel() {
     }
     kernel.script("sync; crash").run_crash().unwrap();
 
-    for (number, (level, count, unit)) in ARRAYS.into_iter().enumerate() {
+    for (number, (_, count, unit)) in ARRAYS.into_iter().enumerate() {
         let set = &sets[number];
-        let fields = superblock(&umd, &set[count]);
-        let done = fields["recovery_offset_bytes"].as_u64().unwrap();
-        assert!(
-            (SCAR + 8) * 512 < done && done <= HALF * 512,
-            "raid{level}: {done}"
-        );
-        scar(&umd, &set[count]);
+        is_half_done(&umd, &set[count], "recovery_offset_bytes").unwrap();
+        scar(&umd, &set[count]).unwrap();
         let name = format!("k{number}");
         let mut args = vec!["assemble", "--run", &name];
         args.extend(set.iter().map(|path| text(path)));
         umd.ok(&args).unwrap();
         umd.output(&["wait", &name]).unwrap();
-        let array = detail(&umd, &name);
+        let array = umd.detail(&name).unwrap();
         assert_eq!(array["degraded"], 0, "{array}");
         assert_eq!(state_of(&array, &set[1]), "faulty", "{array}");
         assert_eq!(state_of(&array, &set[count]), "in_sync", "{array}");
         umd.ok(&["action", &name, "check", "--wait"]).unwrap();
-        assert_eq!(detail(&umd, &name)["mismatch_cnt"], unit, "{name}");
+        assert_eq!(umd.detail(&name).unwrap()["mismatch_cnt"], unit, "{name}");
         umd.ok(&["stop", &name]).unwrap();
     }
 }

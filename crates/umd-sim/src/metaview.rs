@@ -18,6 +18,7 @@ const MAGIC: u32 = 0xa92b_4efc;
 const BITMAP_MAGIC: u32 = 0x6d74_6962;
 const FEATURE_BITMAP: u32 = 1;
 const FEATURE_RECOVERY: u32 = 2;
+const FEATURE_BAD_BLOCKS: u32 = 8;
 const FEATURE_RECOVERY_BITMAP: u32 = 0x80;
 const ROLE_SPECIAL: u16 = 0xff00;
 
@@ -126,6 +127,17 @@ impl<'a> SuperView<'a> {
         (u32_at(self.bytes, 8) & FEATURE_BITMAP != 0).then(|| u32_at(self.bytes, 96).cast_signed())
     }
 
+    /// Where the bad-block log lies, in sectors from the superblock, and its length; and whether
+    /// there is something in it.
+    pub fn bad_block_log(self) -> (i32, u64, bool) {
+        if self.old {
+            return (0, 0, false);
+        }
+        let used = u32_at(self.bytes, 8) & FEATURE_BAD_BLOCKS != 0;
+        let offset = u32_at(self.bytes, 188).cast_signed();
+        (offset, u64::from(u16_at(self.bytes, 186)), used)
+    }
+
     /// This member's device number.
     pub fn number(self) -> u32 {
         if let Some(old) = self.old() {
@@ -167,6 +179,25 @@ impl<'a> SuperView<'a> {
 fn sum_of(words: impl Iterator<Item = u32>, stored: u32) -> u32 {
     let sum = words.map(u64::from).sum::<u64>() - u64::from(stored);
     (sum as u32).wrapping_add((sum >> 32) as u32)
+}
+
+/// Whether the superblock of a disk names bad blocks, as a reader sees it.
+pub fn names_bad_blocks(disk: &SimDisk, super_at: u64) -> bool {
+    let superblock = disk.visible(super_at).and_then(SuperView::new);
+    superblock.is_some_and(|one| one.bad_block_log().2)
+}
+
+/// Whether the bad-block log of a disk names a sector of `from..to`, as a reader sees it.
+pub fn is_logged_bad(disk: &SimDisk, super_at: u64, from: u64, to: u64) -> bool {
+    let superblock = disk.visible(super_at).and_then(SuperView::new);
+    let Some((offset, sectors, true)) = superblock.map(SuperView::bad_block_log) else {
+        return false;
+    };
+    let log = super_at.saturating_add_signed(i64::from(offset));
+    let sectors = (log..log + sectors).filter_map(|sector| disk.visible(sector));
+    let entries = sectors.flat_map(|sector| sector.chunks_exact(8).map(|entry| u64_at(entry, 0)));
+    let mut entries = entries.take_while(|entry| *entry != u64::MAX);
+    entries.any(|entry| entry >> 10 < to && from < (entry >> 10) + (entry & 0x3ff))
 }
 
 /// Where the superblock of a device lies, in sectors.

@@ -214,6 +214,9 @@ pub struct Options {
     pub clones: bool,
     /// An administrator changes the limits of sync actions all the time.
     pub limits: bool,
+    /// Members have bad-block logs. That of one starts with so many ranges, and there is rubbish
+    /// where they are.
+    pub logged: Option<u64>,
 }
 
 /// As slow as write-mostly members are made.
@@ -292,11 +295,18 @@ impl Options {
             shreds: false,
             clones: rng.permille(100),
             limits: false,
+            logged: None,
         };
         options.draw_more(rng);
-        options.draw_behind(&mut Rng::new(seed, Stream::Behind));
-        options.draw_stored(&mut Rng::new(seed, Stream::Stored));
+        options.draw_apart();
         options
+    }
+
+    /// What has streams of its own: other seeds mean what they meant.
+    fn draw_apart(&mut self) {
+        self.draw_behind(&mut Rng::new(self.seed, Stream::Behind));
+        self.draw_logged(&mut Rng::new(self.seed, Stream::Logged));
+        self.draw_stored(&mut Rng::new(self.seed, Stream::Stored));
     }
 
     /// What was thought of later: drawn last, so that the rest of a seed stays what it was.
@@ -330,8 +340,19 @@ impl Options {
         workload.stream_sectors -= workload.stream_sectors % 8;
     }
 
-    /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on. Drawn from
-    /// a stream of its own: other seeds mean what they meant.
+    /// One array of seven has a member with bad blocks.
+    fn draw_logged(&mut self, rng: &mut Rng) {
+        // Where superblocks lie behind the data a log would leave no room for it.
+        let room = self.minor != 0 && self.missing == 0;
+        // What cannot be read in a row with a write hole is lost, and no fault of the engine's.
+        let cut = |(ending, _): &(Ending, Trigger)| *ending != Ending::Stop;
+        let holes = self.boots.iter().any(cut) || self.forks.points > 0;
+        let whole = matches!(self.level, 1 | 10) || !holes;
+        let logged = self.level > 0 && room && whole && rng.permille(150);
+        self.logged = logged.then(|| rng.range(0, 8));
+    }
+
+    /// Three RAID1s of ten have write-mostly members, slow ones, that writes may lag on.
     fn draw_behind(&mut self, rng: &mut Rng) {
         if self.level != 1 || !rng.permille(300) {
             return;
@@ -391,6 +412,8 @@ impl Options {
     pub fn make_old(&mut self) {
         self.minor = OLD;
         self.data_offset_sectors = None;
+        // It has no bad-block log.
+        self.logged = None;
         // Up to 128 KiB are lost at the end; what is used stays about as long.
         for sectors in &mut self.disk_sectors {
             *sectors = *sectors - *sectors % 8 + 192;

@@ -36,6 +36,8 @@ pub enum Stream {
     Stored,
     /// Which disk tears its metadata at the end of a boot.
     Shred(u16),
+    /// Whether a member has bad blocks.
+    Logged,
 }
 
 impl Stream {
@@ -52,8 +54,9 @@ impl Stream {
             Stream::Shorn(boot) => (9, boot, 0),
             Stream::Limits(boot) => (10, boot, 0),
             Stream::Behind => (11, 0, 0),
-            Stream::Stored => (12, 0, 0),
-            Stream::Shred(boot) => (13, boot, 0),
+            Stream::Stored => (13, 0, 0),
+            Stream::Shred(boot) => (14, boot, 0),
+            Stream::Logged => (12, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

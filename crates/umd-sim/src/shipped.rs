@@ -5,6 +5,7 @@ use umd_core::assembly::{
     BitmapPlan, MemberFacts, NoSuperblock, Plan, RefusalKind, Wish, assemble,
 };
 use umd_core::value::{MemberId, Museum, Now, Pool};
+use umd_format::badblocks::BadLog;
 use umd_format::bitmap::{BitmapError, BitmapSuperblock, Unverified, on_disk_sectors};
 use umd_format::{Format, SuperblockV1};
 
@@ -110,6 +111,12 @@ fn facts_of(candidate: &Candidate<'_>, minor: u8) -> MemberFacts {
         .as_ref()
         .ok()
         .and_then(|sb| bitmap_on(candidate.disk, sb));
+    let fields = superblock.as_ref().ok().map(|sb| &sb.fields);
+    let bad_blocks = fields.and_then(|fields| {
+        let (sector, len) = BadLog::place(fields)?;
+        let bytes = read_sectors(candidate.disk, sector, len);
+        Some(BadLog::read(fields, &bytes))
+    });
     MemberFacts {
         id: candidate.id,
         name: candidate.name.clone(),
@@ -117,6 +124,7 @@ fn facts_of(candidate: &Candidate<'_>, minor: u8) -> MemberFacts {
         logical_block_bytes: candidate.disk.block_bytes(),
         superblock,
         bitmap,
+        bad_blocks,
     }
 }
 

@@ -184,6 +184,12 @@ pub struct MemberDoc {
     pub data_size_bytes: u64,
     /// Read errors mended by rewriting.
     pub corrected_read_errors: u32,
+    /// Ranges that its bad-block log names.
+    #[serde(default)]
+    pub bad_ranges: usize,
+    /// And the bytes in them.
+    #[serde(default)]
+    pub bad_bytes: u64,
     /// Why it is faulty.
     pub fault: Option<String>,
     /// Device number of a block device, 0 for a file.
@@ -476,6 +482,8 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
         data_offset_bytes: member.data_offset_sectors * SECTOR_BYTES,
         data_size_bytes: member.data_size_sectors * SECTOR_BYTES,
         corrected_read_errors: member.corrected_read_errors,
+        bad_ranges: member.bad_ranges,
+        bad_bytes: member.bad_sectors * SECTOR_BYTES,
         fault: member.fault.clone(),
         major,
         minor,
@@ -502,6 +510,8 @@ pub(crate) mod tests {
             data_offset_sectors: 2048,
             data_size_sectors: 129_024,
             corrected_read_errors: 0,
+            bad_ranges: 0,
+            bad_sectors: 0,
             fault: None,
         }
     }

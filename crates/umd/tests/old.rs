@@ -185,7 +185,7 @@ fn updates_that_make_no_sense_change_no_byte() {
 }
 
 #[test]
-fn a_member_that_does_not_take_an_update_is_named_and_so_are_those_that_did() {
+fn an_update_that_reached_one_member_only_is_finished_by_the_same_order() {
     let home = Home::new();
     home.umd("create r -l1 -n3 -z 8M a b c").ok();
     home.umd("wait r");

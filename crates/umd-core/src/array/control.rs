@@ -114,6 +114,7 @@ impl Array {
     fn drop_new(&mut self, id: MemberId) -> Option<Member> {
         let gone = self.members.remove(id)?;
         self.io.orphan(id);
+        self.io.bad.forget(id);
         self.cover.forget(id);
         if gone.is_active() {
             self.publish();
@@ -175,6 +176,7 @@ impl Array {
             )));
         }
         self.io.orphan(id);
+        self.io.bad.forget(id);
         self.members.remove(id);
         self.io.out.push(Command::Release(id));
         self.sync.unblock();
@@ -238,14 +240,10 @@ impl Array {
             device_uuid: Uuid(new.device_uuid),
             flags,
         };
-        let mut made = spare_for(&peer, number, &device).map_err(|error| match error {
+        spare_for(&peer, number, &device).map_err(|error| match error {
             CreateError::Space(space) => ControlError::TooSmall(format!("{}: {space}", new.name)),
             other => ControlError::Invalid(format!("{}: {other}", new.name)),
-        })?;
-        // The room for bad blocks is not initialised on the new member, so it has none.
-        made.fields.bblog_offset_sectors = 0;
-        made.fields.bblog_size_sectors = 0;
-        Ok(made)
+        })
     }
 
     /// The number of a new member. Where numbers are given anew with each update, it is the one
@@ -270,6 +268,8 @@ impl Array {
         self.sync.unblock();
         let active = !matches!(state, State::Spare | State::Faulty);
         assert_eq!(active, slot.is_some(), "a slot, and data to put in it");
+        let device = (new.size_sectors, new.logical_block_bytes);
+        self.io.bad.take_in(new.id, &superblock, None, device);
         self.members.push(Member {
             id: new.id,
             name: new.name.clone(),
@@ -328,6 +328,9 @@ impl Array {
         let slot = Slot(slot);
         if slot.0 >= self.info.raid_disks || self.members.in_slot(slot).is_some() {
             return Err(no("its slot is taken"));
+        }
+        if fields.features.contains(Features::BAD_BLOCKS) {
+            return Err(no("it has bad blocks; --add it instead"));
         }
         // M51 (1a855a060665): a member that had been half rebuilt was taken back as if it lacked
         // only what the bitmap marks.

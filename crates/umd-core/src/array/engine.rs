@@ -290,6 +290,7 @@ impl Array {
                         self.distrust(member, &why);
                     }
                 }
+                Effect::Corrected(member) if self.io.bad.take_forgiven(member) => {}
                 Effect::Corrected(member) => self.read_error(member),
             }
         }
@@ -342,6 +343,10 @@ impl Array {
         moved |= self.with_sync(|sync, rig| sync.commit(rig, may_commit));
         let leave = self.leave();
         moved |= self.bitmap.advance(&mut self.io, &self.members, leave);
+        if self.may_write() && self.io.bad.take_news() {
+            // What is bad no more has to be durable before a log says so.
+            self.metadata.note_change(true);
+        }
         let facts = Facts {
             resync_offset_sectors: self.sync.checkpoint_sectors(),
             may_write: self.may_write() && !self.waits_for_itself(),

@@ -74,7 +74,7 @@ impl Array {
             self.inherit(slot);
         }
         self.cover.forget(id);
-        self.io.orphan(id);
+        self.io.retire(id);
         self.notify(Notice::Failed {
             member: id,
             why: why.to_string(),
@@ -165,7 +165,7 @@ impl Array {
         member.state = State::Faulty;
         member.fault = Some(why.to_string());
         self.cover.forget(id);
-        self.io.orphan(id);
+        self.io.retire(id);
         self.publish();
     }
 
@@ -298,7 +298,7 @@ impl Array {
         member.fault = Some("its slot was taken".into());
         let id = member.id;
         self.cover.forget(id);
-        self.io.orphan(id);
+        self.io.retire(id);
         true
     }
 

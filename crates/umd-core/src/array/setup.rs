@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use umd_format::SuperblockV1;
+use umd_format::bitmap::on_disk_sectors;
 use umd_format::v1::{DeviceFlags, Features};
 
 use super::engine::{Array, Info, Parts};
@@ -80,7 +81,11 @@ impl Array {
             true => plan,
             false => distrusting_rebuilds(plan),
         };
-        let members = members_of(&plan, facts);
+        let mut io = Io::new(pool);
+        io.museum = museum;
+        io.bad.exhibit(museum);
+        io.bad.set_bitmap(bitmap_sectors(&plan.bitmap));
+        let members = members_of(&plan, facts, &mut io);
         let reference = members
             .get(plan.reference)
             .expect("the plan's reference is used");
@@ -101,8 +106,6 @@ impl Array {
         );
         sync.exhibit(museum);
         resume_rebuilds(&plan, &mut cover, &mut sync, museum);
-        let mut io = Io::new(pool);
-        io.museum = museum;
         Array::assemble_parts(Parts {
             info: info_of(&plan, &superblock),
             geometry,
@@ -214,7 +217,7 @@ fn info_of(plan: &Plan, superblock: &SuperblockV1) -> Info {
     }
 }
 
-fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
+fn members_of(plan: &Plan, facts: Vec<MemberFacts>, io: &mut Io) -> Members {
     let mut list = Vec::new();
     let mut facts = facts;
     let mut take = |id: MemberId, state: State, slot: Option<Slot>| {
@@ -224,6 +227,11 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
             .expect("a planned member has its facts");
         let fact = facts.swap_remove(at);
         let superblock = fact.superblock.expect("a planned member has a superblock");
+        let log = fact
+            .bad_blocks
+            .map(|log| log.expect("a damaged log is refused"));
+        let device = (fact.size_sectors, fact.logical_block_bytes);
+        io.bad.take_in(id, &superblock, log, device);
         list.push(Member {
             id,
             name: fact.name,
@@ -273,6 +281,16 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>) -> Members {
         }
     }
     Members::new(list)
+}
+
+/// How long the bitmap on each member is.
+fn bitmap_sectors(plan: &BitmapPlan) -> u64 {
+    match plan {
+        BitmapPlan::None => 0,
+        BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
+            on_disk_sectors(superblock.regions(superblock.fields.sync_size_sectors))
+        }
+    }
 }
 
 /// Where the plan's bitmap lies; where there is none the answer means nothing.

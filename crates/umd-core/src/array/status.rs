@@ -106,6 +106,10 @@ pub struct MemberStatus {
     pub data_size_sectors: u64,
     /// Read errors corrected by rewriting.
     pub corrected_read_errors: u32,
+    /// Ranges of it that its bad-block log names.
+    pub bad_ranges: usize,
+    /// And the sectors in them.
+    pub bad_sectors: u64,
     /// Why it is faulty, for a human.
     pub fault: Option<String>,
 }

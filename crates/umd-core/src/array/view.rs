@@ -8,6 +8,7 @@ use crate::bitmap::Place;
 use crate::member::{Member, State};
 use crate::value::MAX_SECTOR;
 use umd_format::Level;
+use umd_format::badblocks::BadRanges;
 
 impl Array {
     /// Size of the array.
@@ -114,6 +115,7 @@ impl Array {
         mut fault: Option<String>,
     ) -> MemberStatus {
         let fields = &member.superblock.fields;
+        let bad = self.io.bad.of(member.id);
         name.clone_from(&member.name);
         fault.clone_from(&member.fault);
         MemberStatus {
@@ -135,6 +137,8 @@ impl Array {
             data_offset_sectors: fields.data_offset_sectors,
             data_size_sectors: fields.data_size_sectors,
             corrected_read_errors: fields.corrected_reads,
+            bad_ranges: bad.map_or(0, BadRanges::len),
+            bad_sectors: bad.map_or(0, BadRanges::sectors),
             fault,
         }
     }

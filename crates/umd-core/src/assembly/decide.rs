@@ -247,9 +247,6 @@ impl<'a> Lineup<'a> {
         }
         for candidate in self.members().chain(&self.replacements) {
             let features = candidate.superblock.fields.features;
-            if features.contains(Features::BAD_BLOCKS) {
-                return refuse("a bad-block log that is not empty".to_owned(), candidate);
-            }
             if features.contains(Features::REPLACEMENT) && !fields.level.is_redundant() {
                 return refuse(format!("a replacement on {}", fields.level), candidate);
             }

@@ -1,5 +1,6 @@
 //! What was read from the members, and what the user wants.
 
+use umd_format::badblocks::{BadBlocksError, BadLog};
 use umd_format::bitmap::{BitmapError, BitmapSuperblock};
 use umd_format::{ParseError, SuperblockV1, Uuid};
 
@@ -20,6 +21,8 @@ pub struct MemberFacts {
     pub superblock: Result<SuperblockV1, NoSuperblock>,
     /// What lies at the superblock's `bitmap_sector`, when it names one and it could be read.
     pub bitmap: Option<Result<BitmapSuperblock, BitmapError>>,
+    /// Its bad-block log, when the superblock says that there is something in it.
+    pub bad_blocks: Option<Result<BadLog, BadBlocksError>>,
 }
 
 /// Why a device has no superblock that can be trusted.

@@ -1,9 +1,10 @@
 //! Which of the devices are members of the array, before any question of freshness.
 
+use umd_format::badblocks::BadBlocksError;
 use umd_format::v1::Features;
 use umd_format::{Role, SuperblockV1};
 
-use super::facts::{MemberFacts, NoSuperblock, Wish};
+use super::facts::{MemberFacts, Wish};
 use super::plan::Reason;
 use super::refusal::RefusalKind;
 
@@ -67,12 +68,16 @@ pub(super) fn select<'a>(
         match &facts.superblock {
             Ok(superblock) => {
                 let candidate = Candidate { facts, superblock };
+                if let Some(why) = without_log(&candidate) {
+                    unusable(facts, &why, wish, ignored)?;
+                    continue;
+                }
                 match other_array(&candidate, wish) {
                     None => candidates.push(candidate),
                     Some(text) => ignored.push(candidate.reason(text)),
                 }
             }
-            Err(why) => unusable(facts, why, wish, ignored)?,
+            Err(why) => unusable(facts, &why.to_string(), wish, ignored)?,
         }
     }
     let Some(first) = candidates.first() else {
@@ -85,11 +90,27 @@ pub(super) fn select<'a>(
     Ok(candidates)
 }
 
+/// Why it cannot be told what a member holds: it has bad blocks, and it is not known where.
+fn without_log(candidate: &Candidate<'_>) -> Option<String> {
+    let features = candidate.superblock.fields.features;
+    if !features.contains(Features::BAD_BLOCKS) {
+        return None;
+    }
+    let why = match &candidate.facts.bad_blocks {
+        Some(Ok(_)) => return None,
+        Some(Err(why)) => why.clone(),
+        None => BadBlocksError::Missing,
+    };
+    Some(format!(
+        "{why}; leave it out, or --add it anew to have it rebuilt"
+    ))
+}
+
 /// A device without a superblock stops an assembly that names it; it is passed over when the
 /// user names the array instead, or insists.
 fn unusable(
     facts: &MemberFacts,
-    why: &NoSuperblock,
+    why: &str,
     wish: &Wish,
     ignored: &mut Vec<Reason>,
 ) -> Result<(), RefusalKind> {

@@ -33,7 +33,7 @@ use std::sync::Arc;
 pub use doubt::Doubt;
 pub use locks::{Holder, LockId, NOWHERE, RangeLocks};
 pub use request::HostRequest;
-pub use split::{Piece, member_span, middle, pieces};
+pub use split::{Piece, fine_middle, member_span, pieces};
 
 use crate::bitmap::Bitmap;
 use crate::geometry::Geometry;

@@ -164,8 +164,8 @@ impl Read {
         true
     }
 
-    /// A leg that holds the data. Where members may still differ after a crash it is always the
-    /// same one, so that two reads never see two versions.
+    /// A leg that holds the data. Where members may still differ after a crash, or a write that was
+    /// the last, it is always the same one, so that two reads never see two versions.
     fn choose_leg(&self, lane: &Lane, rig: &Rig<'_>) -> Option<Copy> {
         let (start, end) = (self.piece.array_sectors, self.end());
         let legs = lane.geometry.copies(start);
@@ -183,7 +183,8 @@ impl Read {
         let good: SmallVec<[Copy; 8]> = good.collect();
         let column = |leg: &Copy| rig.epoch.column(leg.slot).expect("filtered above");
         // M15 (c6d119cf1b5a): reads were spread over members that a resync had not passed yet.
-        let agrees = rig.cover.agrees(rig.bitmap.regions(), start, end);
+        // And in a broken array the last writes may have reached some legs and not others.
+        let agrees = !rig.broken && rig.cover.agrees(rig.bitmap.regions(), start, end);
         if !agrees && !rig.io.museum.on(Exhibit::M15) {
             let in_sync = good.iter().copied().filter(|leg| column(leg).in_sync);
             return in_sync.min_by_key(|leg| rig.epoch.rank(leg.slot));
@@ -261,7 +262,15 @@ impl Read {
                 .epoch
                 .column(*slot)
                 .is_some_and(|c| c.member == *member && c.in_sync);
-            if there && rig.writable && !rig.broken {
+            let known = lane
+                .geometry
+                .copies(self.piece.array_sectors)
+                .iter()
+                .any(|leg| {
+                    let at = (leg.member_sectors, self.piece.len_sectors);
+                    leg.slot == *slot && known_bad(rig, leg.slot, at)
+                });
+            if there && !known && rig.writable && !rig.broken {
                 let mend = Mend::new(*slot, *member, self.piece);
                 lane.add_job(rig, Job::Mend(mend));
             }
@@ -382,6 +391,15 @@ impl Mend {
         lane.unlock(self.lock.expect("locked at the start"));
         Step::Over
     }
+}
+
+/// Whether what could not be read is known to be bad. It is left to hosts and sync actions to write
+/// it again: a member must not fail because somebody has read what everybody knows.
+pub(super) fn known_bad(rig: &Rig<'_>, slot: u16, (start, len): (u64, u64)) -> bool {
+    rig.epoch.column(slot).is_some_and(|column| {
+        let start = column.data_offset_sectors + start;
+        rig.io.bad.hides(column.member, start, start + len)
+    })
 }
 
 /// A block may be rewritten with what it should hold anyway. It needs no intent: each of its

@@ -9,7 +9,7 @@
 use smallvec::SmallVec;
 
 use super::locks::LockId;
-use super::read::{Read, rewrite_allowed};
+use super::read::{Read, known_bad, rewrite_allowed};
 use super::split::Piece;
 use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::{Geometry, Row};
@@ -157,7 +157,8 @@ impl Reconstruct {
         let Some(column) = column.filter(|_| self.others.unreadable().contains(&slot)) else {
             return false;
         };
-        if !rewrite_allowed(rig) {
+        let at = (self.piece.member_sectors, self.piece.len_sectors);
+        if !rewrite_allowed(rig) || known_bad(rig, slot, at) {
             return false;
         }
         let offset_sectors = column.data_offset_sectors + self.piece.member_sectors;

@@ -368,7 +368,9 @@ impl Lane {
             return false;
         }
         // M10 (55ce74d4bfe1): a write was answered before the failure it had met was on the disks.
-        let hold = rig.metadata.fault_pending()
+        // What was bad on a member until it was written is bad again after a crash, until its log
+        // says otherwise.
+        let hold = (rig.metadata.fault_pending() || rig.io.bad.is_owed())
             && !rig.broken
             && rig.writable
             && !rig.io.museum.on(Exhibit::M10);

@@ -30,6 +30,11 @@ pub fn middle(len_sectors: u64) -> Option<u64> {
     (half > 0 && half < len_sectors).then_some(half)
 }
 
+/// The same for a range of which it is known what of it cannot be read: down to a sector.
+pub fn fine_middle(len_sectors: u64) -> Option<u64> {
+    middle(len_sectors).or_else(|| Some(len_sectors / 2).filter(|half| *half > 0))
+}
+
 impl Piece {
     /// The piece in two halves, if it is long enough.
     pub fn halves(&self) -> Option<[Piece; 2]> {

@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use smallvec::SmallVec;
 
+use super::bad_blocks::BadBlocks;
 use crate::value::{
     Buf, Command, Commands, Completion, Instant, IoDone, IoError, IoId, IoOp, MemberId, MemberIo,
     Museum, Now, Pool, Purpose, Slab, Slice, Span, UnitId,
@@ -96,6 +97,9 @@ struct Flight {
     submitted: Instant,
     /// Length of a read, in bytes; 0 for everything else.
     read_bytes: usize,
+    /// The sectors that a write of data covers.
+    writes: Option<(u64, u64)>,
+    purpose: Purpose,
     /// A read of a member that was replaced since: what it read is right, and nobody has to wait.
     retired: bool,
 }
@@ -111,6 +115,8 @@ pub struct Io {
     pub effects: Vec<Effect>,
     /// The mistake to be made, in a simulation that asks for one.
     pub museum: Museum,
+    /// What members are known not to be able to give.
+    pub bad: BadBlocks,
     now: Now,
     sequence: u64,
     flights: Slab<Flight>,
@@ -134,6 +140,7 @@ impl Io {
             out: Vec::new(),
             effects: Vec::new(),
             museum: Museum::NONE,
+            bad: BadBlocks::default(),
             now: Now::default(),
             sequence: 0,
             flights: Slab::default(),
@@ -202,6 +209,9 @@ impl Io {
         }
         let flushes = matches!(op, IoOp::Flush);
         assert_eq!(flushes, purpose == Purpose::Flush, "a flush says so");
+        if self.bad.hides_from(member, &op) {
+            return self.ended(end, member, Err(IoError::Media));
+        }
         let submitted = self.now.mono;
         let flight = Flight {
             io: IoId(0),
@@ -209,6 +219,8 @@ impl Io {
             end,
             submitted,
             read_bytes,
+            writes: data_sectors(purpose, &op),
+            purpose,
             retired: false,
         };
         let index = self.flights.insert(flight);
@@ -286,6 +298,13 @@ impl Io {
             }
             other => other,
         };
+        let result = match flight.writes {
+            Some(range) => {
+                let (member, purpose) = (flight.member, flight.purpose);
+                self.bad.written(member, range, purpose, result)
+            }
+            None => result,
+        };
         self.ended(flight.end, flight.member, result);
     }
 
@@ -324,6 +343,7 @@ impl Io {
     /// was asked for, and still is.
     pub fn hand_over(&mut self, member: MemberId) {
         self.twins.remove(&member);
+        self.bad.retire(member);
         let open: Vec<u32> = self.pairs.iter().map(|(index, _)| index).collect();
         for index in open {
             let pair = self.pairs.get_mut(index).expect("just listed");
@@ -367,6 +387,12 @@ impl Io {
         }
     }
 
+    /// A member has failed: its I/O ends, and its log is not written any more.
+    pub fn retire(&mut self, member: MemberId) {
+        self.bad.retire(member);
+        self.orphan(member);
+    }
+
     /// Member I/Os under way.
     pub fn in_flight(&self) -> usize {
         self.flights.len()
@@ -407,6 +433,28 @@ impl Io {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What a write of data or parity covers.
+fn data_sectors(purpose: Purpose, op: &IoOp) -> Option<(u64, u64)> {
+    let (start, len) = match op {
+        IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } => {
+            let bytes: usize = data.iter().map(Slice::len).sum();
+            (*offset_sectors, (bytes / 512) as u64)
+        }
+        IoOp::WriteZeroes {
+            offset_sectors,
+            len_sectors,
+            ..
+        } => (*offset_sectors, *len_sectors),
+        _ => return None,
+    };
+    let inner = [Purpose::Super, Purpose::Bitmap, Purpose::BadBlocks];
+    (!inner.contains(&purpose)).then_some((start, start + len))
 }
 
 /// What who replaces a member gets of an I/O to it: what is written there, and flushes that vouch

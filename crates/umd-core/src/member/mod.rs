@@ -1,5 +1,6 @@
 //! Members, the snapshots requests plan by, and the I/O that is under way.
 
+mod bad_blocks;
 mod cover;
 mod epoch;
 mod gather;
@@ -7,6 +8,7 @@ mod io;
 mod read_errors;
 mod table;
 
+pub use bad_blocks::{BadBlocks, LogWrite};
 pub use cover::{Access, Cover};
 pub use epoch::{Column, Epoch};
 pub use gather::{Gather, Round};

@@ -4,9 +4,9 @@
 //!   want (active | fault | change | clean)
 //!     |
 //!     v
-//!   Idle -> Flush -> BitmapEvents -> InSync -> Rest -> Idle
-//!           (only    (bitmap super-  (members  (rebuilding
-//!            where    blocks first)   in sync)  and spare)
+//!   Idle -> Flush -> BitmapEvents -> Logs -> InSync -> Rest -> Idle
+//!           (only    (bitmap super-  (bad    (members  (rebuilding
+//!            where    blocks first)   blocks) in sync)  and spare)
 //!            needed)
 //! ```
 //!
@@ -16,6 +16,7 @@
 mod encode;
 
 use umd_format::SuperblockV1;
+use umd_format::v1::Features;
 
 use crate::bitmap::Bitmap;
 use crate::member::{Effect, Io, Members, Owner, State};
@@ -36,6 +37,7 @@ enum Stage {
     Idle,
     Flush,
     BitmapEvents,
+    Logs,
     InSync,
     Rest,
 }
@@ -274,11 +276,21 @@ impl Metadata {
     pub fn done(&mut self, io: &mut Io, member: MemberId, result: Result<IoDone, IoError>) {
         assert!(self.left > 0, "a superblock I/O that nobody started");
         self.left -= 1;
+        // M12 (bd8688a199b8): a bad-block log that could not be written was taken for written.
+        if self.stage == Stage::Logs && (result.is_ok() || io.museum.on(Exhibit::M12)) {
+            return io.bad.log_written(member);
+        }
+        if self.stage == Stage::Logs {
+            io.bad.log_failed(member);
+        }
         if let Err(error) = result {
             // Stage Idle: the flush of an array that comes to rest.
             io.effects.push(match self.stage {
                 Stage::Flush | Stage::Idle => {
                     Effect::FlushFailed(member, format!("flush failed: {error}"))
+                }
+                Stage::Logs => {
+                    Effect::Fail(member, format!("bad-block log cannot be written: {error}"))
                 }
                 _ => Effect::Fail(member, format!("superblock write failed: {error}")),
             });
@@ -321,9 +333,12 @@ impl Metadata {
                     self.stage = Stage::Flush;
                     return true;
                 }
-                self.write_in_sync(io, members, facts);
-                self.stage = Stage::InSync;
+                self.stage = Stage::Logs;
             }
+            Stage::Logs if !facts.may_write && !io.museum.on(Exhibit::M55) => {
+                self.stage = Stage::Idle;
+            }
+            Stage::Logs => self.advance_logs(io, members, facts),
             // The array broke meanwhile: members not in sync must not carry the newest events.
             // M55 (6a5cb53aaa4e): after both members with data had dropped out, the spare that was
             // being rebuilt kept counting, and made them look stale.
@@ -345,6 +360,21 @@ impl Metadata {
             Stage::Rest => self.finish(),
         }
         true
+    }
+
+    /// Logs first, again if more has become bad meanwhile: what superblocks say of a member counts
+    /// on its log. Then the superblocks of members in sync.
+    fn advance_logs(&mut self, io: &mut Io, members: &mut Members, facts: Facts) {
+        if self.write_logs(io, members) {
+            return;
+        }
+        if self.flush_for_change {
+            self.flush(io, members);
+            self.stage = Stage::Flush;
+        } else {
+            self.write_in_sync(io, members, facts);
+            self.stage = Stage::InSync;
+        }
     }
 
     /// Starts an update if one is wanted.
@@ -404,10 +434,32 @@ impl Metadata {
 
     fn flush(&mut self, io: &mut Io, members: &Members) {
         self.flush_for_change = false;
+        io.bad.flush_begun();
         for member in members.iter().filter(|m| m.is_active()) {
             io.submit(member.id, Purpose::Flush, IoOp::Flush, Owner::Metadata);
             self.left += 1;
         }
+    }
+
+    /// Writes the bad-block logs that have to change. Whether there are any.
+    fn write_logs(&mut self, io: &mut Io, members: &Members) -> bool {
+        assert_eq!(self.left, 0, "logs are written after the flush");
+        let logs = io.bad.begin_logs();
+        let any = !logs.is_empty();
+        for log in logs {
+            let works = members.get(log.member).filter(|m| m.state != State::Faulty);
+            assert!(works.is_some(), "nothing is kept of members that failed");
+            match log.bytes {
+                Ok(bytes) => {
+                    let bytes = io.pool.copy_of(&bytes);
+                    let (member, sector) = (log.member, log.sector);
+                    io.write_durable(member, sector, bytes, Purpose::BadBlocks, Owner::Metadata);
+                    self.left += 1;
+                }
+                Err(why) => io.effects.push(Effect::Fail(log.member, why)),
+            }
+        }
+        any
     }
 
     /// Encodes all superblocks as of now, and writes those of members in sync.
@@ -442,6 +494,14 @@ impl Metadata {
             resync_offset_sectors,
         };
         assert!(self.rest.is_empty(), "the last update is over");
+        for member in members.iter_mut() {
+            let features = &mut member.superblock.fields.features;
+            *features = match io.bad.is_logged(member.id) {
+                Some(true) => features.with(Features::BAD_BLOCKS),
+                Some(false) => features.without(Features::BAD_BLOCKS),
+                None => *features,
+            };
+        }
         for part in encode::encode_all(&io.pool, members, head) {
             if part.in_sync {
                 self.put(io, part.member, part.sector, part.bytes);

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::unit::{Part, Unit, UnitEnd};
 use super::{RepairWay, SyncAction, SyncRig};
 use crate::geometry::Geometry;
-use crate::lane::{Doubt, middle};
+use crate::lane::{Doubt, fine_middle};
 use crate::value::{IoDone, IoError, MemberId, Slab, UnitId};
 
 /// Doubts that are looked into at the same time.
@@ -123,7 +123,7 @@ impl Commits {
         match ended {
             UnitEnd::Done { .. } => return true,
             UnitEnd::Split => {
-                let middle = start + middle(end - start).expect("long enough");
+                let middle = start + fine_middle(end - start).expect("long enough");
                 commit.left.extend([(middle, end), (start, middle)]);
                 return true;
             }

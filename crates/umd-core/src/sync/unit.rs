@@ -88,7 +88,7 @@ impl Part {
 
     /// The part in two.
     pub fn halves(self) -> [Part; 2] {
-        let at = crate::lane::middle(self.end - self.start).expect("long enough");
+        let at = crate::lane::fine_middle(self.end - self.start).expect("long enough");
         let second = Part {
             start: self.start + at,
             sector: self.sector + at,
@@ -312,11 +312,20 @@ impl Unit {
 
     /// Nobody can invent data, and what was not looked at is not called in sync. Check and repair
     /// have nothing to compare, and go on.
-    fn unreadable_range(&self, rig: &SyncRig<'_>) -> UnitEnd {
+    fn unreadable_range(&self, rig: &mut SyncRig<'_>) -> UnitEnd {
         // M25 (linux-raid 2023-06-02): what could not be read was given up, and the rebuild was
         // over all the same.
         let given_up = rig.io.museum.on(Exhibit::M25);
+        // Somebody is about to be failed: perhaps all of this is about that member.
+        if !rig.io.effects.is_empty() {
+            return UnitEnd::Abandoned;
+        }
+        if self.is_partly_known(rig) {
+            return UnitEnd::Split;
+        }
         match self.action {
+            SyncAction::Recover if self.record_bad(rig) => self.over(),
+            SyncAction::Resync if self.is_known_bad(rig) => self.over(),
             SyncAction::Recover if given_up => UnitEnd::Done {
                 mismatch_sectors: 0,
             },
@@ -328,6 +337,67 @@ impl Unit {
                 mismatch_sectors: 0,
             },
         }
+    }
+
+    /// The sectors of a place on the device of this member.
+    fn on_device(&self, rig: &SyncRig<'_>, slot: u16) -> Option<(MemberId, u64, u64)> {
+        let column = rig.epoch.column(slot)?;
+        let places = self.places();
+        let place = places.iter().find(|place| place.slot == slot)?;
+        let start = column.data_offset_sectors + place.member_sectors;
+        Some((column.member, start, start + (self.end - self.start)))
+    }
+
+    /// Whether a log names a part only of what could not be read, so that smaller parts can tell
+    /// more. No part is smaller than a block of any member.
+    fn is_partly_known(&self, rig: &SyncRig<'_>) -> bool {
+        let blocks = rig.members.iter().map(|m| m.logical_block_bytes / 512);
+        let block = u64::from(blocks.max().unwrap_or(1).max(1));
+        if !(self.end - self.start).is_multiple_of(2 * block) {
+            return false;
+        }
+        let partly = |slot: &u16| {
+            let known = self.on_device(rig, *slot);
+            known.is_some_and(|(member, start, end)| {
+                let bad = rig.io.bad.of(member);
+                bad.is_some_and(|bad| bad.overlaps(start, end) && !bad.covers(start, end))
+            })
+        };
+        self.columns.unreadable().iter().any(partly)
+    }
+
+    /// Whether only members that are there could not be read, and each of them is known to be bad
+    /// here: then there is nothing that could be made to agree.
+    fn is_known_bad(&self, rig: &SyncRig<'_>) -> bool {
+        let unreadable = self.columns.unreadable();
+        let hidden = |slot: &u16| {
+            self.on_device(rig, *slot)
+                .is_some_and(|(member, start, end)| rig.io.bad.hides(member, start, end))
+        };
+        !unreadable.is_empty() && unreadable.iter().all(hidden)
+    }
+
+    /// What no source can give is recorded as bad on who is being filled. `false` where that
+    /// cannot be: the rebuild must not go on as if it were there. Who is replaced keeps its place
+    /// while it may yet be read, by whoever tries again: only what logs name is given up then.
+    fn record_bad(&self, rig: &mut SyncRig<'_>) -> bool {
+        let replaces = !self.replaced(rig).is_empty();
+        if self.columns.unreadable().is_empty() || replaces && !self.is_known_bad(rig) {
+            return false;
+        }
+        let places = self.places();
+        let len = self.end - self.start;
+        // Who replaces another is nobody's column yet.
+        let filled = |id: &MemberId| {
+            let member = rig.members.get(*id).filter(|m| m.is_active())?;
+            let place = places
+                .iter()
+                .find(|place| member.slot == Some(Slot(place.slot)))?;
+            Some((*id, member.data_offset_sectors() + place.member_sectors))
+        };
+        let filled: SmallVec<[_; 4]> = self.part.targets.iter().filter_map(filled).collect();
+        let mut mark = |at: &(MemberId, u64)| rig.io.bad.mark(at.0, at.1, at.1 + len);
+        !filled.is_empty() && filled.iter().all(&mut mark)
     }
 
     pub fn done(

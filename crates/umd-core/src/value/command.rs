@@ -115,6 +115,8 @@ pub enum Purpose {
     Bitmap,
     /// A superblock.
     Super,
+    /// A bad-block log.
+    BadBlocks,
     /// Resync or recovery.
     Resync,
     /// Check or repair.

@@ -1,7 +1,7 @@
 //! What a host has read once stays, whoever dies: reads where members do not agree yet.
 
 use crate::world::{Lcg, Logged, Shape, World, redundancy, shapes};
-use umd_core::array::{Control, Options, SyncRequest};
+use umd_core::array::{ArrayState, Control, Options, SyncRequest};
 use umd_core::assembly::Wish;
 use umd_core::value::MemberId;
 use umd_format::{Format, Level};
@@ -131,4 +131,31 @@ fn a_sector_that_one_member_cannot_read_is_made_to_agree_too() {
     assert!(bad.range(192..).next().is_some(), "and nothing else");
     world.control(Control::Fail(MemberId(0))).expect("failed");
     assert_eq!(world.read(0, 64).expect("read"), read);
+}
+
+/// The last write reached some members and not others, and nobody makes them agree any more.
+#[test]
+fn a_broken_array_gives_the_same_twice() {
+    // Of the chunks in a row one has its copies on members 0 and 1, one on 2 and 0.
+    let shape = Shape {
+        level: Level::Raid10,
+        layout: 0x102,
+        disks: 3,
+        chunk_sectors: 16,
+        assume_clean: true,
+        ..mirror(3)
+    };
+    let mut world = World::create(&shape);
+    let wish = Wish::default();
+    world.start(&wish, Options::default()).expect("started");
+    world.write(0, &[1; 16 * 512]).expect("written");
+    world.control(Control::Fail(MemberId(2))).expect("failed");
+    world.disks.get_mut(&MemberId(0)).expect("a disk").stuck = true;
+    world.write(0, &[2; 16 * 512]).expect_err("broken");
+    assert_eq!(world.array().status().state, ArrayState::Broken);
+    let first = world.read(0, 16).expect("one leg has it");
+    for at in [0, 8, 0, 0] {
+        let again = world.read(at, 8).expect("it still has it");
+        assert!(again == first[..8 * 512], "sector {at}");
+    }
 }

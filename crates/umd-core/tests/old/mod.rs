@@ -113,6 +113,7 @@ fn facts(id: u32, superblock: SuperblockV1) -> MemberFacts {
         logical_block_bytes: 512,
         superblock: Ok(superblock),
         bitmap: None,
+        bad_blocks: None,
     }
 }
 

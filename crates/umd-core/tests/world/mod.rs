@@ -10,6 +10,7 @@ use umd_core::array::{
 };
 use umd_core::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
 use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId, Slice};
+use umd_format::badblocks::BadLog;
 use umd_format::bitmap::{self, BitmapSuperblock};
 use umd_format::create::{NewArray, NewMember as NewDevice, new_array};
 use umd_format::space::RegionWish;
@@ -168,7 +169,8 @@ impl World {
                 _ => 128,
             }),
             bitmap: shape.bitmap.then_some(RegionWish::Bytes(65536)),
-            bad_block_log: false,
+            // In version 1.0 it lies behind the data, where these disks have no room to spare.
+            bad_block_log: matches!(shape.format, Format::V1_1 | Format::V1_2),
             assume_clean: shape.assume_clean,
             slots: (0..shape.disks).map(|n| Some(device(n))).collect(),
             spares: Vec::new(),
@@ -243,6 +245,11 @@ impl World {
                     bitmap::Unverified::parse(&disk.bytes[at..at + 256])
                         .and_then(|b| b.verify(superblock.bitmap_uuid()))
                 });
+                let fields = &superblock.fields;
+                let bad_blocks = BadLog::place(fields).map(|(at, len)| {
+                    let bytes = at as usize * 512..(at + len) as usize * 512;
+                    BadLog::read(fields, &disk.bytes[bytes])
+                });
                 MemberFacts {
                     id: *id,
                     name: format!("d{}", id.0),
@@ -250,6 +257,7 @@ impl World {
                     logical_block_bytes: 512,
                     superblock: Ok(superblock),
                     bitmap,
+                    bad_blocks,
                 }
             })
             .collect()
@@ -408,7 +416,10 @@ impl World {
             .disks
             .get_mut(&io.member)
             .expect("a member has its disk");
-        let kept = matches!(io.purpose, Purpose::Super | Purpose::Bitmap);
+        let kept = matches!(
+            io.purpose,
+            Purpose::Super | Purpose::Bitmap | Purpose::BadBlocks
+        );
         let writes = matches!(io.op, IoOp::Write { .. } | IoOp::WriteZeroes { .. });
         let result = if disk.gone {
             Err(IoError::Gone)

@@ -277,6 +277,19 @@ impl SuperblockV1 {
         sectors(&self.fields, self.format)
     }
 
+    /// Whether its room for bad blocks lies on nothing else of a device of `device_sectors`: not
+    /// on data, superblock, or a bitmap of `bitmap_sectors`.
+    pub fn has_bad_block_room(&self, device_sectors: u64, bitmap_sectors: u64) -> bool {
+        let fields = &self.fields;
+        let Some(start) = fields.bblog_sector() else {
+            return false;
+        };
+        let end = start + u64::from(fields.bblog_size_sectors);
+        let bitmap = fields.bitmap_sector().filter(|_| bitmap_sectors > 0);
+        let apart = bitmap.is_none_or(|at| end <= at || at + bitmap_sectors <= start);
+        apart && verify::bad_block_log(fields, self.format(), device_sectors).is_ok()
+    }
+
     /// Tells who is in the array: by device number, and as version 0.90 lists them.
     pub fn set_members(&mut self, roles: Vec<Role>, listed: Vec<Listed>) {
         self.fields.roles = roles;

@@ -158,19 +158,29 @@ fn side_areas(fields: &Fields, format: Format, device_sectors: u64) -> Result<()
         let start = fields.bitmap_sector();
         side_area((fields, format), "bitmap", start, 1, device_sectors)?;
     }
-    let logged = fields.features.contains(Features::BAD_BLOCKS);
-    if logged {
-        let length = u64::from(fields.bblog_size_sectors);
-        side_area(
-            (fields, format),
-            "bad-block log",
-            fields.bblog_sector(),
-            length,
-            device_sectors,
-        )?;
-        if length > 8 || fields.bblog_shift > 54 {
-            return impossible(format!("a bad-block log of {length} sectors"));
-        }
+    match fields.features.contains(Features::BAD_BLOCKS) {
+        true => bad_block_log(fields, format, device_sectors),
+        false => Ok(()),
+    }
+}
+
+/// That a bad-block log, which may be written, lies on nothing else.
+pub(super) fn bad_block_log(
+    fields: &Fields,
+    format: Format,
+    device_sectors: u64,
+) -> Result<(), ParseError> {
+    let length = u64::from(fields.bblog_size_sectors);
+    let start = fields.bblog_sector();
+    side_area(
+        (fields, format),
+        "bad-block log",
+        start,
+        length,
+        device_sectors,
+    )?;
+    if length > 8 || fields.bblog_shift > 54 {
+        return impossible(format!("a bad-block log of {length} sectors"));
     }
     Ok(())
 }

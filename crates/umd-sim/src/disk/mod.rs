@@ -149,7 +149,10 @@ pub struct SimDisk {
 }
 
 fn is_metadata(purpose: Purpose) -> bool {
-    matches!(purpose, Purpose::Super | Purpose::Bitmap)
+    matches!(
+        purpose,
+        Purpose::Super | Purpose::Bitmap | Purpose::BadBlocks
+    )
 }
 
 impl SimDisk {

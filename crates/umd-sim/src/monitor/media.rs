@@ -10,6 +10,7 @@ use umd_core::value::MemberId;
 
 use crate::disk::{PAGE_SECTORS, SimDisk, Write};
 use crate::layout::{Geometry, Place, Row, parity_agrees};
+use crate::metaview::is_logged_bad;
 use crate::stamp::SECTOR;
 
 /// A member in a slot.
@@ -23,6 +24,17 @@ pub struct Column<'a> {
     pub data_offset: u64,
     /// Its content counts below this relative sector.
     pub valid_below: u64,
+    /// Where its superblock lies, if that names bad blocks.
+    pub log: Option<u64>,
+}
+
+impl Column<'_> {
+    /// Whether its bad-block log names any of these relative sectors: what lies there says nothing.
+    fn is_bad(&self, relative: u64, len: u64) -> bool {
+        let from = self.data_offset + relative;
+        self.log
+            .is_some_and(|at| is_logged_bad(self.disk, at, from, from + len))
+    }
 }
 
 /// Which members a comparison is about.
@@ -235,7 +247,11 @@ impl<'a> Media<'a> {
         while at < end {
             let len = (PAGE_SECTORS - at % PAGE_SECTORS).min(end - at);
             let skip = self.excused.contains(&(at / PAGE_SECTORS))
-                || needs != Needs::InSync && self.is_busy(at, len);
+                || needs != Needs::InSync && self.is_busy(at, len)
+                || self
+                    .holders(at)
+                    .iter()
+                    .any(|(one, at)| one.is_bad(*at, len));
             if !skip && !self.agrees(at, len, needs) {
                 return Some(format!("members disagree at sectors {at}..{}", at + len));
             }

@@ -9,7 +9,7 @@ use umd_core::value::MemberId;
 
 use super::media::{Media, Needs};
 use super::{Monitor, Rule, Scene, Verdict, broken};
-use crate::metaview::SuperView;
+use crate::metaview::{SuperView, names_bad_blocks};
 use crate::stamp::SECTOR;
 
 /// The bytes of a write, in one piece.
@@ -275,11 +275,13 @@ impl Monitor {
                 (MemberRole::InSync, None) => u64::MAX,
                 (_, None) => 0,
             };
+            let disk = &scene.disks[view.disk];
             columns[slot.index()] = Some(super::media::Column {
                 member: m.id,
-                disk: &scene.disks[view.disk],
+                disk,
                 data_offset: view.data_offset,
                 valid_below,
+                log: names_bad_blocks(disk, view.super_sector).then_some(view.super_sector),
             });
         }
         Media::new(&self.geometry, columns, &self.agreed, &self.excused)

@@ -14,6 +14,7 @@ use umd_core::value::MemberId;
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken, slot_of};
 use crate::disk::{PAGE_SECTORS, Power};
 use crate::layout::Place;
+use crate::metaview::is_logged_bad;
 use crate::stamp::SECTOR;
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
@@ -89,9 +90,13 @@ impl Monitor {
             }
             let own = seen(scene, view, relative);
             let legs = self.legs_at(walk, self.in_sync(scene.status));
-            let differs = legs
-                .iter()
-                .any(|(_, other, relative)| seen(scene, other, *relative) != own);
+            // What a log names is on nobody's mind.
+            let differs = legs.iter().any(|(_, other, relative)| {
+                let at = other.data_offset + relative;
+                let disk = &scene.disks[other.disk];
+                seen(scene, other, *relative) != own
+                    && !is_logged_bad(disk, other.super_sector, at, at + 1)
+            });
             if !differs {
                 read.remove(&walk);
                 continue;
@@ -114,6 +119,10 @@ impl Monitor {
                 }
                 // Where the part begins on that leg.
                 let from = other.data_offset + there - (relative - part.start);
+                let to = from + (part.end - part.start);
+                if is_logged_bad(&scene.disks[other.disk], other.super_sector, from, to) {
+                    return false;
+                }
                 let mut lost = scene.disks[other.disk].damaged().range(from..);
                 lost.next()
                     .is_none_or(|at| *at >= from + (part.end - part.start))

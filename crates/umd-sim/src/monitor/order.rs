@@ -10,7 +10,7 @@ use umd_core::value::MemberId;
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
 use crate::disk::PAGE_SECTORS;
 use crate::layout::Place;
-use crate::metaview::BitmapView;
+use crate::metaview::{BitmapView, SuperView, is_logged_bad};
 use crate::stamp::{SECTOR, recognise};
 
 static ZERO: [u8; SECTOR] = [0; SECTOR];
@@ -39,6 +39,16 @@ impl Monitor {
                     inside(start..start + len.next_multiple_of(8))
                 }
             },
+            Purpose::BadBlocks => {
+                let sector = scene.disks[view.disk].visible(view.super_sector);
+                let log = sector
+                    .and_then(SuperView::new)
+                    .map(SuperView::bad_block_log);
+                log.is_some_and(|(offset, len, _)| {
+                    let start = view.super_sector.saturating_add_signed(i64::from(offset));
+                    offset != 0 && inside(start..start + len)
+                })
+            }
             _ => inside(view.data()),
         };
         if ok {
@@ -322,6 +332,9 @@ impl Monitor {
     ) -> Verdict {
         let disk = &scene.disks[view.disk];
         let at = view.data_offset + place.relative_sector;
+        if is_logged_bad(disk, view.super_sector, at, at + 1) {
+            return Ok(());
+        }
         let seen = recognise(disk.visible(at).unwrap_or(&ZERO));
         let held = scene.oracle.is_current(sector, seen);
         if !held && !self.may_lag(scene, view, (sector, at), what)? {

@@ -38,6 +38,8 @@ fn member(n: u16) -> MemberStatus {
         data_offset_sectors: DATA,
         data_size_sectors: USED,
         corrected_read_errors: 0,
+        bad_ranges: 0,
+        bad_sectors: 0,
         fault: None,
     }
 }

@@ -156,6 +156,17 @@ const RAID: &[Entry] = &[
         Rule::Quarantine,
     ),
     entry(
+        M12,
+        (
+            "bd8688a199b8",
+            "md/raid1: don't clear bitmap bit when bad-block-list write fails.",
+        ),
+        "A range that could not be recorded as bad counted as recorded. Here: the log of a member \
+         that is being rebuilt takes no writes.",
+        "G2",
+        Rule::Checkpoint,
+    ),
+    entry(
         M13,
         (
             "3056e3aec8d8",
@@ -197,6 +208,17 @@ const RAID: &[Entry] = &[
         "With only a write-mostly member in sync, reads fell back to one that was being rebuilt.",
         "G5",
         Rule::Source,
+    ),
+    entry(
+        M17,
+        (
+            "36a5c03f2327",
+            "md/raid1: set max_sectors during early return from choose_slow_rdev()",
+        ),
+        "Only where a read began was looked for bad blocks, and it went on into them. Here on \
+         every level.",
+        "7.1",
+        Rule::Content,
     ),
     entry(
         M18,
@@ -525,6 +547,16 @@ const CORE: &[Entry] = &[
         "A disk added to a frozen array was called in sync, with nothing on it.",
         "G5",
         Rule::Source,
+    ),
+    entry(
+        M63,
+        (
+            "linux-raid 2025-02",
+            "badblocks: return error if any badblock set fails",
+        ),
+        "A range for which the log had no room left was lost, and the rebuild went on.",
+        "G5",
+        Rule::Checkpoint,
     ),
 ];
 

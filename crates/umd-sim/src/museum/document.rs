@@ -42,7 +42,6 @@ const TAIL: &str = "
 | exhibits of the study | why |
 |---|---|
 | M04 | the split of a discard is one computation here, there is nothing to restart from |
-| M12, M17, M63 | no bad-block log yet: members with entries are refused |
 | M23, M24 | no reshape yet |
 | M32 | the engine has no such decision: a write is addressed by the members as they are at that \
 moment, and a unit that met a failure writes nothing |

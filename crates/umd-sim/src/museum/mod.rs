@@ -8,6 +8,7 @@
 mod catalogue;
 mod command;
 mod document;
+mod logs;
 mod own;
 mod rates;
 mod scenes;

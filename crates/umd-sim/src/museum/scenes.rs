@@ -135,6 +135,7 @@ pub fn scene(exhibit: Exhibit) -> Scene {
         M51 | M54 | M56 | M57 => returns(exhibit),
         M52 | M53 | M55 | M60 => rebuilds(exhibit),
         M58 | M61 | M62 => faults(exhibit),
+        M12 | M17 | M63 => super::logs::scene(exhibit),
         _ => own::scene(exhibit),
     }
 }

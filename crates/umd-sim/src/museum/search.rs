@@ -45,6 +45,7 @@ fn may_show(exhibit: Exhibit, seed: u64) -> bool {
         M05 | M06 => options.write_behind > 0,
         M25 | M58 | U03 | U05 | U12 | U15 => options.level > 0,
         M56 | U01 | U07 | U09 => options.bitmap_bytes.is_some(),
+        M12 | M17 | M63 => options.logged.is_some(),
         U04 => options.faults.contains(&Fault::FlushError),
         U11 => matches!(options.level, 4..=6),
         _ => true,

@@ -474,6 +474,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         shorn: false,
         shreds: false,
         clones: false,
+        logged: None,
         limits: false,
     }
 }
@@ -498,6 +499,14 @@ pub fn with_bitmap_file(options: Options) -> Options {
 pub fn old(mut options: Options) -> Options {
     options.make_old();
     options
+}
+
+/// The same with bad-block logs; that of one member names so many ranges, and there is rubbish.
+pub fn with_logs(options: Options, ranges: u64) -> Options {
+    Options {
+        logged: Some(ranges),
+        ..options
+    }
 }
 
 /// The same with writes that may lag on write-mostly members: a mask of slots.

@@ -11,6 +11,7 @@ use umd_core::value::{MemberId, Span};
 use super::{Ev, World};
 use crate::disk::{Armed, PAGE_SECTORS, Power};
 use crate::layout::{Place, parity_agrees};
+use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{Scene, Verdict};
 use crate::options::{Fault, Trigger};
 use crate::program::Broken;
@@ -107,10 +108,26 @@ impl World<'_> {
         self.geometry.survives(holds)
     }
 
+    /// Whether there is something that this disk cannot give.
+    fn is_damaged(&self, disk: usize) -> bool {
+        !self.disks[disk].damaged().is_empty() || self.has_log(disk)
+    }
+
+    /// Whether its superblock, as a reader or the next boot sees it, names bad blocks.
+    fn has_log(&self, disk: usize) -> bool {
+        if self.options.logged.is_none() || self.file == Some(disk) {
+            return false;
+        }
+        let there = &self.disks[disk];
+        let at = super_sector(self.options.minor, there.sectors());
+        let named = |sector: &[u8]| SuperView::new(sector).is_some_and(|s| s.bad_block_log().2);
+        named(there.durable().sector(at)) || there.visible(at).is_some_and(named)
+    }
+
     pub(super) fn any_damage(&self) -> bool {
         self.in_sync()
             .iter()
-            .any(|(_, disk)| !self.disks[*disk].damaged().is_empty())
+            .any(|(_, disk)| self.is_damaged(*disk))
     }
 
     /// Whether redundancy covers the loss of this disk now.
@@ -121,7 +138,7 @@ impl World<'_> {
         let lost = self.disks[disk].power() != Power::On;
         let already = lost || self.atlas.doomed.contains(&disk);
         // What it cannot read any more is lost with it, and not twice.
-        let damage = |(_, d): &(u16, usize)| *d != disk && !self.disks[*d].damaged().is_empty();
+        let damage = |(_, d): &(u16, usize)| *d != disk && self.is_damaged(*d);
         let elsewhere = self.in_sync().iter().any(damage);
         if self.geometry.level == 10 {
             return self.survives_without(disk) && !elsewhere;
@@ -129,10 +146,26 @@ impl World<'_> {
         self.sound() - usize::from(!already) >= self.needed() && !elsewhere
     }
 
+    /// Whose place the member on this disk is to take.
+    fn is_to_serve_for(&self, disk: usize) -> Option<usize> {
+        let live = self.live();
+        let on_it = |m: &&MemberStatus| live.members.get(&m.id) == Some(&disk);
+        let new = live.status.members.iter().find(on_it);
+        let slot = new.filter(|m| m.replacement)?.slot?;
+        let served = self.in_sync().into_iter().find(|(held, _)| *held == slot.0);
+        served.map(|(_, disk)| disk)
+    }
+
     /// Whether the disk may be lost, by the rules of this seed. Remembers it if so.
     pub(super) fn doom(&mut self, disk: usize) -> bool {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
-            // It may be in sync when the fault strikes.
+            // It may be in sync when the fault strikes, in the place of one that served till then.
+            if self
+                .is_to_serve_for(disk)
+                .is_some_and(|served| !self.covers_loss(served))
+            {
+                return false;
+            }
             self.atlas.doomed.insert(disk);
             self.let_go_of_unlanded();
             return true;
@@ -420,7 +453,7 @@ impl World<'_> {
         }
         for disk in 0..self.disks.len() {
             // A column that cannot be read, in a row whose parity is in doubt, would be lost.
-            if !self.disks[disk].damaged().is_empty() && !pages.is_empty() {
+            if self.is_damaged(disk) && !pages.is_empty() {
                 self.disks[disk].heal();
             }
         }

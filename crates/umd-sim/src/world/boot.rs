@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use umd_core::value::{Instant, MemberId, Pool};
+use umd_format::badblocks::{BadLog, BadRanges};
 use umd_format::bitmap::{BitmapSuperblock, initial_image};
 use umd_format::create::{NewArray, NewMember, new_array};
 use umd_format::space::RegionWish;
-use umd_format::v1::DeviceFlags;
+use umd_format::v1::{DeviceFlags, Features};
 use umd_format::{Level, SuperblockV1, Uuid};
 
 use super::atlas::Atlas;
@@ -57,6 +58,37 @@ fn fill_with_rubbish(disk: &mut SimDisk, rng: &mut Rng) {
     }
 }
 
+/// Gives a member bad blocks: a log that names them, and rubbish where they are.
+fn spoil(
+    disk: &mut SimDisk,
+    superblock: &mut SuperblockV1,
+    (ranges, block): (u64, u64),
+    rng: &mut Rng,
+) {
+    let fields = &mut superblock.fields;
+    let log = BadLog::empty(fields).expect("it was made with one");
+    let mut bad = BadRanges::default();
+    for _ in 0..ranges {
+        let blocks = fields.size_sectors / block;
+        let at = rng.below(blocks);
+        let len = rng.range(1, 24).min(blocks - at);
+        let start = fields.data_offset_sectors.next_multiple_of(block) + at * block;
+        bad.insert(start, start + len * block);
+    }
+    for range in bad.iter() {
+        let mut rubbish = [0; SECTOR];
+        for sector in range.start_sectors..range.start_sectors + range.length_sectors {
+            rubbish[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
+            disk.medium_mut().put(sector, Some(&rubbish));
+        }
+    }
+    fields.features = fields.features.with(Features::BAD_BLOCKS);
+    put_bytes(disk, log.sector, &log.rewritten(&bad).expect("few").bytes);
+    let at = fields.super_offset_sectors;
+    let bytes = superblock.encode(disk.block_bytes() as usize);
+    put_bytes(disk, at, &bytes);
+}
+
 /// The array that the options ask for.
 fn describe(options: &Options, rng: &mut Rng) -> NewArray {
     let slots = usize::from(options.slots);
@@ -94,7 +126,7 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
             .bitmap_bytes
             .filter(|_| !options.bitmap_file)
             .map(RegionWish::Bytes),
-        bad_block_log: false,
+        bad_block_log: options.logged.is_some(),
         assume_clean: options.assume_clean,
         slots: members,
         spares,
@@ -150,6 +182,16 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
         carries[disk] = true;
         sizes.push(fields.data_size_sectors);
         assert_eq!(fields.data_offset_sectors % 8, 0, "data starts on a page");
+    }
+    if let Some(ranges) = options.logged.filter(|ranges| *ranges > 0) {
+        let slot = rng.below(u64::from(options.slots)) as usize;
+        let superblock = created.slots[slot].as_mut().expect("nobody is missing");
+        spoil(
+            &mut disks[slot],
+            superblock,
+            (ranges, options.workload.block_sectors),
+            rng,
+        );
     }
     let any: &SuperblockV1 = created.slots.iter().flatten().next().expect("a member");
     let member_sectors = match options.level {

@@ -28,12 +28,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use umd_core::array::{Commands, Event, Status, Timer};
+use umd_core::array::{Commands, Event, Purpose, Status, Timer};
 use umd_core::value::{ControlId, Instant, IoId, MemberId, Pool, RequestId, Span};
 
 use crate::disk::SimDisk;
 use crate::engine::{Engine, Maker, now_at};
 use crate::layout::Geometry;
+use crate::metaview::{is_logged_bad, super_sector};
 use crate::monitor::{Monitor, Rule, Verdict, Violation};
 use crate::options::Options;
 use crate::oracle::Oracle;
@@ -290,7 +291,14 @@ impl World<'_> {
             .ios
             .remove(&io)
             .expect("an I/O that was submitted");
-        if let (Err(error), false) = (&result, info.query) {
+        // What is known to be bad, and could not be rewritten, is as bad as before.
+        let range = &info.view.range;
+        let there = &self.disks[disk];
+        let known = info.view.purpose == Purpose::Rewrite && result.is_err() && {
+            let at = super_sector(self.options.minor, there.sectors());
+            range.clone().all(|s| is_logged_bad(there, at, s, s + 1))
+        };
+        if let (Err(error), false) = (&result, info.query || known) {
             let live = self.live.as_mut().expect("an array is running");
             live.monitor
                 .note_error(&live.status, info.member, info.writes, error);

@@ -351,6 +351,8 @@ impl Maker for Mirrors {
                 data_offset_sectors: superblock.fields.data_offset_sectors,
                 data_size_sectors: superblock.fields.data_size_sectors,
                 corrected_read_errors: 0,
+                bad_ranges: 0,
+                bad_sectors: 0,
                 fault: None,
             });
             let id = candidate.id;
@@ -429,6 +431,7 @@ fn options(seed: u64) -> Options {
     (options.bitmap_file, options.shreds) = (false, false);
     options.old_disks = false;
     options.write_mostly = 0;
+    options.logged = None;
     options.limits = false; // The engine of these tests knows none.
     options.latency.resize(2, options.latency[0]);
     options.workload.disjoint = true;

@@ -97,6 +97,8 @@ pub enum Command {
     Detail(DetailArgs),
     /// Show what is written on a member
     Examine(ExamineArgs),
+    /// Show the bad blocks that a member's log names
+    ExamineBadblocks(ExamineBadblocksArgs),
     /// Show all running arrays as /proc/mdstat does
     Mdstat(MdstatArgs),
     /// Tell in a line what something is
@@ -385,6 +387,14 @@ pub struct ExamineArgs {
     /// Print a JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// `umd examine-badblocks DEVICE...`
+#[derive(Debug, Clone, Args)]
+pub struct ExamineBadblocksArgs {
+    /// Devices
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<String>,
 }
 
 /// `umd mdstat`

@@ -3,6 +3,7 @@
 pub mod args;
 pub mod argv;
 pub mod assemble;
+pub mod bad_blocks;
 pub mod bitmap;
 pub mod build;
 pub mod change;
@@ -86,6 +87,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
         Command::Serve(args) => assemble::serve(args, common, &reach()?),
         Command::Detail(args) => show::detail(args, &reach()?, common.verbose > 0),
         Command::Examine(args) => show::run_examine(args, common.verbose > 0),
+        Command::ExamineBadblocks(args) => bad_blocks::run(args),
         Command::Mdstat(args) => show::run_mdstat(args, &reach()?),
         Command::Query(args) => show::run_query(args, &reach()?),
         Command::Manage(args) => {

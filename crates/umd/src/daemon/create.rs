@@ -501,6 +501,7 @@ impl Prepared {
                 .map_or(512, MemberFile::logical_block_bytes),
             superblock: Ok(superblock.clone()),
             bitmap: None,
+            bad_blocks: None,
         });
         let facts: Vec<MemberFacts> = facts.collect();
         (!facts.is_empty()).then_some(facts)

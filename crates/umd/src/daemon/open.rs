@@ -10,10 +10,11 @@ use std::time::Duration;
 use umd_core::assembly::{MemberFacts, NoSuperblock};
 use umd_core::value::{IoError, MemberId, SECTOR_BYTES};
 use umd_disk::{Engine, MemberFile, Mode, OpenError};
+use umd_format::badblocks::{BadBlocksError, BadLog};
 use umd_format::bitmap;
 use umd_format::place::{self, Format, SUPERBLOCK_READ_SECTORS};
 use umd_format::signature::{self, HEAD_BYTES, Signature, TAIL_BYTES, Window};
-use umd_format::v1::Unverified;
+use umd_format::v1::{Fields, Unverified};
 use umd_format::v090::SuperblockV090;
 use umd_format::{ParseError, SuperblockV1, Uuid};
 
@@ -209,6 +210,10 @@ pub fn facts(id: MemberId, opened: &Opened, only: Option<Format>) -> MemberFacts
         .as_ref()
         .ok()
         .and_then(|found| read_bitmap(file, found));
+    let bad_blocks = superblock
+        .as_ref()
+        .ok()
+        .and_then(|found| bad_blocks(file, &found.fields));
     MemberFacts {
         id,
         name: opened.name.clone(),
@@ -216,6 +221,7 @@ pub fn facts(id: MemberId, opened: &Opened, only: Option<Format>) -> MemberFacts
         logical_block_bytes: file.logical_block_bytes(),
         superblock,
         bitmap,
+        bad_blocks,
     }
 }
 
@@ -237,6 +243,18 @@ fn read_bitmap(
     let bytes = file.read_at(offset_bytes, bitmap::SUPERBLOCK_BYTES).ok()?;
     let parsed = bitmap::Unverified::parse(&bytes);
     Some(parsed.and_then(|one| one.verify(found.bitmap_uuid())))
+}
+
+/// The bad-block log of a member, if its superblock says that there is something in it.
+pub fn bad_blocks(file: &MemberFile, fields: &Fields) -> Option<Result<BadLog, BadBlocksError>> {
+    let (sector, len) = BadLog::place(fields)?;
+    let bytes = file.read_at(sector * SECTOR_BYTES, (len * SECTOR_BYTES) as usize);
+    let unreadable = |error: IoError| BadBlocksError::Unreadable(error.to_string());
+    Some(
+        bytes
+            .map_err(unreadable)
+            .and_then(|bytes| BadLog::read(fields, &bytes)),
+    )
 }
 
 /// What a device carries already.

@@ -127,10 +127,6 @@ fn what_cannot_be_run_yet_is_named() {
             "a partial parity log",
         ),
         (
-            Box::new(set(Features::BAD_BLOCKS)),
-            "a bad-block log that is not empty",
-        ),
-        (
             Box::new(|one| one.fields.level = Level::Multipath),
             "level multipath",
         ),

@@ -2,6 +2,7 @@
 //! nothing to add to it, change no decision.
 
 use proptest::prelude::*;
+use umd_format::v1::Features;
 use umd_format::{ParseError, Uuid};
 
 use super::nonsense::{Recipe, any_wish, recipe};
@@ -155,7 +156,15 @@ proptest! {
             return Ok(());
         };
         for more in with(&members, |id| MemberFacts { id, ..twin.clone() }) {
-            prop_assert!(assemble(&more, &wish).is_err());
+            let result = assemble(&more, &wish);
+            // Who has bad blocks, and not the log that names them, is no member of anything: both
+            // are left out.
+            let Ok(plan) = result else { continue };
+            let id = more.last().expect("the twin").id;
+            let left_out = |id: MemberId| plan.ignored.iter().any(|one| one.member == id);
+            let bad = twin.superblock.as_ref().expect("looked at").fields.features;
+            prop_assert!(bad.contains(Features::BAD_BLOCKS), "a duplicate was taken");
+            prop_assert!(left_out(id) && left_out(twin.id), "one of two was taken");
         }
     }
 

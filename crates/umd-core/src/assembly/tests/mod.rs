@@ -61,6 +61,7 @@ pub(super) fn array(level: Level, members: usize) -> Vec<MemberFacts> {
             logical_block_bytes: 512,
             superblock: Ok(superblock),
             bitmap,
+            bad_blocks: None,
         }
     };
     created
@@ -114,6 +115,7 @@ fn spare(members: &[MemberFacts], number: u32) -> MemberFacts {
         name: format!("spare{number}.img"),
         superblock: Ok(spare_for(peer, number, &new).expect("the number is free")),
         bitmap: None,
+        bad_blocks: None,
         ..members[0].clone()
     }
 }

@@ -1,0 +1,282 @@
+//! What members cannot give: ranges their bad-block logs name.
+//!
+//! ```text
+//!   disk      what the log says              kept until a write over it is durable
+//!   flushed   what was bad at the last flush    |
+//!   now       what is bad                    a write that succeeds takes from it at once
+//!
+//!   the next log = now and flushed           so no cut of power makes readable what was not
+//! ```
+//!
+//! Whoever reads a range that is bad now hears of a media error, and the device is not asked. This
+//! is the only place that decides so. Facts: superblocks.md section 10.
+
+use std::collections::BTreeMap;
+
+use umd_format::SuperblockV1;
+use umd_format::badblocks::{BadLog, BadRanges};
+
+use crate::value::{Exhibit, IoDone, IoError, IoOp, MemberId, Museum, Purpose};
+
+/// What is known of one member.
+#[derive(Debug)]
+struct Marked {
+    now: BadRanges,
+    flushed: BadRanges,
+    /// As it stands on the member; `None` if it has none that can be written.
+    log: Option<BadLog>,
+    /// What is being written.
+    next: Option<BadLog>,
+}
+
+/// The bad blocks of all members.
+#[derive(Debug, Default)]
+pub struct BadBlocks {
+    members: BTreeMap<MemberId, Marked>,
+    /// Members whose rewritten sectors were known to be bad: no news, so no read errors.
+    forgiven: Vec<MemberId>,
+    /// Changes so far; those there were at the last flush; those the logs on the members know.
+    changes: u64,
+    flushed: u64,
+    recorded: u64,
+    /// Changes that somebody was told of.
+    told: u64,
+    bitmap_sectors: u64,
+    museum: Museum,
+}
+
+/// A log to be written.
+#[derive(Debug)]
+pub struct LogWrite {
+    /// To whom.
+    pub member: MemberId,
+    /// Where.
+    pub sector: u64,
+    /// What, or why it cannot be.
+    pub bytes: Result<Vec<u8>, String>,
+}
+
+impl BadBlocks {
+    /// See [`Museum`].
+    pub fn exhibit(&mut self, museum: Museum) {
+        self.museum = museum;
+    }
+
+    /// How long the bitmap on each member is: no log is written into it.
+    pub fn set_bitmap(&mut self, sectors: u64) {
+        self.bitmap_sectors = sectors;
+    }
+
+    /// A member, with the log that was read from it, if its superblock says that there is something
+    /// in it.
+    pub fn take_in(
+        &mut self,
+        member: MemberId,
+        superblock: &SuperblockV1,
+        read: Option<BadLog>,
+        (device_sectors, block_bytes): (u64, u32),
+    ) {
+        let Some(log) = read.or_else(|| BadLog::empty(&superblock.fields)) else {
+            return;
+        };
+        let now = log.ranges();
+        let block = u64::from(block_bytes / 512).max(1);
+        let whole = log.sector.is_multiple_of(block)
+            && log.sectors().is_multiple_of(block)
+            && superblock.has_bad_block_room(device_sectors, self.bitmap_sectors);
+        let marked = Marked {
+            flushed: now.clone(),
+            now,
+            log: whole.then_some(log),
+            next: None,
+        };
+        assert!(
+            self.members.insert(member, marked).is_none(),
+            "taken in once"
+        );
+    }
+
+    /// The member has failed: nothing is written to it any more. What it cannot give stays so, for
+    /// whoever still reads it.
+    pub fn retire(&mut self, member: MemberId) {
+        if let Some(marked) = self.members.get_mut(&member) {
+            (marked.log, marked.next) = (None, None);
+        }
+    }
+
+    /// The member is gone.
+    pub fn forget(&mut self, member: MemberId) {
+        self.members.remove(&member);
+    }
+
+    /// The ranges of a member that cannot be read.
+    pub fn of(&self, member: MemberId) -> Option<&BadRanges> {
+        self.members.get(&member).map(|marked| &marked.now)
+    }
+
+    /// Whether a sector of `start..end` of the device cannot be read.
+    pub fn hides(&self, member: MemberId, start: u64, end: u64) -> bool {
+        let Some(bad) = self.of(member) else {
+            return false;
+        };
+        // M17 (36a5c03f2327): only where a read began was looked at, and it went on into what
+        // was known to be bad.
+        let end = match self.museum.on(Exhibit::M17) {
+            true => start + 1,
+            false => end,
+        };
+        bad.overlaps(start, end)
+    }
+
+    /// Whether an I/O asks for what cannot be read.
+    pub fn hides_from(&self, member: MemberId, op: &IoOp) -> bool {
+        let (start, len) = match op {
+            IoOp::Read {
+                offset_sectors,
+                buf,
+            } => (*offset_sectors, (buf.len() / 512) as u64),
+            IoOp::Allocation {
+                offset_sectors,
+                len_sectors,
+            } => (*offset_sectors, *len_sectors),
+            _ => return false,
+        };
+        self.hides(member, start, start + len)
+    }
+
+    /// A write of `start..end` ended. What it wrote can be read. Returns how it ended for its
+    /// owner: a sector that is known to be bad may stay so when it is only rewritten.
+    pub fn written(
+        &mut self,
+        member: MemberId,
+        (start, end): (u64, u64),
+        purpose: Purpose,
+        result: Result<IoDone, IoError>,
+    ) -> Result<IoDone, IoError> {
+        let Some(marked) = self.members.get_mut(&member) else {
+            return result;
+        };
+        if !marked.now.overlaps(start, end) {
+            return result;
+        }
+        let rewrite = purpose == Purpose::Rewrite;
+        match result {
+            Ok(done) => {
+                marked.now.remove(start, end);
+                self.changes += u64::from(marked.log.is_some());
+                if rewrite {
+                    self.forgiven.push(member);
+                }
+                Ok(done)
+            }
+            // All of it was bad before, and is.
+            Err(error) if error != IoError::Gone && rewrite && marked.now.covers(start, end) => {
+                self.forgiven.push(member);
+                Ok(IoDone::Done)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether what was just rewritten on this member had been known to be bad.
+    pub fn take_forgiven(&mut self, member: MemberId) -> bool {
+        let at = self.forgiven.iter().position(|one| *one == member);
+        at.map(|at| self.forgiven.swap_remove(at)).is_some()
+    }
+
+    /// `start..end` of this member cannot be filled. `false` if it has no room to record it.
+    pub fn mark(&mut self, member: MemberId, start: u64, end: u64) -> bool {
+        let Some(marked) = self.members.get_mut(&member) else {
+            return false;
+        };
+        let Some(log) = &marked.log else {
+            return false;
+        };
+        let mut wanted = marked.now.clone();
+        wanted.insert_all(&marked.flushed);
+        wanted.insert(start, end);
+        if log.rewritten(&wanted).is_err() {
+            // M63 (linux-raid 2025-02): a range that had no room in the list was lost, and nobody
+            // was told.
+            return self.museum.on(Exhibit::M63);
+        }
+        marked.now.insert(start, end);
+        self.changes += 1;
+        true
+    }
+
+    /// Whether logs have to be written, asked once for each change.
+    pub fn take_news(&mut self) -> bool {
+        let news = self.told < self.changes;
+        self.told = self.changes;
+        news
+    }
+
+    /// Whether the logs on the members do not know yet of all that changed.
+    pub fn is_owed(&self) -> bool {
+        self.recorded < self.changes
+    }
+
+    /// All members are being flushed: what was written before is durable when they are.
+    pub fn flush_begun(&mut self) {
+        self.flushed = self.changes;
+        for marked in self.members.values_mut() {
+            marked.flushed = marked.now.clone();
+        }
+    }
+
+    /// The logs that do not say what they have to. None: all of them do.
+    pub fn begin_logs(&mut self) -> Vec<LogWrite> {
+        let mut writes = Vec::new();
+        for (member, marked) in &mut self.members {
+            assert!(marked.next.is_none(), "one write of a log at a time");
+            let Some(log) = &marked.log else {
+                continue;
+            };
+            let mut wanted = marked.now.clone();
+            wanted.insert_all(&marked.flushed);
+            if log.ranges() == wanted {
+                continue;
+            }
+            let bytes = match log.rewritten(&wanted) {
+                Ok(new) if new.log == *log => continue,
+                Ok(new) => {
+                    marked.next = Some(new.log);
+                    Ok(new.bytes)
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            let (member, sector) = (*member, log.sector);
+            writes.push(LogWrite {
+                member,
+                sector,
+                bytes,
+            });
+        }
+        if writes.is_empty() {
+            self.recorded = self.flushed;
+        }
+        writes
+    }
+
+    /// The log of this member was written.
+    pub fn log_written(&mut self, member: MemberId) {
+        if let Some(marked) = self.members.get_mut(&member) {
+            // It may have failed meanwhile.
+            marked.log = marked.next.take();
+        }
+    }
+
+    /// It was not: it still says what it said, or nothing at all.
+    pub fn log_failed(&mut self, member: MemberId) {
+        if let Some(marked) = self.members.get_mut(&member) {
+            marked.next = None;
+        }
+    }
+
+    /// Whether the log on a member says anything; `None` if none was read, or can be written.
+    pub fn is_logged(&self, member: MemberId) -> Option<bool> {
+        let log = self.members.get(&member)?.log.as_ref()?;
+        Some(!log.ranges().is_empty())
+    }
+}
