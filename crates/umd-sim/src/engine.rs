@@ -46,14 +46,24 @@ pub struct Refused {
     pub write_hole: bool,
 }
 
+/// How an array is started.
+#[derive(Debug, Clone, Copy)]
+pub struct How<'a> {
+    /// Where superblocks are looked for.
+    pub minor: u8,
+    /// The user insists.
+    pub force: bool,
+    /// The file that holds the bitmap, with the identity it will have.
+    pub file: Option<(MemberId, &'a SimDisk)>,
+}
+
 /// Starts engines.
 pub trait Maker {
     /// Assembles and starts an array from these disks.
     fn start(
         &self,
         candidates: &[Candidate<'_>],
-        minor: u8,
-        force: bool,
+        how: How<'_>,
         now: Now,
         pool: &Pool,
     ) -> Result<Started, Refused>;

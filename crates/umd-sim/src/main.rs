@@ -4,9 +4,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use umd_sim::exhaust::{search, shapes};
+use umd_sim::metaview::OLD;
 use umd_sim::nth::{Miss, STRIKES, drill, drills};
 use umd_sim::options::{Marks, Options};
 use umd_sim::program::Program;
+use umd_sim::rng::{Rng, Stream};
 use umd_sim::run::{Outcome, Show, capture_panics, run_options, run_options_twice};
 use umd_sim::shipped::Shipped;
 use umd_sim::shrink::{run_program, shrink, story};
@@ -27,6 +29,8 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
               0: nowhere
   --lockless  every array with redundancy has a lockless bitmap (drawn: one in eight)
   --behind    only seeds with write-mostly members that writes may lag on
+  --old       every array has metadata 0.90 (drawn: one in ten)
+  --bitmap-file   every array with redundancy has its bitmap in a file (drawn: one in eleven)
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
 
@@ -47,6 +51,8 @@ struct Args {
     runs: Option<u64>,
     forks: Option<u64>,
     lies: bool,
+    old: bool,
+    bitmap_file: bool,
     behind: bool,
     lockless: bool,
     nth: bool,
@@ -75,6 +81,8 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
             "--lies" => args.lies = true,
+            "--old" => args.old = true,
+            "--bitmap-file" => args.bitmap_file = true,
             "--behind" => args.behind = true,
             "--lockless" => args.lockless = true,
             "--nth" => args.nth = true,
@@ -95,6 +103,12 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
 /// The options of a seed, changed as the command line wants it.
 fn options_of(seed: u64, args: &Args) -> Options {
     let mut options = Options::draw(seed);
+    if args.old && options.minor != OLD {
+        options.make_old();
+    }
+    if args.bitmap_file && options.level > 0 && !options.bitmap_file {
+        options.keep_bitmap_in_a_file(&mut Rng::new(seed, Stream::Stored));
+    }
     if args.lies {
         options.lie();
     }
@@ -108,11 +122,16 @@ fn options_of(seed: u64, args: &Args) -> Options {
     options
 }
 
-/// The words that make these options of a seed once more.
-fn changes(args: &Args) -> String {
-    let lies = if args.lies { " --lies" } else { "" };
-    let lockless = if args.lockless { " --lockless" } else { "" };
-    format!("{lies}{lockless}")
+/// The words that change what a seed means.
+fn forced(args: &Args) -> String {
+    let words = [
+        (args.old, " --old"),
+        (args.bitmap_file, " --bitmap-file"),
+        (args.lies, " --lies"),
+        (args.lockless, " --lockless"),
+    ];
+    let said = words.iter().filter(|(said, _)| *said);
+    said.map(|(_, word)| *word).collect()
 }
 
 fn report(seed: u64, args: &Args, outcome: &Outcome, tail: usize) {
@@ -122,13 +141,13 @@ fn report(seed: u64, args: &Args, outcome: &Outcome, tail: usize) {
     println!("seed {seed} FAILED");
     println!("  {violation}");
     println!("  options: {:?}", options_of(seed, args));
-    let more = changes(args);
+    let forced = forced(args);
     let skip = outcome.tail.len().saturating_sub(tail);
     for line in outcome.tail.iter().skip(skip) {
         println!("  | {line}");
     }
-    println!("  repeat with: cargo xtask sim --seed {seed}{more} --trace");
-    println!("  shrink with: cargo xtask sim --seed {seed}{more} --shrink");
+    println!("  repeat with: cargo xtask sim --seed {seed}{forced} --trace");
+    println!("  shrink with: cargo xtask sim --seed {seed}{forced} --shrink");
 }
 
 fn verdict(outcome: &Outcome) -> ExitCode {
@@ -176,7 +195,7 @@ fn shrink_one(seed: u64, args: &Args) -> ExitCode {
     );
     println!(
         "repeat with: cargo xtask sim --seed {seed}{} --program '{}'",
-        changes(args),
+        forced(args),
         shrunk.program
     );
     ExitCode::FAILURE

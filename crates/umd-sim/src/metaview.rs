@@ -1,10 +1,16 @@
 //! Reads superblocks and bitmaps off simulated media: the monitor's own eyes.
 //!
 //! Only the few fields the order rules speak about, straight from their byte offsets (facts:
-//! superblocks section 2, bitmap sections 1, 4 and 10), independent of the engine's parser.
+//! superblocks sections 2, 4 and 11, bitmap sections 1, 4, 10), independent of the engine's parser.
+
+mod old;
 
 use crate::disk::SimDisk;
 use crate::stamp::SECTOR;
+use old::Old;
+
+/// Stands for version 0.90 where the minor of version 1 would stand.
+pub const OLD: u8 = 90;
 
 /// "Clean" and "never".
 pub const NEVER: u64 = u64::MAX;
@@ -33,25 +39,62 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }
 
-/// The first sector of a version 1 superblock.
+/// A superblock: the first sector of version 1, or the page of version 0.90.
 #[derive(Debug, Clone, Copy)]
-pub struct SuperView<'a>(&'a [u8]);
+pub struct SuperView<'a> {
+    bytes: &'a [u8],
+    old: bool,
+}
 
 impl<'a> SuperView<'a> {
-    /// A view, if the sector carries the magic number.
-    pub fn new(sector: &'a [u8]) -> Option<SuperView<'a>> {
-        assert!(sector.len() >= SECTOR, "at least a sector");
-        (u32_at(sector, 0) == MAGIC).then_some(SuperView(sector))
+    /// A view, if the bytes carry the magic number.
+    pub fn new(bytes: &'a [u8]) -> Option<SuperView<'a>> {
+        assert!(bytes.len() >= SECTOR, "at least a sector");
+        let old = u32_at(bytes, 4) == 0;
+        let whole = !old || bytes.len() >= old::BYTES;
+        (u32_at(bytes, 0) == MAGIC && whole).then_some(SuperView { bytes, old })
+    }
+
+    /// What lies on the medium of a disk.
+    pub fn on_medium(disk: &'a SimDisk, super_sector: u64) -> Option<SuperView<'a>> {
+        SuperView::new(disk.durable().page(super_sector)?)
+    }
+
+    fn old(self) -> Option<Old<'a>> {
+        self.old.then_some(Old(self.bytes))
+    }
+
+    /// Whether it is as somebody wrote it: a torn one is none for whoever reads it.
+    pub fn is_whole(self) -> bool {
+        if let Some(old) = self.old() {
+            return old.is_whole();
+        }
+        let end = 256 + 2 * u32_at(self.bytes, 220) as usize;
+        let Some(bytes) = self.bytes.get(..end) else {
+            return false;
+        };
+        let words = bytes.chunks(4).map(|word| match word {
+            [a, b, c, d] => u32::from_le_bytes([*a, *b, *c, *d]),
+            [a, b] => u32::from_le_bytes([*a, *b, 0, 0]),
+            _ => unreachable!("an even number of bytes"),
+        });
+        sum_of(words, u32_at(bytes, 216)) == u32_at(bytes, 216)
     }
 
     /// Metadata generation.
     pub fn events(self) -> u64 {
-        u64_at(self.0, 200)
+        if let Some(old) = self.old() {
+            return old.events();
+        }
+        u64_at(self.bytes, 200)
     }
 
     /// Redundancy agrees below this; [`NEVER`]: clean.
     pub fn resync_offset(self) -> u64 {
-        u64_at(self.0, 208)
+        if let Some(old) = self.old() {
+            return old.resync_offset();
+        }
+        u64_at(self.bytes, 208)
     }
 
     /// Whether the superblock says that all redundancy agrees.
@@ -61,59 +104,86 @@ impl<'a> SuperView<'a> {
 
     /// Whether hosts avoid to read from this member.
     pub fn is_write_mostly(self) -> bool {
-        self.0[184] & 1 != 0
+        if let Some(old) = self.old() {
+            return old.is_write_mostly();
+        }
+        self.bytes[184] & 1 != 0
     }
 
-    /// How far this member is rebuilt; `None`: it is in sync.
+    /// How far this member is rebuilt; `None`: it is in sync. Version 0.90 does not say: who is
+    /// not in sync is a spare.
     pub fn recovery_offset(self) -> Option<u64> {
-        (u32_at(self.0, 8) & FEATURE_RECOVERY != 0).then(|| u64_at(self.0, 152))
+        if let Some(old) = self.old() {
+            return old.role(old.number()).is_none().then_some(0);
+        }
+        (u32_at(self.bytes, 8) & FEATURE_RECOVERY != 0).then(|| u64_at(self.bytes, 152))
     }
 
     /// Whether its rebuilding is guided by the bitmap.
     pub fn recovery_by_bitmap(self) -> bool {
-        u32_at(self.0, 8) & FEATURE_RECOVERY_BITMAP != 0
+        !self.old && u32_at(self.bytes, 8) & FEATURE_RECOVERY_BITMAP != 0
     }
 
     /// Where the bitmap lies, in sectors from the superblock.
     pub fn bitmap_offset(self) -> Option<i32> {
-        (u32_at(self.0, 8) & FEATURE_BITMAP != 0).then(|| u32_at(self.0, 96).cast_signed())
+        if let Some(old) = self.old() {
+            return old.has_bitmap().then_some(8);
+        }
+        (u32_at(self.bytes, 8) & FEATURE_BITMAP != 0).then(|| u32_at(self.bytes, 96).cast_signed())
     }
 
     /// Where the bad-block log lies, in sectors from the superblock, and its length; and whether
     /// there is something in it.
     pub fn bad_block_log(self) -> (i32, u64, bool) {
-        let used = u32_at(self.0, 8) & FEATURE_BAD_BLOCKS != 0;
-        let offset = u32_at(self.0, 188).cast_signed();
-        (offset, u64::from(u16_at(self.0, 186)), used)
+        if self.old {
+            return (0, 0, false);
+        }
+        let used = u32_at(self.bytes, 8) & FEATURE_BAD_BLOCKS != 0;
+        let offset = u32_at(self.bytes, 188).cast_signed();
+        (offset, u64::from(u16_at(self.bytes, 186)), used)
     }
 
     /// This member's device number.
     pub fn number(self) -> u32 {
-        u32_at(self.0, 160)
+        if let Some(old) = self.old() {
+            return old.number();
+        }
+        u32_at(self.bytes, 160)
     }
 
     /// Where array data starts.
     pub fn data_offset(self) -> u64 {
-        u64_at(self.0, 128)
+        if self.old {
+            return 0;
+        }
+        u64_at(self.bytes, 128)
     }
 
-    /// Room for array data.
-    pub fn data_size(self) -> u64 {
-        u64_at(self.0, 136)
-    }
-
-    /// Used size of each member; 0 for RAID0.
-    pub fn size(self) -> u64 {
-        u64_at(self.0, 80)
+    /// Room for array data, where the superblock lies at this sector.
+    pub fn data_size(self, super_sector: u64) -> u64 {
+        if self.old {
+            return super_sector;
+        }
+        u64_at(self.bytes, 136)
     }
 
     /// The slot of a device number; `None`: spare, faulty, journal or unused.
     pub fn role(self, number: u32) -> Option<u16> {
+        if let Some(old) = self.old() {
+            return old.role(number);
+        }
         let number = number as usize;
-        let known = number < u32_at(self.0, 220) as usize && 258 + 2 * number <= self.0.len();
-        let role = known.then(|| u16_at(self.0, 256 + 2 * number))?;
+        let known =
+            number < u32_at(self.bytes, 220) as usize && 258 + 2 * number <= self.bytes.len();
+        let role = known.then(|| u16_at(self.bytes, 256 + 2 * number))?;
         (role < ROLE_SPECIAL).then_some(role)
     }
+}
+
+/// The checksum of both versions: words added up, the carry folded in.
+fn sum_of(words: impl Iterator<Item = u32>, stored: u32) -> u32 {
+    let sum = words.map(u64::from).sum::<u64>() - u64::from(stored);
+    (sum as u32).wrapping_add((sum >> 32) as u32)
 }
 
 /// Whether the superblock of a disk names bad blocks, as a reader sees it.
@@ -141,6 +211,7 @@ pub fn super_sector(minor: u8, device_sectors: u64) -> u64 {
         0 => (device_sectors - 16) & !7,
         1 => 0,
         2 => 8,
+        OLD => (device_sectors & !127) - 128,
         other => panic!("no metadata 1.{other}"),
     }
 }
@@ -156,6 +227,8 @@ pub struct BitmapView {
     pub write_behind: u32,
     /// Version 6: a byte of state for each region instead of a bit.
     pub states: bool,
+    /// The metadata generation it is of.
+    pub events: u64,
 }
 
 /// What is kept of one region.
@@ -224,6 +297,7 @@ impl BitmapView {
             bits: used_sectors.div_ceil(chunk_sectors.max(1)),
             write_behind: u32_at(sector, 60),
             states,
+            events: u64_at(sector, 24),
         })
     }
 
@@ -269,6 +343,7 @@ mod tests {
         let mut bytes = [0; SECTOR];
         assert!(SuperView::new(&bytes).is_none());
         bytes[0..4].copy_from_slice(&[0xfc, 0x4e, 0x2b, 0xa9]);
+        bytes[4] = 1;
         bytes[8] = 0x83;
         bytes[96..100].copy_from_slice(&(-16i32).to_le_bytes());
         bytes[152..160].copy_from_slice(&4096u64.to_le_bytes());
@@ -337,5 +412,9 @@ mod tests {
         assert_eq!(super_sector(0, 2048), 2032);
         assert_eq!(super_sector(0, 2055), 2032);
         assert_eq!((super_sector(1, 2048), super_sector(2, 2048)), (0, 8));
+        assert_eq!(
+            (super_sector(OLD, 2048), super_sector(OLD, 2047)),
+            (1920, 1792)
+        );
     }
 }

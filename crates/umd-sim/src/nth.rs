@@ -10,6 +10,7 @@
 //! while it is in flight. All checkers are on; within redundancy no error may reach the host.
 
 use crate::engine::Maker;
+use crate::metaview::OLD;
 use crate::monitor::Violation;
 use crate::options::Options;
 use crate::run::Show;
@@ -139,11 +140,15 @@ pub fn drills(more: bool) -> Vec<Drill> {
         };
         shapes.extend([bare(small(1, 2)), bare(small(5, 3)), bare(small(6, 4))]);
         shapes.extend([lagging(small(1, 2)), lagging(small(1, 3))]);
+        shapes.extend([old(small(1, 2)), old(small(5, 3))]);
+        shapes.extend([with_bitmap_file(small(1, 2)), with_bitmap_file(small(5, 3))]);
     }
     let mut all = Vec::new();
     for options in shapes {
         for name in names {
             let bitmap = match options.bitmap_bytes {
+                _ if options.minor == OLD => ", metadata 0.90",
+                _ if options.bitmap_file => ", bitmap in a file",
                 Some(_) if options.write_behind > 0 => ", write-behind",
                 Some(_) => "",
                 None => ", no bitmap",

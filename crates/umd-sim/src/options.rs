@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::disk::Latency;
+use crate::metaview::OLD;
 use crate::rng::{Rng, Stream, mix};
 
 /// How a boot ends.
@@ -181,7 +182,7 @@ pub struct Options {
     pub spares: u16,
     /// Blank disks in the drawer.
     pub drawer: u16,
-    /// Metadata minor.
+    /// Metadata minor; [`OLD`] for version 0.90.
     pub minor: u8,
     /// 0 for RAID1.
     pub chunk_sectors: u32,
@@ -193,6 +194,8 @@ pub struct Options {
     pub bitmap_bytes: Option<u32>,
     /// What the bitmap keeps.
     pub marks: Marks,
+    /// The bitmap lies in a file of its own.
+    pub bitmap_file: bool,
     /// Disks are full of old rubbish at creation.
     pub old_disks: bool,
     /// Created with --assume-clean (blank disks only).
@@ -223,6 +226,8 @@ pub struct Options {
     pub emulated_fua: u64,
     /// A power cut makes a sector of torn writes unreadable, on one disk.
     pub shorn: bool,
+    /// A power cut tears metadata in the middle of sectors, on one disk.
+    pub shreds: bool,
     /// Old copies of members lie beside them when the array is assembled.
     pub clones: bool,
     /// An administrator changes the limits of sync actions all the time.
@@ -296,12 +301,10 @@ impl Options {
             data_offset_sectors,
             bitmap_bytes: long_bitmap.then_some(4096).or(bitmap_bytes),
             marks: Marks::Bits,
+            bitmap_file: false,
             old_disks,
             assume_clean: !old_disks && missing == 0 && rng.permille(300),
-            write_mostly: match level == 1 && rng.permille(300) {
-                true => 1 << rng.below(u64::from(slots)),
-                false => 0,
-            },
+            write_mostly: draw_mostly(rng, level, slots),
             write_behind: 0,
             workload,
             latency: draw_latency(rng, disks),
@@ -314,6 +317,7 @@ impl Options {
             forks: draw_forks(rng),
             emulated_fua: if rng.permille(150) { rng.next_u64() } else { 0 },
             shorn: rng.permille(100),
+            shreds: false,
             clones: rng.permille(100),
             limits: false,
             logged: None,
@@ -353,6 +357,7 @@ impl Options {
         if Rng::new(seed, Stream::Lockless).permille(LOCKLESS_PERMILLE) {
             self.use_states();
         }
+        self.draw_stored(&mut Rng::new(seed, Stream::Stored));
     }
 
     /// Disks of 4Kn: nothing smaller than eight sectors is read or written, nor asked for.
@@ -435,13 +440,50 @@ impl Options {
         }
     }
 
+    /// How the array is stored. From a stream of its own, too.
+    fn draw_stored(&mut self, rng: &mut Rng) {
+        let lockless = self.marks != Marks::Bits;
+        if rng.permille(100) && !lockless {
+            self.make_old();
+        }
+        let permille = if self.minor == OLD { 400 } else { 60 };
+        self.shreds = rng.permille(permille);
+        if self.level > 0 && rng.permille(100) && !lockless {
+            self.keep_bitmap_in_a_file(rng);
+        }
+    }
+
+    /// The bitmap lies in a file.
+    pub fn keep_bitmap_in_a_file(&mut self, rng: &mut Rng) {
+        self.bitmap_file = true;
+        let bytes = 4096 << rng.below(6);
+        self.bitmap_bytes.get_or_insert(bytes);
+    }
+
+    /// How long the operations of a disk take; the file of a bitmap lies on one like the first.
+    pub fn latency_of(&self, disk: usize) -> Latency {
+        *self.latency.get(disk).unwrap_or(&self.latency[0])
+    }
+
+    /// The array has metadata 0.90.
+    pub fn make_old(&mut self) {
+        self.minor = OLD;
+        self.data_offset_sectors = None;
+        // It has no bad-block log.
+        self.logged = None;
+        // Up to 128 KiB are lost at the end; what is used stays about as long.
+        for sectors in &mut self.disk_sectors {
+            *sectors = *sectors - *sectors % 8 + 192;
+        }
+    }
+
     /// Disks lie in every way they can.
     pub fn lie(&mut self) {
         if self.level > 0 {
             self.faults.extend(LIES);
             self.faults_per_boot += 2;
         }
-        (self.shorn, self.clones) = (true, true);
+        (self.shorn, self.shreds, self.clones) = (true, true, true);
         self.emulated_fua = mix(self.seed);
     }
 
@@ -467,6 +509,14 @@ fn draw_shape(rng: &mut Rng) -> (i32, u16, u32) {
         _ => 0,
     };
     (level, slots as u16, layout)
+}
+
+/// A member of a mirror, as a mask.
+fn draw_mostly(rng: &mut Rng, level: i32, slots: u16) -> u64 {
+    match level == 1 && rng.permille(300) {
+        true => 1 << rng.below(u64::from(slots)),
+        false => 0,
+    }
 }
 
 fn draw_chunk(rng: &mut Rng, level: i32) -> u32 {
@@ -635,6 +685,9 @@ mod tests {
             assert!(some(&|o| o.level == level) > 50);
         }
         assert!(some(&|o| o.level == -1) > 10);
+        assert!((130..270).contains(&some(&|o| o.minor == OLD)));
+        assert!((120..280).contains(&some(&|o| o.shreds)));
+        assert!((100..250).contains(&some(&|o| o.bitmap_file)));
         for fault in FAULTS {
             assert!(some(&|o| o.faults.contains(&fault)) > 50);
         }

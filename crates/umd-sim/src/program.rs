@@ -63,7 +63,9 @@ impl Broken {
             Broken::Gone(disk) => (Fault::Gone, disk),
             Broken::Rotten { disk, .. } => (Fault::Rot, disk),
             Broken::Armed(disk, Armed::LostWrite) => (Fault::LostWrite, disk),
-            Broken::Armed(disk, Armed::Misdirected(_)) => (Fault::Misdirected, disk),
+            Broken::Armed(disk, Armed::Misdirected(_) | Armed::Elsewhere(_)) => {
+                (Fault::Misdirected, disk)
+            }
         }
     }
 }
@@ -222,6 +224,7 @@ fn parse_broken(text: &str) -> Option<Broken> {
         }
         "p" => Broken::Armed(disk, Armed::LostWrite),
         "d" => Broken::Armed(disk, Armed::Misdirected(more()?)),
+        "j" => Broken::Armed(disk, Armed::Elsewhere(more()? as usize)),
         _ => return None,
     })
 }
@@ -263,6 +266,7 @@ impl fmt::Display for Broken {
             Broken::Rotten { disk, at, len } => write!(f, "r{disk}.{at}.{len}"),
             Broken::Armed(disk, Armed::LostWrite) => write!(f, "p{disk}"),
             Broken::Armed(disk, Armed::Misdirected(shift)) => write!(f, "d{disk}.{shift}"),
+            Broken::Armed(disk, Armed::Elsewhere(to)) => write!(f, "j{disk}.{to}"),
         }
     }
 }

@@ -32,6 +32,10 @@ pub enum Stream {
     Limits(u16),
     /// Whether writes lag on write-mostly members.
     Behind,
+    /// How the array is stored, where that was thought of later.
+    Stored,
+    /// Which disk tears its metadata at the end of a boot.
+    Shred(u16),
     /// Whether a member has bad blocks.
     Logged,
     /// Whether the bitmap is lockless.
@@ -52,6 +56,8 @@ impl Stream {
             Stream::Shorn(boot) => (9, boot, 0),
             Stream::Limits(boot) => (10, boot, 0),
             Stream::Behind => (11, 0, 0),
+            Stream::Stored => (13, 0, 0),
+            Stream::Shred(boot) => (14, boot, 0),
             Stream::Logged => (12, 0, 0),
             Stream::Lockless => (13, 0, 0),
         };

@@ -12,7 +12,7 @@ use umd_core::array::{
 };
 use umd_core::value::{Now, Pool};
 
-use crate::engine::{Candidate, Engine, Maker, Refused, Started};
+use crate::engine::{Candidate, Engine, How, Maker, Refused, Started};
 use crate::shipped::Shipped;
 
 /// What is done to the engine.
@@ -115,12 +115,11 @@ impl Maker for Sabotage {
     fn start(
         &self,
         candidates: &[Candidate<'_>],
-        minor: u8,
-        force: bool,
+        how: How<'_>,
         now: Now,
         pool: &Pool,
     ) -> Result<Started, Refused> {
-        let started = Shipped.start(candidates, minor, force, now, pool)?;
+        let started = Shipped.start(candidates, how, now, pool)?;
         let last = started.members.iter().map(|id| id.0).max();
         let mut engine = Sabotaged {
             inner: started.engine,

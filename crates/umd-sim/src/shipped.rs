@@ -1,14 +1,17 @@
 //! The shipped core behind the simulator's seam: read superblocks, plan, start.
 
 use umd_core::array::{Array, Command, Commands, Event, Options, Purpose, Setup, Status};
-use umd_core::assembly::{BitmapPlan, MemberFacts, NoSuperblock, RefusalKind, Wish, assemble};
-use umd_core::value::{Museum, Now, Pool};
+use umd_core::assembly::{
+    BitmapPlan, MemberFacts, NoSuperblock, Plan, RefusalKind, Wish, assemble,
+};
+use umd_core::value::{MemberId, Museum, Now, Pool};
 use umd_format::badblocks::BadLog;
 use umd_format::bitmap::{BitmapError, BitmapSuperblock, Unverified};
 use umd_format::{Format, SuperblockV1};
 
 use crate::disk::SimDisk;
-use crate::engine::{Candidate, Engine, Maker, Refused, Started};
+use crate::engine::{Candidate, Engine, How, Maker, Refused, Started};
+use crate::metaview::OLD;
 use crate::stamp::SECTOR;
 
 /// Starts the shipped core.
@@ -75,6 +78,7 @@ pub(crate) fn minor_of(number: u8) -> Format {
     match number {
         0 => Format::V1_0,
         1 => Format::V1_1,
+        OLD => Format::V090,
         _ => Format::V1_2,
     }
 }
@@ -97,7 +101,7 @@ fn bitmap_on(
     superblock.fields.bitmap_offset_sectors()?;
     let at = superblock.fields.bitmap_sector()?;
     let bytes = read_sectors(disk, at, 1);
-    let uuid = superblock.fields.set_uuid;
+    let uuid = superblock.bitmap_uuid();
     Some(Unverified::parse(&bytes).and_then(|found| found.verify(uuid)))
 }
 
@@ -154,24 +158,55 @@ fn bitmap_area(
     Some(read_sectors(candidate.disk, at, len))
 }
 
+/// Puts the bitmap of a file into the plan, as whoever runs the core does. Gives its bytes.
+fn take_file(
+    id: MemberId,
+    disk: &SimDisk,
+    plan: &mut Plan,
+    facts: &[MemberFacts],
+) -> Result<Vec<u8>, Refused> {
+    let reference = facts.iter().find(|fact| fact.id == plan.reference);
+    let reference = reference.and_then(|fact| fact.superblock.as_ref().ok());
+    let uuid = reference
+        .expect("a reference has a superblock")
+        .bitmap_uuid();
+    let found = Unverified::parse(&read_sectors(disk, 0, 1)).and_then(|found| found.verify(uuid));
+    let superblock = found.map_err(|why| Refused {
+        why: format!("the bitmap file cannot be used: {why}"),
+        write_hole: false,
+    })?;
+    let len = superblock.area_sectors(superblock.regions(plan.sync_sectors()));
+    let stale = superblock.is_stale(plan.events.0) || !plan.forced.is_empty();
+    let source = id;
+    plan.bitmap = match stale {
+        true => BitmapPlan::Stale { source, superblock },
+        false => BitmapPlan::Usable { source, superblock },
+    };
+    Ok(read_sectors(disk, 0, len))
+}
+
 /// Assembles and starts the core; `museum` names a mistake to be made.
 pub(crate) fn start_core(
     candidates: &[Candidate<'_>],
-    (minor, force, museum): (u8, bool, Museum),
+    how: How<'_>,
+    museum: Museum,
     now: Now,
     pool: &Pool,
 ) -> Result<Started, Refused> {
-    let facts: Vec<MemberFacts> = candidates.iter().map(|c| facts_of(c, minor)).collect();
+    let facts: Vec<MemberFacts> = candidates.iter().map(|c| facts_of(c, how.minor)).collect();
     let wish = Wish {
-        force,
+        force: how.force,
         museum,
         ..Wish::default()
     };
-    let plan = assemble(&facts, &wish).map_err(|refusal| Refused {
+    let mut plan = assemble(&facts, &wish).map_err(|refusal| Refused {
         why: refusal.to_string(),
         write_hole: matches!(refusal.kind, RefusalKind::NotEnoughWhileUnclean { .. }),
     })?;
-    let bitmap_area = bitmap_area(&plan.bitmap, candidates, &facts);
+    let bitmap_area = match how.file {
+        Some((id, disk)) => Some(take_file(id, disk, &mut plan, &facts)?),
+        None => bitmap_area(&plan.bitmap, candidates, &facts),
+    };
     let setup = Setup {
         plan,
         facts,
@@ -179,6 +214,7 @@ pub(crate) fn start_core(
         pool: pool.clone(),
         options: Options {
             museum,
+            bitmap_file: how.file.map(|(id, _)| (id, "bits".into())),
             ..Options::default()
         },
     };
@@ -198,11 +234,10 @@ impl Maker for Shipped {
     fn start(
         &self,
         candidates: &[Candidate<'_>],
-        minor: u8,
-        force: bool,
+        how: How<'_>,
         now: Now,
         pool: &Pool,
     ) -> Result<Started, Refused> {
-        start_core(candidates, (minor, force, Museum::NONE), now, pool)
+        start_core(candidates, how, Museum::NONE, now, pool)
     }
 }

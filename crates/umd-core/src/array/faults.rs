@@ -90,7 +90,7 @@ impl Array {
     fn lose_bitmap(&mut self, id: MemberId, why: &str) {
         self.bitmap.lose();
         self.io.orphan(id);
-        self.metadata.note_fault();
+        self.metadata.note_lost_bitmap();
         let name = match &self.options.bitmap_file {
             Some((_, name)) => name.clone(),
             None => String::new(),

@@ -11,7 +11,7 @@
 //! ```
 
 use umd_format::Role;
-use umd_format::v1::{Features, Fields};
+use umd_format::v1::{Features, Fields, Node};
 
 use super::refusal::RefusalKind;
 use super::select::Candidate;
@@ -273,7 +273,19 @@ fn calls_failed(x: &Candidate<'_>, y: &Candidate<'_>) -> bool {
         .fields
         .features
         .contains(Features::RECOVERY_OFFSET);
-    disowns(x, y) && !joined_late
+    disowns(x, y) && !joined_late && !knows_as_spare(x, y)
+}
+
+/// Whether `x` lists `y` among the spares. Version 0.90 does so with members that are being
+/// rebuilt, and gives them another number with the update that says that they are whole.
+fn knows_as_spare(x: &Candidate<'_>, y: &Candidate<'_>) -> bool {
+    let fields = &y.superblock.fields;
+    if y.superblock.format().keeps_members_apart() || fields.node == Node::default() {
+        return false;
+    }
+    let listed = &x.superblock.fields.listed;
+    let mut same = listed.iter().filter(|one| one.node == fields.node);
+    same.any(|one| one.role == Role::Spare)
 }
 
 /// What of the array's description differs between two members.

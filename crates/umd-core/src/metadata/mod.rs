@@ -75,6 +75,11 @@ pub struct Metadata {
     last_write: Instant,
     fault: u64,
     fault_recorded: u64,
+    /// The bitmap's file was lost: it carries these events at the most, and superblocks have to
+    /// carry more.
+    outrun: Option<Events>,
+    /// What superblocks are known to carry.
+    recorded: Events,
     change: u64,
     change_recorded: u64,
     flush_for_change: bool,
@@ -107,6 +112,8 @@ impl Metadata {
             last_write: Instant(0),
             fault: 0,
             fault_recorded: 0,
+            outrun: None,
+            recorded: events,
             change: 0,
             change_recorded: 0,
             // Where a process was killed while it wrote superblocks, what was read may stand in a
@@ -163,7 +170,8 @@ impl Metadata {
 
     /// Whether a member failed since what is on the disks was written.
     pub fn fault_pending(&self) -> bool {
-        self.fault != self.fault_recorded
+        let outrun = self.outrun.is_none_or(|most| self.recorded > most);
+        self.fault != self.fault_recorded || !outrun
     }
 
     /// Whether everything known is on the disks and no update is under way.
@@ -228,6 +236,13 @@ impl Metadata {
     /// A member failed: until this is recorded nothing is acknowledged.
     pub fn note_fault(&mut self) {
         self.fault += 1;
+    }
+
+    /// The bitmap's file failed: it counts as a fault until superblocks carry more events than any
+    /// write to the file that may still land. The update under way may have told them to the file.
+    pub fn note_lost_bitmap(&mut self) {
+        self.outrun = Some(self.events);
+        self.note_fault();
     }
 
     /// Something about members changed. `flush` if superblocks will call data valid that members
@@ -508,6 +523,7 @@ impl Metadata {
         if self.content.evens {
             return;
         }
+        self.recorded = self.events;
         assert!(
             self.content.fault >= self.fault_recorded,
             "a fault is forgotten"

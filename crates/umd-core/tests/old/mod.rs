@@ -1,9 +1,9 @@
 //! What version 0.90 cannot say: who is being rebuilt, and how far.
 
 use umd_core::array::{Control, MemberRole, Options};
-use umd_core::assembly::Wish;
+use umd_core::assembly::{MemberFacts, SlotPlan, Wish, assemble};
 use umd_core::value::{MemberId, SyncRequest};
-use umd_format::{Format, Level, Role};
+use umd_format::{Format, Level, Role, SuperblockV1};
 
 use crate::world::{Shape, World};
 
@@ -102,4 +102,60 @@ fn an_array_without_room_for_another_device_says_so() {
     let back = Control::ReAdd(world.new_member(26, Some(old)));
     let text = world.control(back).expect_err("no room").to_string();
     assert!(text.contains("no room for another device"), "{text}");
+}
+
+fn facts(id: u32, superblock: SuperblockV1) -> MemberFacts {
+    MemberFacts {
+        id: MemberId(id),
+        name: format!("disk{id}"),
+        // What lies behind its superblock belongs to it.
+        size_sectors: superblock.fields.super_offset_sectors + 128,
+        logical_block_bytes: 512,
+        superblock: Ok(superblock),
+        bitmap: None,
+        bad_blocks: None,
+    }
+}
+
+/// The power goes while superblocks say for the first time that a member has been rebuilt, and only
+/// its own is written. The others know it as a spare, by another number: that is no failure.
+#[test]
+fn members_that_know_a_rebuilt_one_as_a_spare_do_not_call_it_failed() {
+    let mut world = World::create(&Shape {
+        level: Level::Raid1,
+        layout: 0,
+        disks: 2,
+        chunk_sectors: 0,
+        bitmap: false,
+        format: Format::V090,
+        assume_clean: true,
+    });
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    world.control(Control::Fail(MemberId(1))).expect("failed");
+    let frozen = Control::Sync(SyncRequest::Frozen);
+    world.control(frozen).expect("frozen");
+    world.add(7).expect("added");
+    let mut before = world.superblock(0);
+    world
+        .control(Control::Sync(SyncRequest::Idle))
+        .expect("goes on");
+    world.pass(2);
+    let after = world.superblock(7);
+    assert_eq!(after.fields.own_role(), Role::Active(1));
+    before.fields.events = after.fields.events - 1;
+    let plan = |before: &SuperblockV1| {
+        let both = [facts(0, before.clone()), facts(7, after.clone())];
+        assemble(&both, &Wish::default()).map(|plan| plan.slots)
+    };
+    let both = [MemberId(0), MemberId(7)].map(SlotPlan::InSync);
+    assert_eq!(plan(&before).expect("assembled"), both);
+    // Who calls it faulty went on without it.
+    let node = after.fields.node;
+    let listed = before.fields.listed.iter_mut();
+    listed
+        .filter(|one| one.node == node)
+        .for_each(|one| one.role = Role::Faulty);
+    assert_ne!(plan(&before).expect("assembled without it"), both);
 }

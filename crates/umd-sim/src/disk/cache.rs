@@ -240,8 +240,10 @@ impl Cache {
                     Cut::None => false,
                     Cut::All => true,
                     Cut::Prefix => write.number < limit,
-                    Cut::Sectors(permille) => rng.permille(permille),
-                    Cut::Writes(permille) => *fate
+                    Cut::Sectors(permille) if write.purpose != Purpose::Super => {
+                        rng.permille(permille)
+                    }
+                    Cut::Sectors(permille) | Cut::Writes(permille) => *fate
                         .entry(write.number)
                         .or_insert_with(|| rng.permille(permille)),
                 };

@@ -60,8 +60,10 @@ impl SimDisk {
             plain: self.plain,
             fua_flushes: self.fua_flushes,
             lies: Vec::new(),
+            strays: Vec::new(),
             shears: false,
             shorn: Vec::new(),
+            shreds: false,
             block_sectors: self.block_sectors,
         }
     }

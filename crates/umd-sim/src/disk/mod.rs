@@ -59,6 +59,8 @@ pub enum Armed {
     LostWrite,
     /// The next write of data lands so many sectors behind its place.
     Misdirected(u64),
+    /// The next write of data lands on the disk with this number, in the same place.
+    Elsewhere(usize),
 }
 
 /// Whether the disk answers.
@@ -80,6 +82,8 @@ enum Fate {
     FlushLost,
     /// Reported done; lands so far behind its place, or (0) nowhere.
     Astray(u64),
+    /// Reported done; lands on another disk.
+    Elsewhere(usize),
 }
 
 #[derive(Debug)]
@@ -137,8 +141,10 @@ pub struct SimDisk {
     plain: bool,
     fua_flushes: bool,
     lies: Vec<std::ops::Range<u64>>,
+    strays: Vec<(usize, Rc<Write>)>,
     shears: bool,
     shorn: Vec<u64>,
+    shreds: bool,
     block_sectors: u64,
 }
 
@@ -168,8 +174,10 @@ impl SimDisk {
             plain: false,
             fua_flushes: false,
             lies: Vec::new(),
+            strays: Vec::new(),
             shears: false,
             shorn: Vec::new(),
+            shreds: false,
             block_sectors: 1,
         }
     }
@@ -242,6 +250,13 @@ impl SimDisk {
             Some(write) => write.content(sector),
             None => Some(self.image.sector(sector)),
         }
+    }
+
+    /// What a read of eight sectors would give now.
+    pub fn visible_page(&self, sector: u64) -> [u8; PAGE_SECTORS as usize * SECTOR] {
+        let mut bytes = [0; PAGE_SECTORS as usize * SECTOR];
+        self.fill(sector, &mut bytes);
+        bytes
     }
 
     /// Arms a fault.
@@ -343,7 +358,7 @@ impl SimDisk {
             Armed::MetadataWriteError => writes && is_metadata(purpose),
             Armed::FlushError => matches!(op, IoOp::Flush),
             Armed::Hang(_) => true,
-            Armed::LostWrite | Armed::Misdirected(_) => {
+            Armed::LostWrite | Armed::Misdirected(_) | Armed::Elsewhere(_) => {
                 writes && matches!(purpose, Purpose::Data | Purpose::Parity)
             }
         };
@@ -371,6 +386,7 @@ impl SimDisk {
             (_, Some(Armed::FlushError)) => Fate::FlushLost,
             (_, Some(Armed::LostWrite)) => Fate::Astray(0),
             (_, Some(Armed::Misdirected(shift))) => Fate::Astray(shift),
+            (_, Some(Armed::Elsewhere(disk))) => Fate::Elsewhere(disk),
             (_, Some(Armed::Hang(span))) => {
                 length = span.0;
                 Fate::Well
@@ -392,7 +408,7 @@ impl SimDisk {
             } => {
                 let sampled = !self.plain && self.rng.coin() && fate == Fate::Well;
                 if sampled {
-                    self.fill(offset_sectors, &mut buf);
+                    self.fill(offset_sectors, buf.as_mut_slice());
                 }
                 Job::Read {
                     offset_sectors,
@@ -462,16 +478,28 @@ impl SimDisk {
     /// Part of a write, or all of it, may show before it is over.
     fn start_write(&mut self, write: Rc<Write>, fate: Fate) -> Job {
         let mut applied = BTreeSet::new();
-        let lies = matches!(fate, Fate::Astray(_));
+        let lies = matches!(fate, Fate::Astray(_) | Fate::Elsewhere(_));
         if self.power == Power::On && !self.plain && !lies {
             match self.rng.below(8) {
                 0 => applied = (write.offset_sectors..write.end_sectors()).collect(),
-                1 => applied = self.tear(&write),
+                1 => applied = self.land(&write),
                 _ => {}
             }
             self.apply(&write, applied.iter().copied());
         }
         Job::Write { write, applied }
+    }
+
+    /// What has landed of a write at any moment: a random part. A superblock of a page lands as a
+    /// whole: physical sectors have 4 KiB, and metadata 0.90 lives on such disks only.
+    fn land(&mut self, write: &Write) -> BTreeSet<u64> {
+        if write.purpose != Purpose::Super || write.len_sectors == 1 {
+            return self.tear(write);
+        }
+        match self.rng.coin() {
+            true => (write.offset_sectors..write.end_sectors()).collect(),
+            false => BTreeSet::new(),
+        }
     }
 
     /// A random part of a write: a prefix, or any sectors.
@@ -494,8 +522,7 @@ impl SimDisk {
         }
     }
 
-    fn fill(&self, offset_sectors: u64, buf: &mut Buf) {
-        let bytes = buf.as_mut_slice();
+    fn fill(&self, offset_sectors: u64, bytes: &mut [u8]) {
         let end = offset_sectors + (bytes.len() / SECTOR) as u64;
         let place = |sector: u64| (sector - offset_sectors) as usize * SECTOR;
         let mut next = offset_sectors;
@@ -555,7 +582,7 @@ impl SimDisk {
             return Err(IoError::Media);
         }
         if !sampled {
-            self.fill(offset_sectors, &mut buf);
+            self.fill(offset_sectors, buf.as_mut_slice());
         }
         Ok(IoDone::Read(buf))
     }
@@ -566,10 +593,14 @@ impl SimDisk {
         applied: &BTreeSet<u64>,
         fate: Fate,
     ) -> Result<IoDone, IoError> {
-        if let Fate::Astray(shift) = fate {
+        if let Fate::Astray(_) | Fate::Elsewhere(_) = fate {
             write.done.set(self.completions);
             self.completions += 1;
-            self.go_astray(write, shift);
+            match fate {
+                Fate::Elsewhere(disk) => self.throw(disk, write),
+                Fate::Astray(shift) => self.go_astray(write, shift),
+                _ => unreachable!("looked at above"),
+            }
             return Ok(IoDone::Done);
         }
         let all = write.offset_sectors..write.end_sectors();
@@ -590,7 +621,7 @@ impl SimDisk {
         match fate {
             Fate::Gone => Err(IoError::Gone),
             Fate::Media => Err(IoError::Media),
-            Fate::FlushLost | Fate::Astray(_) | Fate::Well => {
+            _ => {
                 if write.fua && self.fua_flushes {
                     self.cache.flush(&mut self.image, self.completions);
                 }
@@ -612,7 +643,7 @@ impl SimDisk {
                 self.forgotten.extend(lost);
                 return Err(IoError::Other("flush failed".into()));
             }
-            Fate::Well | Fate::Astray(_) => self.cache.flush(&mut self.image, mark),
+            _ => self.cache.flush(&mut self.image, mark),
         }
         Ok(IoDone::Done)
     }
@@ -640,16 +671,23 @@ impl SimDisk {
     /// The power goes: writes in flight are torn, a subset of the cache survives. The disk is on
     /// again, and quiet, afterwards.
     pub fn cut(&mut self, how: Cut) {
+        let mut shreds = Vec::new();
         for (write, applied) in self.take_writes() {
+            if self.shreds && is_metadata(write.purpose) {
+                shreds.push(write);
+                continue;
+            }
             let landed = match how {
                 Cut::None => BTreeSet::new(),
-                _ => self.tear(&write),
+                _ => self.land(&write),
             };
             self.shear(&write, &landed);
             self.apply(&write, landed.difference(&applied).copied());
         }
         self.bad.extend(&self.shorn);
         self.cache.cut(&mut self.image, how, &mut self.rng);
+        shreds.iter().for_each(|write| self.shred(write));
+        self.shreds = false;
         self.rest();
     }
 
@@ -659,7 +697,7 @@ impl SimDisk {
         for (write, applied) in self.take_writes() {
             let landed = match self.rng.below(10) {
                 0 => BTreeSet::new(),
-                1 => self.tear(&write),
+                1 => self.land(&write),
                 _ => (write.offset_sectors..write.end_sectors()).collect(),
             };
             self.apply(&write, landed.difference(&applied).copied());

@@ -1,13 +1,17 @@
 //! Disks that lie, tear worse than they should, or do more than they are asked for.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 
 use umd_core::array::Purpose;
 
-use super::{Armed, SimDisk, Write, is_metadata};
+use super::{Armed, Fate, Flying, SimDisk, Write, is_metadata};
 use crate::stamp::SECTOR;
+
+/// What is never torn, in bytes.
+const WORD: u64 = 8;
 
 impl SimDisk {
     /// A FUA write is a write and a flush of everything.
@@ -27,8 +31,12 @@ impl SimDisk {
 
     /// Whether the next write of data will be lost or go astray.
     pub fn will_lie(&self) -> bool {
-        let lies = |fault: &Armed| matches!(fault, Armed::LostWrite | Armed::Misdirected(_));
-        self.armed.iter().any(lies)
+        self.armed.iter().any(|fault| {
+            matches!(
+                fault,
+                Armed::LostWrite | Armed::Misdirected(_) | Armed::Elsewhere(_)
+            )
+        })
     }
 
     /// How far the next write of data will go astray.
@@ -40,9 +48,17 @@ impl SimDisk {
         self.armed.iter().find_map(shift).unwrap_or(0)
     }
 
+    /// Which other disk the next write of data will land on.
+    pub fn target_of_lie(&self) -> Option<usize> {
+        self.armed.iter().find_map(|fault| match fault {
+            Armed::Elsewhere(disk) => Some(*disk),
+            _ => None,
+        })
+    }
+
     /// Whether a write in flight will turn out to be a lie.
     pub fn is_lying(&self) -> bool {
-        let lie = |flying: &super::Flying| matches!(flying.fate, super::Fate::Astray(_));
+        let lie = |flying: &Flying| matches!(flying.fate, Fate::Astray(_) | Fate::Elsewhere(_));
         self.flying.values().any(lie)
     }
 
@@ -73,6 +89,34 @@ impl SimDisk {
         self.lies.push(victims);
     }
 
+    /// The end of a write that is reported done: it lands on another disk.
+    pub(super) fn throw(&mut self, disk: usize, write: &Rc<Write>) {
+        self.lies.push(write.offset_sectors..write.end_sectors());
+        self.strays.push((disk, write.clone()));
+    }
+
+    /// Writes that are to land on other disks.
+    pub fn take_strays(&mut self) -> Vec<(usize, Rc<Write>)> {
+        std::mem::take(&mut self.strays)
+    }
+
+    /// A write of another disk lands here.
+    pub fn catch(&mut self, write: &Write) {
+        self.writes += 1;
+        let stray = Rc::new(Write {
+            number: self.writes,
+            offset_sectors: write.offset_sectors,
+            len_sectors: write.len_sectors,
+            data: write.data.clone(),
+            // Nobody waits for it to be durable.
+            purpose: Purpose::Resync,
+            fua: false,
+            done: Cell::new(self.completions),
+        });
+        self.completions += 1;
+        self.apply(&stray, write.offset_sectors..write.end_sectors());
+    }
+
     /// When the power goes, each torn write of data makes one of its sectors unreadable.
     pub fn shear_next_cut(&mut self) {
         self.shears = true;
@@ -96,6 +140,28 @@ impl SimDisk {
         }
         let sector = write.offset_sectors + self.rng.below(write.len_sectors);
         self.shorn.push(sector);
+    }
+
+    /// When the power goes, metadata that is being written is torn anywhere.
+    pub fn shred_next_cut(&mut self) {
+        self.shreds = true;
+    }
+
+    /// A write of metadata was torn by a power cut, in the middle of a sector or not: its first
+    /// words are new, the others are what they were.
+    pub(super) fn shred(&mut self, write: &Write) {
+        let words = write.len_sectors * SECTOR as u64 / WORD;
+        let most = self.rng.pick(&[words, words.min(SECTOR as u64 / WORD)]);
+        let new = (self.rng.range(1, most - 1) * WORD) as usize;
+        for sector in write.offset_sectors..write.end_sectors() {
+            let at = (sector - write.offset_sectors) as usize * SECTOR;
+            let len = new.saturating_sub(at).min(SECTOR);
+            let mut bytes = [0; SECTOR];
+            bytes.copy_from_slice(self.image.sector(sector));
+            let content = write.content(sector).expect("metadata is written as bytes");
+            bytes[..len].copy_from_slice(&content[..len]);
+            self.image.put(sector, Some(&bytes));
+        }
     }
 
     /// The disk becomes one sector shorter.

@@ -323,3 +323,27 @@ fn a_disk_that_lost_its_last_sector_keeps_the_rest() {
     assert_eq!(bench.read(240, 15).expect("readable"), vec![7; 15 * SECTOR]);
     assert!(bench.read(240, 16).is_err());
 }
+
+#[test]
+fn metadata_is_torn_in_the_middle_of_a_sector_and_only_when_told() {
+    for shreds in [false, true] {
+        let mut torn = 0;
+        for seed in 0..50 {
+            let mut bench = Bench::new(seed);
+            bench.write(8, 8, 1, true);
+            let op = Bench::write_op(8, 8, 2, true);
+            bench.disk.submit(Instant(0), 99, Purpose::Super, op);
+            if shreds {
+                bench.disk.shred_next_cut();
+            }
+            bench.disk.cut(Cut::Writes(500));
+            let held = bench.read(8, 8).expect("readable");
+            let new = held.iter().take_while(|byte| **byte == 2).count();
+            let old = &held[new..];
+            assert!(old.iter().all(|byte| *byte == 1), "first new, then old");
+            assert_eq!(new % 8, 0, "words are not torn");
+            torn += u32::from(new % SECTOR != 0);
+        }
+        assert_eq!(torn > 30, shreds, "{torn} were torn within a sector");
+    }
+}

@@ -19,22 +19,16 @@ impl Monitor {
     pub fn note_half_set(&mut self, scene: Scene<'_>) {
         let bitmaps: Vec<_> = self
             .in_sync(scene.status)
-            .filter_map(|(_, _, view)| Some((view.disk, self.bitmap(view, scene.disks)?)))
+            .filter_map(|(_, _, view)| self.bitmap(view, scene.disks))
             .collect();
-        let Some((_, (_, first))) = bitmaps.first() else {
+        let Some(first) = bitmaps.first() else {
             return;
         };
-        let is_set = |disk: usize, start: u64, bit: u64| {
-            let place = first.place(bit);
-            let sector = scene.disks[disk].durable().sector(start + place.sector);
-            place.is_set(sector)
-        };
         let half = |bit: &u64| {
-            let on = bitmaps.iter();
-            let set = on.filter(|(disk, (start, _))| is_set(*disk, *start, *bit));
+            let set = bitmaps.iter().filter(|one| one.is_set(scene.disks, *bit));
             (1..bitmaps.len()).contains(&set.count())
         };
-        self.half_set = (0..first.bits).filter(half).collect();
+        self.half_set = (0..first.shape.bits).filter(half).collect();
     }
 
     /// A piece of a bitmap is about to be written: what is set in it counts from now on.
@@ -43,8 +37,7 @@ impl Monitor {
             return;
         }
         let view = &self.members[&io.member];
-        let (Some((start, bitmap)), Some((range, true))) =
-            (self.bitmap(view, scene.disks), touched(&io.op))
+        let (Some(bitmap), Some((range, true))) = (self.bitmap(view, scene.disks), touched(&io.op))
         else {
             return;
         };
@@ -52,8 +45,8 @@ impl Monitor {
             return;
         };
         self.half_set.retain(|&bit| {
-            let place = bitmap.place(bit);
-            let sector = start + place.sector;
+            let place = bitmap.shape.place(bit);
+            let sector = bitmap.sector + place.sector;
             if !range.contains(&sector) {
                 return true;
             }

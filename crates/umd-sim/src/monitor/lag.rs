@@ -43,7 +43,7 @@ impl Monitor {
         let claims = Monitor::durable_super(view, scene.disks);
         let mostly = claims.is_some_and(SuperView::is_write_mostly);
         let most = self.bitmap(view, scene.disks);
-        let most = most.map_or(0, |(_, bitmap)| bitmap.write_behind as usize);
+        let most = most.map_or(0, |bits| bits.shape.write_behind as usize);
         if self.geometry.level != 1 || !mostly || most == 0 {
             return Ok(false);
         }

@@ -145,13 +145,14 @@ impl Monitor {
             .iter()
             .find(|m| m.id == io.member)
             .map(|m| m.role);
-        let Some((start, bitmap)) = self.bitmap(view, scene.disks) else {
+        let Some(bitmap) = self.bitmap(view, scene.disks) else {
             return Ok(());
         };
         let bytes = bytes_of(&io.op);
-        if role != Some(MemberRole::InSync) {
+        if role != Some(MemberRole::InSync) && self.file != Some(io.member) {
             return Ok(());
         }
+        let (start, bitmap) = (bitmap.sector, bitmap.shape);
         for (index, sector) in range.clone().enumerate() {
             let old = scene.disks[view.disk].durable().sector(sector);
             for bit in bitmap.bits_in(sector - start) {
@@ -181,13 +182,7 @@ impl Monitor {
     fn is_set_everywhere(&self, scene: Scene<'_>, bit: u64) -> bool {
         self.in_sync(scene.status).all(|(_, _, view)| {
             self.bitmap(view, scene.disks)
-                .is_none_or(|(start, bitmap)| {
-                    let place = bitmap.place(bit);
-                    let bytes = scene.disks[view.disk]
-                        .durable()
-                        .sector(start + place.sector);
-                    place.is_set(bytes)
-                })
+                .is_none_or(|bitmap| bitmap.is_set(scene.disks, bit))
         })
     }
 
@@ -265,10 +260,9 @@ impl Monitor {
         let bitmaps: SmallVec<[_; 4]> = self
             .in_sync(scene.status)
             .filter_map(|(_, _, view)| {
-                let (start, bitmap) = self.bitmap(view, scene.disks)?;
-                bitmap
-                    .states
-                    .then_some((&scene.disks[view.disk], start, bitmap))
+                let bits = self.bitmap(view, scene.disks)?;
+                let disk = &scene.disks[bits.disk];
+                bits.shape.states.then_some((disk, bits.sector, bits.shape))
             })
             .collect();
         let oracle = scene.oracle;

@@ -12,7 +12,7 @@ use umd_core::array::{IoOp, MemberIo, MemberRole};
 use umd_core::value::MemberId;
 
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken, slot_of};
-use crate::disk::PAGE_SECTORS;
+use crate::disk::{PAGE_SECTORS, Power};
 use crate::layout::Place;
 use crate::metaview::is_logged_bad;
 use crate::stamp::SECTOR;
@@ -114,6 +114,9 @@ impl Monitor {
                 let Some((_, other, there)) = legs.iter().find(|(leg, ..)| *leg == id) else {
                     return false;
                 };
+                if scene.disks[other.disk].power() == Power::Gone {
+                    return false;
+                }
                 // Where the part begins on that leg.
                 let from = other.data_offset + there - (relative - part.start);
                 let to = from + (part.end - part.start);

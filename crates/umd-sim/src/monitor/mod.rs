@@ -11,6 +11,7 @@
 //! rule was broken long before a wrong byte is read. The rules are numbered as in the research
 //! notes; what each one means stands at [`Rule`].
 
+mod file;
 mod half_set;
 mod lag;
 mod media;
@@ -22,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
-use umd_core::array::{IoError, IoOp, MemberIo, MemberRole, Purpose, Status};
+use umd_core::array::{ArrayState, IoError, IoOp, MemberIo, MemberRole, Purpose, Status};
 use umd_core::value::MemberId;
 
 pub use media::Media;
@@ -141,7 +142,9 @@ impl MemberView {
             events: 0,
             released: false,
         };
-        if carries && let Some(sb) = disks[disk].visible(super_sector).and_then(SuperView::new) {
+        let page = disks[disk].visible_page(super_sector);
+        let found = SuperView::new(&page).filter(|sb| carries && sb.is_whole());
+        if let Some(sb) = found {
             view.learn(sb);
         }
         view
@@ -150,7 +153,7 @@ impl MemberView {
     fn learn(&mut self, sb: SuperView<'_>) {
         self.number = Some(sb.number());
         self.data_offset = sb.data_offset();
-        self.data_len = sb.data_size();
+        self.data_len = sb.data_size(self.super_sector);
         self.bitmap_sector = sb
             .bitmap_offset()
             .map(|offset| self.super_sector.checked_add_signed(i64::from(offset)))
@@ -160,6 +163,23 @@ impl MemberView {
 
     fn data(&self) -> Range<u64> {
         self.data_offset..self.data_offset + self.data_len
+    }
+}
+
+/// A bitmap on a medium.
+#[derive(Debug, Clone, Copy)]
+struct Bits {
+    disk: usize,
+    sector: u64,
+    shape: BitmapView,
+}
+
+impl Bits {
+    /// Whether a bit is set, durably.
+    fn is_set(&self, disks: &[SimDisk], bit: u64) -> bool {
+        let place = self.shape.place(bit);
+        let medium = disks[self.disk].durable();
+        place.is_set(medium.sector(self.sector + place.sector))
     }
 }
 
@@ -189,6 +209,8 @@ pub struct Monitor {
     legs: BTreeMap<u64, MemberId>,
     /// Parity that was compared before.
     agreed: media::Agreed,
+    /// The file that holds the bitmap; it is among the members here.
+    file: Option<MemberId>,
     stopped: bool,
     checks: u64,
     /// Bits that a crash has left set on some members only, and that nobody has set since.
@@ -258,6 +280,7 @@ impl Monitor {
             marks: BTreeMap::new(),
             legs: BTreeMap::new(),
             agreed: media::Agreed::default(),
+            file: None,
             stopped: false,
             checks: 0,
             half_set: BTreeSet::new(),
@@ -314,14 +337,20 @@ impl Monitor {
     }
 
     fn durable_super<'a>(view: &MemberView, disks: &'a [SimDisk]) -> Option<SuperView<'a>> {
-        SuperView::new(disks[view.disk].durable().sector(view.super_sector))
+        SuperView::on_medium(&disks[view.disk], view.super_sector)
     }
 
-    fn bitmap(&self, view: &MemberView, disks: &[SimDisk]) -> Option<(u64, BitmapView)> {
-        let sector = view.bitmap_sector?;
-        let bytes = disks[view.disk].durable().sector(sector);
-        let bitmap = BitmapView::new(bytes, self.geometry.walk_sectors())?;
-        Some((sector, bitmap))
+    /// The bitmap that a member is asked for, and where it lies: on that member, or in a file.
+    fn bitmap(&self, view: &MemberView, disks: &[SimDisk]) -> Option<Bits> {
+        let view = self.file.map_or(view, |file| &self.members[&file]);
+        let (disk, sector) = (view.disk, view.bitmap_sector?);
+        let bytes = disks[disk].durable().sector(sector);
+        let shape = BitmapView::new(bytes, self.geometry.walk_sectors())?;
+        Some(Bits {
+            disk,
+            sector,
+            shape,
+        })
     }
 
     /// The engine submits an I/O.
@@ -445,6 +474,10 @@ impl Monitor {
                 .iter()
                 .any(|m| m.id == *id && m.role == MemberRole::Faulty);
             let left = scene.disks[view.disk].in_flight();
+            let broken_array = scene.status.state == ArrayState::Broken;
+            if self.file == Some(*id) && (broken_array || self.has_lost_file(scene)) {
+                continue;
+            }
             if left > 0 && !faulty && !view.released {
                 let text = format!("stopped with {left} I/O in flight to {id:?}");
                 return broken(Rule::Lifetime, text);

@@ -16,7 +16,7 @@ use crate::stamp::{SECTOR, recognise};
 static ZERO: [u8; SECTOR] = [0; SECTOR];
 
 /// Numbers of bits.
-type Bits = SmallVec<[u64; 8]>;
+type Numbers = SmallVec<[u64; 8]>;
 
 impl Monitor {
     pub(super) fn check_extent(
@@ -42,7 +42,7 @@ impl Monitor {
                     // Who is joining has no bitmap of this array yet.
                     let others = self.in_sync(scene.status).map(|(_, _, view)| view);
                     let mut known = others.filter_map(|view| self.bitmap(view, scene.disks));
-                    let len = known.next().map_or(8, |(_, bitmap)| bitmap.len_sectors());
+                    let len = known.next().map_or(8, |bits| bits.shape.len_sectors());
                     inside(start..start + len.next_multiple_of(8))
                 }
             },
@@ -106,15 +106,11 @@ impl Monitor {
                 let text = format!("{what}: the superblock of {id:?} says clean");
                 return broken(Rule::Intent, text);
             }
-            let Some((start, bitmap)) = self.bitmap(other, scene.disks) else {
+            let Some(bitmap) = self.bitmap(other, scene.disks) else {
                 continue;
             };
-            for bit in self.bits_of(slot, relative.clone(), &bitmap) {
-                let place = bitmap.place(bit);
-                let bytes = scene.disks[other.disk]
-                    .durable()
-                    .sector(start + place.sector);
-                if !place.is_set(bytes) {
+            for bit in self.bits_of(slot, relative.clone(), &bitmap.shape) {
+                if !bitmap.is_set(scene.disks, bit) && !self.outruns_file(scene, other) {
                     let text = format!("{what} at {relative:?}: bit {bit} is not set on {id:?}");
                     return broken(Rule::Intent, text);
                 }
@@ -124,7 +120,7 @@ impl Monitor {
     }
 
     /// The bits that cover relative sectors of a slot, in order.
-    fn bits_of(&self, slot: u16, relative: Range<u64>, bitmap: &BitmapView) -> Bits {
+    fn bits_of(&self, slot: u16, relative: Range<u64>, bitmap: &BitmapView) -> Numbers {
         let most = bitmap.bits.saturating_sub(1);
         let bit = |at: u64| at / bitmap.chunk_sectors;
         if self.geometry.level != 10 {
@@ -132,7 +128,7 @@ impl Monitor {
         }
         // What lies together in a chunk lies together in the walk.
         let chunk = self.geometry.chunk_sectors;
-        let mut bits = Bits::new();
+        let mut bits = Numbers::new();
         let mut at = relative.start;
         while at < relative.end {
             let end = ((at / chunk + 1) * chunk).min(relative.end);

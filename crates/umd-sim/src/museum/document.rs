@@ -47,7 +47,8 @@ const TAIL: &str = "
 moment, and a unit that met a failure writes nothing |
 | M38, M39, M40 | no partial parity log and no journal yet |
 | M43 to M50 | no reshape yet |
-| M64 | the refusal is there; simulated disks have sectors of 512 bytes only |
+| M64 | the refusal is there; all simulated disks of an array have sectors of one size, of 512 or \
+of 4096 bytes |
 | M64b, M65 to M74 | no cluster yet, and devices do not appear and disappear |
 | ack_unrecorded, sb_outruns (prototype) | the same decisions as M10 and M55 |
 ";

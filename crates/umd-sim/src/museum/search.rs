@@ -2,7 +2,7 @@
 
 use umd_core::value::{Exhibit, Museum, Now, Pool};
 
-use crate::engine::{Candidate, Maker, Refused, Started};
+use crate::engine::{Candidate, How, Maker, Refused, Started};
 use crate::monitor::Violation;
 use crate::options::{Fault, Marks, Options};
 use crate::run::{Show, run_seed};
@@ -16,13 +16,11 @@ impl Maker for Mistaken {
     fn start(
         &self,
         candidates: &[Candidate<'_>],
-        minor: u8,
-        force: bool,
+        how: How<'_>,
         now: Now,
         pool: &Pool,
     ) -> Result<Started, Refused> {
-        let museum = Museum::showing(self.0);
-        start_core(candidates, (minor, force, museum), now, pool)
+        start_core(candidates, how, Museum::showing(self.0), now, pool)
     }
 }
 

@@ -68,3 +68,22 @@ fn a_program_with_the_museum_can_be_told_by_its_marker() {
     let marker = umd_core::value::MARKER.as_bytes();
     assert!(bytes.windows(marker.len()).any(|window| window == marker));
 }
+
+#[test]
+fn mistakes_about_bits_are_noticed_where_the_bits_lie_in_a_file() {
+    use crate::monitor::Rule;
+    use crate::script::*;
+    let steps = [quiet(), write(0..8), quiet(), write(0..8)];
+    for (level, slots) in [(1, 2), (5, 3), (6, 4)] {
+        let options = with_bitmap_file(plain(level, slots));
+        let rule = |maker: &dyn crate::engine::Maker| {
+            let outcome = play(&options, &steps, maker, Show::Hash);
+            outcome.violation.map(|violation| violation.rule)
+        };
+        assert_eq!(rule(&crate::shipped::Shipped), None, "RAID{level}");
+        let unmarked = Mistaken(umd_core::value::Exhibit::M08);
+        assert_eq!(rule(&unmarked), Some(Rule::Intent), "RAID{level}");
+        let unflushed = Mistaken(umd_core::value::Exhibit::U06);
+        assert_eq!(rule(&unflushed), Some(Rule::Clear), "RAID{level}");
+    }
+}

@@ -472,6 +472,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         data_offset_sectors: Some(64),
         bitmap_bytes: None,
         marks: Default::default(),
+        bitmap_file: false,
         old_disks: false,
         assume_clean: true,
         write_mostly: 0,
@@ -500,6 +501,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         forks: Default::default(),
         emulated_fua: 0,
         shorn: false,
+        shreds: false,
         clones: false,
         logged: None,
         limits: false,
@@ -512,6 +514,20 @@ pub fn with_bitmap(options: Options) -> Options {
         bitmap_bytes: Some(4096),
         ..options
     }
+}
+
+/// The same with its bitmap in a file; there, it lies on the disk behind all others.
+pub fn with_bitmap_file(options: Options) -> Options {
+    Options {
+        bitmap_file: true,
+        ..with_bitmap(options)
+    }
+}
+
+/// The same with metadata 0.90.
+pub fn old(mut options: Options) -> Options {
+    options.make_old();
+    options
 }
 
 /// The same with bad-block logs; that of one member names so many ranges, and there is rubbish.

@@ -163,9 +163,8 @@ impl World<'_> {
 
     /// Whoever puts a disk back may have to take another one out of its slot first.
     fn make_room(&mut self, disk: usize, back: Request) -> Option<Request> {
-        let at = super_sector(self.options.minor, self.disks[disk].sectors());
-        let sb = self.disks[disk].visible(at).and_then(SuperView::new)?;
-        let slot = sb.role(sb.number())?;
+        let role = |sb: SuperView<'_>| sb.role(sb.number());
+        let slot = self.with_super(&self.disks[disk], role).flatten()?;
         let held = |m: &MemberStatus| m.role == MemberRole::InSync && m.slot == Some(Slot(slot));
         let other = self.live().status.members.iter().find(|m| held(m))?.id;
         let held_by = *self.live().members.get(&other)?;
@@ -199,7 +198,10 @@ impl World<'_> {
     fn is_free(&self, disk: usize) -> bool {
         let live = self.live();
         let used = live.members.values().any(|used| *used == disk);
-        !used && !live.ios.values().any(|info| info.is_on(disk)) && !self.absent[disk]
+        !used
+            && self.file != Some(disk)
+            && !live.ios.values().any(|info| info.is_on(disk))
+            && !self.absent[disk]
     }
 
     fn any_member(&mut self, wanted: impl Fn(MemberRole) -> bool) -> Option<MemberId> {

@@ -115,11 +115,13 @@ impl World<'_> {
 
     /// Whether its superblock, as a reader or the next boot sees it, names bad blocks.
     fn has_log(&self, disk: usize) -> bool {
+        if self.options.logged.is_none() || self.file == Some(disk) {
+            return false;
+        }
         let there = &self.disks[disk];
         let at = super_sector(self.options.minor, there.sectors());
         let named = |sector: &[u8]| SuperView::new(sector).is_some_and(|s| s.bad_block_log().2);
-        self.options.logged.is_some()
-            && (named(there.durable().sector(at)) || there.visible(at).is_some_and(named))
+        named(there.durable().sector(at)) || there.visible(at).is_some_and(named)
     }
 
     pub(super) fn any_damage(&self) -> bool {
@@ -226,7 +228,8 @@ impl World<'_> {
         if self.options.beyond && self.is_rebuilding() && self.fault_rng.coin() {
             return self.in_sync().into_iter().map(|(_, disk)| disk).collect();
         }
-        self.live().members.values().copied().collect()
+        let file = self.file.filter(|_| self.file_id.is_some());
+        self.live().members.values().copied().chain(file).collect()
     }
 
     fn strike_disk(&mut self, kind: Fault, disk: usize) -> bool {
@@ -288,8 +291,14 @@ impl World<'_> {
             Fault::Rot => self.choose_rot(disk)?,
             Fault::LostWrite => Broken::Armed(disk, Armed::LostWrite),
             Fault::Misdirected => {
-                let shift = self.fault_rng.pick(&[1, 8, 24]);
-                Broken::Armed(disk, Armed::Misdirected(shift))
+                let shift = self.fault_rng.pick(&[0, 1, 8, 24]);
+                let others: Vec<usize> = self.in_sync().iter().map(|(_, d)| *d).collect();
+                match self.fault_rng.pick(&others) {
+                    other if shift == 0 && other != disk => {
+                        Broken::Armed(disk, Armed::Elsewhere(other))
+                    }
+                    _ => Broken::Armed(disk, Armed::Misdirected(shift.max(1))),
+                }
             }
         })
     }
@@ -300,8 +309,11 @@ impl World<'_> {
         if self.disks[disk].power() != Power::On || self.disks[disk].is_armed() {
             return false;
         }
+        let of_a_file = matches!(kind, Fault::MetadataError | Fault::Gone | Fault::Hang);
         match kind {
             Fault::Hiccup => true,
+            // The array goes on without it.
+            _ if self.file == Some(disk) => of_a_file,
             Fault::Latent => self.may_damage(disk),
             Fault::Rot | Fault::LostWrite | Fault::Misdirected => self.may_corrupt(),
             _ => self.doom(disk),
@@ -328,7 +340,7 @@ impl World<'_> {
     }
 
     /// Whether what a rebuild has made whole is recorded; if not, it is not whole after a crash.
-    fn is_recorded(&self) -> bool {
+    pub(super) fn is_recorded(&self) -> bool {
         let live = self.live();
         live.monitor.is_recorded(Scene {
             disks: &self.disks,
@@ -342,6 +354,7 @@ impl World<'_> {
         if !self.in_sync().iter().any(|(_, d)| *d == disk) {
             return false;
         }
+        // What a rebuild has just made whole, and nobody has recorded, is not whole after a crash.
         let covered = self.is_recorded() && !self.is_spent(disk) && !self.any_damage();
         if !(covered || self.options.beyond) || self.has_holes() {
             return false;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use umd_core::value::{Instant, MemberId, Pool};
 use umd_format::badblocks::{BadLog, BadRanges};
-use umd_format::bitmap::STATES_OFFSET;
+use umd_format::bitmap::{BitmapSuperblock, STATES_OFFSET, initial_image};
 use umd_format::create::{Created, NewArray, NewMember, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::{DeviceFlags, Features};
@@ -18,7 +18,7 @@ use super::manual::Manual;
 use super::phases::Phase;
 use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
-use crate::engine::{Candidate, Maker, Refused, Started, now_at};
+use crate::engine::{Candidate, How, Maker, Refused, Started, now_at};
 use crate::layout::{Geometry, Known};
 use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{MemberView, Monitor, Rule, Scene, Violation};
@@ -134,10 +134,13 @@ fn describe(options: &Options, rng: &mut Rng) -> NewArray {
         },
         size_sectors: None,
         data_offset_sectors: options.data_offset_sectors,
-        bitmap: options.bitmap_bytes.map(|bytes| match options.marks {
-            Marks::Bits => RegionWish::Bytes(bytes),
-            Marks::States | Marks::Mixed => RegionWish::Lockless,
-        }),
+        bitmap: options
+            .bitmap_bytes
+            .filter(|_| !options.bitmap_file)
+            .map(|bytes| match options.marks {
+                Marks::Bits => RegionWish::Bytes(bytes),
+                Marks::States | Marks::Mixed => RegionWish::Lockless,
+            }),
         bad_block_log: options.logged.is_some(),
         assume_clean: options.assume_clean,
         slots: members,
@@ -193,8 +196,24 @@ fn bitmap_image(options: &Options, created: &mut Created, rng: &mut Rng) -> Opti
     image
 }
 
-/// Creates the array as a user would, straight onto the media. Says which disks are members.
-fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry) {
+/// The bitmap of a new array in a file of its own.
+fn new_file(options: &Options, (uuid, sectors): (Uuid, u64)) -> SimDisk {
+    let region_bytes = options.bitmap_bytes.expect("a file has a bitmap");
+    let mut superblock = BitmapSuperblock::new(uuid, sectors, region_bytes);
+    superblock.fields.write_behind = options.write_behind;
+    let image = initial_image(&superblock);
+    let disk = options.disks();
+    let rng = Rng::new(options.seed, Stream::Disk(disk as u16));
+    let len = (image.len() / SECTOR) as u64;
+    let mut file = SimDisk::new(len.next_multiple_of(8), options.latency_of(disk), rng);
+    file.use_blocks(options.workload.block_sectors);
+    put_bytes(&mut file, 0, &image);
+    file
+}
+
+/// Creates the array as a user would, straight onto the media. Says which disks are members, and
+/// by which name its bitmap knows the array.
+fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>, Geometry, Uuid) {
     let slots = usize::from(options.slots);
     let mut created = new_array(&describe(options, rng)).expect("the options describe an array");
     for sb in created.slots.iter_mut().flatten() {
@@ -241,7 +260,7 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
         member_sectors,
         known: Known::default(),
     };
-    (carries, geometry)
+    (carries, geometry, any.bitmap_uuid())
 }
 
 impl<'a> World<'a> {
@@ -262,10 +281,16 @@ impl<'a> World<'a> {
             }
             disks.push(disk);
         }
-        let (carries, geometry) = create(&options, &mut disks, &mut setup_rng);
-        let unwritten = match options.old_disks || refills(&options) {
-            true => Look::Wild,
-            false => Look::Zero,
+        let (mut carries, geometry, uuid) = create(&options, &mut disks, &mut setup_rng);
+        let file = options.bitmap_file.then_some(disks.len());
+        if file.is_some() {
+            disks.push(new_file(&options, (uuid, geometry.walk_sectors())));
+            carries.push(false);
+        }
+        let unwritten = if options.old_disks || refills(&options) {
+            Look::Wild
+        } else {
+            Look::Zero
         };
         // A block of a striped array has one home: whatever is read from it stays there.
         let copies = matches!(options.level, 1 | 10);
@@ -275,6 +300,8 @@ impl<'a> World<'a> {
             absent: vec![false; disks.len()],
             disks,
             carries,
+            file,
+            file_id: None,
             geometry,
             pool: Pool::new(),
             oracle: Oracle::new(unwritten, copies),
@@ -311,14 +338,8 @@ impl<'a> World<'a> {
         }
         let mut chosen: Vec<usize> = (0..self.disks.len())
             .filter(|&disk| self.carries[disk] && !self.absent[disk])
-            .filter(|&disk| {
-                // The first superblock of a new member may never have reached it.
-                let at = super_sector(self.options.minor, self.disks[disk].sectors());
-                self.disks[disk]
-                    .visible(at)
-                    .and_then(SuperView::new)
-                    .is_some()
-            })
+            // The first superblock of a new member may never have reached it.
+            .filter(|&disk| self.with_super(&self.disks[disk], |_| ()).is_some())
             .collect();
         self.setup_rng.shuffle(&mut chosen);
         let ids: Vec<(MemberId, usize)> = chosen
@@ -329,8 +350,11 @@ impl<'a> World<'a> {
             })
             .collect();
         let boot = self.boot;
-        self.note(format_args!("boot {boot} with disks {chosen:?}"));
+        self.find_file();
+        let file = self.file_id.map_or("", |_| " and the bitmap's file");
+        self.note(format_args!("boot {boot} with disks {chosen:?}{file}"));
         self.try_clones(&ids)?;
+        self.try_torn(&ids)?;
         let mut forced = false;
         let started = match self.try_start(&ids, false) {
             Ok(started) => started,
@@ -356,13 +380,50 @@ impl<'a> World<'a> {
         Ok(true)
     }
 
+    /// The file with the bitmap is there, or is missed this time.
+    fn find_file(&mut self) {
+        self.file_id = None;
+        let Some(disk) = self.file else { return };
+        let missed = !self.manual.on && self.setup_rng.permille(120);
+        if missed || self.absent[disk] {
+            return;
+        }
+        self.file_id = Some(MemberId(self.next_member));
+        self.next_member += 1;
+    }
+
+    /// The monitor hears where bits are.
+    fn tell_file(&mut self) {
+        let file = self.file_at_hand();
+        if let (Some((id, disk)), Some(live)) = (file, &mut self.live) {
+            live.monitor.keep_bits_in(id, disk, &self.disks);
+        }
+    }
+
+    /// The bitmap's file, where the array uses it.
+    fn file_at_hand(&self) -> Option<(MemberId, usize)> {
+        Some((self.file_id?, self.file?))
+    }
+
+    /// Looks at the superblock that a read of the disk finds, if it holds.
+    pub(super) fn with_super<T>(
+        &self,
+        disk: &SimDisk,
+        look: impl FnOnce(SuperView<'_>) -> T,
+    ) -> Option<T> {
+        let at = super_sector(self.options.minor, disk.sectors());
+        let page = disk.visible_page(at);
+        let found = SuperView::new(&page).filter(|sb| sb.is_whole());
+        found.map(look)
+    }
+
     /// No disk stays away that knows more than all others do: what the others hold is old, and
     /// nobody can see that from them.
     fn bring_back_the_newest(&mut self) {
         let events = |disk: usize| {
-            let at = super_sector(self.options.minor, self.disks[disk].sectors());
-            let sb = self.disks[disk].visible(at).and_then(SuperView::new)?;
-            sb.role(sb.number()).map(|_| sb.events())
+            let claims = |sb: SuperView<'_>| sb.role(sb.number()).map(|_| sb.events());
+            let member = Some(disk).filter(|_| self.file != Some(disk))?;
+            self.with_super(&self.disks[member], claims).flatten()
         };
         let known: Vec<Option<u64>> = (0..self.disks.len()).map(events).collect();
         let here = |disk: &usize| !self.absent[*disk];
@@ -404,8 +465,13 @@ impl<'a> World<'a> {
             name: "copy".into(),
         }));
         let now = now_at(self.now);
-        self.maker
-            .start(&candidates, self.options.minor, force, now, &self.pool)
+        let file = self.file_at_hand();
+        let how = How {
+            minor: self.options.minor,
+            force,
+            file: file.map(|(id, disk)| (id, &self.disks[disk])),
+        };
+        self.maker.start(&candidates, how, now, &self.pool)
     }
 
     fn started(
@@ -458,6 +524,7 @@ impl<'a> World<'a> {
             phase: Phase::Work { over: false },
             events: 0,
         });
+        self.tell_file();
         let live = self.live.as_mut().expect("it was just set");
         live.monitor.excuse(self.atlas.spoiled.clone());
         live.monitor.note_half_set(Scene {
@@ -503,6 +570,10 @@ impl<'a> World<'a> {
         shorn
             .into_iter()
             .for_each(|disk| self.disks[disk].shear_next_cut());
+        let shredded = self.choose_shredded().filter(|_| power && shorn.is_none());
+        shredded
+            .into_iter()
+            .for_each(|disk| self.disks[disk].shred_next_cut());
         let style = self.fault_rng.weighted(&[2, 1, 3, 2, 3]);
         let odd = self.fault_rng.index(self.disks.len());
         for disk in 0..self.disks.len() {

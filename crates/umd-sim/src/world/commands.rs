@@ -221,7 +221,8 @@ impl World<'_> {
             oracle: &self.oracle,
         };
         live.monitor.check_io(scene, &io)?;
-        let disk = live.members.get(&io.member).copied();
+        let file = self.file.filter(|_| self.file_id == Some(io.member));
+        let disk = live.members.get(&io.member).copied().or(file);
         let disk = disk.expect("the monitor knows the members");
         let writes = matches!(
             io.op,

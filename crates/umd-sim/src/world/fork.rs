@@ -57,7 +57,7 @@ impl<'a> World<'a> {
             _ => 15,
         };
         if self.program.is_none() && plan.rng.permille(permille) {
-            let latency = self.options.latency[io.disk].write_ns;
+            let latency = self.options.latency_of(io.disk).write_ns;
             plan.next = Some(self.now + Span(plan.rng.spread(latency)));
             plan.left -= 1;
         }
@@ -100,8 +100,12 @@ impl<'a> World<'a> {
         self.prune_holes();
         let atlas = std::mem::replace(&mut self.atlas, before);
         let pages = self.pages_at_risk(true);
+        let shredded = self.choose_shredded();
         let mut world = self.twin(rng, atlas);
         world.open_holes(pages);
+        shredded
+            .into_iter()
+            .for_each(|disk| world.disks[disk].shred_next_cut());
         world.cut_all();
         world.oracle.crashed(true);
         world
@@ -124,6 +128,8 @@ impl<'a> World<'a> {
             disks,
             carries: self.carries.clone(),
             absent: self.absent.clone(),
+            file: self.file,
+            file_id: None,
             geometry: self.geometry.clone(),
             pool: self.pool.clone(),
             oracle: self.oracle.clone(),
@@ -179,7 +185,8 @@ impl<'a> World<'a> {
         let is_set = |disk: usize| {
             let medium = self.disks[disk].durable();
             let at = super_sector(self.options.minor, medium.sectors());
-            let offset = SuperView::new(medium.sector(at)).and_then(SuperView::bitmap_offset);
+            let sb = SuperView::on_medium(&self.disks[disk], at);
+            let offset = sb.and_then(SuperView::bitmap_offset);
             let start = offset.and_then(|offset| at.checked_add_signed(i64::from(offset)));
             let Some(start) = start else { return false };
             let bitmap = BitmapView::new(medium.sector(start), self.geometry.walk_sectors());

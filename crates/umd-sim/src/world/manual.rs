@@ -501,8 +501,8 @@ impl World<'_> {
     pub(crate) fn arm_by_hand(&mut self, disk: usize, armed: Armed) {
         let harmless = match armed {
             Armed::Hang(span) => span.0 < 10 * SECOND,
-            Armed::LostWrite | Armed::Misdirected(_) => true,
-            _ => false,
+            Armed::LostWrite | Armed::Misdirected(_) | Armed::Elsewhere(_) => true,
+            _ => self.file == Some(disk),
         };
         if !harmless {
             self.condemn(disk);

@@ -34,7 +34,7 @@ use umd_core::value::{ControlId, Instant, IoId, MemberId, Pool, RequestId, Span}
 use crate::disk::SimDisk;
 use crate::engine::{Engine, Maker, now_at};
 use crate::layout::Geometry;
-use crate::metaview::is_logged_bad;
+use crate::metaview::{is_logged_bad, super_sector};
 use crate::monitor::{Monitor, Rule, Verdict, Violation};
 use crate::options::Options;
 use crate::oracle::Oracle;
@@ -150,6 +150,9 @@ pub struct World<'a> {
     carries: Vec<bool>,
     /// Whether a disk stays away.
     absent: Vec<bool>,
+    /// The disk that the file with the bitmap lies on, and its identity while the array uses it.
+    file: Option<usize>,
+    file_id: Option<MemberId>,
     geometry: Geometry,
     pool: Pool,
     oracle: Oracle,
@@ -290,10 +293,11 @@ impl World<'_> {
             .expect("an I/O that was submitted");
         // What is known to be bad, and could not be rewritten, is as bad as before.
         let range = &info.view.range;
-        let at = crate::metaview::super_sector(self.options.minor, self.disks[disk].sectors());
-        let rewrite = info.view.purpose == Purpose::Rewrite && result.is_err();
         let there = &self.disks[disk];
-        let known = rewrite && range.clone().all(|s| is_logged_bad(there, at, s, s + 1));
+        let known = info.view.purpose == Purpose::Rewrite && result.is_err() && {
+            let at = super_sector(self.options.minor, there.sectors());
+            range.clone().all(|s| is_logged_bad(there, at, s, s + 1))
+        };
         if let (Err(error), false) = (&result, info.query || known) {
             let live = self.live.as_mut().expect("an array is running");
             live.monitor
@@ -379,5 +383,7 @@ impl World<'_> {
     }
 }
 
+#[cfg(test)]
+mod stored_tests;
 #[cfg(test)]
 mod tests;

@@ -318,6 +318,11 @@ impl World<'_> {
     /// A settled array that was stopped is clean, and so is its bitmap.
     fn check_metadata_at_rest(&self) -> Verdict {
         let live = self.live();
+        live.monitor.check_file_at_rest(Scene {
+            disks: &self.disks,
+            status: &live.status,
+            oracle: &self.oracle,
+        })?;
         let broken = |text: String| Err(Violation::new(Rule::Clear, text));
         if live.status.state == ArrayState::Broken {
             return broken("stopped as broken".into());
@@ -325,9 +330,8 @@ impl World<'_> {
         let whole = self.in_sync().len() == usize::from(self.geometry.slots);
         // A member that missed the last update, and nothing else, is not asked.
         let events = |disk: usize| {
-            let medium = self.disks[disk].durable();
-            let at = super_sector(self.options.minor, medium.sectors());
-            SuperView::new(medium.sector(at)).map_or(0, SuperView::events)
+            let at = super_sector(self.options.minor, self.disks[disk].sectors());
+            SuperView::on_medium(&self.disks[disk], at).map_or(0, SuperView::events)
         };
         let newest = self.in_sync().iter().map(|(_, disk)| events(*disk)).max();
         let newest = newest.unwrap_or(0);
@@ -337,7 +341,7 @@ impl World<'_> {
             }
             let medium = self.disks[disk].durable();
             let at = super_sector(self.options.minor, medium.sectors());
-            let Some(sb) = SuperView::new(medium.sector(at)) else {
+            let Some(sb) = SuperView::on_medium(&self.disks[disk], at) else {
                 return broken(format!("no superblock in slot {slot}"));
             };
             if sb.events() < newest {

@@ -3,7 +3,7 @@
 //! ```text
 //!   rot            content changes by itself            at:     once more in the atlas, until
 //!   lost write     reported done, never landed                  redundancy agrees again: a page
-//!   misdirected    landed somewhere else of the disk            whose parity is in doubt
+//!   misdirected    landed somewhere else, here or there           whose parity is in doubt
 //! ```
 //!
 //! md does not see any of it when it reads. So the sectors that lie may hold anything until they
@@ -20,7 +20,7 @@ use umd_core::value::MemberId;
 use super::World;
 use crate::disk::{PAGE_SECTORS, SimDisk};
 use crate::layout::Place;
-use crate::metaview::{SuperView, super_sector};
+use crate::metaview::{OLD, SuperView, super_sector};
 use crate::monitor::{Rule, Verdict, Violation};
 use crate::program::Broken;
 use crate::rng::{Rng, Stream};
@@ -187,7 +187,12 @@ impl World<'_> {
         let Some((_, room)) = self.data_on(io.disk) else {
             return self.disks[io.disk].disarm();
         };
-        let fits = io.range.start + shift >= room.start && io.range.end + shift <= room.end;
+        let (start, end) = (io.range.start + shift, io.range.end + shift);
+        let room_there = match self.disks[io.disk].target_of_lie() {
+            Some(other) => self.data_on(other).map(|(_, room)| room),
+            None => Some(room),
+        };
+        let fits = room_there.is_some_and(|room| start >= room.start && end <= room.end);
         if !fits || !self.may_corrupt() {
             self.disks[io.disk].disarm();
         } else {
@@ -199,6 +204,11 @@ impl World<'_> {
     pub(super) fn after_lie(&mut self, disk: usize) {
         for range in self.disks[disk].take_lies() {
             self.spoil(disk, range);
+        }
+        for (other, write) in self.disks[disk].take_strays() {
+            let range = write.offset_sectors..write.end_sectors();
+            self.disks[other].catch(&write);
+            self.spoil(other, range);
         }
         if !self.disks[disk].is_lying() && self.disks.iter().all(|disk| !disk.is_lying()) {
             self.atlas.lies = 0;
@@ -214,6 +224,37 @@ impl World<'_> {
         let mut rng = Rng::new(self.options.seed, Stream::Shorn(self.boot));
         let members = self.in_sync();
         Some(rng.pick(&members).1)
+    }
+
+    /// Which disk tears its metadata in the middle of sectors when the power goes, if one may: that
+    /// member may be lost by it.
+    pub(super) fn choose_shredded(&self) -> Option<usize> {
+        let may = self.options.shreds && self.live.is_some() && self.may_corrupt_in_crash();
+        let lied = self.atlas.lies > 0 || !self.atlas.spoiled.is_empty();
+        if !may || lied || !self.is_recorded() {
+            return None;
+        }
+        let mut rng = Rng::new(self.options.seed, Stream::Shred(self.boot));
+        let members = self.in_sync();
+        Some(rng.pick(&members).1)
+    }
+
+    /// What a power cut tore is no superblock: nobody takes its disk for a member.
+    pub(super) fn try_torn(&self, ids: &[(MemberId, usize)]) -> Verdict {
+        for disk in (0..self.disks.len()).filter(|&disk| self.carries[disk]) {
+            let at = super_sector(self.options.minor, self.disks[disk].sectors());
+            let page = self.disks[disk].visible_page(at);
+            if self.absent[disk] || SuperView::new(&page).is_none_or(|sb| sb.is_whole()) {
+                continue;
+            }
+            let more = Some((COPY, &self.disks[disk]));
+            let with = self.try_start_with(ids, more, false);
+            if with.is_ok_and(|started| started.members.contains(&COPY)) {
+                let text = format!("disk {disk} is a member by a superblock that is torn");
+                return Err(Violation::new(Rule::Source, text));
+            }
+        }
+        Ok(())
     }
 
     fn may_corrupt_in_crash(&self) -> bool {
@@ -294,10 +335,10 @@ impl World<'_> {
     /// spares and failed members know does not decide.
     fn newest_in_slots(&self, disks: &[&SimDisk]) -> Option<u64> {
         let at = |disk: &SimDisk| super_sector(self.options.minor, disk.sectors());
-        let views: Vec<SuperView<'_>> = disks
-            .iter()
-            .filter_map(|disk| disk.visible(at(disk)).and_then(SuperView::new))
-            .collect();
+        let pages = disks.iter().map(|disk| disk.visible_page(at(disk)));
+        let pages: Vec<_> = pages.collect();
+        let views = pages.iter().filter_map(|page| SuperView::new(page));
+        let views: Vec<SuperView<'_>> = views.filter(|sb| sb.is_whole()).collect();
         let counts = |sb: &&SuperView<'_>| {
             let fresher = |other: &SuperView<'_>| other.events() > sb.events();
             let disowns =
@@ -308,10 +349,7 @@ impl World<'_> {
     }
 
     fn events_on(&self, disk: &SimDisk) -> Option<u64> {
-        let at = super_sector(self.options.minor, disk.sectors());
-        disk.visible(at)
-            .and_then(SuperView::new)
-            .map(SuperView::events)
+        self.with_super(disk, |sb| sb.events())
     }
 
     fn try_beside(&self, ids: &[(MemberId, usize)], copy: &Clone) -> Verdict {
@@ -320,6 +358,13 @@ impl World<'_> {
         let Ok(with) = self.try_start_with(ids, more, false) else {
             return Ok(());
         };
+        let status = with.engine.status();
+        let copy_of = status.members.iter().find(|m| m.id == COPY);
+        if self.options.minor == OLD && copy_of.is_some_and(|m| m.role == MemberRole::Spare) {
+            // It was a spare when it was copied, under a number that its disk has no more, and
+            // version 0.90 knows members by nothing else. As a spare it harms nobody.
+            return Ok(());
+        }
         if with.members.contains(&COPY) {
             return broken(format!("an old copy of disk {} is used beside it", copy.of));
         }

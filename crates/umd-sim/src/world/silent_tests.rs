@@ -3,7 +3,7 @@
 use umd_core::value::{Now, Pool};
 
 use crate::disk::Armed;
-use crate::engine::{Candidate, Maker, Refused, Started};
+use crate::engine::{Candidate, How, Maker, Refused, Started};
 use crate::monitor::{Rule, Violation};
 use crate::options::Options;
 use crate::run::Show;
@@ -101,6 +101,31 @@ fn a_misdirected_write_is_found_where_it_was_meant_to_be_and_where_it_went() {
                 flush(),
             ];
             steps.extend(found_and_repaired(2 * piece(&options)));
+            passes(&options, &steps);
+        }
+    }
+}
+
+#[test]
+fn a_write_that_lands_on_another_disk_spoils_both_and_no_third() {
+    for (level, slots) in SHAPES {
+        for disk in 0..usize::from(slots) {
+            let other = (disk + 1) % usize::from(slots);
+            let options = with_bitmap(plain(level, slots));
+            let steps = [
+                write(0..2 * row(&options)),
+                quiet(),
+                arm(disk, Armed::Elsewhere(other)),
+                write(0..8),
+                flush(),
+                read_all(),
+                repair(),
+                quiet(),
+                check(),
+                quiet(),
+                mismatch(0),
+                read_all(),
+            ];
             passes(&options, &steps);
         }
     }
@@ -226,8 +251,7 @@ impl Maker for Believes {
     fn start(
         &self,
         candidates: &[Candidate<'_>],
-        minor: u8,
-        force: bool,
+        how: How<'_>,
         now: Now,
         pool: &Pool,
     ) -> Result<Started, Refused> {
@@ -241,7 +265,7 @@ impl Maker for Believes {
                 name: one.name.clone(),
             })
             .collect();
-        Shipped.start(&believed, minor, force, now, pool)
+        Shipped.start(&believed, how, now, pool)
     }
 }
 

@@ -10,7 +10,7 @@ use umd_core::value::{Events, IoId, MemberId, Now, Slice, Slot};
 use umd_format::{Format, SuperblockV1};
 
 use super::*;
-use crate::engine::{Candidate, Refused, Started};
+use crate::engine::{Candidate, How, Refused, Started};
 use crate::options::{Ending, Trigger};
 use crate::run::{Outcome, Show, run_options};
 use crate::stamp::SECTOR;
@@ -327,8 +327,7 @@ impl Maker for Mirrors {
     fn start(
         &self,
         candidates: &[Candidate<'_>],
-        _minor: u8,
-        _force: bool,
+        _how: How<'_>,
         _now: Now,
         _pool: &Pool,
     ) -> Result<Started, Refused> {
@@ -430,6 +429,7 @@ fn options(seed: u64) -> Options {
     options.disk_sectors = vec![1024; 2];
     options.data_offset_sectors = Some(64);
     options.bitmap_bytes = None;
+    (options.bitmap_file, options.shreds) = (false, false);
     options.old_disks = false;
     options.write_mostly = 0;
     options.logged = None;
