@@ -3,7 +3,7 @@
 mod world;
 
 use umd_core::array::{
-    Control, ControlError, MemberRole, Notice, Options, SyncLimits, SyncRequest,
+    Control, ControlError, MemberRole, Notice, Options, RequestOp, SyncLimits, SyncRequest,
 };
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
@@ -374,5 +374,36 @@ fn several_members_are_filled_in_one_pass_and_sources_are_read_once() {
             0,
             "{level:?} {layout:#x}"
         );
+    }
+}
+
+/// Who took it while being rebuilt is whole by now, and holds it.
+#[test]
+fn a_write_that_outlives_a_rebuild_needs_nobody_else() {
+    for (level, layout) in [(Level::Raid1, 0), (Level::Raid10, 0x102)] {
+        let chunk_sectors = if level == Level::Raid1 { 0 } else { 16 };
+        let mut world = started(&shape(level, layout, 2, chunk_sectors), DISK_BYTES);
+        let (lost, kept) = (MemberId(0), MemberId(1));
+        world.control(Control::Fail(lost)).expect("failed");
+        world.control(Control::Remove(lost)).expect("removed");
+        let limits = between(None, Some(256));
+        world.control(Control::Limits(limits, None)).expect("set");
+        world.add(10).expect("added");
+        world.pass(2);
+        assert_eq!(done(&mut world), Some((256, true)));
+        world.held = Some(kept);
+        let data = world.pool.copy_of(&[7; 512]);
+        let write = world.submit(RequestOp::Write {
+            offset_sectors: 8,
+            data,
+            fua: false,
+        });
+        let all = between(None, Some(MAX_SECTOR));
+        world.control(Control::Limits(all, None)).expect("set");
+        world.pass(2);
+        assert_eq!(world.array().status().members[1].role, MemberRole::InSync);
+        world.release(true);
+        world.reply(write).expect("the new member holds it");
+        assert!(world.read(8, 1).expect("read") == [7; 512]);
     }
 }

@@ -456,6 +456,9 @@ impl Options {
     /// The bitmap lies in a file.
     pub fn keep_bitmap_in_a_file(&mut self, rng: &mut Rng) {
         self.bitmap_file = true;
+        // Whoever takes it away or makes another one starts without it afterwards; here it is
+        // there at every start.
+        self.actions.remove(&Action::Bitmap);
         let bytes = 4096 << rng.below(6);
         self.bitmap_bytes.get_or_insert(bytes);
     }

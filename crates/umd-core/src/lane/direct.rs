@@ -54,6 +54,8 @@ pub(super) struct Direct {
     answered: bool,
     /// Slots of members in sync that hold it.
     held: SmallVec<[u16; 4]>,
+    /// Members that took it while they were being rebuilt.
+    rebuilt: SmallVec<[(u16, MemberId); 1]>,
     error: Option<String>,
 }
 
@@ -86,6 +88,7 @@ impl Direct {
             lagging: 0,
             answered: false,
             held: SmallVec::new(),
+            rebuilt: SmallVec::new(),
             error: None,
         }
     }
@@ -320,13 +323,13 @@ impl Direct {
         }
         match result {
             // M13 (3056e3aec8d8): a write that only a member being rebuilt had taken was a success.
-            Ok(_) => {
-                if tag & IN_SYNC != 0 || rig.io.museum.on(Exhibit::M13) {
-                    self.held.push(slot);
-                }
-            }
+            Ok(_) => match tag & IN_SYNC != 0 || rig.io.museum.on(Exhibit::M13) {
+                true => self.held.push(slot),
+                false => self.rebuilt.push((slot, member)),
+            },
             Err(error) => self.failed(lane, rig, member, &error),
         }
+        self.count_rebuilt(rig);
         // An ordinary leg vouches for it, or, where all of them failed, one that did not lag.
         if self.left == 0 && self.lagging > 0 && self.is_held(lane) && !self.answered {
             self.answered = true;
@@ -351,6 +354,19 @@ impl Direct {
             )),
         };
         self.over(lane, rig, result)
+    }
+
+    /// Whose rebuild has ended since then holds it as any member in sync does.
+    fn count_rebuilt(&mut self, rig: &Rig<'_>) {
+        let held = &mut self.held;
+        self.rebuilt.retain(|(slot, member)| {
+            let column = rig.epoch.column(*slot);
+            let whole = column.is_some_and(|c| c.in_sync && c.member == *member);
+            if whole {
+                held.push(*slot);
+            }
+            !whole
+        });
     }
 
     /// A member did not take it. What was answered already is nowhere but on the others: if the
