@@ -43,8 +43,8 @@ fn decide(
     wish: &Wish,
     ignored: &mut Vec<Reason>,
 ) -> Result<Plan, RefusalKind> {
-    let candidates = select(facts, wish, ignored)?;
-    let verdict = judge(&candidates, wish.museum)?;
+    let selection = select(facts, wish, ignored)?;
+    let verdict = judge(&selection, wish.museum)?;
     let mut lineup = Lineup::of(&verdict);
     let raised = lineup.raise(&verdict);
     let useless = verdict

@@ -14,7 +14,7 @@ use umd_format::Role;
 use umd_format::v1::{Features, Fields, Node};
 
 use super::refusal::RefusalKind;
-use super::select::Candidate;
+use super::select::{Candidate, Selection};
 use crate::value::{Exhibit, Museum};
 
 /// The verdict on all candidates.
@@ -46,10 +46,12 @@ pub(super) struct Stale<'a> {
 
 /// Judges the members of one array.
 pub(super) fn judge<'a>(
-    candidates: &[Candidate<'a>],
+    selection: &Selection<'a>,
     museum: Museum,
 ) -> Result<Judgement<'a>, RefusalKind> {
+    let candidates = &selection.candidates;
     same_creation(candidates)?;
+    let all = [candidates.as_slice(), &selection.witnesses].concat();
     let mut verdict = Judgement::default();
     let mut rest: Vec<Candidate<'a>> = Vec::new();
     for candidate in candidates {
@@ -62,13 +64,13 @@ pub(super) fn judge<'a>(
         let (top, older): (Vec<_>, Vec<_>) =
             rest.into_iter().partition(|one| one.events() == newest);
         rest = older;
-        if elect(&top, candidates, &mut verdict)? {
+        if elect(&top, &all, &mut verdict)? {
             break;
         }
     }
     let elected = verdict.current.len();
     for candidate in rest {
-        judge_older(candidate, elected, (candidates, museum), &mut verdict);
+        judge_older(candidate, elected, (&all, museum), &mut verdict);
     }
     one_per_slot(&verdict.current)?;
     without_source(&mut verdict);
@@ -115,7 +117,8 @@ fn disowns(x: &Candidate<'_>, y: &Candidate<'_>) -> bool {
     x.superblock.fields.role_of(y.number()) != Role::Active(claimed)
 }
 
-/// A member with more events, with or without a slot, that disowns `y`: the freshest such one.
+/// A member with more events, with or without a slot, usable or not, that disowns `y`: the
+/// freshest such one.
 fn fresher_witness<'a>(y: &Candidate<'_>, all: &[Candidate<'a>]) -> Option<Candidate<'a>> {
     all.iter()
         .filter(|x| x.events() > y.events() && disowns(x, y))
@@ -124,7 +127,8 @@ fn fresher_witness<'a>(y: &Candidate<'_>, all: &[Candidate<'a>]) -> Option<Candi
 }
 
 /// Judges members with equal, so far newest events, and finds the reference among them. False
-/// when a fresher spare disowns them all, so that older members have to be looked at.
+/// when a fresher one, which is not among them, disowns them all, so that older members have to
+/// be looked at.
 fn elect<'a>(
     top: &[Candidate<'a>],
     all: &[Candidate<'a>],

@@ -51,12 +51,21 @@ impl<'a> Candidate<'a> {
     }
 }
 
-/// Sorts the devices into candidates, in the order of their identities, and those passed over.
+/// The members that can be used, and those that can only be asked about the others.
+pub(super) struct Selection<'a> {
+    /// In the order of their identities.
+    pub candidates: Vec<Candidate<'a>>,
+    /// Passed over as it cannot be told what they hold. What their superblocks say of the others
+    /// counts all the same: without it, members that had failed would look fresh.
+    pub witnesses: Vec<Candidate<'a>>,
+}
+
+/// Sorts the devices into those that can be used and those passed over.
 pub(super) fn select<'a>(
     facts: &'a [MemberFacts],
     wish: &Wish,
     ignored: &mut Vec<Reason>,
-) -> Result<Vec<Candidate<'a>>, RefusalKind> {
+) -> Result<Selection<'a>, RefusalKind> {
     let mut sorted: Vec<&MemberFacts> = facts.iter().collect();
     sorted.sort_by_key(|member| member.id);
     assert!(
@@ -64,12 +73,14 @@ pub(super) fn select<'a>(
         "the driver gives every member its own identity"
     );
     let mut candidates = Vec::with_capacity(sorted.len());
+    let mut witnesses = Vec::new();
     for facts in sorted {
         match &facts.superblock {
             Ok(superblock) => {
                 let candidate = Candidate { facts, superblock };
                 if let Some(why) = without_log(&candidate) {
                     unusable(facts, &why, wish, ignored)?;
+                    witnesses.push(candidate);
                     continue;
                 }
                 match other_array(&candidate, wish) {
@@ -87,7 +98,16 @@ pub(super) fn select<'a>(
         one_array(first, other)?;
     }
     no_copies(&candidates)?;
-    Ok(candidates)
+    let identity = |one: &Candidate<'_>| {
+        let fields = &one.superblock.fields;
+        (fields.set_uuid, fields.ctime)
+    };
+    let array = identity(first);
+    witnesses.retain(|one| identity(one) == array);
+    Ok(Selection {
+        candidates,
+        witnesses,
+    })
 }
 
 /// Why it cannot be told what a member holds: it has bad blocks, and it is not known where.

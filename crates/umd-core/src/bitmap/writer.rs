@@ -249,6 +249,9 @@ impl Writer {
             self.write_pages(io, members, regions, &pages);
             self.stage = Stage::Batch(batch);
         } else if self.clear_wanted {
+            if self.must_wait(leave) {
+                return false;
+            }
             self.clear_wanted = false;
             let ripe = if leave.may_clear {
                 regions.ripe()
@@ -268,6 +271,12 @@ impl Writer {
         true
     }
 
+    /// Whether a pass of clearing is only put off: superblocks are being written, and it goes on
+    /// after that. (Given up, an array that was stopped in good order would keep its bits.)
+    fn must_wait(&self, leave: Leave) -> bool {
+        leave.may_write && !leave.may_clear && !leave.degraded && !self.is_lost()
+    }
+
     /// All members are flushed. Before the first bit goes, the area says since when bits may be
     /// missing.
     fn clear_header(
@@ -279,6 +288,7 @@ impl Writer {
         ripe: Vec<u64>,
     ) {
         if !leave.may_clear {
+            self.clear_wanted |= self.must_wait(leave);
             return;
         }
         // M56 (a0da84f35b25): events_cleared did not follow the clearing of bits. In the direction
@@ -300,6 +310,7 @@ impl Writer {
         ripe: &[u64],
     ) {
         if !leave.may_clear {
+            self.clear_wanted |= self.must_wait(leave);
             return;
         }
         assert!(!ripe.is_empty(), "a pass has regions to clear");

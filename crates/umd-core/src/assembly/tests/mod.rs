@@ -410,6 +410,35 @@ fn a_fresher_spare_is_a_witness_too() {
     assert_eq!(plan.spares, [MemberId(102)]);
 }
 
+/// What a member holds cannot be told without its log of bad blocks. What it says can.
+#[test]
+fn a_fresher_member_whose_log_is_gone_is_a_witness_too() {
+    let mut members = array(Level::Raid1, 3);
+    fail(&mut members, &[1], 11);
+    members[2] = array(Level::Raid1, 3).swap_remove(2);
+    let fields = &mut sb(&mut members[0]).fields;
+    fields.features = fields.features.with(Features::BAD_BLOCKS);
+    let by_name = Wish {
+        name: Some("r".to_owned()),
+        ..Wish::default()
+    };
+    let force = Wish {
+        force: true,
+        ..Wish::default()
+    };
+    for wish in [by_name, force] {
+        let plan = assemble(&members, &wish).expect("one leg is not called failed");
+        assert_eq!(plan.slots[0], SlotPlan::Missing);
+        assert_eq!(plan.slots[1], SlotPlan::Stale(MemberId(2)));
+        assert_eq!(plan.slots[2], SlotPlan::InSync(MemberId(3)));
+        assert!(plan.forced.is_empty());
+        let ignored: Vec<MemberId> = plan.ignored.iter().map(|one| one.member).collect();
+        assert_eq!(ignored, [MemberId(1), MemberId(2)]);
+    }
+    let text = refused(plain(&members));
+    assert!(text.starts_with("a.img"), "{text}");
+}
+
 #[test]
 fn members_that_call_each_other_failed_are_not_mixed() {
     let mut members = array(Level::Raid1, 2);
