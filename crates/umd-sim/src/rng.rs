@@ -56,10 +56,10 @@ impl Stream {
             Stream::Shorn(boot) => (9, boot, 0),
             Stream::Limits(boot) => (10, boot, 0),
             Stream::Behind => (11, 0, 0),
+            Stream::Logged => (12, 0, 0),
             Stream::Stored => (13, 0, 0),
             Stream::Shred(boot) => (14, boot, 0),
-            Stream::Logged => (12, 0, 0),
-            Stream::Lockless => (13, 0, 0),
+            Stream::Lockless => (15, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

@@ -196,7 +196,7 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "grow md0 --bitmap=foo",
         2,
-        "umd: 'foo' is not a bitmap this version knows; internal, none and ./FILE are\n",
+        "umd: 'foo' is not a bitmap this version knows; internal, lockless, none and ./FILE are\n",
     ),
     (
         "grow md0 --bitmap=none --bitmap-chunk=64K",
