@@ -357,6 +357,11 @@ impl Options {
         if Rng::new(seed, Stream::Lockless).permille(LOCKLESS_PERMILLE) {
             self.use_states();
         }
+        if self.marks != Marks::Bits && self.level != 1 && self.level != 10 {
+            // What nobody has written has no parity: a write there beside what cannot be read is a
+            // write hole.
+            self.logged = None;
+        }
         self.draw_stored(&mut Rng::new(seed, Stream::Stored));
     }
 
