@@ -397,9 +397,8 @@ impl World<'_> {
             Some((m.id, *live.members.get(&m.id)?, slot, m.data_offset_sectors))
         });
         let by_its_superblock = |&(id, disk): &(MemberId, usize)| {
-            let medium = self.disks[disk].durable();
-            let at = super_sector(self.options.minor, medium.sectors());
-            let superblock = SuperView::new(medium.sector(at))?;
+            let at = super_sector(self.options.minor, self.disks[disk].sectors());
+            let superblock = SuperView::on_medium(&self.disks[disk], at)?;
             let slot = superblock.role(superblock.number())?;
             Some((id, disk, slot, superblock.data_offset()))
         };
