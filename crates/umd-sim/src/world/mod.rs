@@ -294,7 +294,8 @@ impl World<'_> {
             .ios
             .remove(&io)
             .expect("an I/O that was submitted");
-        if info.writes && result.is_ok() && self.atlas.exceeded() {
+        let host_write = info.writes && info.view.purpose == Purpose::Data;
+        if host_write && result.is_ok() && self.atlas.exceeded() {
             // What hung may have been answered with an error long ago.
             for at in info.view.range.clone() {
                 let found = self.disks[disk].visible(at).map(recognise);
