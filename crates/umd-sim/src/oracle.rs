@@ -491,6 +491,30 @@ impl Oracle {
         }
     }
 
+    /// Something of this write reached a member. If it had been answered with an error before, as a
+    /// device hung, it shows only now, whatever was read meanwhile: but not over what was written
+    /// after that answer.
+    pub fn landed_late(&mut self, sector: u64, number: u64) {
+        if self.sectors.get(sector).is_empty() {
+            return;
+        }
+        let versions = self.versions(sector);
+        let own = |v: &&mut Version| v.look == Look::Stamp(number) && v.weak;
+        let Some(failed) = versions.iter_mut().find(own).map(|v| v.completed) else {
+            return;
+        };
+        let stands = |v: &Version| !v.weak && v.completed != OPEN && v.issued > failed;
+        if !versions.iter().any(stands) {
+            for v in versions
+                .iter_mut()
+                .filter(|v| v.look == Look::Stamp(number))
+            {
+                (v.overwritten, v.replaced) = (OPEN, OPEN);
+            }
+            self.loose.insert(sector);
+        }
+    }
+
     /// Redundancy could not bring this sector back: anything may be read.
     pub fn lost(&mut self, sector: u64) {
         self.versions(sector).push(first(Look::Wild));
@@ -641,6 +665,21 @@ mod tests {
         assert!(b.may(one) && b.may(two) && !b.may(0));
         b.read(one);
         assert!(b.may(one) && !b.may(two));
+    }
+
+    #[test]
+    fn what_failed_while_a_device_hung_may_show_late_but_not_over_what_came_after() {
+        let mut b = Bench::new();
+        let one = b.write(Ended::Failed);
+        b.read(0);
+        assert!(!b.may(one), "hosts have read what was there before");
+        b.oracle.landed_late(5, one);
+        assert!(b.may(one));
+        b.read(one);
+        assert!(!b.may(0));
+        let two = b.write(Ended::Done);
+        b.oracle.landed_late(5, one);
+        assert!(b.may(two) && !b.may(one), "an answered write stands");
     }
 
     #[test]

@@ -171,6 +171,31 @@ fn faults_within_redundancy_are_survived() {
     }
 }
 
+/// A crash comes before any superblock has recorded who failed a flush, and was removed at once:
+/// it is believed again, and so is what it lost.
+#[test]
+fn who_was_removed_before_that_was_recorded_is_believed_after_a_crash() {
+    let options = with_bitmap(plain(5, 3));
+    let parts = |disk| {
+        [
+            write(0..8),
+            arm(disk, Armed::FlushError),
+            hold(io().purpose(Purpose::Super)),
+            start(flush()),
+            sleep_ms(200),
+            start(remove(disk)),
+            sleep_ms(200),
+            kill(false),
+            boot_all(),
+            vanish((disk + 1) % 3),
+            read_all(),
+        ]
+    };
+    for disk in 0..3 {
+        passes(&options, &parts(disk));
+    }
+}
+
 #[test]
 fn assembly_refuses_what_it_must() {
     let options = plain(5, 3);

@@ -4,6 +4,7 @@
 //! every lost byte is a bug. Beyond it, errors are legal; wrong data reported as good never is.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use umd_core::array::{MemberRole, MemberStatus, Purpose};
 use umd_core::value::{MemberId, Span};
@@ -380,6 +381,31 @@ impl World<'_> {
         Some(Broken::Damaged { disk, at, len })
     }
 
+    /// Pages of the walk that hold these array sectors.
+    pub(super) fn pages_of(&self, sectors: Range<u64>) -> BTreeSet<u64> {
+        let places = sectors.flat_map(|sector| self.geometry.places(sector));
+        let walked = places.filter_map(|place| self.geometry.walk_at(place));
+        walked.map(|walk| walk / PAGE_SECTORS).collect()
+    }
+
+    /// The members that would be believed after a crash, some of which are none any more: their
+    /// disks, slots, and where their data begins.
+    fn believed(&self) -> Vec<(MemberId, usize, u16, u64)> {
+        let live = self.live();
+        let members = live.status.members.iter().filter_map(|m| {
+            let slot = m.slot.map_or(0, |slot| slot.0);
+            Some((m.id, *live.members.get(&m.id)?, slot, m.data_offset_sectors))
+        });
+        let by_its_superblock = |&(id, disk): &(MemberId, usize)| {
+            let at = super_sector(self.options.minor, self.disks[disk].sectors());
+            let superblock = SuperView::on_medium(&self.disks[disk], at)?;
+            let slot = superblock.role(superblock.number())?;
+            Some((id, disk, slot, superblock.data_offset()))
+        };
+        let released = live.released.iter().filter_map(by_its_superblock);
+        members.chain(released).collect()
+    }
+
     /// Pages of the walk with host writes unanswered, in flight, or volatile on any member.
     pub(super) fn pages_at_risk(&self, power: bool) -> BTreeSet<u64> {
         let mut pages = BTreeSet::new();
@@ -387,22 +413,14 @@ impl World<'_> {
             return pages;
         };
         for pending in live.pending.values().filter(|pending| pending.writes()) {
-            for sector in pending.range.clone() {
-                let places = self.geometry.places(sector).into_iter();
-                let walked = places.filter_map(|place| self.geometry.walk_at(place));
-                pages.extend(walked.map(|walk| walk / PAGE_SECTORS));
-            }
+            pages.extend(self.pages_of(pending.range.clone()));
         }
-        for m in &live.status.members {
-            let Some(&disk) = live.members.get(&m.id) else {
-                continue;
-            };
-            let offset = m.data_offset_sectors;
+        for (id, disk, slot, offset) in self.believed() {
             let mut add = |from: u64, end: u64| {
                 let (from, end) = (from.saturating_sub(offset), end.saturating_sub(offset));
                 let touched = from / PAGE_SECTORS..end.div_ceil(PAGE_SECTORS);
                 let place = |page| Place {
-                    slot: m.slot.map_or(0, |slot| slot.0),
+                    slot,
                     relative_sector: page * PAGE_SECTORS,
                 };
                 let walked = touched.filter_map(|page| self.geometry.walk_at(place(page)));
@@ -414,7 +432,7 @@ impl World<'_> {
                     add(write.offset_sectors, write.end_sectors());
                 }
             }
-            for &sector in self.forgotten_by(m.id, disk) {
+            for &sector in self.forgotten_by(id, disk) {
                 add(sector, sector + 1);
             }
             if power {
@@ -435,7 +453,9 @@ impl World<'_> {
         let live = self.live();
         let mut members = live.status.members.iter();
         let failed = members.any(|m| m.id == member && m.role == MemberRole::Faulty);
-        match failed && !live.monitor.is_unrecorded(member) {
+        // Given up is no more than failed: a crash may come before anybody has recorded it.
+        let released = live.released.iter().any(|(id, _)| *id == member);
+        match (failed || released) && !live.monitor.is_unrecorded(member) {
             true => &NOTHING,
             false => self.disks[disk].forgotten(),
         }
@@ -443,10 +463,11 @@ impl World<'_> {
 
     /// Whether a crash now brings back a member that lost what it had answered for.
     pub(super) fn forgets(&self) -> bool {
-        let members = self.live.iter().flat_map(|live| &live.members);
-        members
-            .into_iter()
-            .any(|(id, disk)| !self.forgotten_by(*id, *disk).is_empty())
+        let mut members = self.live.iter().flat_map(|live| {
+            let members = live.members.iter().map(|(id, disk)| (*id, *disk));
+            members.chain(live.released.iter().copied())
+        });
+        members.any(|(id, disk)| !self.forgotten_by(id, disk).is_empty())
     }
 
     /// A crash left these pages in doubt.

@@ -510,6 +510,7 @@ impl<'a> World<'a> {
             status,
             monitor: Monitor::new(self.geometry.clone(), views),
             members: taken,
+            released: Vec::new(),
             ios: BTreeMap::new(),
             timers: BTreeMap::new(),
             armed: 0,

@@ -162,6 +162,9 @@ impl World<'_> {
                         continue;
                     }
                     if let Some(disk) = live.members.remove(&member) {
+                        if live.monitor.is_unrecorded(member) {
+                            live.released.push((member, disk));
+                        }
                         self.atlas.forget(disk);
                     }
                 }

@@ -281,6 +281,10 @@ impl World<'_> {
                     Ended::Failed
                 };
                 self.oracle.write_ended(id.0, how);
+                if !refused {
+                    // Of its rows nobody knows which columns it has reached.
+                    self.open_holes(self.pages_of(pending.range.clone()));
+                }
             }
             Kind::Flush => {
                 self.oracle.flush_ended(id.0, false);

@@ -42,6 +42,7 @@ use crate::program::Program;
 use crate::queue::Queue;
 use crate::rng::{Rng, Stream};
 use crate::script::IoView;
+use crate::stamp::{Content, recognise};
 use crate::trace::Trace;
 
 use admin::Request as AdminRequest;
@@ -99,6 +100,8 @@ struct Live {
     status: Status,
     monitor: Monitor,
     members: BTreeMap<MemberId, usize>,
+    /// Failed and given up before a superblock said so.
+    released: Vec<(MemberId, usize)>,
     ios: BTreeMap<IoId, IoInfo>,
     timers: BTreeMap<Timer, u64>,
     armed: u64,
@@ -291,6 +294,16 @@ impl World<'_> {
             .ios
             .remove(&io)
             .expect("an I/O that was submitted");
+        let host_write = info.writes && info.view.purpose == Purpose::Data;
+        if host_write && result.is_ok() && self.atlas.exceeded() {
+            // What hung may have been answered with an error long ago.
+            for at in info.view.range.clone() {
+                let found = self.disks[disk].visible(at).map(recognise);
+                if let Some(Content::Stamp { sector, version }) = found {
+                    self.oracle.landed_late(sector, version);
+                }
+            }
+        }
         // What is known to be bad, and could not be rewritten, is as bad as before.
         let range = &info.view.range;
         let there = &self.disks[disk];
