@@ -254,6 +254,8 @@ fn common_size(wish: &SpaceWish, smallest: &MemberSpace) -> Result<u64, SpaceErr
     let chunk = u64::from(wish.chunk_sectors);
     let size_sectors = if chunk > 0 {
         asked - asked % chunk
+    } else if wish.level == Level::Faulty {
+        asked
     } else if wish.format == Format::V1_0 && wish.size_sectors.is_none() {
         asked & !(UNCHUNKED_ALIGN_SECTORS - 1)
     } else {

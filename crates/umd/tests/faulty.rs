@@ -87,19 +87,13 @@ fn shapes_that_make_no_sense_are_refused() {
     }
     let before = home.hashes();
     for (line, text) in [
-        (
-            "create f -l faulty -n2 a b",
-            "faulty needs 1 device, not 2",
-        ),
-        (
-            "build f -l faulty -n2 a b",
-            "faulty needs 1 device, not 2",
-        ),
+        ("create f -l faulty -n2 a b", "faulty needs 1 device, not 2"),
+        ("build f -l faulty -n2 a b", "faulty needs 1 device, not 2"),
         (
             "create f -l faulty -n1 -x1 a b",
             "faulty has no use for spares",
         ),
-        ("create f -l faulty -n1 missing", "missing"),
+        ("create f -l faulty -n1 missing", "can lack 0"),
     ] {
         let ran = home.umd(line);
         assert!(ran.code != 0, "{line}");
