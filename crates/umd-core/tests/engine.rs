@@ -3,6 +3,7 @@
 mod behind;
 mod commit;
 mod failfast;
+mod faulty;
 mod flags;
 mod gather;
 mod old;

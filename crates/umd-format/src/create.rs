@@ -28,7 +28,7 @@ use crate::v1::{
     UnixTime,
 };
 use crate::v090;
-use crate::{Level, SECTOR_BYTES, SECTOR_MAX, SuperblockV1, Uuid};
+use crate::{FaultyLayout, Level, SECTOR_BYTES, SECTOR_MAX, SuperblockV1, Uuid};
 
 /// The longest name in bytes; shorter than the field, which ends with a NUL as mdadm has it.
 pub const NAME_BYTES_MAX: usize = 31;
@@ -187,16 +187,19 @@ fn raid10(array: &NewArray) -> Option<Raid10Layout> {
 fn check_shape(array: &NewArray) -> Result<(), CreateError> {
     let level = array.level;
     let shape = |text| Err(CreateError::Shape(text));
-    let supported = level.is_redundant() || matches!(level, Level::Linear | Level::Raid0);
+    let supported =
+        level.is_redundant() || matches!(level, Level::Linear | Level::Raid0 | Level::Faulty);
     if !supported {
         return shape(format!("level {level} cannot be created yet"));
     }
     let (disks, devices) = (array.slots.len(), array.slots.len() + array.spares.len());
     let (least, most) = (level.min_disks(), level.max_disks(array.layout));
     if disks < least as usize || disks > most as usize {
-        return shape(format!(
-            "{level} needs {least} to {most} devices, not {disks}"
-        ));
+        let wanted = match least == most {
+            true => format!("{least} device"),
+            false => format!("{least} to {most} devices"),
+        };
+        return shape(format!("{level} needs {wanted}, not {disks}"));
     }
     if devices > ROLES_MAX {
         return shape(format!(
@@ -221,12 +224,13 @@ fn check_shape(array: &NewArray) -> Result<(), CreateError> {
             "chunk of {chunk} sectors is no power of two of 4 KiB or more"
         ));
     }
-    if level == Level::Raid1 && array.chunk_sectors != 0 {
+    if matches!(level, Level::Raid1 | Level::Faulty) && array.chunk_sectors != 0 {
         return shape(format!("{level} has no chunk"));
     }
     let known = match level {
         Level::Raid5 | Level::Raid6 => level.layout_name(array.layout).is_some(),
         Level::Raid10 => raid10(array).is_some(),
+        Level::Faulty => FaultyLayout::parse(array.layout).is_some(),
         _ => array.layout == 0 || level.layout_name(array.layout).is_some(),
     };
     if !known {

@@ -93,15 +93,22 @@ impl Level {
             Level::Raid4 | Level::Raid5 => 256,
             Level::Raid6 if matches!(layout, 8..=10) => 255,
             Level::Raid6 => 257,
+            Level::Faulty => 1,
             _ => ROLES_MAX as u32,
         }
+    }
+
+    /// True for the levels where every member gives the same, or where superblocks say how much
+    /// of it is used.
+    pub fn has_size(self) -> bool {
+        self.is_redundant() || self == Level::Faulty
     }
 
     /// How many members may be missing while every block can still be read, for the levels where
     /// that is a matter of counting (raid10 depends on which ones are missing: `None`).
     pub fn max_missing(self, raid_disks: u32) -> Option<u32> {
         match self {
-            Level::Linear | Level::Raid0 => Some(0),
+            Level::Linear | Level::Raid0 | Level::Faulty => Some(0),
             Level::Raid1 => Some(raid_disks.saturating_sub(1)),
             Level::Raid4 | Level::Raid5 => Some(1),
             Level::Raid6 => Some(2),

@@ -19,6 +19,7 @@ pub mod badblocks;
 pub mod bitmap;
 mod bytes;
 pub mod create;
+pub mod faulty;
 pub mod kernels;
 pub mod level;
 pub mod place;
@@ -31,6 +32,7 @@ pub mod uuid;
 pub mod v090;
 pub mod v1;
 
+pub use faulty::FaultyLayout;
 pub use level::Level;
 pub use place::{Format, Minor};
 pub use raid10::Raid10Layout;

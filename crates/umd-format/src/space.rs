@@ -210,7 +210,7 @@ pub fn plan(wish: &SpaceWish, device_sectors: &[u64]) -> Result<ArraySpace, Spac
     } else {
         0
     };
-    let size_sectors = if wish.level.is_redundant() {
+    let size_sectors = if wish.level.has_size() {
         size_sectors
     } else {
         0
@@ -221,7 +221,7 @@ pub fn plan(wish: &SpaceWish, device_sectors: &[u64]) -> Result<ArraySpace, Spac
         bblog_offset_sectors,
         members,
     };
-    if let (false, Some(most)) = (wish.level.is_redundant(), wish.size_sectors) {
+    if let (false, Some(most)) = (wish.level.has_size(), wish.size_sectors) {
         // Without redundancy each member gives what it has, so the wish limits that instead.
         for member in &mut space.members {
             member.data_size_sectors = member.data_size_sectors.min(most);
@@ -254,13 +254,15 @@ fn common_size(wish: &SpaceWish, smallest: &MemberSpace) -> Result<u64, SpaceErr
     let chunk = u64::from(wish.chunk_sectors);
     let size_sectors = if chunk > 0 {
         asked - asked % chunk
+    } else if wish.level == Level::Faulty {
+        asked
     } else if wish.format == Format::V1_0 && wish.size_sectors.is_none() {
         asked & !(UNCHUNKED_ALIGN_SECTORS - 1)
     } else {
         asked
     };
     let old = wish.format == Format::V090;
-    if old && wish.level.is_redundant() && size_sectors > v090::SIZE_SECTORS_MAX {
+    if old && wish.level.has_size() && size_sectors > v090::SIZE_SECTORS_MAX {
         return Err(SpaceError::SizeTooLarge { size_sectors });
     }
     // Version 0.90 counts in KiB, and so does mdadm where nothing is stored.

@@ -367,7 +367,7 @@ impl SuperblockV090 {
     fn fields(&self, super_sector: u64) -> Fields {
         let own = self.disks.get(self.this_disk.number as usize);
         let own = *own.unwrap_or(&self.this_disk);
-        let shared = self.level.is_redundant();
+        let shared = self.level.has_size();
         let features = self.features();
         let bitmap = features.contains(Features::BITMAP_OFFSET);
         let sectors = |bytes: u32| bytes / SECTOR_BYTES as u32;
@@ -518,7 +518,7 @@ fn head(word: &mut impl FnMut(usize, u32), fields: &Fields) {
     }
     word(6, fields.ctime.seconds() as u32);
     word(7, fields.level.to_raw() as u32);
-    if fields.level.is_redundant() {
+    if fields.level.has_size() {
         assert!(fields.size_sectors <= SIZE_SECTORS_MAX, "a size of 32 bits");
         word(8, (fields.size_sectors / 2) as u32);
     }

@@ -318,6 +318,32 @@ fn raid0_uses_what_each_member_has() {
 }
 
 #[test]
+fn level_faulty_says_what_is_used_and_how_it_fails() {
+    for format in [Format::V1_0, Format::V1_1, Format::V1_2, Format::V090] {
+        let mut new = array(Level::Faulty, &[true]);
+        (new.format, new.layout, new.chunk_sectors, new.bitmap) = (format, 0x81, 0, None);
+        new.size_sectors = Some(8 * MIB);
+        let created = new_array(&new).unwrap();
+        assert!(created.bitmap.is_none());
+        let fields = load(created.slots[0].as_ref().unwrap(), 100 * MIB).fields;
+        assert_eq!((fields.level, fields.layout), (Level::Faulty, 0x81));
+        assert_eq!((fields.size_sectors, fields.chunk_sectors), (8 * MIB, 0));
+        assert!(fields.is_clean() && fields.data_size_sectors > 8 * MIB);
+        for (layout, word) in [(6, "no layout 6"), (0x8000_0001, "no layout")] {
+            let broken = NewArray {
+                layout,
+                ..new.clone()
+            };
+            let error = new_array(&broken).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        new.chunk_sectors = 128;
+        let error = new_array(&new).unwrap_err().to_string();
+        assert!(error.contains("faulty has no chunk"), "{error}");
+    }
+}
+
+#[test]
 fn descriptions_of_no_array_are_refused() {
     type Change = fn(&mut NewArray);
     let broken: &[(Change, &str)] = &[

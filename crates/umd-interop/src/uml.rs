@@ -34,7 +34,7 @@ const LOOP_MAX: usize = 200;
 /// The modules scripts may count on; what they depend on is loaded before them.
 const MODULES: [&str; 6] = ["md-mod", "raid0", "raid1", "raid10", "raid456", "loop"];
 /// Modules that only some kernels have.
-const OPTIONAL_MODULES: [&str; 1] = ["linear"];
+const OPTIONAL_MODULES: [&str; 2] = ["linear", "faulty"];
 /// Programs for scripts, beside busybox.
 const PROGRAMS: [&str; 3] = ["mdadm", "mke2fs", "e2fsck"];
 const PRELUDE: &str = include_str!("prelude.sh");

@@ -10,10 +10,13 @@
 //! A new key may appear under the same schema number; a changed meaning needs a new number.
 
 use serde::{Deserialize, Serialize};
-use umd_core::array::{ArrayState, BitmapStatus, MemberRole, MemberStatus, Status, SyncStatus};
+use umd_core::array::{
+    ArrayState, BitmapStatus, FaultyStatus, MemberRole, MemberStatus, PretendedMode, Status,
+    SyncStatus,
+};
 use umd_core::value::SyncAction;
 use umd_core::value::{Mismatch, SECTOR_BYTES, Slot};
-use umd_format::{Format, Uuid};
+use umd_format::{FaultyLayout, Format, Uuid};
 
 use crate::words;
 
@@ -95,6 +98,9 @@ pub struct ArrayDoc {
     pub consistency_policy: String,
     /// The write-intent bitmap.
     pub bitmap: Option<BitmapDoc>,
+    /// The faults that an array of level faulty pretends.
+    #[serde(default)]
+    pub faulty: Option<FaultyDoc>,
     /// `idle`, `frozen`, `resync`, `recover`, `check`, `repair`.
     pub sync_action: String,
     /// Progress of the action, while one runs.
@@ -220,6 +226,28 @@ pub struct SyncDoc {
     pub held: bool,
 }
 
+/// The faults that an array of level faulty pretends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultyDoc {
+    /// Modes that are on.
+    pub modes: Vec<FaultyModeDoc>,
+    /// Every write fails.
+    pub write_all: bool,
+    /// Places that are remembered: requests fail there.
+    pub places: u64,
+}
+
+/// A mode of level faulty that is on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultyModeDoc {
+    /// `read-transient`, `write-persistent` and so on.
+    pub mode: String,
+    /// Which request is the next to fail: 1 is the next one.
+    pub left: u32,
+    /// Every how many requests one fails; 0: only that one.
+    pub period: u32,
+}
+
 /// A write-intent bitmap.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BitmapDoc {
@@ -326,7 +354,8 @@ impl ArrayDoc {
             chunk_bytes: u64::from(status.chunk_sectors) * SECTOR_BYTES,
             raid_disks: status.raid_disks,
             array_bytes: status.array_sectors * SECTOR_BYTES,
-            dev_bytes: (!matches!(status.level, -1 | 0)).then(|| status.dev_sectors * SECTOR_BYTES),
+            dev_bytes: (!matches!(status.level, -5 | -1 | 0))
+                .then(|| status.dev_sectors * SECTOR_BYTES),
             degraded: status.degraded,
             failed,
             creation_time: Stamp::new(status.ctime_seconds),
@@ -334,6 +363,7 @@ impl ArrayDoc {
             events: status.events.0,
             consistency_policy: policy_word(status).to_owned(),
             bitmap: status.bitmap.as_ref().map(bitmap_doc),
+            faulty: status.faulty.as_ref().map(faulty_doc),
             sync_action,
             sync,
             sync_pending: status.sync_pending,
@@ -411,12 +441,31 @@ fn level_word(level: i32) -> String {
 }
 
 fn policy_word(status: &Status) -> &'static str {
-    if matches!(status.level, -1 | 0) {
+    if matches!(status.level, -5 | -1 | 0) {
         "none"
     } else if status.bitmap.is_some() {
         "bitmap"
     } else {
         "resync"
+    }
+}
+
+fn faulty_doc(faulty: &FaultyStatus) -> FaultyDoc {
+    let mode = |one: &PretendedMode| {
+        let word = FaultyLayout {
+            mode: one.mode,
+            period: 0,
+        };
+        FaultyModeDoc {
+            mode: word.to_string(),
+            left: one.left,
+            period: one.period,
+        }
+    };
+    FaultyDoc {
+        modes: faulty.modes.iter().map(mode).collect(),
+        write_all: faulty.write_all,
+        places: faulty.places as u64,
     }
 }
 
@@ -554,6 +603,7 @@ pub(crate) mod tests {
             mismatch_sectors: 0,
             mismatches: Vec::new(),
             bitmap: None,
+            faulty: None,
             logical_block_bytes: 512,
             requests_in_flight: 0,
         }

@@ -9,7 +9,10 @@
 //! | 6              | `6 raid6`                    | as 5, ddf-*, and the raid5 ones with `-6`    |
 //! | 10             | `10 raid10`                  | nN fN oN: near, far, offset copies           |
 //! | -1             | `linear`                     | none                                         |
-//! | -4 -5          | `multipath faulty`           | known by name; not run by this version       |
+//! | -5             | `faulty`                     | wt rt wp rp wa rf clear flush, and a period  |
+//! | -4             | `multipath`                  | known by name; not run by this version       |
+
+use umd_format::FaultyLayout;
 
 /// What every word stands for, the name to print first.
 const LEVELS: &[(i32, &[&str])] = &[
@@ -72,7 +75,7 @@ pub fn level_name(level: i32) -> Option<&'static str> {
 
 /// Whether this version runs arrays of the level.
 pub fn level_runs(level: i32) -> bool {
-    matches!(level, -1 | 0 | 1 | 4 | 5 | 6 | 10)
+    matches!(level, -5 | -1 | 0 | 1 | 4 | 5 | 6 | 10)
 }
 
 /// The layout number behind a word, for a level.
@@ -82,6 +85,7 @@ pub fn layout_number(level: i32, word: &str) -> Option<i32> {
         5 => by_word(RAID5_LAYOUTS, word),
         6 => by_word(RAID5_LAYOUTS, word).or_else(|| by_word(RAID6_EXTRA_LAYOUTS, word)),
         10 => raid10_layout_number(word),
+        -5 => FaultyLayout::from_word(word).map(|layout| layout.to_raw() as i32),
         _ => None,
     }
 }
@@ -146,6 +150,7 @@ pub fn layout_default(level: i32) -> i32 {
         5 | 6 => 2,
         0 => 1,
         10 => 0x102,
+        -5 => FaultyLayout::NONE.to_raw() as i32,
         _ => 0,
     }
 }
@@ -190,7 +195,7 @@ mod tests {
         assert_eq!(level_number("raid7"), None);
         assert_eq!(level_name(5), Some("raid5"));
         assert_eq!(level_name(17), None);
-        assert!(level_runs(10) && level_runs(-1) && !level_runs(-4));
+        assert!(level_runs(10) && level_runs(-1) && level_runs(-5) && !level_runs(-4));
     }
 
     #[test]
@@ -212,6 +217,9 @@ mod tests {
         assert_eq!(layout_number(6, "ddf-N-restart"), Some(9));
         assert_eq!(layout_number(0, "alternate"), Some(2));
         assert_eq!(layout_number(1, "ls"), None);
+        assert_eq!(layout_number(-5, "rt4"), Some(0x81));
+        assert_eq!(layout_number(-5, "wp-3"), None);
+        assert_eq!(layout_name(-5, 0x81), None, "as in mdadm");
         assert_eq!(layout_name(6, 16).as_deref(), Some("left-asymmetric-6"));
         assert_eq!(layout_name(5, 77), None);
         assert_eq!(layout_name(0, -1), None);

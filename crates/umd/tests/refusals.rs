@@ -60,12 +60,42 @@ const REFUSALS: &[(&str, i32, &str)] = &[
         "-C md0 -l multipath -n 2 a b",
         2,
         "umd: multipath is not available in this version; linear, raid0, raid1, raid4, raid5, \
-         raid6 and raid10 are\n",
+         raid6, raid10 and faulty are\n",
     ),
     (
         "-C md0 -l 10 -n 4 -p ls a b c d",
         2,
         "umd: layout ls not understood for raid10.\n",
+    ),
+    (
+        "-C md0 -l faulty -n 1 -p wp-3 a",
+        2,
+        "umd: layout wp-3 not understood for faulty.\n",
+    ),
+    (
+        "-C md0 -l faulty -n 1 -p x3 a",
+        2,
+        "umd: layout x3 not understood for faulty.\n",
+    ),
+    (
+        "-C md0 -l faulty -n 1 -p rt67108864 a",
+        2,
+        "umd: layout rt67108864 not understood for faulty.\n",
+    ),
+    (
+        "-B md0 -l faulty -n 1 -p 37 a",
+        2,
+        "umd: layout 37 not understood for faulty.\n",
+    ),
+    (
+        "-C md0 -l faulty -n 1 -c 64 a",
+        2,
+        "umd: specifying chunk size is forbidden for this level\n",
+    ),
+    (
+        "-C md0 -l faulty -n 1 -b internal a",
+        2,
+        "umd: bitmaps not meaningful with level faulty\n",
     ),
     (
         "-C md0 -l linear -n 2 -b internal a b",
@@ -332,7 +362,7 @@ fn nothing_found_is_no_failure_where_mdadm_says_so() {
         erased.err,
         "umd: Unrecognised md component device - zero.img\n"
     );
-    let levels = "[linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10]";
+    let levels = "[linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] [faulty]";
     let empty = format!("Personalities : {levels} \nunused devices: <none>\n");
     assert_eq!(home.umd("mdstat").ok().out, empty);
 }

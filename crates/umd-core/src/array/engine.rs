@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use umd_format::{Format, Level};
+use umd_format::{FaultyLayout, Format, Level};
 
 use super::control::Waiting;
 use super::flags::Switching;
@@ -98,7 +98,11 @@ const TIMEOUT_LOOK_EVERY: Span = Span::secs(5);
 
 impl Array {
     pub(super) fn assemble_parts(parts: Parts) -> Array {
-        let lane = Lane::new(parts.geometry.clone());
+        let mut lane = Lane::new(parts.geometry.clone());
+        if parts.info.level == Level::Faulty {
+            let layout = FaultyLayout::parse(parts.info.layout);
+            lane.pretend(layout.expect("assembly has understood it"));
+        }
         let mut array = Array {
             info: parts.info,
             read_only: parts.options.read_only,

@@ -11,6 +11,7 @@ mod status;
 mod stop;
 mod view;
 
+pub use crate::personality::faulty::{FaultyStatus, PretendedMode};
 pub use crate::value::{
     BitmapWish, Command, Commands, Completion, Control, ControlError, ControlReply, Event, Extent,
     FlagWish, IoDone, IoError, IoOp, MemberIo, NewMember, Notice, Purpose, Reply, Request,

@@ -2,6 +2,7 @@
 
 use umd_format::Format;
 
+use crate::personality::faulty::FaultyStatus;
 use crate::sync::SyncAction;
 use crate::value::{Events, MemberId, Mismatch, Slot};
 
@@ -75,6 +76,8 @@ pub struct Status {
     pub mismatches: Vec<Mismatch>,
     /// The write-intent bitmap, if there is one.
     pub bitmap: Option<BitmapStatus>,
+    /// The faults that an array of level faulty pretends.
+    pub faulty: Option<FaultyStatus>,
     /// Logical block size hosts have to use.
     pub logical_block_bytes: u32,
     /// Host I/O in flight.

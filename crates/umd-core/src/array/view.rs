@@ -84,6 +84,7 @@ impl Array {
             mismatch_sectors: self.sync.mismatch_sectors(),
             mismatches: Vec::new(),
             bitmap: self.bitmap_status(),
+            faulty: self.lane.pretended(),
             logical_block_bytes: info.logical_block_bytes,
             requests_in_flight: self.lane.requests_in_flight(),
         }
@@ -104,7 +105,8 @@ impl Array {
     /// RAID0 stores a layout only where it matters; -1 where it does not.
     fn shown_layout(&self) -> i32 {
         match (self.info.level, self.info.layout) {
-            (Level::Raid0, 0) => -1,
+            // What its layout asked for is in the lane now; kernels show -1, too.
+            (Level::Raid0, 0) | (Level::Faulty, _) => -1,
             (_, layout) => layout as i32,
         }
     }

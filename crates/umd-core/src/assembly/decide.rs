@@ -1,7 +1,7 @@
 //! From the verdict on the members to a plan, or a refusal.
 
 use umd_format::v1::{Features, Fields};
-use umd_format::{Level, Role, SECTOR_MAX, kernels};
+use umd_format::{FaultyLayout, Level, Role, SECTOR_MAX, kernels};
 
 use super::bitmap;
 use super::facts::{MemberFacts, Wish};
@@ -482,6 +482,17 @@ impl<'a> Lineup<'a> {
                     .map(Geometry::Linear)
                     .ok_or_else(|| not_supported("a linear array of these sizes".to_owned()))
             }
+            Level::Faulty => {
+                // Kernels offer what the superblock says is used, if it says so.
+                let most = match fields.size_sectors {
+                    0 => u64::MAX / SECTOR_BYTES,
+                    used => used,
+                };
+                let size = fields.data_size_sectors.min(most);
+                let map = Linear::new(&[size], 0).filter(|_| disks == 1);
+                map.map(Geometry::Linear)
+                    .ok_or_else(|| not_supported(format!("level faulty on {disks} devices")))
+            }
             Level::Raid1 => Ok(Geometry::Mirrored { legs: disks }),
             Level::Raid10 => match raid10(fields) {
                 // M27 (8bce6d35b308): far sets were cut so that copies met on one member.
@@ -615,10 +626,13 @@ pub(super) fn raid10(fields: &Fields) -> Result<Raid10, Raid10Error> {
 /// What an array uses that cannot be run yet.
 fn unsupported_array(fields: &Fields) -> Option<String> {
     let level = fields.level;
-    let plain = matches!(level, Level::Linear | Level::Raid0);
+    let plain = matches!(level, Level::Linear | Level::Raid0 | Level::Faulty);
     let known = plain || level.is_redundant();
     if !known {
         return Some(format!("level {level}"));
+    }
+    if level == Level::Faulty && FaultyLayout::parse(fields.layout).is_none() {
+        return Some(format!("level faulty with layout {:#x}", fields.layout));
     }
     let table = [
         (Features::RESHAPE_ACTIVE, "a reshape that is under way"),

@@ -30,6 +30,8 @@ mod zero;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use umd_format::FaultyLayout;
+
 pub use doubt::Doubt;
 pub use locks::{Holder, LockId, NOWHERE, RangeLocks};
 pub use request::HostRequest;
@@ -39,6 +41,7 @@ use crate::bitmap::Bitmap;
 use crate::geometry::Geometry;
 use crate::member::{Cover, Epoch, Io, Members, Owner};
 use crate::metadata::Metadata;
+use crate::personality::faulty::{Faults, FaultyStatus};
 use crate::value::{IoDone, IoError, MemberId, RequestError, Slab, Slice, UnitId};
 
 /// What a job may look at and use while it is stepped.
@@ -118,6 +121,8 @@ pub struct Lane {
     unfinished: Vec<u32>,
     balance: read::Balance,
     zeros: Option<Slice>,
+    /// Of level faulty.
+    faults: Option<Faults>,
 }
 
 impl Lane {
@@ -140,7 +145,21 @@ impl Lane {
             unfinished: Vec::new(),
             balance,
             zeros: None,
+            faults: None,
         }
+    }
+
+    /// From here on requests of hosts fail as this layout of level faulty says.
+    pub fn pretend(&mut self, layout: FaultyLayout) {
+        match &mut self.faults {
+            Some(faults) => faults.set(layout),
+            none => *none = Some(Faults::new(layout)),
+        }
+    }
+
+    /// What fails at level faulty.
+    pub fn pretended(&self) -> Option<FaultyStatus> {
+        self.faults.as_ref().map(Faults::status)
     }
 
     /// Host requests that are not answered.

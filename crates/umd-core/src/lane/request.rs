@@ -6,6 +6,7 @@ use super::{Job, Lane, Rig, direct, eio, read, service};
 use crate::bitmap::{Intent, Ticket};
 use crate::geometry::{Geometry, Raid456};
 use crate::metadata::{Active, FaultRecorded};
+use crate::personality::faulty::Verdict;
 use crate::value::{
     Command, Exhibit, Extent, Reply, Request, RequestError, RequestId, RequestOp, Slice,
 };
@@ -103,21 +104,65 @@ fn joined(mut pieces: Vec<(u64, Slice)>) -> Vec<Slice> {
 impl Lane {
     /// Admits a host request whose range was checked.
     pub fn admit(&mut self, rig: &mut Rig<'_>, request: Request) {
+        let fault = match self.judge(&request.op) {
+            Verdict::Served => None,
+            Verdict::Fails(why) => Some(why),
+            Verdict::Refused(why) => {
+                rig.io.out.push(Command::Complete {
+                    id: request.id,
+                    result: Err(eio(why)),
+                });
+                return;
+            }
+        };
+        let index = self.admit_served(rig, request);
+        if let Some(why) = fault {
+            let request = self.requests.get_mut(index);
+            request.expect("just admitted").error = Some(eio(why));
+        }
+    }
+
+    /// What level faulty makes of a request.
+    fn judge(&mut self, op: &RequestOp) -> Verdict {
+        let Some(faults) = &mut self.faults else {
+            return Verdict::Served;
+        };
+        match *op {
+            RequestOp::Read {
+                offset_sectors,
+                len_sectors,
+            } => faults.read(offset_sectors, len_sectors.into()),
+            RequestOp::Write {
+                offset_sectors,
+                ref data,
+                ..
+            } => faults.write(offset_sectors, (data.len() / 512) as u64),
+            RequestOp::WriteZeroes {
+                offset_sectors,
+                len_sectors,
+                ..
+            }
+            | RequestOp::Trim {
+                offset_sectors,
+                len_sectors,
+                ..
+            } => faults.write(offset_sectors, len_sectors),
+            RequestOp::Flush | RequestOp::Allocation { .. } => Verdict::Served,
+        }
+    }
+
+    fn admit_served(&mut self, rig: &mut Rig<'_>, request: Request) -> u32 {
         let Request { id, op } = request;
         match op {
             RequestOp::Read {
                 offset_sectors,
                 len_sectors,
-            } => {
-                self.admit_read(rig, id, offset_sectors, u64::from(len_sectors));
-            }
+            } => self.admit_read(rig, id, offset_sectors, u64::from(len_sectors)),
             RequestOp::Write {
                 offset_sectors,
                 data,
                 fua,
-            } => {
-                self.admit_write(rig, id, offset_sectors, data, fua);
-            }
+            } => self.admit_write(rig, id, offset_sectors, data, fua),
             RequestOp::WriteZeroes {
                 offset_sectors,
                 len_sectors,
@@ -128,7 +173,7 @@ impl Lane {
                     exact: true,
                     may_unmap,
                 };
-                self.admit_zeroes(rig, id, (offset_sectors, len_sectors), fua, wish);
+                self.admit_zeroes(rig, id, (offset_sectors, len_sectors), fua, wish)
             }
             RequestOp::Trim {
                 offset_sectors,
@@ -139,7 +184,7 @@ impl Lane {
                     exact: false,
                     may_unmap: true,
                 };
-                self.admit_zeroes(rig, id, (offset_sectors, len_sectors), fua, wish);
+                self.admit_zeroes(rig, id, (offset_sectors, len_sectors), fua, wish)
             }
             RequestOp::Flush => self.admit_flush(rig, id),
             RequestOp::Allocation {
@@ -151,6 +196,7 @@ impl Lane {
                     .insert(HostRequest::new(id, Answer::Extents(Vec::new())));
                 let job = service::Allocation::new(self, index, offset_sectors, len_sectors);
                 self.begin(rig, index, vec![Job::Allocation(job)]);
+                index
             }
         }
     }
@@ -172,7 +218,7 @@ impl Lane {
         }
     }
 
-    fn admit_read(&mut self, rig: &mut Rig<'_>, id: RequestId, offset: u64, len: u64) {
+    fn admit_read(&mut self, rig: &mut Rig<'_>, id: RequestId, offset: u64, len: u64) -> u32 {
         let pieces = pieces(&self.geometry, offset, len);
         let answer = Answer::Data(Vec::with_capacity(pieces.len()));
         let index = self.requests.insert(HostRequest::new(id, answer));
@@ -181,6 +227,7 @@ impl Lane {
             .map(|piece| Job::Read(read::Read::new(index, piece)))
             .collect();
         self.begin(rig, index, jobs);
+        index
     }
 
     fn new_write(&mut self, rig: &mut Rig<'_>, id: RequestId, span: (u64, u64), fua: bool) -> u32 {
@@ -204,13 +251,14 @@ impl Lane {
         offset: u64,
         data: Slice,
         fua: bool,
-    ) {
+    ) -> u32 {
         let len = (data.len() / 512) as u64;
         let index = self.new_write(rig, id, (offset, len), fua);
         let geometry = self.geometry.clone();
         if let Geometry::Parity(map) = &*geometry {
             let bands = touched(rig, map, offset, len);
-            return self.admit_bands(rig, map, index, (offset, &data), bands);
+            self.admit_bands(rig, map, index, (offset, &data), bands);
+            return index;
         }
         let job = |piece: split::Piece| {
             let from = super::bytes(piece.array_sectors - offset);
@@ -220,6 +268,7 @@ impl Lane {
         };
         let jobs = pieces(&geometry, offset, len).into_iter().map(job);
         self.begin(rig, index, jobs.collect());
+        index
     }
 
     fn admit_zeroes(
@@ -229,11 +278,12 @@ impl Lane {
         span: (u64, u64),
         fua: bool,
         wish: ZeroWish,
-    ) {
+    ) -> u32 {
         let index = self.new_write(rig, id, span, fua);
         let request = self.requests.get_mut(index).expect("just admitted");
         request.zeroes = Some(Zeroes::new(span, wish));
         self.go_on(rig, index);
+        index
     }
 
     /// Begins what comes next of a request that zeroes; what was begun is over.
@@ -246,11 +296,12 @@ impl Lane {
         self.begin(rig, index, jobs);
     }
 
-    fn admit_flush(&mut self, rig: &mut Rig<'_>, id: RequestId) {
+    fn admit_flush(&mut self, rig: &mut Rig<'_>, id: RequestId) -> u32 {
         let mut request = HostRequest::new(id, Answer::Done);
         request.waits_for_faults = true;
         let index = self.requests.insert(request);
         self.begin(rig, index, vec![Job::Flush(service::Flush::new(index))]);
+        index
     }
 
     /// Whether a job of this request may write to members now.

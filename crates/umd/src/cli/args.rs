@@ -130,7 +130,7 @@ pub struct CreateArgs {
     /// Name of the array, then its devices (`missing` for one that is not there)
     #[arg(value_name = "NAME DEVICE")]
     pub targets: Vec<String>,
-    /// Level: 0, 1, 4, 5, 6, 10, linear (or raid0, stripe, mirror, ...)
+    /// Level: 0, 1, 4, 5, 6, 10, linear, faulty (or raid0, stripe, mirror, ...)
     #[arg(short, long)]
     pub level: Option<String>,
     /// Number of active devices
@@ -224,7 +224,7 @@ pub struct BuildArgs {
     /// Name of the array, then its devices (`missing` for one that is not there)
     #[arg(value_name = "NAME DEVICE")]
     pub targets: Vec<String>,
-    /// Level: 0, 1, 10, linear
+    /// Level: 0, 1, 10, linear, faulty
     #[arg(short, long)]
     pub level: Option<String>,
     /// Number of devices
@@ -236,7 +236,8 @@ pub struct BuildArgs {
     /// Size used of each device
     #[arg(short = 'z', long)]
     pub size: Option<String>,
-    /// Layout: n2, f2, o2 for raid10; original or alternate for raid0 of devices that differ
+    /// Layout: n2, f2, o2 for raid10; original or alternate for raid0 of devices that differ; which
+    /// requests fail for faulty: wt, rt, wp, rp, wa, rf, and every how many (rt100)
     #[arg(short = 'p', long, visible_alias = "parity")]
     pub layout: Option<String>,
     /// The devices are in sync already: no first resync

@@ -69,12 +69,12 @@ pub fn request(args: &BuildArgs, device_flags: &[Flags]) -> Result<CreateRequest
         level,
         layout,
         chunk_sectors: match level {
-            1 if chunk.is_some() => {
+            1 | -5 if chunk.is_some() => {
                 return Err(Failure::usage(
                     "specifying chunk size is forbidden for this level",
                 ));
             }
-            1 => 0,
+            1 | -5 => 0,
             _ => chunk.unwrap_or(CHUNK_SECTORS_DEFAULT),
         },
         size_sectors: match &args.size {
@@ -94,7 +94,7 @@ pub fn request(args: &BuildArgs, device_flags: &[Flags]) -> Result<CreateRequest
         write_behind: 0,
         bad_block_log: false,
         assume_clean: args.assume_clean,
-        slots: slots(args, devices, device_flags)?,
+        slots: slots(args, level, devices, device_flags)?,
         spares: Vec::new(),
         destroy: Vec::new(),
         destroy_all: args.force,
@@ -110,7 +110,7 @@ fn bitmap_file(args: &BuildArgs, level: i32) -> Result<Option<String>, Failure> 
             None => Ok(None),
         };
     };
-    if matches!(level, -1 | 0) {
+    if matches!(level, -5 | -1 | 0) {
         let name = words::level_name(level).unwrap_or("this level");
         return Err(Failure::usage(format!(
             "bitmaps not meaningful with level {name}"
@@ -124,7 +124,7 @@ fn level(args: &BuildArgs) -> Result<i32, Failure> {
         return Err(Failure::failed("a RAID level is needed to Build an array."));
     };
     let level = values::level(word)?;
-    if matches!(level, -1 | 0 | 1 | 10) {
+    if matches!(level, -5 | -1 | 0 | 1 | 10) {
         return Ok(level);
     }
     Err(Failure::usage(format!(
@@ -135,6 +135,7 @@ fn level(args: &BuildArgs) -> Result<i32, Failure> {
 
 fn slots(
     args: &BuildArgs,
+    level: i32,
     devices: &[String],
     device_flags: &[Flags],
 ) -> Result<Vec<Option<DeviceRequest>>, Failure> {
@@ -142,7 +143,7 @@ fn slots(
         Some(text) => usize::from(values::raid_devices(text)?),
         None => return Err(Failure::failed("no raid-devices specified.")),
     };
-    if active == 1 && !args.force {
+    if active == 1 && level != -5 && !args.force {
         return Err(super::create::unusual());
     }
     if active != devices.len() {

@@ -159,7 +159,7 @@ fn shape(args: &CreateArgs, devices: &[String], device_flags: &[Flags]) -> Resul
         Some(text) => usize::from(values::spare_devices(text)?),
         None => 0,
     };
-    if active == 1 && !args.force {
+    if active == 1 && level != -5 && !args.force {
         return Err(unusual());
     }
     check_count(devices.len(), active, spares)?;
@@ -243,8 +243,13 @@ fn chunk(args: &CreateArgs, level: i32) -> Result<u32, Failure> {
         }
         return Ok(0);
     }
+    if level == -5 && given.is_some() {
+        return Err(Failure::usage(
+            "specifying chunk size is forbidden for this level",
+        ));
+    }
     let default = match level {
-        -1 => 0,
+        -5 | -1 => 0,
         _ => values::CHUNK_SECTORS_DEFAULT,
     };
     Ok(given.unwrap_or(default))
@@ -274,7 +279,7 @@ fn bitmap(args: &CreateArgs, level: i32, metadata: Format) -> Result<Option<Bitm
         }
         (bitmap, policy) => bitmap.or(policy),
     };
-    if wanted == Some(true) && matches!(level, -1 | 0) {
+    if wanted == Some(true) && matches!(level, -5 | -1 | 0) {
         let name = words::level_name(level).unwrap_or("this level");
         return Err(Failure::usage(format!(
             "bitmaps not meaningful with level {name}"

@@ -26,8 +26,8 @@ pub fn level(word: &str) -> Result<i32, Failure> {
     if !words::level_runs(level) {
         let name = words::level_name(level).unwrap_or(word);
         return Err(Failure::usage(format!(
-            "{name} is not available in this version; linear, raid0, raid1, raid4, raid5, raid6 \
-             and raid10 are"
+            "{name} is not available in this version; linear, raid0, raid1, raid4, raid5, raid6, \
+             raid10 and faulty are"
         )));
     }
     Ok(level)
@@ -401,7 +401,6 @@ mod tests {
     fn later_rounds_are_refused_in_one_sentence() {
         for refused in [
             text(level("multipath")),
-            text(level("faulty")),
             text(metadata("ddf")),
             text(bitmap("clustered")),
             text(consistency_policy("ppl")),

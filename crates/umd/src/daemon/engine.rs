@@ -133,6 +133,7 @@ fn empty_status() -> Status {
         mismatch_sectors: 0,
         mismatches: Vec::new(),
         bitmap: None,
+        faulty: None,
         logical_block_bytes: 512,
         requests_in_flight: 0,
     }

@@ -203,9 +203,9 @@ fn unused(found: &Examined) -> Option<(i128, i128)> {
     if fields.features.contains(Features::NEW_OFFSET) {
         return None;
     }
-    let used = match fields.size_sectors {
-        0 => i128::from(fields.data_size_sectors),
-        size => i128::from(size),
+    let used = match (fields.level, fields.size_sectors) {
+        (Level::Faulty, _) | (_, 0) => i128::from(fields.data_size_sectors),
+        (_, size) => i128::from(size),
     };
     let super_offset = i128::from(fields.super_offset_sectors);
     let data_offset = i128::from(fields.data_offset_sectors);

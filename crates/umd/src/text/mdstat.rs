@@ -11,7 +11,7 @@ use std::fmt::Write;
 
 use umd_format::Raid10Layout;
 
-use crate::doc::{ArrayDoc, BitmapDoc, MemberDoc, SyncDoc};
+use crate::doc::{ArrayDoc, BitmapDoc, FaultyDoc, FaultyModeDoc, MemberDoc, SyncDoc};
 
 /// Bitmap counters on one page of the kernel's in-memory bitmap.
 const COUNTERS_PER_PAGE: u64 = 2048;
@@ -19,7 +19,7 @@ const COUNTERS_PER_PAGE: u64 = 2048;
 /// The whole text for a household; `arrays` oldest first, as they were started.
 pub fn mdstat(arrays: &[ArrayDoc]) -> String {
     let mut out = String::from(
-        "Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] \n",
+        "Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] [faulty] \n",
     );
     for array in arrays.iter().rev() {
         array_lines(&mut out, array);
@@ -105,11 +105,31 @@ fn status(array: &ArrayDoc) -> String {
         1 => slots,
         -1 => format!(" {chunk_kib}k rounding"),
         10 => format!(" {chunk_kib}K chunks{}{slots}", copies(array)),
+        -5 => array.faulty.as_ref().map_or(String::new(), pretended),
         level => {
             let layout = array.layout_number;
             format!(" level {level}, {chunk_kib}k chunk, algorithm {layout}{slots}")
         }
     }
+}
+
+/// The modes of level faulty that are on: when the next request fails, and the period.
+fn pretended(faulty: &FaultyDoc) -> String {
+    let mut text = String::new();
+    for FaultyModeDoc { mode, left, period } in &faulty.modes {
+        let word: String = mode.split('-').map(capitalized).collect();
+        let _ = write!(text, " {word}={left}({period})");
+    }
+    if faulty.write_all {
+        text.push_str(" WriteAll");
+    }
+    let _ = write!(text, " nfaults={}", faulty.places);
+    text
+}
+
+fn capitalized(word: &str) -> String {
+    let (first, rest) = word.split_at(word.len().min(1));
+    first.to_uppercase() + rest
 }
 
 /// How many copies a RAID10 has where.
@@ -215,7 +235,7 @@ mod tests {
         let mut second = doc(&raid0);
         second.name = "fast".into();
         let expected = "\
-Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] \n\
+Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] [faulty] \n\
 fast : active raid0 b.img[1] a.img[0]
       260096 blocks super 1.2 64k chunks
       \n\
@@ -283,7 +303,7 @@ unused devices: <none>\n";
             behind_writes: 0,
         });
         let expected = "\
-Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] \n\
+Personalities : [linear] [raid0] [raid1] [raid6] [raid5] [raid4] [raid10] [faulty] \n\
 r5 : active raid6 e.img[4] d.img[3] c.img[2] b.img[1](F) a.img[0]
       260096 blocks super 1.2 level 6, 64k chunk, algorithm 2 [4/3] [U_UU]
       [=>...................]  recovery =  9.4% (12348/130048) finish=0.1min speed=12348K/sec

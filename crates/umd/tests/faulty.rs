@@ -1,0 +1,103 @@
+//! Level faulty, from the outside: made, built, started again, shown as mdadm shows it.
+
+mod common;
+
+use common::{Home, pattern};
+use std::fs;
+
+#[test]
+fn reads_of_an_array_that_is_to_fail_do() {
+    let home = Home::new();
+    home.umd("create f -l faulty -n1 -p rt3 -z 8M a").ok();
+    let mdstat = home.umd("mdstat").ok().out;
+    let line = "f : active faulty a[0]\n      8192 blocks super 1.2 ReadTransient=3(3) nfaults=0\n";
+    assert!(mdstat.contains(line), "{mdstat}");
+    let data = pattern(1, 1 << 20);
+    let mut nbd = home.nbd("f");
+    nbd.pwrite(0, &data).expect("writes work");
+    for _ in 0..2 {
+        for _ in 0..2 {
+            assert!(nbd.pread(0, 1 << 20).expect("two work") == data);
+        }
+        let error = nbd.pread(0, 4096).expect_err("the third does not");
+        assert!(format!("{error:?}").contains('5'), "EIO: {error:?}");
+    }
+    let detail = home.detail("f");
+    assert_eq!(detail["level"], "faulty");
+    assert_eq!(detail["consistency_policy"], "none");
+    assert_eq!(detail["faulty"]["modes"][0]["mode"], "read-transient");
+    assert_eq!(detail["faulty"]["modes"][0]["period"], 3);
+    assert_eq!(detail["members"][0]["state"], "in_sync");
+    let shown = home.umd("detail f").ok().out;
+    for line in [
+        "Raid Level : faulty\n",
+        "State : clean \n",
+        "Consistency Policy : none\n",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    // mdadm has no words for these.
+    for line in ["Layout", "Chunk Size", "Used Dev Size"] {
+        assert!(!shown.contains(line), "{line}: {shown}");
+    }
+    drop(nbd);
+    home.umd("stop f").ok();
+    let examined = home.umd("examine a").ok().out;
+    assert!(examined.contains("Raid Level : faulty\n"), "{examined}");
+    for line in ["Layout", "Chunk Size", "Array Size", "Used Dev Size"] {
+        assert!(!examined.contains(line), "{line}: {examined}");
+    }
+    home.umd("assemble f a").ok();
+    assert_eq!(home.detail("f")["faulty"]["modes"][0]["left"], 3);
+    home.umd("stop f").ok();
+}
+
+#[test]
+fn one_that_is_built_leaves_its_device_as_it_is() {
+    let home = Home::new();
+    let data = pattern(3, 4 << 20);
+    fs::write(home.path("a"), &data).expect("writes");
+    home.umd("build f -l faulty -n1 -p wa a").ok();
+    let mdstat = home.umd("mdstat").ok().out;
+    let line = "      4096 blocks super non-persistent WriteAll nfaults=0\n";
+    assert!(mdstat.contains(line), "{mdstat}");
+    let mut nbd = home.nbd("f");
+    nbd.pwrite(0, &pattern(4, 4096))
+        .expect_err("no write works");
+    assert!(nbd.pread(0, 4 << 20).expect("reads work") == data);
+    drop(nbd);
+    home.umd("stop f").ok();
+    assert!(fs::read(home.path("a")).expect("reads") == data);
+    home.umd("build f -l faulty -n1 -p wp2 a").ok();
+    let mut nbd = home.nbd("f");
+    nbd.pwrite(0, &pattern(4, 4096)).expect("the first works");
+    nbd.pwrite(0, &pattern(4, 4096))
+        .expect_err("the second does not");
+    nbd.pwrite(0, &pattern(4, 4096)).expect_err("nor the place");
+    drop(nbd);
+    assert_eq!(home.detail("f")["faulty"]["places"], 1);
+    home.umd("stop f").ok();
+}
+
+#[test]
+fn shapes_that_make_no_sense_are_refused() {
+    let home = Home::new();
+    for name in ["a", "b"] {
+        fs::write(home.path(name), vec![0; 8 << 20]).expect("writes");
+    }
+    let before = home.hashes();
+    for (line, text) in [
+        ("create f -l faulty -n2 a b", "faulty needs 1 device, not 2"),
+        ("build f -l faulty -n2 a b", "faulty needs 1 device, not 2"),
+        (
+            "create f -l faulty -n1 -x1 a b",
+            "faulty has no use for spares",
+        ),
+        ("create f -l faulty -n1 missing", "can lack 0"),
+    ] {
+        let ran = home.umd(line);
+        assert!(ran.code != 0, "{line}");
+        assert!(ran.err.contains(text), "{line}: {}", ran.err);
+        assert_eq!(home.hashes(), before, "{line}");
+    }
+}
