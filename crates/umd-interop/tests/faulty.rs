@@ -6,8 +6,9 @@
 //!   kernel   fails as those ask, and reads what umd wrote
 //! ```
 //!
-//! Kernels up to 6.7 have the level. mdadm 4.2 makes such arrays, but starts them with `--run` only:
-//! `assembled from 1 drive - not enough to start the array`.
+//! Kernels up to 6.7 have the level. mdadm 4.2 makes such arrays, but starts them only with
+//! `--run` (`assembled from 1 drive - not enough to start the array`). Kernels ignore the data offset at this
+//! level and write over their superblocks with metadata 1.1 and 1.2; umd does not.
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests; clippy knows only #[test] functions"
@@ -184,7 +185,10 @@ fn umd_to_the_kernel(oracle: &Oracle, umd: &Umd, scratch: &Scratch, made: &Kerne
                 dd if=$H{held} of=/dev/md{n} bs=4k conv=fsync 2>/dev/null && fail {n}: written
             else
                 mdadm --grow --quiet /dev/md{n} -l faulty -p clear || true
-                dd if=/dev/md{n} bs=4k count=1 2>/dev/null | cmp - $H{held} || fail {n}: differs
+                at=$(cat /sys/block/md{n}/md/rd0/offset)
+                dd if=/dev/md{n} of=/tmp/back bs=4k count=1 2>/dev/null
+                dd if=$D{n} bs=512 skip=$at count=8 2>/dev/null | cmp - $H{held} || fail {n}: lost
+                dd if=$D{n} bs=4k count=1 2>/dev/null | cmp - /tmp/back || fail {n}: differs
             fi
             mdadm --stop --quiet /dev/md{n}",
             held = held.display(),

@@ -336,6 +336,7 @@ impl<'a> Lineup<'a> {
         for one in kernels::refusals(fields, reference.superblock.v1_raw(), bitmap_version) {
             warnings.push(one.to_string());
         }
+        warnings.extend(ignored_offset(fields));
         let events = self
             .members()
             .chain(&self.replacements)
@@ -601,6 +602,19 @@ fn forced(candidate: &Candidate<'_>, to: Events) -> Forced {
         from: Events(candidate.events()),
         to,
     }
+}
+
+/// Kernels serve level faulty from the start of its device, superblock included. That is not done
+/// here, and whoever takes an array from one to the other has to know.
+fn ignored_offset(fields: &Fields) -> Option<String> {
+    let offset = fields.data_offset_sectors;
+    (fields.level == Level::Faulty && offset > 0).then(|| {
+        format!(
+            "kernels ignore the data offset of level faulty: what they write to this array lies \
+             {offset} sectors before where umd reads it, over the superblock; use metadata 1.0 \
+             for an array that both run"
+        )
+    })
 }
 
 fn array_sectors(geometry: &Geometry, fields: &Fields) -> u64 {
