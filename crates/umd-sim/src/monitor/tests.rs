@@ -48,6 +48,7 @@ fn member(n: u16) -> MemberStatus {
 fn status() -> Status {
     Status {
         state: ArrayState::Active,
+        faulty: None,
         uuid: [1; 16],
         set_name: "x".into(),
         format: Format::V1_2,

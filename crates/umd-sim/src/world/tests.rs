@@ -362,6 +362,7 @@ impl Maker for Mirrors {
         let fields = &legs[0].superblock.fields;
         let status = Status {
             state: ArrayState::Active,
+            faulty: None,
             uuid: [0; 16],
             set_name: String::new(),
             format: Format::V1_2,
