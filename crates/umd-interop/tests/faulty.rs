@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Kernels up to 6.7 have the level. mdadm 4.2 makes such arrays, but starts them only with
-//! `--run` (`assembled from 1 drive - not enough to start the array`). Kernels ignore the data offset at this
-//! level and write over their superblocks with metadata 1.1 and 1.2; umd does not.
+//! `--run` (`assembled from 1 drive - not enough to start the array`).
+//! Kernels ignore the data offset at this level and write over their superblocks with metadata 1.1
+//! and 1.2; umd does not.
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests; clippy knows only #[test] functions"
