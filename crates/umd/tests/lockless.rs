@@ -4,8 +4,9 @@
 //!   ../shared/fixtures/*/*.img.zst --zstd--> members --assemble--> content, states, once more
 //! ```
 //!
-//! The members lie beside the checkout, as large as they are; where they do not, there is nothing
-//! to start, and umd-core's tests of their superblocks and states have to do (`lockless.rs` there).
+//! The members lie beside the checkout, as large as they are; where they do not, or where nobody
+//! has zstd, there is nothing to start, and umd-core's tests of their superblocks and states have
+//! to do (`lockless.rs` there).
 
 mod common;
 
@@ -28,6 +29,11 @@ fn members(name: &str, letters: &str) -> Option<(Home, PathBuf)> {
         println!("{} is not there: nothing to start", from.display());
         return None;
     }
+    let program = Command::new("zstd").arg("--version").output();
+    if program.is_err() {
+        println!("zstd is not installed: nothing to start");
+        return None;
+    }
     let home = Home::new();
     for letter in letters.chars() {
         let image = fs::File::create(home.path(&letter.to_string())).expect("creates");
@@ -38,7 +44,7 @@ fn members(name: &str, letters: &str) -> Option<(Home, PathBuf)> {
             ])
             .stdout(image)
             .status();
-        assert!(done.expect("zstd is installed").success());
+        assert!(done.expect("it ran a moment ago").success());
     }
     Some((home, from))
 }
