@@ -317,7 +317,12 @@ impl World<'_> {
             }
             (Request::Fail(member), Err(_)) => {
                 let disk = self.live().members.get(&member).copied();
-                if let Some(disk) = disk.filter(|disk| !self.disks[*disk].is_armed()) {
+                // What is under way on it may be what hangs: then a fault has doomed it.
+                let sound = |disk: &usize| {
+                    let disk = &self.disks[*disk];
+                    !disk.is_armed() && disk.in_flight() == 0
+                };
+                if let Some(disk) = disk.filter(sound) {
                     self.atlas.forget(disk);
                 }
             }
