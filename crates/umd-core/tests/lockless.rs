@@ -2,7 +2,9 @@
 
 mod world;
 
-use umd_core::array::{ArrayState, Control, MemberRole, Options, SyncRequest};
+use umd_core::array::{
+    ArrayState, BitmapWish, Control, ControlError, MemberRole, Options, SyncRequest,
+};
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
 use umd_core::value::{MAX_SECTOR, MemberId};
@@ -578,4 +580,16 @@ fn what_was_read_before_it_was_written_stays() {
         let name = format!("{:?} {:x}", shape.level, shape.layout);
         assert_eq!(world.read(200, 8).expect("read"), before, "{name}");
     }
+}
+
+/// It alone tells what has never been written, where members may differ.
+#[test]
+fn a_lockless_bitmap_is_not_taken_away() {
+    let mut world = created(&shape(Level::Raid5, 2, 4, 8));
+    world.write(0, &[7; 512]).expect("written");
+    world.pass(60);
+    let before = states(&world, 0);
+    let no = world.control(Control::Bitmap(BitmapWish::None));
+    assert!(matches!(no, Err(ControlError::Invalid(_))), "{no:?}");
+    assert_eq!(states(&world, 0), before);
 }

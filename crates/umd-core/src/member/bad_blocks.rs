@@ -280,3 +280,62 @@ impl BadBlocks {
         Some(!log.ranges().is_empty())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use umd_format::create::{NewArray, NewMember, new_array};
+    use umd_format::v1::DeviceFlags;
+    use umd_format::{Format, Level, Uuid};
+
+    use super::*;
+
+    const DEVICE: (u64, u32) = (8192, 512);
+    const MEMBER: MemberId = MemberId(3);
+
+    /// A member with an empty log.
+    fn superblock() -> SuperblockV1 {
+        let device = |n: u8| NewMember {
+            device_sectors: DEVICE.0,
+            device_uuid: Uuid([n; 16]),
+            flags: DeviceFlags(0),
+        };
+        let made = new_array(&NewArray {
+            format: Format::V1_2,
+            preferred_minor: 0,
+            set_uuid: Uuid([7; 16]),
+            name: "host:test".into(),
+            ctime_seconds: 1_700_000_000,
+            level: Level::Raid1,
+            layout: 0,
+            chunk_sectors: 0,
+            size_sectors: None,
+            data_offset_sectors: Some(2048),
+            bitmap: None,
+            bad_block_log: true,
+            assume_clean: true,
+            slots: vec![Some(device(1)), Some(device(2))],
+            spares: Vec::new(),
+        });
+        made.expect("made").slots[0].clone().expect("a member")
+    }
+
+    /// What was written over a bad range may still be lost with a cache: a log that forgot the range
+    /// before the flush would make what was there before readable.
+    #[test]
+    fn a_log_forgets_a_range_when_what_was_written_there_is_durable() {
+        let mut bad = BadBlocks::default();
+        bad.take_in(MEMBER, &superblock(), None, DEVICE);
+        assert!(bad.mark(MEMBER, 3000, 3008));
+        bad.flush_begun();
+        assert_eq!(bad.begin_logs().len(), 1, "the range is recorded");
+        bad.log_written(MEMBER);
+        let done = bad.written(MEMBER, (3000, 3008), Purpose::Data, Ok(IoDone::Done));
+        assert!(done.is_ok() && !bad.hides(MEMBER, 3000, 3008));
+        assert!(bad.begin_logs().is_empty(), "not before a flush");
+        assert_eq!(bad.is_logged(MEMBER), Some(true));
+        bad.flush_begun();
+        assert_eq!(bad.begin_logs().len(), 1, "behind it");
+        bad.log_written(MEMBER);
+        assert_eq!(bad.is_logged(MEMBER), Some(false));
+    }
+}
