@@ -6,21 +6,13 @@ use umd_core::array::{Control, MemberRole, Options, RequestOp, SyncRequest};
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
 use umd_core::value::MemberId;
+use umd_format::Format;
 use umd_format::badblocks::{BadLog, BadRange, BadRanges};
 use umd_format::v1::Features;
-use umd_format::{Format, Level};
 use world::{DISK_BYTES, Lcg, Shape, World, redundancy, shapes};
 
 fn raid1(disks: u16) -> Shape {
-    Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks,
-        chunk_sectors: 0,
-        bitmap: true,
-        format: Format::V1_2,
-        assume_clean: true,
-    }
+    Shape::mirror(disks)
 }
 
 fn started(world: &mut World) {

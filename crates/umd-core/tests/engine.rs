@@ -53,15 +53,6 @@ fn whole(world: &mut World) -> Vec<u8> {
     world.read(0, sectors as u32).expect("read all")
 }
 
-fn mismatch(world: &mut World) -> u64 {
-    world
-        .control(Control::Sync(SyncRequest::Start(SyncAction::Check)))
-        .expect("check");
-    world.pass(1);
-    assert!(world.array().status().sync.is_none(), "check is over");
-    world.array().status().mismatch_sectors
-}
-
 #[test]
 fn data_survives_every_tolerable_loss_and_rebuild() {
     for shape in shapes() {
@@ -82,7 +73,7 @@ fn data_survives_every_tolerable_loss_and_rebuild() {
             world.stop();
             continue;
         }
-        assert_eq!(mismatch(&mut world), 0, "{name}");
+        assert_eq!(world.mismatch(), 0, "{name}");
         for lost in 0..redundancy(&shape) {
             world
                 .control(Control::Fail(MemberId(u32::from(lost))))
@@ -107,7 +98,7 @@ fn data_survives_every_tolerable_loss_and_rebuild() {
         let status = world.array().status();
         assert_eq!(status.degraded, 0, "{name} {status:?}");
         verify(&mut world, &copy);
-        assert_eq!(mismatch(&mut world), 0, "{name}");
+        assert_eq!(world.mismatch(), 0, "{name}");
         world.stop();
         world
             .start(&Wish::default(), Options::default())
@@ -161,7 +152,7 @@ fn read_errors_are_reconstructed_and_rewritten() {
         bad.extend(offset..offset + 40);
         verify(&mut world, &copy);
         // What host reads did not come across (parity, other legs) a check does.
-        assert_eq!(mismatch(&mut world), 0);
+        assert_eq!(world.mismatch(), 0);
         assert!(
             world.disks[&MemberId(1)].bad.is_empty(),
             "everything unreadable was rewritten"
@@ -249,7 +240,7 @@ fn an_unclean_array_is_resynced() {
         let before = whole(&mut world);
         world.pass(1);
         assert!(world.array().status().sync.is_none());
-        assert_eq!(mismatch(&mut world), 0);
+        assert_eq!(world.mismatch(), 0);
         verify(&mut world, &before);
         world.stop();
     }
@@ -270,18 +261,12 @@ fn repair_mends_what_check_counts() {
             Level::Raid10 => 16,
             _ => 8,
         };
-        assert_eq!(
-            mismatch(&mut world),
-            unit,
-            "{:?} {}",
-            shape.level,
-            shape.layout
-        );
+        assert_eq!(world.mismatch(), unit, "{:?} {}", shape.level, shape.layout);
         world
             .control(Control::Sync(SyncRequest::Start(SyncAction::Repair)))
             .expect("repair");
         world.pass(1);
-        assert_eq!(mismatch(&mut world), 0);
+        assert_eq!(world.mismatch(), 0);
     }
 }
 
@@ -324,7 +309,7 @@ fn a_check_of_raid6_names_the_member_that_is_wrong_and_repair_mends_it() {
             let mut copy = whole(&mut world);
             scribble(&mut world, &mut copy, &mut Lcg(9), 30);
             rot(&mut world, member, 3 * 8192 + 4096 + 100);
-            assert_eq!(mismatch(&mut world), 8);
+            assert_eq!(world.mismatch(), 8);
             let [found] = &world.array().status().mismatches[..] else {
                 panic!("one place differs");
             };
@@ -338,7 +323,7 @@ fn a_check_of_raid6_names_the_member_that_is_wrong_and_repair_mends_it() {
             }
             repair(&mut world, RepairWay::Judged);
             assert!(world.array().status().mismatches[0].repaired);
-            assert_eq!(mismatch(&mut world), 0);
+            assert_eq!(world.mismatch(), 0);
             verify(&mut world, &copy);
         }
     }
@@ -373,7 +358,7 @@ fn nobody_is_wrong_where_a_resync_is_owed() {
     world.pass(1);
     assert!(world.array().status().sync_pending, "the resync gave up");
     rot(&mut world, 1, 60 << 20);
-    assert_ne!(mismatch(&mut world), 0);
+    assert_ne!(world.mismatch(), 0);
     let found = world.array().status().mismatches;
     assert!(
         found.iter().all(|place| place.wrong.is_empty()),
@@ -392,7 +377,7 @@ fn a_plain_repair_believes_the_data() {
     // Slot 1 holds data in the first row.
     rot(&mut world, 1, 10);
     repair(&mut world, RepairWay::Plain);
-    assert_eq!(mismatch(&mut world), 0);
+    assert_eq!(world.mismatch(), 0);
     assert_ne!(whole(&mut world), copy);
 }
 
@@ -400,13 +385,9 @@ fn a_plain_repair_believes_the_data() {
 fn the_majority_of_three_mirrors_is_right() {
     for member in 0..3 {
         let mut world = World::create(&Shape {
-            level: Level::Raid1,
-            layout: 0,
-            disks: 3,
-            chunk_sectors: 0,
             bitmap: false,
-            format: Format::V1_2,
             assume_clean: false,
+            ..Shape::mirror(3)
         });
         world
             .start(&Wish::default(), Options::default())
@@ -415,13 +396,13 @@ fn the_majority_of_three_mirrors_is_right() {
         let mut copy = whole(&mut world);
         scribble(&mut world, &mut copy, &mut Lcg(4), 10);
         rot(&mut world, member, 70_000);
-        assert_eq!(mismatch(&mut world), 128);
+        assert_eq!(world.mismatch(), 128);
         let found = world.array().status().mismatches;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].wrong, [Slot(member as u16)]);
         assert_eq!(found[0].array_sectors, [128]);
         repair(&mut world, RepairWay::Judged);
-        assert_eq!(mismatch(&mut world), 0);
+        assert_eq!(world.mismatch(), 0);
         verify(&mut world, &copy);
     }
 }
@@ -443,7 +424,7 @@ fn two_mirrors_and_raid5_say_where_and_not_who() {
             .expect("started");
         world.pass(1);
         rot(&mut world, 1, 20_000);
-        assert_ne!(mismatch(&mut world), 0);
+        assert_ne!(world.mismatch(), 0);
         let found = world.array().status().mismatches;
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].wrong, []);
@@ -484,7 +465,7 @@ fn zeroes_and_trims_read_as_zeros() {
         let id = world.submit(op);
         world.reply(id).expect("trimmed");
         if shape.level.is_redundant() {
-            assert_eq!(mismatch(&mut world), 0);
+            assert_eq!(world.mismatch(), 0);
         }
         world.stop();
     }
@@ -531,19 +512,14 @@ fn a_degraded_array_stopped_in_the_middle_of_a_rebuild_goes_on() {
     world.pass(1);
     assert_eq!(world.array().status().degraded, 0);
     verify(&mut world, &copy);
-    assert_eq!(mismatch(&mut world), 0);
+    assert_eq!(world.mismatch(), 0);
 }
 
 #[test]
 fn a_returning_member_gets_only_what_it_missed() {
     let shape = Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks: 2,
-        chunk_sectors: 0,
-        bitmap: true,
-        format: Format::V1_2,
         assume_clean: false,
+        ..Shape::mirror(2)
     };
     let mut world = World::create(&shape);
     world
@@ -567,7 +543,7 @@ fn a_returning_member_gets_only_what_it_missed() {
     world.control(Control::ReAdd(new)).expect("taken back");
     world.pass(1);
     assert_eq!(world.array().status().degraded, 0);
-    assert_eq!(mismatch(&mut world), 0);
+    assert_eq!(world.mismatch(), 0);
     verify(&mut world, &copy);
     assert!(
         world.disks[&MemberId(7)].writes < 12,
@@ -657,13 +633,7 @@ fn scattered_bad_sectors_cost_nothing() {
         scribble(&mut world, &mut copy, &mut Lcg(4), 60);
         verify(&mut world, &copy);
         break_some(&mut world);
-        assert_eq!(
-            mismatch(&mut world),
-            0,
-            "{:?} {}",
-            shape.level,
-            shape.layout
-        );
+        assert_eq!(world.mismatch(), 0, "{:?} {}", shape.level, shape.layout);
         assert!(
             world.disks.values().all(|d| d.bad.is_empty()),
             "a check mends them"
@@ -717,13 +687,8 @@ fn flushes(out: &[Command]) -> Vec<(MemberId, IoId)> {
 
 fn mirror() -> Shape {
     Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks: 2,
-        chunk_sectors: 0,
         bitmap: false,
-        format: Format::V1_2,
-        assume_clean: true,
+        ..Shape::mirror(2)
     }
 }
 
@@ -790,13 +755,8 @@ fn many_readers_of_one_bad_sector_are_served_and_it_is_mended() {
 #[test]
 fn a_flush_that_fails_after_an_update_was_given_up_is_seen() {
     let mut world = World::create(&Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks: 2,
-        chunk_sectors: 0,
         bitmap: false,
-        format: Format::V1_2,
-        assume_clean: true,
+        ..Shape::mirror(2)
     });
     world.start(&Wish::default(), Options::default()).unwrap();
     let now = world.now;
@@ -839,13 +799,8 @@ fn a_flush_that_fails_after_an_update_was_given_up_is_seen() {
 #[test]
 fn an_array_that_nobody_writes_to_is_called_clean_after_a_while() {
     let mut world = World::create(&Shape {
-        level: Level::Raid5,
-        layout: 2,
-        disks: 3,
-        chunk_sectors: 16,
         bitmap: false,
-        format: Format::V1_2,
-        assume_clean: true,
+        ..Shape::parity(Level::Raid5, 3)
     });
     world.start(&Wish::default(), Options::default()).unwrap();
     let mut copy = whole(&mut world);

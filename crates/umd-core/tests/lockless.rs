@@ -2,11 +2,8 @@
 
 mod world;
 
-use umd_core::array::{
-    ArrayState, BitmapWish, Control, ControlError, MemberRole, Options, SyncRequest,
-};
+use umd_core::array::{ArrayState, BitmapWish, Control, ControlError, MemberRole, Options};
 use umd_core::assembly::Wish;
-use umd_core::sync::SyncAction;
 use umd_core::value::{MAX_SECTOR, MemberId};
 use umd_format::bitmap::{self, STATES_OFFSET, State};
 use umd_format::{Format, Level, Role, SuperblockV1, Uuid};
@@ -97,15 +94,6 @@ impl Copy {
     }
 }
 
-fn mismatch(world: &mut World) -> u64 {
-    world
-        .control(Control::Sync(SyncRequest::Start(SyncAction::Check)))
-        .expect("check");
-    world.pass(1);
-    assert!(world.array().status().sync.is_none(), "check is over");
-    world.array().status().mismatch_sectors
-}
-
 #[test]
 fn a_new_array_is_not_resynced() {
     for shape in shapes() {
@@ -116,11 +104,7 @@ fn a_new_array_is_not_resynced() {
         assert!(status.sync.is_none() && !status.sync_pending);
         assert!(world.disks.values().all(|disk| disk.reads == 0));
         assert!(states(&world, 0).iter().all(|state| *state == 0));
-        assert_eq!(
-            mismatch(&mut world),
-            0,
-            "nobody compares what was not written"
-        );
+        assert_eq!(world.mismatch(), 0, "nobody compares what was not written");
         assert!(world.disks.values().all(|disk| disk.reads == 0));
     }
 }
@@ -188,7 +172,7 @@ fn states_follow_the_table() {
             assert_eq!(states(&world, id)[0], 1, "{name}: idle");
         }
         if shape.level.is_parity() {
-            assert_eq!(mismatch(&mut world), 0, "{name}");
+            assert_eq!(world.mismatch(), 0, "{name}");
         }
         world.write(0, &sector).expect("written");
         assert_eq!(states(&world, 0)[0], 2, "{name}: not for the first time");
@@ -252,7 +236,7 @@ fn what_needs_a_resync_is_remembered_by_a_clean_array() {
             "that region, and no other"
         );
     }
-    assert_eq!(mismatch(&mut world), 0);
+    assert_eq!(world.mismatch(), 0);
     world.stop();
     assert_eq!(states(&world, 2)[0], 1);
 }
@@ -284,7 +268,7 @@ fn after_a_crash_only_marked_regions_are_resynced() {
         assert!(world.disks.values().any(|disk| disk.reads > 0), "{name}");
         copy.verify(&mut world, &name);
         if shape.level.is_parity() {
-            assert_eq!(mismatch(&mut world), 0, "{name}");
+            assert_eq!(world.mismatch(), 0, "{name}");
         }
         world.stop();
         assert!(states(&world, 0).iter().all(|state| *state < 2), "{name}");
@@ -406,7 +390,7 @@ fn a_check_finds_nothing_in_what_waits_for_its_resync() {
         world.write(3, &[7; 512]).expect("written");
         assert_eq!(states(&world, 0)[0], 3);
         let name = format!("{:?} {:x}", shape.level, shape.layout);
-        assert_eq!(mismatch(&mut world), 0, "{name}");
+        assert_eq!(world.mismatch(), 0, "{name}");
         world.stop();
         assert_eq!(states(&world, 0)[0], 1, "{name}");
     }
@@ -555,7 +539,7 @@ fn nothing_is_lost_whenever_the_power_goes() {
             assert!(world.array().status().sync.is_none(), "{what}");
             copy.verify(&mut world, &what);
             if shape.level.is_parity() {
-                assert_eq!(mismatch(&mut world), 0, "{what}");
+                assert_eq!(world.mismatch(), 0, "{what}");
             }
             for lost in 0..redundancy(&shape) {
                 let lost = MemberId(u32::from(lost));

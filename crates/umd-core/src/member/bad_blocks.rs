@@ -319,8 +319,8 @@ mod tests {
         made.expect("made").slots[0].clone().expect("a member")
     }
 
-    /// What was written over a bad range may still be lost with a cache: a log that forgot the range
-    /// before the flush would make what was there before readable.
+    /// What was written over a bad range may still be lost with a cache: a log that forgot it
+    /// before the flush would make readable what was there before.
     #[test]
     fn a_log_forgets_a_range_when_what_was_written_there_is_durable() {
         let mut bad = BadBlocks::default();

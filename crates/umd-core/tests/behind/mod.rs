@@ -4,7 +4,7 @@ use super::world::{DISK_BYTES, Shape, World};
 use umd_core::array::{ArrayState, Control, Event, Options, Reply, RequestOp};
 use umd_core::assembly::Wish;
 use umd_core::value::{ControlId, MemberId};
-use umd_format::{Format, Level, Role};
+use umd_format::Role;
 
 const ORDINARY: MemberId = MemberId(0);
 const SLOW: MemberId = MemberId(1);
@@ -12,15 +12,7 @@ const SLOW: MemberId = MemberId(1);
 /// A mirror of an ordinary and a write-mostly member that up to `behind` writes may lag on. What is
 /// written to the latter is held back.
 fn mirror(behind: u32) -> World {
-    let shape = Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks: 2,
-        chunk_sectors: 0,
-        bitmap: true,
-        format: Format::V1_2,
-        assume_clean: true,
-    };
+    let shape = Shape::mirror(2);
     let mut world = World::create_with(&shape, DISK_BYTES, 2, behind);
     let started = world.start(&Wish::default(), Options::default());
     started.expect("started");

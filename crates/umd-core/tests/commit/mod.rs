@@ -4,7 +4,7 @@ use crate::world::{Lcg, Logged, Shape, World, redundancy, shapes};
 use umd_core::array::{ArrayState, Control, Options, SyncRequest};
 use umd_core::assembly::Wish;
 use umd_core::value::MemberId;
-use umd_format::{Format, Level};
+use umd_format::Level;
 
 /// An array of members full of different rubbish, of which no resync makes sense.
 fn in_doubt(shape: &Shape) -> World {
@@ -20,13 +20,8 @@ fn in_doubt(shape: &Shape) -> World {
 
 fn mirror(disks: u16) -> Shape {
     Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks,
-        chunk_sectors: 0,
-        bitmap: true,
-        format: Format::V1_2,
         assume_clean: false,
+        ..Shape::mirror(disks)
     }
 }
 

@@ -8,21 +8,16 @@ use umd_core::array::{
 };
 use umd_core::assembly::Wish;
 use umd_core::value::{MAX_SECTOR, MemberId};
+use umd_format::Format;
 use umd_format::v1::DeviceFlags;
-use umd_format::{Format, Level};
 
 const FIRST: MemberId = MemberId(0);
 const SECOND: MemberId = MemberId(1);
 
 fn shape(format: Format, disks: u16) -> Shape {
     Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks,
-        chunk_sectors: 0,
-        bitmap: true,
         format,
-        assume_clean: true,
+        ..Shape::mirror(disks)
     }
 }
 

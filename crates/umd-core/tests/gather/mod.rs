@@ -6,18 +6,10 @@ use umd_core::value::RequestId;
 use umd_format::Level;
 
 use crate::world::{Lcg, Shape, World, shapes};
-use crate::{mismatch, scribble, verify, whole};
+use crate::{scribble, verify, whole};
 
 fn started(level: Level, disks: u16) -> World {
-    let mut world = World::create(&Shape {
-        level,
-        layout: 2,
-        disks,
-        chunk_sectors: 16,
-        bitmap: true,
-        format: umd_format::Format::V1_2,
-        assume_clean: true,
-    });
+    let mut world = World::create(&Shape::parity(level, disks));
     let wish = Wish::default();
     world.start(&wish, Options::default()).expect("started");
     world
@@ -127,12 +119,6 @@ fn streams_and_everything_else_at_once_leave_what_was_written() {
             scribble(&mut world, &mut copy, &mut rng, 3);
         }
         verify(&mut world, &copy);
-        assert_eq!(
-            mismatch(&mut world),
-            0,
-            "{:?} {:#x}",
-            shape.level,
-            shape.layout
-        );
+        assert_eq!(world.mismatch(), 0, "{:?} {:#x}", shape.level, shape.layout);
     }
 }

@@ -3,19 +3,14 @@
 use umd_core::array::{Control, MemberRole, Options};
 use umd_core::assembly::{MemberFacts, SlotPlan, Wish, assemble};
 use umd_core::value::{MemberId, SyncRequest};
-use umd_format::{Format, Level, Role, SuperblockV1};
+use umd_format::{Format, Role, SuperblockV1};
 
 use crate::world::{Shape, World};
 
 fn started(format: Format, disks: u16) -> World {
     let mut world = World::create(&Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks,
-        chunk_sectors: 0,
-        bitmap: true,
         format,
-        assume_clean: true,
+        ..Shape::mirror(disks)
     });
     let options = Options::default();
     world.start(&Wish::default(), options).expect("started");
@@ -122,13 +117,9 @@ fn facts(id: u32, superblock: SuperblockV1) -> MemberFacts {
 #[test]
 fn members_that_know_a_rebuilt_one_as_a_spare_do_not_call_it_failed() {
     let mut world = World::create(&Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks: 2,
-        chunk_sectors: 0,
         bitmap: false,
         format: Format::V090,
-        assume_clean: true,
+        ..Shape::mirror(2)
     });
     world
         .start(&Wish::default(), Options::default())

@@ -7,7 +7,6 @@ use umd_core::array::{
 use umd_core::assembly::Wish;
 use umd_core::value::MemberId;
 use umd_format::v1::Features;
-use umd_format::{Format, Level};
 
 const SMALL: BitmapWish = BitmapWish::Internal {
     region_bytes: Some(65536),
@@ -82,15 +81,7 @@ fn bitmaps_go_and_come_at_every_level() {
 /// Who left before a bitmap was made is told nothing by it; who leaves later is.
 #[test]
 fn a_new_bitmap_knows_nothing_of_who_left_before() {
-    let shape = Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks: 3,
-        chunk_sectors: 0,
-        bitmap: true,
-        format: Format::V1_2,
-        assume_clean: true,
-    };
+    let shape = Shape::mirror(3);
     let mut world = started(&shape);
     let leave = |world: &mut World, id: u32| {
         world.control(Control::Fail(MemberId(id))).expect("failed");
@@ -126,13 +117,8 @@ fn a_new_bitmap_knows_nothing_of_who_left_before() {
 
 fn mirror(bitmap: bool, behind: u32) -> World {
     let shape = Shape {
-        level: Level::Raid1,
-        layout: 0,
-        disks: 2,
-        chunk_sectors: 0,
         bitmap,
-        format: Format::V1_2,
-        assume_clean: true,
+        ..Shape::mirror(2)
     };
     let mut world = World::create_with(&shape, DISK_BYTES, 2, behind);
     let wish = Wish::default();

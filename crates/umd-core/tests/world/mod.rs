@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, VecDeque};
 use umd_core::array::{
     Array, Command, Completion, Control, ControlError, ControlReply, Event, FlagWish, IoDone,
     IoError, IoOp, MemberIo, NewMember, Notice, Options, Purpose, Reply, Request, RequestError,
-    RequestOp, Setup, Timer,
+    RequestOp, Setup, SyncRequest, Timer,
 };
 use umd_core::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
+use umd_core::sync::SyncAction;
 use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId, Slice};
 use umd_format::badblocks::BadLog;
 use umd_format::bitmap::{self, BitmapSuperblock};
@@ -78,6 +79,31 @@ pub struct Shape {
     pub bitmap: bool,
     pub format: Format,
     pub assume_clean: bool,
+}
+
+impl Shape {
+    /// A mirror with a bitmap, whose members agree.
+    pub fn mirror(disks: u16) -> Shape {
+        Shape {
+            level: Level::Raid1,
+            layout: 0,
+            disks,
+            chunk_sectors: 0,
+            bitmap: true,
+            format: Format::V1_2,
+            assume_clean: true,
+        }
+    }
+
+    /// The same of a row with one parity or two, and chunks of 8 KiB.
+    pub fn parity(level: Level, disks: u16) -> Shape {
+        Shape {
+            level,
+            layout: 2,
+            chunk_sectors: 16,
+            ..Shape::mirror(disks)
+        }
+    }
 }
 
 /// An array of every kind.
@@ -230,6 +256,15 @@ impl World {
             );
         }
         World::over(disks)
+    }
+
+    /// What a check counts.
+    pub fn mismatch(&mut self) -> u64 {
+        let check = SyncRequest::Start(SyncAction::Check);
+        self.control(Control::Sync(check)).expect("check");
+        self.pass(1);
+        assert!(self.array().status().sync.is_none(), "check is over");
+        self.array().status().mismatch_sectors
     }
 
     pub fn over(disks: BTreeMap<MemberId, Disk>) -> World {
