@@ -24,7 +24,7 @@ const SEEDS: &str = "2000";
 
 const LINT: Stage = Stage {
     name: "build and lint",
-    minutes: 20,
+    minutes: 14,
 };
 const UNIT: Stage = Stage {
     name: "unit and simulation",
@@ -36,7 +36,7 @@ const MUSEUM: Stage = Stage {
 };
 const INTEROP: Stage = Stage {
     name: "interop",
-    minutes: 10,
+    minutes: 16,
 };
 const KILLS: Stage = Stage {
     name: "kills",
