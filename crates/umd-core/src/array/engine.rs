@@ -203,48 +203,18 @@ impl Array {
     }
 
     fn refusal(&self, op: &RequestOp) -> Option<RequestError> {
-        let (offset, len, writes) = match op {
-            RequestOp::Read {
-                offset_sectors,
-                len_sectors,
-            } => (*offset_sectors, u64::from(*len_sectors), false),
-            RequestOp::Write {
-                offset_sectors,
-                data,
-                ..
-            } => {
-                let whole = data.len() % 512 == 0;
-                (
-                    *offset_sectors,
-                    if whole { data.len() as u64 / 512 } else { 0 },
-                    true,
-                )
-            }
-            RequestOp::WriteZeroes {
-                offset_sectors,
-                len_sectors,
-                ..
-            }
-            | RequestOp::Trim {
-                offset_sectors,
-                len_sectors,
-                ..
-            } => (*offset_sectors, *len_sectors, true),
-            RequestOp::Allocation {
-                offset_sectors,
-                len_sectors,
-            } => (*offset_sectors, *len_sectors, false),
-            RequestOp::Flush => return self.broken.clone().map(RequestError::Io),
+        let Some((offset, len)) = op.extent() else {
+            return self.broken.clone().map(RequestError::Io);
         };
         let end = offset.checked_add(len);
         if len == 0 || end.is_none_or(|end| end > self.info.array_sectors) {
             return Some(RequestError::OutOfRange);
         }
-        if writes && (self.read_only || self.stopping.is_some()) {
+        if op.is_write() && (self.read_only || self.stopping.is_some()) {
             return Some(RequestError::ReadOnly);
         }
         match &self.broken {
-            Some(why) if writes => Some(RequestError::Io(why.clone())),
+            Some(why) if op.is_write() => Some(RequestError::Io(why.clone())),
             _ => None,
         }
     }

@@ -127,27 +127,10 @@ impl Lane {
         let Some(faults) = &mut self.faults else {
             return Verdict::Served;
         };
-        match *op {
-            RequestOp::Read {
-                offset_sectors,
-                len_sectors,
-            } => faults.read(offset_sectors, len_sectors.into()),
-            RequestOp::Write {
-                offset_sectors,
-                ref data,
-                ..
-            } => faults.write(offset_sectors, (data.len() / 512) as u64),
-            RequestOp::WriteZeroes {
-                offset_sectors,
-                len_sectors,
-                ..
-            }
-            | RequestOp::Trim {
-                offset_sectors,
-                len_sectors,
-                ..
-            } => faults.write(offset_sectors, len_sectors),
-            RequestOp::Flush | RequestOp::Allocation { .. } => Verdict::Served,
+        match op.extent() {
+            Some((offset, len)) if op.is_write() => faults.write(offset, len),
+            Some((offset, len)) if matches!(op, RequestOp::Read { .. }) => faults.read(offset, len),
+            _ => Verdict::Served,
         }
     }
 

@@ -82,6 +82,53 @@ pub enum RequestOp {
     },
 }
 
+impl RequestOp {
+    /// What it is about: the first sector and how many; none for a flush. Data that is not a
+    /// multiple of 512 bytes is about no sector at all.
+    pub fn extent(&self) -> Option<(u64, u64)> {
+        match *self {
+            RequestOp::Flush => None,
+            RequestOp::Read {
+                offset_sectors,
+                len_sectors,
+            } => Some((offset_sectors, len_sectors.into())),
+            RequestOp::Write {
+                offset_sectors,
+                ref data,
+                ..
+            } => {
+                let whole = data.len().is_multiple_of(512);
+                let len = if whole { data.len() / 512 } else { 0 };
+                Some((offset_sectors, len as u64))
+            }
+            RequestOp::WriteZeroes {
+                offset_sectors,
+                len_sectors,
+                ..
+            }
+            | RequestOp::Trim {
+                offset_sectors,
+                len_sectors,
+                ..
+            }
+            | RequestOp::Allocation {
+                offset_sectors,
+                len_sectors,
+            } => Some((offset_sectors, len_sectors)),
+        }
+    }
+
+    /// Whether it changes what is stored.
+    pub fn is_write(&self) -> bool {
+        match self {
+            RequestOp::Write { .. } | RequestOp::WriteZeroes { .. } | RequestOp::Trim { .. } => {
+                true
+            }
+            RequestOp::Read { .. } | RequestOp::Allocation { .. } | RequestOp::Flush => false,
+        }
+    }
+}
+
 /// A successful answer to a host.
 #[derive(Debug)]
 pub enum Reply {
