@@ -16,9 +16,7 @@ fn raid1(disks: u16) -> Shape {
 }
 
 fn started(world: &mut World) {
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("starts");
+    world.begin();
     world.pass(2);
 }
 

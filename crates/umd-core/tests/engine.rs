@@ -60,11 +60,7 @@ fn data_survives_every_tolerable_loss_and_rebuild() {
             "{:?} layout {} bitmap {}",
             shape.level, shape.layout, shape.bitmap
         );
-        let mut world = World::create(&shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
+        let mut world = World::running(&shape);
         let mut copy = whole(&mut world);
         let mut rng = Lcg(u64::from(shape.layout) + 5);
         scribble(&mut world, &mut copy, &mut rng, 60);
@@ -100,9 +96,7 @@ fn data_survives_every_tolerable_loss_and_rebuild() {
         verify(&mut world, &copy);
         assert_eq!(world.mismatch(), 0, "{name}");
         world.stop();
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started again");
+        world.begin();
         assert_eq!(world.array().status().state, ArrayState::Clean);
         verify(&mut world, &copy);
         world.stop();
@@ -112,11 +106,7 @@ fn data_survives_every_tolerable_loss_and_rebuild() {
 #[test]
 fn a_stopped_array_is_clean_and_its_bitmap_empty() {
     for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
-        let mut world = World::create(&shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
+        let mut world = World::running(&shape);
         world.write(5, &[1; 4096]).expect("written");
         assert_eq!(world.array().status().state, ArrayState::Active);
         assert_eq!(
@@ -141,11 +131,7 @@ fn a_stopped_array_is_clean_and_its_bitmap_empty() {
 #[test]
 fn read_errors_are_reconstructed_and_rewritten() {
     for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
-        let mut world = World::create(&shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
+        let mut world = World::running(&shape);
         let copy = whole(&mut world);
         let offset = world.superblock(1).fields.data_offset_sectors;
         let bad = &mut world.disks.get_mut(&MemberId(1)).expect("disk").bad;
@@ -167,11 +153,7 @@ fn read_errors_are_reconstructed_and_rewritten() {
 #[test]
 fn a_member_that_vanishes_is_failed_and_service_goes_on() {
     for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
-        let mut world = World::create(&shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
+        let mut world = World::running(&shape);
         let mut copy = whole(&mut world);
         world.disks.get_mut(&MemberId(0)).expect("disk").gone = true;
         let mut rng = Lcg(9);
@@ -188,9 +170,7 @@ fn a_member_that_vanishes_is_failed_and_service_goes_on() {
         world.stop();
         // It comes back with old data: never trusted, however close its events are.
         world.disks.get_mut(&MemberId(0)).expect("disk").gone = false;
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
+        world.begin();
         assert_eq!(world.array().status().degraded, 1);
         verify(&mut world, &copy);
         world.stop();
@@ -200,11 +180,7 @@ fn a_member_that_vanishes_is_failed_and_service_goes_on() {
 #[test]
 fn losing_too_many_refuses_writes_and_loses_nothing() {
     for shape in shapes() {
-        let mut world = World::create(&shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
+        let mut world = World::running(&shape);
         for disk in 0..=u32::from(redundancy(&shape)) {
             world.disks.get_mut(&MemberId(disk)).expect("disk").gone = true;
         }
@@ -223,9 +199,7 @@ fn losing_too_many_refuses_writes_and_loses_nothing() {
 fn an_unclean_array_is_resynced() {
     for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
         let mut world = World::create(&shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
+        world.begin();
         world.pass(30);
         world.write(5, &[1; 4096]).expect("written");
         // The process dies; one member had written something else.
@@ -233,9 +207,7 @@ fn an_unclean_array_is_resynced() {
         world.timers.clear();
         let offset = world.superblock(1).fields.data_offset_sectors as usize * 512;
         world.disks.get_mut(&MemberId(1)).expect("disk").bytes[offset + 3000] ^= 1;
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
+        world.begin();
         assert!(world.array().status().sync.is_some(), "a resync runs");
         let before = whole(&mut world);
         world.pass(1);
@@ -249,11 +221,7 @@ fn an_unclean_array_is_resynced() {
 #[test]
 fn repair_mends_what_check_counts() {
     for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
-        let mut world = World::create(&shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
+        let mut world = World::running(&shape);
         let offset = world.superblock(1).fields.data_offset_sectors as usize * 512;
         world.disks.get_mut(&MemberId(1)).expect("disk").bytes[offset + 8192] ^= 0xff;
         let unit = match shape.level {
@@ -301,11 +269,7 @@ fn six(layout: u32) -> Shape {
 fn a_check_of_raid6_names_the_member_that_is_wrong_and_repair_mends_it() {
     for layout in [2, 0, 9, 16] {
         for member in 0..5 {
-            let mut world = World::create(&six(layout));
-            world
-                .start(&Wish::default(), Options::default())
-                .expect("started");
-            world.pass(1);
+            let mut world = World::running(&six(layout));
             let mut copy = whole(&mut world);
             scribble(&mut world, &mut copy, &mut Lcg(9), 30);
             rot(&mut world, member, 3 * 8192 + 4096 + 100);
@@ -339,9 +303,7 @@ fn nobody_is_wrong_where_a_resync_is_owed() {
     };
     // Longer than what a resync has under way when it meets the first row.
     let mut world = World::create_sized(&shape, 64 << 20);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     world.pass(1);
     // A crash while it was active.
     world.write(0, &[7; 512]).expect("written");
@@ -352,9 +314,7 @@ fn nobody_is_wrong_where_a_resync_is_owed() {
         let bad = &mut world.disks.get_mut(&MemberId(disk)).expect("disk").bad;
         bad.insert(offset + 3);
     }
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     world.pass(1);
     assert!(world.array().status().sync_pending, "the resync gave up");
     rot(&mut world, 1, 60 << 20);
@@ -368,11 +328,7 @@ fn nobody_is_wrong_where_a_resync_is_owed() {
 
 #[test]
 fn a_plain_repair_believes_the_data() {
-    let mut world = World::create(&six(2));
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
-    world.pass(1);
+    let mut world = World::running(&six(2));
     let copy = whole(&mut world);
     // Slot 1 holds data in the first row.
     rot(&mut world, 1, 10);
@@ -384,15 +340,11 @@ fn a_plain_repair_believes_the_data() {
 #[test]
 fn the_majority_of_three_mirrors_is_right() {
     for member in 0..3 {
-        let mut world = World::create(&Shape {
+        let mut world = World::running(&Shape {
             bitmap: false,
             assume_clean: false,
             ..Shape::mirror(3)
         });
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
         let mut copy = whole(&mut world);
         scribble(&mut world, &mut copy, &mut Lcg(4), 10);
         rot(&mut world, member, 70_000);
@@ -410,7 +362,7 @@ fn the_majority_of_three_mirrors_is_right() {
 #[test]
 fn two_mirrors_and_raid5_say_where_and_not_who() {
     for (level, disks, chunk_sectors) in [(Level::Raid1, 2, 0), (Level::Raid5, 3, 16)] {
-        let mut world = World::create(&Shape {
+        let mut world = World::running(&Shape {
             level,
             layout: if level == Level::Raid5 { 2 } else { 0 },
             disks,
@@ -419,10 +371,6 @@ fn two_mirrors_and_raid5_say_where_and_not_who() {
             format: Format::V1_2,
             assume_clean: false,
         });
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
         rot(&mut world, 1, 20_000);
         assert_ne!(world.mismatch(), 0);
         let found = world.array().status().mismatches;
@@ -436,11 +384,7 @@ fn two_mirrors_and_raid5_say_where_and_not_who() {
 #[test]
 fn zeroes_and_trims_read_as_zeros() {
     for shape in shapes() {
-        let mut world = World::create(&shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
+        let mut world = World::running(&shape);
         let mut copy = whole(&mut world);
         let sectors = copy.len() as u64 / 512;
         for (offset_sectors, len_sectors) in [(3, 5), (7, 300), (0, sectors)] {
@@ -483,9 +427,7 @@ fn a_degraded_array_stopped_in_the_middle_of_a_rebuild_goes_on() {
         assume_clean: true,
     };
     let mut world = World::create(&shape);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     world
         .control(Control::Sync(SyncRequest::Start(SyncAction::Repair)))
         .expect("repair");
@@ -506,9 +448,7 @@ fn a_degraded_array_stopped_in_the_middle_of_a_rebuild_goes_on() {
     );
     world.stop();
     world.disks.remove(&MemberId(2));
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     world.pass(1);
     assert_eq!(world.array().status().degraded, 0);
     verify(&mut world, &copy);
@@ -522,9 +462,7 @@ fn a_returning_member_gets_only_what_it_missed() {
         ..Shape::mirror(2)
     };
     let mut world = World::create(&shape);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     world.pass(30);
     let mut copy = whole(&mut world);
     world.control(Control::Fail(MemberId(1))).expect("failed");
@@ -584,9 +522,7 @@ fn read_only_arrays_are_never_written() {
 fn ranges_outside_the_array_are_refused() {
     let shape = &shapes()[1];
     let mut world = World::create(shape);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     let end = world.array().array_sectors();
     assert_eq!(world.read(end, 1), Err(RequestError::OutOfRange));
     assert_eq!(world.read(end - 1, 2), Err(RequestError::OutOfRange));
@@ -598,9 +534,7 @@ fn ranges_outside_the_array_are_refused() {
 fn the_end_of_a_resync_is_recorded_also_right_after_a_checkpoint() {
     let shape = &shapes()[4];
     let mut world = World::create_sized(shape, 64 << 20);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     world.pass(1);
     assert!(
         world.array().status().events.0 > 2,
@@ -614,11 +548,7 @@ fn the_end_of_a_resync_is_recorded_also_right_after_a_checkpoint() {
 #[test]
 fn scattered_bad_sectors_cost_nothing() {
     for shape in shapes().into_iter().filter(|s| s.level.is_redundant()) {
-        let mut world = World::create(&shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
+        let mut world = World::running(&shape);
         let mut copy = whole(&mut world);
         let break_some = |world: &mut World| {
             for disk in 0..u32::from(shape.disks) {
@@ -643,9 +573,7 @@ fn scattered_bad_sectors_cost_nothing() {
         break_some(&mut world);
         world.array = None;
         world.timers.clear();
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
+        world.begin();
         world.pass(1);
         verify(&mut world, &copy);
         world.stop();
@@ -655,11 +583,7 @@ fn scattered_bad_sectors_cost_nothing() {
 #[test]
 fn a_member_whose_file_vanished_is_lost_at_once_and_read_while_it_lasts() {
     for shape in shapes() {
-        let mut world = World::create(&shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
-        world.pass(1);
+        let mut world = World::running(&shape);
         let copy = whole(&mut world);
         let lost = |id| Control::Lost(MemberId(id), "its file vanished".into());
         for disk in 0..=u32::from(redundancy(&shape)) {
@@ -695,9 +619,7 @@ fn mirror() -> Shape {
 #[test]
 fn a_flush_is_answered_when_the_last_member_has_flushed() {
     let mut world = World::create(&mirror());
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     let now = world.now;
     let array = world.array();
     let mut step = |event: Event| {
@@ -722,14 +644,10 @@ fn a_flush_is_answered_when_the_last_member_has_flushed() {
 
 #[test]
 fn many_readers_of_one_bad_sector_are_served_and_it_is_mended() {
-    let mut world = World::create(&Shape {
+    let mut world = World::running(&Shape {
         assume_clean: false,
         ..mirror()
     });
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
-    world.pass(1);
     let copy = whole(&mut world);
     for disk in 0..2u32 {
         let offset = world.superblock(disk).fields.data_offset_sectors;

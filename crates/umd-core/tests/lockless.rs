@@ -2,8 +2,7 @@
 
 mod world;
 
-use umd_core::array::{ArrayState, BitmapWish, Control, ControlError, MemberRole, Options};
-use umd_core::assembly::Wish;
+use umd_core::array::{ArrayState, BitmapWish, Control, ControlError, MemberRole};
 use umd_core::value::{MAX_SECTOR, MemberId};
 use umd_format::bitmap::{self, STATES_OFFSET, State};
 use umd_format::{Format, Level, Role, SuperblockV1, Uuid};
@@ -40,9 +39,7 @@ fn shapes() -> Vec<Shape> {
 }
 
 fn start(world: &mut World) {
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
 }
 
 fn created(shape: &Shape) -> World {

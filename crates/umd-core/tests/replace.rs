@@ -59,9 +59,7 @@ struct Known {
 impl Known {
     fn started(shape: &Shape) -> Known {
         let mut world = World::create(shape);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("starts");
+        world.begin();
         world.drain();
         let size = world.array().status().array_sectors as usize;
         let mut known = Known {
@@ -338,10 +336,7 @@ fn a_stop_on_the_way_costs_nothing() {
         assert!(fields.features.contains(Features::REPLACEMENT));
         assert_eq!(fields.recovery_offset_sectors(), Some(held), "{what}");
         known.world.kill();
-        known
-            .world
-            .start(&Wish::default(), Options::default())
-            .expect("starts");
+        known.world.begin();
         known.world.drain();
         let read = known.world.disks[&OLD].read_sectors;
         let rest = known.world.array().status().dev_sectors - held;
@@ -357,10 +352,7 @@ fn killed_on_the_way_it_begins_again() {
         let what = name(&shape);
         let mut known = Known::half_way(&shape);
         known.world.kill();
-        known
-            .world
-            .start(&Wish::default(), Options::default())
-            .expect("starts");
+        known.world.begin();
         known.world.pass(2);
         known.check_done(&what);
         assert_eq!(known.member(OLD).role, MemberRole::Faulty);

@@ -3,9 +3,8 @@
 mod world;
 
 use umd_core::array::{
-    Control, ControlError, MemberRole, Notice, Options, RequestOp, SyncLimits, SyncRequest,
+    Control, ControlError, MemberRole, Notice, RequestOp, SyncLimits, SyncRequest,
 };
-use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
 use umd_core::value::{MAX_SECTOR, MemberId};
 use umd_format::{Format, Level};
@@ -25,9 +24,7 @@ fn shape(level: Level, layout: u32, disks: u16, chunk_sectors: u32) -> Shape {
 
 fn started(shape: &Shape, bytes: usize) -> World {
     let mut world = World::create_sized(shape, bytes);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("starts");
+    world.begin();
     world.drain();
     world
 }
@@ -221,9 +218,7 @@ fn a_killed_resync_goes_on_at_its_checkpoint() {
     let mut shape = shape(Level::Raid5, 2, 3, 8);
     shape.assume_clean = false;
     let mut world = World::create_sized(&shape, 24 << 20);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("starts");
+    world.begin();
     // The first unit waits for the speed limit, long before all would be done.
     let both = SyncLimits {
         speed_max_kib_s: Some(Some(16 << 10)),
@@ -238,9 +233,7 @@ fn a_killed_resync_goes_on_at_its_checkpoint() {
     assert_eq!(world.superblock(0).fields.resync_offset_sectors, 36_864);
     let start = world.superblock(0).fields.data_offset_sectors;
     world.kill();
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("starts");
+    world.begin();
     world.drain();
     assert_eq!(done(&mut world), None);
     for id in 0..3 {
@@ -307,9 +300,7 @@ fn a_killed_recovery_goes_on_at_its_checkpoint() {
         assert_eq!(superblock.fields.recovery_offset_sectors(), Some(36_864));
         world.kill();
         world.disks.remove(&MemberId(0));
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("starts");
+        world.begin();
         world.drain();
         let status = world.array().status();
         assert_eq!((status.degraded, status.sync), (0, None), "{level:?}");

@@ -22,9 +22,7 @@ fn created(layout: u32, disks: u16) -> World {
 fn started(word: &str) -> World {
     let layout = FaultyLayout::from_word(word).expect("a layout");
     let mut world = created(layout.to_raw(), 1);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     world
 }
 
@@ -135,9 +133,7 @@ fn the_superblock_says_how_it_fails_and_faults_are_forgotten_at_a_stop() {
     assert_pretended(world.write(0, &[1; 512]));
     world.stop();
     assert_eq!(world.superblock(0).fields.layout, 3 << 5 | 2);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started again");
+    world.begin();
     let status = world.array().status();
     assert_eq!(status.layout, -1, "as kernels show it");
     let faults = status.faulty.expect("its faults");
@@ -148,9 +144,7 @@ fn the_superblock_says_how_it_fails_and_faults_are_forgotten_at_a_stop() {
 #[test]
 fn a_layout_that_a_kernel_has_taken_over_asks_for_nothing() {
     let mut world = created(u32::MAX, 1);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     for at in 0..20 {
         world.write(at, &[1; 512]).expect("works");
         world.read(at, 1).expect("works");

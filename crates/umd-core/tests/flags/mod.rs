@@ -106,9 +106,7 @@ fn what_is_switched_is_recorded_and_counts_at_once() {
         assert_eq!((after.0 - before.0, after.1 - before.1), (0, 8));
         // It stays so over a stop, and can be taken back.
         world.stop();
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
+        world.begin();
         assert!(world.array().status().members[0].write_mostly);
         let none = FlagWish {
             write_mostly: Some(false),

@@ -121,9 +121,7 @@ fn members_that_know_a_rebuilt_one_as_a_spare_do_not_call_it_failed() {
         format: Format::V090,
         ..Shape::mirror(2)
     });
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     world.control(Control::Fail(MemberId(1))).expect("failed");
     let frozen = Control::Sync(SyncRequest::Frozen);
     world.control(frozen).expect("frozen");

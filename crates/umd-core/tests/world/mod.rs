@@ -177,6 +177,14 @@ impl World {
         World::create_sized(shape, DISK_BYTES)
     }
 
+    /// Started, and a second later: what is owed at the start is done.
+    pub fn running(shape: &Shape) -> World {
+        let mut world = World::create(shape);
+        world.begin();
+        world.pass(1);
+        world
+    }
+
     pub fn create_sized(shape: &Shape, disk_bytes: usize) -> World {
         World::create_with(shape, disk_bytes, 0, 0)
     }
@@ -333,6 +341,12 @@ impl World {
             .find(|f| f.id == MemberId(id))
             .expect("a disk");
         fact.superblock.expect("a superblock")
+    }
+
+    /// Starts with nothing special wished for.
+    pub fn begin(&mut self) {
+        let started = self.start(&Wish::default(), Options::default());
+        started.expect("started");
     }
 
     pub fn start(&mut self, wish: &Wish, options: Options) -> Result<(), String> {
