@@ -34,6 +34,8 @@ pub enum Trigger {
     Stop(u64),
     /// So long after the last answer (resync, safe mode, bitmap clearing).
     Idle(u64),
+    /// As soon as so many superblocks have been sent to members.
+    Supers(u64),
 }
 
 /// What can go wrong with a disk.
@@ -235,6 +237,8 @@ pub struct Options {
     /// Members have bad-block logs. That of one starts with so many ranges, and there is rubbish
     /// where they are.
     pub logged: Option<u64>,
+    /// In its second boot one leg of a mirror runs without the others, and they without it then.
+    pub alone: bool,
 }
 
 /// Of 1000 arrays with redundancy so many have a lockless bitmap.
@@ -245,6 +249,11 @@ const STATES_ROOM_SECTORS: u64 = 320;
 
 /// As slow as write-mostly members are made.
 const SLOW_WRITE_NS: u64 = 100_000_000;
+
+/// So many ranges have room in a log of a page.
+pub const LOG_RANGES: u64 = 512;
+/// That many and more are not strewn at random: they would merge.
+pub const MANY_RANGES: u64 = 100;
 
 /// Disks of this size have more regions of 4 KiB than bits in the first sector of a bitmap.
 const LONG_SECTORS: u64 = 18_432 + 320;
@@ -321,6 +330,7 @@ impl Options {
             clones: rng.permille(100),
             limits: false,
             logged: None,
+            alone: false,
         };
         options.draw_more(rng);
         options
@@ -363,6 +373,71 @@ impl Options {
             self.logged = None;
         }
         self.draw_stored(&mut Rng::new(seed, Stream::Stored));
+        self.draw_supers(&mut Rng::new(seed, Stream::Supers));
+        self.draw_alone(&mut Rng::new(seed, Stream::Alone(0)));
+        self.draw_full(&mut Rng::new(seed, Stream::Full));
+    }
+
+    /// One mirror in thirty has one member with a log that is full, which cannot read one sector
+    /// more, and a spare that is to be rebuilt from it.
+    fn draw_full(&mut self, rng: &mut Rng) {
+        let room = self.minor != 0 && self.minor != OLD;
+        let plain = self.marks == Marks::Bits && !self.bitmap_file && !self.alone;
+        let more = self.spares + self.drawer;
+        let fits = self.level == 1 && self.slots == 2 && room && plain && more > 0;
+        if !fits || !rng.permille(100) {
+            return;
+        }
+        self.logged = Some(LOG_RANGES - rng.below(2));
+        (self.missing, self.spares, self.drawer) = (1, 1, more - 1);
+        for sectors in &mut self.disk_sectors {
+            *sectors = (*sectors).max(LONG_SECTORS);
+        }
+        if self.workload.hot_sectors == 0 {
+            self.workload.hot_sectors = 64;
+        }
+        self.beyond = true;
+    }
+
+    /// The power goes in the middle of superblocks, boot after boot.
+    fn draw_supers(&mut self, rng: &mut Rng) {
+        if self.level <= 0 || !rng.permille(30) {
+            return;
+        }
+        let boots = self.boots.len().max(3);
+        let mut cut = || {
+            let window_ns = rng.pick(&[0, 0, 1_000_000]);
+            let supers = rng.range(1, 3 * u64::from(self.slots));
+            (Ending::PowerCut { window_ns }, Trigger::Supers(supers))
+        };
+        let last = self.boots.pop().expect("there is a last boot");
+        self.boots = (1..boots).map(|_| cut()).collect();
+        self.boots.push(last);
+    }
+
+    /// One mirror with a bitmap of ten is torn apart; that is enough to happen to disks.
+    fn draw_alone(&mut self, rng: &mut Rng) {
+        let plain = self.marks == Marks::Bits && !self.bitmap_file && self.logged.is_none();
+        let fits = self.level == 1 && plain && self.bitmap_bytes.is_some() && self.missing == 0;
+        if !fits || !rng.permille(100) {
+            return;
+        }
+        self.alone = true;
+        self.beyond = false;
+        self.clones = false;
+        self.forks = Forks::default();
+        for lie in LIES {
+            self.faults.remove(&lie);
+        }
+        let last = self.boots.pop().expect("there is a last boot");
+        self.boots.truncate(3);
+        self.boots.resize(3, last);
+        self.boots[0] = last;
+        let answers = Trigger::Answers(rng.range(1, 20));
+        self.boots[1] = (Ending::PowerCut { window_ns: 0 }, answers);
+        self.boots.push(last);
+        self.actions.insert(Action::ReAdd);
+        self.actions_per_boot += 3;
     }
 
     /// Disks of 4Kn: nothing smaller than eight sectors is read or written, nor asked for.

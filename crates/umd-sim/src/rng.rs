@@ -40,6 +40,12 @@ pub enum Stream {
     Logged,
     /// Whether the bitmap is lockless.
     Lockless,
+    /// Whether and which member runs alone for a while.
+    Alone(u16),
+    /// Whether the power goes while superblocks are written.
+    Supers,
+    /// Whether a log is full.
+    Full,
 }
 
 impl Stream {
@@ -60,6 +66,9 @@ impl Stream {
             Stream::Stored => (13, 0, 0),
             Stream::Shred(boot) => (14, boot, 0),
             Stream::Lockless => (15, 0, 0),
+            Stream::Alone(boot) => (16, boot, 0),
+            Stream::Supers => (17, 0, 0),
+            Stream::Full => (18, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

@@ -322,7 +322,8 @@ impl Array {
 
     /// The fixed list of what follows every event.
     fn maintain(&mut self) -> bool {
-        let mut moved = false;
+        // Before writes that waited go on: they belong to the order that is recorded first.
+        let mut moved = self.finish_replacements();
         let units = self.with_lane(|lane, rig| lane.resume(rig, &mut moved));
         for unit in units {
             self.with_sync(|sync, rig| sync.locked(rig, unit));

@@ -43,7 +43,8 @@ fn may_show(exhibit: Exhibit, seed: u64) -> bool {
     match exhibit {
         M01 | M02 => options.level == 0,
         M05 | M06 => options.write_behind > 0,
-        M25 | M58 | U03 | U05 | U12 | U15 => options.level > 0,
+        M25 | M58 | U03 | U05 | U12 => options.level > 0,
+        U15 => options.alone,
         M56 | U01 | U07 | U09 => options.bitmap_bytes.is_some(),
         M12 | M17 | M63 => options.logged.is_some(),
         U04 => options.faults.contains(&Fault::FlushError),

@@ -492,6 +492,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
             block_sectors: 1,
         },
         latency: vec![latency; usize::from(slots)],
+        alone: false,
         boots: vec![(Ending::Stop, Trigger::Answers(u64::MAX))],
         faults: Default::default(),
         faults_per_boot: 0,

@@ -22,7 +22,7 @@ use crate::engine::{Candidate, How, Maker, Refused, Started, now_at};
 use crate::layout::{Geometry, Known};
 use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{MemberView, Monitor, Rule, Scene, Violation};
-use crate::options::{Action, Marks, Options, Trigger};
+use crate::options::{Action, MANY_RANGES, Marks, Options, Trigger};
 use crate::oracle::{Look, Oracle};
 use crate::queue::Queue;
 use crate::rng::{Rng, Stream};
@@ -68,10 +68,15 @@ fn spoil(
     let fields = &mut superblock.fields;
     let log = BadLog::empty(fields).expect("it was made with one");
     let mut bad = BadRanges::default();
-    for _ in 0..ranges {
-        let blocks = fields.size_sectors / block;
-        let at = rng.below(blocks);
-        let len = rng.range(1, 24).min(blocks - at);
+    let blocks = fields.size_sectors / block;
+    for n in 0..ranges {
+        let (at, len) = match ranges < MANY_RANGES {
+            true => {
+                let at = rng.below(blocks);
+                (at, rng.range(1, 24).min(blocks - at))
+            }
+            false => (n * (blocks / (ranges + 1)), 1),
+        };
         let start = fields.data_offset_sectors.next_multiple_of(block) + at * block;
         bad.insert(start, start + len * block);
     }
@@ -81,6 +86,11 @@ fn spoil(
             rubbish[..8].copy_from_slice(&rng.next_u64().to_le_bytes());
             disk.medium_mut().put(sector, Some(&rubbish));
         }
+    }
+    if ranges >= MANY_RANGES {
+        let at = ranges * (blocks / (ranges + 1)) * block;
+        let start = fields.data_offset_sectors.next_multiple_of(block);
+        disk.damage(start + at, block);
     }
     fields.features = fields.features.with(Features::BAD_BLOCKS);
     put_bytes(disk, log.sector, &log.rewritten(&bad).expect("few").bytes);
@@ -96,8 +106,9 @@ fn spoil_one(
     how: (u64, u64),
     rng: &mut Rng,
 ) {
-    let slot = rng.below(slots.len() as u64) as usize;
-    let superblock = slots[slot].as_mut().expect("nobody is missing");
+    let here = slots.iter().flatten().count() as u64;
+    let slot = rng.below(here) as usize;
+    let superblock = slots[slot].as_mut().expect("the last ones are missing");
     spoil(&mut disks[slot], superblock, how, rng);
 }
 
@@ -305,7 +316,11 @@ impl<'a> World<'a> {
             geometry,
             pool: Pool::new(),
             oracle: Oracle::new(unwritten, copies),
-            atlas: Atlas::default(),
+            // What one member alone cannot give is lost.
+            atlas: Atlas {
+                exceeded: options.logged.is_some_and(|ranges| ranges >= MANY_RANGES),
+                ..Atlas::default()
+            },
             trace,
             counts: Counts::default(),
             live: None,
@@ -324,6 +339,8 @@ impl<'a> World<'a> {
             forks: ForkPlan::new(&options),
             looked: None,
             clones: Vec::new(),
+            alone: None,
+            was_whole: false,
             options,
             maker,
         }
@@ -334,10 +351,11 @@ impl<'a> World<'a> {
         self.atlas.rebooted();
         self.between_boots();
         if !self.manual.on {
+            self.part_ways();
             self.bring_back_the_newest();
         }
         let mut chosen: Vec<usize> = (0..self.disks.len())
-            .filter(|&disk| self.carries[disk] && !self.absent[disk])
+            .filter(|&disk| self.carries[disk] && !self.absent[disk] && !self.is_apart(disk))
             // The first superblock of a new member may never have reached it.
             .filter(|&disk| self.with_super(&self.disks[disk], |_| ()).is_some())
             .collect();
@@ -426,7 +444,7 @@ impl<'a> World<'a> {
             self.with_super(&self.disks[member], claims).flatten()
         };
         let known: Vec<Option<u64>> = (0..self.disks.len()).map(events).collect();
-        let here = |disk: &usize| !self.absent[*disk];
+        let here = |disk: &usize| !self.absent[*disk] && !self.is_apart(*disk);
         let newest = (0..known.len())
             .filter(here)
             .filter_map(|disk| known[disk])
@@ -524,6 +542,8 @@ impl<'a> World<'a> {
             answers: 0,
             phase: Phase::Work { over: false },
             events: 0,
+            supers: 0,
+            whole: false,
         });
         self.tell_file();
         let live = self.live.as_mut().expect("it was just set");
@@ -533,6 +553,7 @@ impl<'a> World<'a> {
             status: &live.status,
             oracle: &self.oracle,
         });
+        self.check_whole()?;
         let held: BTreeSet<u16> = self.in_sync().into_iter().map(|(slot, _)| slot).collect();
         let missing: Vec<u16> = (0..self.geometry.slots)
             .filter(|s| !held.contains(s))
@@ -566,6 +587,7 @@ impl<'a> World<'a> {
     /// The power goes, or the process is killed.
     pub(super) fn crash(&mut self, power: bool) {
         let lost = self.crash_begins(power);
+        let was_whole = self.is_whole();
         let shorn = self.choose_shorn().filter(|_| power);
         let place = shorn.and_then(|disk| self.place_of(disk));
         shorn
@@ -587,6 +609,7 @@ impl<'a> World<'a> {
             }
             self.absent[disk] = gone && self.fault_rng.permille(400);
         }
+        self.was_whole = was_whole && !self.absent.contains(&true);
         self.oracle.crashed(lost);
         if let Some(disk) = shorn {
             let sectors = self.disks[disk].take_shorn();
@@ -620,6 +643,7 @@ impl<'a> World<'a> {
             return self.rest_by_hand();
         }
         let power = self.fault_rng.coin();
+        self.was_whole = self.is_whole();
         for disk in 0..self.disks.len() {
             let gone = self.disks[disk].power() == Power::Gone;
             if gone || power {
@@ -630,11 +654,21 @@ impl<'a> World<'a> {
             }
             self.absent[disk] = gone && self.fault_rng.permille(400);
         }
+        self.was_whole &= !self.absent.contains(&true);
         if power || self.atlas.exceeded() {
             self.oracle.crashed(true);
         }
         self.live = None;
         self.queue.clear();
+    }
+
+    pub(super) fn trigger_by_supers(&mut self) {
+        let (_, trigger) = self.options.boots[usize::from(self.boot)];
+        let live = self.live_mut();
+        live.supers += 1;
+        if trigger == Trigger::Supers(live.supers) {
+            self.end_after(0);
+        }
     }
 
     pub(super) fn trigger_by_answers(&mut self) {

@@ -245,6 +245,7 @@ impl World<'_> {
         let number = io.io;
         if io.purpose == umd_core::array::Purpose::Super && writes {
             self.carries[disk] = true;
+            self.trigger_by_supers();
         }
         self.spring(&view);
         let due = self.disks[disk].submit(self.now, number.0, io.purpose, io.op);

@@ -120,6 +120,7 @@ impl<'a> World<'a> {
         options.actions.clear();
         options.forks = Forks::default();
         options.clones = false;
+        options.alone = false;
         let mut fresh = || Rng::from_draw(&mut rng);
         let disks = self.disks.iter().map(|disk| disk.twin(fresh())).collect();
         World {
@@ -152,6 +153,8 @@ impl<'a> World<'a> {
             forks: ForkPlan::new(&options),
             looked: None,
             clones: Vec::new(),
+            alone: self.alone,
+            was_whole: self.is_whole(),
             maker: self.maker,
             options,
         }

@@ -83,7 +83,7 @@ impl World<'_> {
         self.next_request += 1;
         let number = self.next_request;
         let id = RequestId(number);
-        let Plan { kind, zero, range } = plan;
+        let Plan { kind, zero, range } = self.as_it_will_be_lost(plan);
         let began = self.oracle.began();
         let op = self.operation(number, kind, zero, &range);
         let live = self.live.as_mut().expect("an array is running");

@@ -11,6 +11,7 @@
 //! ```
 
 mod admin;
+mod alone;
 mod atlas;
 mod boot;
 mod commands;
@@ -23,6 +24,7 @@ mod limits;
 mod manual;
 mod phases;
 mod silent;
+mod whole;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -115,6 +117,10 @@ struct Live {
     answers: u64,
     phase: Phase,
     events: u64,
+    /// Superblocks sent to members.
+    supers: u64,
+    /// Everybody was in sync from the start, and still is.
+    whole: bool,
 }
 
 /// Counts of a run, for whoever wants to know whether anything happened.
@@ -179,6 +185,10 @@ pub struct World<'a> {
     forks: ForkPlan,
     looked: Option<Rc<RefCell<Looked>>>,
     clones: Vec<silent::Clone>,
+    /// Who runs without the others, or did.
+    alone: Option<alone::Alone>,
+    /// Nobody failed in the last boot, and nothing happened to a disk since.
+    was_whole: bool,
 }
 
 /// More events in one boot than this: something spins.
@@ -332,6 +342,7 @@ impl World<'_> {
         if !commands.is_empty() {
             live.engine.refresh(&mut live.status);
             live.monitor.note_status(&live.status);
+            live.whole &= live.status.degraded == 0;
         }
         self.carry_out(&mut commands)?;
         self.spare_commands = commands;
