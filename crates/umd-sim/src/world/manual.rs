@@ -351,6 +351,7 @@ impl World<'_> {
             Admin::ReadOnly => Request::ReadOnly,
             Admin::ReadWrite => Request::ReadWrite,
             Admin::Limit(number) => Request::Limit(number),
+            Admin::Mode(layout) => Request::Mode(layout),
         })
     }
 

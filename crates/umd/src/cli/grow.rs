@@ -1,5 +1,5 @@
-//! `umd grow`: what a running array is made with is changed. Today that is its bitmap, and how level
-//! faulty fails.
+//! `umd grow`: what a running array is made with is changed. Today that is its bitmap, and how
+//! level faulty fails.
 
 use umd_format::FaultyLayout;
 
