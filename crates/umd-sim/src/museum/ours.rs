@@ -223,7 +223,7 @@ pub(super) const OURS: &[Entry] = &[
         "The last write of an array that broke had reached one leg and not the other, and reads \
          were spread over both: the new and the old by turns.",
         "Content",
-        Rule::Content,
+        Rule::Source,
     ),
     entry(
         U24,
