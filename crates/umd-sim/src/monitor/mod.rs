@@ -70,7 +70,8 @@ pub enum Rule {
     Content,
     /// An error was reported although redundancy was there.
     Error,
-    /// At level faulty, a request failed that nobody asked to fail, or one that was to fail did not.
+    /// At level faulty, a request failed that nobody asked to fail, or one that was to fail did
+    /// not.
     Pretence,
     /// Something that must happen does not.
     Liveness,

@@ -528,9 +528,7 @@ impl<'a> World<'a> {
             events: 0,
         });
         self.tell_file();
-        // What hosts were told before is forgotten, what was asked for since it was made as well.
-        let faulty = self.options.level == -5;
-        self.pretence = faulty.then(|| Pretence::new(self.options.layout));
+        self.pretence = Pretence::of(&self.options);
         let live = self.live.as_mut().expect("it was just set");
         live.monitor.excuse(self.atlas.spoiled.clone());
         live.monitor.note_half_set(Scene {

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::monitor::Rule;
-use crate::options::Options;
 use crate::run::{Show, run_options};
 use crate::sabotage::{Harm, Sabotage};
 use crate::script::*;
