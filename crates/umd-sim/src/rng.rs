@@ -40,6 +40,8 @@ pub enum Stream {
     Logged,
     /// Whether the bitmap is lockless.
     Lockless,
+    /// Whether the array is one of level faulty.
+    Faulty,
 }
 
 impl Stream {
@@ -60,6 +62,7 @@ impl Stream {
             Stream::Stored => (13, 0, 0),
             Stream::Shred(boot) => (14, boot, 0),
             Stream::Lockless => (15, 0, 0),
+            Stream::Faulty => (16, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

@@ -16,6 +16,7 @@ use super::fork::ForkPlan;
 use super::host::Client;
 use super::manual::Manual;
 use super::phases::Phase;
+use super::pretend::Pretence;
 use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
 use crate::engine::{Candidate, How, Maker, Refused, Started, now_at};
@@ -309,6 +310,7 @@ impl<'a> World<'a> {
             trace,
             counts: Counts::default(),
             live: None,
+            pretence: None,
             spare_commands: Vec::new(),
             boot: 0,
             next_member: 0,
@@ -526,6 +528,7 @@ impl<'a> World<'a> {
             events: 0,
         });
         self.tell_file();
+        self.pretence = Pretence::of(&self.options);
         let live = self.live.as_mut().expect("it was just set");
         live.monitor.excuse(self.atlas.spoiled.clone());
         live.monitor.note_half_set(Scene {

@@ -22,6 +22,7 @@ mod lag;
 mod limits;
 mod manual;
 mod phases;
+mod pretend;
 mod silent;
 
 use std::cell::RefCell;
@@ -55,6 +56,7 @@ pub(crate) use host::{Kind, Plan};
 use manual::Manual;
 pub use manual::{Ambush, Strike};
 use phases::Phase;
+use pretend::Pretence;
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +165,8 @@ pub struct World<'a> {
     trace: Trace,
     counts: Counts,
     live: Option<Live>,
+    /// What an array of level faulty has been asked for.
+    pretence: Option<Pretence>,
     /// Memory for the commands of the next event.
     spare_commands: Commands,
     boot: u16,
