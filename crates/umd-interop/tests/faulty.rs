@@ -4,6 +4,7 @@
 //!   kernel   makes and fills arrays that are to fail           mdadm: what it says of them
 //!   umd      reads them, with the faults they ask for, and writes; makes arrays of its own
 //!   kernel   fails as those ask, and reads what umd wrote
+//!   both     are asked for other modes while they run
 //! ```
 //!
 //! Kernels up to 6.7 have the level. mdadm 4.2 makes such arrays, but starts them only with
@@ -203,5 +204,92 @@ fn umd_to_the_kernel(oracle: &Oracle, umd: &Umd, scratch: &Scratch, made: &Kerne
         assert_eq!(lasting(shown), lasting(wanted), "{n}");
         let theirs = shape(printed(made, &format!("examine{n}")));
         assert_eq!(shape(shown), theirs, "{n}: as mdadm makes them");
+    }
+}
+
+/// One after the other, of an array made with `rt4`.
+const WISHES: [&str; 12] = [
+    "wt3",
+    "rp2",
+    "rf5",
+    "wa",
+    "flush",
+    "clear",
+    "rp1",
+    "none",
+    "flush",
+    "write-persistent",
+    "rt2",
+    "rt7",
+];
+/// Requests are read here once `rp1` is on: beyond all superblocks.
+const BAD_BYTES: u64 = 6 * MIB;
+
+#[test]
+fn modes_are_changed_and_not_recorded_as_the_kernel_does() {
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip("faulty"), Umd::or_skip("faulty")) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let images = scratch.images("g", 3, 16 * MIB).unwrap();
+    let own = scratch.images("h", 3, 16 * MIB).unwrap();
+    let formats = ["1.2", "1.0", "0.90"];
+    let mut kernel = Kernel::new(&oracle).members(&images);
+    for (n, metadata) in formats.into_iter().enumerate() {
+        kernel = kernel.script(&format!(
+            "mdadm --create --run --quiet --metadata={metadata} /dev/md{n} -l faulty -n1 \
+                -p rt4 $D{n}
+            mdadm --examine $D{n} > /tmp/before{n}"
+        ));
+        for (step, word) in WISHES.into_iter().enumerate() {
+            kernel = kernel.script(&format!(
+                "mdadm --grow --quiet /dev/md{n} -l faulty -p {word} || fail {n}: {word}
+                [ {word} = rp1 ] && dd if=/dev/md{n} of=/dev/null bs=4k count=1 iflag=direct \
+                    skip={} 2>/dev/null && fail {n}: read
+                echo '<mdstat{n}.{step}>'; cat /proc/mdstat; echo '</mdstat{n}.{step}>'",
+                BAD_BYTES / 4096
+            ));
+        }
+        kernel = kernel.script(&format!(
+            "mdadm --stop --quiet /dev/md{n}
+            mdadm --examine $D{n} | cmp - /tmp/before{n} || fail {n}: recorded
+            mdadm --assemble --run --quiet /dev/md{n} $D{n}
+            echo '<again{n}>'; cat /proc/mdstat; echo '</again{n}>'
+            mdadm --stop --quiet /dev/md{n}"
+        ));
+    }
+    let run = kernel.run_ok().unwrap();
+    for (n, metadata) in formats.into_iter().enumerate() {
+        let (name, image) = (format!("md{n}"), text(&own[n]));
+        let e = format!("--metadata={metadata}");
+        umd.ok(&[
+            "create", &name, "-l", "faulty", "-n1", "-p", "rt4", &e, image,
+        ])
+        .unwrap();
+        umd.ok(&["stop", &name]).unwrap();
+        let served = umd.serve(&name, &own[n..=n], &[]).unwrap();
+        let before = std::fs::read(&own[n]).unwrap();
+        let mut client = Client::connect(served.socket(), &name).unwrap();
+        for (step, word) in WISHES.into_iter().enumerate() {
+            umd.ok(&["grow", &name, "-l", "faulty", "-p", word])
+                .unwrap();
+            if word == "rp1" {
+                let bad = client.read(BAD_BYTES, &mut [0; 4096]);
+                assert!(bad.is_err(), "{metadata}");
+            }
+            let wanted = second_line(printed(&run, &format!("mdstat{n}.{step}")), &name);
+            let shown = umd.ok(&["mdstat"]).unwrap();
+            assert_eq!(second_line(&shown, &name), wanted, "{metadata}: {word}");
+        }
+        client.disconnect().unwrap();
+        served.stop().unwrap();
+        assert!(
+            std::fs::read(&own[n]).unwrap() == before,
+            "{metadata}: recorded"
+        );
+        let served = umd.serve(&name, &own[n..=n], &[]).unwrap();
+        let again = second_line(printed(&run, &format!("again{n}")), &name);
+        assert_eq!(second_line(&umd.ok(&["mdstat"]).unwrap(), &name), again);
+        served.stop().unwrap();
     }
 }

@@ -47,7 +47,7 @@ struct Chunks {
 /// The shape of an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Geometry {
-    /// -1 (linear), 0, 1, 4, 5, 6 or 10.
+    /// -5 (faulty), -1 (linear), 0, 1, 4, 5, 6 or 10.
     pub level: i32,
     /// md's layout number (RAID0: 1 or 2).
     pub layout: i32,
@@ -103,7 +103,7 @@ impl Geometry {
     pub fn data_slots(&self) -> u64 {
         let n = u64::from(self.slots);
         match self.level {
-            1 => 1,
+            1 | -5 => 1,
             4 | 5 => n - 1,
             6 => n - 2,
             _ => n,
@@ -400,7 +400,7 @@ impl Geometry {
             -1 => smallvec![self.linear(sector)],
             10 => self.copied(sector),
             0 => smallvec![self.striped(sector)],
-            1 => (0..self.slots)
+            1 | -5 => (0..self.slots)
                 .map(|slot| Place {
                     slot,
                     relative_sector: sector,

@@ -30,6 +30,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
   --lockless  every array with redundancy has a lockless bitmap (drawn: one in eight)
   --behind    only seeds with write-mostly members that writes may lag on
   --old       every array has metadata 0.90 (drawn: one in ten)
+  --faulty    every array is one of level faulty (drawn: one of 38)
   --bitmap-file   every array with redundancy has its bitmap in a file (drawn: one in eleven)
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
@@ -53,6 +54,7 @@ struct Args {
     lies: bool,
     old: bool,
     bitmap_file: bool,
+    faulty: bool,
     behind: bool,
     lockless: bool,
     nth: bool,
@@ -83,6 +85,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--lies" => args.lies = true,
             "--old" => args.old = true,
             "--bitmap-file" => args.bitmap_file = true,
+            "--faulty" => args.faulty = true,
             "--behind" => args.behind = true,
             "--lockless" => args.lockless = true,
             "--nth" => args.nth = true,
@@ -109,6 +112,9 @@ fn options_of(seed: u64, args: &Args) -> Options {
     if args.bitmap_file && options.level > 0 && !options.bitmap_file {
         options.keep_bitmap_in_a_file(&mut Rng::new(seed, Stream::Stored));
     }
+    if args.faulty {
+        options.make_faulty();
+    }
     if args.lies {
         options.lie();
     }
@@ -127,6 +133,7 @@ fn forced(args: &Args) -> String {
     let words = [
         (args.old, " --old"),
         (args.bitmap_file, " --bitmap-file"),
+        (args.faulty, " --faulty"),
         (args.lies, " --lies"),
         (args.lockless, " --lockless"),
     ];

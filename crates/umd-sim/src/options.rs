@@ -103,6 +103,8 @@ pub enum Action {
     Freeze,
     /// Makes the array read-only, and writable later.
     ReadOnly,
+    /// Has level faulty fail in one more way, or in none.
+    Mode,
 }
 
 const ACTIONS: [Action; 9] = [
@@ -172,7 +174,7 @@ pub struct Forks {
 pub struct Options {
     /// The seed.
     pub seed: u64,
-    /// 0, 1, 4, 5 or 6.
+    /// -5 (faulty), -1 (linear), 0, 1, 4, 5, 6 or 10.
     pub level: i32,
     /// md's layout number.
     pub layout: u32,
@@ -240,6 +242,9 @@ pub struct Options {
     /// In its second boot one leg of a mirror runs without the others, and they without it then.
     pub alone: bool,
 }
+
+/// Of 1000 arrays without redundancy so many are of level faulty.
+const FAULTY_PERMILLE: u64 = 250;
 
 /// Of 1000 arrays with redundancy so many have a lockless bitmap.
 const LOCKLESS_PERMILLE: u64 = 120;
@@ -362,6 +367,10 @@ impl Options {
 
     /// What is drawn from streams of its own: other seeds mean what they meant.
     fn draw_apart(&mut self, seed: u64) {
+        let rare = Rng::new(seed, Stream::Faulty).permille(FAULTY_PERMILLE);
+        if self.level <= 0 && rare {
+            self.make_faulty();
+        }
         self.draw_behind(&mut Rng::new(seed, Stream::Behind));
         self.draw_logged(&mut Rng::new(seed, Stream::Logged));
         if Rng::new(seed, Stream::Lockless).permille(LOCKLESS_PERMILLE) {
@@ -560,6 +569,27 @@ impl Options {
         }
     }
 
+    /// The array is one of level faulty: a disk, and requests that fail as they are asked to.
+    pub fn make_faulty(&mut self) {
+        let rng = &mut Rng::new(mix(self.seed), Stream::Faulty);
+        (self.level, self.layout) = (-5, draw_mode(rng));
+        (self.slots, self.missing, self.spares, self.drawer) = (1, 0, 0, 0);
+        self.chunk_sectors = 0;
+        self.disk_sectors.truncate(1);
+        self.latency.truncate(1);
+        self.bitmap_bytes = None;
+        (self.marks, self.bitmap_file) = (Marks::Bits, false);
+        (self.write_mostly, self.write_behind) = (0, 0);
+        (self.logged, self.limits) = (None, false);
+        self.workload.stream_sectors = 0;
+        self.faults.retain(|fault| !LIES.contains(fault));
+        self.actions = BTreeSet::from([Action::Mode]);
+        if rng.permille(300) {
+            self.actions.insert(Action::ReadOnly);
+        }
+        self.actions_per_boot = rng.range(0, 12);
+    }
+
     /// Disks lie in every way they can.
     pub fn lie(&mut self) {
         if self.level > 0 {
@@ -574,6 +604,13 @@ impl Options {
     pub fn disks(&self) -> usize {
         self.disk_sectors.len()
     }
+}
+
+/// A layout of level faulty: one of its modes, or an end of them, and a period.
+pub fn draw_mode(rng: &mut Rng) -> u32 {
+    const MODES: [u32; 12] = [0, 1, 1, 2, 2, 3, 3, 4, 5, 5, 30, 31];
+    let mode = rng.pick(&MODES);
+    mode | rng.pick(&[0, 0, 1, 2, 3, 5, 17]) << 5
 }
 
 /// Level, slots and layout.
@@ -768,6 +805,7 @@ mod tests {
             assert!(some(&|o| o.level == level) > 50);
         }
         assert!(some(&|o| o.level == -1) > 10);
+        assert!((25..100).contains(&some(&|o| o.level == -5)));
         assert!((130..270).contains(&some(&|o| o.minor == OLD)));
         assert!((120..280).contains(&some(&|o| o.shreds)));
         assert!((100..250).contains(&some(&|o| o.bitmap_file)));

@@ -46,6 +46,8 @@ pub enum Stream {
     Supers,
     /// Whether a log is full.
     Full,
+    /// Whether the array is one of level faulty.
+    Faulty,
 }
 
 impl Stream {
@@ -66,9 +68,10 @@ impl Stream {
             Stream::Stored => (13, 0, 0),
             Stream::Shred(boot) => (14, boot, 0),
             Stream::Lockless => (15, 0, 0),
-            Stream::Alone(boot) => (16, boot, 0),
-            Stream::Supers => (17, 0, 0),
-            Stream::Full => (18, 0, 0),
+            Stream::Alone(boot) => (17, boot, 0),
+            Stream::Supers => (18, 0, 0),
+            Stream::Full => (19, 0, 0),
+            Stream::Faulty => (16, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

@@ -8,9 +8,10 @@
 //! ```
 
 use umd_core::array::{
-    Command, Commands, Completion, Event, IoDone, IoOp, MemberIo, Purpose, Status,
+    Command, Commands, Completion, Control, ControlReply, Event, IoDone, IoOp, MemberIo, Purpose,
+    Reply, RequestError, Status,
 };
-use umd_core::value::{Now, Pool};
+use umd_core::value::{Now, Pool, RequestId};
 
 use crate::engine::{Candidate, Engine, How, Maker, Refused, Started};
 use crate::shipped::Shipped;
@@ -34,6 +35,12 @@ pub(crate) enum Harm {
     ErrorsSwallowed,
     /// Superblocks are written without FUA, after a flush that never happens.
     SuperVolatile,
+    /// Modes of level faulty that are asked for while it runs are taken and not set.
+    ModesIgnored,
+    /// Writes that are to fail are answered as done.
+    PretenceSwallowed,
+    /// Every seventh request fails as at level faulty, though nobody asked for it.
+    PretenceInvented,
 }
 
 /// Starts sabotaged engines.
@@ -59,6 +66,20 @@ impl Sabotaged {
         }
     }
 
+    /// Changes what a host is told.
+    fn tell(&self, id: RequestId, result: &mut Result<Reply, RequestError>) {
+        let pretended = |error: &RequestError| error.to_string().contains("level faulty");
+        match self.harm {
+            Harm::PretenceSwallowed if result.as_ref().is_err_and(pretended) => {
+                *result = Ok(Reply::Done);
+            }
+            Harm::PretenceInvented if id.0.is_multiple_of(7) => {
+                *result = Err(RequestError::Io("no reason (level faulty)".into()));
+            }
+            _ => {}
+        }
+    }
+
     fn change(&self, io: &mut MemberIo) {
         if let IoOp::Write { fua, .. } = &mut io.op {
             match (self.harm, io.purpose) {
@@ -75,6 +96,9 @@ impl Sabotaged {
         while !wanted.is_empty() {
             let mut kept = Vec::new();
             for mut command in wanted.drain(..) {
+                if let Command::Complete { id, result } = &mut command {
+                    self.tell(*id, result);
+                }
                 if let Command::Io(io) = &mut command {
                     self.change(io);
                     if self.keeps(io) {
@@ -100,6 +124,10 @@ impl Engine for Sabotaged {
             && done.result.is_err()
         {
             done.result = Ok(IoDone::Done);
+        }
+        if let (Harm::ModesIgnored, &Event::Control(id, Control::Layout(_))) = (self.harm, &event) {
+            let result = Ok(ControlReply::Done);
+            return commands.push(Command::Answer { id, result });
         }
         let mut wanted = Commands::new();
         self.inner.handle(now, event, &mut wanted);

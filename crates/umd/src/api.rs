@@ -11,6 +11,7 @@
 //! | `POST /v1/arrays/NAME/manage`       | [`ManageRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/action`       | [`ActionRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/bitmap`       | [`BitmapRequest`] -> [`DoneDoc`]                |
+//! | `POST /v1/arrays/NAME/layout`       | [`LayoutRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
 //! | `GET  /v1/arrays/NAME/wait`         | `?timeout_ms=N`: [`WaitDoc`] when idle or after |
 //! | `GET  /v1/events`                   | [`EventDoc`]s as server-sent events             |
@@ -227,6 +228,13 @@ pub struct BitmapRequest {
     /// Bytes per bit; as for a new array when nothing is said.
     #[serde(default)]
     pub chunk_bytes: Option<u32>,
+}
+
+/// How a running array of level faulty is to fail from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutRequest {
+    /// mdadm's word, with the period behind it: `write-transient3`, `rp`, `clear`, `flush`.
+    pub layout: String,
 }
 
 /// Read-only or not.

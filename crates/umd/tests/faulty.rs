@@ -101,3 +101,100 @@ fn shapes_that_make_no_sense_are_refused() {
         assert_eq!(home.hashes(), before, "{line}");
     }
 }
+
+#[test]
+fn its_modes_are_changed_while_it_serves() {
+    let home = Home::new();
+    home.umd("create f -l faulty -n1 -p rt4 -z 8M a").ok();
+    let mut nbd = home.nbd("f");
+    nbd.pwrite(0, &pattern(1, 8192)).expect("writes work");
+    let before = home.hashes();
+    let would = home.umd("grow f --layout=wt3 --dry-run").ok().out;
+    assert!(
+        would.contains("would set the layout of f to write-transient3"),
+        "{would}"
+    );
+    let line = || {
+        let mdstat = home.umd("mdstat").ok().out;
+        let line = mdstat.lines().find(|line| line.contains("nfaults"));
+        line.expect("a line of its own").trim().to_owned()
+    };
+    assert_eq!(line(), "8192 blocks super 1.2 ReadTransient=4(4) nfaults=0");
+    let ran = home.umd("grow f --layout=wt3").ok();
+    assert_eq!(ran.err, "umd: layout for f set to write-transient3\n");
+    let two = "8192 blocks super 1.2 WriteTransient=3(3) ReadTransient=4(4) nfaults=0";
+    assert_eq!(line(), two);
+    // As mdadm is asked: `mdadm --grow /dev/md0 -l faulty -p MODE`.
+    let ran = home.umd("--grow f -l faulty -p rp --json").ok();
+    let modes = &ran.json()["faulty"]["modes"];
+    assert_eq!(modes[2]["mode"], "read-persistent");
+    nbd.pread(4096, 4096).expect_err("that is bad now");
+    assert_eq!(home.detail("f")["faulty"]["places"], 1);
+    home.umd("grow f -p clear").ok();
+    assert_eq!(line(), "8192 blocks super 1.2 nfaults=1");
+    nbd.pread(4096, 4096).expect_err("and stays so");
+    nbd.pread(0, 4096).expect("the rest works");
+    home.umd("grow f -p flush").ok();
+    let data = nbd.pread(4096, 4096).expect("forgotten");
+    assert!(data == pattern(1, 8192)[4096..]);
+    home.umd("grow f -p wa").ok();
+    assert_eq!(line(), "8192 blocks super 1.2 WriteAll nfaults=0");
+    nbd.pwrite(0, &pattern(2, 4096))
+        .expect_err("no write works");
+    home.umd("grow f -p none").ok();
+    assert_eq!(home.hashes(), before, "nothing of this is recorded");
+    nbd.pwrite(0, &pattern(2, 4096)).expect("writes work again");
+    drop(nbd);
+    home.umd("stop f").ok();
+    home.umd("assemble f a").ok();
+    assert_eq!(line(), "8192 blocks super 1.2 ReadTransient=4(4) nfaults=0");
+    home.umd("stop f").ok();
+}
+
+#[test]
+fn modes_that_there_are_not_are_refused_and_so_are_other_levels() {
+    let home = Home::new();
+    home.umd("create f -l faulty -n1 -p rt4 -z 8M a").ok();
+    home.umd("create m -l1 -n2 -z 8M --assume-clean b c").ok();
+    let before = (home.detail("f"), home.hashes());
+    for (line, code, text) in [
+        (
+            "grow f -l faulty -p zz",
+            2,
+            "umd: layout zz not understood for faulty.\n",
+        ),
+        ("grow f -l faulty", 2, "how is it to fail from now on?"),
+        ("grow f -p rt3 --bitmap=none", 2, "cannot be given together"),
+        (
+            "grow f -l raid1 -p rt3",
+            2,
+            "grow --level (reshape) is not available",
+        ),
+        (
+            "grow f -p ls",
+            2,
+            "grow --layout (reshape) is not available",
+        ),
+        (
+            "grow m -p ls",
+            2,
+            "grow --layout (reshape) is not available",
+        ),
+        (
+            "grow m -l faulty -p rt3",
+            1,
+            "umd: cannot change the layout of m: raid1 keeps its layout: reshape is not available \
+             in this version\n",
+        ),
+        ("grow m -p rt3 --dry-run", 1, "raid1 keeps its layout"),
+        (
+            "grow x -p rt3",
+            1,
+            "x does not appear to be an active array",
+        ),
+    ] {
+        let said = home.umd(line).fails(code);
+        assert!(said.contains(text), "{line}: {said}");
+    }
+    assert_eq!((home.detail("f"), home.hashes()), before);
+}

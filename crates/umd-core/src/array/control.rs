@@ -2,12 +2,13 @@
 
 use umd_format::create::{CreateError, NewMember as NewDevice, spare_for};
 use umd_format::v1::{DeviceFlags, Features};
-use umd_format::{Format, Role, SuperblockV1, Uuid, v090};
+use umd_format::{FaultyLayout, Format, Level, Role, SuperblockV1, Uuid, v090};
 
 use super::engine::Array;
+use super::stop::Stopping;
 use crate::member::{Member, ReadErrors, State};
 use crate::value::{
-    Command, Control, ControlError, ControlId, ControlReply, Exhibit, MemberId, NewMember,
+    Command, Control, ControlError, ControlId, ControlReply, Exhibit, MemberId, NewMember, Notice,
     RepairWay, Slot, SyncAction, SyncLimits, SyncRequest,
 };
 
@@ -44,6 +45,10 @@ impl Array {
             },
             Control::Flags(member, wish) => return self.control_flags(id, member, wish),
             Control::Bitmap(wish) => return self.control_bitmap(id, wish),
+            Control::Layout(layout) => {
+                let result = self.control_layout(layout);
+                return self.answer(id, result.map(|()| ControlReply::Done));
+            }
             Control::Sync(wish) => match self.control_sync(wish) {
                 Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
                 Err(error) => Err(error),
@@ -372,6 +377,23 @@ impl Array {
         let in_sync = self.members.iter().filter(|m| m.state == State::InSync);
         let mut known = in_sync.map(|m| superblock.fields.role_of(m.number()) == m.role());
         known.all(|same| same)
+    }
+
+    /// Level faulty fails as its new layout says, from the next request on: also where it is
+    /// read-only, as on kernels, and nothing is written for it.
+    fn control_layout(&mut self, layout: FaultyLayout) -> Result<(), ControlError> {
+        let level = self.info.level;
+        if level != Level::Faulty {
+            return Err(ControlError::Invalid(format!(
+                "{level} keeps its layout: reshape is not available in this version"
+            )));
+        }
+        if self.stopping.as_ref().is_some_and(Stopping::is_stop) {
+            return Err(ControlError::Busy("the array is stopping".into()));
+        }
+        self.lane.pretend(layout);
+        self.notify(Notice::Changed);
+        Ok(())
     }
 
     /// Limits first, as far as they can be refused; then the action; then they count.

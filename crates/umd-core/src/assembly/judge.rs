@@ -256,7 +256,7 @@ fn judge_older<'a>(
     let newcomers = &verdict.current[..elected];
     if let Some(other) = newcomers
         .iter()
-        .find(|other| calls_failed(&candidate, other))
+        .find(|other| calls_failed(&candidate, other, museum))
     {
         let why = format!("ignoring {name} as it reports {} as failed", other.name());
         verdict.stale.push(Stale { candidate, why });
@@ -271,13 +271,15 @@ fn judge_older<'a>(
 
 /// True when the older `x` says that the newer `y` was lost, and not merely that it has not yet
 /// joined (a member that is being rebuilt may have joined with the newest update).
-fn calls_failed(x: &Candidate<'_>, y: &Candidate<'_>) -> bool {
+fn calls_failed(x: &Candidate<'_>, y: &Candidate<'_>, museum: Museum) -> bool {
     let joined_late = y
         .superblock
         .fields
         .features
         .contains(Features::RECOVERY_OFFSET);
-    disowns(x, y) && !joined_late && !knows_as_spare(x, y)
+    // U27: with metadata 0.90 whoever had not heard of the end of a rebuild was out of date.
+    let is_spare = !museum.on(Exhibit::U27) && knows_as_spare(x, y);
+    disowns(x, y) && !joined_late && !is_spare
 }
 
 /// Whether `x` lists `y` among the spares. Version 0.90 does so with members that are being

@@ -17,7 +17,7 @@ use umd_format::bitmap::{BitmapSuperblock, State};
 use super::Leave;
 use super::regions::{PAGE_BYTES, Regions};
 use crate::member::{Effect, Io, Member, Members, Owner};
-use crate::value::{Events, Exhibit, IoDone, IoError, IoOp, MemberId, Purpose};
+use crate::value::{Events, Exhibit, IoDone, IoError, IoOp, MemberId, Museum, Purpose};
 
 /// Where the bitmap lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,7 +249,7 @@ impl Writer {
             self.write_pages(io, members, regions, &pages);
             self.stage = Stage::Batch(batch);
         } else if self.clear_wanted {
-            if self.must_wait(leave) {
+            if self.must_wait(io.museum, leave) {
                 return false;
             }
             self.clear_wanted = false;
@@ -273,8 +273,10 @@ impl Writer {
 
     /// Whether a pass of clearing is only put off: superblocks are being written, and it goes on
     /// after that. (Given up, an array that was stopped in good order would keep its bits.)
-    fn must_wait(&self, leave: Leave) -> bool {
-        leave.may_write && !leave.may_clear && !leave.degraded && !self.is_lost()
+    fn must_wait(&self, museum: Museum, leave: Leave) -> bool {
+        // U28: it was given up.
+        let waits = !museum.on(Exhibit::U28);
+        waits && leave.may_write && !leave.may_clear && !leave.degraded && !self.is_lost()
     }
 
     /// All members are flushed. Before the first bit goes, the area says since when bits may be
@@ -288,7 +290,7 @@ impl Writer {
         ripe: Vec<u64>,
     ) {
         if !leave.may_clear {
-            self.clear_wanted |= self.must_wait(leave);
+            self.clear_wanted |= self.must_wait(io.museum, leave);
             return;
         }
         // M56 (a0da84f35b25): events_cleared did not follow the clearing of bits. In the direction
@@ -310,7 +312,7 @@ impl Writer {
         ripe: &[u64],
     ) {
         if !leave.may_clear {
-            self.clear_wanted |= self.must_wait(leave);
+            self.clear_wanted |= self.must_wait(io.museum, leave);
             return;
         }
         assert!(!ripe.is_empty(), "a pass has regions to clear");

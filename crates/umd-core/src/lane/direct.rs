@@ -358,6 +358,10 @@ impl Direct {
 
     /// Whose rebuild has ended since then holds it as any member in sync does.
     fn count_rebuilt(&mut self, rig: &Rig<'_>) {
+        // U24: only who was in sync when the write began counted.
+        if rig.io.museum.on(Exhibit::U24) {
+            return;
+        }
         let held = &mut self.held;
         self.rebuilt.retain(|(slot, member)| {
             let column = rig.epoch.column(*slot);

@@ -337,7 +337,9 @@ impl Io {
         }
         // The failure of a member that serves cannot wait for the other one: others are written.
         let urgent = pair.urgent.filter(|_| which == pair.counts);
-        let urgent = urgent.filter(|_| !self.museum.on(Exhibit::M61));
+        // U25: it did, and survivors were written meanwhile.
+        let waits = self.museum.on(Exhibit::M61) || self.museum.on(Exhibit::U25);
+        let urgent = urgent.filter(|_| !waits);
         if let (Some(effect), Err(error)) = (urgent, &result) {
             self.effects.push(effect(member, error.to_string()));
         }

@@ -1,5 +1,6 @@
 //! What an administrator can ask a running array to do.
 
+use umd_format::FaultyLayout;
 use umd_format::v1::DeviceFlags;
 
 use super::ids::MemberId;
@@ -35,6 +36,9 @@ pub enum Control {
     Flags(MemberId, FlagWish),
     /// Take the bitmap away, or make one.
     Bitmap(BitmapWish),
+    /// Fail in one more way, or in none, at level faulty. Not recorded: superblocks keep the layout
+    /// that the array was made with.
+    Layout(FaultyLayout),
     /// Start or stop a sync action.
     Sync(SyncRequest),
     /// Change what limits sync actions, then start or stop one if that is asked for as well: both

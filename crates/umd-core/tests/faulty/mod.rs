@@ -1,8 +1,10 @@
 //! Level faulty: hosts get errors, and neither the array nor its member takes harm.
 
-use umd_core::array::{ArrayState, MemberRole, Options, RequestOp};
+use umd_core::array::{
+    ArrayState, Control, ControlError, ControlReply, MemberRole, Options, RequestOp,
+};
 use umd_core::assembly::Wish;
-use umd_core::value::RequestError;
+use umd_core::value::{MemberId, RequestError};
 use umd_format::{FaultyLayout, Format, Level};
 
 use crate::world::{Shape, World};
@@ -24,6 +26,21 @@ fn started(word: &str) -> World {
     let mut world = created(layout.to_raw(), 1);
     world.begin();
     world
+}
+
+/// How it is to fail from now on.
+fn grow(world: &mut World, word: &str) {
+    let layout = FaultyLayout::from_word(word).expect("a layout");
+    let reply = world.control(Control::Layout(layout));
+    assert_eq!(reply, Ok(ControlReply::Done), "{word}");
+}
+
+/// The modes that are on, in short: `rt 1/4`.
+fn modes(world: &mut World) -> Vec<(String, u32, u32)> {
+    let faults = world.array().status().faulty.expect("its faults");
+    let word = |mode| FaultyLayout { mode, period: 0 }.to_string();
+    let modes = faults.modes.iter();
+    modes.map(|m| (word(m.mode), m.left, m.period)).collect()
 }
 
 /// Fails as level faulty does, and says so.
@@ -164,4 +181,96 @@ fn what_means_nothing_is_not_started() {
     let refused = world.start(&Wish::default(), Options::default());
     let text = refused.expect_err("no such mode");
     assert!(text.contains("level faulty with layout 0x7"), "{text}");
+}
+
+#[test]
+fn modes_are_changed_while_it_runs_and_nothing_is_written_for_that() {
+    let mut world = started("rt4");
+    world.read(0, 8).expect("one of four");
+    let before = world.disks[&MemberId(0)].bytes.clone();
+    grow(&mut world, "rp3");
+    let both = [
+        ("read-transient".to_owned(), 3, 4),
+        ("read-persistent".to_owned(), 3, 3),
+    ];
+    assert_eq!(
+        modes(&mut world),
+        both,
+        "the first goes on, the other one begins"
+    );
+    for at in [16, 24] {
+        world.read(at, 8).expect("not yet");
+    }
+    assert_pretended(world.read(32, 8));
+    // Who is set again begins again.
+    grow(&mut world, "rt1");
+    assert_pretended(world.read(40, 8));
+    grow(&mut world, "clear");
+    assert_eq!(modes(&mut world), []);
+    world.read(40, 8).expect("that was transient");
+    assert_pretended(world.read(32, 8));
+    grow(&mut world, "flush");
+    world.read(32, 8).expect("forgotten");
+    grow(&mut world, "wa");
+    assert_pretended(world.write(0, &[1; 512]));
+    grow(&mut world, "flush");
+    assert_pretended(world.write(0, &[1; 512]));
+    grow(&mut world, "none");
+    assert!(world.disks[&MemberId(0)].bytes == before, "as on kernels");
+    world.write(0, &[1; 512]).expect("writes work again");
+    assert_unharmed(&mut world);
+    assert_eq!(world.superblock(0).fields.layout, 4 << 5 | 1);
+    let wish = Wish::default();
+    world.start(&wish, Options::default()).expect("started");
+    assert_eq!(modes(&mut world), [("read-transient".to_owned(), 4, 4)]);
+}
+
+#[test]
+fn who_reads_only_may_fail_in_other_ways_too() {
+    let mut world = started("clear");
+    world.control(Control::ReadOnly(true)).expect("read-only");
+    grow(&mut world, "rp");
+    assert_pretended(world.read(16, 8));
+    assert_eq!(world.array().status().state, ArrayState::ReadOnly);
+    world.stop();
+}
+
+#[test]
+fn a_request_under_way_fails_as_it_was_to_when_it_came() {
+    let mut world = started("rt");
+    world.held = Some(MemberId(0));
+    let first = world.submit(RequestOp::Read {
+        offset_sectors: 0,
+        len_sectors: 8,
+    });
+    grow(&mut world, "clear");
+    let second = world.submit(RequestOp::Read {
+        offset_sectors: 0,
+        len_sectors: 8,
+    });
+    grow(&mut world, "rp1");
+    world.release(false);
+    assert_pretended(world.reply(first));
+    world.reply(second).expect("nothing was to fail then");
+    assert_pretended(world.read(0, 8));
+    assert_unharmed(&mut world);
+}
+
+#[test]
+fn other_levels_keep_their_layouts() {
+    let layout = FaultyLayout::from_word("rt1").expect("a layout");
+    let mut world = World::create(&Shape::mirror(2));
+    let wish = Wish::default();
+    world.start(&wish, Options::default()).expect("started");
+    match world.control(Control::Layout(layout)) {
+        Err(ControlError::Invalid(why)) => {
+            assert_eq!(
+                why,
+                "raid1 keeps its layout: reshape is not available in this version"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    world.read(0, 8).expect("nothing fails");
+    world.stop();
 }

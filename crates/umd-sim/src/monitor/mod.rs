@@ -70,6 +70,9 @@ pub enum Rule {
     Content,
     /// An error was reported although redundancy was there.
     Error,
+    /// At level faulty, a request failed that nobody asked to fail, or one that was to fail did
+    /// not.
+    Pretence,
     /// Something that must happen does not.
     Liveness,
     /// The engine panicked or reported a broken invariant of its own.

@@ -2,6 +2,7 @@
 
 use umd_core::value::Exhibit;
 
+use super::ours::OURS;
 use crate::monitor::Rule;
 
 /// An exhibit.
@@ -21,7 +22,7 @@ pub struct Entry {
     pub scripted: Rule,
 }
 
-const fn entry(
+pub(super) const fn entry(
     exhibit: Exhibit,
     (source, title): (&'static str, &'static str),
     story: &'static str,
@@ -40,7 +41,7 @@ const fn entry(
 
 /// All of them.
 pub fn catalogue() -> impl Iterator<Item = &'static Entry> + Clone {
-    RAID.iter().chain(CORE).chain(OWN)
+    RAID.iter().chain(CORE).chain(OURS)
 }
 
 /// The exhibit with this name.
@@ -556,213 +557,6 @@ const CORE: &[Entry] = &[
         ),
         "A range for which the log had no room left was lost, and the rebuild went on.",
         "G5",
-        Rule::Checkpoint,
-    ),
-];
-
-const OWN: &[Entry] = &[
-    entry(
-        U01,
-        (
-            "6318889",
-            "Bits are cleared only for regions unwritten since the members were flushed",
-        ),
-        "A region that was written, and idle again, during a clearing pass was cleared by it, \
-         though the pass's flush was older than the write.",
-        "G2",
-        Rule::Clear,
-    ),
-    entry(
-        U02,
-        (
-            "6ecae21",
-            "a range counts as rebuilt only when its unit is done",
-        ),
-        "A write that held the lock before the unit queued behind it trusted what the unit had \
-         yet to rebuild.",
-        "G5",
-        Rule::Source,
-    ),
-    entry(
-        U03,
-        (
-            "94813d5",
-            "The offset that superblocks record is the one of the moment they are written",
-        ),
-        "An update that had begun before a resync ended recorded the old offset and counted the \
-         end as recorded.",
-        "G2",
-        Rule::Clear,
-    ),
-    entry(
-        U04,
-        (
-            "ce260c8",
-            "A failed flush is never followed by reads of what it may have lost",
-        ),
-        "The last member was read on after its flush had failed and its cache was gone.",
-        "Content",
-        Rule::Content,
-    ),
-    entry(
-        U05,
-        (
-            "b57cefd",
-            "Uneven events left by an update that was cut short are evened",
-        ),
-        "Two updates cut short in a row left members two events apart: one of them looked stale.",
-        "G7",
-        Rule::Error,
-    ),
-    entry(
-        U06,
-        ("hypothesis of the study, section 7.3", "clear_noflush"),
-        "A bit went on one member while another still held the region's data in its cache.",
-        "G2",
-        Rule::Clear,
-    ),
-    entry(
-        U07,
-        (
-            "5325776",
-            "bits as read count as durable only after they were written to all",
-        ),
-        "A crash left a bit on one member only; read from there it was taken to be on all.",
-        "G1",
-        Rule::Intent,
-    ),
-    entry(
-        U08,
-        ("the study's prototype", "issue_unrecorded"),
-        "Survivors were written while a failure was known and not yet on their superblocks.",
-        "G4",
-        Rule::Quarantine,
-    ),
-    entry(
-        U09,
-        ("the study's prototype", "bitmap_not_rewritten"),
-        "A new or returning member did not get the bits that were set already.",
-        "G1",
-        Rule::Intent,
-    ),
-    entry(
-        U10,
-        ("3b00b33", "A broken array acknowledges no change"),
-        "Writes that had gone well on what was left were acknowledged by an array that had lost \
-         too much to record it.",
-        "G4",
-        Rule::Quarantine,
-    ),
-    entry(
-        U11,
-        (
-            "3b00b33",
-            "... and computes nothing with the member it broke over",
-        ),
-        "A write ended half-way on the second lost member; a neighbour computed from that row \
-         came back wrong.",
-        "Content",
-        Rule::Content,
-    ),
-    entry(
-        U12,
-        (
-            "d34b687",
-            "Rebuilds begin again where an unclean array was marked clean by force",
-        ),
-        "A rebuild went on from its checkpoint, below which parity had only been declared right.",
-        "G8, G11",
-        Rule::Clear,
-    ),
-    entry(
-        U13,
-        (
-            "94813d5",
-            "Anything that moves the offset also asks for a flush before it",
-        ),
-        "A checkpoint counted what members still held in their caches.",
-        "G8",
-        Rule::Checkpoint,
-    ),
-    entry(
-        U14,
-        (
-            "94813d5",
-            "Anything that moves the offset also asks for a flush before it",
-        ),
-        "Superblocks called a rebuilt member in sync before its cache was flushed.",
-        "G8",
-        Rule::Checkpoint,
-    ),
-    entry(
-        U15,
-        (
-            "6ecae21",
-            "re-add refuses a member that ran on without the others",
-        ),
-        "A member that had gone on alone was taken back by a bitmap that knows nothing of that.",
-        "G7, G8",
-        Rule::Checkpoint,
-    ),
-    entry(
-        U16,
-        ("ce260c8", "RAID0 flushes before it rests"),
-        "An array without a clean superblock to write stopped with data in the members' caches.",
-        "Content",
-        Rule::Content,
-    ),
-    entry(
-        U17,
-        ("6ecae21", "the safe-mode timer no longer fires in a circle"),
-        "While superblocks were on their way a timer was armed for a moment that was over.",
-        "Liveness",
-        Rule::Liveness,
-    ),
-    entry(
-        U18,
-        (
-            "6ecae21",
-            "the source of a mirror is always the first leg in sync",
-        ),
-        "A resync copied another leg over the one that hosts had read.",
-        "G5",
-        Rule::Source,
-    ),
-    entry(
-        U19,
-        ("7bf3a88", "Reads in doubt are answered when members agree"),
-        "A read where members differ after a crash left the others as they were.",
-        "G5",
-        Rule::Content,
-    ),
-    entry(
-        U20,
-        (
-            "hypothesis",
-            "the first write to a region of a lockless bitmap is like any other",
-        ),
-        "Parity that nobody had ever computed was modified, and counted as right.",
-        "G2, G11",
-        Rule::Clear,
-    ),
-    entry(
-        U21,
-        (
-            "hypothesis",
-            "what a resync has passed over counts as resynced",
-        ),
-        "A region that was first written behind the back of a resync was called clean at its end.",
-        "G2, G11",
-        Rule::Clear,
-    ),
-    entry(
-        U22,
-        (
-            "found by random search before lockless bitmaps were offered",
-            "who replaces a member gets what nobody has written, too",
-        ),
-        "A replacement lacked what parity was computed with before the slot was handed over.",
-        "G8, Content",
         Rule::Checkpoint,
     ),
 ];

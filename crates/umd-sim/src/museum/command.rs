@@ -4,9 +4,8 @@ use std::fs;
 use std::time::Instant;
 
 use super::rates::{self, Rate};
-use super::search::Mistaken;
+use super::search::{Mistaken, options_for};
 use super::{Entry, by_name, catalogue, document, search};
-use crate::options::Options;
 use crate::run::Show;
 use crate::shrink::shrink;
 
@@ -114,7 +113,7 @@ fn shrink_all(entries: &[&Entry], args: &Args) {
             println!("{name} not within {} seeds", args.seeds);
             continue;
         };
-        let options = Options::draw(found.seed);
+        let options = options_for(entry.exhibit, found.seed);
         let Some(shrunk) = shrink(&options, &Mistaken(entry.exhibit), SHRINK_RUNS) else {
             println!("{name} seed {} does not fail again", found.seed);
             continue;

@@ -97,13 +97,15 @@ fn summary(text: &mut String) {
 fn row(text: &mut String, entry: &Entry) {
     let name = format!("{:?}", entry.exhibit);
     let rates = kept();
+    let forced = super::search::forced(entry.exhibit);
+    let forced = forced.map_or_else(String::new, |word| format!(", with `{word}`"));
     writeln!(
         text,
         "| {name} | {} | {} | {:?} | {} |",
         entry.title,
         entry.expected,
         entry.scripted,
-        figure(rates.get(&name)),
+        figure(rates.get(&name)) + &forced,
     )
     .expect("strings take everything");
 }

@@ -9,6 +9,7 @@ mod catalogue;
 mod command;
 mod document;
 mod logs;
+mod ours;
 mod own;
 mod rates;
 mod scenes;
@@ -18,7 +19,7 @@ pub use catalogue::{Entry, by_name, catalogue};
 pub use command::{USAGE, command};
 pub use document::{document, perform};
 pub use scenes::{Scene, scene};
-pub use search::{Found, Mistaken, search};
+pub use search::{Found, Mistaken, options_for, search};
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 //!   found by the simulator or in review --> fixed --> kept as a switch --> its scene stands here
 //! ```
 
-use umd_core::value::Exhibit;
+use umd_core::value::{Exhibit, Span};
 
 use super::scenes::{
     Scene, bitmap_writes, chain, data_writes, half_rebuilt, late, long, mirror, new, seeded,
@@ -13,9 +13,10 @@ use super::scenes::{
 use crate::disk::Armed;
 use crate::options::Options;
 use crate::script::{
-    Admin, Fate, Step, add, admin, arm, boot, boot_all, data, fail, flush, hold, in_sync, io,
-    plain, power_cut, quiet, re_add, read, read_all, release, remove, replace, settle, sleep_ms,
-    start, stop, until, with_bitmap, with_drawer, with_states, write,
+    Admin, Fate, Step, add, admin, arm, await_all, boot, boot_all, data, fail, fast, flush, hold,
+    in_sync, io, old, plain, power_cut, quiet, re_add, read, read_all, release, remove, replace,
+    settle, sleep_ms, start, stop, until, vanish, with_bitmap, with_bitmap_file, with_drawer,
+    with_states, write,
 };
 
 pub(super) fn scene(exhibit: Exhibit) -> Scene {
@@ -25,6 +26,9 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
         U20 | U21 | U22 => lockless(exhibit),
         U02 | U12 | U13 | U14 => rebuilds(exhibit),
         U04 | U08 | U10 | U11 | U16 => faults(exhibit),
+        U23 | U24 | U25 => outlived(exhibit),
+        U26 | U28 => kept_bits(exhibit),
+        U27 => told_late(),
         _ => starts(exhibit),
     }
 }
@@ -351,4 +355,125 @@ fn doubts(exhibit: Exhibit) -> Scene {
             ],
         ),
     }
+}
+
+/// Who of two members has what was written.
+fn outlived(exhibit: Exhibit) -> Scene {
+    match exhibit {
+        Exhibit::U23 => new(
+            Options {
+                layout: 0x102,
+                ..seeded(plain(10, 3), 2)
+            },
+            "a RAID10 breaks over a write that reached one of its legs, and two hosts read on",
+            [
+                write(0..8),
+                fail(2),
+                arm(0, Armed::WriteError),
+                write(0..8),
+                start(read(0..8)),
+                start(read(0..8)),
+                await_all(),
+                read(0..8),
+            ],
+        ),
+        Exhibit::U24 => new(
+            far(),
+            "a write takes longer than what is left of a rebuild, and its source vanishes then",
+            [
+                fail(0),
+                remove(0),
+                hold(sync_reads().sectors(64 + 2816..64 + 3072)),
+                add(2),
+                sleep_ms(100),
+                write(8..16),
+                arm(1, Armed::Hang(Span(5_000_000_000))),
+                start(write(0..8)),
+                until(data_writes().disk(1)),
+                release(),
+                sleep_ms(1000),
+                in_sync(2),
+                vanish(1),
+                await_all(),
+                read(0..8),
+            ],
+        ),
+        _ => new(
+            far(),
+            "a member that is being replaced fails a write, which its replacement takes long for",
+            [
+                add(2),
+                hold(sync_reads().sectors(64 + 2816..64 + 3072)),
+                start(replace(0)),
+                sleep_ms(100),
+                write(8..16),
+                hold(data_writes().disk(2)),
+                arm(0, Armed::WriteError),
+                start(write(0..8)),
+                until(data_writes().disk(0).done()),
+                start(write(16..24)),
+                sleep_ms(50),
+                release(),
+                settle(),
+            ],
+        ),
+    }
+}
+
+/// A mirror whose rebuilds take several steps.
+fn far() -> Options {
+    let mut options = mirror();
+    options.disk_sectors.fill(64 + 4096);
+    options
+}
+
+fn kept_bits(exhibit: Exhibit) -> Scene {
+    match exhibit {
+        Exhibit::U26 => new(
+            with_bitmap_file(plain(1, 2)),
+            "the bitmap's file hangs while it is told that the array becomes active",
+            [
+                quiet(),
+                start(write(0..8)),
+                until(bitmap_writes()),
+                arm(2, Armed::Hang(Span(60_000_000_000))),
+                await_all(),
+                write(128..136),
+                settle(),
+            ],
+        ),
+        _ => new(
+            with_bitmap(plain(1, 2)),
+            "an array is stopped while a flag of a member is being recorded",
+            [
+                write(0..8),
+                start(fast(0)),
+                until(bitmap_writes()),
+                arm(0, Armed::Hang(Span(2_000_000_000))),
+                sleep_ms(300),
+                stop(),
+            ],
+        ),
+    }
+}
+
+fn told_late() -> Scene {
+    new(
+        old(mirror()),
+        "the power goes when only the superblock of who was rebuilt says that it is whole",
+        [
+            write(0..8),
+            flush(),
+            fail(0),
+            remove(0),
+            hold(sync_reads()),
+            add(2),
+            sleep_ms(1000),
+            release(),
+            until(super_writes().disk(2)),
+            power_cut([Fate::Lost, Fate::Lost, Fate::Kept]),
+            boot_all(),
+            in_sync(2),
+        ],
+    )
 }

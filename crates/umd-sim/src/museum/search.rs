@@ -3,9 +3,11 @@
 use umd_core::value::{Exhibit, Museum, Now, Pool};
 
 use crate::engine::{Candidate, How, Maker, Refused, Started};
+use crate::metaview::OLD;
 use crate::monitor::Violation;
-use crate::options::{Fault, Marks, Options};
-use crate::run::{Show, run_seed};
+use crate::options::{Action, Fault, Marks, Options};
+use crate::rng::{Rng, Stream};
+use crate::run::{Show, run_options};
 use crate::shipped::{Shipped, start_core};
 
 /// Starts the shipped core with one mistake in it.
@@ -35,11 +37,32 @@ pub struct Found {
     pub violation: Violation,
 }
 
+/// The words that change what a seed means, for mistakes that few seeds have room for.
+pub fn forced(exhibit: Exhibit) -> Option<&'static str> {
+    match exhibit {
+        Exhibit::U26 => Some("--bitmap-file"),
+        Exhibit::U27 => Some("--old"),
+        _ => None,
+    }
+}
+
+/// What a seed means where a mistake is looked for.
+pub fn options_for(exhibit: Exhibit, seed: u64) -> Options {
+    let mut options = Options::draw(seed);
+    match exhibit {
+        Exhibit::U26 if options.level > 0 && !options.bitmap_file => {
+            options.keep_bitmap_in_a_file(&mut Rng::new(seed, Stream::Stored));
+        }
+        Exhibit::U27 if options.minor != OLD => options.make_old(),
+        _ => {}
+    }
+    options
+}
+
 /// Whether a mistake has a place in a seed at all. Where the code that makes it is not reached the
 /// seed need not be run.
-fn may_show(exhibit: Exhibit, seed: u64) -> bool {
+fn may_show(exhibit: Exhibit, options: &Options) -> bool {
     use Exhibit::*;
-    let options = Options::draw(seed);
     match exhibit {
         M01 | M02 => options.level == 0,
         M05 | M06 => options.write_behind > 0,
@@ -48,6 +71,12 @@ fn may_show(exhibit: Exhibit, seed: u64) -> bool {
         M56 | U01 | U07 | U09 => options.bitmap_bytes.is_some(),
         M12 | M17 | M63 => options.logged.is_some(),
         U04 => options.faults.contains(&Fault::FlushError),
+        U23 => matches!(options.level, 1 | 10) && options.beyond,
+        U24 => matches!(options.level, 1 | 10),
+        U25 => options.actions.contains(&Action::Replace),
+        U26 => options.bitmap_file,
+        U27 => options.level > 0 && options.spares + options.drawer > 0,
+        U28 => options.bitmap_bytes.is_some(),
         U20 | U21 | U22 => options.marks != Marks::Bits,
         U11 => matches!(options.level, 4..=6),
         _ => true,
@@ -58,11 +87,14 @@ fn may_show(exhibit: Exhibit, seed: u64) -> bool {
 /// the mistake as well proves nothing and is passed over.
 pub fn search(exhibit: Exhibit, start: u64, most: u64) -> Option<Found> {
     (start..start.saturating_add(most)).find_map(|seed| {
-        if !may_show(exhibit, seed) {
+        let options = options_for(exhibit, seed);
+        if !may_show(exhibit, &options) {
             return None;
         }
-        let violation = run_seed(seed, &Mistaken(exhibit), Show::Hash).violation?;
-        let innocent = run_seed(seed, &Shipped, Show::Hash).violation.is_none();
+        let violation = run_options(options.clone(), &Mistaken(exhibit), Show::Hash).violation?;
+        let innocent = run_options(options, &Shipped, Show::Hash)
+            .violation
+            .is_none();
         innocent.then_some(Found {
             seeds: seed - start + 1,
             seed,

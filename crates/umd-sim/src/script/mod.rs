@@ -39,6 +39,7 @@ mod play;
 use std::ops::Range;
 
 use umd_core::array::Purpose;
+use umd_format::FaultyLayout;
 
 pub use pattern::{IoKind, IoView, Match, Point, io};
 pub(crate) use play::play_everywhere;
@@ -104,6 +105,8 @@ pub enum Admin {
     ReadWrite,
     /// Changes what limits sync actions, as the number says.
     Limit(u32),
+    /// Has level faulty fail in one more way: a layout.
+    Mode(u32),
 }
 
 /// What a power cut leaves of the writes that are not durable on one disk.
@@ -307,6 +310,12 @@ pub fn bitmap() -> Step {
     admin(Admin::Bitmap)
 }
 
+/// Level faulty fails in one more way, or in none: mdadm's word for it.
+pub fn mode(word: &str) -> Step {
+    let layout = FaultyLayout::from_word(word).expect("a word of mdadm's");
+    admin(Admin::Mode(layout.to_raw()))
+}
+
 /// A former member comes back.
 pub fn re_add(disk: usize) -> Step {
     admin(Admin::ReAdd(disk))
@@ -506,6 +515,16 @@ pub fn plain(level: i32, slots: u16) -> Options {
         clones: false,
         logged: None,
         limits: false,
+    }
+}
+
+/// An array of level faulty that is made to fail so: mdadm's word for it.
+pub fn faulty(word: &str) -> Options {
+    let layout = FaultyLayout::from_word(word).expect("a word of mdadm's");
+    Options {
+        layout: layout.to_raw(),
+        chunk_sectors: 0,
+        ..plain(-5, 1)
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Ev, World};
 use crate::disk::{Cut, Power};
 use crate::metaview::{SuperView, super_sector};
 use crate::monitor::{MemberView, Rule, Verdict, Violation};
-use crate::options::Action;
+use crate::options::{Action, draw_mode};
 use crate::shipped::superblock_on;
 
 /// The bitmap that arrays get while they run.
@@ -37,6 +37,7 @@ pub(crate) enum Request {
     ReadWrite,
     Limit(u32),
     Unlimit,
+    Mode(u32),
     Stop,
 }
 
@@ -102,6 +103,7 @@ impl World<'_> {
             Action::Idle => Some(Request::Idle),
             Action::Freeze => Some(Request::Freeze),
             Action::ReadOnly => Some(Request::ReadOnly),
+            Action::Mode => Some(Request::Mode(draw_mode(&mut self.admin_rng))),
         }
     }
 
@@ -254,6 +256,7 @@ impl World<'_> {
             Request::ReadWrite => Control::ReadOnly(false),
             Request::Limit(number) => self.limits_of(number),
             Request::Unlimit => super::limits::none(),
+            Request::Mode(layout) => self.change_mode(layout),
             Request::Stop => Control::Stop,
             Request::Added { .. } => unreachable!("an answer, never a question"),
         };
@@ -345,7 +348,14 @@ impl World<'_> {
                 self.undo_after(pause, Request::Thaw);
             }
             (Request::Thaw | Request::Idle, Ok(_)) => self.live_mut().frozen = false,
-            (Request::Stop | Request::ReadWrite | Request::Thaw | Request::Unlimit, Err(error)) => {
+            (
+                Request::Stop
+                | Request::ReadWrite
+                | Request::Thaw
+                | Request::Unlimit
+                | Request::Mode(_),
+                Err(error),
+            ) => {
                 let text = format!("{request:?} was refused: {error}");
                 return Err(Violation::new(Rule::Error, text));
             }

@@ -16,6 +16,7 @@ use super::fork::ForkPlan;
 use super::host::Client;
 use super::manual::Manual;
 use super::phases::Phase;
+use super::pretend::Pretence;
 use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
 use crate::engine::{Candidate, How, Maker, Refused, Started, now_at};
@@ -324,6 +325,7 @@ impl<'a> World<'a> {
             trace,
             counts: Counts::default(),
             live: None,
+            pretence: None,
             spare_commands: Vec::new(),
             boot: 0,
             next_member: 0,
@@ -546,6 +548,7 @@ impl<'a> World<'a> {
             whole: false,
         });
         self.tell_file();
+        self.pretence = Pretence::of(&self.options);
         let live = self.live.as_mut().expect("it was just set");
         live.monitor.excuse(self.atlas.spoiled.clone());
         live.monitor.note_half_set(Scene {
@@ -554,6 +557,13 @@ impl<'a> World<'a> {
             oracle: &self.oracle,
         });
         self.check_whole()?;
+        self.give_up_holes(forced);
+        self.plan_boot();
+        self.carry_out(&mut commands)
+    }
+
+    /// What is missing in rows with a write hole is lost.
+    fn give_up_holes(&mut self, forced: bool) {
         let held: BTreeSet<u16> = self.in_sync().into_iter().map(|(slot, _)| slot).collect();
         let missing: Vec<u16> = (0..self.geometry.slots)
             .filter(|s| !held.contains(s))
@@ -561,8 +571,6 @@ impl<'a> World<'a> {
         if forced || (self.has_holes() && !missing.is_empty()) {
             self.give_up(&missing);
         }
-        self.plan_boot();
-        self.carry_out(&mut commands)
     }
 
     fn plan_boot(&mut self) {

@@ -90,6 +90,7 @@ impl World<'_> {
             Request::Freeze => Some(Admin::Freeze),
             Request::ReadOnly => Some(Admin::ReadOnly),
             Request::Limit(number) => Some(Admin::Limit(number)),
+            Request::Mode(layout) => Some(Admin::Mode(layout)),
             _ => None,
         };
         if let Some(admin) = admin {
@@ -256,6 +257,7 @@ impl World<'_> {
             Admin::ReadOnly => Request::ReadOnly,
             Admin::ReadWrite => Request::ReadWrite,
             Admin::Limit(number) => Request::Limit(number),
+            Admin::Mode(layout) => Request::Mode(layout),
         })
     }
 }

@@ -138,6 +138,7 @@ impl<'a> World<'a> {
             trace: self.trace.twin(),
             counts: Counts::default(),
             live: None::<Live>,
+            pretence: None,
             spare_commands: Vec::new(),
             boot: 0,
             next_member: self.next_member,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use umd_core::array::{Event, Extent, Reply, Request, RequestError, RequestOp};
 use umd_core::value::{RequestId, Slice};
 
+use super::pretend::Wanted;
 use super::{Ev, World};
 use crate::monitor::{Rule, Scene, Verdict, Violation};
 use crate::oracle::{Ended, Issue, Look};
@@ -38,6 +39,8 @@ pub(super) struct Pending {
     pub(super) began: u64,
     /// The array was read-only at some moment since.
     pub(super) read_only: bool,
+    /// What level faulty has to make of it.
+    pub(super) wanted: Wanted,
 }
 
 impl Pending {
@@ -86,6 +89,7 @@ impl World<'_> {
         let Plan { kind, zero, range } = self.as_it_will_be_lost(plan);
         let began = self.oracle.began();
         let op = self.operation(number, kind, zero, &range);
+        let wanted = self.judge(id, kind, &range);
         let live = self.live.as_mut().expect("an array is running");
         if matches!(kind, Kind::Write { .. } | Kind::Trim { .. } | Kind::Flush) {
             live.monitor.note_issued(&self.disks, number);
@@ -96,6 +100,7 @@ impl World<'_> {
             range,
             began,
             read_only: live.read_only,
+            wanted,
         };
         live.pending.insert(id, pending);
         self.deliver(Event::Request(Request { id, op }))
@@ -164,8 +169,14 @@ impl World<'_> {
             return Err(Violation::new(Rule::Lifetime, text));
         };
         match result {
-            Ok(reply) => self.answered_well(id, &pending, reply)?,
-            Err(error) => self.answered_badly(id, &pending, &error)?,
+            Ok(reply) => {
+                self.check_wanted(id, &pending, None)?;
+                self.answered_well(id, &pending, reply)?;
+            }
+            Err(error) => {
+                self.check_wanted(id, &pending, Some(&error))?;
+                self.answered_badly(id, &pending, &error)?;
+            }
         }
         self.oracle.ended(pending.began);
         self.answer_counted(pending.client);
@@ -268,17 +279,19 @@ impl World<'_> {
         let stopping = self.live().phase.is_stopping();
         let refused = matches!(error, RequestError::ReadOnly | RequestError::Stopping);
         let legal = match error {
-            RequestError::Io(_) => self.atlas.exceeded(),
+            RequestError::Io(_) => self.atlas.exceeded() || pending.wanted != Wanted::Served,
             RequestError::ReadOnly => pending.read_only,
             RequestError::Stopping => stopping,
             RequestError::OutOfRange => false,
         };
         match pending.kind {
             Kind::Write { .. } | Kind::Trim { .. } => {
-                let how = if refused {
-                    Ended::Refused
-                } else {
-                    Ended::Failed
+                let how = match pending.wanted {
+                    _ if refused => Ended::Refused,
+                    Wanted::Refused => Ended::Refused,
+                    // It has reached the disk all the same.
+                    Wanted::Fails if !self.atlas.exceeded() => Ended::Done,
+                    _ => Ended::Failed,
                 };
                 self.oracle.write_ended(id.0, how);
                 if !refused {

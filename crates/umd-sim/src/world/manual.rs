@@ -351,6 +351,7 @@ impl World<'_> {
             Admin::ReadOnly => Request::ReadOnly,
             Admin::ReadWrite => Request::ReadWrite,
             Admin::Limit(number) => Request::Limit(number),
+            Admin::Mode(layout) => Request::Mode(layout),
         })
     }
 
@@ -389,7 +390,10 @@ impl World<'_> {
     /// Stops the array in good order. What must hold at rest is looked at if it had settled.
     pub(crate) fn stop_by_hand(&mut self) -> Verdict {
         let live = self.live();
-        let idle = live.pending.is_empty() && live.admin.is_empty();
+        // A flag that is being recorded keeps nothing else from being in order.
+        let mut asked = live.admin.values();
+        let flags = asked.all(|request| matches!(request, Request::Flags(..)));
+        let idle = live.pending.is_empty() && flags;
         let settled = idle && !self.is_syncing();
         self.stop(settled)?;
         self.until(2 * ANSWER_SECONDS, "stopping", |_| false)

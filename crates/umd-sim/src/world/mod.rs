@@ -23,6 +23,7 @@ mod lag;
 mod limits;
 mod manual;
 mod phases;
+mod pretend;
 mod silent;
 mod whole;
 
@@ -57,6 +58,7 @@ pub(crate) use host::{Kind, Plan};
 use manual::Manual;
 pub use manual::{Ambush, Strike};
 use phases::Phase;
+use pretend::Pretence;
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,6 +171,8 @@ pub struct World<'a> {
     trace: Trace,
     counts: Counts,
     live: Option<Live>,
+    /// What an array of level faulty has been asked for.
+    pretence: Option<Pretence>,
     /// Memory for the commands of the next event.
     spare_commands: Commands,
     boot: u16,

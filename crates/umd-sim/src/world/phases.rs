@@ -173,6 +173,7 @@ impl World<'_> {
         if self.options.limits {
             self.ask(Request::Unlimit)?;
         }
+        self.relent()?;
         if !self.is_last_boot() && self.fault_rng.coin() {
             return self.stop(false);
         }

@@ -20,7 +20,7 @@ impl World<'_> {
     pub(super) fn is_whole(&self) -> bool {
         let Some(live) = &self.live else { return false };
         let on = |disk: &usize| self.disks[*disk].power() != Power::Gone;
-        live.whole && self.atlas.doomed.is_empty() && live.members.values().all(|disk| on(disk))
+        live.whole && self.atlas.doomed.is_empty() && live.members.values().all(on)
     }
 
     /// At the start: who was in sync when nothing was wrong is in sync.

@@ -105,7 +105,7 @@ pub enum Command {
     Query(QueryArgs),
     /// Fail, remove and add members of a running array
     Manage(ManageArgs),
-    /// Change what a running array is made with: its bitmap
+    /// Change what a running array is made with: its bitmap, or how level faulty fails
     Grow(GrowArgs),
     /// Start or stop a check, repair, resync or recovery
     Action(ActionArgs),
@@ -538,9 +538,12 @@ pub struct ManageArgs {
     pub json: bool,
 }
 
-/// `umd grow NAME --bitmap=none`
+/// `umd grow NAME --bitmap=none`, `umd grow NAME --layout=rt100`
 #[derive(Debug, Clone, Args)]
-#[command(override_usage = "umd grow NAME --bitmap=internal|none [OPTIONS]")]
+#[command(
+    override_usage = "umd grow NAME --bitmap=internal|none [OPTIONS]\n       \
+                            umd grow NAME --layout=MODE [OPTIONS]"
+)]
 pub struct GrowArgs {
     /// The array
     #[arg(value_name = "NAME")]
@@ -554,7 +557,7 @@ pub struct GrowArgs {
     /// Not there yet
     #[arg(short = 'n', long, value_name = "COUNT", hide = true)]
     pub raid_devices: Option<String>,
-    /// Not there yet
+    /// Only with --layout: faulty
     #[arg(short, long, hide = true)]
     pub level: Option<String>,
     /// Not there yet
@@ -563,8 +566,9 @@ pub struct GrowArgs {
     /// Not there yet
     #[arg(short, long, hide = true)]
     pub chunk: Option<String>,
-    /// Not there yet
-    #[arg(short = 'p', long, visible_alias = "parity", hide = true)]
+    /// One more way in which level faulty fails: wt, rt, wp, rp, rf, wa, and a period (rt100);
+    /// clear ends all, flush forgets places that are bad
+    #[arg(short = 'p', long, visible_alias = "parity", value_name = "MODE")]
     pub layout: Option<String>,
     /// Not there yet
     #[arg(short = 'k', long, hide = true)]

@@ -1,11 +1,21 @@
-//! `umd grow`: what a running array is made with is changed. Today that is its bitmap.
+//! `umd grow`: what a running array is made with is changed. Today that is its bitmap, and how
+//! level faulty fails.
+
+use umd_format::FaultyLayout;
 
 use super::args::GrowArgs;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::Reach;
 use super::values::{self, BitmapWord};
-use crate::api::{BitmapRequest, DoneDoc};
+use crate::api::{BitmapRequest, DoneDoc, LayoutRequest};
 use crate::doc::ArrayDoc;
+use crate::words;
+
+/// What is to change.
+enum Change {
+    Bitmap(BitmapRequest),
+    Layout(FaultyLayout),
+}
 
 /// Runs the command.
 ///
@@ -24,15 +34,21 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
             )));
         }
     };
-    let request = request(args)?;
+    let change = change(args)?;
     if args.dry_run {
         let array = reach.detail(&name)?;
-        for line in planned(&array, &request) {
+        for line in planned(&array, &change)? {
             print(&format!("{line}\n"))?;
         }
         return Ok(0);
     }
-    let done: DoneDoc = reach.post(&name, "bitmap", &request)?;
+    let done: DoneDoc = match &change {
+        Change::Bitmap(request) => reach.post(&name, "bitmap", request)?,
+        Change::Layout(layout) => {
+            let layout = layout.to_string();
+            reach.post(&name, "layout", &LayoutRequest { layout })?
+        }
+    };
     if !quiet {
         done.messages.iter().for_each(|line| say(line));
     }
@@ -42,20 +58,43 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
     Ok(0)
 }
 
-fn request(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
+fn change(args: &GrowArgs) -> Result<Change, Failure> {
+    let faulty = match &args.level {
+        Some(word) => words::level_number(word) == Some(-5),
+        None => false,
+    };
+    // What no mode is called may be a layout of another level.
+    let mode = args.layout.as_deref().map(FaultyLayout::from_word);
     let later = [
-        ("--raid-devices", &args.raid_devices),
-        ("--level", &args.level),
-        ("--size", &args.size),
-        ("--chunk", &args.chunk),
-        ("--layout", &args.layout),
-        ("--consistency-policy", &args.consistency_policy),
+        ("--raid-devices", args.raid_devices.is_some()),
+        ("--level", args.level.is_some() && !faulty),
+        ("--size", args.size.is_some()),
+        ("--chunk", args.chunk.is_some()),
+        ("--layout", mode == Some(None) && !faulty),
+        ("--consistency-policy", args.consistency_policy.is_some()),
     ];
-    if let Some((option, _)) = later.iter().find(|(_, value)| value.is_some()) {
+    if let Some((option, _)) = later.iter().find(|(_, given)| *given) {
         return Err(Failure::usage(format!(
             "grow {option} (reshape) is not available in this version"
         )));
     }
+    match mode {
+        None if faulty => Err(Failure::usage(
+            "how is it to fail from now on? --layout=rt100, --layout=clear",
+        )),
+        None => bitmap(args).map(Change::Bitmap),
+        Some(_) if args.bitmap.is_some() || args.bitmap_chunk.is_some() => Err(Failure::usage(
+            "--layout and --bitmap cannot be given together: level faulty has no bitmap",
+        )),
+        Some(mode) => {
+            let word = args.layout.as_deref().unwrap_or_default();
+            let text = || Failure::usage(format!("layout {word} not understood for faulty."));
+            mode.map(Change::Layout).ok_or_else(text)
+        }
+    }
+}
+
+fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
     let Some(word) = &args.bitmap else {
         return Err(Failure::usage(
             "nothing to change: --bitmap=internal or --bitmap=none?",
@@ -87,7 +126,23 @@ fn request(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
     })
 }
 
-fn planned(array: &ArrayDoc, request: &BitmapRequest) -> Vec<String> {
+fn planned(array: &ArrayDoc, change: &Change) -> Result<Vec<String>, Failure> {
+    let name = &array.name;
+    match change {
+        Change::Bitmap(request) => Ok(planned_bitmap(array, request)),
+        Change::Layout(layout) if array.faulty.is_some() => Ok(vec![format!(
+            "would set the layout of {name} to {layout}, and write nothing: its superblock keeps \
+             the one it was made with"
+        )]),
+        Change::Layout(_) => Err(Failure::failed(format!(
+            "cannot change the layout of {name}: {} keeps its layout: reshape is not available in \
+             this version",
+            array.level
+        ))),
+    }
+}
+
+fn planned_bitmap(array: &ArrayDoc, request: &BitmapRequest) -> Vec<String> {
     let name = &array.name;
     let mut lines = vec![match request.internal {
         true => format!("would add a bitmap to {name}"),

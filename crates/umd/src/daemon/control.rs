@@ -24,8 +24,8 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::household::{Answer, Household};
 use crate::api::{
-    API, ActionRequest, AssembleRequest, BitmapRequest, CreateRequest, ErrorDoc, ManageRequest,
-    ReadonlyRequest, SCHEMA, VersionDoc,
+    API, ActionRequest, AssembleRequest, BitmapRequest, CreateRequest, ErrorDoc, LayoutRequest,
+    ManageRequest, ReadonlyRequest, SCHEMA, VersionDoc,
 };
 use crate::text::mdstat::mdstat;
 
@@ -101,6 +101,7 @@ pub fn router(household: Arc<Household>, activity: Arc<Activity>) -> Router {
         .route("/v1/arrays/{name}/manage", post(manage))
         .route("/v1/arrays/{name}/action", post(action))
         .route("/v1/arrays/{name}/bitmap", post(bitmap))
+        .route("/v1/arrays/{name}/layout", post(layout))
         .route("/v1/arrays/{name}/readonly", post(readonly))
         .route("/v1/arrays/{name}/wait", get(wait))
         .route("/v1/events", get(events))
@@ -218,6 +219,17 @@ async fn bitmap(
 ) -> Response {
     match understood(body) {
         Ok(request) => answer(shared.household.bitmap(&name, &request).await),
+        Err(response) => *response,
+    }
+}
+
+async fn layout(
+    State(shared): State<Shared>,
+    Segment(name): Segment<String>,
+    body: Body<LayoutRequest>,
+) -> Response {
+    match understood(body) {
+        Ok(request) => answer(shared.household.layout(&name, &request).await),
         Err(response) => *response,
     }
 }

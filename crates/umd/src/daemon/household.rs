@@ -9,6 +9,7 @@ use umd_core::array::{
     SyncRequest,
 };
 use umd_core::value::{MAX_SECTOR, MemberId, RepairWay, SyncAction};
+use umd_format::FaultyLayout;
 
 use super::array::{Handle, Offer, Snapshot, Stopped};
 use super::create;
@@ -17,7 +18,7 @@ use super::registry::Registry;
 use super::start;
 use crate::api::{
     ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc, ErrorDoc,
-    EventDoc, Limit, ManageRequest, SCHEMA, StartedDoc, WaitDoc,
+    EventDoc, LayoutRequest, Limit, ManageRequest, SCHEMA, StartedDoc, WaitDoc,
 };
 use crate::doc::{ArrayDoc, MemberDoc};
 use crate::words::flag_words;
@@ -452,6 +453,25 @@ impl Household {
         answer.map_err(|error| refused(&format!("cannot {what} {name}"), &error))?;
         Ok(DoneDoc {
             messages: vec![format!("{done} {name}")],
+            ..DoneDoc::plain()
+        })
+    }
+
+    /// A running array of level faulty fails in one more way, or in none.
+    ///
+    /// # Errors
+    /// When there is no such way, or the array is of another level.
+    pub async fn layout(&self, name: &str, request: &LayoutRequest) -> Answer<DoneDoc> {
+        let handle = self.handle(name)?;
+        let Some(layout) = FaultyLayout::from_word(&request.layout) else {
+            let text = format!("layout {} not understood for faulty.", request.layout);
+            return Err(nonsense(text));
+        };
+        let answer = handle.control(Control::Layout(layout)).await;
+        let answer = answer.map_err(stopped(name))?;
+        answer.map_err(|error| refused(&format!("cannot change the layout of {name}"), &error))?;
+        Ok(DoneDoc {
+            messages: vec![format!("layout for {name} set to {layout}")],
             ..DoneDoc::plain()
         })
     }
