@@ -164,9 +164,9 @@ impl Band {
         let Some(plan) = plan_write(&self.row, &self.access, &touched, trusted) else {
             return self.without_plan(lane, rig);
         };
-        // U23: parity that was wrong said what the whole piece of a member held of which a sector
+        // U29: parity that was wrong said what the whole piece of a member held of which a sector
         // could not be read.
-        let careful = !trusted && !rig.io.museum.on(Exhibit::U23);
+        let careful = !trusted && !rig.io.museum.on(Exhibit::U29);
         if careful && plan.kind == WriteKind::Recover && self.fails_to_read(rig) {
             let block = rig.members.block_sectors();
             if let Some(at) = fine_middle(self.len, block) {

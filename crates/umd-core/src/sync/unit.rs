@@ -458,9 +458,9 @@ impl Unit {
     fn sound(&mut self, rig: &mut SyncRig<'_>, index: UnitId) -> Option<UnitEnd> {
         let parity = matches!(*self.geometry, Geometry::Parity(_));
         let agrees = || rig.cover.agrees(rig.bitmap.regions(), self.start, self.end);
-        // U24: where a row was made to agree, what could be read beside a bad sector was replaced
+        // U30: where a row was made to agree, what could be read beside a bad sector was replaced
         // by what parity said.
-        let careless = rig.io.museum.on(Exhibit::U24);
+        let careless = rig.io.museum.on(Exhibit::U30);
         if !parity || !self.can_split(rig) || agrees() || careless {
             return self.read(rig, index);
         }

@@ -766,7 +766,7 @@ const OWN: &[Entry] = &[
         Rule::Checkpoint,
     ),
     entry(
-        U23,
+        U29,
         (
             "found in review, and left open at first",
             "writes split where a member cannot be read and parity may be wrong",
@@ -776,9 +776,9 @@ const OWN: &[Entry] = &[
         Rule::Parity,
     ),
     entry(
-        U24,
+        U30,
         (
-            "found with U23",
+            "found with U29",
             "a unit asks for each block where parity may be wrong",
         ),
         "Whoever made a row agree put what wrong parity said over what could be read.",

@@ -23,7 +23,7 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
     match exhibit {
         U01 | U03 | U06 | U07 | U09 => bitmaps(exhibit),
         U20 | U21 | U22 => lockless(exhibit),
-        U23 | U24 => holes(exhibit),
+        U29 | U30 => holes(exhibit),
         U02 | U12 | U13 | U14 => rebuilds(exhibit),
         U04 | U08 | U10 | U11 | U16 => faults(exhibit),
         _ => starts(exhibit),
@@ -85,7 +85,7 @@ fn lockless(exhibit: Exhibit) -> Scene {
 /// A sector that cannot be read in a row whose parity is wrong.
 fn holes(exhibit: Exhibit) -> Scene {
     match exhibit {
-        Exhibit::U23 => new(
+        Exhibit::U29 => new(
             unsynced(plain(5, 3)),
             "a chunk is written beside one of which a sector cannot be read, before any resync",
             [

@@ -48,7 +48,7 @@ fn may_show(exhibit: Exhibit, seed: u64) -> bool {
         M12 | M17 | M63 => options.logged.is_some(),
         U04 => options.faults.contains(&Fault::FlushError),
         U20 | U21 | U22 => options.marks != Marks::Bits,
-        U11 | U23 | U24 => matches!(options.level, 4..=6),
+        U11 | U29 | U30 => matches!(options.level, 4..=6),
         _ => true,
     }
 }
