@@ -5,6 +5,8 @@
 
 mod old;
 
+use std::ops::Range;
+
 use crate::disk::SimDisk;
 use crate::stamp::SECTOR;
 use old::Old;
@@ -194,15 +196,25 @@ pub fn names_bad_blocks(disk: &SimDisk, super_at: u64) -> bool {
 
 /// Whether the bad-block log of a disk names a sector of `from..to`, as a reader sees it.
 pub fn is_logged_bad(disk: &SimDisk, super_at: u64, from: u64, to: u64) -> bool {
-    let superblock = disk.visible(super_at).and_then(SuperView::new);
+    names(|sector| disk.visible(sector), super_at, from..to)
+}
+
+/// Whether it names a sector on the medium, as whoever comes after a power cut may see it.
+pub fn is_stored_bad(disk: &SimDisk, super_at: u64, sector: u64) -> bool {
+    let durable = |at| Some(disk.durable().sector(at));
+    names(durable, super_at, sector..sector + 1)
+}
+
+fn names<'a>(read: impl Fn(u64) -> Option<&'a [u8]>, super_at: u64, range: Range<u64>) -> bool {
+    let superblock = read(super_at).and_then(SuperView::new);
     let Some((offset, sectors, true)) = superblock.map(SuperView::bad_block_log) else {
         return false;
     };
     let log = super_at.saturating_add_signed(i64::from(offset));
-    let sectors = (log..log + sectors).filter_map(|sector| disk.visible(sector));
+    let sectors = (log..log + sectors).filter_map(read);
     let entries = sectors.flat_map(|sector| sector.chunks_exact(8).map(|entry| u64_at(entry, 0)));
     let mut entries = entries.take_while(|entry| *entry != u64::MAX);
-    entries.any(|entry| entry >> 10 < to && from < (entry >> 10) + (entry & 0x3ff))
+    entries.any(|entry| entry >> 10 < range.end && range.start < (entry >> 10) + (entry & 0x3ff))
 }
 
 /// Where the superblock of a device lies, in sectors.

@@ -376,11 +376,6 @@ impl Options {
         if Rng::new(seed, Stream::Lockless).permille(LOCKLESS_PERMILLE) {
             self.use_states();
         }
-        if self.marks != Marks::Bits && self.level != 1 && self.level != 10 {
-            // What nobody has written has no parity: a write there beside what cannot be read is a
-            // write hole.
-            self.logged = None;
-        }
         self.draw_stored(&mut Rng::new(seed, Stream::Stored));
         self.draw_supers(&mut Rng::new(seed, Stream::Supers));
         self.draw_alone(&mut Rng::new(seed, Stream::Alone(0)));
@@ -465,11 +460,7 @@ impl Options {
     fn draw_logged(&mut self, rng: &mut Rng) {
         // Where superblocks lie behind the data a log would leave no room for it.
         let room = self.minor != 0 && self.missing == 0;
-        // What cannot be read in a row with a write hole is lost, and no fault of the engine's.
-        let cut = |(ending, _): &(Ending, Trigger)| *ending != Ending::Stop;
-        let holes = self.boots.iter().any(cut) || self.forks.points > 0;
-        let whole = matches!(self.level, 1 | 10) || !holes;
-        let logged = self.level > 0 && room && whole && rng.permille(150);
+        let logged = self.level > 0 && room && rng.permille(150);
         self.logged = logged.then(|| rng.range(0, 8));
     }
 

@@ -4,6 +4,8 @@
 //!   Lock -> Plan -> Read -> Gate -> Write -> over
 //!            ^       |       |
 //!            +-------+-------+   a read failed, or members changed since the plan
+//!            |
+//!            `-> two halves      parity may be wrong, or too much cannot be read
 //! ```
 //!
 //! The lock is held from the plan to the last write: parity is computed from columns that nobody
@@ -14,7 +16,7 @@ use smallvec::SmallVec;
 use super::ladder::{self, Proofs, Target};
 use super::locks::LockId;
 use super::request::Gate;
-use super::split::{BandRange, middle};
+use super::split::{BandRange, fine_middle, middle};
 use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::{Raid456, Row};
 use crate::member::{Access, Effect, Gather, Round};
@@ -162,6 +164,15 @@ impl Band {
         let Some(plan) = plan_write(&self.row, &self.access, &touched, trusted) else {
             return self.without_plan(lane, rig);
         };
+        // U29: parity that was wrong said what the whole piece of a member held of which a sector
+        // could not be read.
+        let careful = !trusted && !rig.io.museum.on(Exhibit::U29);
+        if careful && plan.kind == WriteKind::Recover && self.fails_to_read(rig) {
+            let block = rig.members.block_sectors();
+            if let Some(at) = fine_middle(self.len, block) {
+                return self.in_two(lane, rig, at);
+            }
+        }
         self.kind = plan.kind;
         self.stage = Stage::Reading;
         let round = Round {
@@ -300,11 +311,33 @@ impl Band {
             .any(|s| self.access[usize::from(*s)] == Access::Usable)
     }
 
-    /// Too many columns cannot be read somewhere in the band: perhaps each somewhere else.
-    fn without_plan(mut self, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
-        let Some(at) = middle(self.len).filter(|_| !self.old.unreadable().is_empty()) else {
-            return self.over(lane, Err(eio("too many members are lost to keep parity")));
+    /// Whether a member that is here to stay could not be read: perhaps in a part of the band only.
+    /// Parity that may be wrong must not say what the rest of it holds.
+    fn fails_to_read(&self, rig: &Rig<'_>) -> bool {
+        let gone = |effect: &Effect| matches!(effect, Effect::Fail(..));
+        if rig.io.effects.iter().any(gone) {
+            // Planned again without it, before anything is written.
+            return false;
+        }
+        let end = self.start + self.len;
+        let holds = |slot: &u16| {
+            let column = rig.epoch.column(*slot);
+            rig.cover.locked_access(column, self.start, end) == Access::Usable
         };
+        self.old.unreadable().iter().any(holds)
+    }
+
+    /// Too many columns cannot be read somewhere in the band: perhaps each somewhere else.
+    fn without_plan(self, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
+        match middle(self.len).filter(|_| !self.old.unreadable().is_empty()) {
+            Some(at) => self.in_two(lane, rig, at),
+            None => self.over(lane, Err(eio("too many members are lost to keep parity"))),
+        }
+    }
+
+    /// Ends, and begins again as two bands.
+    fn in_two(mut self, lane: &mut Lane, rig: &mut Rig<'_>, at: u64) -> Step {
+        assert!(self.old.is_idle(), "a lock goes back after the last I/O");
         lane.unlock(self.lock.take().expect("locked at the start"));
         let first = self.part(0, at);
         let second = self.part(at, self.len);

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use super::doubt::Doubtful;
 use super::locks::LockId;
 use super::reconstruct::Reconstruct;
-use super::split::Piece;
+use super::split::{Piece, fine_middle, middle};
 use super::{Job, Lane, Rig, Step, eio};
 use crate::geometry::{Copy, Geometry};
 use crate::member::{Access, Column, Effect, Io};
@@ -156,9 +156,26 @@ impl Read {
     /// Every member failed somewhere in the range, but perhaps each somewhere else: tries again in
     /// two halves. `false` when it cannot get smaller.
     pub fn again_in_parts(lane: &mut Lane, rig: &mut Rig<'_>, request: u32, piece: Piece) -> bool {
-        let Some(halves) = piece.halves() else {
+        Read::in_two(lane, rig, (request, piece), middle(piece.len_sectors))
+    }
+
+    /// Members may differ in the range, and one of them failed somewhere: no more than what it
+    /// cannot read may come from others. `false` when it is a block.
+    pub fn in_fine_parts(lane: &mut Lane, rig: &mut Rig<'_>, request: u32, piece: Piece) -> bool {
+        let at = fine_middle(piece.len_sectors, rig.members.block_sectors());
+        Read::in_two(lane, rig, (request, piece), at)
+    }
+
+    fn in_two(
+        lane: &mut Lane,
+        rig: &mut Rig<'_>,
+        (request, piece): (u32, Piece),
+        at: Option<u64>,
+    ) -> bool {
+        let Some(at) = at else {
             return false;
         };
+        let halves = piece.halves(at);
         let halves = halves.map(|half| Job::Read(Read::new(request, half)));
         lane.part_split(rig, request, halves);
         true
@@ -240,7 +257,7 @@ impl Read {
                 // Where legs may differ no more than what cannot be read comes from another one:
                 // hosts may have read the rest from this one before. One that is gone has no rest.
                 let may_split = in_doubt && error != IoError::Gone;
-                if may_split && Read::again_in_parts(lane, rig, self.request, self.piece) {
+                if may_split && Read::in_fine_parts(lane, rig, self.request, self.piece) {
                     return Step::Over;
                 }
                 self.tried.push((self.slot, member));
@@ -249,7 +266,7 @@ impl Read {
             Geometry::Parity(_) => {
                 // Parity that may be wrong gives back no more than what cannot be read.
                 let may_split = in_doubt && error != IoError::Gone;
-                if may_split && Read::again_in_parts(lane, rig, self.request, self.piece) {
+                if may_split && Read::in_fine_parts(lane, rig, self.request, self.piece) {
                     return Step::Over;
                 }
                 self.reconstruct(lane, rig, index, true)

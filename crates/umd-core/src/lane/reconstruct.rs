@@ -3,14 +3,14 @@
 //! ```text
 //!   Lock -> Plan -> Read -> rebuild -> piece --(it could not be read)--> rewrite -> over
 //!            ^       |
-//!            +-------+ another read failed
+//!            +-------+ another read failed; where parity may be wrong: two halves
 //! ```
 
 use smallvec::SmallVec;
 
 use super::locks::LockId;
 use super::read::{Read, known_bad, rewrite_allowed};
-use super::split::Piece;
+use super::split::{Piece, fine_middle};
 use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::{Geometry, Row};
 use crate::member::{Access, Effect, Gather, Round};
@@ -126,7 +126,10 @@ impl Reconstruct {
             return Step::Stay(Job::Reconstruct(self));
         }
         if self.others.has_failed() {
-            return self.locked(lane, rig, index);
+            return match self.in_doubt(rig) {
+                true => self.in_parts(lane, rig, index),
+                false => self.locked(lane, rig, index),
+            };
         }
         let data = self.rebuilt(rig);
         lane.piece_read(self.request, self.piece.array_sectors, data.clone());
@@ -135,6 +138,26 @@ impl Reconstruct {
         }
         self.rewriting = true;
         Step::Stay(Job::Reconstruct(self))
+    }
+
+    fn in_doubt(&self, rig: &Rig<'_>) -> bool {
+        let (start, end) = self.range();
+        let gone = |effect: &Effect| matches!(effect, Effect::Fail(..));
+        let failing = rig.io.effects.iter().any(gone);
+        !failing && !rig.cover.agrees(rig.bitmap.regions(), start, end)
+    }
+
+    /// Another column failed somewhere, and the parities may not agree with each other: another
+    /// one than before may give no more than what cannot be had otherwise.
+    fn in_parts(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let (request, piece) = (self.request, self.piece);
+        if fine_middle(piece.len_sectors, rig.members.block_sectors()).is_none() {
+            return self.locked(lane, rig, index);
+        }
+        let step = self.over(lane);
+        let split = Read::in_fine_parts(lane, rig, request, piece);
+        assert!(split, "long enough");
+        step
     }
 
     fn rebuilt(&mut self, rig: &mut Rig<'_>) -> Slice {

@@ -30,15 +30,18 @@ pub fn middle(len_sectors: u64) -> Option<u64> {
     (half > 0 && half < len_sectors).then_some(half)
 }
 
-/// The same for a range of which it is known what of it cannot be read: down to a sector.
-pub fn fine_middle(len_sectors: u64) -> Option<u64> {
-    middle(len_sectors).or_else(|| Some(len_sectors / 2).filter(|half| *half > 0))
+/// The same where nothing that can be read may be taken for lost: down to a block of the members.
+pub fn fine_middle(len_sectors: u64, block_sectors: u64) -> Option<u64> {
+    assert!(block_sectors > 0, "a block holds something");
+    let half = (len_sectors / 2).next_multiple_of(block_sectors);
+    let fine = (half > 0 && half < len_sectors).then_some(half);
+    let coarse = middle(len_sectors).filter(|at| at.is_multiple_of(block_sectors));
+    coarse.or(fine)
 }
 
 impl Piece {
-    /// The piece in two halves, if it is long enough.
-    pub fn halves(&self) -> Option<[Piece; 2]> {
-        let at = middle(self.len_sectors)?;
+    /// The piece in two.
+    pub fn halves(&self, at: u64) -> [Piece; 2] {
         let first = Piece {
             len_sectors: at,
             ..*self
@@ -50,7 +53,7 @@ impl Piece {
             ..*self
         };
         assert!(second.len_sectors > 0, "both halves hold something");
-        Some([first, second])
+        [first, second]
     }
 }
 
@@ -264,6 +267,18 @@ mod tests {
         assert_eq!(
             [middle(1), middle(8), middle(9), middle(17), middle(2048)],
             [None, None, Some(8), Some(8), Some(1024)]
+        );
+        assert_eq!(
+            [1, 2, 3, 8, 9, 24].map(|len| fine_middle(len, 1)),
+            [None, Some(1), Some(1), Some(4), Some(8), Some(16)]
+        );
+        assert_eq!(
+            [8, 16, 24, 64].map(|len| fine_middle(len, 8)),
+            [None, Some(8), Some(16), Some(32)]
+        );
+        assert_eq!(
+            [16, 32, 48].map(|len| fine_middle(len, 16)),
+            [None, Some(16), Some(32)]
         );
     }
 

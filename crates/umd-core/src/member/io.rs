@@ -134,7 +134,7 @@ pub struct Io {
 fn urgency(purpose: Purpose, op: &IoOp) -> Option<fn(MemberId, String) -> Effect> {
     match (purpose, op) {
         (_, IoOp::Flush) => Some(|id, why| Effect::FlushFailed(id, format!("flush failed: {why}"))),
-        (Purpose::Data | Purpose::Parity, IoOp::Write { .. }) => {
+        (Purpose::Data | Purpose::Parity, IoOp::Write { .. } | IoOp::WriteZeroes { .. }) => {
             Some(|id, why| Effect::Fail(id, format!("write failed: {why}")))
         }
         _ => None,
@@ -607,14 +607,27 @@ mod tests {
         end(&mut io, ids[0], Err(IoError::Media));
         let failed = |effect: &Effect| matches!(effect, Effect::Fail(MemberId(1), _));
         assert!(io.effects.iter().all(failed) && io.effects.len() == 1);
-        let mut io = paired();
         let owner = Owner::Job { job: 7, tag: 0 };
-        io.submit(MemberId(1), Purpose::Flush, IoOp::Flush, owner);
-        let flushes = io.out.drain(..).map(|command| match command {
-            Command::Io(one) => one.io,
-            other => panic!("no I/O: {other:?}"),
-        });
-        let ids: Vec<IoId> = flushes.collect();
+        let submitted = |io: &mut Io, purpose, op| -> Vec<IoId> {
+            io.submit(MemberId(1), purpose, op, owner);
+            let ids = io.out.drain(..).map(|command| match command {
+                Command::Io(one) => one.io,
+                other => panic!("no I/O: {other:?}"),
+            });
+            ids.collect()
+        };
+        let mut io = paired();
+        let zeroes = IoOp::WriteZeroes {
+            offset_sectors: 64,
+            len_sectors: 8,
+            may_unmap: true,
+            fua: false,
+        };
+        let ids = submitted(&mut io, Purpose::Data, zeroes);
+        end(&mut io, ids[0], Err(IoError::Media));
+        assert!(io.effects.iter().all(failed) && io.effects.len() == 1);
+        let mut io = paired();
+        let ids = submitted(&mut io, Purpose::Flush, IoOp::Flush);
         end(&mut io, ids[0], Err(IoError::Other("cache lost".into())));
         let failed = |effect: &Effect| matches!(effect, Effect::FlushFailed(MemberId(1), _));
         assert!(io.effects.iter().all(failed) && io.effects.len() == 1);

@@ -132,6 +132,12 @@ impl Members {
         replacements.filter_map(|new| Some((self.in_slot(new.slot?)?, new)))
     }
 
+    /// Sectors of the largest logical block: nothing smaller can be read from all members.
+    pub fn block_sectors(&self) -> u64 {
+        let blocks = self.list.iter().map(|m| m.logical_block_bytes / 512);
+        u64::from(blocks.max().unwrap_or(1).max(1))
+    }
+
     /// Takes a member in. Panics on an identity or number that is in use.
     pub fn push(&mut self, member: Member) {
         self.list.push(member);

@@ -123,7 +123,8 @@ impl Commits {
         match ended {
             UnitEnd::Done { .. } => return true,
             UnitEnd::Split => {
-                let middle = start + fine_middle(end - start).expect("long enough");
+                let block = rig.members.block_sectors();
+                let middle = start + fine_middle(end - start, block).expect("long enough");
                 commit.left.extend([(middle, end), (start, middle)]);
                 return true;
             }

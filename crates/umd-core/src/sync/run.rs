@@ -411,7 +411,7 @@ impl Run {
     fn split(&mut self, rig: &mut SyncRig<'_>, part: Part) {
         let open = self.open.get_mut(&part.open).expect("still open");
         let alone = open.parts == 1 && (part.open, open.end) == (part.start, part.end);
-        let [first, mut second] = part.halves();
+        let [first, mut second] = part.halves(rig.members.block_sectors());
         if alone {
             second.open = second.start;
             open.end = first.end;

@@ -4,6 +4,8 @@
 //!   Lock -> Read -> compare / compute -> Write -> Done
 //!            ^  |                  |
 //!            +--+ a read failed    +-> Done (nothing to write)
+//!            |  v
+//!            `- Sound: parity may be wrong here, and must not say what can be read
 //! ```
 
 use std::sync::Arc;
@@ -12,8 +14,8 @@ use smallvec::SmallVec;
 
 use super::{RepairWay, SyncRig};
 use crate::geometry::{Copy, Geometry};
-use crate::lane::{Holder, LockId, NOWHERE};
-use crate::member::{Access, Effect, Gather, Owner, Round};
+use crate::lane::{Holder, LockId, NOWHERE, fine_middle};
+use crate::member::{Access, Effect, Gather, Io, Owner, Round};
 use crate::value::{
     Exhibit, IoDone, IoError, IoOp, MemberId, Mismatch, Purpose, Slice, Slot, SyncAction, UnitId,
 };
@@ -47,6 +49,7 @@ pub(super) enum UnitEnd {
 enum Stage {
     Locking,
     Reading,
+    Sounding,
     Writing,
 }
 
@@ -87,8 +90,8 @@ impl Part {
     }
 
     /// The part in two.
-    pub fn halves(self) -> [Part; 2] {
-        let at = crate::lane::fine_middle(self.end - self.start).expect("long enough");
+    pub fn halves(self, block_sectors: u64) -> [Part; 2] {
+        let at = fine_middle(self.end - self.start, block_sectors).expect("long enough");
         let second = Part {
             start: self.start + at,
             sector: self.sector + at,
@@ -115,7 +118,11 @@ pub(super) struct Unit {
     pub(super) columns: Gather,
     /// Only who is to be replaced is read: what it holds is what its replacement gets.
     copies: bool,
-    /// Writes under way.
+    /// So many of the columns that could not be read were read block by block.
+    sounded: usize,
+    /// One of their blocks could be.
+    partly: bool,
+    /// Writes under way, or reads of blocks.
     left: usize,
     /// One of them failed.
     failed: bool,
@@ -142,6 +149,8 @@ impl Unit {
             stage: Stage::Locking,
             columns: Gather::default(),
             copies: false,
+            sounded: 0,
+            partly: false,
             left: 0,
             failed: false,
             mismatch_sectors: 0,
@@ -351,9 +360,7 @@ impl Unit {
     /// Whether a log names a part only of what could not be read, so that smaller parts can tell
     /// more. No part is smaller than a block of any member.
     fn is_partly_known(&self, rig: &SyncRig<'_>) -> bool {
-        let blocks = rig.members.iter().map(|m| m.logical_block_bytes / 512);
-        let block = u64::from(blocks.max().unwrap_or(1).max(1));
-        if !(self.end - self.start).is_multiple_of(2 * block) {
+        if !self.can_split(rig) {
             return false;
         }
         let partly = |slot: &u16| {
@@ -412,15 +419,21 @@ impl Unit {
             if !self.columns.done(rig.io, tag, member, result) {
                 return None;
             }
-            let long = self.end - self.start > PART_SECTORS;
-            // A member that is gone is about to be failed: nothing more is asked of it.
-            let gone = |effect: &Effect| matches!(effect, Effect::Fail(..));
-            let failing = rig.metadata.fault_pending() || rig.io.effects.iter().any(gone);
+            let long = self.end - self.start > PART_SECTORS && self.can_split(rig);
             return match self.columns.has_failed() {
-                _ if stopping || failing => Some(UnitEnd::Abandoned),
+                _ if stopping || is_failing(rig) => Some(UnitEnd::Abandoned),
                 true if long => Some(UnitEnd::Split),
-                true => self.read(rig, index),
+                true => self.sound(rig, index),
                 false => self.write(rig, index),
+            };
+        }
+        if self.stage == Stage::Sounding {
+            self.block_read(rig, member, result);
+            return match self.left {
+                0 if stopping || is_failing(rig) => Some(UnitEnd::Abandoned),
+                0 if self.partly => Some(UnitEnd::Split),
+                0 => self.read(rig, index),
+                _ => None,
             };
         }
         assert_eq!(self.stage, Stage::Writing, "no I/O before the lock");
@@ -431,6 +444,62 @@ impl Unit {
             0 if self.failed => Some(UnitEnd::Abandoned),
             0 => Some(self.over()),
             _ => None,
+        }
+    }
+
+    fn can_split(&self, rig: &SyncRig<'_>) -> bool {
+        let block = rig.members.block_sectors();
+        fine_middle(self.end - self.start, block).is_some()
+    }
+
+    /// No column is read in parts that are smaller still, but where parity may be wrong: there it
+    /// must not be asked for what can be read. What cannot is written again as one, because disks
+    /// may have larger blocks than they say.
+    fn sound(&mut self, rig: &mut SyncRig<'_>, index: UnitId) -> Option<UnitEnd> {
+        let parity = matches!(*self.geometry, Geometry::Parity(_));
+        let agrees = || rig.cover.agrees(rig.bitmap.regions(), self.start, self.end);
+        // U30: where a row was made to agree, what could be read beside a bad sector was replaced
+        // by what parity said.
+        let careless = rig.io.museum.on(Exhibit::U30);
+        if !parity || !self.can_split(rig) || agrees() || careless {
+            return self.read(rig, index);
+        }
+        assert_eq!(self.left, 0, "nothing else is under way");
+        let block = rig.members.block_sectors();
+        let failed = &self.columns.unreadable()[self.sounded..];
+        for slot in failed {
+            let column = rig.epoch.column(*slot).expect("it was just read");
+            for at in (self.start..self.end).step_by(block as usize) {
+                let sector = column.data_offset_sectors + at;
+                let tag = u32::from(*slot);
+                let owner = Owner::Sync { unit: index, tag };
+                rig.io
+                    .read(column.member, sector, block, self.purpose(), owner);
+                self.left += 1;
+            }
+        }
+        self.sounded = self.columns.unreadable().len();
+        self.stage = Stage::Sounding;
+        assert!(self.left > 0, "a column has just failed");
+        None
+    }
+
+    /// A block of a column that failed was read, or not.
+    fn block_read(
+        &mut self,
+        rig: &mut SyncRig<'_>,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) {
+        assert!(self.left > 0, "a read that nobody started");
+        self.left -= 1;
+        match Io::read_result(result) {
+            Ok(_) => self.partly = true,
+            Err(IoError::Gone) => {
+                let why = "the device is gone".into();
+                rig.io.effects.push(Effect::Fail(member, why));
+            }
+            Err(_) => {}
         }
     }
 
@@ -509,6 +578,12 @@ impl Unit {
         }
         (self.left == 0).then(|| self.over())
     }
+}
+
+/// Whether a member is about to be failed: nothing more is asked of it.
+fn is_failing(rig: &SyncRig<'_>) -> bool {
+    let gone = |effect: &Effect| matches!(effect, Effect::Fail(..));
+    rig.metadata.fault_pending() || rig.io.effects.iter().any(gone)
 }
 
 /// Who is written in a slot, and where its data starts: the member there, or its replacement.

@@ -275,4 +275,24 @@ pub(super) const OURS: &[Entry] = &[
         "G2",
         Rule::Clear,
     ),
+    entry(
+        U29,
+        (
+            "found in review, and left open at first",
+            "writes split where a member cannot be read and parity may be wrong",
+        ),
+        "A write beside a sector that could not be read left parity that fitted nothing around it.",
+        "G11, Content",
+        Rule::Parity,
+    ),
+    entry(
+        U30,
+        (
+            "found with U29",
+            "a unit asks for each block where parity may be wrong",
+        ),
+        "Whoever made a row agree put what wrong parity said over what could be read.",
+        "Content",
+        Rule::Content,
+    ),
 ];

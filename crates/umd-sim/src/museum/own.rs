@@ -13,10 +13,10 @@ use super::scenes::{
 use crate::disk::Armed;
 use crate::options::Options;
 use crate::script::{
-    Admin, Fate, Step, add, admin, arm, await_all, boot, boot_all, data, fail, fast, flush, hold,
-    in_sync, io, old, plain, power_cut, quiet, re_add, read, read_all, release, remove, replace,
-    settle, sleep_ms, start, stop, until, vanish, with_bitmap, with_bitmap_file, with_drawer,
-    with_states, write,
+    Admin, Fate, Step, add, admin, arm, await_all, boot, boot_all, damage, data, fail, fast, flush,
+    hold, in_sync, io, old, plain, power_cut, quiet, re_add, read, read_all, release, remove,
+    replace, settle, sleep_ms, start, stop, until, vanish, with_bitmap, with_bitmap_file,
+    with_drawer, with_states, write,
 };
 
 pub(super) fn scene(exhibit: Exhibit) -> Scene {
@@ -24,6 +24,7 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
     match exhibit {
         U01 | U03 | U06 | U07 | U09 => bitmaps(exhibit),
         U20 | U21 | U22 => lockless(exhibit),
+        U29 | U30 => holes(exhibit),
         U02 | U12 | U13 | U14 => rebuilds(exhibit),
         U04 | U08 | U10 | U11 | U16 => faults(exhibit),
         U23 | U24 | U25 => outlived(exhibit),
@@ -80,6 +81,44 @@ fn lockless(exhibit: Exhibit) -> Scene {
                 write(0..1),
                 release(),
                 sleep_ms(20_000),
+            ],
+        ),
+    }
+}
+
+/// A sector that cannot be read in a row whose parity is wrong.
+fn holes(exhibit: Exhibit) -> Scene {
+    match exhibit {
+        Exhibit::U29 => new(
+            unsynced(plain(5, 3)),
+            "a chunk is written beside one of which a sector cannot be read, before any resync",
+            [
+                hold(sync_reads()),
+                start(admin(Admin::Freeze)),
+                release(),
+                sleep_ms(50),
+                damage(1, 2..3),
+                write(0..8),
+                admin(Admin::Idle),
+            ],
+        ),
+        _ => new(
+            plain(5, 3),
+            "a chunk is read after a power cut that came before the parity of the one beside it",
+            [
+                write(0..16),
+                flush(),
+                start(write(0..8)),
+                until(data_writes()),
+                power_cut([Fate::Kept, Fate::Kept, Fate::Lost]),
+                hold(sync_reads()),
+                boot_all(),
+                start(admin(Admin::Freeze)),
+                release(),
+                sleep_ms(50),
+                damage(1, 2..3),
+                read(8..16),
+                admin(Admin::Idle),
             ],
         ),
     }

@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use umd_core::array::{MemberRole, MemberStatus, Purpose};
-use umd_core::value::{MemberId, Span};
+use umd_core::value::{MemberId, RequestId, Span};
 
 use super::{Ev, World};
 use crate::disk::{Armed, PAGE_SECTORS, Power};
 use crate::layout::{Place, parity_agrees};
-use crate::metaview::{SuperView, super_sector};
-use crate::monitor::{Scene, Verdict};
+use crate::metaview::{SuperView, is_logged_bad, is_stored_bad, super_sector};
+use crate::monitor::{Rule, Scene, Verdict, Violation};
 use crate::options::{Fault, Trigger};
 use crate::program::Broken;
 use crate::rng::mix;
@@ -327,6 +327,7 @@ impl World<'_> {
             Broken::Armed(disk, armed) => self.disks[disk].arm(armed),
             Broken::Damaged { disk, at, len } => {
                 self.disks[disk].damage(at, len);
+                self.lose_unreadable();
                 self.let_go_of_unlanded();
             }
             Broken::Rotten { disk, at, len } => self.rot(disk, at, len),
@@ -357,7 +358,8 @@ impl World<'_> {
         }
         // What a rebuild has just made whole, and nobody has recorded, is not whole after a crash.
         let covered = self.is_recorded() && !self.is_spent(disk) && !self.any_damage();
-        if !(covered || self.options.beyond) || self.has_holes() {
+        let lied = self.atlas.lies > 0 || !self.atlas.spoiled.is_empty();
+        if !(covered || self.options.beyond) || lied {
             return false;
         }
         self.atlas.exceeded |= !covered;
@@ -470,18 +472,62 @@ impl World<'_> {
         members.any(|(id, disk)| !self.forgotten_by(id, disk).is_empty())
     }
 
-    /// A crash left these pages in doubt.
+    /// These pages are in doubt.
     pub(super) fn open_holes(&mut self, pages: BTreeSet<u64>) {
+        let lost = self.unreadable_in(&pages);
+        self.open_holes_in_image(pages, lost);
+    }
+
+    /// A crash left these pages in doubt, and these array sectors can be read nowhere.
+    pub(super) fn open_holes_in_image(&mut self, pages: BTreeSet<u64>, lost: Vec<u64>) {
         if !self.geometry.has_parity() {
             return;
         }
-        for disk in 0..self.disks.len() {
-            // A column that cannot be read, in a row whose parity is in doubt, would be lost.
-            if self.is_damaged(disk) && !pages.is_empty() {
-                self.disks[disk].heal();
-            }
-        }
+        lost.into_iter().for_each(|at| self.oracle.lost(at));
         self.atlas.holes.extend(pages);
+    }
+
+    /// The write hole, as small as it can be: what cannot be read in pages whose parity is in
+    /// doubt is what parity says. What lies beside it is not lost.
+    pub(super) fn lose_unreadable(&mut self) {
+        let lost = self.unreadable_in(&self.atlas.holes);
+        lost.into_iter().for_each(|at| self.oracle.lost(at));
+    }
+
+    /// Array sectors in these pages that their members cannot read.
+    pub(super) fn unreadable_in(&self, pages: &BTreeSet<u64>) -> Vec<u64> {
+        let mut found = Vec::new();
+        if !self.geometry.has_parity() || pages.is_empty() {
+            return found;
+        }
+        for (_, disk, slot, offset) in self.believed() {
+            if !self.is_damaged(disk) {
+                continue;
+            }
+            let sectors = pages.iter().flat_map(|page| {
+                let first = page * PAGE_SECTORS;
+                first..(first + PAGE_SECTORS).min(self.geometry.used_sectors())
+            });
+            let unreadable = sectors.filter(|at| self.is_unreadable(disk, offset + at));
+            let place = |relative_sector| Place {
+                slot,
+                relative_sector,
+            };
+            found.extend(unreadable.filter_map(|at| self.geometry.sector_at(place(at))));
+        }
+        found
+    }
+
+    /// Whether this disk cannot read a sector, or may not because its log names it.
+    fn is_unreadable(&self, disk: usize, sector: u64) -> bool {
+        let there = &self.disks[disk];
+        let at = super_sector(self.options.minor, there.sectors());
+        let block = self.options.workload.block_sectors;
+        let first = sector - sector % block;
+        there.damaged().range(first..first + block).next().is_some()
+            || self.options.logged.is_some()
+                && (is_logged_bad(there, at, sector, sector + 1)
+                    || is_stored_bad(there, at, sector))
     }
 
     /// Forgets pages whose parity agrees with their data, on the media.
@@ -533,20 +579,54 @@ impl World<'_> {
     pub(super) fn page_agrees(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
         let first = page * PAGE_SECTORS;
         let end = (first + PAGE_SECTORS).min(self.geometry.used_sectors());
-        (first..end).all(|relative| {
-            let row = self.geometry.row(relative / self.geometry.chunk_sectors);
-            parity_agrees(&row, SECTOR, |slot| {
-                let (_, disk) = in_sync
-                    .iter()
-                    .find(|(s, _)| *s == slot)
-                    .expect("all are in sync");
-                let offset = self.data_offset(slot);
-                Some(
-                    self.disks[*disk]
-                        .visible(offset + relative)
-                        .unwrap_or(&ZERO),
-                )
-            })
+        (first..end).all(|relative| self.row_agrees(relative, in_sync))
+    }
+
+    fn row_agrees(&self, relative: u64, in_sync: &[(u16, usize)]) -> bool {
+        let row = self.geometry.row(relative / self.geometry.chunk_sectors);
+        parity_agrees(&row, SECTOR, |slot| {
+            let (_, disk) = in_sync
+                .iter()
+                .find(|(s, _)| *s == slot)
+                .expect("all are in sync");
+            let offset = self.data_offset(slot);
+            Some(
+                self.disks[*disk]
+                    .visible(offset + relative)
+                    .unwrap_or(&ZERO),
+            )
+        })
+    }
+
+    /// Whether parity fits the rows of a write that was just answered, as reads find them. Asked
+    /// where it is not certain: where a crash left parity in doubt, or something cannot be read.
+    pub(super) fn check_rows(&self, id: RequestId, sectors: &[u64]) -> Verdict {
+        let doubtful = !self.atlas.holes.is_empty() || self.any_damage();
+        let lied = self.atlas.lies > 0 || !self.atlas.spoiled.is_empty();
+        let in_sync = self.in_sync();
+        let whole = in_sync.len() == usize::from(self.geometry.slots);
+        if !self.geometry.has_parity() || !doubtful || lied || !whole {
+            return Ok(());
+        }
+        for &sector in sectors {
+            let places = self.geometry.places(sector);
+            let relative = places.first().map(|place| place.relative_sector);
+            let relative = relative.expect("a sector lies somewhere");
+            if !self.is_left_out(relative, &in_sync) && !self.row_agrees(relative, &in_sync) {
+                let text = format!("{id:?} wrote sector {sector}, and parity does not fit its row");
+                return Err(Violation::new(Rule::Parity, text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a row says nothing: a member cannot read it, or something is on its way to it.
+    fn is_left_out(&self, relative: u64, in_sync: &[(u16, usize)]) -> bool {
+        in_sync.iter().any(|(slot, disk)| {
+            let at = self.data_offset(*slot) + relative;
+            let mut flying = self.disks[*disk].writes_in_flight();
+            self.is_unreadable(*disk, at)
+                || flying.any(|write| write.offset_sectors <= at && at < write.end_sectors())
         })
     }
 

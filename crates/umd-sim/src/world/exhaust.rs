@@ -95,8 +95,9 @@ impl World<'_> {
         self.prune_holes();
         let atlas = std::mem::replace(&mut self.atlas, before);
         let pages = self.pages_at_risk(true);
+        let unreadable = self.unreadable_in(&pages);
         let mut base = self.twin(Rng::new(self.options.seed, Stream::Fork(0)), atlas);
-        base.open_holes(pages);
+        base.open_holes_in_image(pages, unreadable);
         base.oracle.crashed(true);
         let known = base.oracle.digest() ^ mix(base.atlas.digest());
         let cuts: Vec<Vec<Cut>> = self.disks.iter().map(cuts).collect();

@@ -100,9 +100,10 @@ impl<'a> World<'a> {
         self.prune_holes();
         let atlas = std::mem::replace(&mut self.atlas, before);
         let pages = self.pages_at_risk(true);
+        let unreadable = self.unreadable_in(&pages);
         let shredded = self.choose_shredded();
         let mut world = self.twin(rng, atlas);
-        world.open_holes(pages);
+        world.open_holes_in_image(pages, unreadable);
         shredded
             .into_iter()
             .for_each(|disk| world.disks[disk].shred_next_cut());

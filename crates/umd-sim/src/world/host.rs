@@ -197,7 +197,8 @@ impl World<'_> {
                 let how = if fua { Ended::Durable } else { Ended::Done };
                 self.oracle.write_ended(id.0, how);
                 let sectors: Vec<u64> = pending.range.clone().collect();
-                self.check_vouched(id, &sectors, fua)
+                self.check_vouched(id, &sectors, fua)?;
+                self.check_rows(id, &sectors)
             }
             (Kind::Trim { .. }, Reply::Done) => {
                 self.oracle.write_ended(id.0, Ended::Done);

@@ -479,17 +479,13 @@ impl World<'_> {
             self.enter_damage(disk);
         }
         self.disks[disk].damage(offset + range.start, range.end - range.start);
+        self.lose_unreadable();
         self.let_go_of_unlanded();
     }
 
     /// Enters one more unreadable place in the atlas.
     fn enter_damage(&mut self, disk: usize) {
         self.atlas.exceeded |= self.is_spent(disk) || self.any_damage();
-        if self.has_holes() {
-            // The write hole: what this disk held there cannot be computed.
-            let slot = self.in_sync().into_iter().find(|(_, d)| *d == disk);
-            self.give_up(&slot.map(|(slot, _)| slot).into_iter().collect::<Vec<u16>>());
-        }
     }
 
     /// A disk vanishes.
@@ -542,6 +538,7 @@ impl World<'_> {
                 }
                 let len = io.range.end - io.range.start;
                 self.disks[io.disk].damage(io.range.start, len);
+                self.lose_unreadable();
             }
             (Strike::Fail, IoKind::Write) => {
                 let metadata = matches!(

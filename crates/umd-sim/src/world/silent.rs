@@ -279,8 +279,9 @@ impl World<'_> {
         let (Some((slot, data)), true) = (place, self.geometry.has_parity()) else {
             return;
         };
-        let with_neighbours = |at: &u64| at.saturating_sub(7)..at + 8;
-        let lost: BTreeSet<u64> = sectors.iter().flat_map(with_neighbours).collect();
+        let block = self.options.workload.block_sectors;
+        let whole_block = |at: &u64| at - at % block..at - at % block + block;
+        let lost: BTreeSet<u64> = sectors.iter().flat_map(whole_block).collect();
         for at in lost.into_iter().filter(|at| data.contains(at)) {
             let relative_sector = at - data.start;
             let place = Place {
