@@ -4,7 +4,7 @@
 //! ```text
 //! cargo xtask test              everything CI runs, with a table of times at the end
 //! cargo xtask oracle [--fresh]  fetch kernel md, mdadm, GRUB and NBD clients to target/oracle
-//! cargo xtask oracle --newer    builds a kernel md with the lockless bitmap, to target/oracle-newer
+//! cargo xtask oracle --newer    build a kernel md with the lockless bitmap in target/oracle-newer
 //! cargo xtask interop [--full]  the kernel matrix: a pairwise selection, or all of it
 //! cargo xtask kills [--full]    umd killed at random moments under a verifying load
 //! cargo xtask sim ...           the simulator; arguments go through

@@ -65,7 +65,7 @@ const PROGRAMS: [&str; 18] = [
     "nbdkit-nbd-plugin.so",
 ];
 
-/// The keys of the distribution whose packages these are; where it is missing apt knows them itself.
+/// The keys of the distribution whose packages these are; without the file apt has them itself.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 const PROGRAM_DIRS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];

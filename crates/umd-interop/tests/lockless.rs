@@ -55,13 +55,22 @@ const STATES_AT: usize = 8192 + 1024;
 /// Where mdadm and umd keep the size of a logical block in the superblock.
 const BLOCK_AT: usize = 4096 + 224;
 
-/// Shell functions: `put md0 FILE page count` writes so many pages of FILE there, `is` compares.
+/// Shell functions: `put md0 FILE page count` writes so many pages of FILE there, `is` compares,
+/// `settle md0` waits until no state says that a resync is needed.
 const FUNCTIONS: &str = "
 put() { dd if=$2 of=/dev/$1 bs=4k skip=$3 seek=$3 count=$4 conv=fsync 2>/dev/null; }
 is() {
     dd if=$2 of=/tmp/want bs=4k skip=$3 count=$4 2>/dev/null
     dd if=/dev/$1 of=/tmp/got bs=4k skip=$3 count=$4 2>/dev/null
     cmp /tmp/want /tmp/got || fail $1: page $3 of $4 is not what was written
+}
+settle() {
+    echo 1 >/sys/block/$1/md/llbitmap/daemon_sleep
+    wait_idle $1
+    while grep -q '^\\(need sync\\|syncing\\) [1-9]' /sys/block/$1/md/llbitmap/bits; do
+        sleep 0.1
+    done
+    wait_idle $1
 }
 ";
 
@@ -451,6 +460,59 @@ fn kernel_uses(contents: &Contents, set: &Set, md: &str, devices: &str) -> Strin
         print = print_bits(md),
         device = devices.split(' ').next().unwrap(),
     )
+}
+
+/// Kernel 7.2 resyncs the neighbour of a region by halves and calls it clean (docs/on-disk.md).
+/// umd counts what the kernel counts, and mends it.
+#[test]
+fn what_the_kernel_resynced_by_halves_is_mended() {
+    let what = "regions that the kernel resynced by halves";
+    let (Some(oracle), Some(umd)) = (Oracle::newer_or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let contents = Contents::make();
+    let sets = contents.sets(|set| !set.is_mirror());
+    let sets: Vec<Set> = sets
+        .into_iter()
+        .filter(|set| set.crashed && !set.is_mirror())
+        .collect();
+    boot(&oracle, &sets, |set, md, devices| {
+        format!(
+            "mdadm --create --run --quiet /dev/{md} -l{} -n{} {} -e1.2 --bitmap=lockless {devices}
+            put {md} $H{} 0 1",
+            set.level,
+            set.members.len(),
+            set.options,
+            contents.files[0].display(),
+        )
+    })
+    .script("crash")
+    .run_crash()
+    .unwrap();
+    let run = boot(&oracle, &sets, |_, md, devices| {
+        format!(
+            "mdadm --assemble --quiet /dev/{md} {devices} || fail {md}: not started
+            settle {md}
+            echo {md}=$(check {md})
+            mdadm --stop --quiet /dev/{md}"
+        )
+    });
+    let run = run.run_ok().unwrap();
+    for (number, set) in sets.iter().enumerate() {
+        let counted: u64 = run.value(&format!("md{number}")).unwrap().parse().unwrap();
+        println!("{}: the kernel counts {counted}", set.what());
+        let mut args = vec!["assemble", &set.name];
+        args.extend(set.members.iter().map(|path| text(path)));
+        umd.ok(&args).unwrap();
+        umd.output(&["wait", &set.name]).unwrap();
+        for (action, count) in [("check", counted), ("repair", counted), ("check", 0)] {
+            umd.ok(&["action", &set.name, action, "--wait"]).unwrap();
+            let array = umd.detail(&set.name).unwrap();
+            assert_eq!(array["mismatch_cnt"], count, "{}: {action}", set.what());
+        }
+        verify(&umd, set, &[(0, 1)], 1);
+        umd.ok(&["stop", &set.name]).unwrap();
+    }
 }
 
 /// mdadm 4.6 makes an array of logical blocks of 4096 bytes on disks of 512: that is byte 224.
