@@ -65,6 +65,9 @@ const PROGRAMS: [&str; 18] = [
     "nbdkit-nbd-plugin.so",
 ];
 
+/// The keys of the distribution whose packages these are; without the file apt has them itself.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
 const PROGRAM_DIRS: [&str; 4] = ["usr/bin", "usr/sbin", "bin", "sbin"];
 
 /// Runs the task. `fresh` fetches again what is there.
@@ -82,7 +85,7 @@ pub fn ensure(fresh: bool) -> Result<PathBuf> {
         return Ok(dir);
     }
     let system = Apt::system();
-    let got = if system.knows_all() {
+    let got = if system.knows(&NEEDED) {
         fetch_all(&dir, system).or_else(|error| {
             // Lists that are older than what the mirrors keep name versions that are gone.
             println!("oracle: {error:#}");
@@ -126,40 +129,104 @@ fn fetch_all(dir: &Path, apt: Apt) -> Result<BTreeMap<String, String>> {
 }
 
 /// apt with the machine's package lists, or with lists of our own.
-struct Apt {
+pub struct Apt {
     options: Vec<String>,
 }
 
 impl Apt {
     /// The machine's lists.
-    fn system() -> Apt {
+    pub fn system() -> Apt {
         Apt {
             options: Vec::new(),
         }
     }
 
-    /// Whether the lists name a candidate for every needed package.
-    fn knows_all(&self) -> bool {
+    /// Whether the lists name a candidate for every one of these packages.
+    pub fn knows(&self, packages: &[&str]) -> bool {
         let known = |package: &&str| matches!(self.candidate(package), Ok(Some(_)));
-        NEEDED.iter().all(known)
+        packages.iter().all(known)
     }
 
     /// Lists of our own, fetched into `dir/apt`.
-    fn own(dir: &Path) -> Result<Apt> {
+    pub fn own(dir: &Path) -> Result<Apt> {
+        Apt::update(dir, Vec::new())
+    }
+
+    /// Lists of our own for another release of the distribution this machine has, named as apt's
+    /// sources do (`sid`), from where the machine fetches its own; in `dir/apt`.
+    pub fn release(&self, dir: &Path, origin: &str, release: &str) -> Result<Apt> {
+        let (origin_is, label_is) = (format!("Origin: {origin}"), format!("Label: {origin}"));
+        let format = "$(REPO_URI)";
+        let targets = ["indextargets", "--format", format, "Created-By: Packages"];
+        let mut args = targets.to_vec();
+        args.extend([&*origin_is, &*label_is, "Component: main"]);
+        let found = self.text("apt-get", &args)?;
+        let uri = found.lines().next().map(str::trim).unwrap_or_default();
+        ensure!(
+            !uri.is_empty(),
+            "no package source of this machine is {origin}'s own"
+        );
+        let keys = Path::new(KEYRING).is_file();
+        let keys = if keys {
+            format!("[signed-by={KEYRING}] ")
+        } else {
+            String::new()
+        };
+        fs::create_dir_all(dir.join("apt"))?;
+        let list = dir.join("apt/sources.list");
+        fs::write(&list, format!("deb {keys}{uri} {release} main\n"))?;
+        let only = [
+            format!("-oDir::Etc::SourceList={}", list.display()),
+            "-oDir::Etc::SourceParts=-".into(),
+            "-oAcquire::Languages=none".into(),
+            "-oAcquire::IndexTargets::deb::DEP-11::DefaultEnabled=false".into(),
+        ];
+        Apt::update(dir, only.into())
+    }
+
+    fn update(dir: &Path, mut options: Vec<String>) -> Result<Apt> {
         let apt = dir.join("apt");
         fs::create_dir_all(apt.join("lists/partial"))?;
         fs::create_dir_all(apt.join("cache/archives/partial"))?;
-        let own = Apt {
-            options: vec![
-                format!("-oDir::State::Lists={}", apt.join("lists").display()),
-                format!("-oDir::Cache={}", apt.join("cache").display()),
-                "-oDebug::NoLocking=1".into(),
-                "-oAPT::Sandbox::User=".into(),
-            ],
-        };
+        options.extend([
+            format!("-oDir::State::Lists={}", apt.join("lists").display()),
+            format!("-oDir::Cache={}", apt.join("cache").display()),
+            "-oDebug::NoLocking=1".into(),
+            "-oAPT::Sandbox::User=".into(),
+        ]);
+        let own = Apt { options };
         own.text("apt-get", &["update", "-qq"])
             .context("apt-get update failed")?;
         Ok(own)
+    }
+
+    /// The names of all packages that begin so.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let text = self.text("apt-cache", &["pkgnames", prefix])?;
+        Ok(text.lines().map(String::from).collect())
+    }
+
+    /// Downloads one package at exactly this version into `debs` and unpacks it over `root`.
+    pub fn unpack(&self, package: &str, version: &str, debs: &Path, root: &Path) -> Result<()> {
+        println!("oracle: {package} {version}");
+        let spec = format!("{package}={version}");
+        let mut fetch = Command::new("apt-get");
+        fetch
+            .args(&self.options)
+            .args(["download", "-qq", &spec])
+            .current_dir(debs);
+        text(&mut fetch).with_context(|| format!("cannot fetch {package}"))?;
+        let deb = fs::read_dir(debs)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| {
+                let name = path
+                    .file_name()
+                    .and_then(|name| name.to_str())
+                    .unwrap_or("");
+                name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
+            })
+            .with_context(|| format!("apt-get download left no file for {package}"))?;
+        text(Command::new("dpkg").arg("-x").arg(&deb).arg(root)).map(drop)
     }
 
     fn text(&self, program: &str, args: &[&str]) -> Result<String> {
@@ -173,7 +240,7 @@ impl Apt {
 
     /// The newest version of a package that can be fetched, if there is one. What is installed does
     /// not count: it may have come from somewhere that is no source any more.
-    fn candidate(&self, package: &str) -> Result<Option<String>> {
+    pub fn candidate(&self, package: &str) -> Result<Option<String>> {
         let table = self.text("apt-cache", &["madison", package])?;
         Ok(table.lines().find_map(|line| {
             let mut columns = line.split('|').map(str::trim);
@@ -183,7 +250,7 @@ impl Apt {
     }
 
     /// All packages that `packages` need, directly or not.
-    fn closure(&self, packages: &[String]) -> Result<BTreeSet<String>> {
+    pub fn closure(&self, packages: &[String]) -> Result<BTreeSet<String>> {
         let mut args = vec![
             "depends",
             "--recurse",
@@ -230,30 +297,8 @@ impl Fetch {
     fn unpack(&mut self, wanted: Vec<(String, String)>) -> Result<()> {
         let debs = self.dir.join("debs");
         for (package, version) in wanted {
-            println!("oracle: {package} {version}");
-            let spec = format!("{package}={version}");
-            let mut fetch = Command::new("apt-get");
-            fetch
-                .args(&self.apt.options)
-                .args(["download", "-qq", &spec])
-                .current_dir(&debs);
-            text(&mut fetch).with_context(|| format!("cannot fetch {package}"))?;
-            let deb = fs::read_dir(&debs)?
-                .filter_map(|entry| Some(entry.ok()?.path()))
-                .find(|path| {
-                    let name = path
-                        .file_name()
-                        .and_then(|name| name.to_str())
-                        .unwrap_or("");
-                    name.starts_with(&format!("{package}_")) && name.ends_with(".deb")
-                })
-                .with_context(|| format!("apt-get download left no file for {package}"))?;
-            text(
-                Command::new("dpkg")
-                    .arg("-x")
-                    .arg(&deb)
-                    .arg(self.dir.join("root")),
-            )?;
+            self.apt
+                .unpack(&package, &version, &debs, &self.dir.join("root"))?;
             self.got.insert(package, version);
         }
         Ok(())
@@ -272,9 +317,7 @@ impl Fetch {
             }
             let mut chosen = BTreeSet::new();
             for package in &closure {
-                let fits = missing
-                    .iter()
-                    .any(|soname| squeeze_library(soname) == squeeze(package));
+                let fits = missing.iter().any(|soname| self::fits(package, soname));
                 let library = package.starts_with("lib") || package.starts_with("zlib");
                 if !self.got.contains_key(package) && (fits || !guess && library) {
                     chosen.insert(package.clone());
@@ -316,7 +359,7 @@ impl Fetch {
 }
 
 /// Every folder under `root` with shared libraries that are not plugins.
-fn library_dirs(root: &Path) -> Result<Vec<PathBuf>> {
+pub fn library_dirs(root: &Path) -> Result<Vec<PathBuf>> {
     let mut dirs = Vec::new();
     for lib in ["usr/lib", "lib"] {
         let Ok(entries) = fs::read_dir(root.join(lib)) else {
@@ -349,6 +392,11 @@ fn find(root: &Path, name: &str) -> Result<Option<PathBuf>> {
         .find(|path| path.is_file()))
 }
 
+/// Whether a package may have a library, by their names.
+pub fn fits(package: &str, soname: &str) -> bool {
+    squeeze_library(soname) == squeeze(package)
+}
+
 /// `libglib-2.0.so.0` -> `libglib200`, to compare with [`squeeze`]d package names.
 fn squeeze_library(soname: &str) -> String {
     squeeze(&soname.replace(".so", ""))
@@ -364,7 +412,7 @@ fn squeeze(package: &str) -> String {
 }
 
 /// Standard output of a command that must succeed.
-fn text(command: &mut Command) -> Result<String> {
+pub fn text(command: &mut Command) -> Result<String> {
     let output = command
         .output()
         .with_context(|| format!("cannot run {:?}", command.get_program()))?;

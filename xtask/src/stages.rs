@@ -268,6 +268,7 @@ fn cargo(args: &[&str]) -> Command {
 /// Tells a command where the oracles are.
 fn hand_down(command: &mut Command) {
     command.env("UMD_ORACLE_DIR", workspace::oracle());
+    command.env("UMD_NEWER_ORACLE_DIR", workspace::newer_oracle());
     // Errors of the tests say what happened; where they were made is noise in a long log.
     command.env("RUST_BACKTRACE", "0");
 }

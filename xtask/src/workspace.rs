@@ -27,3 +27,15 @@ pub fn oracle() -> PathBuf {
         None => target().join("oracle"),
     }
 }
+
+/// The folder of the newer oracle: `UMD_NEWER_ORACLE_DIR`, else beside the folder of the oracles.
+pub fn newer_oracle() -> PathBuf {
+    match std::env::var_os("UMD_NEWER_ORACLE_DIR") {
+        Some(dir) => std::path::absolute(dir).expect("UMD_NEWER_ORACLE_DIR is not empty"),
+        None => {
+            let mut dir = oracle().into_os_string();
+            dir.push("-newer");
+            dir.into()
+        }
+    }
+}

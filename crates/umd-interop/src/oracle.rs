@@ -8,28 +8,146 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The folder made by `cargo xtask oracle`.
+/// The kernel as a program. A newer one is built on this machine, for its libc.
+pub const KERNEL: &str = "linux.uml";
+const LOADER: &str = "ld-linux-x86-64.so.2";
+
+/// The folder made by `cargo xtask oracle`, and before it the one of `--newer` where that was asked
+/// for: what is in both is the newer.
 #[derive(Debug, Clone)]
 pub struct Oracle {
+    folders: Vec<Folder>,
+}
+
+/// Packages unpacked over each other.
+#[derive(Debug, Clone)]
+pub struct Folder {
     root: PathBuf,
     library_path: OsString,
+    /// Where libc is among the packages: the machine's loader and this libc do not go together.
+    loader: Option<PathBuf>,
+}
+
+impl Folder {
+    fn open(dir: &Path, made_by: &str) -> Result<Folder> {
+        ensure!(
+            dir.join("stamp").is_file(),
+            "the oracles are not in {}: run `{made_by}`",
+            dir.display()
+        );
+        let root = dir.join("root");
+        let loaders = ["usr/lib64", "lib64"].map(|lib| root.join(lib).join(LOADER));
+        Ok(Folder {
+            library_path: std::env::join_paths(library_dirs(&root))?,
+            loader: loaders.into_iter().find(|path| path.is_file()),
+            root,
+        })
+    }
+
+    /// The folder with everything unpacked.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether its kernel was built on this machine. That runs with the machine's libc.
+    pub fn is_built_here(&self) -> bool {
+        self.loader.is_some()
+    }
+
+    /// The shared libraries of a program here, and its loader.
+    ///
+    /// # Errors
+    /// When one of them is missing.
+    pub fn libraries(&self, program: &Path) -> Result<Vec<PathBuf>> {
+        let mut command = match &self.loader {
+            None => Command::new("ldd"),
+            Some(loader) => Command::new(loader),
+        };
+        match &self.loader {
+            None => command.env("LD_LIBRARY_PATH", &self.library_path),
+            Some(_) => command
+                .arg("--library-path")
+                .arg(&self.library_path)
+                .arg("--list"),
+        };
+        let output = command.arg(program).output();
+        let output = output.context("cannot run ldd")?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(
+            !text.contains("not found"),
+            "{} misses libraries:\n{text}",
+            program.display()
+        );
+        let found = text.lines().filter_map(|line| {
+            let place = line.rsplit("=> ").next()?.split_whitespace().next()?;
+            place.starts_with('/').then(|| PathBuf::from(place))
+        });
+        Ok(found.collect())
+    }
+
+    /// The path of a program, if it was fetched.
+    fn find(&self, program: &str) -> Option<PathBuf> {
+        ["usr/bin", "usr/sbin", "bin", "sbin"]
+            .iter()
+            .map(|dir| self.root.join(dir).join(program))
+            .find(|path| path.is_file())
+    }
+
+    fn command(&self, path: &Path) -> Command {
+        match &self.loader {
+            Some(loader) if !path.ends_with(KERNEL) => {
+                let mut command = Command::new(loader);
+                command.arg("--library-path").arg(&self.library_path);
+                command.arg(path);
+                command
+            }
+            Some(_) => Command::new(path),
+            None => {
+                let mut command = Command::new(path);
+                command.env("LD_LIBRARY_PATH", &self.library_path);
+                command
+            }
+        }
+    }
 }
 
 impl Oracle {
-    /// Opens the oracle folder: `UMD_ORACLE_DIR`, else `oracle` in cargo's target folder.
+    /// Opens the oracle folder: `UMD_ORACLE_DIR`, else `oracle` in cargo's target folder. With
+    /// `UMD_KERNEL=newer` in the environment it is [`Oracle::newer`].
     ///
     /// # Errors
     /// When it is not there or incomplete; the message says which command makes it.
     pub fn open() -> Result<Oracle> {
-        let dir = folder()?;
-        ensure!(
-            dir.join("stamp").is_file(),
-            "the oracles are not in {}: run `cargo xtask oracle`",
-            dir.display()
-        );
-        let root = dir.join("root");
-        let library_path = std::env::join_paths(library_dirs(&root))?;
-        Ok(Oracle { root, library_path })
+        if std::env::var_os("UMD_KERNEL").is_some_and(|kernel| kernel == "newer") {
+            return Oracle::newer();
+        }
+        let folder = Folder::open(&folder()?, "cargo xtask oracle")?;
+        Ok(Oracle {
+            folders: vec![folder],
+        })
+    }
+
+    /// Opens the newer kernel and mdadm, with everything else as [`Oracle::open`] has it:
+    /// `UMD_NEWER_ORACLE_DIR`, else the oracle folder's name with `-newer` behind it.
+    ///
+    /// # Errors
+    /// When one of them is not there or incomplete; the message says which command makes it.
+    pub fn newer() -> Result<Oracle> {
+        let base = folder()?;
+        let newer = match std::env::var_os("UMD_NEWER_ORACLE_DIR") {
+            Some(dir) => std::path::absolute(dir)?,
+            None => {
+                let mut dir = base.clone().into_os_string();
+                dir.push("-newer");
+                dir.into()
+            }
+        };
+        Ok(Oracle {
+            folders: vec![
+                Folder::open(&newer, "cargo xtask oracle --newer")?,
+                Folder::open(&base, "cargo xtask oracle")?,
+            ],
+        })
     }
 
     /// Opens the oracle folder for a test, or says loudly on stderr that `test` is skipped.
@@ -47,22 +165,29 @@ impl Oracle {
         }
     }
 
-    /// The folder with everything unpacked.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// What `LD_LIBRARY_PATH` must be for the fetched programs.
-    pub fn library_path(&self) -> &OsString {
-        &self.library_path
+    /// Opens the newer oracle for a test, or says on stderr that `test` is skipped. That is no
+    /// failure anywhere: the newer kernel is an extra, and CI does without.
+    pub fn newer_or_skip(test: &str) -> Option<Oracle> {
+        match Oracle::newer() {
+            Ok(oracle) => Some(oracle),
+            Err(error) => {
+                let extra = "it is an extra that CI does without";
+                notice(&format!("SKIPPED {test}: {error:#}; {extra}"));
+                None
+            }
+        }
     }
 
     /// The path of a program, if it was fetched.
     pub fn find(&self, program: &str) -> Option<PathBuf> {
-        ["usr/bin", "usr/sbin", "bin", "sbin"]
+        self.find_with_folder(program).map(|(_, path)| path)
+    }
+
+    /// The path of a program, and the folder it is in.
+    pub fn find_with_folder(&self, program: &str) -> Option<(&Folder, PathBuf)> {
+        self.folders
             .iter()
-            .map(|dir| self.root.join(dir).join(program))
-            .find(|path| path.is_file())
+            .find_map(|folder| Some((folder, folder.find(program)?)))
     }
 
     /// A command that runs a fetched program, in the C locale and with no standard input.
@@ -70,13 +195,11 @@ impl Oracle {
     /// # Errors
     /// When the program was not fetched.
     pub fn command(&self, program: &str) -> Result<Command> {
-        let path = self.find(program);
-        let path = path.with_context(|| format!("{program} is not among the oracles"))?;
-        let mut command = Command::new(path);
-        command
-            .env("LD_LIBRARY_PATH", &self.library_path)
-            .env("LC_ALL", "C");
-        command.stdin(Stdio::null());
+        let found = self.find_with_folder(program);
+        let (folder, path) =
+            found.with_context(|| format!("{program} is not among the oracles"))?;
+        let mut command = folder.command(&path);
+        command.env("LC_ALL", "C").stdin(Stdio::null());
         Ok(command)
     }
 
@@ -128,9 +251,8 @@ impl Oracle {
     }
 
     fn nbdkit_part(&self, folder: &str, file: &str) -> Result<PathBuf> {
-        library_dirs(&self.root)
-            .into_iter()
-            .map(|dir| dir.join("nbdkit").join(folder).join(file))
+        let dirs = self.folders.iter().flat_map(|one| library_dirs(&one.root));
+        dirs.map(|dir| dir.join("nbdkit").join(folder).join(file))
             .find(|path| path.is_file())
             .with_context(|| format!("{file} is not among the oracles"))
     }

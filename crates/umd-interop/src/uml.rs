@@ -25,7 +25,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::cpio::Archive;
-use crate::oracle::Oracle;
+use crate::oracle::{KERNEL, Oracle};
 
 /// Minors of the ubd driver.
 const UBD_MAX: usize = 16;
@@ -207,7 +207,7 @@ impl Kernel {
     }
 
     fn command(&self, dir: &Path) -> Result<Command> {
-        let mut command = self.oracle.command("linux.uml")?;
+        let mut command = self.oracle.command(KERNEL)?;
         command.arg(format!("mem={}M", self.memory_mib));
         command.arg(format!("initrd={}", dir.join("initrd").display()));
         command
@@ -295,19 +295,20 @@ impl Kernel {
     fn add_programs(&self, archive: &mut Archive) -> Result<()> {
         let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
         for program in PROGRAMS {
-            let path = self.oracle.find(program);
-            let path = path.with_context(|| format!("{program} is not among the oracles"))?;
-            for library in self.libraries(&path)? {
+            let found = self.oracle.find_with_folder(program);
+            let (folder, path) =
+                found.with_context(|| format!("{program} is not among the oracles"))?;
+            for library in folder.libraries(&path)? {
                 let name = library.file_name().and_then(|name| name.to_str());
                 let name = name.context("a library has a strange name")?;
-                let place = match name.starts_with("ld-") {
-                    true => library
-                        .to_string_lossy()
-                        .trim_start_matches('/')
-                        .to_string(),
-                    false => format!("lib/{name}"),
+                let dir = if name.starts_with("ld-") {
+                    "lib64"
+                } else {
+                    "lib"
                 };
-                files.insert(place, library);
+                // With two folders the first program is from the newer one, and its libc is good
+                // for what was made for an older.
+                files.entry(format!("{dir}/{name}")).or_insert(library);
             }
             files.insert(format!("oracle/{program}"), path);
         }
@@ -328,29 +329,15 @@ impl Kernel {
         Ok(())
     }
 
-    /// The shared libraries of a program and its loader, as ldd finds them.
-    fn libraries(&self, program: &Path) -> Result<Vec<PathBuf>> {
-        let output = Command::new("ldd")
-            .arg(program)
-            .env("LD_LIBRARY_PATH", self.oracle.library_path())
-            .output()
-            .context("cannot run ldd")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(
-            !text.contains("not found"),
-            "{} misses libraries:\n{text}",
-            program.display()
-        );
-        Ok(text
-            .lines()
-            .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
-            .map(PathBuf::from)
-            .collect())
-    }
-
-    /// The files of the modules in an order in which they can be loaded.
+    /// The files of the modules in an order in which they can be loaded. A kernel that was built
+    /// here has everything in it.
     fn modules(&self) -> Result<Vec<PathBuf>> {
-        let base = self.oracle.root().join("usr/lib/uml/modules");
+        let found = self.oracle.find_with_folder(KERNEL);
+        let (folder, _) = found.context("there is no kernel among the oracles")?;
+        if folder.is_built_here() {
+            return Ok(Vec::new());
+        }
+        let base = folder.root().join("usr/lib/uml/modules");
         let version = fs::read_dir(&base)
             .with_context(|| format!("cannot read {}", base.display()))?
             .filter_map(|entry| Some(entry.ok()?.path()))

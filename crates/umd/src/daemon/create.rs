@@ -314,6 +314,16 @@ fn check_lockless(request: &CreateRequest) -> Result<(), ErrorDoc> {
     }
 }
 
+/// What a lockless bitmap says first. Kernel 7.2 that fills a member of RAID10 passes over data
+/// where it meets regions that nobody wrote, and calls the member in sync (docs/on-disk.md). So an
+/// array of ours has none.
+fn first_state(level: Level, planned: RegionState) -> RegionState {
+    match (level, planned) {
+        (Level::Raid10, RegionState::Unwritten) => RegionState::NeedSync,
+        _ => planned,
+    }
+}
+
 fn region_wish(request: &CreateRequest) -> RegionWish {
     if request.bitmap_lockless {
         return RegionWish::Lockless;
@@ -468,6 +478,7 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
         spares,
     };
     let mut created = create::new_array(&array).map_err(|error| create_error(&error, devices))?;
+    created.regions = first_state(array.level, created.regions);
     if let Some(bitmap) = &mut created.bitmap {
         bitmap.fields.write_behind = request.write_behind;
         if let Some(seconds) = request.bitmap_delay_seconds {
@@ -731,6 +742,23 @@ mod tests {
             destroy_all: false,
             readonly: false,
             io_engine: None,
+        }
+    }
+
+    #[test]
+    fn a_lockless_bitmap_of_raid10_begins_with_a_resync() {
+        for (level, assume_clean, state) in [
+            (1, false, RegionState::Unwritten),
+            (5, false, RegionState::Unwritten),
+            (10, false, RegionState::NeedSync),
+            (10, true, RegionState::Clean),
+        ] {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let mut request = request(dir.path(), level, &["a", "b", "c", "d"]);
+            (request.bitmap, request.bitmap_lockless) = (Some(true), true);
+            request.assume_clean = assume_clean;
+            let prepared = prepare(&request, true).expect("prepares");
+            assert_eq!(prepared.created.regions, state, "level {level}");
         }
     }
 
