@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -27,7 +28,7 @@ const ROUNDS_MAX: u32 = 30;
 const PROFILES: &str = "
 [profile.dev]
 debug = false
-opt-level = 1
+opt-level = 2
 incremental = false
 
 [profile.dev.package.umd-parity]
@@ -48,6 +49,8 @@ pub struct Built {
     pub sim: PathBuf,
     /// Changes that are in it.
     pub placed: HashSet<u32>,
+    /// Changes that do not compile.
+    pub off: HashSet<u32>,
 }
 
 /// A folder with the copy.
@@ -58,21 +61,23 @@ pub struct Copy {
 }
 
 impl Copy {
-    /// Copies the workspace as it is to `folder`.
-    pub fn make(folder: &Path) -> Result<Copy> {
-        let root = folder.join("copy");
-        if root.exists() {
-            fs::remove_dir_all(&root).context("cannot remove the last copy")?;
-        }
-        let from = workspace::root();
-        copy_folder(&from, &root, &|path| {
-            let name = path.file_name().unwrap_or_default();
-            name == "target" || name == ".git" || name == "corpus"
-        })?;
-        let manifest = root.join("Cargo.toml");
-        let text = fs::read_to_string(&manifest).context("no Cargo.toml")?;
+    /// Copies the workspace to `folder`, but for the files with changes: those are written when
+    /// it is built. What is there already is not touched, so that it need not be built again.
+    pub fn make(folder: &Path, mutants: &[Mutant]) -> Result<Copy> {
+        let (from, root) = (workspace::root(), folder.join("copy"));
+        let mut own: HashSet<PathBuf> = mutants.iter().map(|m| from.join(&m.file)).collect();
+        own.extend(["Cargo.toml", CORE].map(|path| from.join(path)));
+        copy_folder(&from, &root, &own)?;
+        let text = fs::read_to_string(from.join("Cargo.toml")).context("no Cargo.toml")?;
         let at = text.find("[profile.").unwrap_or(text.len());
-        fs::write(&manifest, format!("{}{PROFILES}", &text[..at]))?;
+        write(
+            &root.join("Cargo.toml"),
+            &format!("{}{PROFILES}", &text[..at]),
+        )?;
+        let text = fs::read_to_string(from.join(CORE))?;
+        let text = format!("{text}\n#[doc(hidden)]\npub mod mutagen;\n");
+        write(&root.join(CORE), &text)?;
+        write(&root.join("crates/umd-core/src/mutagen.rs"), MUTAGEN)?;
         Ok(Copy {
             root,
             target: folder.join("build"),
@@ -95,13 +100,13 @@ impl Copy {
     }
 
     /// Puts in all changes that compile, and builds.
-    pub fn build(&self, mutants: &[Mutant]) -> Result<Built> {
+    /// `off`: what is known not to.
+    pub fn build(&self, mutants: &[Mutant], off: HashSet<u32>) -> Result<Built> {
         let mut files: BTreeMap<&str, Vec<&Mutant>> = BTreeMap::new();
         for mutant in mutants {
             files.entry(&mutant.file).or_default().push(mutant);
         }
-        fs::write(self.core().join("src/mutagen.rs"), MUTAGEN)?;
-        let mut off = HashSet::new();
+        let mut off = off;
         for round in 1..=ROUNDS_MAX {
             let (placed, pieces) = self.put_in(&files, &off)?;
             let errors = self.errors()?;
@@ -110,7 +115,7 @@ impl Copy {
                     "{} changes are in the build, after {round} rounds",
                     placed.len()
                 );
-                return self.link(placed);
+                return self.link(placed, off);
             }
             let before = off.len();
             for error in &errors {
@@ -141,17 +146,9 @@ impl Copy {
             let source = fs::read_to_string(workspace::root().join(file))
                 .with_context(|| format!("cannot read {file}"))?;
             let done = rewrite(&source, mutants, off).with_context(|| file.to_string())?;
-            let path = self.root.join(file);
-            if fs::read_to_string(&path)? != done.text {
-                fs::write(&path, &done.text)?;
-            }
+            write(&self.root.join(file), &done.text)?;
             placed.extend(done.placed);
             pieces.insert(*file, done.pieces);
-        }
-        let path = self.root.join(CORE);
-        let text = fs::read_to_string(&path)?;
-        if !text.contains("mod mutagen;") {
-            fs::write(&path, format!("{text}\n#[doc(hidden)]\npub mod mutagen;\n"))?;
         }
         Ok((placed, pieces))
     }
@@ -170,7 +167,7 @@ impl Copy {
         Ok(errors)
     }
 
-    fn link(&self, placed: HashSet<u32>) -> Result<Built> {
+    fn link(&self, placed: HashSet<u32>, off: HashSet<u32>) -> Result<Built> {
         let programs = |args: &[&str]| -> Result<Vec<PathBuf>> {
             let output = self.cargo(args).output().context("cannot run cargo")?;
             ensure!(output.status.success(), "cargo {} fails", args.join(" "));
@@ -183,7 +180,12 @@ impl Copy {
         let tests = programs(&["test", "--no-run", "--package", "umd-core"])?;
         let sim = programs(&["build", "--release", "--package", "umd-sim"])?;
         let sim = sim.into_iter().next().context("no umd-sim")?;
-        Ok(Built { tests, sim, placed })
+        Ok(Built {
+            tests,
+            sim,
+            placed,
+            off,
+        })
     }
 }
 
@@ -194,17 +196,40 @@ fn messages(lines: &[u8]) -> impl Iterator<Item = Value> {
     parsed.filter_map(Result::ok)
 }
 
-fn copy_folder(from: &Path, to: &Path, left_out: &dyn Fn(&Path) -> bool) -> Result<()> {
+/// Writes a file, unless it is like that.
+fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
+    if fs::read(path).is_ok_and(|there| there == text.as_ref()) {
+        return Ok(());
+    }
+    let folder = path.parent().expect("a file lies in a folder");
+    fs::create_dir_all(folder)?;
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes a folder equal to another one, but for the files `own` of that.
+fn copy_folder(from: &Path, to: &Path, own: &HashSet<PathBuf>) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
-    for entry in fs::read_dir(from)? {
-        let path = entry?.path();
-        if left_out(&path) {
+    let names = |folder: &Path| -> Result<Vec<OsString>> {
+        let entries = fs::read_dir(folder)?;
+        entries.map(|entry| Ok(entry?.file_name())).collect()
+    };
+    for name in names(from)? {
+        let (path, other) = (from.join(&name), to.join(&name));
+        if name == "target" || name == ".git" || name == "corpus" || own.contains(&path) {
             continue;
         }
-        let other = to.join(path.file_name().expect("an entry has a name"));
         match path.is_dir() {
-            true => copy_folder(&path, &other, left_out)?,
-            false => drop(fs::copy(&path, &other)?),
+            true => copy_folder(&path, &other, own)?,
+            false => write(&other, fs::read(&path)?)?,
+        }
+    }
+    for name in names(to)? {
+        let path = to.join(&name);
+        if name != "mutagen.rs"
+            && !from.join(&name).exists()
+            && path.extension().is_some_and(|kind| kind == "rs")
+        {
+            fs::remove_file(path)?;
         }
     }
     Ok(())

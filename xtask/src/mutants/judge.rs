@@ -1,13 +1,14 @@
 //! Does anything notice a change?
 //!
 //! ```text
-//!   no change is on  -> each test alone: its time, and the changes that it reaches
-//!   one change is on -> the tests that reach it, the quickest first, until one fails: caught
-//!                       none fails -> seeds of the simulator until one fails:        caught
-//!                                     none fails:                                    missed
+//!   no change is on  -> each check alone: its time, and the changes that it reaches
+//!   one change is on -> the quick checks that reach it, until one fails: caught
+//!                       none fails: in doubt -> the slow ones, until one fails: caught
+//!                                               none fails: missed
 //! ```
 //!
-//! A test that takes far more processor time or memory than it should has failed too.
+//! A check is a test of umd-core, or some seeds of the simulator. One that takes far more
+//! processor time or memory than it should has failed too.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -24,18 +25,29 @@ use super::copy::Built;
 
 /// Mutants can allocate without end.
 const MEMORY_KIB_MAX: u64 = 4 << 20;
+/// Tests that take more seconds of processor are left for what other checks have not noticed.
+const QUICK_SECONDS: f64 = 0.15;
 /// Seconds of processor that a test may take at least, and how many times its own.
 const SECONDS_MIN: u64 = 5;
 const SLOWER_MAX: f64 = 5.0;
 /// Nothing waits for a clock in these tests, so who takes this long is stuck.
 const STUCK: Duration = Duration::from_mins(10);
 const POLL: Duration = Duration::from_millis(1);
-/// Sets of arguments of the simulator, the quickest first.
-const CAMPAIGNS: [&[&str]; 4] = [
-    &["--seeds", "15", "--start", "7000000", "--show", "0"],
-    &["--seeds", "85", "--start", "7000015", "--show", "0"],
-    &["--exhaustive", "--ops", "2"],
-    &["--seeds", "200", "--start", "7000100", "--show", "0"],
+/// Sets of arguments of the simulator, and which of them are quick for what they find.
+const CAMPAIGNS: [(&[&str], bool); 4] = [
+    (
+        &["--seeds", "15", "--start", "7000000", "--show", "0"],
+        true,
+    ),
+    (
+        &["--seeds", "85", "--start", "7000015", "--show", "0"],
+        true,
+    ),
+    (&["--exhaustive", "--ops", "2"], false),
+    (
+        &["--seeds", "200", "--start", "7000100", "--show", "0"],
+        false,
+    ),
 ];
 
 /// What was found out about a change.
@@ -49,6 +61,8 @@ pub enum Verdict {
     Sim,
     /// The simulator did not end in time.
     SimTime,
+    /// No quick check failed; the others have not been asked.
+    Doubt,
     /// Nothing failed.
     Missed,
     /// Nothing so much as reached it.
@@ -56,11 +70,12 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    pub const ALL: [Verdict; 6] = [
+    pub const ALL: [Verdict; 7] = [
         Verdict::Core,
         Verdict::CoreTime,
         Verdict::Sim,
         Verdict::SimTime,
+        Verdict::Doubt,
         Verdict::Missed,
         Verdict::Unreached,
     ];
@@ -71,6 +86,7 @@ impl Verdict {
             Verdict::CoreTime => "core-time",
             Verdict::Sim => "sim",
             Verdict::SimTime => "sim-time",
+            Verdict::Doubt => "doubt",
             Verdict::Missed => "missed",
             Verdict::Unreached => "unreached",
         }
@@ -83,7 +99,7 @@ impl Verdict {
     }
 
     pub fn is_caught(self) -> bool {
-        !matches!(self, Verdict::Missed | Verdict::Unreached)
+        !matches!(self, Verdict::Doubt | Verdict::Missed | Verdict::Unreached)
     }
 }
 
@@ -94,11 +110,12 @@ struct Check {
     args: Vec<String>,
     /// Of the simulator.
     is_sim: bool,
+    quick: bool,
     seconds: f64,
     reaches: HashSet<u32>,
 }
 
-/// All checks, the quickest first; those of the simulator behind the core's.
+/// All checks, the quickest first.
 #[derive(Debug)]
 pub struct Checks {
     checks: Vec<Check>,
@@ -120,13 +137,13 @@ impl Checks {
         for program in &built.tests {
             for name in tests(program, folder)? {
                 let args = vec!["--exact".to_owned(), name, "--test-threads=1".to_owned()];
-                checks.push(Check::new(program, args, false));
+                checks.push(Check::new(program, args, false, false));
             }
         }
         let count = checks.len();
-        for args in CAMPAIGNS {
+        for (args, quick) in CAMPAIGNS {
             let args = args.iter().map(|&word| word.to_owned()).collect();
-            checks.push(Check::new(&built.sim, args, true));
+            checks.push(Check::new(&built.sim, args, true, quick));
         }
         fs::create_dir_all(notes)?;
         let recorded = Mutex::new(Vec::new());
@@ -145,10 +162,7 @@ impl Checks {
         let broken = broken.into_inner().expect("nobody panicked");
         ensure!(broken.is_empty(), "without any change: {broken:?}");
         let mut checks = recorded.into_inner().expect("nobody panicked");
-        checks.sort_by(|a, b| {
-            let order = a.is_sim.cmp(&b.is_sim);
-            order.then(a.seconds.total_cmp(&b.seconds))
-        });
+        checks.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let seconds: f64 = checks.iter().map(|check| check.seconds).sum();
         println!(
             "{count} tests and {} campaigns, {seconds:.0} s",
@@ -158,14 +172,13 @@ impl Checks {
         Ok(Checks { checks, folder })
     }
 
-    /// Runs what reaches a change until something fails. Also says what that was.
-    pub fn judge(&self, mutant: u32) -> Result<(Verdict, String)> {
-        let mut verdict = Verdict::Unreached;
-        for check in &self.checks {
-            if !check.reaches.contains(&mutant) {
+    /// Runs the quick or the slow checks that reach a change, until one fails. Also says which.
+    pub fn judge(&self, mutant: u32, quick: bool) -> Result<(Verdict, String)> {
+        let reach = |check: &&Check| check.reaches.contains(&mutant);
+        for check in self.checks.iter().filter(reach) {
+            if check.quick != quick {
                 continue;
             }
-            verdict = Verdict::Missed;
             let found = match (check.run(&self.folder, mutant)?, check.is_sim) {
                 (Ended::Well, _) => continue,
                 (Ended::Badly, false) => Verdict::Core,
@@ -175,28 +188,36 @@ impl Checks {
             };
             return Ok((found, check.args.join(" ")));
         }
+        let verdict = match self.checks.iter().find(reach) {
+            None => Verdict::Unreached,
+            Some(_) if quick => Verdict::Doubt,
+            Some(_) => Verdict::Missed,
+        };
         Ok((verdict, "-".to_owned()))
     }
 }
 
 impl Check {
-    fn new(program: &Path, args: Vec<String>, is_sim: bool) -> Check {
+    fn new(program: &Path, args: Vec<String>, is_sim: bool, quick: bool) -> Check {
         Check {
             program: program.to_owned(),
             args,
             is_sim,
+            quick,
             seconds: 0.0,
             reaches: HashSet::new(),
         }
     }
 
-    /// The program, with an end to its memory and time.
-    fn command(&self, folder: &Path, seconds: u64) -> Command {
+    /// The program, with an end to its memory and time; `then` is what the shell does behind it.
+    fn command(&self, folder: &Path, seconds: u64, then: &str) -> Command {
         let mut command = Command::new("sh");
         let limits = format!("ulimit -v {MEMORY_KIB_MAX}; ulimit -c 0; ulimit -t {seconds}");
-        command
-            .arg("-c")
-            .arg(format!("{limits}; exec \"$0\" \"$@\""));
+        let run = match then {
+            "" => "exec \"$0\" \"$@\"",
+            _ => "\"$0\" \"$@\" > /dev/null || exit 1;",
+        };
+        command.arg("-c").arg(format!("{limits}; {run} {then}"));
         command.arg(&self.program).args(&self.args);
         command.current_dir(folder);
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -210,13 +231,13 @@ impl Check {
 
     fn record(&mut self, folder: &Path, note: &Path) -> Result<()> {
         drop(fs::remove_file(note));
-        let mut command = self.command(folder, STUCK.as_secs());
+        let mut command = self.command(folder, STUCK.as_secs(), "times");
         command.env("UMD_MUTANT", "record");
         command.env("UMD_MUTANT_REACHED", note);
-        let began = Instant::now();
-        let ended = wait(command)?;
-        self.seconds = began.elapsed().as_secs_f64();
-        ensure!(ended == Ended::Well, "{:?} fails", self.args);
+        let output = command.stdout(Stdio::piped()).output()?;
+        ensure!(output.status.success(), "{:?} fails", self.args);
+        self.seconds = processor_seconds(&String::from_utf8(output.stdout)?)?;
+        self.quick |= !self.is_sim && self.seconds <= QUICK_SECONDS;
         let reached = fs::read_to_string(note).unwrap_or_default();
         let numbers = reached.lines().map(str::parse);
         self.reaches = numbers.collect::<Result<_, _>>().context("a number")?;
@@ -225,7 +246,7 @@ impl Check {
 
     fn run(&self, folder: &Path, mutant: u32) -> Result<Ended> {
         let seconds = (self.seconds * SLOWER_MAX).ceil() as u64;
-        let mut command = self.command(folder, seconds.max(SECONDS_MIN));
+        let mut command = self.command(folder, seconds.max(SECONDS_MIN), "");
         command.env("UMD_MUTANT", mutant.to_string());
         wait(command)
     }
@@ -245,6 +266,18 @@ fn tests(program: &Path, folder: &Path) -> Result<Vec<String>> {
     let mut all = list(&[])?;
     all.retain(|name| !ignored.contains(name));
     Ok(all)
+}
+
+/// User and system time of what a shell has run, from what its `times` says: `0m1.20s 0m0.04s`.
+fn processor_seconds(times: &str) -> Result<f64> {
+    let children = times.lines().nth(1).context("times of children")?;
+    let mut seconds = 0.0;
+    for time in children.split_whitespace() {
+        let parts = time.strip_suffix('s').and_then(|time| time.split_once('m'));
+        let (minutes, rest) = parts.context("minutes and seconds")?;
+        seconds += minutes.parse::<f64>()? * 60.0 + rest.parse::<f64>()?;
+    }
+    Ok(seconds)
 }
 
 /// What a process killed for its time ends with.
@@ -282,10 +315,11 @@ fn parallel(jobs: usize, work: impl Fn() + Sync) {
     });
 }
 
-/// Judges all, several at a time; `keep` is told each verdict as it is found.
+/// Judges all by the quick or the slow checks, several at a time; `keep` is told each verdict as it is found.
 pub fn judge_all(
     checks: &Checks,
     numbers: &[u32],
+    quick: bool,
     jobs: usize,
     keep: impl Fn(u32, Verdict, &str) -> Result<()> + Sync,
 ) -> Result<()> {
@@ -293,7 +327,7 @@ pub fn judge_all(
     let errors = Mutex::new(BTreeMap::new());
     parallel(jobs, || {
         while let Some(&number) = numbers.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let judged = checks.judge(number);
+            let judged = checks.judge(number, quick);
             let kept = judged.and_then(|(verdict, by)| keep(number, verdict, &by));
             if let Err(error) = kept {
                 errors
@@ -308,5 +342,17 @@ pub fn judge_all(
     match errors.into_values().next() {
         Some(error) => Err(error),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_children() {
+        let times = "0m9.00s 0m9.00s\n1m2.500s 0m0.250s\n";
+        assert!((processor_seconds(times).unwrap() - 62.75).abs() < 1e-9);
+        assert!(processor_seconds("").is_err());
     }
 }

@@ -27,12 +27,14 @@ use std::sync::Mutex;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::workspace;
-use copy::Copy;
+use copy::{Built, Copy};
 use judge::{Checks, Verdict, judge_all};
 use list::{Mutant, list};
 use report::Report;
 
 const JOBS: usize = 2;
+/// What it depends on whether a change compiles.
+const COMPILED: [&str; 3] = ["umd-core/src", "umd-format", "../xtask/src/mutants"];
 /// What the result of a change depends on.
 const SOURCES: [&str; 5] = [
     "umd-core",
@@ -98,35 +100,56 @@ pub fn run(words: &[&str]) -> Result<()> {
     fs::create_dir_all(&folder)?;
     let mutants = list(&[])?;
     let mut wanted = wanted(&args, &mutants, &folder)?;
-    let copy = Copy::make(&folder)?;
-    let built = copy.build(&mutants)?;
+    let copy = Copy::make(&folder, &mutants)?;
+    let built = build(&copy, &mutants, &folder)?;
     let checks = Checks::record(&built, &copy.core(), &folder.join("reached"), JOBS)?;
-    let results = Results::open(folder.join("results.txt"))?;
-    let known = &results.known;
+    let results = Results::load(folder.join("results.txt"))?;
     mix(&mut wanted);
-    let total = wanted.len();
     let (mut judged, unjudged): (Vec<&Mutant>, Vec<&Mutant>) = wanted
         .iter()
         .partition(|m| built.placed.contains(&m.number));
     if let Some(sample) = args.sample {
         judged.truncate(sample);
     }
-    let open = judged.iter().filter(|m| !known.contains_key(&m.name));
-    let open: Vec<u32> = open.map(|mutant| mutant.number).collect();
-    println!(
-        "{total} changes wanted, {} to judge, {} open",
-        judged.len(),
-        open.len()
-    );
     let name = |number: u32| mutants[number as usize - 1].name.as_str();
-    judge_all(&checks, &open, JOBS, |number, verdict, by| {
-        results.keep(name(number), verdict, by)
-    })?;
+    for quick in [true, false] {
+        let open: Vec<u32> = results.open(&judged, quick);
+        let which = if quick { "quick" } else { "slow" };
+        println!(
+            "{} changes to judge by the {which} checks, {} open",
+            judged.len(),
+            open.len()
+        );
+        judge_all(&checks, &open, quick, JOBS, |number, verdict, by| {
+            results.keep(name(number), verdict, by)
+        })?;
+    }
     let verdicts = results.into_all();
     let report = Report::new(&judged, &unjudged, &verdicts);
     report.write(&folder)?;
     println!("{report}");
     Ok(())
+}
+
+/// Builds the copy; what does not compile is kept for the next time.
+fn build(copy: &Copy, mutants: &[Mutant], folder: &Path) -> Result<Built> {
+    let state = format!("sources {:016x}", state(&COMPILED)?);
+    let path = folder.join("off.txt");
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let known: HashSet<&str> = match text.split_once('\n') {
+        Some((last, names)) if last == state => names.lines().collect(),
+        _ => HashSet::new(),
+    };
+    let off = mutants
+        .iter()
+        .filter(|mutant| known.contains(mutant.name.as_str()));
+    let built = copy.build(mutants, off.map(|mutant| mutant.number).collect())?;
+    let off = mutants
+        .iter()
+        .filter(|mutant| built.off.contains(&mutant.number));
+    let names: String = off.map(|mutant| format!("{}\n", mutant.name)).collect();
+    fs::write(path, format!("{state}\n{names}"))?;
+    Ok(built)
 }
 
 fn is_there() -> bool {
@@ -167,14 +190,13 @@ fn mix(mutants: &mut [Mutant]) {
 /// What was found out, line by line, so that a run that was ended can go on.
 #[derive(Debug)]
 struct Results {
-    known: BTreeMap<String, Verdict>,
     found: Mutex<(BTreeMap<String, Verdict>, fs::File)>,
 }
 
 impl Results {
     /// Results of other sources are forgotten.
-    fn open(path: PathBuf) -> Result<Results> {
-        let state = format!("sources {:016x}", state()?);
+    fn load(path: PathBuf) -> Result<Results> {
+        let state = format!("sources {:016x}", state(&SOURCES)?);
         let text = fs::read_to_string(&path).unwrap_or_default();
         let mut lines = text.lines();
         if lines.next() != Some(state.as_str()) {
@@ -189,8 +211,20 @@ impl Results {
             known.insert(name.context("a name")?.to_owned(), verdict);
         }
         let file = OpenOptions::new().append(true).open(&path)?;
-        let found = Mutex::new((BTreeMap::new(), file));
-        Ok(Results { known, found })
+        let found = Mutex::new((known, file));
+        Ok(Results { found })
+    }
+
+    /// What the quick checks, or the slow ones, have not judged yet.
+    fn open(&self, all: &[&Mutant], quick: bool) -> Vec<u32> {
+        let found = &self.found.lock().expect("nobody panicked").0;
+        let verdict = |mutant: &Mutant| found.get(&mutant.name).copied();
+        let open = all.iter().filter(|mutant| match verdict(mutant) {
+            None => quick,
+            Some(Verdict::Doubt) => !quick,
+            Some(_) => false,
+        });
+        open.map(|mutant| mutant.number).collect()
     }
 
     fn keep(&self, name: &str, verdict: Verdict, by: &str) -> Result<()> {
@@ -202,16 +236,14 @@ impl Results {
     }
 
     fn into_all(self) -> BTreeMap<String, Verdict> {
-        let mut all = self.known;
-        all.extend(self.found.into_inner().expect("nobody panicked").0);
-        all
+        self.found.into_inner().expect("nobody panicked").0
     }
 }
 
 /// A number that is another one when something is changed that verdicts depend on.
-fn state() -> Result<u64> {
+fn state(folders: &[&str]) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
-    for folder in SOURCES {
+    for folder in folders {
         hash_folder(&workspace::root().join("crates").join(folder), &mut hasher)?;
     }
     Ok(hasher.finish())
