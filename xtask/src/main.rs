@@ -29,8 +29,7 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask test | oracle [--fresh] | interop [--full] | \
     kills [--full] | sim [ARGS...] | bench [--quick] | fuzz [--seconds N] [TARGET] | \
-    fuzz --replay TARGET FILE | mutants [--sample N] [--file GLOB] [--missed] | \
-    tidy";
+    fuzz --replay TARGET FILE | mutants [--sample N] [--file GLOB] | tidy";
 
 fn main() -> ExitCode {
     match run() {

@@ -41,6 +41,9 @@ overflow-checks = true
 opt-level = 2
 ";
 
+/// Where the changes lie, by file.
+type Pieces<'a> = HashMap<&'a str, Vec<Piece>>;
+
 /// What was built.
 #[derive(Debug)]
 pub struct Built {
@@ -72,7 +75,7 @@ impl Copy {
         let at = text.find("[profile.").unwrap_or(text.len());
         write(
             &root.join("Cargo.toml"),
-            &format!("{}{PROFILES}", &text[..at]),
+            format!("{}{PROFILES}", &text[..at]),
         )?;
         let text = fs::read_to_string(from.join(CORE))?;
         let text = format!("{text}\n#[doc(hidden)]\npub mod mutagen;\n");
@@ -126,11 +129,8 @@ impl Copy {
                 errors.len(),
                 off.len()
             );
-            ensure!(
-                off.len() > before,
-                "an error that does not go: {:?}",
-                errors[0]
-            );
+            let (error, at) = (&errors[0].text, &errors[0].places);
+            ensure!(off.len() > before, "an error that stays: {error}, {at:?}");
         }
         bail!("after {ROUNDS_MAX} rounds there still are changes that do not compile")
     }
@@ -140,7 +140,7 @@ impl Copy {
         &self,
         files: &BTreeMap<&'a str, Vec<&Mutant>>,
         off: &HashSet<u32>,
-    ) -> Result<(HashSet<u32>, HashMap<&'a str, Vec<Piece>>)> {
+    ) -> Result<(HashSet<u32>, Pieces<'a>)> {
         let (mut placed, mut pieces) = (HashSet::new(), HashMap::new());
         for (file, mutants) in files {
             let source = fs::read_to_string(workspace::root().join(file))
@@ -271,7 +271,7 @@ impl Error {
 }
 
 /// The changes that an error is due to: those of the smallest piece around it.
-fn guilty(error: &Error, pieces: &HashMap<&str, Vec<Piece>>) -> Vec<u32> {
+fn guilty(error: &Error, pieces: &Pieces<'_>) -> Vec<u32> {
     let in_file = |file: &str| pieces.get(file).map_or(&[][..], Vec::as_slice);
     for (file, start, end) in &error.places {
         let around = in_file(file)

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Mutex;
@@ -31,7 +32,7 @@ const QUICK_SECONDS: f64 = 0.15;
 const SECONDS_MIN: u64 = 5;
 const SLOWER_MAX: f64 = 5.0;
 /// Nothing waits for a clock in these tests, so who takes this long is stuck.
-const STUCK: Duration = Duration::from_mins(10);
+const STUCK: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(1);
 /// Sets of arguments of the simulator, and which of them are quick for what they find.
 const CAMPAIGNS: [(&[&str], bool); 4] = [
@@ -131,8 +132,15 @@ enum Ended {
 }
 
 impl Checks {
-    /// Finds all checks and runs each of them without a change. `folder`: where tests are run.
-    pub fn record(built: &Built, folder: &Path, notes: &Path, jobs: usize) -> Result<Checks> {
+    /// Finds all checks and runs each of them without a change, unless that was done in this
+    /// `state` before. `folder`: where tests are run.
+    pub fn record(
+        built: &Built,
+        folder: &Path,
+        notes: &Path,
+        state: &str,
+        jobs: usize,
+    ) -> Result<Checks> {
         let mut checks = Vec::new();
         for program in &built.tests {
             for name in tests(program, folder)? {
@@ -148,11 +156,13 @@ impl Checks {
         fs::create_dir_all(notes)?;
         let recorded = Mutex::new(Vec::new());
         let broken = Mutex::new(Vec::new());
-        let shared = Mutex::new(checks.into_iter().enumerate());
+        let shared = Mutex::new(checks.into_iter());
         parallel(jobs, || {
             let next = || shared.lock().expect("nobody panicked").next();
-            while let Some((index, mut check)) = next() {
-                let note = notes.join(format!("reached-{index}"));
+            while let Some(mut check) = next() {
+                let mut hasher = DefaultHasher::new();
+                (state, &check.program, &check.args).hash(&mut hasher);
+                let note = notes.join(format!("{:016x}", hasher.finish()));
                 match check.record(folder, &note) {
                     Ok(()) => recorded.lock().expect("nobody panicked").push(check),
                     Err(error) => broken.lock().expect("nobody panicked").push(error),
@@ -230,18 +240,36 @@ impl Check {
     }
 
     fn record(&mut self, folder: &Path, note: &Path) -> Result<()> {
-        drop(fs::remove_file(note));
+        if self.recall(note)? {
+            return Ok(());
+        }
+        let (reached, times) = (note.with_extension("reached"), note.with_extension("new"));
+        drop(fs::remove_file(&reached));
         let mut command = self.command(folder, STUCK.as_secs(), "times");
         command.env("UMD_MUTANT", "record");
-        command.env("UMD_MUTANT_REACHED", note);
+        command.env("UMD_MUTANT_REACHED", &reached);
         let output = command.stdout(Stdio::piped()).output()?;
         ensure!(output.status.success(), "{:?} fails", self.args);
-        self.seconds = processor_seconds(&String::from_utf8(output.stdout)?)?;
-        self.quick |= !self.is_sim && self.seconds <= QUICK_SECONDS;
-        let reached = fs::read_to_string(note).unwrap_or_default();
-        let numbers = reached.lines().map(str::parse);
-        self.reaches = numbers.collect::<Result<_, _>>().context("a number")?;
+        let seconds = processor_seconds(&String::from_utf8(output.stdout)?)?;
+        let numbers = fs::read_to_string(&reached).unwrap_or_default();
+        fs::write(&times, format!("{seconds}\n{numbers}"))?;
+        fs::rename(&times, note)?;
+        drop(fs::remove_file(&reached));
+        ensure!(self.recall(note)?, "it was recorded");
         Ok(())
+    }
+
+    /// Reads what was recorded: seconds, and the numbers of changes.
+    fn recall(&mut self, note: &Path) -> Result<bool> {
+        let Ok(text) = fs::read_to_string(note) else {
+            return Ok(false);
+        };
+        let (seconds, numbers) = text.split_once('\n').context("seconds")?;
+        self.seconds = seconds.parse()?;
+        self.quick |= !self.is_sim && self.seconds <= QUICK_SECONDS;
+        let numbers = numbers.lines().map(str::parse);
+        self.reaches = numbers.collect::<Result<_, _>>().context("a number")?;
+        Ok(true)
     }
 
     fn run(&self, folder: &Path, mutant: u32) -> Result<Ended> {
@@ -315,7 +343,8 @@ fn parallel(jobs: usize, work: impl Fn() + Sync) {
     });
 }
 
-/// Judges all by the quick or the slow checks, several at a time; `keep` is told each verdict as it is found.
+/// Judges all by the quick or the slow checks, several at a time; `keep` is told each verdict as
+/// it is found.
 pub fn judge_all(
     checks: &Checks,
     numbers: &[u32],

@@ -8,42 +8,33 @@
 //! ```
 //!
 //! A build for each of some thousand changes would take days. Changes are judged in an order that
-//! mixes all of them, so that whatever has been judged when time is over is a fair sample.
+//! mixes all of them, so that whatever has been judged when time is over is a fair sample. A run
+//! that was ended goes on where it was. What was caught stays caught when tests change; what was
+//! missed is judged again.
 
 mod copy;
 mod judge;
 mod list;
 mod report;
+mod results;
 mod rewrite;
 
-use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, OpenOptions};
+use std::collections::HashSet;
+use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::workspace;
 use copy::{Built, Copy};
-use judge::{Checks, Verdict, judge_all};
+use judge::{Checks, judge_all};
 use list::{Mutant, list};
 use report::Report;
+use results::Results;
 
 const JOBS: usize = 2;
-/// What it depends on whether a change compiles.
-const COMPILED: [&str; 3] = ["umd-core/src", "umd-format", "../xtask/src/mutants"];
-/// What the result of a change depends on.
-const SOURCES: [&str; 5] = [
-    "umd-core",
-    "umd-format",
-    "umd-parity",
-    "umd-sim",
-    "../xtask/src/mutants",
-];
-
 /// A command of cargo-mutants; what is changed stands in `.cargo/mutants.toml`.
 fn cargo_mutants(args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
@@ -60,8 +51,6 @@ struct Args {
     sample: Option<usize>,
     /// Only files that match.
     file: Option<String>,
-    /// Only those that the last run has missed.
-    missed: bool,
 }
 
 fn parse(words: &[&str]) -> Result<Args> {
@@ -70,10 +59,6 @@ fn parse(words: &[&str]) -> Result<Args> {
     loop {
         rest = match *rest {
             [] => return Ok(args),
-            ["--missed", ref rest @ ..] => {
-                args.missed = true;
-                rest
-            }
             ["--sample", n, ref rest @ ..] => {
                 args.sample = Some(n.parse()?);
                 rest
@@ -82,7 +67,7 @@ fn parse(words: &[&str]) -> Result<Args> {
                 args.file = Some(glob.to_owned());
                 rest
             }
-            _ => bail!("usage: cargo xtask mutants [--sample N] [--file GLOB] [--missed]"),
+            _ => bail!("usage: cargo xtask mutants [--sample N] [--file GLOB]"),
         };
     }
 }
@@ -99,11 +84,17 @@ pub fn run(words: &[&str]) -> Result<()> {
     let folder = workspace::target().join("mutants");
     fs::create_dir_all(&folder)?;
     let mutants = list(&[])?;
-    let mut wanted = wanted(&args, &mutants, &folder)?;
+    let mut wanted = wanted(&args, &mutants)?;
     let copy = Copy::make(&folder, &mutants)?;
     let built = build(&copy, &mutants, &folder)?;
-    let checks = Checks::record(&built, &copy.core(), &folder.join("reached"), JOBS)?;
-    let results = Results::load(folder.join("results.txt"))?;
+    let mut hasher = DefaultHasher::new();
+    for mutant in mutants.iter().filter(|m| built.placed.contains(&m.number)) {
+        mutant.name.hash(&mut hasher);
+    }
+    let state = format!("{} of {:016x}", results::state()?, hasher.finish());
+    let notes = folder.join("reached");
+    let checks = Checks::record(&built, &copy.core(), &notes, &state, JOBS)?;
+    let results = Results::load(&folder.join("results.txt"))?;
     mix(&mut wanted);
     let (mut judged, unjudged): (Vec<&Mutant>, Vec<&Mutant>) = wanted
         .iter()
@@ -133,7 +124,7 @@ pub fn run(words: &[&str]) -> Result<()> {
 
 /// Builds the copy; what does not compile is kept for the next time.
 fn build(copy: &Copy, mutants: &[Mutant], folder: &Path) -> Result<Built> {
-    let state = format!("sources {:016x}", state(&COMPILED)?);
+    let state = format!("code {:016x}", results::code()?);
     let path = folder.join("off.txt");
     let text = fs::read_to_string(&path).unwrap_or_default();
     let known: HashSet<&str> = match text.split_once('\n') {
@@ -159,20 +150,14 @@ fn is_there() -> bool {
 }
 
 /// The changes that are asked for.
-fn wanted(args: &Args, all: &[Mutant], folder: &Path) -> Result<Vec<Mutant>> {
-    let mut names: HashSet<String> = match &args.file {
+fn wanted(args: &Args, all: &[Mutant]) -> Result<Vec<Mutant>> {
+    let names: HashSet<String> = match &args.file {
         Some(glob) => list(&["--file", glob])?
             .into_iter()
             .map(|m| m.name)
             .collect(),
         None => all.iter().map(|mutant| mutant.name.clone()).collect(),
     };
-    if args.missed {
-        let missed = fs::read_to_string(folder.join("missed.txt"));
-        let missed = missed.context("nothing was judged yet")?;
-        let missed: HashSet<&str> = missed.lines().collect();
-        names.retain(|name| missed.contains(name.as_str()));
-    }
     ensure!(!names.is_empty(), "no such changes");
     let chosen = all.iter().filter(|mutant| names.contains(&mutant.name));
     Ok(chosen.cloned().collect())
@@ -185,80 +170,4 @@ fn mix(mutants: &mut [Mutant]) {
         mutant.name.hash(&mut hasher);
         hasher.finish()
     });
-}
-
-/// What was found out, line by line, so that a run that was ended can go on.
-#[derive(Debug)]
-struct Results {
-    found: Mutex<(BTreeMap<String, Verdict>, fs::File)>,
-}
-
-impl Results {
-    /// Results of other sources are forgotten.
-    fn load(path: PathBuf) -> Result<Results> {
-        let state = format!("sources {:016x}", state(&SOURCES)?);
-        let text = fs::read_to_string(&path).unwrap_or_default();
-        let mut lines = text.lines();
-        if lines.next() != Some(state.as_str()) {
-            fs::write(&path, format!("{state}\n"))?;
-            lines = "".lines();
-        }
-        let mut known = BTreeMap::new();
-        for line in lines {
-            let mut words = line.split('\t');
-            let (word, name) = (words.next(), words.next());
-            let verdict = word.and_then(Verdict::parse).context("a verdict")?;
-            known.insert(name.context("a name")?.to_owned(), verdict);
-        }
-        let file = OpenOptions::new().append(true).open(&path)?;
-        let found = Mutex::new((known, file));
-        Ok(Results { found })
-    }
-
-    /// What the quick checks, or the slow ones, have not judged yet.
-    fn open(&self, all: &[&Mutant], quick: bool) -> Vec<u32> {
-        let found = &self.found.lock().expect("nobody panicked").0;
-        let verdict = |mutant: &Mutant| found.get(&mutant.name).copied();
-        let open = all.iter().filter(|mutant| match verdict(mutant) {
-            None => quick,
-            Some(Verdict::Doubt) => !quick,
-            Some(_) => false,
-        });
-        open.map(|mutant| mutant.number).collect()
-    }
-
-    fn keep(&self, name: &str, verdict: Verdict, by: &str) -> Result<()> {
-        let mut found = self.found.lock().expect("nobody panicked");
-        let line = format!("{}\t{name}\t{by}\n", verdict.word());
-        found.1.write_all(line.as_bytes())?;
-        found.0.insert(name.to_owned(), verdict);
-        Ok(())
-    }
-
-    fn into_all(self) -> BTreeMap<String, Verdict> {
-        self.found.into_inner().expect("nobody panicked").0
-    }
-}
-
-/// A number that is another one when something is changed that verdicts depend on.
-fn state(folders: &[&str]) -> Result<u64> {
-    let mut hasher = DefaultHasher::new();
-    for folder in folders {
-        hash_folder(&workspace::root().join("crates").join(folder), &mut hasher)?;
-    }
-    Ok(hasher.finish())
-}
-
-fn hash_folder(folder: &Path, hasher: &mut DefaultHasher) -> Result<()> {
-    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
-    let paths = entries.map(|entry| Ok(entry?.path()));
-    let mut paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
-    paths.sort();
-    for path in paths {
-        match path.is_dir() {
-            true => hash_folder(&path, hasher)?,
-            false => fs::read(&path)?.hash(hasher),
-        }
-    }
-    Ok(())
 }
