@@ -124,3 +124,34 @@ fn who_ran_on_alone_is_not_taken_back() {
     };
     assert!(why.contains("ran without members"), "{why}");
 }
+
+/// Once bits were cleared the bitmap no longer tells what a member missed that left before: taken
+/// back by it, the member would give old data for new.
+#[test]
+fn who_missed_more_than_the_bitmap_knows_is_not_taken_back() {
+    let mut world = started(&Shape::mirror(2));
+    world.pass(60);
+    world.control(Control::Fail(SECOND)).expect("failed");
+    world.control(Control::Remove(SECOND)).expect("removed");
+    let (left, superblock) = (world.disks[&SECOND].clone(), world.superblock(1));
+    world.disks.remove(&SECOND);
+    world.write(8, &[2; 512]).expect("written");
+    world.add(7).expect("added");
+    world.pass(60);
+    assert_eq!(world.array().status().degraded, 0);
+    world.disks.insert(MemberId(9), left);
+    let refused = |world: &mut World, wanted: &str| {
+        let new = world.new_member(9, Some(superblock.clone()));
+        let answer = world.control(Control::ReAdd(new));
+        let Err(ControlError::Invalid(why)) = &answer else {
+            panic!("{answer:?}");
+        };
+        assert!(why.contains(wanted), "{why}");
+    };
+    refused(&mut world, "its slot is taken");
+    world.control(Control::Fail(MemberId(7))).expect("failed");
+    world
+        .control(Control::Remove(MemberId(7)))
+        .expect("removed");
+    refused(&mut world, "no longer knows");
+}
