@@ -11,11 +11,12 @@
 //! cargo xtask sim --museum ...  known mistakes: scenes, random search, docs/museum.md
 //! cargo xtask bench [--quick]   figures for docs/performance.md
 //! cargo xtask fuzz [...]        the fuzz targets, 60 seconds each: --seconds N, TARGET, --replay
-//! cargo xtask mutants ...       changes of umd-core that no test notices: --sample N
+//! cargo xtask mutants ...       changes of umd-core that nothing notices: --sample N, --file GLOB
 //! cargo xtask tidy              layering, banned calls, sizes
 //! ```
 #![forbid(unsafe_code)]
 
+mod mutants;
 mod newer;
 mod oracle;
 mod probes;
@@ -30,7 +31,7 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask test | oracle [--newer] [--fresh] | interop [--full] | \
     kills [--full] | sim [ARGS...] | bench [--quick] | fuzz [--seconds N] [TARGET] | \
-    fuzz --replay TARGET FILE | mutants [--sample N] [ARGS...] | tidy";
+    fuzz --replay TARGET FILE | mutants [--sample N] [--file GLOB] | tidy";
 
 fn main() -> ExitCode {
     match run() {
@@ -59,7 +60,7 @@ fn run() -> Result<()> {
         ["bench"] => stages::bench(false),
         ["bench", "--quick"] => stages::bench(true),
         ["fuzz", ref rest @ ..] => probes::fuzz(rest),
-        ["mutants", ref rest @ ..] => probes::mutants(rest),
+        ["mutants", ref rest @ ..] => mutants::run(rest),
         ["tidy"] => tidy::run(),
         _ => bail!("{USAGE}"),
     }

@@ -1,13 +1,11 @@
-//! Tools that look for what tests miss: fuzzing and mutation.
+//! Fuzzing: a tool that looks for what tests miss.
 //!
 //! ```text
 //!   fuzz      seeds -> fuzz/corpus -> each target for N seconds -> fuzz/artifacts, if it breaks
 //!             (without libFuzzer: seeds -> umd-fuzz run, which is not guided and keeps no corpus)
-//!   mutants   each change of umd-core -> its tests -> caught, or
-//!             missed -> the simulator's tests -> caught, or a survivor
 //! ```
 //!
-//! What is not installed is said loudly: neither is needed to build or test umd.
+//! What is not installed is said loudly: it is not needed to build or test umd.
 
 use std::fs;
 use std::path::PathBuf;
@@ -136,78 +134,9 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// A command of cargo-mutants; what is changed stands in `.cargo/mutants.toml`.
-fn mutation(args: &[&str]) -> Command {
-    let mut command = Command::new("cargo");
-    command
-        .args(["mutants", "--package", "umd-core"])
-        .args(args);
-    command.current_dir(workspace::root());
-    command
-}
-
-/// `cargo xtask mutants [--sample N] [ARGS...]`: all changes, or about N of them, evenly spread.
-/// Further arguments go to cargo-mutants.
-pub fn mutants(args: &[&str]) -> Result<()> {
-    if !is_there("cargo", &["mutants", "--version"]) {
-        println!(
-            "\n*** SKIPPED mutants: cargo-mutants is not installed (cargo install cargo-mutants)\n"
-        );
-        return Ok(());
-    }
-    let (sample, rest) = match *args {
-        ["--sample", n, ref rest @ ..] => (Some(n.parse::<usize>()?), rest),
-        ref all => (None, all),
-    };
-    let output = workspace::target().join("mutants");
-    let mut core = mutation(&["--test-package", "umd-core"]);
-    core.args(rest).arg("--output").arg(&output);
-    if let Some(sample) = sample {
-        let list = mutation(&["--list"])
-            .output()
-            .context("no list of mutants")?;
-        let count = String::from_utf8_lossy(&list.stdout).lines().count();
-        let shards = count.div_ceil(sample.max(1)).max(1);
-        core.args(["--sharding", "round-robin", "--shard"]);
-        core.arg(format!("0/{shards}"));
-    }
-    if succeed(core).is_ok() {
-        return Ok(());
-    }
-    // What the core's own tests miss, the simulator may notice.
-    let missed = output.join("mutants.out").join("missed.txt");
-    let missed = fs::read_to_string(&missed).context("nothing was tested")?;
-    ensure!(!missed.is_empty(), "something else than a survivor");
-    let mut sim = mutation(&["--test-package", "umd-sim", "--output"]);
-    sim.arg(output.join("sim"));
-    for name in missed.lines() {
-        sim.arg("--re").arg(format!("^{}$", escaped(name)));
-    }
-    succeed(sim)
-}
-
-/// A regular expression that matches this text.
-fn escaped(text: &str) -> String {
-    let mut pattern = String::new();
-    for c in text.chars() {
-        if r"\.+*?()|[]{}^$".contains(c) {
-            pattern.push('\\');
-        }
-        pattern.push(c);
-    }
-    pattern
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_is_escaped_whole() {
-        let name = "a.rs:54:9: replace A::b -> Vec<(u64, C)> with vec![]";
-        let wanted = r"a\.rs:54:9: replace A::b -> Vec<\(u64, C\)> with vec!\[\]";
-        assert_eq!(escaped(name), wanted);
-    }
 
     #[test]
     fn every_target_is_a_program_of_the_fuzz_crate() {

@@ -9,6 +9,7 @@ mod gather;
 mod old;
 mod read_errors;
 mod rebit;
+mod records;
 mod untrusted;
 mod world;
 

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use umd_core::geometry::{Raid0, Raid456};
+use umd_core::geometry::{Geometry, Raid0, Raid10, Raid456};
 use umd_format::Level;
 use umd_format::v1::Raid0Layout;
 
@@ -268,4 +268,22 @@ fn the_widest_arrays_can_be_computed() {
             check_row(&map, number).expect("a good row");
         }
     }
+}
+
+/// Which pairs a RAID10 can lose is a question of where they lie: one that is started without both
+/// copies gives wrong data, and one that is refused although it has them all is lost for nothing.
+#[test]
+fn a_raid10_lives_while_each_chunk_has_a_copy() {
+    let near = Geometry::Copied(Raid10::new(0x102, 4, 16, 1600).expect("a map"));
+    let far = Geometry::Copied(Raid10::new(0x201, 4, 16, 1600).expect("a map"));
+    for first in 0..4u16 {
+        for second in first + 1..4 {
+            let left = |slot: u16| slot != first && slot != second;
+            let mirrored = second == first + 1 && first % 2 == 0;
+            assert_eq!(near.survives(left), !mirrored, "near {first} {second}");
+            let neighbours = second - first != 2;
+            assert_eq!(far.survives(left), !neighbours, "far {first} {second}");
+        }
+    }
+    assert!(!near.survives(|_| false));
 }

@@ -338,4 +338,47 @@ mod tests {
         bad.log_written(MEMBER);
         assert_eq!(bad.is_logged(MEMBER), Some(false));
     }
+
+    #[test]
+    fn a_log_that_could_not_be_written_is_written_again() {
+        let mut bad = BadBlocks::default();
+        bad.take_in(MEMBER, &superblock(), None, DEVICE);
+        assert!(bad.mark(MEMBER, 3000, 3008));
+        bad.flush_begun();
+        let first = bad.begin_logs();
+        bad.log_failed(MEMBER);
+        assert_eq!(bad.is_logged(MEMBER), Some(false));
+        assert!(bad.is_owed());
+        let again = bad.begin_logs();
+        assert_eq!((first.len(), again.len()), (1, 1));
+        assert_eq!(first[0].bytes, again[0].bytes);
+    }
+
+    /// Mending what everybody knows to be bad must not cost the member. Anything else does: a lost
+    /// write of new data, or of a sector that was good.
+    #[test]
+    fn only_a_rewrite_of_what_was_bad_may_fail() {
+        let mut bad = BadBlocks::default();
+        bad.take_in(MEMBER, &superblock(), None, DEVICE);
+        assert!(bad.mark(MEMBER, 3000, 3008));
+        let mut write = |range, purpose, error: IoError| {
+            let done = bad.written(MEMBER, range, purpose, Err(error));
+            (done.is_ok(), bad.take_forgiven(MEMBER))
+        };
+        let (inside, across) = ((3002, 3008), (2999, 3003));
+        assert_eq!(
+            write(inside, Purpose::Rewrite, IoError::Media),
+            (true, true)
+        );
+        assert_eq!(
+            write(across, Purpose::Rewrite, IoError::Media),
+            (false, false)
+        );
+        assert_eq!(write(inside, Purpose::Data, IoError::Media), (false, false));
+        assert_eq!(
+            write(inside, Purpose::Rewrite, IoError::Gone),
+            (false, false)
+        );
+        assert!(bad.hides(MEMBER, 3000, 3001), "it is as bad as before");
+    }
 }

@@ -156,6 +156,8 @@ mod tests {
         assert_eq!(majority(&[b"a", b"b", b"c"]), None);
         assert_eq!(majority(&[b"a", b"b"]), None);
         assert_eq!(majority(&[b"a", b"b", b"a", b"b"]), None);
+        assert_eq!(majority(&[b"a", b"b", b"b", b"a", b"b"]), Some(1));
+        assert_eq!(majority(&[b"a", b"b", b"c", b"a", b"d"]), None);
     }
 
     #[test]

@@ -272,6 +272,25 @@ mod tests {
         let _ = Pool::new().copy_of(&[0; 10]).sub(5..11);
     }
 
+    /// After a burst the daemon keeps so much memory and no more, and none when it is told so.
+    #[test]
+    fn a_pool_keeps_some_memory_and_no_more() {
+        let kept = |pool: &Pool| pool.0.lock().expect("lock").bytes;
+        let pool = Pool::new();
+        let burst: Vec<Buf> = (0..40).map(|_| pool.take(2 << 20)).collect();
+        assert_eq!(kept(&pool), 0);
+        drop(burst);
+        assert_eq!(kept(&pool), 64 << 20);
+        let again = pool.take(2 << 20);
+        assert_eq!(kept(&pool), 62 << 20);
+        drop(pool.take(4096));
+        assert_eq!(kept(&pool), (62 << 20) + 4096);
+        drop(again);
+        assert_eq!(kept(&pool), (62 << 20) + 4096, "a page more than it may");
+        pool.trim();
+        assert_eq!(kept(&pool), 0);
+    }
+
     #[test]
     fn large_buffers_go_back_to_the_system() {
         let pool = Pool::new();

@@ -3,7 +3,7 @@
 
 use super::world::{DISK_BYTES, Shape, World};
 use umd_core::array::{
-    Control, ControlError, ControlReply, FlagWish, MemberRole, Options, Reply, RequestOp,
+    Control, ControlError, ControlReply, FlagWish, MemberRole, Options, Purpose, Reply, RequestOp,
     SyncLimits,
 };
 use umd_core::assembly::Wish;
@@ -67,12 +67,12 @@ fn stored(world: &World, id: u32) -> DeviceFlags {
 fn a_stop_while_superblocks_are_written_clears_every_bit() {
     let mut world = mirror(Format::V1_2, 2, 0);
     world.write(5, &[1; 4096]).expect("written");
-    world.holds_supers = true;
+    world.holds = Some(Purpose::Super);
     let switch = world.ask(Control::Flags(FIRST, fast(true)));
     world.pass_millis(300);
     let stop = world.ask(Control::Stop);
-    assert_eq!(world.kept_supers.len(), 2);
-    world.release_supers();
+    assert_eq!(world.kept_back.len(), 2);
+    world.release_back();
     assert_eq!(world.asked(switch), Some(Ok(ControlReply::Done)));
     assert_eq!(world.asked(stop), Some(Ok(ControlReply::Done)));
     for disk in [FIRST, SECOND] {
@@ -158,12 +158,12 @@ fn nothing_is_an_ordinary_leg_before_what_lags_there_has_landed() {
 fn nothing_lags_before_superblocks_call_the_leg_write_mostly() {
     let mut world = mirror(Format::V1_2, 3, 4);
     world.write(0, &[1; 512]).expect("active");
-    world.holds_supers = true;
+    world.holds = Some(Purpose::Super);
     let asked = world.ask(Control::Flags(SECOND, mostly(true)));
     world.held = Some(SECOND);
     let write_now = write(&mut world, 0, 7);
     assert!(!world.is_answered(write_now));
-    world.release_supers();
+    world.release_back();
     assert_eq!(world.asked(asked), Some(Ok(ControlReply::Done)));
     assert!(
         !world.is_answered(write_now),

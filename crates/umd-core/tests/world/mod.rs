@@ -56,9 +56,9 @@ pub struct World {
     pub power_for: Option<u64>,
     /// It is gone.
     pub dark: bool,
-    /// Superblocks are held back, all of them.
-    pub holds_supers: bool,
-    pub kept_supers: Vec<MemberIo>,
+    /// All I/O for this purpose is held back.
+    pub holds: Option<Purpose>,
+    pub kept_back: Vec<MemberIo>,
     queue: VecDeque<Command>,
     replies: BTreeMap<u64, Result<Reply, RequestError>>,
     answers: BTreeMap<u64, Result<ControlReply, ControlError>>,
@@ -292,8 +292,8 @@ impl World {
             kept: Vec::new(),
             power_for: None,
             dark: false,
-            holds_supers: false,
-            kept_supers: Vec::new(),
+            holds: None,
+            kept_back: Vec::new(),
             queue: VecDeque::new(),
             replies: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -404,9 +404,7 @@ impl World {
             match command {
                 Command::Io(io) if self.power_fails() => self.tear(io),
                 Command::Io(io) if self.keeps(&io) => self.kept.push(io),
-                Command::Io(io) if self.holds_supers && io.purpose == Purpose::Super => {
-                    self.kept_supers.push(io);
-                }
+                Command::Io(io) if self.holds == Some(io.purpose) => self.kept_back.push(io),
                 Command::Io(io) => {
                     if self.disks.get(&io.member).is_some_and(|disk| disk.hung) {
                         continue;
@@ -458,10 +456,10 @@ impl World {
         self.drain();
     }
 
-    /// Superblocks that were held back are written.
-    pub fn release_supers(&mut self) {
-        self.holds_supers = false;
-        for io in std::mem::take(&mut self.kept_supers) {
+    /// What was held back for its purpose is carried out.
+    pub fn release_back(&mut self) {
+        self.holds = None;
+        for io in std::mem::take(&mut self.kept_back) {
             let done = self.perform(io);
             self.event(Event::Done(done));
         }

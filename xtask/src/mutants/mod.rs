@@ -1,0 +1,173 @@
+//! `cargo xtask mutants`: changes of umd-core that nothing notices.
+//!
+//! ```text
+//!   list     cargo-mutants says what could be changed
+//!   copy     all of it in one build, each change behind a number      (rewrite, mutagen)
+//!   judge    each number in turn: does a test of the core fail, or a seed of the simulator?
+//!   report   target/mutants/{results,missed,unjudged}.txt, and the score
+//! ```
+//!
+//! A build for each of some thousand changes would take days. Changes are judged in an order that
+//! mixes all of them, so that whatever has been judged when time is over is a fair sample. A run
+//! that was ended goes on where it was. What was caught stays caught when tests change; what was
+//! missed is judged again.
+
+mod copy;
+mod judge;
+mod list;
+mod report;
+mod results;
+mod rewrite;
+
+use std::collections::HashSet;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail, ensure};
+
+use crate::workspace;
+use copy::{Built, Copy};
+use judge::{Checks, judge_all};
+use list::{Mutant, list};
+use report::Report;
+use results::Results;
+
+const JOBS: usize = 2;
+/// A command of cargo-mutants; what is changed stands in `.cargo/mutants.toml`.
+fn cargo_mutants(args: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command
+        .args(["mutants", "--package", "umd-core"])
+        .args(args);
+    command.current_dir(workspace::root());
+    command
+}
+
+#[derive(Debug, Default)]
+struct Args {
+    /// About so many, mixed.
+    sample: Option<usize>,
+    /// Only files that match.
+    file: Option<String>,
+}
+
+fn parse(words: &[&str]) -> Result<Args> {
+    let mut args = Args::default();
+    let mut rest = words;
+    loop {
+        rest = match *rest {
+            [] => return Ok(args),
+            ["--sample", n, ref rest @ ..] => {
+                args.sample = Some(n.parse()?);
+                rest
+            }
+            ["--file", glob, ref rest @ ..] => {
+                args.file = Some(glob.to_owned());
+                rest
+            }
+            _ => bail!("usage: cargo xtask mutants [--sample N] [--file GLOB]"),
+        };
+    }
+}
+
+/// Runs the task.
+pub fn run(words: &[&str]) -> Result<()> {
+    let args = parse(words)?;
+    if !is_there() {
+        println!(
+            "\n*** SKIPPED mutants: cargo-mutants is not installed (cargo install cargo-mutants)\n"
+        );
+        return Ok(());
+    }
+    let folder = workspace::target().join("mutants");
+    fs::create_dir_all(&folder)?;
+    let mutants = list(&[])?;
+    let mut wanted = wanted(&args, &mutants)?;
+    let copy = Copy::make(&folder, &mutants)?;
+    let built = build(&copy, &mutants, &folder)?;
+    let mut hasher = DefaultHasher::new();
+    for mutant in mutants.iter().filter(|m| built.placed.contains(&m.number)) {
+        mutant.name.hash(&mut hasher);
+    }
+    let state = format!("{} of {:016x}", results::state()?, hasher.finish());
+    let notes = folder.join("reached");
+    let checks = Checks::record(&built, &copy.core(), &notes, &state, JOBS)?;
+    let results = Results::load(&folder.join("results.txt"))?;
+    mix(&mut wanted);
+    let (mut judged, unjudged): (Vec<&Mutant>, Vec<&Mutant>) = wanted
+        .iter()
+        .partition(|m| built.placed.contains(&m.number));
+    if let Some(sample) = args.sample {
+        judged.truncate(sample);
+    }
+    let name = |number: u32| mutants[number as usize - 1].name.as_str();
+    for quick in [true, false] {
+        let open: Vec<u32> = results.open(&judged, quick);
+        let which = if quick { "quick" } else { "slow" };
+        println!(
+            "{} changes to judge by the {which} checks, {} open",
+            judged.len(),
+            open.len()
+        );
+        judge_all(&checks, &open, quick, JOBS, |number, verdict, by| {
+            results.keep(name(number), verdict, by)
+        })?;
+    }
+    let verdicts = results.into_all();
+    let report = Report::new(&judged, &unjudged, &verdicts);
+    report.write(&folder)?;
+    println!("{report}");
+    Ok(())
+}
+
+/// Builds the copy; what does not compile is kept for the next time.
+fn build(copy: &Copy, mutants: &[Mutant], folder: &Path) -> Result<Built> {
+    let state = format!("code {:016x}", results::code()?);
+    let path = folder.join("off.txt");
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let known: HashSet<&str> = match text.split_once('\n') {
+        Some((last, names)) if last == state => names.lines().collect(),
+        _ => HashSet::new(),
+    };
+    let off = mutants
+        .iter()
+        .filter(|mutant| known.contains(mutant.name.as_str()));
+    let built = copy.build(mutants, off.map(|mutant| mutant.number).collect())?;
+    let off = mutants
+        .iter()
+        .filter(|mutant| built.off.contains(&mutant.number));
+    let names: String = off.map(|mutant| format!("{}\n", mutant.name)).collect();
+    fs::write(path, format!("{state}\n{names}"))?;
+    Ok(built)
+}
+
+fn is_there() -> bool {
+    let mut command = Command::new("cargo");
+    command.args(["mutants", "--version"]).stdin(Stdio::null());
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+/// The changes that are asked for.
+fn wanted(args: &Args, all: &[Mutant]) -> Result<Vec<Mutant>> {
+    let names: HashSet<String> = match &args.file {
+        Some(glob) => list(&["--file", glob])?
+            .into_iter()
+            .map(|m| m.name)
+            .collect(),
+        None => all.iter().map(|mutant| mutant.name.clone()).collect(),
+    };
+    ensure!(!names.is_empty(), "no such changes");
+    let chosen = all.iter().filter(|mutant| names.contains(&mutant.name));
+    Ok(chosen.cloned().collect())
+}
+
+/// An order in which neighbours are far apart; always the same.
+fn mix(mutants: &mut [Mutant]) {
+    mutants.sort_by_cached_key(|mutant| {
+        let mut hasher = DefaultHasher::new();
+        mutant.name.hash(&mut hasher);
+        hasher.finish()
+    });
+}
