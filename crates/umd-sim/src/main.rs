@@ -281,6 +281,9 @@ fn run_many(args: &Args) -> ExitCode {
         if args.lockless && options_of(seed, args).marks == Marks::Bits {
             continue;
         }
+        if args.old && options_of(seed, args).minor != OLD {
+            continue;
+        }
         let twice = seed % TWICE_EVERY == 0;
         let outcome = match twice {
             true => run_options_twice(&options_of(seed, args), &Shipped),

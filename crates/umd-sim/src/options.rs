@@ -550,6 +550,10 @@ impl Options {
 
     /// The array has metadata 0.90.
     pub fn make_old(&mut self) {
+        // It knows no lockless bitmap.
+        if self.marks != Marks::Bits {
+            return;
+        }
         self.minor = OLD;
         self.data_offset_sectors = None;
         // It has no bad-block log.
@@ -571,7 +575,7 @@ impl Options {
         self.bitmap_bytes = None;
         (self.marks, self.bitmap_file) = (Marks::Bits, false);
         (self.write_mostly, self.write_behind) = (0, 0);
-        (self.logged, self.limits) = (None, false);
+        (self.logged, self.limits, self.alone) = (None, false, false);
         self.workload.stream_sectors = 0;
         self.faults.retain(|fault| !LIES.contains(fault));
         self.actions = BTreeSet::from([Action::Mode]);

@@ -55,7 +55,7 @@ impl World<'_> {
         self.alone = Some(Alone { disk, runs: true });
     }
 
-    /// The disks of all slots, if nobody is missing and they know the same.
+    /// The disks of all slots, if nobody is missing, all can be read and they know the same.
     fn equal_legs(&self) -> Option<Vec<usize>> {
         let says = |disk: usize| {
             let look = |sb: SuperView<'_>| {
@@ -66,7 +66,8 @@ impl World<'_> {
                     clean: sb.is_clean(),
                 })
             };
-            let there = self.carries[disk] && !self.absent[disk];
+            let sound = self.disks[disk].damaged().is_empty();
+            let there = self.carries[disk] && !self.absent[disk] && sound;
             let known = there.then(|| self.with_super(&self.disks[disk], look));
             Some((disk, known.flatten().flatten()?))
         };

@@ -218,7 +218,8 @@ impl World<'_> {
     /// Which disk loses a sector under a torn write when the power goes, if one may.
     pub(super) fn choose_shorn(&mut self) -> Option<usize> {
         let whole = self.options.shorn && self.live.is_some();
-        if !whole || !self.may_corrupt_in_crash() {
+        // What a rebuild has just made whole, and nobody has recorded, is not whole after a crash.
+        if !whole || !self.may_corrupt_in_crash() || !self.is_recorded() {
             return None;
         }
         let mut rng = Rng::new(self.options.seed, Stream::Shorn(self.boot));
