@@ -49,6 +49,10 @@ impl Array {
                 let result = self.control_layout(layout);
                 return self.answer(id, result.map(|()| ControlReply::Done));
             }
+            Control::BitmapRoom(new) => {
+                let room = self.bitmap_room(new);
+                return self.answer(id, room.map(|sectors| ControlReply::Room { sectors }));
+            }
             Control::Sync(wish) => match self.control_sync(wish) {
                 Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
                 Err(error) => Err(error),
@@ -161,6 +165,9 @@ impl Array {
     fn control_lost(&mut self, id: MemberId, why: &str) -> Result<Until, ControlError> {
         if self.bitmap.file() == Some(id) {
             self.fail_member(id, why);
+            return Ok(Until::Faults);
+        }
+        if self.give_up_file(id, why) {
             return Ok(Until::Faults);
         }
         let name = self.named(id)?.name.clone();

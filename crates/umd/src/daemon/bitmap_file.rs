@@ -23,16 +23,6 @@ use super::household::Answer;
 use super::open::{self, How, Opened};
 use crate::api::ErrorDoc;
 
-/// mdadm's limit for the bits of a file, where it chooses the region.
-const REGIONS_MAX: u64 = 1 << 21;
-
-/// The region mdadm takes for a file: the smallest that needs no more than 2^21 bits.
-pub fn default_region_bytes(sectors: u64) -> u32 {
-    let sizes = std::iter::successors(Some(bitmap::REGION_BYTES_MIN), |size| size.checked_mul(2));
-    let fits = |size: &u32| bitmap::regions(sectors, *size) <= REGIONS_MAX;
-    sizes.into_iter().find(fits).unwrap_or(1 << 31)
-}
-
 /// A file that was made for an array which may still be refused.
 pub struct Made {
     path: PathBuf,
@@ -184,7 +174,7 @@ fn read(path: &str) -> Answer<Vec<u8>> {
         ErrorDoc::new(format!("cannot read bitmap file {path}: {text}"))
     };
     let length = fs::metadata(Path::new(path)).map_err(unreadable)?.len();
-    if length > 1 << 30 {
+    if length > bitmap::FILE_BYTES_MAX {
         return Err(ErrorDoc::new(format!(
             "{path} has {length} bytes: that is no bitmap file"
         )));
@@ -238,14 +228,6 @@ fn whole_pages(path: &str, opened: Opened, pages: u64, how: &How) -> Answer<Open
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn regions_are_small_until_there_are_too_many() {
-        assert_eq!(default_region_bytes(1 << 11), 4096);
-        assert_eq!(default_region_bytes(8 << 21), 4096);
-        assert_eq!(default_region_bytes((8 << 21) + 1), 8192);
-        assert_eq!(default_region_bytes(u64::MAX), 1 << 31);
-    }
 
     #[test]
     fn a_file_that_is_there_is_written_over_only_when_told() {

@@ -555,7 +555,7 @@ impl Prepared {
             None => superblock.fields.size_sectors,
         };
         let region = request.bitmap_chunk_bytes;
-        let region = region.unwrap_or_else(|| bitmap_file::default_region_bytes(covered));
+        let region = region.unwrap_or_else(|| bitmap::file_region_bytes(covered));
         let mut bitmap = BitmapSuperblock::new(superblock.bitmap_uuid(), covered, region);
         bitmap.fields.write_behind = request.write_behind;
         if let Some(seconds) = request.bitmap_delay_seconds {
