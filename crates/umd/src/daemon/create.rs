@@ -22,7 +22,7 @@ use umd_core::geometry::{Geometry, Raid10};
 use umd_core::value::{IoError, MemberId, SECTOR_BYTES};
 use umd_disk::{MemberFile, Mode};
 use umd_format::Format;
-use umd_format::bitmap::{BitmapSuperblock, RegionState};
+use umd_format::bitmap::{self, BitmapSuperblock, RegionState};
 use umd_format::create::{self, Created, NewArray, NewMember};
 use umd_format::signature::Kind;
 use umd_format::space::{RegionWish, SpaceError, SpaceWish, plan};
