@@ -215,11 +215,11 @@ fn m05r1_grow_external_refused() {
     let would = rig.umd("grow r --bitmap=./bits --dry-run").out;
     assert!(would.contains("and write it to /"), "{would}");
     assert_eq!(rig.home.hashes(), before, "--dry-run");
-    rig.umd("readonly r");
+    rig.r("--readonly");
     let said = rig.home.umd("grow r --bitmap=./bits").fails(1);
     assert!(said.contains("read-only"), "{said}");
     assert!(!rig.home.path("bits").exists(), "nothing is left");
-    rig.umd("readwrite r");
+    rig.r("--readwrite");
     // Told to, it writes over what is there.
     rig.umd("grow r --bitmap=./obits --force");
     let said = rig.umd("grow r --bitmap=none").err;
