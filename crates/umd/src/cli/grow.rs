@@ -83,7 +83,7 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
             "how is it to fail from now on? --layout=rt100, --layout=clear",
         )),
         None => bitmap(args).map(Change::Bitmap),
-        Some(_) if args.bitmap.is_some() || args.bitmap_chunk.is_some() => Err(Failure::usage(
+        Some(_) if about_bitmaps(args) => Err(Failure::usage(
             "--layout and --bitmap cannot be given together: level faulty has no bitmap",
         )),
         Some(mode) => {
@@ -92,6 +92,12 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
             mode.map(Change::Layout).ok_or_else(text)
         }
     }
+}
+
+/// Whether anything was said that only a bitmap has.
+fn about_bitmaps(args: &GrowArgs) -> bool {
+    let given = [&args.bitmap, &args.bitmap_chunk, &args.write_behind];
+    args.force || given.iter().any(|option| option.is_some())
 }
 
 fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {

@@ -398,6 +398,16 @@ fn m05r1_re_add_nosuper() {
     rig.r("--re-add m3");
     rig.home.settle("r");
     assert_eq!(rig.home.detail("r")["degraded"], 0);
+    // Nor is one taken back that was not whole when it left.
+    rig.r("--fail m1 --remove m1");
+    fs::write(rig.home.path("m4"), pattern(7, 4 << 20)).expect("writes");
+    rig.umd("action r --to=64s");
+    rig.r("--add m4");
+    rig.r("--fail m4 --remove m4");
+    no(&rig, "m4", "it was not in sync");
+    rig.umd("action r --to=max");
+    rig.r("--re-add m1");
+    rig.home.settle("r");
     // Another run of it knows nobody.
     rig.r("--fail m3 --remove m3");
     rig.stop();
