@@ -259,9 +259,7 @@ fn no_superblock_names_a_bitmap_before_all_of_it_is_there() {
     };
     let regions = {
         let mut world = World::create_sized(&shape, DISK);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
+        world.begin();
         let wish = BitmapWish::Internal(FINE);
         world.control(Control::Bitmap(wish)).expect("added");
         world.array().status().bitmap.expect("a bitmap").bits as usize
@@ -272,9 +270,7 @@ fn no_superblock_names_a_bitmap_before_all_of_it_is_there() {
         for disk in world.disks.values_mut() {
             disk.bytes[4096 + 512..128 * 512].fill(0);
         }
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
+        world.begin();
         world.write(0, &[7; 4096]).expect("written");
         world.power_for = Some(crash_at);
         world.ask(Control::Bitmap(BitmapWish::Internal(FINE)));
@@ -346,9 +342,7 @@ fn a_file_that_is_not_whole_is_not_believed() {
     let mut seen = [false; 2];
     for crash_at in 0.. {
         let mut world = World::create_sized(&shape, DISK);
-        world
-            .start(&Wish::default(), Options::default())
-            .expect("started");
+        world.begin();
         world.write(0, &[7; 4096]).expect("written");
         let file = world.new_file(90, 8192);
         world.power_for = Some(crash_at);
@@ -433,9 +427,7 @@ fn mirror_without(mostly: u8) -> World {
         ..Shape::mirror(2)
     };
     let mut world = World::create_with(&shape, DISK_BYTES, mostly, 0);
-    world
-        .start(&Wish::default(), Options::default())
-        .expect("started");
+    world.begin();
     world
 }
 

@@ -1,7 +1,7 @@
 //! 05*grow*: bitmaps that come, and go, while the array runs; on the members and in a file.
 
 use super::bitmaps::{REGION, crash, dirty, healed, poison};
-use super::{POISON, Rig, poke};
+use super::{Rig, poke};
 use crate::common::eventually;
 use std::fs;
 
