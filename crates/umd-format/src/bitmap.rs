@@ -38,6 +38,10 @@ pub const DAEMON_SLEEP_DEFAULT_S: u32 = 5;
 pub const DAEMON_SLEEP_LOCKLESS_S: u32 = 30;
 /// The region is not smaller than this unless the user asks: 64 MiB.
 pub const REGION_BYTES_DEFAULT: u32 = 64 << 20;
+/// mdadm's limit for the bits of a file, where it chooses the region.
+pub const FILE_REGIONS_MAX: u64 = 1 << 21;
+/// The longest file that is taken for a bitmap: all of it is held in memory.
+pub const FILE_BYTES_MAX: u64 = 1 << 30;
 /// The smallest region mdadm makes.
 pub const REGION_BYTES_MIN: u32 = 4096;
 /// The most outstanding write-behind requests.
@@ -377,6 +381,13 @@ pub fn least_region_bytes(sectors: u64, room_sectors: u64) -> Option<u32> {
 /// more. `None` when nothing fits.
 pub fn default_region_bytes(sectors: u64, room_sectors: u64) -> Option<u32> {
     Some(least_region_bytes(sectors, room_sectors)?.max(REGION_BYTES_DEFAULT))
+}
+
+/// The region mdadm takes for a bitmap in a file: the smallest that needs no more than 2^21 bits.
+pub fn file_region_bytes(sectors: u64) -> u32 {
+    let sizes = std::iter::successors(Some(REGION_BYTES_MIN), |size| size.checked_mul(2));
+    let fits = |size: &u32| regions(sectors, *size) <= FILE_REGIONS_MAX;
+    sizes.into_iter().find(fits).unwrap_or(1 << 31)
 }
 
 /// The bytes of a new bitmap, whole pages: the superblock, then all regions dirty. The bits behind

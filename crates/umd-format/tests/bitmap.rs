@@ -177,6 +177,18 @@ fn sizes_are_those_of_the_facts() {
 }
 
 #[test]
+fn regions_of_a_file_are_small_until_there_are_too_many() {
+    for (sectors, region) in [
+        (1 << 11, 4096),
+        (8 << 21, 4096),
+        ((8 << 21) + 1, 8192),
+        (u64::MAX, 1 << 31),
+    ] {
+        assert_eq!(file_region_bytes(sectors), region, "{sectors}");
+    }
+}
+
+#[test]
 fn bits_of_the_first_page_end_at_30719() {
     assert_eq!(bit_position(0), (256, 1));
     assert_eq!(bit_position(30_719), (4095, 0x80));

@@ -5,11 +5,12 @@
     reason = "helpers of tests; clippy knows only #[test] functions"
 )]
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use umd_interop::oracle::Oracle;
 use umd_interop::scratch::Scratch;
-use umd_interop::umd::Umd;
+use umd_interop::umd::{Umd, qemu_io};
 use umd_interop::uml::Kernel;
 
 const MIB: u64 = 1 << 20;
@@ -126,4 +127,61 @@ fn a_bitmap_file_of_umd_is_one_of_mdadm() {
     assert!(examined.contains("512 KB"), "{examined}");
     assert!(examined.contains("32 bits (chunks), 0 dirty"), "{examined}");
     back_to_the_kernel(&Kernel::new(&oracle).members(&disks), &file);
+}
+
+/// A file that umd has added to a running array: the kernel believes it, and copies what it marks
+/// and nothing else.
+#[test]
+fn a_bitmap_file_added_to_a_running_array_is_believed_by_the_kernel() {
+    let name = "a_bitmap_file_added_to_a_running_array_is_believed_by_the_kernel";
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip(name), Umd::or_skip(name)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let disks = scratch.images("g", 3, 17 * MIB).unwrap();
+    let file = scratch.path("bits");
+    let option = format!("--bitmap={}", file.display());
+    let (a, b) = (disks[0].to_str().unwrap(), disks[1].to_str().unwrap());
+    let words = [
+        "create",
+        "r",
+        "-l1",
+        "-n2",
+        "-e1.0",
+        "-z16M",
+        "--bitmap=none",
+    ];
+    let args: Vec<&str> = words.into_iter().chain([a, b]).collect();
+    umd.ok(&args).unwrap();
+    umd.output(&["wait", "r"]).unwrap();
+    umd.ok(&["grow", "r", &option, "--bitmap-chunk=512K"])
+        .unwrap();
+    umd.until("r", |array| array["bitmap"]["dirty_bits"] == 0)
+        .unwrap();
+    umd.ok(&["manage", "r", "--fail", b]).unwrap();
+    umd.ok(&["manage", "r", "--remove", b]).unwrap();
+    let writes = [0, 5, 31].map(|region| format!("write -P 0x5c {}k 512k", region * 512));
+    qemu_io(&oracle, &umd.daemon_uri("r"), &writes).unwrap();
+    umd.ok(&["stop", "r"]).unwrap();
+    assert_eq!(bits(&file), 1 << 31 | 1 << 5 | 1);
+    // Wrong where nothing is marked: whoever copies all of it would mend it.
+    let disk = std::fs::OpenOptions::new().write(true).open(b).unwrap();
+    disk.write_all_at(&[0xee; 4096], 10 * 512 * 1024).unwrap();
+    let path = file.display();
+    Kernel::new(&oracle)
+        .members(&disks)
+        .script(FILESYSTEM)
+        .script(&format!(
+            "cp $H{path} /mnt/bits
+            mdadm --assemble --run --quiet /dev/md0 --bitmap=/mnt/bits $D0 || fail not assembled
+            grep -q 'file: .*bits' /proc/mdstat || fail no bitmap file
+            mdadm --quiet /dev/md0 --re-add $D1 || fail not re-added
+            wait_idle md0
+            grep -q '\\[UU\\]' /proc/mdstat || fail degraded
+            n=$(check md0); [ $n = 128 ] || fail mismatch_cnt $n: not only what is marked
+            mdadm --stop --quiet /dev/md0
+            umount /mnt"
+        ))
+        .run_ok()
+        .unwrap();
 }

@@ -199,10 +199,17 @@ mod tests {
     fn bitmaps_go_and_come_whenever_the_power_goes() {
         let mut images = 0;
         for options in shapes() {
-            for (first, then) in [(no_bitmap(), bitmap()), (bitmap(), no_bitmap())] {
+            for (first, then) in [
+                (no_bitmap(), bitmap()),
+                (bitmap(), no_bitmap()),
+                (no_bitmap(), bitmap_file()),
+            ] {
                 let mut options = options.clone();
                 if first == bitmap() {
                     options.bitmap_bytes = None;
+                }
+                if then == bitmap_file() {
+                    options = with_bitmap_file(options);
                 }
                 let steps = [
                     write(0..8),

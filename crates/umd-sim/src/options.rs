@@ -536,11 +536,15 @@ impl Options {
     /// The bitmap lies in a file.
     pub fn keep_bitmap_in_a_file(&mut self, rng: &mut Rng) {
         self.bitmap_file = true;
-        // Whoever takes it away or makes another one starts without it afterwards; here it is
-        // there at every start.
-        self.actions.remove(&Action::Bitmap);
         let bytes = 4096 << rng.below(6);
         self.bitmap_bytes.get_or_insert(bytes);
+        // It is there at every start, or missed; while the array runs it is taken away and made
+        // anew. An internal one would be in its way at the next start.
+        self.actions.remove(&Action::Bitmap);
+        if rng.permille(400) {
+            self.actions.insert(Action::Bitmap);
+            self.actions_per_boot += 3;
+        }
     }
 
     /// How long the operations of a disk take; the file of a bitmap lies on one like the first.

@@ -221,10 +221,19 @@ pub enum Limit {
 }
 
 /// A bitmap for a running array, or none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BitmapRequest {
-    /// A bitmap on the members, or none.
+    /// A bitmap on the members; otherwise in `file`, or none.
     pub internal: bool,
+    /// A bitmap in this file.
+    #[serde(default)]
+    pub file: Option<String>,
+    /// A file that is there already is written over.
+    #[serde(default)]
+    pub force: bool,
+    /// How many writes may lag on write-mostly members.
+    #[serde(default)]
+    pub write_behind: u32,
     /// Bytes per bit; as for a new array when nothing is said.
     #[serde(default)]
     pub chunk_bytes: Option<u32>,

@@ -214,7 +214,7 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "grow md0",
         2,
-        "umd: nothing to change: --bitmap=internal or --bitmap=none?\n",
+        "umd: nothing to change: --bitmap=internal, --bitmap=/path/file or --bitmap=none?\n",
     ),
     ("grow", 2, "umd: an md device must be given in this mode\n"),
     (
@@ -231,13 +231,17 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "grow md0 --bitmap=none --bitmap-chunk=64K",
         2,
-        "umd: --bitmap-chunk needs --bitmap=internal\n",
+        "umd: --bitmap-chunk needs --bitmap=internal or --bitmap=/path/file\n",
     ),
     (
         "grow md0 --bitmap=/dir/file",
+        1,
+        "umd: md0 does not appear to be an active array\n",
+    ),
+    (
+        "grow md0 --layout=rt100 --force",
         2,
-        "umd: /dir/file: a running array gets no bitmap file in this version; stop it, and \
-         assemble it with --bitmap=FILE, or add an internal one\n",
+        "umd: --layout and --bitmap cannot be given together: level faulty has no bitmap\n",
     ),
     (
         "grow md0 --bitmap=none",

@@ -49,6 +49,10 @@ impl Array {
                 let result = self.control_layout(layout);
                 return self.answer(id, result.map(|()| ControlReply::Done));
             }
+            Control::BitmapRoom(new) => {
+                let room = self.bitmap_room(new);
+                return self.answer(id, room.map(|sectors| ControlReply::Room { sectors }));
+            }
             Control::Sync(wish) => match self.control_sync(wish) {
                 Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
                 Err(error) => Err(error),
@@ -163,6 +167,9 @@ impl Array {
             self.fail_member(id, why);
             return Ok(Until::Faults);
         }
+        if self.give_up_file(id, why) {
+            return Ok(Until::Faults);
+        }
         let name = self.named(id)?.name.clone();
         if self.can_lose(id) {
             self.fail_member(id, why);
@@ -184,7 +191,10 @@ impl Array {
         }
         self.io.orphan(id);
         self.io.bad.forget(id);
-        self.members.remove(id);
+        let gone = self.members.remove(id).expect("it was named");
+        if !self.info.format.is_stored() && gone.state == State::Faulty {
+            self.left.insert(gone.name, gone.superblock);
+        }
         self.io.out.push(Command::Release(id));
         self.sync.unblock();
         Ok(Until::Change(self.metadata.note_change(false)))
@@ -209,6 +219,7 @@ impl Array {
         let prepared = self.redundant().and_then(|()| self.writable());
         let prepared = prepared.and_then(|()| self.spare_superblock(new));
         let superblock = self.keep_or_release(new, prepared)?;
+        self.left.remove(&new.name);
         self.take_in(new, superblock, State::Spare, None);
         Ok(Until::Added(self.metadata.note_change(false), new.id))
     }
@@ -293,6 +304,7 @@ impl Array {
         let prepared = self.redundant().and_then(|()| self.writable());
         let prepared = prepared.and_then(|()| self.returning(new));
         let (superblock, slot) = self.keep_or_release(new, prepared)?;
+        self.left.remove(&new.name);
         self.take_in(
             new,
             superblock,
@@ -316,10 +328,16 @@ impl Array {
         let no = |why: &str| {
             ControlError::Invalid(format!("--re-add for {} is not possible: {why}", new.name))
         };
-        let superblock = new
-            .superblock
-            .as_deref()
-            .ok_or_else(|| no("it has no superblock"))?;
+        let stored = self.info.format.is_stored();
+        let superblock = match stored {
+            true => new.superblock.as_deref(),
+            // What this very array remembers of it.
+            false => self.left.get(&new.name),
+        };
+        let superblock = superblock.ok_or_else(|| match stored {
+            true => no("it has no superblock"),
+            false => no("it has not left this array since it was started; use --add"),
+        })?;
         let fields = &superblock.fields;
         if fields.set_uuid.0 != self.info.uuid {
             return Err(no("it belongs to another array"));
@@ -345,7 +363,8 @@ impl Array {
             .writer()
             .ok_or_else(|| no("the array has no bitmap"))?;
         // U15: one that had gone on alone was taken back by a bitmap that knows nothing of that.
-        let agrees = self.io.museum.on(Exhibit::U15) || self.agrees_with(superblock);
+        // Without superblocks nobody goes on alone: this array is the one that it left.
+        let agrees = !stored || self.io.museum.on(Exhibit::U15) || self.agrees_with(superblock);
         if fields.events > self.metadata.events().0 || !agrees {
             return Err(no("it ran without members that are in sync here"));
         }

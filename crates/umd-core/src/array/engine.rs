@@ -10,10 +10,11 @@
 //!                                        sync, spares, control, stop, timers
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use umd_format::{FaultyLayout, Format, Level};
+use umd_format::{FaultyLayout, Format, Level, SuperblockV1};
 
 use super::control::Waiting;
 use super::flags::Switching;
@@ -87,6 +88,8 @@ pub struct Array {
     /// A change of the bitmap, and the requests that wait until it is over.
     pub(super) rebit: Option<Rebit>,
     pub(super) parked: Vec<Request>,
+    /// Who left an array without superblocks, by name, and how: nothing on them tells.
+    pub(super) left: BTreeMap<String, SuperblockV1>,
     safe_mode_armed: bool,
     timeout_armed: bool,
     /// Members that were late when hung I/O was last looked for.
@@ -124,6 +127,7 @@ impl Array {
             switching: Vec::new(),
             rebit: None,
             parked: Vec::new(),
+            left: BTreeMap::new(),
             safe_mode_armed: false,
             timeout_armed: false,
             late: Vec::new(),

@@ -1,12 +1,13 @@
 //! Members fail, spares step in.
 
-use umd_format::v1::DeviceFlags;
+use umd_format::Role;
+use umd_format::v1::{DeviceFlags, Features};
 
 use super::engine::Array;
 use crate::geometry::Geometry;
 use crate::member::{Epoch, Member, State};
 use crate::sync::{Ended, Outcome, SyncAction};
-use crate::value::{Exhibit, MemberId, Notice, Slot, Span};
+use crate::value::{Events, Exhibit, MemberId, Notice, Slot, Span};
 
 /// How long a leg that is to fail fast may take.
 const FAILFAST_TIMEOUT: Span = Span::secs(5);
@@ -62,6 +63,10 @@ impl Array {
         }
         let spare = member.state == State::Spare;
         assert!(member.fault.is_none(), "a member fails once");
+        if !self.info.format.is_stored() {
+            let events = self.metadata.events();
+            note_leaving(member, events);
+        }
         member.state = State::Faulty;
         member.fault = Some(why.to_string());
         let served = !std::mem::take(&mut member.replacement);
@@ -334,4 +339,21 @@ impl Array {
         let flush = !self.io.museum.on(Exhibit::U14);
         self.metadata.note_change(flush);
     }
+}
+
+/// What the superblock of a member would say that fails now, had the array any: its slot, the
+/// events up to which it missed nothing, and whether it was whole.
+fn note_leaving(member: &mut Member, events: Events) {
+    let role = match member.slot {
+        Some(Slot(slot)) => Role::Active(slot),
+        None => Role::Spare,
+    };
+    let half = Features::RECOVERY_OFFSET;
+    let fields = &mut member.superblock.fields;
+    fields.set_role(fields.dev_number, role);
+    fields.events = events.0;
+    fields.features = match member.state {
+        State::InSync => fields.features.without(half),
+        _ => fields.features.with(half),
+    };
 }

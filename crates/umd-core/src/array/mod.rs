@@ -13,9 +13,9 @@ mod view;
 
 pub use crate::personality::faulty::{FaultyStatus, PretendedMode};
 pub use crate::value::{
-    BitmapWish, Command, Commands, Completion, Control, ControlError, ControlReply, Event, Extent,
-    FlagWish, IoDone, IoError, IoOp, MemberIo, NewMember, Notice, Purpose, Reply, Request,
-    RequestError, RequestOp, SyncLimits, SyncRequest, Timer,
+    BitmapFile, BitmapWish, Command, Commands, Completion, Control, ControlError, ControlReply,
+    Event, Extent, FlagWish, IoDone, IoError, IoOp, MemberIo, NewBitmap, NewMember, Notice,
+    Purpose, Reply, Request, RequestError, RequestOp, SyncLimits, SyncRequest, Timer,
 };
 pub use engine::Array;
 pub use setup::{Options, Setup};

@@ -178,6 +178,23 @@ impl Bitmap {
         }
     }
 
+    /// Asks for all of its new file to be written.
+    pub fn want_file(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.writer.want_file();
+        }
+    }
+
+    /// Whether its file failed.
+    pub fn is_lost(&self) -> bool {
+        self.kept.as_ref().is_some_and(|k| k.writer.is_lost())
+    }
+
+    /// Whether none of its I/O is under way.
+    pub fn rests(&self) -> bool {
+        self.kept.as_ref().is_none_or(|k| k.writer.rests())
+    }
+
     /// Asks for everything idle to be cleared now (array stop).
     pub fn want_final_clear(&mut self) {
         if let Some(kept) = &mut self.kept {

@@ -1,7 +1,7 @@
 //! What is written to the bitmap area, one thing at a time.
 //!
 //! ```text
-//!          +--> Copy (whole area to a joining member) --+
+//!          +--> Copy (whole area: joining member, new file)
 //!          +--> Header (superblock with new events) ----+
 //!   Idle --+--> Batch (pages of a closed batch) --------+--> Idle
 //!          +--> ClearFlush -> ClearHeader -> Clearing --+
@@ -105,10 +105,15 @@ impl Writer {
     pub(super) fn lose(&mut self) {
         if let Place::File(id) = self.place {
             self.place = Place::Lost(id);
+            self.copies.clear();
         }
     }
 
-    /// Whether bits can still be cleared.
+    fn is_file(&self) -> bool {
+        matches!(self.place, Place::File(_))
+    }
+
+    /// Whether the file failed: then nothing can be cleared.
     pub(super) fn is_lost(&self) -> bool {
         matches!(self.place, Place::Lost(_))
     }
@@ -147,6 +152,19 @@ impl Writer {
         }
     }
 
+    /// Writes all of the file. Until that is over it says that it is stale.
+    pub(super) fn want_file(&mut self) {
+        assert!(self.stale, "a file that is not whole is not believed");
+        if let Place::File(id) = self.place {
+            self.copies.insert(id);
+        }
+    }
+
+    /// Whether none of its I/O is under way.
+    pub(super) fn rests(&self) -> bool {
+        self.left == 0
+    }
+
     /// Clears what is ripe when the writer comes to it.
     pub(super) fn want_clear(&mut self) {
         self.clear_wanted = true;
@@ -155,8 +173,12 @@ impl Writer {
     /// What must hold between two events.
     pub(super) fn check(&self) {
         assert!(self.left == 0 || !self.is_idle(), "I/O without a reason");
-        let on_members = matches!(self.place, Place::Members(_));
-        assert!(on_members || self.copies.is_empty(), "a file is not copied");
+        let known = |id: &MemberId| match self.place {
+            Place::Members(_) => true,
+            Place::File(file) => file == *id,
+            Place::Lost(_) => false,
+        };
+        assert!(self.copies.iter().all(known), "copies go where it lies");
         let carried = self.superblock.fields.events;
         assert!(carried >= self.written_events.0, "events only rise");
     }
@@ -201,6 +223,7 @@ impl Writer {
         }
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => return self.begin(io, members, regions, leave),
+            Stage::Copy if self.is_file() => self.no_longer_stale(),
             Stage::Copy | Stage::Clearing => {}
             Stage::Header(events) => {
                 assert!(events > self.written_events, "events only rise");
@@ -388,20 +411,17 @@ impl Writer {
         regions: &mut Regions,
         copies: &BTreeSet<MemberId>,
     ) {
-        let Place::Members(offset_sectors) = self.place else {
-            return;
-        };
         regions.put_superblock(&self.superblock.encode());
         let pages = regions.area_bytes().div_ceil(PAGE_BYTES);
-        for member in members
-            .iter()
-            .filter(|m| copies.contains(&m.id) && m.is_active())
-        {
+        for (id, start) in self.areas(members) {
+            if !copies.contains(&id) {
+                continue;
+            }
             for page in 0..pages {
                 let len = self.page_len(regions, page);
                 let bytes = io.pool.copy_of(&regions.page(page)[..len]);
-                let sector = area_sector(member, offset_sectors) + (page * PAGE_BYTES / 512) as u64;
-                io.write_durable(member.id, sector, bytes, Purpose::Bitmap, Owner::Bitmap);
+                let sector = start + (page * PAGE_BYTES / 512) as u64;
+                io.write_durable(id, sector, bytes, Purpose::Bitmap, Owner::Bitmap);
                 self.left += 1;
             }
         }

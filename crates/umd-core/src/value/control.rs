@@ -39,6 +39,8 @@ pub enum Control {
     /// Fail in one more way, or in none, at level faulty. Not recorded: superblocks keep the layout
     /// that the array was made with.
     Layout(FaultyLayout),
+    /// Could it get such a bitmap in a file now, and how long would the file be?
+    BitmapRoom(NewBitmap),
     /// Start or stop a sync action.
     Sync(SyncRequest),
     /// Change what limits sync actions, then start or stop one if that is asked for as well: both
@@ -70,15 +72,34 @@ pub struct NewMember {
 }
 
 /// What bitmap a running array is to have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BitmapWish {
     /// None.
     None,
     /// A new one on its members.
-    Internal {
-        /// What a bit covers; `None`: as for a new array.
-        region_bytes: Option<u32>,
-    },
+    Internal(NewBitmap),
+    /// A new one in a file, which nobody else writes. On failure the core does not keep it.
+    File(BitmapFile, NewBitmap),
+}
+
+/// What a new bitmap is to be like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NewBitmap {
+    /// What a bit covers; `None`: as for a new array.
+    pub region_bytes: Option<u32>,
+    /// How many writes may lag on write-mostly members.
+    pub write_behind: u32,
+}
+
+/// A file that is to hold a bitmap. Already opened and locked by the driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BitmapFile {
+    /// The identity the driver gave it; it is no member's.
+    pub id: MemberId,
+    /// Its name for messages (a path).
+    pub name: String,
+    /// Its size.
+    pub size_sectors: u64,
 }
 
 /// What is to become of a member's flags. What is `None` stays as it is.
@@ -152,6 +173,11 @@ pub enum ControlReply {
     Added {
         /// md's device number.
         number: u32,
+    },
+    /// So many sectors, whole pages, the file of a bitmap needs.
+    Room {
+        /// Its size.
+        sectors: u64,
     },
 }
 

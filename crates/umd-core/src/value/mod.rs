@@ -18,8 +18,8 @@ mod time;
 pub use buf::{Buf, Pool, Slice, slices_len};
 pub use command::{Command, Commands, IoOp, MemberIo, Notice, Purpose};
 pub use control::{
-    BitmapWish, Control, ControlError, ControlReply, FlagWish, NewMember, RepairWay, SyncLimits,
-    SyncRequest,
+    BitmapFile, BitmapWish, Control, ControlError, ControlReply, FlagWish, NewBitmap, NewMember,
+    RepairWay, SyncLimits, SyncRequest,
 };
 pub use event::{
     Completion, Event, Extent, IoDone, IoError, Reply, Request, RequestError, RequestOp, Timer,

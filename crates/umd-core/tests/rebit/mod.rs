@@ -2,14 +2,21 @@
 
 use super::world::{DISK_BYTES, Shape, World, redundancy, shapes};
 use umd_core::array::{
-    BitmapWish, Control, ControlError, ControlReply, Options, RequestOp, SyncLimits,
+    BitmapWish, Control, ControlError, ControlReply, NewBitmap, Options, RequestOp, SyncLimits,
 };
 use umd_core::assembly::Wish;
 use umd_core::value::MemberId;
 use umd_format::v1::Features;
 
-const SMALL: BitmapWish = BitmapWish::Internal {
+const SMALL: BitmapWish = BitmapWish::Internal(NewBitmap {
     region_bytes: Some(65536),
+    write_behind: 0,
+});
+
+/// Regions so small that their bits need more than what is written with the superblock.
+const FINE: NewBitmap = NewBitmap {
+    region_bytes: Some(4096),
+    write_behind: 0,
 };
 
 fn started(shape: &Shape) -> World {
@@ -40,7 +47,8 @@ fn bitmaps_go_and_come_at_every_level() {
         let what = format!("{} {:#x} {}", shape.level, shape.layout, shape.format);
         let mut world = started(&shape);
         if redundancy(&shape) == 0 {
-            for wish in [SMALL, BitmapWish::None] {
+            let file = world.new_file(90, 4096);
+            for wish in [SMALL, BitmapWish::None, BitmapWish::File(file, FINE)] {
                 let no = world.control(Control::Bitmap(wish));
                 assert!(matches!(no, Err(ControlError::Invalid(_))), "{what}");
             }
@@ -206,7 +214,11 @@ fn what_makes_no_sense_changes_nothing() {
     };
     refused(&mut world, BitmapWish::None, "has no bitmap");
     for region_bytes in [Some(4097), Some(0), Some(2048)] {
-        let wish = BitmapWish::Internal { region_bytes };
+        let new = NewBitmap {
+            region_bytes,
+            write_behind: 0,
+        };
+        let wish = BitmapWish::Internal(new);
         refused(&mut world, wish, "no place for such a bitmap");
     }
     world.control(Control::Bitmap(SMALL)).expect("added");
@@ -225,4 +237,257 @@ fn what_makes_no_sense_changes_nothing() {
     refused(&mut world, BitmapWish::None, "recover is running");
     world.control(Control::ReadOnly(true)).expect("read-only");
     refused(&mut world, BitmapWish::None, "read-only");
+}
+
+/// The bytes of all bitmaps on members, by member.
+fn areas(world: &World, members: u32, bytes: usize) -> Vec<Vec<u8>> {
+    let area = |id: u32| {
+        let at = world.superblock(id).fields.bitmap_sector()? as usize * 512;
+        Some(world.disks[&MemberId(id)].bytes[at..at + bytes].to_vec())
+    };
+    (0..members).filter_map(area).collect()
+}
+
+/// Whatever I/O a crash comes at: a superblock that names a bitmap names one that is whole. Where
+/// it is, all was zero before: no bit set, had nobody written it.
+#[test]
+fn no_superblock_names_a_bitmap_before_all_of_it_is_there() {
+    const DISK: usize = 12 << 20;
+    let shape = Shape {
+        bitmap: false,
+        ..Shape::mirror(2)
+    };
+    let regions = {
+        let mut world = World::create_sized(&shape, DISK);
+        world.begin();
+        let wish = BitmapWish::Internal(FINE);
+        world.control(Control::Bitmap(wish)).expect("added");
+        world.array().status().bitmap.expect("a bitmap").bits as usize
+    };
+    assert!(256 + regions / 8 > 512, "bits beyond the first sector");
+    for crash_at in 0.. {
+        let mut world = World::create_sized(&shape, DISK);
+        for disk in world.disks.values_mut() {
+            disk.bytes[4096 + 512..128 * 512].fill(0);
+        }
+        world.begin();
+        world.write(0, &[7; 4096]).expect("written");
+        world.power_for = Some(crash_at);
+        world.ask(Control::Bitmap(BitmapWish::Internal(FINE)));
+        for area in areas(&world, 2, 256 + regions / 8) {
+            let clear = area[256..].iter().filter(|byte| **byte != 0xff).count();
+            assert_eq!(clear, 0, "a crash at I/O {crash_at}");
+        }
+        if !world.dark {
+            assert!(crash_at > 4, "copies, superblocks");
+            return;
+        }
+    }
+}
+
+/// All shapes get a file, and go by it after a crash.
+#[test]
+fn files_come_and_go_at_every_level() {
+    for shape in shapes().into_iter().filter(|shape| redundancy(shape) > 0) {
+        let what = format!("{} {:#x} {}", shape.level, shape.layout, shape.format);
+        let mut world = started(&shape);
+        if shape.bitmap {
+            let reply = world.control(Control::Bitmap(BitmapWish::None));
+            assert_eq!(reply, Ok(ControlReply::Done), "{what}");
+        }
+        let new = NewBitmap {
+            region_bytes: Some(65536),
+            write_behind: 0,
+        };
+        let room = world.control(Control::BitmapRoom(new));
+        assert_eq!(room, Ok(ControlReply::Room { sectors: 8 }), "{what}");
+        let file = world.new_file(90, 4096);
+        let reply = world.control(Control::Bitmap(BitmapWish::File(file, new)));
+        assert_eq!(reply, Ok(ControlReply::Done), "{what}");
+        assert!((0..u32::from(shape.disks)).all(|id| !has_bitmap(&world, id)));
+        assert!(dirty(&mut world).expect("a bitmap") > 0, "{what}");
+        let no = world.control(Control::BitmapRoom(new));
+        assert!(matches!(no, Err(ControlError::Busy(_))), "{what}");
+        world.pass(60);
+        assert_eq!(dirty(&mut world), Some(0), "{what}");
+        world.write(0, &[8; 512]).expect("written");
+        world.kill();
+        assert!(world.start_with_file(), "{what}: the file counts");
+        world.pass(30);
+        let members = world
+            .disks
+            .iter()
+            .filter(|(id, _)| Some(**id) != world.file);
+        let read: u64 = members.map(|(_, disk)| disk.read_sectors).sum();
+        let all = (DISK_BYTES / 512 * usize::from(shape.disks)) as u64;
+        assert!(read < all, "{what}: {read} of {all}");
+        // Once it was taken away it is never believed again.
+        let reply = world.control(Control::Bitmap(BitmapWish::None));
+        assert_eq!(reply, Ok(ControlReply::Done), "{what}");
+        assert_eq!(world.released, [MemberId(90)], "{what}");
+        world.kill();
+        assert!(!world.start_with_file(), "{what}: it is out of date");
+    }
+}
+
+/// Whatever I/O a crash comes at: a file that counts is whole, and before it counts nothing was
+/// written that it does not know. Bits in it before that belong to nobody.
+#[test]
+fn a_file_that_is_not_whole_is_not_believed() {
+    const DISK: usize = 12 << 20;
+    let shape = Shape {
+        bitmap: false,
+        ..Shape::mirror(2)
+    };
+    let mut seen = [false; 2];
+    for crash_at in 0.. {
+        let mut world = World::create_sized(&shape, DISK);
+        world.begin();
+        world.write(0, &[7; 4096]).expect("written");
+        let file = world.new_file(90, 8192);
+        world.power_for = Some(crash_at);
+        let asked = world.ask(Control::Bitmap(BitmapWish::File(file, FINE)));
+        let answered = world.asked(asked).is_some();
+        let over = !world.dark;
+        world.kill();
+        let believed = world.start_with_file();
+        if believed {
+            let file = &world.disks[&MemberId(90)].bytes;
+            let bits = (DISK - 128 * 512) / 4096 / 8;
+            let whole = file[256..256 + bits].iter().all(|byte| *byte == 0xff);
+            assert!(whole, "a crash at I/O {crash_at}");
+        }
+        assert!(believed || !answered, "a crash at I/O {crash_at}");
+        seen[usize::from(believed)] = true;
+        world.pass(600);
+        let first = world.disks[&MemberId(0)].bytes[128 * 512..].to_vec();
+        assert!(
+            first == world.disks[&MemberId(1)].bytes[128 * 512..],
+            "{crash_at}"
+        );
+        if over {
+            break;
+        }
+    }
+    assert_eq!(seen, [true, true], "before and after it counts");
+}
+
+/// The file fails while it is made: the array goes on as it was, and the driver has it back.
+#[test]
+fn a_file_that_fails_is_not_kept() {
+    for fails_at in 0..4 {
+        let mut world = mirror(false, 0);
+        let file = world.new_file(90, 4096);
+        let id = file.id;
+        world.file_for = Some(fails_at);
+        let reply = world.control(Control::Bitmap(BitmapWish::File(file, FINE)));
+        let text = match reply {
+            Err(ControlError::Io(text)) => text,
+            other => {
+                assert!(fails_at > 1, "{other:?}");
+                continue;
+            }
+        };
+        assert!(text.contains("bitmap file failed"), "{text}");
+        assert_eq!(world.array().status().bitmap, None);
+        assert!(!world.released.contains(&id), "the answer says it");
+        world.write(64, &[9; 4096]).expect("written");
+        world.kill();
+        assert!(!world.start_with_file(), "failed at {fails_at}");
+        world.kill();
+    }
+}
+
+/// A bitmap that is added may bring write-behind, with a file or without.
+#[test]
+fn a_new_bitmap_may_bring_write_behind() {
+    for on_file in [false, true] {
+        let mut world = mirror_without(2);
+        let new = NewBitmap {
+            region_bytes: Some(65536),
+            write_behind: 8,
+        };
+        let wish = match on_file {
+            true => BitmapWish::File(world.new_file(90, 4096), new),
+            false => BitmapWish::Internal(new),
+        };
+        world.control(Control::Bitmap(wish)).expect("added");
+        world.held = Some(MemberId(1));
+        let lags = write(&mut world, 0, 7);
+        assert!(world.is_answered(lags), "on a file: {on_file}");
+        world.release(false);
+        let bitmap = world.array().status().bitmap.expect("a bitmap");
+        assert_eq!(bitmap.write_behind, 8);
+    }
+}
+
+fn mirror_without(mostly: u8) -> World {
+    let shape = Shape {
+        bitmap: false,
+        ..Shape::mirror(2)
+    };
+    let mut world = World::create_with(&shape, DISK_BYTES, mostly, 0);
+    world.begin();
+    world
+}
+
+#[test]
+fn files_that_make_no_sense_change_nothing() {
+    let mut world = mirror(false, 0);
+    let refused = |world: &mut World, new, bytes, words: &str| {
+        let file = world.new_file(90, bytes);
+        let before = world.superblock(0);
+        let no = world.control(Control::Bitmap(BitmapWish::File(file, new)));
+        let text = no.expect_err("refused").to_string();
+        assert!(text.contains(words), "{text}");
+        assert_eq!(world.superblock(0), before, "{text}");
+        assert!(
+            world.disks[&MemberId(90)]
+                .bytes
+                .iter()
+                .all(|byte| *byte == 0)
+        );
+    };
+    let new = |region_bytes, write_behind| NewBitmap {
+        region_bytes,
+        write_behind,
+    };
+    for region in [0, 512, 4097] {
+        refused(&mut world, new(Some(region), 0), 4096, "a power of two");
+    }
+    refused(&mut world, new(None, 16_384), 4096, "at most 16383");
+    refused(
+        &mut world,
+        new(None, 0),
+        2048,
+        "4 sectors, and 8 are needed",
+    );
+    let mut five = started(&Shape::parity(umd_format::Level::Raid5, 3));
+    five.control(Control::Bitmap(BitmapWish::None))
+        .expect("gone");
+    refused(&mut five, new(None, 8), 4096, "for raid1, not for raid5");
+    // It vanishes before it is written: nobody waits for it.
+    let mut world = mirror(true, 8);
+    world
+        .control(Control::Bitmap(BitmapWish::None))
+        .expect("gone");
+    world.held = Some(MemberId(1));
+    let waits = write(&mut world, 0, 7);
+    assert!(!world.is_answered(waits));
+    let file = world.new_file(90, 4096);
+    let asked = world.ask(Control::Bitmap(BitmapWish::File(file, FINE)));
+    assert_eq!(world.asked(asked), None);
+    let no = world.control(Control::BitmapRoom(FINE));
+    assert!(matches!(no, Err(ControlError::Busy(_))), "{no:?}");
+    let why = "its file vanished or shrank".to_owned();
+    world
+        .control(Control::Lost(MemberId(90), why))
+        .expect("told");
+    let answer = world.asked(asked);
+    assert!(
+        matches!(answer, Some(Err(ControlError::Io(_)))),
+        "{answer:?}"
+    );
+    world.release(false);
+    assert!(world.is_answered(waits));
 }

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use umd_core::array::{
-    Array, Command, Completion, Control, ControlError, ControlReply, Event, FlagWish, IoDone,
-    IoError, IoOp, MemberIo, NewMember, Notice, Options, Purpose, Reply, Request, RequestError,
-    RequestOp, Setup, SyncRequest, Timer,
+    Array, BitmapFile, Command, Completion, Control, ControlError, ControlReply, Event, FlagWish,
+    IoDone, IoError, IoOp, MemberIo, NewMember, Notice, Options, Purpose, Reply, Request,
+    RequestError, RequestOp, Setup, SyncRequest, Timer,
 };
-use umd_core::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
+use umd_core::assembly::{BitmapPlan, MemberFacts, Plan, Wish, assemble};
 use umd_core::sync::SyncAction;
 use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId, Slice};
 use umd_format::badblocks::BadLog;
@@ -56,6 +56,10 @@ pub struct World {
     pub power_for: Option<u64>,
     /// It is gone.
     pub dark: bool,
+    /// The disk that is no member: a file with the bitmap.
+    pub file: Option<MemberId>,
+    /// So many more I/Os it takes before it fails.
+    pub file_for: Option<u64>,
     /// All I/O for this purpose is held back.
     pub holds: Option<Purpose>,
     pub kept_back: Vec<MemberIo>,
@@ -292,6 +296,8 @@ impl World {
             kept: Vec::new(),
             power_for: None,
             dark: false,
+            file: None,
+            file_for: None,
             holds: None,
             kept_back: Vec::new(),
             queue: VecDeque::new(),
@@ -302,7 +308,8 @@ impl World {
     }
 
     fn facts(&self) -> Vec<MemberFacts> {
-        let present = self.disks.iter().filter(|(_, d)| !d.gone);
+        let present = self.disks.iter();
+        let present = present.filter(|(id, d)| !d.gone && self.file != Some(**id));
         present
             .map(|(id, disk)| {
                 let size_sectors = (disk.bytes.len() / 512) as u64;
@@ -349,6 +356,45 @@ impl World {
         started.expect("started");
     }
 
+    /// An empty file for a bitmap, offered under this identity.
+    pub fn new_file(&mut self, id: u32, bytes: usize) -> BitmapFile {
+        let disk = Disk {
+            bytes: vec![0; bytes],
+            ..Disk::default()
+        };
+        self.disks.insert(MemberId(id), disk);
+        self.file = Some(MemberId(id));
+        BitmapFile {
+            id: MemberId(id),
+            name: "bits".into(),
+            size_sectors: (bytes / 512) as u64,
+        }
+    }
+
+    /// The superblock of the bitmap in the file, if it is this array's and counts by now.
+    pub fn believed(&self, plan: &Plan) -> Option<BitmapSuperblock> {
+        let bytes = &self.disks[&self.file?].bytes;
+        let uuid = self.superblock(0).bitmap_uuid();
+        let found = bitmap::Unverified::parse(bytes).and_then(|found| found.verify(uuid));
+        found.ok().filter(|found| !found.is_stale(plan.events.0))
+    }
+
+    /// Starts it with its file if that counts. Whether it does.
+    pub fn start_with_file(&mut self) -> bool {
+        let facts = self.facts();
+        let mut plan = assemble(&facts, &Wish::default()).expect("a plan");
+        let found = self.believed(&plan);
+        let believed = found.is_some();
+        let (mut area, mut options) = (None, Options::default());
+        if let (Some(superblock), Some(source)) = (found, self.file) {
+            area = Some(self.disks[&source].bytes.clone());
+            options.bitmap_file = Some((source, "bits".into()));
+            plan.bitmap = BitmapPlan::Usable { source, superblock };
+        }
+        self.start_by(plan, facts, area, options);
+        believed
+    }
+
     pub fn start(&mut self, wish: &Wish, options: Options) -> Result<(), String> {
         let facts = self.facts();
         let plan = assemble(&facts, wish).map_err(|refusal| refusal.to_string())?;
@@ -371,6 +417,17 @@ impl World {
             BitmapPlan::Usable { source, superblock }
             | BitmapPlan::Stale { source, superblock } => Some(area(*source, superblock)),
         };
+        self.start_by(plan, facts, bitmap_area, options);
+        Ok(())
+    }
+
+    fn start_by(
+        &mut self,
+        plan: Plan,
+        facts: Vec<MemberFacts>,
+        bitmap_area: Option<Vec<u8>>,
+        options: Options,
+    ) {
         let pool = self.pool.clone();
         self.array = Some(Array::start(Setup {
             plan,
@@ -383,7 +440,6 @@ impl World {
         let now = self.now;
         self.array().begin(now, &mut out);
         self.queue.extend(out);
-        Ok(())
     }
 
     pub fn array(&mut self) -> &mut Array {
@@ -567,6 +623,11 @@ impl World {
             Purpose::Super | Purpose::Bitmap | Purpose::BadBlocks
         );
         let writes = matches!(io.op, IoOp::Write { .. } | IoOp::WriteZeroes { .. });
+        let of_file = self.file == Some(io.member);
+        if let Some(left) = self.file_for.as_mut().filter(|_| of_file) {
+            disk.gone |= *left == 0;
+            *left = left.saturating_sub(1);
+        }
         let result = if disk.gone {
             Err(IoError::Gone)
         } else if disk.stuck && writes && !kept {

@@ -21,6 +21,14 @@ impl Monitor {
         self.file = Some(file);
     }
 
+    /// The file with this identity holds the bitmap no longer.
+    pub fn let_go_of_bits(&mut self, file: MemberId) {
+        if self.file == Some(file) {
+            self.file = None;
+            self.note_released(file);
+        }
+    }
+
     /// The highest events that the file may carry after a power cut now.
     fn events_in_file(&self, disk: &SimDisk) -> u64 {
         let events = |bytes: &[u8]| {

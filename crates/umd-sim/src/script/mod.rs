@@ -91,6 +91,8 @@ pub enum Admin {
     NoBitmap,
     /// Makes an internal bitmap.
     Bitmap,
+    /// Makes a bitmap in the array's file.
+    BitmapFile,
     /// Starts a check.
     Check,
     /// Starts a repair.
@@ -314,6 +316,11 @@ pub fn bitmap() -> Step {
 pub fn mode(word: &str) -> Step {
     let layout = FaultyLayout::from_word(word).expect("a word of mdadm's");
     admin(Admin::Mode(layout.to_raw()))
+}
+
+/// The array gets a bitmap in its file while it runs.
+pub fn bitmap_file() -> Step {
+    admin(Admin::BitmapFile)
 }
 
 /// A former member comes back.

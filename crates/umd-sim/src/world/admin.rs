@@ -1,8 +1,8 @@
 //! The administrator.
 
 use umd_core::array::{
-    BitmapWish, Control, ControlError, ControlReply, Event, FlagWish, MemberRole, MemberStatus,
-    NewMember, SyncRequest,
+    BitmapFile, BitmapWish, Control, ControlError, ControlReply, Event, FlagWish, MemberRole,
+    MemberStatus, NewBitmap, NewMember, SyncRequest,
 };
 use umd_core::sync::SyncAction;
 use umd_core::value::{ControlId, MemberId, Slot};
@@ -14,10 +14,14 @@ use crate::monitor::{MemberView, Rule, Verdict, Violation};
 use crate::options::{Action, draw_mode};
 use crate::shipped::superblock_on;
 
-/// The bitmap that arrays get while they run.
-pub(super) const A_BITMAP: BitmapWish = BitmapWish::Internal {
-    region_bytes: Some(4096),
-};
+/// What bitmap an array is to have from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Bits {
+    None,
+    Internal,
+    /// In the file that belongs to the array.
+    File,
+}
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +32,8 @@ pub(crate) enum Request {
     Added { member: MemberId },
     Replace(MemberId),
     Flags(MemberId, FlagWish),
-    Bitmap(BitmapWish),
+    Bitmap(Bits),
+    FileOffered { member: MemberId },
     Start(SyncAction),
     Idle,
     Freeze,
@@ -95,8 +100,9 @@ impl World<'_> {
                 Some(self.switch_mostly(member))
             }
             Action::Bitmap => Some(Request::Bitmap(match self.live().status.bitmap {
-                Some(_) => BitmapWish::None,
-                None => A_BITMAP,
+                Some(_) => Bits::None,
+                None if self.file.is_some() => Bits::File,
+                None => Bits::Internal,
             })),
             Action::Check => Some(Request::Start(SyncAction::Check)),
             Action::Repair => Some(Request::Start(SyncAction::Repair)),
@@ -241,7 +247,15 @@ impl World<'_> {
             Request::Add { disk, back } => return self.ask_to_add(disk, back),
             Request::Replace(member) => Control::Replace { member, with: None },
             Request::Flags(member, wish) => Control::Flags(member, wish),
-            Request::Bitmap(wish) => Control::Bitmap(wish),
+            Request::Bitmap(Bits::None) => Control::Bitmap(BitmapWish::None),
+            Request::Bitmap(Bits::Internal) => {
+                let new = NewBitmap {
+                    region_bytes: Some(4096),
+                    write_behind: self.options.write_behind,
+                };
+                Control::Bitmap(BitmapWish::Internal(new))
+            }
+            Request::Bitmap(Bits::File) => return self.offer_file(),
             Request::Start(action) => Control::Sync(SyncRequest::Start(action)),
             Request::Idle | Request::Thaw => Control::Sync(SyncRequest::Idle),
             Request::Freeze => Control::Sync(SyncRequest::Frozen),
@@ -258,7 +272,9 @@ impl World<'_> {
             Request::Unlimit => super::limits::none(),
             Request::Mode(layout) => self.change_mode(layout),
             Request::Stop => Control::Stop,
-            Request::Added { .. } => unreachable!("an answer, never a question"),
+            Request::Added { .. } | Request::FileOffered { .. } => {
+                unreachable!("an answer, never a question")
+            }
         };
         self.deliver_control(request, control)
     }
@@ -268,6 +284,44 @@ impl World<'_> {
         let id = ControlId(self.next_request);
         self.live_mut().admin.insert(id, request);
         self.deliver(Event::Control(id, control))
+    }
+
+    /// The file is to hold the bitmap from now on. Whoever runs the core opens it once nobody uses
+    /// it any more, not even an I/O that was given up.
+    fn offer_file(&mut self) -> Verdict {
+        let Some(disk) = self.file.filter(|_| self.file_id.is_none()) else {
+            return Ok(());
+        };
+        if self.absent[disk] || self.live().ios.values().any(|info| info.is_on(disk)) {
+            return Ok(());
+        }
+        if self.disks[disk].power() == Power::Gone {
+            self.disks[disk].cut(Cut::Sectors(500));
+        }
+        let id = MemberId(self.next_member);
+        self.next_member += 1;
+        self.file_id = Some(id);
+        self.tell_file();
+        let file = BitmapFile {
+            id,
+            name: "bits".into(),
+            size_sectors: self.disks[disk].sectors(),
+        };
+        let region = self.options.bitmap_bytes.expect("a file has a bitmap");
+        let new = NewBitmap {
+            region_bytes: Some(region),
+            write_behind: self.options.write_behind,
+        };
+        let wish = Control::Bitmap(BitmapWish::File(file, new));
+        self.deliver_control(Request::FileOffered { member: id }, wish)
+    }
+
+    /// The engine does not use the file any more.
+    pub(super) fn file_let_go(&mut self, member: MemberId) {
+        if self.file_id == Some(member) {
+            self.file_id = None;
+            self.live_mut().monitor.let_go_of_bits(member);
+        }
     }
 
     fn ask_to_add(&mut self, disk: usize, back: bool) -> Verdict {
@@ -318,6 +372,7 @@ impl World<'_> {
                 live.members.remove(&member);
                 live.monitor.note_released(member);
             }
+            (Request::FileOffered { member }, Err(_)) => self.file_let_go(member),
             (Request::Fail(member), Err(_)) => {
                 let disk = self.live().members.get(&member).copied();
                 // What is under way on it may be what hangs: then a fault has doomed it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use umd_core::value::{Instant, MemberId, Pool};
 use umd_format::badblocks::{BadLog, BadRanges};
-use umd_format::bitmap::{BitmapSuperblock, STATES_OFFSET, initial_image};
+use umd_format::bitmap::{BitmapSuperblock, STATES_OFFSET, Unverified, initial_image};
 use umd_format::create::{Created, NewArray, NewMember, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::{DeviceFlags, Features};
@@ -405,7 +405,10 @@ impl<'a> World<'a> {
         self.file_id = None;
         let Some(disk) = self.file else { return };
         let missed = !self.manual.on && self.setup_rng.permille(120);
-        if missed || self.absent[disk] {
+        // One that was being made when the power went may be no bitmap at all.
+        let head = self.disks[disk].visible(0);
+        let made = head.is_some_and(|head| Unverified::parse(head).is_ok());
+        if missed || self.absent[disk] || !made {
             return;
         }
         self.file_id = Some(MemberId(self.next_member));
@@ -413,7 +416,7 @@ impl<'a> World<'a> {
     }
 
     /// The monitor hears where bits are.
-    fn tell_file(&mut self) {
+    pub(super) fn tell_file(&mut self) {
         let file = self.file_at_hand();
         if let (Some((id, disk)), Some(live)) = (file, &mut self.live) {
             live.monitor.keep_bits_in(id, disk, &self.disks);

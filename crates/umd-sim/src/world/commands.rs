@@ -161,6 +161,8 @@ impl World<'_> {
                     if live.phase.is_stopping() {
                         continue;
                     }
+                    self.file_let_go(member);
+                    let live = self.live_mut();
                     if let Some(disk) = live.members.remove(&member) {
                         if live.monitor.is_unrecorded(member) {
                             live.released.push((member, disk));

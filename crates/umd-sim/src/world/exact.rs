@@ -2,11 +2,10 @@
 
 use std::rc::Rc;
 
-use umd_core::array::BitmapWish;
 use umd_core::sync::SyncAction;
 use umd_core::value::{Instant, Span};
 
-use super::admin::{A_BITMAP, Request};
+use super::admin::{Bits, Request};
 use super::host::plan_of;
 use super::{Ev, World};
 use crate::disk::{Cut, Power};
@@ -82,8 +81,9 @@ impl World<'_> {
                 None => Admin::Mostly(disk),
                 Some(_) => Admin::Fast(disk),
             }),
-            Request::Bitmap(BitmapWish::None) => Some(Admin::NoBitmap),
-            Request::Bitmap(_) => Some(Admin::Bitmap),
+            Request::Bitmap(Bits::None) => Some(Admin::NoBitmap),
+            Request::Bitmap(Bits::Internal) => Some(Admin::Bitmap),
+            Request::Bitmap(Bits::File) => Some(Admin::BitmapFile),
             Request::Start(SyncAction::Check) => Some(Admin::Check),
             Request::Start(_) => Some(Admin::Repair),
             Request::Idle => Some(Admin::Idle),
@@ -248,8 +248,9 @@ impl World<'_> {
             Admin::Replace(disk) => Request::Replace(on(disk)?),
             Admin::Mostly(disk) => self.switch_mostly(on(disk)?),
             Admin::Fast(disk) => self.switch_fast(on(disk)?),
-            Admin::NoBitmap => Request::Bitmap(BitmapWish::None),
-            Admin::Bitmap => Request::Bitmap(A_BITMAP),
+            Admin::NoBitmap => Request::Bitmap(Bits::None),
+            Admin::Bitmap => Request::Bitmap(Bits::Internal),
+            Admin::BitmapFile => Request::Bitmap(Bits::File),
             Admin::Check => Request::Start(SyncAction::Check),
             Admin::Repair => Request::Start(SyncAction::Repair),
             Admin::Idle => Request::Idle,

@@ -9,10 +9,10 @@
 
 use std::collections::BTreeMap;
 
-use umd_core::array::{BitmapWish, MemberRole, Status};
+use umd_core::array::{MemberRole, Status};
 use umd_core::value::{ControlId, Instant, IoId, MemberId, RequestId, Span};
 
-use super::admin::{A_BITMAP, Request};
+use super::admin::{Bits, Request};
 use super::host::{Kind, Plan};
 use super::phases::Phase;
 use super::{EVENTS_MAX, Ev, World};
@@ -342,8 +342,9 @@ impl World<'_> {
             Admin::Replace(disk) => Request::Replace(self.member_on(disk)?),
             Admin::Mostly(disk) => self.switch_mostly(self.member_on(disk)?),
             Admin::Fast(disk) => self.switch_fast(self.member_on(disk)?),
-            Admin::NoBitmap => Request::Bitmap(BitmapWish::None),
-            Admin::Bitmap => Request::Bitmap(A_BITMAP),
+            Admin::NoBitmap => Request::Bitmap(Bits::None),
+            Admin::Bitmap => Request::Bitmap(Bits::Internal),
+            Admin::BitmapFile => Request::Bitmap(Bits::File),
             Admin::Check => Request::Start(umd_core::sync::SyncAction::Check),
             Admin::Repair => Request::Start(umd_core::sync::SyncAction::Repair),
             Admin::Idle => Request::Idle,

@@ -541,19 +541,27 @@ pub struct ManageArgs {
 /// `umd grow NAME --bitmap=none`, `umd grow NAME --layout=rt100`
 #[derive(Debug, Clone, Args)]
 #[command(
-    override_usage = "umd grow NAME --bitmap=internal|none [OPTIONS]\n       \
+    override_usage = "umd grow NAME --bitmap=internal|none|/path/file [OPTIONS]\n       \
                             umd grow NAME --layout=MODE [OPTIONS]"
 )]
 pub struct GrowArgs {
     /// The array
     #[arg(value_name = "NAME")]
     pub targets: Vec<String>,
-    /// Write-intent bitmap: internal or none
+    /// Write-intent bitmap: internal, none, or a file (a path with a '/'; it is named again with
+    /// each assemble)
     #[arg(short, long)]
     pub bitmap: Option<String>,
     /// Size of what one bit of the bitmap covers
     #[arg(long, value_name = "SIZE")]
     pub bitmap_chunk: Option<String>,
+    /// Let up to N writes lag on write-mostly devices of a RAID1 (with the new bitmap)
+    #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
+          default_missing_value = "256")]
+    pub write_behind: Option<String>,
+    /// Write over a bitmap file that is there already
+    #[arg(short, long)]
+    pub force: bool,
     /// Not there yet
     #[arg(short = 'n', long, value_name = "COUNT", hide = true)]
     pub raid_devices: Option<String>,

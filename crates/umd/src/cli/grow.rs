@@ -83,7 +83,7 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
             "how is it to fail from now on? --layout=rt100, --layout=clear",
         )),
         None => bitmap(args).map(Change::Bitmap),
-        Some(_) if args.bitmap.is_some() || args.bitmap_chunk.is_some() => Err(Failure::usage(
+        Some(_) if about_bitmaps(args) => Err(Failure::usage(
             "--layout and --bitmap cannot be given together: level faulty has no bitmap",
         )),
         Some(mode) => {
@@ -94,34 +94,52 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
     }
 }
 
+/// Whether anything was said that only a bitmap has.
+fn about_bitmaps(args: &GrowArgs) -> bool {
+    let given = [&args.bitmap, &args.bitmap_chunk, &args.write_behind];
+    args.force || given.iter().any(|option| option.is_some())
+}
+
 fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
     let Some(word) = &args.bitmap else {
         return Err(Failure::usage(
-            "nothing to change: --bitmap=internal or --bitmap=none?",
+            "nothing to change: --bitmap=internal, --bitmap=/path/file or --bitmap=none?",
         ));
     };
-    let internal = match values::bitmap(word)? {
-        BitmapWord::Internal => true,
-        BitmapWord::None => false,
+    let (internal, file) = match values::bitmap(word)? {
+        BitmapWord::Internal => (true, None),
+        BitmapWord::None => (false, None),
+        BitmapWord::File(path) => (false, Some(path)),
         BitmapWord::Lockless => {
             return Err(Failure::usage(
                 "a running array gets no lockless bitmap: it tells from the first day what was \
                  written; an internal one can be added",
             ));
         }
-        BitmapWord::File(path) => {
-            return Err(Failure::usage(format!(
-                "{path}: a running array gets no bitmap file in this version; stop it, and \
-                 assemble it with --bitmap=FILE, or add an internal one"
-            )));
-        }
     };
     let chunk = args.bitmap_chunk.as_deref();
-    if chunk.is_some() && !internal {
-        return Err(Failure::usage("--bitmap-chunk needs --bitmap=internal"));
+    let behind = args.write_behind.as_deref();
+    if !internal && file.is_none() {
+        let given = [
+            ("--bitmap-chunk", chunk.is_some()),
+            ("--write-behind", behind.is_some()),
+        ];
+        if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Failure::usage(format!(
+                "{option} needs --bitmap=internal or --bitmap=/path/file"
+            )));
+        }
+    }
+    if args.force && file.is_none() {
+        return Err(Failure::usage(
+            "--force is for --bitmap=/path/file: it writes over a file that is there",
+        ));
     }
     Ok(BitmapRequest {
         internal,
+        file,
+        force: args.force,
+        write_behind: behind.map_or(Ok(0), values::write_behind)?,
         chunk_bytes: chunk.map(values::bitmap_chunk_bytes).transpose()?,
     })
 }
@@ -144,9 +162,10 @@ fn planned(array: &ArrayDoc, change: &Change) -> Result<Vec<String>, Failure> {
 
 fn planned_bitmap(array: &ArrayDoc, request: &BitmapRequest) -> Vec<String> {
     let name = &array.name;
-    let mut lines = vec![match request.internal {
-        true => format!("would add a bitmap to {name}"),
-        false => format!("would remove the bitmap of {name}"),
+    let mut lines = vec![match (request.internal, &request.file) {
+        (true, _) => format!("would add a bitmap to {name}"),
+        (false, Some(path)) => format!("would add a bitmap to {name}, and write it to {path}"),
+        (false, None) => format!("would remove the bitmap of {name}"),
     }];
     let working = array.members.iter().filter(|m| m.state != "faulty");
     for member in working {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use tokio::sync::{broadcast, oneshot};
-use umd_core::array::{Control, ControlError, ControlReply, FlagWish, Status};
+use umd_core::array::{Control, ControlError, ControlReply, FlagWish, NewBitmap, Status};
 use umd_core::value::MemberId;
 use umd_disk::MemberFile;
 use umd_export::nbd::{ExportInfo, Socket, Transmission};
@@ -42,6 +42,16 @@ pub struct Offer {
     pub re_add: bool,
 }
 
+/// A file that was opened and locked, to hold the bitmap of a running array.
+pub struct BitmapOffer {
+    /// The file.
+    pub file: MemberFile,
+    /// Its name for messages.
+    pub name: String,
+    /// What the bitmap is to be like.
+    pub new: NewBitmap,
+}
+
 /// What the other threads say to an array's.
 pub enum Message {
     /// A client whose negotiation is over.
@@ -50,6 +60,8 @@ pub enum Message {
     Control(Control, oneshot::Sender<ControlAnswer>),
     /// A device to take in.
     Add(Box<Offer>, oneshot::Sender<ControlAnswer>),
+    /// A file for its bitmap.
+    Bitmap(Box<BitmapOffer>, oneshot::Sender<ControlAnswer>),
     /// What can be seen of it?
     Look(oneshot::Sender<Snapshot>),
 }
@@ -164,6 +176,16 @@ impl Handle {
     pub async fn add(&self, offer: Offer) -> Result<ControlAnswer, Stopped> {
         let (sender, receiver) = oneshot::channel();
         self.send(Message::Add(Box::new(offer), sender))?;
+        receiver.await.map_err(|_| Stopped)
+    }
+
+    /// Offers a file for the bitmap and waits for the answer.
+    ///
+    /// # Errors
+    /// When it has stopped.
+    pub async fn keep_bitmap(&self, offer: BitmapOffer) -> Result<ControlAnswer, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Message::Bitmap(Box::new(offer), sender))?;
         receiver.await.map_err(|_| Stopped)
     }
 }

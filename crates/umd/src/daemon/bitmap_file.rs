@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   create: sizes, UUID --make--> file: superblock 256 B, all bits set
+//!   grow:   size --lay_out--> file of zeros, locked; the engine writes what is in it
 //!   start:  path --take--> locked, read, compared with the plan --> plan.bitmap, whole pages
 //! ```
 //!
@@ -9,7 +10,7 @@
 //! file has 256 bytes and its bits; it is made as long as whole pages before it is written.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -22,16 +23,6 @@ use umd_format::{SuperblockV1, Uuid};
 use super::household::Answer;
 use super::open::{self, How, Opened};
 use crate::api::ErrorDoc;
-
-/// mdadm's limit for the bits of a file, where it chooses the region.
-const REGIONS_MAX: u64 = 1 << 21;
-
-/// The region mdadm takes for a file: the smallest that needs no more than 2^21 bits.
-pub fn default_region_bytes(sectors: u64) -> u32 {
-    let sizes = std::iter::successors(Some(bitmap::REGION_BYTES_MIN), |size| size.checked_mul(2));
-    let fits = |size: &u32| bitmap::regions(sectors, *size) <= REGIONS_MAX;
-    sizes.into_iter().find(fits).unwrap_or(1 << 31)
-}
 
 /// A file that was made for an array which may still be refused.
 pub struct Made {
@@ -60,20 +51,73 @@ impl Drop for Made {
 /// # Errors
 /// When it is in the way, or cannot be made.
 pub fn make(path: &str, superblock: &BitmapSuperblock, over: bool) -> Answer<Made> {
-    let there = fs::symlink_metadata(path).is_ok();
-    if there && !over {
-        return Err(ErrorDoc::new(format!(
-            "bitmap file {path} exists already: name another one, or use --force to write over it"
-        )));
-    }
-    if there {
-        // Whoever uses it has locked it, as an array's bitmap or as a member.
-        let taken = open::open(path, &How::default()).map_err(ErrorDoc::new)?;
-        regular(&taken)?;
-    }
     let regions = superblock.regions(superblock.fields.sync_size_sectors);
     let bytes = usize::try_from(bitmap::on_disk_bytes(regions)).expect("bitmaps fit memory");
-    let write = || -> io::Result<()> {
+    write_new(path, &bitmap::initial_image(superblock)[..bytes], over)
+}
+
+/// A file of so many zeros, open and locked, for a running array: it is no bitmap until the
+/// engine has made it one. What is in the way is as for [`make`].
+///
+/// # Errors
+/// When it is in the way, or cannot be made.
+pub fn lay_out(path: &str, bytes: u64, over: bool, how: &How) -> Answer<(Made, Opened)> {
+    let bytes = usize::try_from(bytes).expect("bitmaps fit memory");
+    // Written, not only made so long: a full filesystem says so now.
+    let made = write_new(path, &vec![0; bytes], over)?;
+    let opened = open::open(path, how).map_err(ErrorDoc::new)?;
+    regular(&opened)?;
+    Ok((made, opened))
+}
+
+/// Whether a file is there that may be written over.
+fn is_there(path: &str, over: bool) -> Answer<bool> {
+    let Ok(kind) = fs::symlink_metadata(path) else {
+        return Ok(false);
+    };
+    if kind.is_dir() {
+        return Err(ErrorDoc::new(format!(
+            "{path} is a directory: a bitmap needs a file, as {}/bitmap",
+            path.trim_end_matches('/')
+        )));
+    }
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(ErrorDoc::new(format!(
+            "{path} is not a regular file: a bitmap needs one"
+        )));
+    }
+    if !over {
+        return Err(ErrorDoc::new(format!(
+            "bitmap file {path} exists already{}: name another one, or use --force to write over \
+             it",
+            content(path)
+        )));
+    }
+    // Whoever uses it has locked it, as an array's bitmap or as a member.
+    let taken = open::open(path, &How::default()).map_err(ErrorDoc::new)?;
+    regular(&taken)?;
+    Ok(true)
+}
+
+/// What a file holds, where that is a bitmap.
+fn content(path: &str) -> String {
+    let mut head = [0; bitmap::SUPERBLOCK_BYTES];
+    let regular = fs::metadata(path).is_ok_and(|found| found.is_file());
+    let mut read = || fs::File::open(path)?.read_exact(&mut head);
+    if !regular || read().is_err() {
+        return String::new();
+    }
+    match bitmap::Unverified::parse(&head) {
+        Ok(found) => format!(", with the bitmap of array {}", found.fields().uuid),
+        Err(_) => String::new(),
+    }
+}
+
+fn write_new(path: &str, bytes: &[u8], over: bool) -> Answer<Made> {
+    let there = is_there(path, over)?;
+    // Only what was made here is taken away again.
+    let mut made = None;
+    let mut write = || -> io::Result<()> {
         let mut options = fs::OpenOptions::new();
         options.write(true).mode(0o600);
         match there {
@@ -81,15 +125,15 @@ pub fn make(path: &str, superblock: &BitmapSuperblock, over: bool) -> Answer<Mad
             false => options.create_new(true),
         };
         let mut file = options.open(path)?;
-        file.write_all(&bitmap::initial_image(superblock)[..bytes])?;
+        made = Some(Made {
+            path: path.into(),
+            kept: there,
+        });
+        file.write_all(bytes)?;
         file.sync_all()
     };
-    let made = Made {
-        path: path.into(),
-        kept: there,
-    };
     match write() {
-        Ok(()) => Ok(made),
+        Ok(()) => Ok(made.expect("it was opened")),
         Err(error) => Err(ErrorDoc::new(format!(
             "cannot make the bitmap file {path}: {}",
             open::os_text(&error)
@@ -184,7 +228,7 @@ fn read(path: &str) -> Answer<Vec<u8>> {
         ErrorDoc::new(format!("cannot read bitmap file {path}: {text}"))
     };
     let length = fs::metadata(Path::new(path)).map_err(unreadable)?.len();
-    if length > 1 << 30 {
+    if length > bitmap::FILE_BYTES_MAX {
         return Err(ErrorDoc::new(format!(
             "{path} has {length} bytes: that is no bitmap file"
         )));
@@ -238,14 +282,6 @@ fn whole_pages(path: &str, opened: Opened, pages: u64, how: &How) -> Answer<Open
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn regions_are_small_until_there_are_too_many() {
-        assert_eq!(default_region_bytes(1 << 11), 4096);
-        assert_eq!(default_region_bytes(8 << 21), 4096);
-        assert_eq!(default_region_bytes((8 << 21) + 1), 8192);
-        assert_eq!(default_region_bytes(u64::MAX), 1 << 31);
-    }
 
     #[test]
     fn a_file_that_is_there_is_written_over_only_when_told() {

@@ -22,7 +22,7 @@ use umd_core::geometry::{Geometry, Raid10};
 use umd_core::value::{IoError, MemberId, SECTOR_BYTES};
 use umd_disk::{MemberFile, Mode};
 use umd_format::Format;
-use umd_format::bitmap::{BitmapSuperblock, RegionState};
+use umd_format::bitmap::{self, BitmapSuperblock, RegionState};
 use umd_format::create::{self, Created, NewArray, NewMember};
 use umd_format::signature::Kind;
 use umd_format::space::{RegionWish, SpaceError, SpaceWish, plan};
@@ -555,7 +555,7 @@ impl Prepared {
             None => superblock.fields.size_sectors,
         };
         let region = request.bitmap_chunk_bytes;
-        let region = region.unwrap_or_else(|| bitmap_file::default_region_bytes(covered));
+        let region = region.unwrap_or_else(|| bitmap::file_region_bytes(covered));
         let mut bitmap = BitmapSuperblock::new(superblock.bitmap_uuid(), covered, region);
         bitmap.fields.write_behind = request.write_behind;
         if let Some(seconds) = request.bitmap_delay_seconds {

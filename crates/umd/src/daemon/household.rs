@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast};
 use umd_core::array::{
-    BitmapWish, Control, ControlError, ControlReply, FlagWish, MemberRole, Status, SyncLimits,
-    SyncRequest,
+    Control, ControlError, ControlReply, FlagWish, MemberRole, Status, SyncLimits, SyncRequest,
 };
 use umd_core::value::{MAX_SECTOR, MemberId, RepairWay, SyncAction};
 use umd_format::FaultyLayout;
@@ -17,8 +16,8 @@ use super::open::{self, How};
 use super::registry::Registry;
 use super::start;
 use crate::api::{
-    ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc, ErrorDoc,
-    EventDoc, LayoutRequest, Limit, ManageRequest, SCHEMA, StartedDoc, WaitDoc,
+    ActionRequest, ArraysDoc, AssembleRequest, CreateRequest, DoneDoc, ErrorDoc, EventDoc,
+    LayoutRequest, Limit, ManageRequest, SCHEMA, StartedDoc, WaitDoc,
 };
 use crate::doc::{ArrayDoc, MemberDoc};
 use crate::words::flag_words;
@@ -52,11 +51,11 @@ fn no_such_array(name: &str) -> ErrorDoc {
     }
 }
 
-fn stopped(name: &str) -> impl Fn(Stopped) -> ErrorDoc + '_ {
+pub(super) fn stopped(name: &str) -> impl Fn(Stopped) -> ErrorDoc + '_ {
     move |_| ErrorDoc::new(format!("{name} has stopped"))
 }
 
-fn refused(what: &str, error: &ControlError) -> ErrorDoc {
+pub(super) fn refused(what: &str, error: &ControlError) -> ErrorDoc {
     ErrorDoc::new(format!("{what}: {error}"))
 }
 
@@ -80,11 +79,11 @@ impl Household {
             .clone()
     }
 
-    fn handle(&self, name: &str) -> Answer<Handle> {
+    pub(super) fn handle(&self, name: &str) -> Answer<Handle> {
         self.registry.get(name).ok_or_else(|| no_such_array(name))
     }
 
-    async fn look(&self, name: &str, handle: &Handle) -> Answer<(Snapshot, ArrayDoc)> {
+    pub(super) async fn look(&self, name: &str, handle: &Handle) -> Answer<(Snapshot, ArrayDoc)> {
         let snapshot = handle.look().await.map_err(stopped(name))?;
         let doc = snapshot.doc(name, &self.addresses(), &handle.how);
         Ok((snapshot, doc))
@@ -186,7 +185,7 @@ impl Household {
     }
 
     /// A device that this very process uses belongs to one of our arrays: say to which.
-    async fn explain(&self, mut error: ErrorDoc) -> ErrorDoc {
+    pub(super) async fn explain(&self, mut error: ErrorDoc) -> ErrorDoc {
         let Some((path, _)) = error.error.split_once(": in use by this very process") else {
             return error;
         };
@@ -386,12 +385,19 @@ impl Household {
         let copy = request.clone();
         let uuid = snapshot.status.uuid;
         let how = handle.how.clone();
-        let offer = match blocking(move || open_offer(&copy, uuid, &how)).await {
+        // Nothing on such a device says whose it was: the array remembers who left.
+        let by_name = re_add && !snapshot.status.format.is_stored();
+        let offer = match blocking(move || match by_name {
+            true => former(&copy, &how),
+            false => open_offer(&copy, uuid, &how),
+        })
+        .await
+        {
             Ok(offer) => offer,
             Err(error) => return Err(self.explain(error).await),
         };
         // As in mdadm, a device that was here before and missed little is re-added.
-        let came_back = offer.superblock.is_some();
+        let came_back = offer.superblock.is_some() || by_name;
         if re_add && !came_back {
             let text = format!("--re-add for {device} to {name} is not possible");
             return Err(ErrorDoc::new(text));
@@ -411,7 +417,7 @@ impl Household {
             Ok(reply) => Ok(DoneDoc {
                 number: match reply {
                     ControlReply::Added { number } => Some(number),
-                    ControlReply::Done => None,
+                    ControlReply::Done | ControlReply::Room { .. } => None,
                 },
                 messages: vec![format!("{verb} {device}")],
                 ..DoneDoc::plain()
@@ -426,35 +432,6 @@ impl Household {
                 &error,
             )),
         }
-    }
-
-    /// Takes the bitmap of a running array away, or makes one.
-    ///
-    /// # Errors
-    /// When the array refuses it.
-    pub async fn bitmap(&self, name: &str, request: &BitmapRequest) -> Answer<DoneDoc> {
-        let handle = self.handle(name)?;
-        let (wish, what, done) = match request.internal {
-            false => (
-                BitmapWish::None,
-                "remove the bitmap of",
-                "removed the bitmap of",
-            ),
-            true => (
-                BitmapWish::Internal {
-                    region_bytes: request.chunk_bytes,
-                },
-                "add a bitmap to",
-                "added a bitmap to",
-            ),
-        };
-        let answer = handle.control(Control::Bitmap(wish)).await;
-        let answer = answer.map_err(stopped(name))?;
-        answer.map_err(|error| refused(&format!("cannot {what} {name}"), &error))?;
-        Ok(DoneDoc {
-            messages: vec![format!("{done} {name}")],
-            ..DoneDoc::plain()
-        })
     }
 
     /// A running array of level faulty fails in one more way, or in none.
@@ -563,7 +540,7 @@ fn sync_request(word: &str, plain: bool) -> Answer<SyncRequest> {
     })
 }
 
-fn nonsense(text: String) -> ErrorDoc {
+pub(super) fn nonsense(text: String) -> ErrorDoc {
     ErrorDoc {
         exit_code: 2,
         ..ErrorDoc::new(text)
@@ -626,7 +603,7 @@ pub fn is_busy(array: &ArrayDoc, grace: bool) -> bool {
 }
 
 /// Runs something that may wait for disks beside the control thread.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Answer<T> + Send + 'static,
 ) -> Answer<T> {
     match tokio::task::spawn_blocking(work).await {
@@ -678,6 +655,18 @@ fn flag_wish(request: &ManageRequest) -> FlagWish {
         write_mostly: request.write_mostly,
         failfast: request.failfast,
     }
+}
+
+/// Opens a device that comes back to an array without superblocks.
+fn former(request: &ManageRequest, how: &How) -> Answer<Offer> {
+    let opened = open::open(&request.device, how).map_err(ErrorDoc::new)?;
+    Ok(Offer {
+        name: opened.name,
+        re_add: true,
+        superblock: None,
+        flags: flag_wish(request),
+        file: opened.file,
+    })
 }
 
 /// Opens a device for `add`, and makes sure that nothing of value is on it.

@@ -5,11 +5,14 @@
 //! | `array`     | an array's handle, and what is said to its thread                |
 //! | `run`       | that thread: one loop over messages, member I/O and connections  |
 //! | `engine`    | the wall around the engine: a broken invariant freezes one array |
+//! | `rebit`     | bitmaps that come and go while an array runs                     |
+//! | `beneath`   | what the filesystem of a path lies on                            |
 //! | `room`      | sparse members and filesystems too small for them                |
 //! | `doors`     | its NBD connections                                              |
 //! | `notices`   | the engine's notices as events and log lines                     |
 
 pub mod array;
+pub mod beneath;
 pub mod bitmap_file;
 pub mod control;
 pub mod create;
@@ -20,6 +23,7 @@ pub mod listener;
 pub mod notices;
 pub mod open;
 pub mod process;
+pub mod rebit;
 pub mod registry;
 pub mod room;
 pub mod run;

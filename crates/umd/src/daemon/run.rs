@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use tokio::sync::oneshot;
 use umd_core::array::{
-    Command, Commands, Completion, Control, ControlError, Event, NewMember, Notice, Request,
-    RequestError, Timer,
+    BitmapFile, BitmapWish, Command, Commands, Completion, Control, ControlError, Event, NewMember,
+    Notice, Request, RequestError, Timer,
 };
 use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId};
 use umd_disk::{Backend, MemberFile};
 
-use super::array::{ControlAnswer, Handle, Inbox, Message, Offer, Snapshot};
+use super::array::{BitmapOffer, ControlAnswer, Handle, Inbox, Message, Offer, Snapshot};
 use super::doors::Doors;
 use super::engine::{Contained, Engine};
 use super::notices;
@@ -40,7 +40,20 @@ pub struct Attached {
     pub engine_name: &'static str,
     /// Device number, if it is a block device.
     pub device: Option<(u32, u32)>,
+    /// Which file it is, whatever it is called.
+    identity: Option<Identity>,
     gone: bool,
+}
+
+/// A block device by its number, or a file by its filesystem and inode.
+type Identity = (u64, u64);
+
+fn identity(file: &MemberFile) -> Option<Identity> {
+    let stat = rustix::fs::stat(file.path()).ok()?;
+    Some(match file.is_block() {
+        true => (stat.st_rdev, 0),
+        false => (stat.st_dev, stat.st_ino),
+    })
 }
 
 impl Attached {
@@ -57,6 +70,7 @@ impl Attached {
         Attached {
             name: name.to_owned(),
             engine_name: file.engine_name(),
+            identity: identity(file),
             device,
             gone: false,
         }
@@ -75,6 +89,8 @@ pub struct Loop<E, B> {
     pool: Pool,
     timers: BTreeMap<Timer, Instant>,
     members: BTreeMap<MemberId, Attached>,
+    /// Which file was last a member under a name.
+    left: BTreeMap<String, Identity>,
     /// Control requests in flight; those the loop made itself have no sender.
     controls: BTreeMap<ControlId, Option<oneshot::Sender<ControlAnswer>>>,
     /// Devices offered and not yet decided on, by the request that offered them.
@@ -131,6 +147,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
             pool,
             timers: BTreeMap::new(),
             members,
+            left: BTreeMap::new(),
             controls: BTreeMap::new(),
             offers: BTreeMap::new(),
             outstanding: HashSet::new(),
@@ -309,7 +326,12 @@ impl<E: Engine, B: Backend> Loop<E, B> {
     }
 
     fn release(&mut self, member: MemberId) {
-        if self.members.remove(&member).is_some() && !self.backend.is_closed(member) {
+        let Some(gone) = self.members.remove(&member) else {
+            return;
+        };
+        self.left
+            .extend(gone.identity.map(|file| (gone.name, file)));
+        if !self.backend.is_closed(member) {
             self.backend.close(member);
         }
     }
@@ -410,6 +432,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
                 }
                 Message::Control(control, sender) => self.control(control, Some(sender)),
                 Message::Add(offer, sender) => self.offer(*offer, sender),
+                Message::Bitmap(offer, sender) => self.offer_bitmap(*offer, sender),
                 Message::Look(sender) => {
                     let _ = sender.send(self.snapshot());
                 }
@@ -447,8 +470,19 @@ impl<E: Engine, B: Backend> Loop<E, B> {
             let _ = sender.send(Err(self.frozen_error()));
             return;
         }
-        let member = MemberId(self.next_member);
-        self.next_member += 1;
+        // Without a superblock only this tells who it is.
+        let same =
+            || identity(&offer.file).is_some_and(|file| self.left.get(&offer.name) == Some(&file));
+        if offer.re_add && offer.superblock.is_none() && !same() {
+            let text = format!(
+                "--re-add for {} is not possible: it is no file that has left this array since it \
+                 was started; use --add",
+                offer.name
+            );
+            let _ = sender.send(Err(ControlError::Invalid(text)));
+            return;
+        }
+        let member = self.new_member();
         let new = NewMember {
             id: member,
             name: offer.name.clone(),
@@ -458,13 +492,45 @@ impl<E: Engine, B: Backend> Loop<E, B> {
             flags: offer.flags,
             superblock: offer.superblock,
         };
-        self.members
-            .insert(member, Attached::of(&offer.file, &offer.name));
-        self.backend.attach(member, offer.file);
         let control = match offer.re_add {
             true => Control::ReAdd(new),
             false => Control::Add(new),
         };
+        self.attach(member, offer.file, &offer.name, control, sender);
+    }
+
+    fn offer_bitmap(&mut self, offer: BitmapOffer, sender: oneshot::Sender<ControlAnswer>) {
+        if self.engine.frozen().is_some() {
+            let _ = sender.send(Err(self.frozen_error()));
+            return;
+        }
+        let id = self.new_member();
+        let file = BitmapFile {
+            id,
+            name: offer.name.clone(),
+            size_sectors: offer.file.size_sectors(),
+        };
+        let control = Control::Bitmap(BitmapWish::File(file, offer.new));
+        self.attach(id, offer.file, &offer.name, control, sender);
+    }
+
+    fn new_member(&mut self) -> MemberId {
+        let member = MemberId(self.next_member);
+        self.next_member += 1;
+        member
+    }
+
+    /// Takes a file into the loop and asks the engine to use it.
+    fn attach(
+        &mut self,
+        member: MemberId,
+        file: MemberFile,
+        name: &str,
+        control: Control,
+        sender: oneshot::Sender<ControlAnswer>,
+    ) {
+        self.members.insert(member, Attached::of(&file, name));
+        self.backend.attach(member, file);
         let id = self.new_control(Some(sender));
         self.offers.insert(id, member);
         self.feed(self.now(), Event::Control(id, control));

@@ -300,7 +300,7 @@ fn m05_bitmapfile_lost() {
     rig.verify("resynced");
 }
 
-/// 05r1-re-add-nosuper: an array without superblocks goes on with the file that is there.
+/// An array without superblocks goes on with the file that is there.
 #[test]
 fn m05r1_build_with_bitmapfile() {
     let home = super::Home::new();
@@ -337,4 +337,80 @@ fn m05r1_build_with_bitmapfile() {
         "only what was being written"
     );
     assert!(peek(&rig.home, "m0", 0, 1 << 20) == before[..1 << 20]);
+}
+
+/// 05r1-re-add-nosuper: who left is known by nothing but its file; it gets what it missed.
+#[test]
+fn m05r1_re_add_nosuper() {
+    let home = super::Home::new();
+    for name in ["m0", "m1", "m2", "strange"] {
+        fs::write(home.path(name), pattern(9, 4 << 20)).expect("writes");
+    }
+    home.umd("build r -l1 -n3 --bitmap=./bits --bitmap-chunk=64K --assume-clean m0 m1 m2")
+        .ok();
+    crate::common::eventually("the first bits are gone", || {
+        home.detail("r")["bitmap"]["dirty_bits"] == 0
+    });
+    let files = ["m0", "m1", "m2"].map(str::to_owned).to_vec();
+    let mut rig = Rig {
+        home,
+        files,
+        data: pattern(9, 4 << 20),
+    };
+    let room = (0, 4 << 20);
+    let no = |rig: &Rig, name: &str, words: &str| {
+        let before = rig.home.hashes();
+        let text = rig.home.umd(&format!("r --re-add {name}")).fails(1);
+        assert!(text.contains(words), "{text}");
+        assert_eq!(rig.home.hashes()[name], before[name]);
+    };
+    no(&rig, "m1", "in use");
+    rig.r("--fail m1 --remove m1");
+    rig.write(1 << 20, 61, 65_536);
+    rig.write(3 << 20, 62, 4096);
+    let missed = set_bits(&rig, room);
+    assert_eq!(missed, [16, 48]);
+    no(&rig, "strange", "no file that has left this array");
+    // Another file under its name is not who left.
+    fs::rename(rig.home.path("m1"), rig.home.path("kept")).expect("renames");
+    fs::rename(rig.home.path("strange"), rig.home.path("m1")).expect("renames");
+    no(&rig, "m1", "no file that has left this array");
+    fs::rename(rig.home.path("kept"), rig.home.path("m1")).expect("renames");
+    poison(&rig, "m1", room);
+    rig.r("--re-add m1");
+    rig.home.settle("r");
+    assert_eq!(rig.home.detail("r")["degraded"], 0);
+    assert_eq!(healed(&rig, "m1", room), missed);
+    // What was not copied is as it was left, poison and all; what was is right.
+    for (at, bytes) in [(1 << 20, 65_536), (3 << 20, 4096)] {
+        assert!(peek(&rig.home, "m1", at as u64, bytes) == rig.data[at..at + bytes]);
+    }
+    // Once another one took its place the bitmap knows no more what it missed.
+    rig.r("--fail m2 --remove m2");
+    rig.write(2 << 20, 63, 4096);
+    fs::write(rig.home.path("m3"), pattern(8, 4 << 20)).expect("writes");
+    rig.r("--add m3");
+    rig.home.settle("r");
+    no(&rig, "m2", "its slot is taken");
+    crate::common::eventually("the bits are gone", || dirty(&rig) == 0);
+    rig.r("--fail m3 --remove m3");
+    no(&rig, "m2", "the bitmap no longer knows");
+    rig.r("--re-add m3");
+    rig.home.settle("r");
+    assert_eq!(rig.home.detail("r")["degraded"], 0);
+    // Nor is one taken back that was not whole when it left.
+    rig.r("--fail m1 --remove m1");
+    fs::write(rig.home.path("m4"), pattern(7, 4 << 20)).expect("writes");
+    rig.umd("action r --to=64s");
+    rig.r("--add m4");
+    rig.r("--fail m4 --remove m4");
+    no(&rig, "m4", "it was not in sync");
+    rig.umd("action r --to=max");
+    rig.r("--re-add m1");
+    rig.home.settle("r");
+    // Another run of it knows nobody.
+    rig.r("--fail m3 --remove m3");
+    rig.stop();
+    rig.umd("build r -l1 -n3 --bitmap=./bits m0 m1 missing");
+    no(&rig, "m3", "no file that has left this array");
 }

@@ -3,9 +3,11 @@
 //! ```text
 //!   levels  00*   what every level is for, and names
 //!   losses  01*   members fail in every combination the level allows; 02r1add
+//!   replaced      01replace, and 05r1-failfast
 //!   starts  03*   assembly by every word, in every order, with strangers and stale members
 //!   changes 04*   what `--update=` leaves
 //!   bitmaps 05*   what a bitmap saves, counted on the members themselves
+//!   grown         the same of bitmaps that come and go while the array runs
 //!   manners 06*   names and write-mostly members
 //!   parity  19*   a check that knows who is wrong, and a repair that does no harm
 //! ```
@@ -19,10 +21,12 @@ mod common;
 mod bitmapfiles;
 mod bitmaps;
 mod changes;
+mod grown;
 mod levels;
 mod losses;
 mod manners;
 mod parity;
+mod replaced;
 mod starts;
 
 use common::{Home, pattern};

@@ -1,0 +1,128 @@
+//! Bitmaps that come and go while an array runs.
+//!
+//! ```text
+//!   file:  may it? how long? --> laid out, locked --> the engine makes it a bitmap --> kept
+//!              |                     |                     |
+//!              +-- no byte written   +-- taken away again -+  (unless it was there before)
+//! ```
+
+use std::path::Path;
+
+use umd_core::array::{BitmapWish, Control, ControlReply, NewBitmap};
+use umd_core::value::SECTOR_BYTES;
+
+use super::array::{BitmapOffer, Handle};
+use super::beneath;
+use super::bitmap_file;
+use super::household::{Answer, Household, blocking, nonsense, refused, stopped};
+use crate::api::{BitmapRequest, DoneDoc, ErrorDoc};
+
+impl Household {
+    /// Takes the bitmap of a running array away, or makes one.
+    ///
+    /// # Errors
+    /// When the array refuses it, or its file cannot be made.
+    pub async fn bitmap(&self, name: &str, request: &BitmapRequest) -> Answer<DoneDoc> {
+        let handle = self.handle(name)?;
+        let new = NewBitmap {
+            region_bytes: request.chunk_bytes,
+            write_behind: request.write_behind,
+        };
+        let done = match (&request.file, request.internal) {
+            (Some(_), true) => {
+                let text = "a bitmap lies in a file or on the members, not both";
+                return Err(nonsense(text.into()));
+            }
+            (Some(path), false) => {
+                self.bitmap_file(name, &handle, path, (new, request.force))
+                    .await?;
+                format!(
+                    "added a bitmap to {name}, in {path}: name it when the array is assembled \
+                     (--bitmap={path})"
+                )
+            }
+            (None, true) => {
+                let wish = Control::Bitmap(BitmapWish::Internal(new));
+                let answer = handle.control(wish).await.map_err(stopped(name))?;
+                answer.map_err(|error| refused(&cannot_add(name), &error))?;
+                format!("added a bitmap to {name}")
+            }
+            (None, false) => {
+                let file = self.look(name, &handle).await?.1.bitmap;
+                let wish = Control::Bitmap(BitmapWish::None);
+                let answer = handle.control(wish).await.map_err(stopped(name))?;
+                let what = format!("cannot remove the bitmap of {name}");
+                answer.map_err(|error| refused(&what, &error))?;
+                match file.and_then(|bitmap| bitmap.path) {
+                    Some(path) => format!(
+                        "removed the bitmap of {name}: its file {path} is of no use any more"
+                    ),
+                    None => format!("removed the bitmap of {name}"),
+                }
+            }
+        };
+        let mut done = DoneDoc {
+            messages: vec![done],
+            ..DoneDoc::plain()
+        };
+        if request.write_behind > 0 {
+            let array = self.look(name, &handle).await?.1;
+            if !array.members.iter().any(|member| member.write_mostly) {
+                done.messages.push(format!(
+                    "no member of {name} is write-mostly: no write lags until one is (umd manage \
+                     {name} --write-mostly DEVICE)"
+                ));
+            }
+        }
+        Ok(done)
+    }
+
+    async fn bitmap_file(
+        &self,
+        name: &str,
+        handle: &Handle,
+        path: &str,
+        (new, over): (NewBitmap, bool),
+    ) -> Answer<()> {
+        let cannot = |text: &str| ErrorDoc::new(format!("{}: {text}", cannot_add(name)));
+        if handle.how.overlay.is_some() {
+            return Err(cannot(&format!(
+                "it runs with --overlay, which leaves members alone, and would not leave {path} \
+                 alone"
+            )));
+        }
+        let room = handle.control(Control::BitmapRoom(new)).await;
+        let room = room.map_err(stopped(name))?;
+        let sectors = match room.map_err(|error| refused(&cannot_add(name), &error))? {
+            ControlReply::Room { sectors } => sectors,
+            other => return Err(cannot(&format!("an answer to something else: {other:?}"))),
+        };
+        let array_sectors = handle.export().size_sectors;
+        if let Some(nbd) = beneath::nbd_of_size(Path::new(path), array_sectors) {
+            return Err(cannot(&format!(
+                "{path} lies on {nbd}, an NBD device as long as {name} itself: on its own export \
+                 it would wait for itself; take a path on another disk"
+            )));
+        }
+        let (to, how) = (path.to_owned(), handle.how.clone());
+        let laid =
+            blocking(move || bitmap_file::lay_out(&to, sectors * SECTOR_BYTES, over, &how)).await;
+        let (made, opened) = match laid {
+            Ok(laid) => laid,
+            Err(error) => return Err(self.explain(error).await),
+        };
+        let offer = BitmapOffer {
+            file: opened.file,
+            name: opened.name,
+            new,
+        };
+        let answer = handle.keep_bitmap(offer).await.map_err(stopped(name))?;
+        answer.map_err(|error| refused(&cannot_add(name), &error))?;
+        made.keep();
+        Ok(())
+    }
+}
+
+fn cannot_add(name: &str) -> String {
+    format!("cannot add a bitmap to {name}")
+}
