@@ -44,3 +44,12 @@ fn a_seed_is_all_there_is() {
         assert_eq!(outcome.violation, None, "seed {seed}");
     }
 }
+
+/// The seed by which a mistake of the engine was found that no other test tells: a write went on in
+/// the event in which a replaced member left, before that was recorded. Whoever changes what seeds
+/// mean looks for another one.
+#[test]
+fn a_seed_that_found_something_stays_quiet() {
+    let outcome = run_seed(2778, &Shipped, Show::Hash);
+    assert_eq!(outcome.violation, None);
+}

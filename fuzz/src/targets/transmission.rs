@@ -29,47 +29,21 @@ fn answer(pool: &Pool, request: &Request, ok: bool) -> Result<Reply, RequestErro
     if !ok {
         return Err(RequestError::Io("no luck".to_owned()));
     }
-    let inside = |offset: u64, len: u64| {
+    if let Some((offset, len)) = request.op.extent() {
         assert!(
             len > 0 && offset + len <= SECTORS,
             "a request outside the export"
         );
-    };
+    }
     Ok(match &request.op {
-        RequestOp::Read {
-            offset_sectors,
-            len_sectors,
-        } => {
-            inside(*offset_sectors, u64::from(*len_sectors));
+        RequestOp::Read { len_sectors, .. } => {
             Reply::Data(vec![pool.take(*len_sectors as usize * 512).freeze()])
         }
-        RequestOp::Write {
-            offset_sectors,
-            data,
-            ..
-        } => {
-            inside(*offset_sectors, data.len() as u64 / 512);
-            Reply::Done
-        }
-        RequestOp::WriteZeroes {
-            offset_sectors,
-            len_sectors,
-            ..
-        }
-        | RequestOp::Trim {
-            offset_sectors,
-            len_sectors,
-            ..
-        } => {
-            inside(*offset_sectors, *len_sectors);
+        RequestOp::Write { .. } | RequestOp::WriteZeroes { .. } | RequestOp::Trim { .. } => {
             Reply::Done
         }
         RequestOp::Flush => Reply::Done,
-        RequestOp::Allocation {
-            offset_sectors,
-            len_sectors,
-        } => {
-            inside(*offset_sectors, *len_sectors);
+        RequestOp::Allocation { len_sectors, .. } => {
             let half = len_sectors.div_ceil(2);
             Reply::Extents(vec![
                 Extent {
