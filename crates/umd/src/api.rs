@@ -16,11 +16,14 @@
 //! | `GET  /v1/arrays/NAME/wait`         | `?timeout_ms=N`: [`WaitDoc`] when idle or after |
 //! | `GET  /v1/events`                   | [`EventDoc`]s as server-sent events             |
 //! | `GET  /v1/mdstat`                   | text                                            |
+//! | `GET  /v1/openapi.json`             | this API for machines; also docs/openapi.json   |
+//! | `GET  /metrics`                     | text for Prometheus                             |
 //!
 //! Everything else, and every failure, is answered with an [`ErrorDoc`]. All member paths are
 //! absolute: client and daemon need not have the same working directory.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::doc::ArrayDoc;
 pub use crate::doc::SCHEMA;
@@ -29,7 +32,7 @@ pub use crate::doc::SCHEMA;
 pub const API: u32 = 1;
 
 /// Who answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VersionDoc {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -44,7 +47,7 @@ pub struct VersionDoc {
 }
 
 /// All arrays, the oldest first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ArraysDoc {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -53,7 +56,7 @@ pub struct ArraysDoc {
 }
 
 /// One device of a new array.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeviceRequest {
     /// Absolute path.
     pub path: String,
@@ -65,7 +68,7 @@ pub struct DeviceRequest {
 }
 
 /// A new array. Numbers are md's.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct CreateRequest {
     /// Name to run under.
     pub name: String,
@@ -120,7 +123,7 @@ pub struct CreateRequest {
 }
 
 /// An existing array.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AssembleRequest {
     /// Name to run under; from the superblock when there is none.
     pub name: Option<String>,
@@ -156,7 +159,7 @@ pub struct AssembleRequest {
 }
 
 /// An array that was started.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StartedDoc {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -167,7 +170,7 @@ pub struct StartedDoc {
 }
 
 /// A hot change.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ManageRequest {
     /// `fail`, `remove`, `add`, `re-add`, `replace` or `flags`.
     pub operation: String,
@@ -187,7 +190,7 @@ pub struct ManageRequest {
 }
 
 /// A sync action, and what limits sync actions. What is left out stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ActionRequest {
     /// md's word: `check`, `repair`, `resync`, `recover`, `idle`, `frozen`; none only changes
     /// limits.
@@ -211,7 +214,7 @@ pub struct ActionRequest {
 }
 
 /// A limit, or md's word for having none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Limit {
     /// Sectors, or KiB/s.
@@ -221,7 +224,7 @@ pub enum Limit {
 }
 
 /// A bitmap for a running array, or none.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BitmapRequest {
     /// A bitmap on the members; otherwise in `file`, or none.
     pub internal: bool,
@@ -240,21 +243,21 @@ pub struct BitmapRequest {
 }
 
 /// How a running array of level faulty is to fail from now on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LayoutRequest {
     /// mdadm's word, with the period behind it: `write-transient3`, `rp`, `clear`, `flush`.
     pub layout: String,
 }
 
 /// Read-only or not.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReadonlyRequest {
     /// Which.
     pub readonly: bool,
 }
 
 /// Done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DoneDoc {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -265,7 +268,7 @@ pub struct DoneDoc {
 }
 
 /// The answer of the long poll.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WaitDoc {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -276,7 +279,7 @@ pub struct WaitDoc {
 }
 
 /// Something happened to an array.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventDoc {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -293,7 +296,7 @@ pub struct EventDoc {
 }
 
 /// A failure.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDoc {
     /// [`SCHEMA`].
     pub schema: u32,

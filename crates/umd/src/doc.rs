@@ -17,6 +17,7 @@ use umd_core::array::{
 use umd_core::value::SyncAction;
 use umd_core::value::{Mismatch, SECTOR_BYTES, Slot};
 use umd_format::{FaultyLayout, Format, Uuid};
+use utoipa::ToSchema;
 
 use crate::words;
 
@@ -24,7 +25,7 @@ use crate::words;
 pub const SCHEMA: u32 = 1;
 
 /// A point in time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Stamp {
     /// ISO 8601, UTC.
     pub iso: String,
@@ -48,7 +49,7 @@ impl Stamp {
 }
 
 /// One running array.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ArrayDoc {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -136,7 +137,7 @@ pub struct ArrayDoc {
 }
 
 /// A place where a check or repair found members to differ.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MismatchDoc {
     /// First sectors of the array's data that may be wrong; none where only parity is.
     pub array_sectors: Vec<u64>,
@@ -149,7 +150,7 @@ pub struct MismatchDoc {
 }
 
 /// A member's part of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MismatchMemberDoc {
     /// Its path.
     pub path: String,
@@ -162,7 +163,7 @@ pub struct MismatchMemberDoc {
 }
 
 /// One member.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct MemberDoc {
     /// Identity within the running array.
     pub id: u32,
@@ -208,7 +209,7 @@ pub struct MemberDoc {
 }
 
 /// A sync action under way.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SyncDoc {
     /// `resync`, `recover`, `check` or `repair`.
     pub action: String,
@@ -227,7 +228,7 @@ pub struct SyncDoc {
 }
 
 /// The faults that an array of level faulty pretends.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FaultyDoc {
     /// Modes that are on.
     pub modes: Vec<FaultyModeDoc>,
@@ -238,7 +239,7 @@ pub struct FaultyDoc {
 }
 
 /// A mode of level faulty that is on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FaultyModeDoc {
     /// `read-transient`, `write-persistent` and so on.
     pub mode: String,
@@ -249,7 +250,7 @@ pub struct FaultyModeDoc {
 }
 
 /// A write-intent bitmap.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BitmapDoc {
     /// `internal` or `file`.
     pub kind: String,

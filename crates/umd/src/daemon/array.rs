@@ -21,6 +21,7 @@ use umd_disk::MemberFile;
 use umd_export::nbd::{ExportInfo, Socket, Transmission};
 use umd_format::SuperblockV1;
 
+use super::meter::Counted;
 use super::open::How;
 use crate::api::EventDoc;
 use crate::doc::{ArrayDoc, Surroundings};
@@ -77,6 +78,10 @@ pub struct Snapshot {
     pub engines: Vec<(MemberId, &'static str)>,
     /// Device numbers of members that are block devices.
     pub devices: Vec<(u32, (u32, u32))>,
+    /// What it has done, and how long that took.
+    pub counted: Box<Counted>,
+    /// Clients connected.
+    pub clients: usize,
 }
 
 /// Everybody else's way to a running array. Cheap to clone.

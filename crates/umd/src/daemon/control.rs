@@ -15,22 +15,30 @@ use axum::Router;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path as Segment, Query, Request, State};
 use axum::http::{StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::error::RecvError;
+use utoipa::{IntoParams, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::household::{Answer, Household};
+use super::metrics;
 use crate::api::{
-    API, ActionRequest, AssembleRequest, BitmapRequest, CreateRequest, ErrorDoc, LayoutRequest,
-    ManageRequest, ReadonlyRequest, SCHEMA, VersionDoc,
+    API, ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc,
+    ErrorDoc, EventDoc, LayoutRequest, ManageRequest, ReadonlyRequest, SCHEMA, StartedDoc,
+    VersionDoc, WaitDoc,
 };
+use crate::doc::ArrayDoc;
 use crate::text::mdstat::mdstat;
 
 /// The longest a client can wait in one request.
 const WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// The longest text of a refusal.
+const REFUSAL_BYTES_MAX: usize = 64 << 10;
 
 /// When somebody last wanted something.
 #[derive(Debug)]
@@ -85,28 +93,78 @@ impl IntoResponse for ErrorDoc {
     }
 }
 
+/// What the description of the API says before its routes.
+#[derive(OpenApi)]
+#[openapi(
+    components(schemas(ErrorDoc)),
+    info(
+        title = "umd",
+        description = "The control API of umd, Linux software RAID in user space: HTTP with JSON \
+            over a Unix socket. Paths of devices are absolute."
+    )
+)]
+struct Description;
+
+/// The refusals that every route may give.
+#[derive(utoipa::IntoResponses)]
+#[allow(dead_code)] // Never made: it only describes.
+enum Refusals {
+    /// Nonsense: nothing was tried
+    #[response(status = 400)]
+    Nonsense(ErrorDoc),
+    /// There is no such thing
+    #[response(status = 404)]
+    NotFound(ErrorDoc),
+    /// Refused, or failed on the way: the sentence says what, and nothing it does not name was
+    /// changed
+    #[response(status = 409)]
+    Refused(ErrorDoc),
+    /// The daemon is about to end and did nothing: ask the next one
+    #[response(status = 503)]
+    Leaving(ErrorDoc),
+}
+
+/// Routes and their description, which cannot say different things.
+fn routes() -> OpenApiRouter<Shared> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(version))
+        .routes(routes!(list))
+        .routes(routes!(detail))
+        .routes(routes!(create))
+        .routes(routes!(assemble))
+        .routes(routes!(stop))
+        .routes(routes!(manage))
+        .routes(routes!(action))
+        .routes(routes!(bitmap))
+        .routes(routes!(layout))
+        .routes(routes!(readonly))
+        .routes(routes!(wait))
+        .routes(routes!(events))
+        .routes(routes!(mdstat_text))
+        .routes(routes!(metrics_text))
+        .routes(routes!(description))
+}
+
+/// The description of the API, as OpenAPI 3.1 in JSON: what `docs/openapi.json` holds.
+pub fn openapi() -> String {
+    let (_, description) = routes().split_for_parts();
+    let mut text = description
+        .to_pretty_json()
+        .expect("it is made of strings and numbers");
+    text.push('\n');
+    text
+}
+
 /// The routes.
 pub fn router(household: Arc<Household>, activity: Arc<Activity>) -> Router {
     let shared = Shared {
         household,
         activity,
     };
-    Router::new()
-        .route("/v1/version", get(version))
-        .route("/v1/arrays", get(list))
-        .route("/v1/arrays/{name}", get(detail))
-        .route("/v1/create", post(create))
-        .route("/v1/assemble", post(assemble))
-        .route("/v1/arrays/{name}/stop", post(stop))
-        .route("/v1/arrays/{name}/manage", post(manage))
-        .route("/v1/arrays/{name}/action", post(action))
-        .route("/v1/arrays/{name}/bitmap", post(bitmap))
-        .route("/v1/arrays/{name}/layout", post(layout))
-        .route("/v1/arrays/{name}/readonly", post(readonly))
-        .route("/v1/arrays/{name}/wait", get(wait))
-        .route("/v1/events", get(events))
-        .route("/v1/mdstat", get(mdstat_text))
+    let (router, _) = routes().split_for_parts();
+    router
         .fallback(nothing_here)
+        .layer(map_response(documented))
         .layer(from_fn_with_state(shared.clone(), count))
         .with_state(shared)
 }
@@ -145,6 +203,31 @@ fn understood<T>(body: Body<T>) -> Result<T, Box<Response>> {
     })
 }
 
+/// What the server's own parts refuse (a method, a name or query that is no text) is a document
+/// like any other refusal.
+async fn documented(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let ours = kind.is_some_and(|kind| kind.as_bytes() == b"application/json");
+    if !status.is_client_error() || ours {
+        return response;
+    }
+    let body = axum::body::to_bytes(response.into_body(), REFUSAL_BYTES_MAX).await;
+    let text = String::from_utf8_lossy(&body.unwrap_or_default()).into_owned();
+    let text = match text.is_empty() {
+        true => status
+            .canonical_reason()
+            .unwrap_or("refused")
+            .to_lowercase(),
+        false => text,
+    };
+    let error = ErrorDoc {
+        exit_code: 2,
+        ..ErrorDoc::new(text)
+    };
+    (status, Json(error)).into_response()
+}
+
 async fn nothing_here(request: Request) -> Response {
     let text = format!("there is no {} {}", request.method(), request.uri().path());
     let error = ErrorDoc {
@@ -154,6 +237,12 @@ async fn nothing_here(request: Request) -> Response {
     error.into_response()
 }
 
+/// Who answers: the handshake of every client.
+#[utoipa::path(
+    get,
+    path = "/v1/version",
+    responses((status = 200, body = VersionDoc), Refusals)
+)]
 async fn version(State(shared): State<Shared>) -> Json<VersionDoc> {
     Json(VersionDoc {
         schema: SCHEMA,
@@ -164,14 +253,34 @@ async fn version(State(shared): State<Shared>) -> Json<VersionDoc> {
     })
 }
 
+/// All arrays, the oldest first.
+#[utoipa::path(
+    get,
+    path = "/v1/arrays",
+    responses((status = 200, body = ArraysDoc), Refusals)
+)]
 async fn list(State(shared): State<Shared>) -> Response {
     Json(shared.household.list().await).into_response()
 }
 
+/// One array.
+#[utoipa::path(
+    get,
+    path = "/v1/arrays/{name}",
+    params(("name" = String, Path, description = "The array")),
+    responses((status = 200, body = ArrayDoc), Refusals)
+)]
 async fn detail(State(shared): State<Shared>, Segment(name): Segment<String>) -> Response {
     answer(shared.household.detail(&name).await)
 }
 
+/// Makes a new array and starts it.
+#[utoipa::path(
+    post,
+    path = "/v1/create",
+    request_body = CreateRequest,
+    responses((status = 200, body = StartedDoc), Refusals)
+)]
 async fn create(State(shared): State<Shared>, body: Body<CreateRequest>) -> Response {
     match understood(body) {
         Ok(request) => answer(shared.household.create(request).await),
@@ -179,6 +288,13 @@ async fn create(State(shared): State<Shared>, body: Body<CreateRequest>) -> Resp
     }
 }
 
+/// Starts an existing array.
+#[utoipa::path(
+    post,
+    path = "/v1/assemble",
+    request_body = AssembleRequest,
+    responses((status = 200, body = StartedDoc), Refusals)
+)]
 async fn assemble(State(shared): State<Shared>, body: Body<AssembleRequest>) -> Response {
     match understood(body) {
         Ok(request) => answer(shared.household.assemble(request).await),
@@ -186,10 +302,25 @@ async fn assemble(State(shared): State<Shared>, body: Body<AssembleRequest>) -> 
     }
 }
 
+/// Stops an array; answers when its members are free.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/stop",
+    params(("name" = String, Path, description = "The array")),
+    responses((status = 200, body = DoneDoc), Refusals)
+)]
 async fn stop(State(shared): State<Shared>, Segment(name): Segment<String>) -> Response {
     answer(shared.household.stop(&name).await)
 }
 
+/// One hot change of its members.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/manage",
+    params(("name" = String, Path, description = "The array")),
+    request_body = ManageRequest,
+    responses((status = 200, body = DoneDoc), Refusals)
+)]
 async fn manage(
     State(shared): State<Shared>,
     Segment(name): Segment<String>,
@@ -201,6 +332,14 @@ async fn manage(
     }
 }
 
+/// A sync action, and what limits sync actions.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/action",
+    params(("name" = String, Path, description = "The array")),
+    request_body = ActionRequest,
+    responses((status = 200, body = DoneDoc), Refusals)
+)]
 async fn action(
     State(shared): State<Shared>,
     Segment(name): Segment<String>,
@@ -212,6 +351,14 @@ async fn action(
     }
 }
 
+/// Another bitmap, or none.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/bitmap",
+    params(("name" = String, Path, description = "The array")),
+    request_body = BitmapRequest,
+    responses((status = 200, body = DoneDoc), Refusals)
+)]
 async fn bitmap(
     State(shared): State<Shared>,
     Segment(name): Segment<String>,
@@ -223,6 +370,14 @@ async fn bitmap(
     }
 }
 
+/// How level faulty is to fail from now on.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/layout",
+    params(("name" = String, Path, description = "The array")),
+    request_body = LayoutRequest,
+    responses((status = 200, body = DoneDoc), Refusals)
+)]
 async fn layout(
     State(shared): State<Shared>,
     Segment(name): Segment<String>,
@@ -234,6 +389,14 @@ async fn layout(
     }
 }
 
+/// Read-only, or not any more.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/readonly",
+    params(("name" = String, Path, description = "The array")),
+    request_body = ReadonlyRequest,
+    responses((status = 200, body = DoneDoc), Refusals)
+)]
 async fn readonly(
     State(shared): State<Shared>,
     Segment(name): Segment<String>,
@@ -245,11 +408,19 @@ async fn readonly(
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 struct Patience {
+    /// How long to wait at the most, in milliseconds; 300,000 at the most.
     timeout_ms: Option<u64>,
 }
 
+/// Answers when nothing runs any more, or after a while.
+#[utoipa::path(
+    get,
+    path = "/v1/arrays/{name}/wait",
+    params(("name" = String, Path, description = "The array"), Patience),
+    responses((status = 200, body = WaitDoc), Refusals)
+)]
 async fn wait(
     State(shared): State<Shared>,
     Segment(name): Segment<String>,
@@ -259,12 +430,46 @@ async fn wait(
     answer(shared.household.wait(&name, timeout.min(WAIT_MAX)).await)
 }
 
+/// All arrays as /proc/mdstat shows them.
+#[utoipa::path(
+    get,
+    path = "/v1/mdstat",
+    responses((status = 200, body = String, content_type = "text/plain"), Refusals)
+)]
 async fn mdstat_text(State(shared): State<Shared>) -> Response {
     let text = mdstat(&shared.household.list().await.arrays);
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
 }
 
+/// All arrays as Prometheus reads them.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses(
+        (status = 200, body = String, content_type = "application/openmetrics-text"), Refusals
+    )
+)]
+async fn metrics_text(State(shared): State<Shared>) -> Response {
+    let text = shared.household.metrics().await;
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response()
+}
+
+/// This description.
+#[utoipa::path(
+    get,
+    path = "/v1/openapi.json",
+    responses((status = 200, body = serde_json::Value), Refusals)
+)]
+async fn description() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], openapi()).into_response()
+}
+
 /// Everything that happens from now on, as server-sent events.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    responses((status = 200, body = EventDoc, content_type = "text/event-stream"), Refusals)
+)]
 async fn events(State(shared): State<Shared>) -> Response {
     let receiver = shared.household.events.subscribe();
     let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {

@@ -9,6 +9,8 @@
 //! | `beneath`   | what the filesystem of a path lies on                            |
 //! | `room`      | sparse members and filesystems too small for them                |
 //! | `doors`     | its NBD connections                                              |
+//! | `meter`     | how long requests and member I/O take                             |
+//! | `metrics`   | all that as Prometheus reads it                                  |
 //! | `notices`   | the engine's notices as events and log lines                     |
 
 pub mod array;
@@ -20,6 +22,8 @@ pub mod doors;
 pub mod engine;
 pub mod household;
 pub mod listener;
+pub mod meter;
+pub mod metrics;
 pub mod notices;
 pub mod open;
 pub mod process;

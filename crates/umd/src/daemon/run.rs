@@ -1,6 +1,6 @@
 //! The thread of one array. See `array` for the drawing.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
@@ -10,12 +10,13 @@ use umd_core::array::{
     BitmapFile, BitmapWish, Command, Commands, Completion, Control, ControlError, Event, NewMember,
     Notice, Request, RequestError, Timer,
 };
-use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, RequestId};
+use umd_core::value::{ControlId, Instant, MemberId, Now, Pool};
 use umd_disk::{Backend, MemberFile};
 
 use super::array::{BitmapOffer, ControlAnswer, Handle, Inbox, Message, Offer, Snapshot};
 use super::doors::Doors;
 use super::engine::{Contained, Engine};
+use super::meter::Meter;
 use super::notices;
 use crate::words;
 
@@ -95,8 +96,8 @@ pub struct Loop<E, B> {
     controls: BTreeMap<ControlId, Option<oneshot::Sender<ControlAnswer>>>,
     /// Devices offered and not yet decided on, by the request that offered them.
     offers: BTreeMap<ControlId, MemberId>,
-    /// Host requests the engine works on: those to fail should it break.
-    outstanding: HashSet<RequestId>,
+    /// Requests and member I/O under way, and how long earlier ones took.
+    meter: Meter,
     commands: Commands,
     requests: Vec<Request>,
     completions: Vec<Completion>,
@@ -150,7 +151,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
             left: BTreeMap::new(),
             controls: BTreeMap::new(),
             offers: BTreeMap::new(),
-            outstanding: HashSet::new(),
+            meter: Meter::default(),
             commands: Commands::new(),
             requests: Vec::new(),
             completions: Vec::new(),
@@ -222,14 +223,15 @@ impl<E: Engine, B: Backend> Loop<E, B> {
         self.trimmed = false;
         let now = self.now();
         let requests = std::mem::take(&mut self.requests);
-        let ids = requests.iter().map(|request| request.id);
         match self.engine.frozen() {
-            Some(reason) => ids.for_each(|id| {
+            Some(reason) => requests.iter().for_each(|request| {
                 let error = RequestError::Io(format!("the array is frozen: {reason}"));
-                self.doors.complete(id, Err(error));
+                self.doors.complete(request.id, Err(error));
             }),
             None => {
-                self.outstanding.extend(ids);
+                let at = self.started.elapsed();
+                let begun = requests.iter();
+                begun.for_each(|request| self.meter.begin(at, request.id, &request.op));
                 self.feed(now, Event::Requests(requests));
             }
         }
@@ -239,8 +241,9 @@ impl<E: Engine, B: Backend> Loop<E, B> {
     fn reap(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
         self.backend.reap(&mut completions);
-        let now = self.now();
+        let (now, at) = (self.now(), self.started.elapsed());
         for completion in completions.drain(..) {
+            self.meter.end_io(at, completion.io);
             if self.engine.frozen().is_none() {
                 self.feed(now, Event::Done(completion));
             }
@@ -265,7 +268,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
         // Writes the engine asked for before it broke may depend on what it can no longer do.
         self.commands.clear();
         self.timers.clear();
-        for id in std::mem::take(&mut self.outstanding) {
+        for id in self.meter.take_outstanding() {
             let error = RequestError::Io(format!("the array is frozen: {reason}"));
             self.doors.complete(id, Err(error));
         }
@@ -291,12 +294,19 @@ impl<E: Engine, B: Backend> Loop<E, B> {
 
     /// Carries out the engine's commands, in order.
     fn carry_out(&mut self) {
+        if self.commands.is_empty() {
+            return;
+        }
         let mut commands = std::mem::take(&mut self.commands);
+        let now = self.started.elapsed();
         for command in commands.drain(..) {
             match command {
-                Command::Io(io) => self.backend.submit(io),
+                Command::Io(io) => {
+                    self.meter.begin_io(now, &io);
+                    self.backend.submit(io);
+                }
                 Command::Complete { id, result } => {
-                    self.outstanding.remove(&id);
+                    self.meter.end(now, id, result.is_ok());
                     self.doors.complete(id, result);
                 }
                 Command::Arm(timer, at) => {
@@ -551,6 +561,8 @@ impl<E: Engine, B: Backend> Loop<E, B> {
                 .iter()
                 .filter_map(|(id, member)| Some((id.0, member.device?)))
                 .collect(),
+            counted: Box::new(self.meter.counted()),
+            clients: self.doors.len(),
         }
     }
 
