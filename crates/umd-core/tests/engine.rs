@@ -1,5 +1,6 @@
 //! The engine from end to end, on perfect disks.
 
+mod admin;
 mod behind;
 mod commit;
 mod failfast;
@@ -10,6 +11,9 @@ mod old;
 mod read_errors;
 mod rebit;
 mod records;
+mod rest;
+mod resume;
+mod swap;
 mod untrusted;
 mod world;
 

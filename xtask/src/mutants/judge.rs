@@ -121,6 +121,8 @@ struct Check {
 pub struct Checks {
     checks: Vec<Check>,
     folder: PathBuf,
+    /// Who takes more seconds is not asked.
+    longest: f64,
 }
 
 /// How a run of a check ended.
@@ -179,14 +181,29 @@ impl Checks {
             CAMPAIGNS.len()
         );
         let folder = folder.to_owned();
-        Ok(Checks { checks, folder })
+        Ok(Checks {
+            checks,
+            folder,
+            longest: f64::INFINITY,
+        })
+    }
+
+    /// Without checks that take more seconds than this: what the others do not notice stays in
+    /// doubt.
+    pub fn no_longer_than(&mut self, seconds: f64) {
+        self.longest = seconds;
     }
 
     /// Runs the quick or the slow checks that reach a change, until one fails. Also says which.
     pub fn judge(&self, mutant: u32, quick: bool) -> Result<(Verdict, String)> {
         let reach = |check: &&Check| check.reaches.contains(&mutant);
+        let mut all_asked = true;
         for check in self.checks.iter().filter(reach) {
             if check.quick != quick {
+                continue;
+            }
+            if check.seconds > self.longest {
+                all_asked = false;
                 continue;
             }
             let found = match (check.run(&self.folder, mutant)?, check.is_sim) {
@@ -200,7 +217,7 @@ impl Checks {
         }
         let verdict = match self.checks.iter().find(reach) {
             None => Verdict::Unreached,
-            Some(_) if quick => Verdict::Doubt,
+            Some(_) if quick || !all_asked => Verdict::Doubt,
             Some(_) => Verdict::Missed,
         };
         Ok((verdict, "-".to_owned()))

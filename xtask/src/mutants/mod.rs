@@ -34,7 +34,9 @@ use list::{Mutant, list};
 use report::Report;
 use results::Results;
 
+/// So many checks at once, unless something else is said.
 const JOBS: usize = 2;
+
 /// A command of cargo-mutants; what is changed stands in `.cargo/mutants.toml`.
 fn cargo_mutants(args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
@@ -45,8 +47,12 @@ fn cargo_mutants(args: &[&str]) -> Command {
     command
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Args {
+    /// Checks at once.
+    jobs: usize,
+    /// Seconds of the longest check that is asked.
+    longest: Option<f64>,
     /// About so many, mixed.
     sample: Option<usize>,
     /// Only files that match.
@@ -54,7 +60,12 @@ struct Args {
 }
 
 fn parse(words: &[&str]) -> Result<Args> {
-    let mut args = Args::default();
+    let mut args = Args {
+        jobs: JOBS,
+        longest: None,
+        sample: None,
+        file: None,
+    };
     let mut rest = words;
     loop {
         rest = match *rest {
@@ -63,11 +74,20 @@ fn parse(words: &[&str]) -> Result<Args> {
                 args.sample = Some(n.parse()?);
                 rest
             }
+            ["--jobs", n, ref rest @ ..] => {
+                args.jobs = n.parse()?;
+                ensure!(args.jobs > 0, "--jobs: at least one");
+                rest
+            }
+            ["--longest", seconds, ref rest @ ..] => {
+                args.longest = Some(seconds.parse()?);
+                rest
+            }
             ["--file", glob, ref rest @ ..] => {
                 args.file = Some(glob.to_owned());
                 rest
             }
-            _ => bail!("usage: cargo xtask mutants [--sample N] [--file GLOB]"),
+            _ => bail!("usage: cargo xtask mutants [--jobs N] [--longest SECONDS] [--sample N] [--file GLOB]"),
         };
     }
 }
@@ -93,7 +113,10 @@ pub fn run(words: &[&str]) -> Result<()> {
     }
     let state = format!("{} of {:016x}", results::state()?, hasher.finish());
     let notes = folder.join("reached");
-    let checks = Checks::record(&built, &copy.core(), &notes, &state, JOBS)?;
+    let mut checks = Checks::record(&built, &copy.core(), &notes, &state, args.jobs)?;
+    if let Some(seconds) = args.longest {
+        checks.no_longer_than(seconds);
+    }
     let results = Results::load(&folder.join("results.txt"))?;
     mix(&mut wanted);
     let (mut judged, unjudged): (Vec<&Mutant>, Vec<&Mutant>) = wanted
@@ -111,7 +134,7 @@ pub fn run(words: &[&str]) -> Result<()> {
             judged.len(),
             open.len()
         );
-        judge_all(&checks, &open, quick, JOBS, |number, verdict, by| {
+        judge_all(&checks, &open, quick, args.jobs, |number, verdict, by| {
             results.keep(name(number), verdict, by)
         })?;
     }

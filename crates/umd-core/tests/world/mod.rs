@@ -35,6 +35,7 @@ pub struct Disk {
     pub read_sectors: u64,
     pub lowest_read: Option<u64>,
     pub zeroings: u64,
+    pub flushes: u64,
 }
 
 /// An array and its disks.
@@ -60,6 +61,8 @@ pub struct World {
     pub file: Option<MemberId>,
     /// So many more I/Os it takes before it fails.
     pub file_for: Option<u64>,
+    /// What an array without superblocks is described by.
+    pub bare: BTreeMap<MemberId, SuperblockV1>,
     /// All I/O for this purpose is held back.
     pub holds: Option<Purpose>,
     pub kept_back: Vec<MemberIo>,
@@ -226,7 +229,7 @@ impl World {
             chunk_sectors: shape.chunk_sectors,
             size_sectors: None,
             data_offset_sectors: Some(match shape.format {
-                Format::V1_0 | Format::V090 => 0,
+                Format::V1_0 | Format::V090 | Format::Bare => 0,
                 _ if wish == RegionWish::Lockless => 288,
                 _ => 128,
             }),
@@ -241,17 +244,18 @@ impl World {
         if let Some(bitmap) = &mut made.bitmap {
             bitmap.fields.write_behind = behind;
         }
-        let mut disks = BTreeMap::new();
+        let (mut disks, mut bare) = (BTreeMap::new(), BTreeMap::new());
         for (n, superblock) in made.slots.iter().enumerate() {
             let superblock = superblock.as_ref().expect("all slots");
             let mut bytes: Vec<u8> = (0..disk_bytes)
                 .map(|i| (i as u64 * 31 % 251) as u8 ^ n as u8)
                 .collect();
-            put(
-                &mut bytes,
-                superblock.fields.super_offset_sectors,
-                &superblock.encode(512),
-            );
+            if shape.format.is_stored() {
+                let at = superblock.fields.super_offset_sectors;
+                put(&mut bytes, at, &superblock.encode(512));
+            } else {
+                bare.insert(MemberId(n as u32), superblock.clone());
+            }
             if let Some(image) = made.bitmap_image() {
                 put(
                     &mut bytes,
@@ -267,7 +271,10 @@ impl World {
                 },
             );
         }
-        World::over(disks)
+        World {
+            bare,
+            ..World::over(disks)
+        }
     }
 
     /// What a check counts.
@@ -298,6 +305,7 @@ impl World {
             dark: false,
             file: None,
             file_for: None,
+            bare: BTreeMap::new(),
             holds: None,
             kept_back: Vec::new(),
             queue: VecDeque::new(),
@@ -317,7 +325,8 @@ impl World {
                     let at = minor.superblock_sector(size_sectors)? as usize * 512;
                     SuperblockV1::load(&disk.bytes[at..at + 4096], minor, size_sectors).ok()
                 });
-                let superblock = found.expect("a superblock");
+                let bare = || self.bare.get(id).cloned();
+                let superblock = found.or_else(bare).expect("a superblock");
                 let bitmap = superblock.fields.bitmap_sector().map(|at| {
                     let at = at as usize * 512;
                     bitmap::Unverified::parse(&disk.bytes[at..at + 256])
@@ -767,7 +776,10 @@ impl Disk {
                 self.put(offset_sectors, &vec![0; len_sectors as usize * 512]);
                 Ok(IoDone::Done)
             }
-            IoOp::Flush => Ok(IoDone::Done),
+            IoOp::Flush => {
+                self.flushes += 1;
+                Ok(IoDone::Done)
+            }
             IoOp::Allocation { .. } => Err(IoError::Other("not supported".into())),
         }
     }
