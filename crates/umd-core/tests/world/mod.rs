@@ -531,6 +531,15 @@ impl World {
         self.drain();
     }
 
+    /// The same, and what follows of that purpose is held back again.
+    pub fn release_once(&mut self) {
+        for io in std::mem::take(&mut self.kept_back) {
+            let done = self.perform(io);
+            self.event(Event::Done(done));
+        }
+        self.drain();
+    }
+
     /// Asks without waiting for the answer.
     pub fn ask(&mut self, control: Control) -> u64 {
         let id = self.next;
