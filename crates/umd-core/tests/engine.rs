@@ -7,6 +7,7 @@ mod failfast;
 mod faulty;
 mod flags;
 mod gather;
+mod legs;
 mod marks;
 mod old;
 mod places;

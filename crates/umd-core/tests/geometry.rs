@@ -287,3 +287,43 @@ fn a_raid10_lives_while_each_chunk_has_a_copy() {
     }
     assert!(!near.survives(|_| false));
 }
+
+/// `redundancy` is what every choice of members may be lost by, and no more than that.
+#[test]
+fn a_raid10_can_lose_one_copy_fewer_than_it_has() {
+    for (layout, disks) in [(0x102, 4), (0x103, 5), (0x201, 4), (0x202, 6), (0x10301, 4)] {
+        let map = Raid10::new(layout, disks, 8, 8 * 60).expect("a map");
+        let copied = Geometry::Copied(map);
+        let most = u32::from(copied.redundancy());
+        let survives = |lost: u32| copied.survives(|slot| lost >> slot & 1 == 0);
+        let lost = |count: u32| (0..1u32 << disks).filter(move |l| l.count_ones() == count);
+        assert!(lost(most).all(survives), "{layout:#x} of {disks}");
+        assert!(!lost(most + 1).all(survives), "{layout:#x} of {disks}");
+    }
+}
+
+/// A rebuild asks which array sector lies at a place of the member. What lies behind the last one
+/// is nobody's.
+#[test]
+fn a_place_of_a_raid10_that_holds_nothing_says_so() {
+    for (layout, disks) in [(0x102, 3), (0x102, 5), (0x103, 4), (0x201, 3), (0x10201, 3)] {
+        for chunks in 4..12 {
+            let map = Raid10::new(layout, disks, 8, 8 * chunks).expect("a map");
+            let size = map.array_sectors();
+            let mut places = BTreeSet::new();
+            for sector in (0..size).step_by(8) {
+                for copy in map.copies(sector) {
+                    places.insert((copy.slot, copy.member_sectors));
+                    let back = map.array_sector(copy.slot, copy.member_sectors);
+                    assert_eq!(back, Some(sector), "{layout:#x}");
+                }
+            }
+            for slot in 0..disks {
+                for at in (0..map.dev_sectors()).step_by(8) {
+                    let held = map.array_sector(slot, at).is_some();
+                    assert_eq!(held, places.contains(&(slot, at)), "{layout:#x} {at}");
+                }
+            }
+        }
+    }
+}

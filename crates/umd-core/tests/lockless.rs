@@ -185,6 +185,34 @@ fn states_follow_the_table() {
     }
 }
 
+/// What was written while a member was missing has to be made to agree later: no pass of clearing
+/// may call it clean before.
+#[test]
+fn what_a_missing_member_has_not_got_is_not_called_clean() {
+    let mut world = created(&shape(Level::Raid1, 0, 2, 0));
+    world.write(0, &[1; 512]).expect("written");
+    world.pass(200);
+    assert_eq!(states(&world, 0)[0], 1);
+    world.control(Control::Fail(MemberId(1))).expect("failed");
+    world.write(0, &[2; 512]).expect("written");
+    world.pass(300);
+    assert!(states(&world, 0)[0] > 1, "{}", states(&world, 0)[0]);
+    world.stop();
+    assert!(states(&world, 0)[0] > 1, "{}", states(&world, 0)[0]);
+}
+
+/// Where too few are left to make members agree, a read changes nothing.
+#[test]
+fn a_degraded_raid5_reads_what_is_in_doubt_and_writes_nothing() {
+    let mut world = created(&shape(Level::Raid5, 2, 4, 8));
+    world.control(Control::Fail(MemberId(0))).expect("failed");
+    let writes = |world: &World| -> u64 { world.disks.values().map(|disk| disk.writes).sum() };
+    let before = writes(&world);
+    let first = world.read(0, 48).expect("read");
+    assert_eq!(world.read(0, 48).expect("read"), first);
+    assert_eq!(writes(&world), before);
+}
+
 #[test]
 fn a_stop_leaves_clean_and_unwritten_regions() {
     for shape in shapes() {

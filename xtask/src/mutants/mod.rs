@@ -87,7 +87,9 @@ fn parse(words: &[&str]) -> Result<Args> {
                 args.file = Some(glob.to_owned());
                 rest
             }
-            _ => bail!("usage: cargo xtask mutants [--jobs N] [--longest SECONDS] [--sample N] [--file GLOB]"),
+            _ => bail!(
+                "usage: cargo xtask mutants [--jobs N] [--longest SECONDS] [--sample N] [--file GLOB]"
+            ),
         };
     }
 }

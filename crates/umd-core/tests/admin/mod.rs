@@ -174,3 +174,14 @@ fn a_spare_that_left_an_array_without_superblocks_is_a_stranger() {
     let text = why(world.control(Control::ReAdd(back)));
     assert!(text.contains("has not left this array"), "{text}");
 }
+
+/// Version 0.90 has room for 27 devices: slots, and who is not in one.
+#[test]
+fn a_wide_array_of_version_090_takes_a_spare() {
+    let mut world = World::running(&Shape {
+        format: Format::V090,
+        ..Shape::mirror(20)
+    });
+    let reply = world.add(30);
+    assert_eq!(reply, Ok(ControlReply::Added { number: 20 }));
+}

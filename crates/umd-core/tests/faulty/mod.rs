@@ -274,3 +274,22 @@ fn other_levels_keep_their_layouts() {
     world.read(0, 8).expect("nothing fails");
     world.stop();
 }
+
+/// Kernels serve level faulty from the start of its device: whoever takes the array there must know.
+#[test]
+fn data_that_kernels_would_not_find_is_warned_of() {
+    for (format, warned) in [(Format::V1_0, false), (Format::V1_2, true)] {
+        let world = World::create(&Shape {
+            level: Level::Faulty,
+            layout: 0,
+            disks: 1,
+            chunk_sectors: 0,
+            bitmap: false,
+            format,
+            assume_clean: false,
+        });
+        let warnings = world.plan().expect("a plan").warnings;
+        let told = |text: &String| text.contains("kernels ignore the data offset");
+        assert_eq!(warnings.iter().any(told), warned, "{format}");
+    }
+}

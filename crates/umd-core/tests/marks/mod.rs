@@ -301,7 +301,8 @@ impl Hollow {
         let at = sector as usize * 512;
         assert!(at + bytes.len() <= self.file.len(), "within its file");
         self.file[at..at + bytes.len()].copy_from_slice(bytes);
-        self.written.extend((at..at + bytes.len()).step_by(512).map(|at| at as u64));
+        self.written
+            .extend((at..at + bytes.len()).step_by(512).map(|at| at as u64));
     }
 
     fn control(&mut self, control: Control) -> Result<ControlReply, ControlError> {
@@ -346,7 +347,11 @@ fn every_page_of_a_large_bitmap_lies_in_its_place() {
         let is_set = |bit: &u64| hollow.file[256 + *bit as usize / 8] >> (bit % 8) & 1 == 1;
         (0..bits).filter(is_set).collect()
     };
-    assert_eq!(set(&hollow).len() as u64, bits, "it begins with all of them");
+    assert_eq!(
+        set(&hollow).len() as u64,
+        bits,
+        "it begins with all of them"
+    );
     hollow.pass(60);
     assert_eq!(set(&hollow), []);
     hollow.written.clear();

@@ -350,6 +350,11 @@ impl World {
             .collect()
     }
 
+    /// How it would be started now.
+    pub fn plan(&self) -> Result<Plan, String> {
+        assemble(&self.facts(), &Wish::default()).map_err(|refusal| refusal.to_string())
+    }
+
     pub fn superblock(&self, id: u32) -> SuperblockV1 {
         let facts = self.facts();
         let fact = facts
