@@ -241,6 +241,8 @@ pub struct Options {
     pub logged: Option<u64>,
     /// In its second boot one leg of a mirror runs without the others, and they without it then.
     pub alone: bool,
+    /// The source of a rebuild takes long over a write, and vanishes when the rebuild is over.
+    pub late: bool,
 }
 
 /// Of 1000 arrays without redundancy so many are of level faulty.
@@ -261,6 +263,8 @@ pub const LOG_RANGES: u64 = 512;
 pub const MANY_RANGES: u64 = 100;
 
 /// Disks of this size have more regions of 4 KiB than bits in the first sector of a bitmap.
+/// Rebuilds of such disks take several steps.
+const LATE_SECTORS: u64 = 64 + 4096;
 const LONG_SECTORS: u64 = 18_432 + 320;
 
 fn subset<T: Copy + Ord>(rng: &mut Rng, all: &[T], most: u64) -> BTreeSet<T> {
@@ -336,6 +340,7 @@ impl Options {
             limits: false,
             logged: None,
             alone: false,
+            late: false,
         };
         options.draw_more(rng);
         options
@@ -380,6 +385,26 @@ impl Options {
         self.draw_supers(&mut Rng::new(seed, Stream::Supers));
         self.draw_alone(&mut Rng::new(seed, Stream::Alone(0)));
         self.draw_full(&mut Rng::new(seed, Stream::Full));
+        self.draw_late(&mut Rng::new(seed, Stream::Late(u16::MAX)));
+    }
+
+    /// One mirror in ten that has a spare begins with a rebuild, beside writes to what is copied
+    /// first.
+    fn draw_late(&mut self, rng: &mut Rng) {
+        let plain = !self.alone && self.logged.is_none() && self.missing == 0;
+        let more = self.spares + self.drawer;
+        let fits = matches!(self.level, 1 | 10) && plain && more > 0 && !self.assume_clean;
+        if !fits || !rng.permille(200) {
+            return;
+        }
+        (self.missing, self.spares, self.drawer) = (1, 1, more - 1);
+        for sectors in &mut self.disk_sectors {
+            *sectors = (*sectors).max(LATE_SECTORS);
+        }
+        if self.workload.hot_sectors == 0 {
+            self.workload.hot_sectors = 64;
+        }
+        self.late = true;
     }
 
     /// One mirror in thirty has one member with a log that is full, which cannot read one sector

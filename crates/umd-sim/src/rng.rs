@@ -48,6 +48,8 @@ pub enum Stream {
     Full,
     /// Whether the array is one of level faulty.
     Faulty,
+    /// How long the source of a rebuild takes over a write, if it does.
+    Late(u16),
 }
 
 impl Stream {
@@ -72,6 +74,7 @@ impl Stream {
             Stream::Supers => (18, 0, 0),
             Stream::Full => (19, 0, 0),
             Stream::Faulty => (16, 0, 0),
+            Stream::Late(boot) => (40, boot, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

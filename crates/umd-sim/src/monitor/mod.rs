@@ -482,6 +482,16 @@ impl Monitor {
                 continue;
             }
             if left > 0 && !faulty && !view.released {
+                let given_up = scene
+                    .status
+                    .bitmap
+                    .as_ref()
+                    .is_some_and(|b| b.fault.is_some());
+                if self.file == Some(*id) && given_up {
+                    let text = "stopped, and the bitmap's file that failed may yet count: what is \
+                                in flight to it can land, and superblocks do not outrun it";
+                    return broken(Rule::Intent, text.to_owned());
+                }
                 let text = format!("stopped with {left} I/O in flight to {id:?}");
                 return broken(Rule::Lifetime, text);
             }

@@ -72,7 +72,7 @@ fn may_show(exhibit: Exhibit, options: &Options) -> bool {
         M12 | M17 | M63 => options.logged.is_some(),
         U04 => options.faults.contains(&Fault::FlushError),
         U23 => matches!(options.level, 1 | 10) && options.beyond,
-        U24 => matches!(options.level, 1 | 10),
+        U24 => options.late,
         U25 => options.actions.contains(&Action::Replace),
         U26 => options.bitmap_file,
         U27 => options.level > 0 && options.spares + options.drawer > 0,

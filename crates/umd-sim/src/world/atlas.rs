@@ -233,7 +233,15 @@ impl World<'_> {
         self.live().members.values().copied().chain(file).collect()
     }
 
-    fn strike_disk(&mut self, kind: Fault, disk: usize) -> bool {
+    /// The next operation of a disk takes so long.
+    pub(super) fn hang_next(&mut self, disk: usize, span: Span) {
+        let broken = Broken::Armed(disk, Armed::Hang(span));
+        self.record_fault(broken);
+        self.break_it(broken);
+        self.note(format_args!("disk {disk} takes {} ms", span.0 / 1_000_000));
+    }
+
+    pub(super) fn strike_disk(&mut self, kind: Fault, disk: usize) -> bool {
         let Some(broken) = self.choose_fault(kind, disk) else {
             return false;
         };

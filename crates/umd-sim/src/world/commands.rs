@@ -250,6 +250,7 @@ impl World<'_> {
             self.trigger_by_supers();
         }
         self.spring(&view);
+        self.linger(&io, disk);
         let due = self.disks[disk].submit(self.now, number.0, io.purpose, io.op);
         if let Some(due) = due {
             self.queue.push(due, Ev::Io { disk, io: number });
@@ -266,6 +267,10 @@ impl World<'_> {
             Notice::Broken(why) if !self.atlas.exceeded() && self.options.level > 0 => {
                 let text = format!("the array is broken within its redundancy: {why}");
                 Err(Violation::new(Rule::Error, text))
+            }
+            Notice::Activated(_) => {
+                self.was_activated();
+                Ok(())
             }
             Notice::SyncStarted(_) => {
                 self.sync_started();

@@ -148,6 +148,7 @@ impl<'a> World<'a> {
             admin_rng: fresh(),
             setup_rng: fresh(),
             limit_rng: Rng::new(options.seed, Stream::Limits(0)),
+            lingering: None,
             limits_left: 0,
             manual: Manual::default(),
             record: Record::default(),

@@ -20,6 +20,7 @@ mod exhaust;
 mod fork;
 mod host;
 mod lag;
+mod late;
 mod limits;
 mod manual;
 mod phases;
@@ -75,6 +76,8 @@ enum Ev {
     Admin,
     /// Limits of sync actions change.
     Limit,
+    /// A source that takes long over a write may vanish.
+    Late,
     /// The administrator takes something back.
     Undo(AdminRequest),
     /// An item of the program is due.
@@ -181,6 +184,7 @@ pub struct World<'a> {
     fault_rng: Rng,
     admin_rng: Rng,
     limit_rng: Rng,
+    lingering: Option<late::Lingering>,
     limits_left: u64,
     setup_rng: Rng,
     manual: Manual,
@@ -283,6 +287,7 @@ impl World<'_> {
             Ev::Fault => self.strike(),
             Ev::Admin => self.administrate(),
             Ev::Limit => self.change_limits(),
+            Ev::Late => self.comes_late(),
             Ev::Undo(request) => self.undo(request),
             Ev::Item(index) => self.item_is_due(index),
             Ev::Poll => self.poll(),
