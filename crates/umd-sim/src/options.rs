@@ -243,6 +243,8 @@ pub struct Options {
     pub alone: bool,
     /// The source of a rebuild takes long over a write, and vanishes when the rebuild is over.
     pub late: bool,
+    /// Boots end with a flag that is switched, and a stop while that is being recorded.
+    pub tardy: bool,
 }
 
 /// Of 1000 arrays without redundancy so many are of level faulty.
@@ -263,6 +265,8 @@ pub const LOG_RANGES: u64 = 512;
 pub const MANY_RANGES: u64 = 100;
 
 /// Disks of this size have more regions of 4 KiB than bits in the first sector of a bitmap.
+/// Of 1000 arrays with a bitmap so many are stopped while something is being recorded.
+const TARDY_PERMILLE: u64 = 60;
 /// Rebuilds of such disks take several steps.
 const LATE_SECTORS: u64 = 64 + 4096;
 const LONG_SECTORS: u64 = 18_432 + 320;
@@ -341,6 +345,7 @@ impl Options {
             logged: None,
             alone: false,
             late: false,
+            tardy: false,
         };
         options.draw_more(rng);
         options
@@ -386,6 +391,8 @@ impl Options {
         self.draw_alone(&mut Rng::new(seed, Stream::Alone(0)));
         self.draw_full(&mut Rng::new(seed, Stream::Full));
         self.draw_late(&mut Rng::new(seed, Stream::Late(u16::MAX)));
+        let bits = self.level > 0 && self.bitmap_bytes.is_some();
+        self.tardy = bits && Rng::new(seed, Stream::Tardy(u16::MAX)).permille(TARDY_PERMILLE);
     }
 
     /// One mirror in ten that has a spare begins with a rebuild, beside writes to what is copied

@@ -50,6 +50,8 @@ pub enum Stream {
     Faulty,
     /// How long the source of a rebuild takes over a write, if it does.
     Late(u16),
+    /// Whether and how long a superblock takes when the array is stopped.
+    Tardy(u16),
 }
 
 impl Stream {
@@ -75,6 +77,7 @@ impl Stream {
             Stream::Full => (19, 0, 0),
             Stream::Faulty => (16, 0, 0),
             Stream::Late(boot) => (40, boot, 0),
+            Stream::Tardy(boot) => (41, boot, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

@@ -76,7 +76,7 @@ fn may_show(exhibit: Exhibit, options: &Options) -> bool {
         U25 => options.actions.contains(&Action::Replace),
         U26 => options.bitmap_file,
         U27 => options.level > 0 && options.spares + options.drawer > 0,
-        U28 => options.bitmap_bytes.is_some(),
+        U28 => options.tardy,
         U20 | U21 | U22 => options.marks != Marks::Bits,
         U11 | U29 | U30 => matches!(options.level, 4..=6),
         _ => true,

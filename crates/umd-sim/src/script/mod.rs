@@ -510,6 +510,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
         latency: vec![latency; usize::from(slots)],
         alone: false,
         late: false,
+        tardy: false,
         boots: vec![(Ending::Stop, Trigger::Answers(u64::MAX))],
         faults: Default::default(),
         faults_per_boot: 0,

@@ -26,6 +26,7 @@ mod manual;
 mod phases;
 mod pretend;
 mod silent;
+mod tardy;
 mod whole;
 
 use std::cell::RefCell;
@@ -78,6 +79,8 @@ enum Ev {
     Limit,
     /// A source that takes long over a write may vanish.
     Late,
+    /// The array is stopped while a flag is being recorded.
+    Halt,
     /// The administrator takes something back.
     Undo(AdminRequest),
     /// An item of the program is due.
@@ -288,6 +291,7 @@ impl World<'_> {
             Ev::Admin => self.administrate(),
             Ev::Limit => self.change_limits(),
             Ev::Late => self.comes_late(),
+            Ev::Halt => self.halt(),
             Ev::Undo(request) => self.undo(request),
             Ev::Item(index) => self.item_is_due(index),
             Ev::Poll => self.poll(),

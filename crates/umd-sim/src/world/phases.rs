@@ -77,7 +77,7 @@ impl World<'_> {
         (self.now - then).as_secs()
     }
 
-    fn is_last_boot(&self) -> bool {
+    pub(super) fn is_last_boot(&self) -> bool {
         usize::from(self.boot) + 1 == self.options.boots.len()
     }
 
@@ -112,6 +112,14 @@ impl World<'_> {
         self.live_mut().phase = Phase::Work { over: true };
         self.note(format_args!("hosts are done"));
         self.record_over();
+        match self.is_tardy() {
+            true => self.begin_tardily(),
+            false => self.end_work(),
+        }
+    }
+
+    /// What comes when hosts are done.
+    pub(super) fn end_work(&mut self) -> Verdict {
         let (ending, trigger) = self.options.boots[usize::from(self.boot)];
         match (ending, trigger) {
             (Ending::Stop, _) => self.settle(),
