@@ -26,6 +26,7 @@ pub mod options;
 pub mod oracle;
 pub mod program;
 pub mod queue;
+mod rare;
 mod registers;
 pub mod rng;
 pub mod run;

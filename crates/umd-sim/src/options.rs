@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::disk::Latency;
 use crate::metaview::OLD;
+use crate::rare::Rare;
 use crate::rng::{Rng, Stream, mix};
 
 /// How a boot ends.
@@ -239,12 +240,8 @@ pub struct Options {
     /// Members have bad-block logs. That of one starts with so many ranges, and there is rubbish
     /// where they are.
     pub logged: Option<u64>,
-    /// In its second boot one leg of a mirror runs without the others, and they without it then.
-    pub alone: bool,
-    /// The source of a rebuild takes long over a write, and vanishes when the rebuild is over.
-    pub late: bool,
-    /// Boots end with a flag that is switched, and a stop while that is being recorded.
-    pub tardy: bool,
+    /// What would come together too seldom by chance.
+    pub rare: Rare,
 }
 
 /// Of 1000 arrays without redundancy so many are of level faulty.
@@ -265,10 +262,6 @@ pub const LOG_RANGES: u64 = 512;
 pub const MANY_RANGES: u64 = 100;
 
 /// Disks of this size have more regions of 4 KiB than bits in the first sector of a bitmap.
-/// Of 1000 arrays with a bitmap so many are stopped while something is being recorded.
-const TARDY_PERMILLE: u64 = 60;
-/// Rebuilds of such disks take several steps.
-const LATE_SECTORS: u64 = 64 + 4096;
 const LONG_SECTORS: u64 = 18_432 + 320;
 
 fn subset<T: Copy + Ord>(rng: &mut Rng, all: &[T], most: u64) -> BTreeSet<T> {
@@ -343,9 +336,7 @@ impl Options {
             clones: rng.permille(100),
             limits: false,
             logged: None,
-            alone: false,
-            late: false,
-            tardy: false,
+            rare: Rare::default(),
         };
         options.draw_more(rng);
         options
@@ -390,35 +381,14 @@ impl Options {
         self.draw_supers(&mut Rng::new(seed, Stream::Supers));
         self.draw_alone(&mut Rng::new(seed, Stream::Alone(0)));
         self.draw_full(&mut Rng::new(seed, Stream::Full));
-        self.draw_late(&mut Rng::new(seed, Stream::Late(u16::MAX)));
-        let bits = self.level > 0 && self.bitmap_bytes.is_some();
-        self.tardy = bits && Rng::new(seed, Stream::Tardy(u16::MAX)).permille(TARDY_PERMILLE);
-    }
-
-    /// One mirror in ten that has a spare begins with a rebuild, beside writes to what is copied
-    /// first.
-    fn draw_late(&mut self, rng: &mut Rng) {
-        let plain = !self.alone && self.logged.is_none() && self.missing == 0;
-        let more = self.spares + self.drawer;
-        let fits = matches!(self.level, 1 | 10) && plain && more > 0 && !self.assume_clean;
-        if !fits || !rng.permille(200) {
-            return;
-        }
-        (self.missing, self.spares, self.drawer) = (1, 1, more - 1);
-        for sectors in &mut self.disk_sectors {
-            *sectors = (*sectors).max(LATE_SECTORS);
-        }
-        if self.workload.hot_sectors == 0 {
-            self.workload.hot_sectors = 64;
-        }
-        self.late = true;
+        self.draw_rare(seed);
     }
 
     /// One mirror in thirty has one member with a log that is full, which cannot read one sector
     /// more, and a spare that is to be rebuilt from it.
     fn draw_full(&mut self, rng: &mut Rng) {
         let room = self.minor != 0 && self.minor != OLD;
-        let plain = self.marks == Marks::Bits && !self.bitmap_file && !self.alone;
+        let plain = self.marks == Marks::Bits && !self.bitmap_file && !self.rare.alone;
         let more = self.spares + self.drawer;
         let fits = self.level == 1 && self.slots == 2 && room && plain && more > 0;
         if !fits || !rng.permille(100) {
@@ -458,7 +428,7 @@ impl Options {
         if !fits || !rng.permille(100) {
             return;
         }
-        self.alone = true;
+        self.rare.alone = true;
         self.beyond = false;
         self.clones = false;
         self.forks = Forks::default();
@@ -611,7 +581,7 @@ impl Options {
         self.bitmap_bytes = None;
         (self.marks, self.bitmap_file) = (Marks::Bits, false);
         (self.write_mostly, self.write_behind) = (0, 0);
-        (self.logged, self.limits, self.alone) = (None, false, false);
+        (self.logged, self.limits, self.rare.alone) = (None, false, false);
         self.workload.stream_sectors = 0;
         self.faults.retain(|fault| !LIES.contains(fault));
         self.actions = BTreeSet::from([Action::Mode]);

@@ -34,6 +34,8 @@ use list::{Mutant, list};
 use report::Report;
 use results::Results;
 
+const USAGE: &str = "usage: cargo xtask mutants [--jobs N] [--longest SECONDS] [--sample N] \
+                     [--file GLOB]";
 /// So many checks at once, unless something else is said.
 const JOBS: usize = 2;
 
@@ -87,9 +89,7 @@ fn parse(words: &[&str]) -> Result<Args> {
                 args.file = Some(glob.to_owned());
                 rest
             }
-            _ => bail!(
-                "usage: cargo xtask mutants [--jobs N] [--longest SECONDS] [--sample N] [--file GLOB]"
-            ),
+            _ => bail!(USAGE),
         };
     }
 }

@@ -275,7 +275,7 @@ fn other_levels_keep_their_layouts() {
     world.stop();
 }
 
-/// Kernels serve level faulty from the start of its device: whoever takes the array there must know.
+/// Kernels serve level faulty from the start of its device: whoever takes it there has to know.
 #[test]
 fn data_that_kernels_would_not_find_is_warned_of() {
     for (format, warned) in [(Format::V1_0, false), (Format::V1_2, true)] {

@@ -56,7 +56,7 @@ fn a_mirror_tells_which_sectors_differ() {
 #[test]
 fn a_row_tells_where_hosts_find_what_is_wrong() {
     for (level, disks) in [(Level::Raid5, 4), (Level::Raid6, 5)] {
-        for (victim, sector) in [(0, 3), (1, 20), (2, 41), (3, 170), (1, 1000)] {
+        for (victim, sector) in [(0, 3), (2, 41), (3, 170)] {
             let mut world = filled(&Shape::parity(level, disks));
             let sectors = world.array().array_sectors() as u32;
             let before = world.read(0, sectors).expect("read");

@@ -47,6 +47,7 @@ pub use play::{Script, play, play_ambushed, script};
 
 use crate::disk::{Armed, Latency};
 use crate::options::{Ending, Marks, Options, Trigger, Workload};
+use crate::rare::Rare;
 
 /// What a host asks for. Ranges are array sectors.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -508,9 +509,7 @@ pub fn plain(level: i32, slots: u16) -> Options {
             block_sectors: 1,
         },
         latency: vec![latency; usize::from(slots)],
-        alone: false,
-        late: false,
-        tardy: false,
+        rare: Rare::default(),
         boots: vec![(Ending::Stop, Trigger::Answers(u64::MAX))],
         faults: Default::default(),
         faults_per_boot: 0,

@@ -41,7 +41,7 @@ impl World<'_> {
             alone.runs = false;
         }
         let plain = self.options.marks == Marks::Bits && self.file.is_none();
-        if !self.options.alone || self.boot != BOOT || !plain {
+        if !self.options.rare.alone || self.boot != BOOT || !plain {
             return;
         }
         let mut rng = Rng::new(self.options.seed, Stream::Alone(BOOT));

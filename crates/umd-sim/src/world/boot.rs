@@ -333,7 +333,6 @@ impl<'a> World<'a> {
             fault_rng: Rng::new(seed, Stream::Fault(0)),
             admin_rng: Rng::new(seed, Stream::Control(0)),
             limit_rng: Rng::new(seed, Stream::Limits(0)),
-            lingering: None,
             limits_left: 0,
             setup_rng,
             manual: Manual::default(),
@@ -529,8 +528,8 @@ impl<'a> World<'a> {
                 left: self.options.workload.operations,
             })
             .collect();
-        self.lingering = None;
         self.live = Some(Live {
+            lingering: None,
             engine,
             status,
             monitor: Monitor::new(self.geometry.clone(), views),

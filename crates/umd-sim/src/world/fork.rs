@@ -121,7 +121,7 @@ impl<'a> World<'a> {
         options.actions.clear();
         options.forks = Forks::default();
         options.clones = false;
-        options.alone = false;
+        options.rare.alone = false;
         let mut fresh = || Rng::from_draw(&mut rng);
         let disks = self.disks.iter().map(|disk| disk.twin(fresh())).collect();
         World {
@@ -148,7 +148,6 @@ impl<'a> World<'a> {
             admin_rng: fresh(),
             setup_rng: fresh(),
             limit_rng: Rng::new(options.seed, Stream::Limits(0)),
-            lingering: None,
             limits_left: 0,
             manual: Manual::default(),
             record: Record::default(),

@@ -30,11 +30,15 @@ pub(super) struct Lingering {
 impl World<'_> {
     /// A member I/O is about to be submitted to a disk: it may be the one that takes long.
     pub(super) fn linger(&mut self, io: &MemberIo, disk: usize) {
-        let drawn = self.options.late && self.program.is_none() && self.lingering.is_none();
+        let drawn = self.options.rare.late && self.program.is_none();
         let IoOp::Write { offset_sectors, .. } = &io.op else {
             return;
         };
-        if !drawn || io.purpose != Purpose::Data || !self.live().phase.is_work() {
+        if !drawn
+            || self.live().lingering.is_some()
+            || io.purpose != Purpose::Data
+            || !self.live().phase.is_work()
+        {
             return;
         }
         let sync = self.live().status.sync.as_ref();
@@ -54,25 +58,25 @@ impl World<'_> {
         let mut rng = Rng::new(self.options.seed, Stream::Late(self.boot));
         let span = Span(rng.range(200, 3000) * MILLISECOND);
         self.hang_next(disk, span);
-        self.lingering = Some(Lingering { disk, io: io.io });
+        self.live_mut().lingering = Some(Lingering { disk, io: io.io });
     }
 
     /// A member is whole. If a write takes long, its disk vanishes once that is recorded.
     pub(super) fn was_activated(&mut self) {
-        if self.lingering.is_some() {
+        if self.live().lingering.is_some() {
             self.after(MILLISECOND, Ev::Late);
         }
     }
 
     pub(super) fn comes_late(&mut self) -> Verdict {
-        let Some(Lingering { disk, io }) = self.lingering else {
+        let Some(Lingering { disk, io }) = self.live().lingering else {
             return Ok(());
         };
         let live = self.live();
         if !live.ios.contains_key(&io) || !live.phase.is_work() {
-            self.lingering = None;
+            self.live_mut().lingering = None;
         } else if self.is_recorded() {
-            self.lingering = None;
+            self.live_mut().lingering = None;
             self.strike_disk(Fault::Gone, disk);
         } else {
             self.after(MILLISECOND, Ev::Late);

@@ -127,6 +127,8 @@ struct Live {
     events: u64,
     /// Superblocks sent to members.
     supers: u64,
+    /// A write that its disk takes long over.
+    lingering: Option<late::Lingering>,
     /// Everybody was in sync from the start, and still is.
     whole: bool,
 }
@@ -187,7 +189,6 @@ pub struct World<'a> {
     fault_rng: Rng,
     admin_rng: Rng,
     limit_rng: Rng,
-    lingering: Option<late::Lingering>,
     limits_left: u64,
     setup_rng: Rng,
     manual: Manual,

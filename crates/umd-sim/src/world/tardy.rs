@@ -24,7 +24,7 @@ const MILLISECOND: u64 = 1_000_000;
 impl World<'_> {
     /// Hosts are done. Whether what comes now is a flag, and a stop in the middle of it.
     pub(super) fn is_tardy(&mut self) -> bool {
-        let drawn = self.options.tardy && self.program.is_none() && !self.is_last_boot();
+        let drawn = self.options.rare.tardy && self.program.is_none() && !self.is_last_boot();
         drawn && self.live().status.state == ArrayState::Active && self.is_sound(0)
     }
 
