@@ -5,6 +5,7 @@
 //!     lock          flock held by the daemon from before it binds until after it has unlinked
 //!     control.sock  0600, the control API
 //!     nbd.sock      all arrays, by name
+//!     arrays.json   what runs, for the next daemon should this one be killed
 //!     log           what the daemon had to say since it started
 //!     serve/        one pair per `umd serve`: NAME.sock (control API), NAME.nbd
 //! ```
@@ -133,6 +134,11 @@ impl Runtime {
     /// The daemon's lock file.
     pub fn lock(&self) -> PathBuf {
         self.dir.join("lock")
+    }
+
+    /// What runs, for the next daemon.
+    pub fn arrays(&self) -> PathBuf {
+        self.dir.join("arrays.json")
     }
 
     /// What the daemon says goes there.

@@ -346,14 +346,12 @@ fn a_killed_daemon_leaves_nothing_in_the_way() {
     let socket = home.runtime().join("umd/control.sock");
     eventually("the daemon is dead", || home.daemon_pid().is_none());
     assert!(socket.exists(), "it had no time to tidy up");
-    assert!(
-        home.umd("mdstat")
-            .ok()
-            .out
-            .ends_with("unused devices: <none>\n")
-    );
     let started = home.umd("assemble a b c").ok();
-    assert_eq!(started.err, "umd: r5 has been started with 3 drives.\n");
+    assert!(
+        started.err.ends_with("umd: r5 has been started again.\n"),
+        "{}",
+        started.err
+    );
     assert_eq!(home.nbd("r5").pread(0, 1 << 20).expect("reads"), data);
     home.settle("r5");
     home.umd("action r5 check --wait").ok();
@@ -396,4 +394,145 @@ fn an_idle_daemon_is_small() {
         .into_iter()
         .for_each(|client| client.join().expect("works"));
     eventually("the daemon gives memory back", || resident_kib() < 20 << 10);
+}
+
+/// The next daemon goes on with what ran, and clients that come back find what they were told was
+/// written.
+#[test]
+fn a_killed_daemon_is_followed_by_one_that_runs_the_same_arrays() {
+    let home = Home::new();
+    home.umd("create r5 -l5 -n3 -x1 --size 8M --bitmap internal a b c d")
+        .ok();
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean e f")
+        .ok();
+    home.umd("create gone -l1 -n2 --size 4M --assume-clean g h")
+        .ok();
+    home.settle("r5");
+    home.umd("manage r5 --fail b").ok();
+    home.settle("r5");
+    home.umd("stop gone").ok();
+    let data = pattern(9, 65536);
+    let mut client = home.nbd("r5");
+    client.pwrite(4096, &data).expect("writes");
+    client.flush().expect("flushes");
+    let first = home.daemon_pid().expect("a daemon");
+    kill(first);
+    let text = home.umd("mdstat").ok();
+    assert!(text.err.contains("the daemon was killed"), "{}", text.err);
+    assert!(text.out.contains("r5 : active raid5"), "{}", text.out);
+    assert!(text.out.contains("r1 : active raid1"), "{}", text.out);
+    assert!(!text.out.contains("gone"), "{}", text.out);
+    assert_ne!(home.daemon_pid().expect("a daemon"), first);
+    let array = home.detail("r5");
+    assert_eq!(
+        array["degraded"], 0,
+        "the spare has taken its place: {array}"
+    );
+    assert!(home.nbd("r5").pread(4096, 65536).expect("reads") == data);
+    home.umd("stop --scan").ok();
+    assert!(!home.runtime().join("umd/arrays.json").exists());
+}
+
+/// A daemon that is told to go forgets, unless it keeps; and what rests then is not woken by
+/// somebody who only looks.
+#[test]
+fn a_daemon_that_keeps_starts_its_arrays_again() {
+    let home = Home::new();
+    fs::create_dir_all(home.runtime()).expect("runtime directory");
+    let socket = home.runtime().join("umd/control.sock");
+    let start = |options: &str| {
+        let child = home.spawn(&format!("daemon {options}"));
+        eventually("the daemon answers", || {
+            home.daemon_pid() == Some(child.id())
+        });
+        child
+    };
+    let end = |mut child: Child| {
+        terminate(&child);
+        assert!(child.wait().expect("ends").success());
+        assert!(!socket.exists());
+    };
+    let daemon = start("--keep");
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    end(daemon);
+    assert!(!home.umd("mdstat").ok().out.contains("r1"));
+    assert!(!socket.exists(), "nobody was started for a look");
+    let daemon = start("");
+    assert!(
+        !home.umd("mdstat").ok().out.contains("r1"),
+        "it does not keep"
+    );
+    end(daemon);
+    let daemon = start("--keep");
+    assert!(home.umd("mdstat").ok().out.contains("r1 : active raid1"));
+    home.umd("stop r1").ok();
+    end(daemon);
+    let daemon = start("--keep");
+    assert!(
+        !home.umd("mdstat").ok().out.contains("r1"),
+        "it was stopped by a person"
+    );
+    end(daemon);
+}
+
+/// What cannot be started again is said, and the rest runs.
+#[test]
+fn an_array_whose_members_are_gone_does_not_keep_the_others_away() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    home.umd("create lost -l1 -n2 --size 4M --assume-clean c d")
+        .ok();
+    for round in 1..=3 {
+        kill(home.daemon_pid().expect("a daemon"));
+        for name in ["c", "d"] {
+            let _ = fs::rename(home.path(name), home.path(&format!("{name}.away")));
+        }
+        let text = home.umd("mdstat").ok();
+        assert!(text.out.contains("r1 : active"), "{}", text.out);
+        assert!(!text.out.contains("lost"), "{}", text.out);
+        let log = fs::read_to_string(home.runtime().join("umd/log")).expect("a log");
+        for said in [&text.err, &log] {
+            let sentence = "lost ran until the last daemon was killed";
+            assert!(said.contains(sentence), "{said}");
+            assert_eq!(said.contains("it is left to you"), round == 3, "{said}");
+        }
+    }
+    let kept = fs::read_to_string(home.runtime().join("umd/arrays.json")).expect("a file");
+    assert!(!kept.contains("lost"), "{kept}");
+}
+
+/// Kills a process of this test, and waits until it is gone (or a zombie).
+fn kill(pid: u32) {
+    let sent = std::process::Command::new("kill")
+        .args(["-KILL", &pid.to_string()])
+        .status();
+    assert!(sent.expect("kill runs").success());
+    eventually("the process ends", || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+        let zombie = |stat: String| stat.rsplit(") ").next().is_some_and(|r| r.starts_with('Z'));
+        stat.map_or(true, zombie)
+    });
+}
+
+/// systemd waits for the word that a daemon is ready; from then on its signal ends it properly.
+#[test]
+fn systemd_is_told_when_the_daemon_is_ready_and_when_it_goes() {
+    let home = Home::new();
+    fs::create_dir_all(home.runtime()).expect("runtime directory");
+    let path = home.path("notify.sock");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("binds");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    let word = || {
+        let mut text = [0; 64];
+        let len = socket.recv(&mut text).expect("a word");
+        String::from_utf8_lossy(&text[..len]).into_owned()
+    };
+    let mut command = home.command("daemon --keep");
+    let mut daemon = command.env("NOTIFY_SOCKET", &path).spawn().expect("starts");
+    assert_eq!(word(), "READY=1\n");
+    terminate(&daemon);
+    assert_eq!(word(), "STOPPING=1\n");
+    assert!(daemon.wait().expect("ends").success());
 }

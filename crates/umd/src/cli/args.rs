@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::generate::GenerateArgs;
+
 /// Linux software RAID (md) in user space.
 #[derive(Debug, Parser)]
 #[command(
@@ -119,6 +121,8 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// Show the main job on image files: make, serve, lose a member, rebuild, check
     Demo(DemoArgs),
+    /// Make man pages, shell completions, systemd units
+    Generate(GenerateArgs),
     /// Print the version
     Version(VersionArgs),
 }
@@ -683,6 +687,10 @@ pub struct DaemonArgs {
     /// Serve all arrays here too: unix:PATH or tcp:HOST:PORT (repeat for several)
     #[arg(long, value_name = "ADDRESS")]
     pub nbd: Vec<String>,
+    /// Start what runs when this daemon ends again when the next one starts (it is so in any case
+    /// after a crash)
+    #[arg(long)]
+    pub keep: bool,
     /// Report readiness on stdout, then detach from it
     #[arg(long, hide = true)]
     pub report_ready: bool,

@@ -9,6 +9,7 @@ pub mod build;
 pub mod change;
 pub mod create;
 pub mod flags;
+pub mod generate;
 pub mod grow;
 pub mod later;
 pub mod outcome;
@@ -104,6 +105,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
         Command::ZeroSuperblock(args) => change::zero(args, &reach()?, quiet),
         Command::Daemon(args) => run_daemon(args, &reach()?),
         Command::Demo(args) => crate::demo::run(args, &reach()?),
+        Command::Generate(args) => generate::run(args),
         Command::Version(args) => show::run_version(args),
     }
 }
@@ -114,5 +116,6 @@ fn run_daemon(args: &DaemonArgs, reach: &Reach) -> Outcome {
         linger: args.linger.then(|| Duration::from_millis(args.linger_ms)),
         nbd: assemble::addresses(&args.nbd)?,
         report_ready: args.report_ready,
+        keep: args.keep,
     })
 }

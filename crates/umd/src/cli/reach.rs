@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::outcome::Failure;
+use super::outcome::{Failure, say};
 use crate::api::{ArraysDoc, ErrorDoc};
 use crate::client::{Client, ClientError, quote};
 use crate::daemon::household::find_in;
+use crate::daemon::memory::Memory;
 use crate::doc::{ArrayDoc, MemberDoc};
 use crate::runtime::Runtime;
 
@@ -64,7 +65,29 @@ impl Reach {
         if let Some(client) = Client::connect(&self.runtime.serve_control(name))? {
             return Ok(Some(client));
         }
-        Ok(Client::connect(&self.runtime.control())?)
+        self.running_daemon()
+    }
+
+    /// The daemon, if it runs. One that was killed while it had arrays is started again: it goes
+    /// on with them.
+    fn running_daemon(&self) -> Result<Option<Client>, Failure> {
+        Ok(self
+            .revived()?
+            .or(Client::connect(&self.runtime.control())?))
+    }
+
+    /// The daemon, if it was killed while it had arrays, and has been started again by this.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn revived(&self) -> Result<Option<Client>, Failure> {
+        if !Memory::at(&self.runtime.arrays()).orphans()
+            || Client::connect(&self.runtime.control())?.is_some()
+        {
+            return Ok(None);
+        }
+        say("the daemon was killed; it is started again, with the arrays it ran");
+        self.daemon().map(Some)
     }
 
     /// Whoever runs the array of this name.
@@ -90,14 +113,13 @@ impl Reach {
     /// When somebody is there and is not understood.
     pub fn all(&self) -> Result<Vec<ArrayDoc>, Failure> {
         let mut arrays = Vec::new();
-        let sockets = [self.runtime.control()]
-            .into_iter()
-            .chain(self.runtime.served());
-        for socket in sockets {
-            if let Some(mut client) = Client::connect(&socket)? {
-                let found: ArraysDoc = client.get("/v1/arrays")?;
-                arrays.extend(found.arrays);
-            }
+        let mut clients: Vec<Client> = self.running_daemon()?.into_iter().collect();
+        for socket in self.runtime.served() {
+            clients.extend(Client::connect(&socket)?);
+        }
+        for mut client in clients {
+            let found: ArraysDoc = client.get("/v1/arrays")?;
+            arrays.extend(found.arrays);
         }
         Ok(arrays)
     }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path as Segment, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Json, Response};
 use serde::{Deserialize, Serialize};
@@ -169,7 +169,7 @@ pub fn router(household: Arc<Household>, activity: Arc<Activity>) -> Router {
         .with_state(shared)
 }
 
-/// Counts requests in flight, and remembers when the last one was.
+/// Counts requests in flight, and remembers when the last one was, and what runs after it.
 async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     struct InFlight(Arc<Activity>);
     impl Drop for InFlight {
@@ -180,7 +180,12 @@ async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Re
     }
     shared.activity.in_flight.fetch_add(1, Ordering::SeqCst);
     let guard = InFlight(shared.activity.clone());
+    let changes = request.method() == Method::POST;
     let response = next.run(request).await;
+    if changes {
+        // Before the answer: who was told that an array runs finds it after a crash, too.
+        shared.household.remember().await;
+    }
     drop(guard);
     response
 }

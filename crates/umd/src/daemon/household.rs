@@ -12,6 +12,7 @@ use umd_format::FaultyLayout;
 
 use super::array::{Handle, Offer, Snapshot, Stopped};
 use super::create;
+use super::memory::Memory;
 use super::open::{self, How};
 use super::registry::Registry;
 use super::start;
@@ -39,6 +40,8 @@ pub struct Household {
     pub events: broadcast::Sender<EventDoc>,
     /// Told whenever an array has ended.
     pub ended: std::sync::Arc<Notify>,
+    /// Where what runs is written down.
+    pub memory: std::sync::OnceLock<Memory>,
 }
 
 /// The answer to an operation.
@@ -66,6 +69,7 @@ impl Default for Household {
             nbd: Mutex::new(Vec::new()),
             events: broadcast::channel(EVENTS_KEPT).0,
             ended: std::sync::Arc::new(Notify::new()),
+            memory: std::sync::OnceLock::new(),
         }
     }
 }

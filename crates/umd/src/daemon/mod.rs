@@ -9,6 +9,7 @@
 //! | `beneath`   | what the filesystem of a path lies on                            |
 //! | `room`      | sparse members and filesystems too small for them                |
 //! | `doors`     | its NBD connections                                              |
+//! | `memory`    | what runs, for the next daemon                                   |
 //! | `meter`     | how long requests and member I/O take                             |
 //! | `metrics`   | all that as Prometheus reads it                                  |
 //! | `notices`   | the engine's notices as events and log lines                     |
@@ -22,6 +23,7 @@ pub mod doors;
 pub mod engine;
 pub mod household;
 pub mod listener;
+pub mod memory;
 pub mod meter;
 pub mod metrics;
 pub mod notices;

@@ -4,6 +4,7 @@
 //!   umd create --spawn--> umd daemon --linger --report-ready
 //!                            lock DIR/lock (waits for a daemon that is leaving; one that works
 //!                            well means that there is nothing to do)
+//!                            start again what ran under one that was killed (`memory`)
 //!                            bind DIR/control.sock, DIR/nbd.sock
 //!                            "ready" on stdout, then stdin and stdout let go, stderr to DIR/log
 //!                            ... arrays come and go ...
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use umd_export::nbd::Address;
@@ -27,6 +29,7 @@ use umd_export::nbd::Address;
 use super::control::{self, Activity, ControlSocket};
 use super::household::Household;
 use super::listener::{Listening, open_door};
+use super::memory::Memory;
 use crate::api::{AssembleRequest, StartedDoc};
 use crate::cli::outcome::{Failure, Outcome, say, say_with_time};
 use crate::client::Client;
@@ -80,6 +83,8 @@ pub struct DaemonOptions {
     pub nbd: Vec<Address>,
     /// Report on stdout and let go of the terminal.
     pub report_ready: bool,
+    /// What runs when it is told to go is started again by the next one.
+    pub keep: bool,
 }
 
 fn tokio_runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -175,14 +180,21 @@ fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
 }
 
 async fn household(options: &DaemonOptions) -> Outcome {
+    let told = told_to_go();
     let household = Arc::new(Household::default());
+    // Before any door is open: who comes back finds the arrays that were there.
+    let memory = Memory::at(&options.runtime.arrays());
+    let said = household.restore(memory, options.keep).await;
+    said.iter().for_each(|line| say(line));
     let socket = bind(&options.runtime.control())?;
     let own = Address::Unix(options.runtime.nbd());
     let doors = open_doors(&household, [&own].into_iter().chain(&options.nbd))?;
     if options.report_ready {
         report("ready\n");
         let_go(&options.runtime.log());
+        said.iter().for_each(|line| say(line)); // The log is to know, too.
     }
+    tell_systemd(NotifyState::Ready);
     let activity = Arc::new(Activity::default());
     let (leave, leaving) = watch::channel(false);
     let server = control::serve(
@@ -193,10 +205,15 @@ async fn household(options: &DaemonOptions) -> Outcome {
     );
     let finish = async {
         tokio::select! {
-            () = told_to_go() => {}
+            () = told => {}
             () = lingered(&household, &activity, options.linger) => {}
+            () = household.keep_remembering() => {}
+        }
+        if let Some(memory) = household.memory.get().filter(|_| options.keep) {
+            memory.seal();
         }
         let clean = stop_everything(&household).await;
+        household.remember().await;
         drop(doors);
         clean
     };
@@ -280,17 +297,24 @@ fn until_true(mut leaving: watch::Receiver<bool>) -> Pin<Box<dyn Future<Output =
     })
 }
 
-/// SIGTERM or SIGINT.
-async fn told_to_go() {
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// Where systemd started us and waits for it, it is told; elsewhere nothing happens.
+fn tell_systemd(state: NotifyState<'_>) {
+    let _ = sd_notify::notify(&[state]); // It finds out in time, by its own time-out.
+}
+
+/// SIGTERM or SIGINT. From this call on, not from the first look at what it returns, they end
+/// arrays properly instead of the process.
+fn told_to_go() -> impl Future<Output = ()> {
+    let term = signal(SignalKind::terminate());
+    let int = signal(SignalKind::interrupt());
+    async {
+        let (Ok(mut term), Ok(mut int)) = (term, int) else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
     }
 }
 
@@ -313,6 +337,7 @@ async fn lingered(household: &Household, activity: &Activity, linger: Option<Dur
 /// all stopped cleanly.
 async fn stop_everything(household: &Household) -> bool {
     household.registry.close();
+    tell_systemd(NotifyState::Stopping);
     let start = Instant::now();
     loop {
         let failures = household.stop_all().await;
@@ -354,6 +379,7 @@ pub fn serve(options: ServeOptions) -> Outcome {
 }
 
 async fn serve_one(options: &ServeOptions) -> Outcome {
+    let told = told_to_go();
     let household = Arc::new(Household::default());
     let started = household
         .assemble(options.request.clone())
@@ -362,7 +388,7 @@ async fn serve_one(options: &ServeOptions) -> Outcome {
             error.messages.iter().for_each(|line| say(line));
             Failure::failed(error.error).with_code(error.exit_code)
         })?;
-    let outcome = served(options, &household, &started).await;
+    let outcome = served(options, &household, &started, told).await;
     // Whatever happened: a running array is stopped cleanly.
     let clean = stop_everything(&household).await;
     let code = outcome?;
@@ -373,6 +399,7 @@ async fn served(
     options: &ServeOptions,
     household: &Arc<Household>,
     started: &StartedDoc,
+    told: impl Future<Output = ()>,
 ) -> Outcome {
     let name = started.array.name.clone();
     let registered = register(options, &name)?;
@@ -396,6 +423,7 @@ async fn served(
             ));
         }
     }
+    tell_systemd(NotifyState::Ready);
     let stopped = async {
         loop {
             let ended = household.ended.notified();
@@ -409,7 +437,7 @@ async fn served(
     };
     let finish = async {
         tokio::select! {
-            () = told_to_go() => {}
+            () = told => {}
             () = stopped => {}
         }
         let clean = stop_everything(household).await;
