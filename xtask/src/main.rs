@@ -4,6 +4,7 @@
 //! ```text
 //! cargo xtask test              everything CI runs, with a table of times at the end
 //! cargo xtask oracle [--fresh]  fetch kernel md, mdadm, GRUB and NBD clients to target/oracle
+//! cargo xtask oracle --browser  fetch a Chromium into target/oracle-browser, for the page's test
 //! cargo xtask oracle --newer    build a kernel md with the lockless bitmap in target/oracle-newer
 //! cargo xtask interop [--full]  the kernel matrix: a pairwise selection, or all of it
 //! cargo xtask kills [--full]    umd killed at random moments under a verifying load
@@ -16,6 +17,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod browser;
 mod mutants;
 mod newer;
 mod oracle;
@@ -29,7 +31,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-const USAGE: &str = "usage: cargo xtask test | oracle [--newer] [--fresh] | interop [--full] | \
+const USAGE: &str = "usage: cargo xtask test | oracle [--newer | --browser] [--fresh] | interop [--full] | \
     kills [--full] | sim [ARGS...] | bench [--quick] | fuzz [--seconds N] [TARGET] | \
     fuzz --replay TARGET FILE | mutants [--sample N] [--file GLOB] | tidy";
 
@@ -50,6 +52,8 @@ fn run() -> Result<()> {
         ["test"] => stages::test(),
         ["oracle"] => oracle::run(false),
         ["oracle", "--fresh"] => oracle::run(true),
+        ["oracle", "--browser"] => browser::run(false),
+        ["oracle", "--browser", "--fresh"] => browser::run(true),
         ["oracle", "--newer"] => newer::run(false),
         ["oracle", "--newer", "--fresh"] => newer::run(true),
         ["interop"] => stages::interop(false),

@@ -249,6 +249,21 @@ impl Apt {
         }))
     }
 
+    /// What would have to be installed for `packages`, and in which version.
+    pub fn not_installed(&self, packages: &[&str]) -> Result<Vec<(String, String)>> {
+        let mut args = vec!["install", "--simulate", "--no-install-recommends", "-qq"];
+        args.extend(packages);
+        let text = self.text("apt-get", &args)?;
+        // Inst chromium (148.0 Debian-Security:12/oldstable-security [amd64])
+        let named = text.lines().filter_map(|line| {
+            let mut words = line.strip_prefix("Inst ")?.split(' ');
+            let package = words.next()?;
+            let version = words.find_map(|word| word.strip_prefix('('))?;
+            Some((package.to_owned(), version.to_owned()))
+        });
+        Ok(named.collect())
+    }
+
     /// All packages that `packages` need, directly or not.
     pub fn closure(&self, packages: &[String]) -> Result<BTreeSet<String>> {
         let mut args = vec![

@@ -28,6 +28,18 @@ pub fn oracle() -> PathBuf {
     }
 }
 
+/// The folder of the browser: `UMD_BROWSER_DIR`, else beside the folder of the oracles.
+pub fn browser_oracle() -> PathBuf {
+    match std::env::var_os("UMD_BROWSER_DIR") {
+        Some(dir) => std::path::absolute(dir).expect("UMD_BROWSER_DIR is not empty"),
+        None => {
+            let mut dir = oracle().into_os_string();
+            dir.push("-browser");
+            dir.into()
+        }
+    }
+}
+
 /// The folder of the newer oracle: `UMD_NEWER_ORACLE_DIR`, else beside the folder of the oracles.
 pub fn newer_oracle() -> PathBuf {
     match std::env::var_os("UMD_NEWER_ORACLE_DIR") {

@@ -15,6 +15,9 @@
 //! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
 //! | `GET  /v1/arrays/NAME/wait`         | `?timeout_ms=N`: [`WaitDoc`] when idle or after |
 //! | `GET  /v1/events`                   | [`EventDoc`]s as server-sent events             |
+//! | `GET  /v1/arrays/NAME/map`          | `?cells=N`: [`MapDoc`], for pictures            |
+//! | `GET  /v1/arrays/NAME/stats`        | [`StatsDoc`], for plots                         |
+//! | `POST /v1/web`                      | [`WebRequest`] -> [`WebDoc`]: a door for browsers |
 //! | `GET  /v1/mdstat`                   | text                                            |
 //! | `GET  /v1/openapi.json`             | this API for machines; also docs/openapi.json   |
 //! | `GET  /metrics`                     | text for Prometheus                             |
@@ -276,6 +279,79 @@ pub struct WaitDoc {
     pub idle: bool,
     /// The array.
     pub array: ArrayDoc,
+}
+
+/// Where dirty regions and bad blocks lie.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MapDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// How much of each part of the bitmap is dirty, percent; `null` without a bitmap.
+    pub dirty_percent: Option<Vec<u8>>,
+    /// Members with a bad-block log.
+    pub members: Vec<MapMemberDoc>,
+}
+
+/// What the bad-block log of a member names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MapMemberDoc {
+    /// Its path.
+    pub path: String,
+    /// Up to 512 ranges, from the start of the device.
+    pub bad: Vec<MapRangeDoc>,
+}
+
+/// A range of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MapRangeDoc {
+    /// Its start.
+    pub offset_bytes: u64,
+    /// Its length.
+    pub len_bytes: u64,
+}
+
+/// What an array has done since it was started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StatsDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Clients connected.
+    pub clients: u64,
+    /// Requests that were answered with an error.
+    pub failed: u64,
+    /// Requests of hosts: `read`, `write`, `trim`, `flush`, `query`.
+    pub requests: Vec<CountDoc>,
+    /// I/O to members, by what it was for.
+    pub member_io: Vec<CountDoc>,
+}
+
+/// How many of a kind there were.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CountDoc {
+    /// Which kind.
+    pub kind: String,
+    /// How many have ended.
+    pub count: u64,
+    /// Bytes that they were about.
+    pub bytes: u64,
+    /// How long all of them took, together.
+    pub seconds: f64,
+}
+
+/// A door for browsers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WebRequest {
+    /// `HOST:PORT` of this machine; port 0 is any that is free.
+    pub address: String,
+}
+
+/// Where a browser finds the page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WebDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// With the token that lets in.
+    pub url: String,
 }
 
 /// Something happened to an array.

@@ -4,6 +4,7 @@ mod control;
 mod engine;
 mod faults;
 mod flags;
+mod map;
 mod rebit;
 mod replace;
 mod setup;
@@ -18,6 +19,7 @@ pub use crate::value::{
     Purpose, Reply, Request, RequestError, RequestOp, SyncLimits, SyncRequest, Timer,
 };
 pub use engine::Array;
+pub use map::Map;
 pub use setup::{Options, Setup};
 pub use status::{
     ArrayState, BitmapStatus, LimitsStatus, MemberRole, MemberStatus, Status, SyncStatus,

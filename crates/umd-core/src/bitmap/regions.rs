@@ -287,6 +287,11 @@ impl Regions {
         self.dirty
     }
 
+    /// How many regions are marked from `start` up to `end`.
+    pub fn dirty_between(&self, start: u64, end: u64) -> u64 {
+        (start..end).filter(|region| self.bit(*region)).count() as u64
+    }
+
     /// Member data sectors per region.
     pub fn region_sectors(&self) -> u64 {
         self.region_sectors

@@ -121,6 +121,8 @@ pub enum Command {
     Daemon(DaemonArgs),
     /// Show the main job on image files: make, serve, lose a member, rebuild, check
     Demo(DemoArgs),
+    /// Open a page for browsers on this machine: arrays, health, progress, maps, actions
+    Web(WebArgs),
     /// Make man pages, shell completions, systemd units
     Generate(GenerateArgs),
     /// Print the version
@@ -694,6 +696,14 @@ pub struct DaemonArgs {
     /// Report readiness on stdout, then detach from it
     #[arg(long, hide = true)]
     pub report_ready: bool,
+}
+
+/// `umd web [ADDRESS]`
+#[derive(Debug, Clone, Args)]
+pub struct WebArgs {
+    /// HOST:PORT of this machine; port 0 is any that is free
+    #[arg(default_value = "127.0.0.1:0", value_name = "ADDRESS")]
+    pub address: String,
 }
 
 /// `umd demo [DIR]`

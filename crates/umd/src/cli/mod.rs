@@ -105,6 +105,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
         Command::ZeroSuperblock(args) => change::zero(args, &reach()?, quiet),
         Command::Daemon(args) => run_daemon(args, &reach()?),
         Command::Demo(args) => crate::demo::run(args, &reach()?),
+        Command::Web(args) => show::run_web(args, &reach()?),
         Command::Generate(args) => generate::run(args),
         Command::Version(args) => show::run_version(args),
     }

@@ -12,11 +12,11 @@ use umd_format::kernels;
 use umd_format::v1::{Fields, Role, Unverified};
 use umd_format::v090::SuperblockV090;
 
-use super::args::{DetailArgs, ExamineArgs, MdstatArgs, QueryArgs, VersionArgs};
+use super::args::{DetailArgs, ExamineArgs, MdstatArgs, QueryArgs, VersionArgs, WebArgs};
 use super::outcome::{FAILED, Failure, Outcome, print, print_json, say};
 use super::reach::Reach;
 use super::values;
-use crate::api::{API, ArraysDoc, SCHEMA};
+use crate::api::{API, ArraysDoc, SCHEMA, WebDoc, WebRequest};
 use crate::daemon::household::find_in;
 use crate::daemon::open::{self, Superblock};
 use crate::doc::{ArrayDoc, Stamp};
@@ -538,6 +538,19 @@ fn query_text(target: &str, found: &Found, running_as: Option<&str>) -> String {
         Found::Mbr(_) | Found::Nothing => None,
     };
     query::device(target, member)
+}
+
+/// Opens the page for browsers and prints where it is.
+///
+/// # Errors
+/// When no array runs, or the address cannot be had.
+pub fn run_web(args: &WebArgs, reach: &Reach) -> Outcome {
+    let request = WebRequest {
+        address: args.address.clone(),
+    };
+    let door: WebDoc = reach.post_to_daemon("/v1/web", &request)?;
+    print(&format!("{}\n", door.url))?;
+    Ok(0)
 }
 
 /// Runs `umd version`.

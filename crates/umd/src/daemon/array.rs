@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
 use tokio::sync::{broadcast, oneshot};
-use umd_core::array::{Control, ControlError, ControlReply, FlagWish, NewBitmap, Status};
+use umd_core::array::{Control, ControlError, ControlReply, FlagWish, Map, NewBitmap, Status};
 use umd_core::value::MemberId;
 use umd_disk::MemberFile;
 use umd_export::nbd::{ExportInfo, Socket, Transmission};
@@ -65,6 +65,8 @@ pub enum Message {
     Bitmap(Box<BitmapOffer>, oneshot::Sender<ControlAnswer>),
     /// What can be seen of it?
     Look(oneshot::Sender<Snapshot>),
+    /// Where dirty regions, in so many parts, and bad blocks lie?
+    Map(u16, oneshot::Sender<Map>),
 }
 
 /// What can be seen of an array.
@@ -161,6 +163,16 @@ impl Handle {
     pub async fn look(&self) -> Result<Snapshot, Stopped> {
         let (sender, receiver) = oneshot::channel();
         self.send(Message::Look(sender))?;
+        receiver.await.map_err(|_| Stopped)
+    }
+
+    /// Where dirty regions, in at most `cells` parts, and bad blocks lie.
+    ///
+    /// # Errors
+    /// When it has stopped.
+    pub async fn map(&self, cells: u16) -> Result<Map, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Message::Map(cells, sender))?;
         receiver.await.map_err(|_| Stopped)
     }
 

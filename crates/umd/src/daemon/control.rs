@@ -25,11 +25,11 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::household::{Answer, Household};
-use super::metrics;
+use super::{metrics, page, web};
 use crate::api::{
     API, ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc,
-    ErrorDoc, EventDoc, LayoutRequest, ManageRequest, ReadonlyRequest, SCHEMA, StartedDoc,
-    VersionDoc, WaitDoc,
+    ErrorDoc, EventDoc, LayoutRequest, ManageRequest, MapDoc, ReadonlyRequest, SCHEMA, StartedDoc,
+    StatsDoc, VersionDoc, WaitDoc, WebDoc, WebRequest,
 };
 use crate::doc::ArrayDoc;
 use crate::text::mdstat::mdstat;
@@ -141,6 +141,9 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(wait))
         .routes(routes!(events))
         .routes(routes!(mdstat_text))
+        .routes(routes!(map))
+        .routes(routes!(stats))
+        .routes(routes!(web))
         .routes(routes!(metrics_text))
         .routes(routes!(description))
 }
@@ -163,6 +166,7 @@ pub fn router(household: Arc<Household>, activity: Arc<Activity>) -> Router {
     };
     let (router, _) = routes().split_for_parts();
     router
+        .merge(page::routes())
         .fallback(nothing_here)
         .layer(map_response(documented))
         .layer(from_fn_with_state(shared.clone(), count))
@@ -433,6 +437,53 @@ async fn wait(
 ) -> Response {
     let timeout = patience.timeout_ms.map_or(WAIT_MAX, Duration::from_millis);
     answer(shared.household.wait(&name, timeout.min(WAIT_MAX)).await)
+}
+
+#[derive(Deserialize, IntoParams)]
+struct Parts {
+    /// In how many parts the bitmap is shown, 1 to 4096; 256 when nothing is said.
+    cells: Option<u16>,
+}
+
+/// Where dirty regions and bad blocks lie.
+#[utoipa::path(
+    get,
+    path = "/v1/arrays/{name}/map",
+    params(("name" = String, Path, description = "The array"), Parts),
+    responses((status = 200, body = MapDoc), Refusals)
+)]
+async fn map(
+    State(shared): State<Shared>,
+    Segment(name): Segment<String>,
+    Query(parts): Query<Parts>,
+) -> Response {
+    let cells = parts.cells.unwrap_or(256).clamp(1, 4096);
+    answer(shared.household.map(&name, cells).await)
+}
+
+/// What an array has done since it was started.
+#[utoipa::path(
+    get,
+    path = "/v1/arrays/{name}/stats",
+    params(("name" = String, Path, description = "The array")),
+    responses((status = 200, body = StatsDoc), Refusals)
+)]
+async fn stats(State(shared): State<Shared>, Segment(name): Segment<String>) -> Response {
+    answer(shared.household.stats(&name).await)
+}
+
+/// Opens a door for browsers on this machine, until the daemon ends.
+#[utoipa::path(
+    post,
+    path = "/v1/web",
+    request_body = WebRequest,
+    responses((status = 200, body = WebDoc), Refusals)
+)]
+async fn web(State(shared): State<Shared>, body: Body<WebRequest>) -> Response {
+    match understood(body) {
+        Ok(request) => answer(web::open(&request.address, shared.household, shared.activity).await),
+        Err(response) => *response,
+    }
 }
 
 /// All arrays as /proc/mdstat shows them.

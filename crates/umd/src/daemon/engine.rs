@@ -10,7 +10,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use umd_core::array::{ArrayState, Commands, Event, Status};
+use umd_core::array::{ArrayState, Commands, Event, Map, Status};
 use umd_core::value::Now;
 
 /// What the loop drives.
@@ -21,6 +21,8 @@ pub trait Engine: Send {
     fn handle(&mut self, now: Now, event: Event, out: &mut Commands);
     /// What can be seen of it.
     fn status(&self) -> Status;
+    /// Where dirty regions, in so many parts, and bad blocks lie.
+    fn map(&self, cells: u16) -> Map;
 }
 
 /// An engine, or what is left of it.
@@ -95,6 +97,14 @@ impl<E: Engine> Contained<E> {
             Contained::Frozen { status, .. } => (**status).clone(),
         }
     }
+
+    /// Where dirty regions and bad blocks lie; of a frozen array nobody can tell.
+    pub fn map(&self, cells: u16) -> Map {
+        match self {
+            Contained::Running(engine) => engine.map(cells),
+            Contained::Frozen { .. } => Map::default(),
+        }
+    }
 }
 
 /// What a panic said.
@@ -161,6 +171,10 @@ mod tests {
 
         fn status(&self) -> Status {
             crate::doc::tests::raid5()
+        }
+
+        fn map(&self, _: u16) -> Map {
+            Map::default()
         }
     }
 

@@ -12,6 +12,8 @@
 //! | `memory`    | what runs, for the next daemon                                   |
 //! | `meter`     | how long requests and member I/O take                             |
 //! | `metrics`   | all that as Prometheus reads it                                  |
+//! | `page`      | the page for browsers, and what it shows                         |
+//! | `web`       | its door: on this machine only, with a token                     |
 //! | `notices`   | the engine's notices as events and log lines                     |
 
 pub mod array;
@@ -28,6 +30,7 @@ pub mod meter;
 pub mod metrics;
 pub mod notices;
 pub mod open;
+pub mod page;
 pub mod process;
 pub mod rebit;
 pub mod registry;
@@ -35,3 +38,4 @@ pub mod room;
 pub mod run;
 pub mod start;
 pub mod update;
+pub mod web;

@@ -446,6 +446,9 @@ impl<E: Engine, B: Backend> Loop<E, B> {
                 Message::Look(sender) => {
                     let _ = sender.send(self.snapshot());
                 }
+                Message::Map(cells, sender) => {
+                    let _ = sender.send(self.engine.map(cells));
+                }
             }
         }
         self.carry_out();

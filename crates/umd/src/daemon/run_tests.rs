@@ -109,6 +109,10 @@ impl Engine for Copycat {
         }
     }
 
+    fn map(&self, _: u16) -> umd_core::array::Map {
+        umd_core::array::Map::default()
+    }
+
     fn status(&self) -> Status {
         crate::doc::tests::raid5()
     }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 
 use tokio::sync::{Notify, broadcast};
-use umd_core::array::{Array, Commands, Event, Options, Setup, Status};
+use umd_core::array::{Array, Commands, Event, Map, Options, Setup, Status};
 use umd_core::assembly::{
     self, BitmapPlan, MemberFacts, Plan, Refusal, RefusalKind, SlotPlan, Wish,
 };
@@ -44,6 +44,10 @@ impl Engine for Array {
 
     fn status(&self) -> Status {
         Array::status(self)
+    }
+
+    fn map(&self, cells: u16) -> Map {
+        Array::map(self, cells)
     }
 }
 
