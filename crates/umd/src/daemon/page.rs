@@ -13,8 +13,8 @@ use super::meter::{Histogram, KINDS, PURPOSES};
 use crate::api::{CountDoc, MapDoc, MapMemberDoc, MapRangeDoc, SCHEMA, StatsDoc};
 
 /// Nothing from elsewhere, nothing inline, in nobody's frame.
-const POLICY: &str = "default-src 'self'; base-uri 'none'; form-action 'none'; \
-                      frame-ancestors 'none'; object-src 'none'";
+const POLICY: &str = "default-src 'self'; img-src 'self' data:; base-uri 'none'; \
+                      form-action 'none'; frame-ancestors 'none'; object-src 'none'";
 
 fn asset(kind: &'static str, text: &'static str) -> Response {
     let headers = [

@@ -10,6 +10,9 @@
 const PLOT_SECONDS = 120;
 const CELLS = 256;
 const SVG = "http://www.w3.org/2000/svg";
+const BUSY = {
+  recover: "rebuilding", resync: "resyncing", check: "checking", repair: "repairing",
+};
 const cards = new Map();
 
 function element(tag, properties = {}, ...children) {
@@ -99,7 +102,7 @@ function healthWord(array) {
   if (array.failed) return "failed";
   const words = [];
   if (array.degraded > 0) words.push(`degraded: ${array.degraded} missing`);
-  if (array.sync) words.push(array.sync.action);
+  if (array.sync) words.push(BUSY[array.sync.action] ?? array.sync.action);
   if (array.array_state.startsWith("read")) words.push(array.array_state);
   return words.join(", ") || (array.array_state === "inactive" ? "inactive" : "healthy");
 }
@@ -164,7 +167,8 @@ function showSync(card, array) {
   if (!array.sync) return;
   card.progress.value = array.sync.percent;
   const rest = array.sync.finish_seconds;
-  card.how.textContent = `${array.sync.action} ${array.sync.percent.toFixed(1)} %, `
+  const word = BUSY[array.sync.action] ?? array.sync.action;
+  card.how.textContent = `${word}: ${array.sync.percent.toFixed(1)} %, `
     + `${size(array.sync.speed_kib_s * 1024)}/s`
     + (rest === null ? "" : `, ${span(rest)} to go`)
     + (array.sync.held ? ", waits at its limit" : "");
@@ -339,7 +343,7 @@ function showBad(card, member, map) {
 
 function summary(arrays) {
   if (arrays.length === 0) return "No array runs.";
-  const ill = arrays.filter((array) => ["bad", "warn"].includes(health(array)));
+  const ill = arrays.filter((array) => array.degraded > 0 || health(array) === "bad");
   const names = ill.map((array) => array.name).join(", ");
   const count = arrays.length === 1 ? "1 array" : `${arrays.length} arrays`;
   return ill.length === 0 ? `${count}, all healthy` : `${count}; look at ${names}`;
