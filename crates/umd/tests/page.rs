@@ -290,8 +290,9 @@ fn a_person_sees_the_arrays_and_acts_only_after_a_question() {
         return;
     };
     let home = Home::new();
-    home.umd("create r5 -l5 -n3 -x1 --size 48M --assume-clean --bitmap internal --bitmap-chunk 256K --delay 1 a b c d")
-        .ok();
+    let bitmap = "--bitmap internal --bitmap-chunk 256K --delay 1";
+    let create = format!("create r5 -l5 -n3 -x1 --size 48M --assume-clean {bitmap} a b c d");
+    home.umd(&create).ok();
     home.umd("create r1 -l1 -n2 --size 16M --assume-clean e f")
         .ok();
     eventually("the new bitmap is clean", || {

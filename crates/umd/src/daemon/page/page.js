@@ -3,7 +3,7 @@
 //
 //   every second   /v1/arrays                     cards (made once, then only changed)
 //                  /v1/arrays/NAME/stats          the plots
-//   every 5 s      /v1/arrays/NAME/map            bitmap and bad blocks
+//   on a change    /v1/arrays/NAME/map            bitmap and bad blocks (and every 5 s)
 //   as they come   /v1/events                     the list at the bottom
 //   a button       question -> POST -> what the answer says
 
@@ -153,13 +153,11 @@ function showArray(card, array) {
   card.reason.textContent = array.reason ?? "";
   showSync(card, array);
   // A button under the pointer stays: the slots are made anew only when they are others.
-  const state = JSON.stringify([array.members, array.raid_disks, array.sync?.action,
-    array.array_state, array.bad]);
-  if (state !== card.state) {
-    card.state = state;
-    showSlots(card, array);
-    showActions(card, array);
-  }
+  const members = array.members.map((member) => ({ ...member, recovered_bytes: null }));
+  const slots = JSON.stringify([members, array.raid_disks, array.degraded]);
+  if (slots !== card.slotsShown) { card.slotsShown = slots; showSlots(card, array); }
+  const actions = `${array.sync?.action} ${array.array_state === "readonly"}`;
+  if (actions !== card.actionsShown) { card.actionsShown = actions; showActions(card, array); }
 }
 
 function showSync(card, array) {
@@ -369,13 +367,17 @@ async function refresh() {
     showArray(card, array);
     // An array may stop between two questions: the next round shows that.
     ask(path(array, "stats")).then((stats) => showPlot(card, stats, performance.now()), () => {});
+    const dirty = array.bitmap?.dirty_bits;
+    if (dirty !== card.dirty) { card.dirty = dirty; refreshMap(card); }
   }
 }
 
+function refreshMap(card) {
+  ask(`${path(card.array, "map")}?cells=${CELLS}`).then((map) => showMap(card, map), () => {});
+}
+
 function refreshMaps() {
-  for (const card of cards.values()) {
-    ask(`${path(card.array, "map")}?cells=${CELLS}`).then((map) => showMap(card, map), () => {});
-  }
+  for (const card of cards.values()) refreshMap(card);
 }
 
 function listen() {
