@@ -32,8 +32,9 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask test | oracle [--newer | --browser] [--fresh] | \
-    interop [--full] | kills [--full] | sim [ARGS...] | bench [--quick] | fuzz [--seconds N] [TARGET] | \
-    fuzz --replay TARGET FILE | mutants [--sample N] [--file GLOB] | tidy";
+    interop [--full] | kills [--full] | sim [ARGS...] | bench [--quick] | \
+    fuzz [--seconds N] [TARGET] | fuzz --replay TARGET FILE | \
+    mutants [--sample N] [--file GLOB] | tidy";
 
 fn main() -> ExitCode {
     match run() {
