@@ -11,6 +11,7 @@
 pub mod api;
 pub mod cli;
 pub mod client;
+pub mod conf;
 pub mod daemon;
 pub mod demo;
 pub mod doc;
