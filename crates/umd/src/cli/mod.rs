@@ -13,6 +13,7 @@ pub mod grow;
 pub mod later;
 pub mod outcome;
 pub mod reach;
+pub mod scan;
 pub mod show;
 pub mod values;
 
@@ -86,7 +87,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
             let flags = own.map(Marks::of_targets).unwrap_or_default();
             build::run(args, &flags, &reach()?, quiet)
         }
-        Command::Assemble(args) => assemble::run(args, &reach()?, quiet),
+        Command::Assemble(args) => assemble::run(args, &reach()?, (quiet, common.verbose > 0)),
         Command::Serve(args) => assemble::serve(args, common, &reach()?),
         Command::Detail(args) => show::detail(args, &reach()?, common.verbose > 0),
         Command::Examine(args) => show::run_examine(args, common.verbose > 0),

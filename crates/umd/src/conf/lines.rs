@@ -137,25 +137,7 @@ fn value<'a>(word: &'a str, key: &str) -> Option<&'a str> {
 }
 
 fn array(line: &Line, report: &mut Report<'_>) -> Option<ArrayLine> {
-    let mut made = ArrayLine {
-        place: Place {
-            file: report.file.to_owned(),
-            line: line.number,
-        },
-        name: ArrayName::Stored,
-        uuid: None,
-        set_name: None,
-        super_minor: None,
-        devices: Vec::new(),
-        level: None,
-        raid_disks: None,
-        spares: None,
-        spare_group: None,
-        bitmap: None,
-        metadata: None,
-        container: None,
-        member: None,
-    };
+    let mut made = ArrayLine::at(report.file, line.number);
     let mut called: Option<&str> = None;
     for (word, number) in &line.words {
         let said = if word.contains('=') {
@@ -295,10 +277,11 @@ fn create(create: &mut CreateLine, line: &Line, report: &mut Report<'_>) {
             format.map(|format| create.metadata = Some(format))
         } else if let Some(text) = value(word, "bbl") {
             match text.to_ascii_lowercase().as_str() {
-                "yes" => Ok(create.bbl = Some(true)),
-                "no" => Ok(create.bbl = Some(false)),
+                "yes" => Ok(true),
+                "no" => Ok(false),
                 _ => Err(unknown()),
             }
+            .map(|yes| create.bbl = Some(yes))
         } else {
             // Who owns a node, and what it is called: there are no nodes.
             let nodes = ["owner", "group", "mode", "auto", "names", "symlinks"];
@@ -338,9 +321,7 @@ fn policy(line: &Line, report: &mut Report<'_>) -> Policy {
     let mut made = Policy::default();
     for (word, number) in &line.words {
         let keys = ["path", "type", "domain", "metadata", "action", "auto"];
-        let found = keys
-            .iter()
-            .find_map(|key| Some((*key, value(word, key)?)));
+        let found = keys.iter().find_map(|key| Some((*key, value(word, key)?)));
         match found {
             Some((key, text)) => made.words.push((key.to_owned(), text.to_owned())),
             None => report.push(

@@ -12,6 +12,7 @@
 pub mod files;
 pub mod glob;
 mod lines;
+pub mod probe;
 mod words;
 
 #[cfg(test)]
@@ -241,6 +242,29 @@ pub struct Identity {
 }
 
 impl ArrayLine {
+    /// A line that says nothing yet.
+    pub fn at(file: &str, line: usize) -> ArrayLine {
+        ArrayLine {
+            place: Place {
+                file: file.to_owned(),
+                line,
+            },
+            name: ArrayName::Stored,
+            uuid: None,
+            set_name: None,
+            super_minor: None,
+            devices: Vec::new(),
+            level: None,
+            raid_disks: None,
+            spares: None,
+            spare_group: None,
+            bitmap: None,
+            metadata: None,
+            container: None,
+            member: None,
+        }
+    }
+
     /// Whether a device with this superblock is meant; `devices=` is not asked here.
     pub fn fits(&self, found: &Identity, home: Option<&str>) -> bool {
         let named = |wanted: &String| match found.set_name.split_once(':') {

@@ -42,7 +42,10 @@ fn words_lines_comments_and_quotes_are_mdadms() {
         panic!("one array: {config:?}");
     };
     assert_eq!(line.name, ArrayName::Named("r5".into()));
-    assert_eq!(line.uuid.map(|uuid| uuid.to_string()).as_deref(), Some(UUID));
+    assert_eq!(
+        line.uuid.map(|uuid| uuid.to_string()).as_deref(),
+        Some(UUID)
+    );
     assert_eq!(line.set_name.as_deref(), Some("two words"));
     assert_eq!(line.spare_group.as_deref(), Some("a b"));
     assert_eq!((line.spares, line.place.line), (Some(1), 5));
@@ -66,16 +69,37 @@ fn each_problem_is_one_sentence_with_its_place() {
         ("ARRAY", "ARRAY line has no identity information."),
         ("ARRAY r", "ARRAY line r has no identity information."),
         ("ARRAY r name=a uuid=1", "bad uuid: uuid=1"),
-        ("ARRAY /dev/sda name=a", "/dev/sda is an invalid name for an md device - ignored."),
-        ("ARRAY r name=a name=b", "only specify name once, name=b ignored."),
+        (
+            "ARRAY /dev/sda name=a",
+            "/dev/sda is an invalid name for an md device - ignored.",
+        ),
+        (
+            "ARRAY r name=a name=b",
+            "only specify name once, name=b ignored.",
+        ),
         ("ARRAY r name=a level=77", "invalid raid level: 77"),
-        ("ARRAY r name=a disks=0", "invalid number of raid devices: 0"),
-        ("ARRAY r name=a super-minor=x", "invalid super-minor number: super-minor=x"),
-        ("ARRAY r name=a metadata=9", "metadata format 9 unknown, ignored."),
+        (
+            "ARRAY r name=a disks=0",
+            "invalid number of raid devices: 0",
+        ),
+        (
+            "ARRAY r name=a super-minor=x",
+            "invalid super-minor number: super-minor=x",
+        ),
+        (
+            "ARRAY r name=a metadata=9",
+            "metadata format 9 unknown, ignored.",
+        ),
         ("CREATE foo=1", "unrecognised word on CREATE line: foo=1"),
         ("CREATE metadata=9", "metadata format 9 unknown, ignoring"),
-        ("POLICY zork=1", "policy rule zork=1 unrecognised and ignored"),
-        ("MONITORDELAY x", "MONITORDELAY is a number of seconds, not x"),
+        (
+            "POLICY zork=1",
+            "policy rule zork=1 unrecognised and ignored",
+        ),
+        (
+            "MONITORDELAY x",
+            "MONITORDELAY is a number of seconds, not x",
+        ),
         ("AUTO +foo", "unrecognised word on AUTO line: +foo"),
     ];
     for (text, problem) in cases {
@@ -108,9 +132,16 @@ fn a_device_fits_a_line_in_all_it_says() {
         assert!(problems.is_empty(), "{problems:?}");
         config.arrays[0].fits(&found, Some("nas"))
     };
-    assert!(fits(&format!("uuid={UUID} level=raid5 num-devices=3 metadata=1.2")));
+    assert!(fits(&format!(
+        "uuid={UUID} level=raid5 num-devices=3 metadata=1.2"
+    )));
     assert!(fits("name=r5") && fits("name=nas:r5") && fits("name=r5 metadata=1"));
-    for wrong in ["name=r6", "name=r5 level=6", "name=r5 metadata=1.0", "super-minor=5"] {
+    for wrong in [
+        "name=r6",
+        "name=r5 level=6",
+        "name=r5 metadata=1.0",
+        "super-minor=5",
+    ] {
         assert!(!fits(wrong), "{wrong}");
     }
     let (config, _) = read("ARRAY x name=r5\n");
@@ -153,10 +184,42 @@ fn patterns_match_as_in_a_shell() {
 #[test]
 fn nonsense_is_survived_and_named() {
     let pieces = [
-        "ARRAY", "DEV", "AUTO", "CREATE", "POLICY", "HOMEHOST", "MONITORDELAY", "x", "\n", "\n ",
-        " ", "#", "\"", "'", "=", "uuid=", "name=", "devices=", UUID, "/dev/md", "[", "*", "\t",
-        "\r\n", "\u{fc}", "\0", "-1", "99999999999999999999", "<ignore>", ",", "level=", "spares=",
-        "metadata=", "+", "-", "super-minor=",
+        "ARRAY",
+        "DEV",
+        "AUTO",
+        "CREATE",
+        "POLICY",
+        "HOMEHOST",
+        "MONITORDELAY",
+        "x",
+        "\n",
+        "\n ",
+        " ",
+        "#",
+        "\"",
+        "'",
+        "=",
+        "uuid=",
+        "name=",
+        "devices=",
+        UUID,
+        "/dev/md",
+        "[",
+        "*",
+        "\t",
+        "\r\n",
+        "\u{fc}",
+        "\0",
+        "-1",
+        "99999999999999999999",
+        "<ignore>",
+        ",",
+        "level=",
+        "spares=",
+        "metadata=",
+        "+",
+        "-",
+        "super-minor=",
     ];
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = |below: usize| {
