@@ -55,7 +55,7 @@ pub struct ArrayDoc {
     pub schema: u32,
     /// The name it runs under.
     pub name: String,
-    /// md's word (`clean`, `active`, `readonly`, `read-auto`, `broken`) or `frozen`.
+    /// md's word (`inactive`, `clean`, `active`, `readonly`, `read-auto`, `broken`) or `frozen`.
     pub array_state: String,
     /// Why it is frozen or broken.
     pub reason: Option<String>,
@@ -173,7 +173,7 @@ pub struct MemberDoc {
     pub number: u32,
     /// Its slot, if it has one.
     pub slot: Option<u16>,
-    /// `in_sync`, `recovering`, `spare` or `faulty`.
+    /// `in_sync`, `recovering`, `spare` or `faulty`; `waiting` while its array is inactive.
     pub state: String,
     /// Valid up to here, while recovering.
     pub recovered_bytes: Option<u64>,

@@ -144,7 +144,8 @@ fn mistakes_are_named_with_their_place_and_the_rest_counts() {
     conf(
         &home,
         &format!(
-            "BOGUS\nDEVICE DIR/*.img\nAUTO -all\nARRAY r5 uuid={r5} zork=1\nARRAY none uuid=00000001:00000002:00000003:00000004\n"
+            "BOGUS\nDEVICE DIR/*.img\nAUTO -all\nARRAY r5 uuid={r5} zork=1\n\
+             ARRAY none uuid=00000001:00000002:00000003:00000004\n"
         ),
     );
     let error = home.umd("assemble --scan -c conf --dry-run").fails(2);

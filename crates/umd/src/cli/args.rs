@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::args_incremental::IncrementalArgs;
+
 /// Linux software RAID (md) in user space.
 #[derive(Debug, Parser)]
 #[command(
@@ -91,6 +93,8 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Start an existing array, made by the kernel or by umd
     Assemble(AssembleArgs),
+    /// Take members as they appear, and start their arrays when they are complete
+    Incremental(IncrementalArgs),
     /// Run one array in the foreground, in this process
     Serve(ServeArgs),
     /// Show a running array

@@ -20,6 +20,7 @@ pub const COMMANDS: &[&str] = &[
     "create",
     "build",
     "assemble",
+    "incremental",
     "serve",
     "detail",
     "examine",
@@ -43,6 +44,7 @@ const MODES: &[(&str, char, &str)] = &[
     ("--create", 'C', "create"),
     ("--build", 'B', "build"),
     ("--assemble", 'A', "assemble"),
+    ("--incremental", 'I', "incremental"),
     ("--detail", 'D', "detail"),
     ("--examine", 'E', "examine"),
     ("--examine-bitmap", 'X', "examine --bitmap"),
@@ -58,7 +60,6 @@ const MODES: &[(&str, char, &str)] = &[
 
 /// Modes that belong to later rounds.
 const LATER_MODES: &[(&str, char, &str)] = &[
-    ("--incremental", 'I', "incremental"),
     ("--monitor", 'F', "monitor"),
     ("--follow", '\0', "monitor"),
     ("--dump", '\0', "dump"),
@@ -272,6 +273,9 @@ mod tests {
         assert_eq!(run("--misc --detail r5"), "detail r5");
         assert_eq!(run("--zero-superblock a b"), "zero-superblock a b");
         assert_eq!(run("-V"), "version");
+        assert_eq!(run("--incremental a"), "incremental a");
+        assert_eq!(run("-IRs"), "incremental -Rs");
+        assert_eq!(run("-I --fail sdb"), "incremental --fail sdb");
         assert_eq!(run("--detail --scan -v"), "detail --scan -v");
     }
 
@@ -312,10 +316,6 @@ mod tests {
 
     #[test]
     fn later_modes_are_refused_by_name() {
-        assert_eq!(
-            run("--incremental a"),
-            "2: incremental is not available in this version"
-        );
         assert_eq!(
             run("monitor --scan"),
             "2: monitor is not available in this version"

@@ -1,6 +1,7 @@
 //! The command line: from arguments to an exit code.
 
 pub mod args;
+pub mod args_incremental;
 pub mod argv;
 pub mod assemble;
 pub mod bad_blocks;
@@ -10,6 +11,7 @@ pub mod change;
 pub mod create;
 pub mod flags;
 pub mod grow;
+pub mod incremental;
 pub mod later;
 pub mod outcome;
 pub mod reach;
@@ -88,6 +90,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
             build::run(args, &flags, &reach()?, quiet)
         }
         Command::Assemble(args) => assemble::run(args, &reach()?, (quiet, common.verbose > 0)),
+        Command::Incremental(args) => incremental::run(args, &reach()?, quiet),
         Command::Serve(args) => assemble::serve(args, common, &reach()?),
         Command::Detail(args) => show::detail(args, &reach()?, common.verbose > 0),
         Command::Examine(args) => show::run_examine(args, common.verbose > 0),

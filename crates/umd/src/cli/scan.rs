@@ -41,6 +41,13 @@ pub fn config(named: Option<&str>) -> Result<Config, Failure> {
     Ok(config)
 }
 
+/// The arrays that run; those that wait for members do not.
+fn active(reach: &Reach) -> Result<Vec<ArrayDoc>, Failure> {
+    let mut arrays = reach.all()?;
+    arrays.retain(|array| array.array_state != "inactive");
+    Ok(arrays)
+}
+
 /// This machine's name.
 pub fn host() -> String {
     let uname = rustix::system::uname();
@@ -107,7 +114,7 @@ pub fn run(
         reach,
         quiet,
         verbose,
-        running: reach.all()?,
+        running: active(reach)?,
         arrays: Vec::new(),
         found: false,
         code: 0,

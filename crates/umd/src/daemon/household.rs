@@ -12,6 +12,7 @@ use umd_format::FaultyLayout;
 
 use super::array::{Handle, Offer, Snapshot, Stopped};
 use super::create;
+use super::gathering::Gathering;
 use super::open::{self, How};
 use super::registry::Registry;
 use super::start;
@@ -33,6 +34,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub struct Household {
     /// The arrays.
     pub registry: Registry,
+    /// Those whose members are not all here yet.
+    pub gathering: Gathering,
     /// Where they are served.
     pub nbd: Mutex<Vec<String>>,
     /// What happens to them.
@@ -44,7 +47,7 @@ pub struct Household {
 /// The answer to an operation.
 pub type Answer<T> = Result<T, ErrorDoc>;
 
-fn no_such_array(name: &str) -> ErrorDoc {
+pub(super) fn no_such_array(name: &str) -> ErrorDoc {
     ErrorDoc {
         not_found: true,
         ..ErrorDoc::new(format!("{name} does not appear to be an active array"))
@@ -63,6 +66,7 @@ impl Default for Household {
     fn default() -> Household {
         Household {
             registry: Registry::default(),
+            gathering: Gathering::default(),
             nbd: Mutex::new(Vec::new()),
             events: broadcast::channel(EVENTS_KEPT).0,
             ended: std::sync::Arc::new(Notify::new()),
@@ -94,6 +98,10 @@ impl Household {
     /// # Errors
     /// When it does not run.
     pub async fn detail(&self, name: &str) -> Answer<ArrayDoc> {
+        let mut waiting = self.gathering.docs().into_iter();
+        if let Some(array) = waiting.find(|array| array.name == name) {
+            return Ok(array);
+        }
         let handle = self.handle(name)?;
         Ok(self.look(name, &handle).await?.1)
     }
@@ -106,13 +114,14 @@ impl Household {
                 arrays.push(doc);
             }
         }
+        arrays.extend(self.gathering.docs());
         ArraysDoc {
             schema: SCHEMA,
             arrays,
         }
     }
 
-    fn surroundings(&self) -> start::Surroundings {
+    pub(super) fn surroundings(&self) -> start::Surroundings {
         start::Surroundings {
             registry: self.registry.clone(),
             events: self.events.clone(),
@@ -172,9 +181,25 @@ impl Household {
     ///
     /// # Errors
     /// When it is refused; nothing has been written then.
-    pub async fn assemble(&self, request: AssembleRequest) -> Answer<StartedDoc> {
-        let around = self.surroundings();
-        let started = match blocking(move || start::assemble(&around, &request)).await {
+    pub async fn assemble(
+        self: &std::sync::Arc<Self>,
+        mut request: AssembleRequest,
+    ) -> Answer<StartedDoc> {
+        let own = self.clone();
+        let assembled = move || {
+            let (around, gone) = (own.surroundings(), own.gathering.merge(&mut request));
+            let mut started = start::assemble(&around, &request);
+            match (&gone, &mut started) {
+                (Some(gone), Ok(started)) => {
+                    let text = format!("Merging with already-assembled {}", gone.name);
+                    started.messages.insert(0, text);
+                }
+                (Some(gone), Err(_)) => own.gathering.take_back(&around, gone),
+                (None, _) => {}
+            }
+            started
+        };
+        let started = match blocking(assembled).await {
             Ok(started) => started,
             Err(error) => return Err(self.explain(error).await),
         };
@@ -216,6 +241,12 @@ impl Household {
     /// # Errors
     /// When it does not run, or refuses to stop.
     pub async fn stop(&self, name: &str) -> Answer<DoneDoc> {
+        if self.gathering.stop(name) {
+            return Ok(DoneDoc {
+                messages: vec![format!("stopped {name}")],
+                ..DoneDoc::plain()
+            });
+        }
         let handle = self.handle(name)?;
         let answer = handle.control(Control::Stop).await;
         if let Ok(Err(error)) = &answer {
@@ -240,6 +271,7 @@ impl Household {
     /// Stops all arrays, the newest first; returns those that would not stop.
     pub async fn stop_all(&self) -> Vec<ErrorDoc> {
         let mut failures = Vec::new();
+        self.gathering.stop_all();
         for (name, _) in self.registry.all().into_iter().rev() {
             failures.extend(self.stop(&name).await.err());
         }

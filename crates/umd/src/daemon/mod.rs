@@ -5,6 +5,8 @@
 //! | `array`     | an array's handle, and what is said to its thread                |
 //! | `run`       | that thread: one loop over messages, member I/O and connections  |
 //! | `engine`    | the wall around the engine: a broken invariant freezes one array |
+//! | `gathering` | arrays whose members arrive one by one, until they are enough     |
+//! | `incremental` | what the control API does about them                           |
 //! | `rebit`     | bitmaps that come and go while an array runs                     |
 //! | `beneath`   | what the filesystem of a path lies on                            |
 //! | `room`      | sparse members and filesystems too small for them                |
@@ -20,7 +22,9 @@ pub mod control;
 pub mod create;
 pub mod doors;
 pub mod engine;
+pub mod gathering;
 pub mod household;
+pub mod incremental;
 pub mod listener;
 pub mod meter;
 pub mod metrics;

@@ -285,7 +285,7 @@ pub(super) fn refusal_doc(refusal: &Refusal, name: Option<&str>) -> ErrorDoc {
 }
 
 /// The name an array runs under when nobody says.
-fn stored_name(superblock: &SuperblockV1) -> Answer<String> {
+pub(super) fn stored_name(superblock: &SuperblockV1) -> Answer<String> {
     match superblock.format() {
         Format::V090 => Ok(format!("md{}", superblock.fields.preferred_minor)),
         Format::V1(_) | Format::Bare => running_name(&superblock.fields.name()),

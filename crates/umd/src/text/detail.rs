@@ -11,6 +11,9 @@ use super::Context;
 
 /// The full form. `title` is what the user called the array.
 pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
+    if array.array_state == "inactive" {
+        return inactive(title, array, context);
+    }
     let mut out = format!("{title}:\n");
     let mut line = |label: &str, value: String| {
         let _ = writeln!(out, "{label:>18} : {value}");
@@ -75,6 +78,38 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     out.push_str(&table(array));
     out.push_str(&faults(array));
     out.push_str(&mismatches(array));
+    out
+}
+
+/// An array that waits for members. mdadm has no State column here; users took what they saw for
+/// an array whose members had all become spares.
+fn inactive(title: &str, array: &ArrayDoc, context: &Context) -> String {
+    let mut out = format!("{title}:\n");
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(out, "{label:>18} : {value}");
+    };
+    line("Version", shown_version(array).to_owned());
+    line("Raid Level", array.level.clone());
+    line("Total Devices", array.members.len().to_string());
+    line("Persistence", "Superblock is persistent\n".into());
+    line("State", "inactive".into());
+    if let Some(reason) = &array.reason {
+        line("Reason", reason.clone());
+    }
+    line("Working Devices", format!("{}\n", array.members.len()));
+    out.push_str(&identity(array, context));
+    out.push_str("    Number   Major   Minor   RaidDevice State\n");
+    for member in &array.members {
+        let (slot, what) = match member.slot {
+            Some(slot) => (format!("{slot:>5}"), format!("active device {slot}")),
+            None => ("    -".to_owned(), "spare".to_owned()),
+        };
+        let _ = writeln!(
+            out,
+            "   {:>5}   {:>5}    {:>5}    {slot}      {what} (array not running)   {}",
+            member.number, member.major, member.minor, member.path
+        );
+    }
     out
 }
 
@@ -302,7 +337,11 @@ fn row(out: &mut String, member: &MemberDoc, slot: Option<u16>) {
 
 /// `--brief` and `--scan`: a line for a configuration file; `verbose` adds level and devices.
 pub fn brief(array: &ArrayDoc, verbose: bool) -> String {
-    let mut out = format!("ARRAY /dev/md/{}", array.name);
+    let kind = match array.array_state.as_str() {
+        "inactive" => "INACTIVE-ARRAY",
+        _ => "ARRAY",
+    };
+    let mut out = format!("{kind} /dev/md/{}", array.name);
     if verbose {
         let _ = write!(
             out,
@@ -311,7 +350,7 @@ pub fn brief(array: &ArrayDoc, verbose: bool) -> String {
         );
     }
     let _ = write!(out, " metadata={}", array.metadata);
-    if array.spare_devices() > 0 {
+    if array.spare_devices() > 0 && array.array_state != "inactive" {
         let _ = write!(out, " spares={}", array.spare_devices());
     }
     if !array.set_name.is_empty() {
@@ -342,7 +381,7 @@ pub fn export(array: &ArrayDoc) -> String {
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
             .collect();
         let role = match (member.slot, member.state.as_str()) {
-            (Some(slot), "in_sync" | "recovering") => slot.to_string(),
+            (Some(slot), "in_sync" | "recovering" | "waiting") => slot.to_string(),
             _ => "spare".to_owned(),
         };
         let _ = writeln!(out, "MD_DEVICE_{key}_ROLE={role}");
@@ -353,7 +392,7 @@ pub fn export(array: &ArrayDoc) -> String {
 
 /// The exit code of `--test`: 0 whole, 1 degraded, 2 unusable.
 pub fn test_code(array: &ArrayDoc) -> u8 {
-    if array.failed || array.array_state == "frozen" {
+    if array.failed || matches!(array.array_state.as_str(), "frozen" | "inactive") {
         2
     } else {
         u8::from(array.degraded > 0)
