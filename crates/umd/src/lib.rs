@@ -15,6 +15,7 @@ pub mod conf;
 pub mod daemon;
 pub mod demo;
 pub mod doc;
+pub mod monitor;
 pub mod runtime;
 pub mod text;
 pub mod units;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::args_incremental::IncrementalArgs;
+use super::args_monitor::MonitorArgs;
 
 /// Linux software RAID (md) in user space.
 #[derive(Debug, Parser)]
@@ -95,6 +96,8 @@ pub enum Command {
     Assemble(AssembleArgs),
     /// Take members as they appear, and start their arrays when they are complete
     Incremental(IncrementalArgs),
+    /// Tell of what happens to arrays: by a program, by mail, in the system log
+    Monitor(Box<MonitorArgs>),
     /// Run one array in the foreground, in this process
     Serve(ServeArgs),
     /// Show a running array

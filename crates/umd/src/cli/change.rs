@@ -208,7 +208,10 @@ pub fn manage(args: &ManageArgs, steps: &Steps, reach: &Reach, quiet: bool) -> O
         changed = true;
     }
     if args.run {
-        reach.detail(&name)?; // Whatever is here has been started.
+        // Whatever does not wait for members has been started.
+        if reach.detail(&name)?.array_state == "inactive" {
+            super::incremental::start(reach, Some(name.clone()), quiet)?;
+        }
     }
     if args.json {
         print_json(&reach.detail(&name)?)?;

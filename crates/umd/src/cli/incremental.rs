@@ -47,10 +47,19 @@ fn start_waiting(args: &IncrementalArgs, reach: &Reach, quiet: bool) -> Outcome 
     if !reach.all()?.iter().any(inactive) {
         return Ok(0);
     }
-    let request = StartWaitingRequest { name: None };
+    start(reach, None, quiet)?;
+    Ok(0)
+}
+
+/// Starts the array that waits under this name, or all that wait.
+///
+/// # Errors
+/// When one does not start.
+pub fn start(reach: &Reach, name: Option<String>, quiet: bool) -> Result<(), Failure> {
+    let request = StartWaitingRequest { name };
     let done: DoneDoc = reach.post_to_daemon("/v1/incremental/start", &request)?;
     tell(&done.messages, quiet);
-    Ok(0)
+    Ok(())
 }
 
 fn tell(messages: &[String], quiet: bool) {

@@ -2,6 +2,7 @@
 
 pub mod args;
 pub mod args_incremental;
+pub mod args_monitor;
 pub mod argv;
 pub mod assemble;
 pub mod bad_blocks;
@@ -13,6 +14,7 @@ pub mod flags;
 pub mod grow;
 pub mod incremental;
 pub mod later;
+pub mod monitor;
 pub mod outcome;
 pub mod reach;
 pub mod scan;
@@ -91,6 +93,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
         }
         Command::Assemble(args) => assemble::run(args, &reach()?, (quiet, common.verbose > 0)),
         Command::Incremental(args) => incremental::run(args, &reach()?, quiet),
+        Command::Monitor(args) => monitor::run(args, &reach()?),
         Command::Serve(args) => assemble::serve(args, common, &reach()?),
         Command::Detail(args) => show::detail(args, &reach()?, common.verbose > 0),
         Command::Examine(args) => show::run_examine(args, common.verbose > 0),

@@ -381,6 +381,7 @@ impl Waiting {
             last_sync_action: None,
             mismatch_cnt: 0,
             mismatches: Vec::new(),
+            scrubs: Vec::new(),
             logical_block_bytes: 512,
             requests_in_flight: 0,
             nbd: Vec::new(),

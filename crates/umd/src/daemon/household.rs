@@ -15,6 +15,7 @@ use super::create;
 use super::gathering::Gathering;
 use super::open::{self, How};
 use super::registry::Registry;
+use super::scrubs::Scrubs;
 use super::start;
 use crate::api::{
     ActionRequest, ArraysDoc, AssembleRequest, CreateRequest, DoneDoc, ErrorDoc, EventDoc,
@@ -36,6 +37,8 @@ pub struct Household {
     pub registry: Registry,
     /// Those whose members are not all here yet.
     pub gathering: Gathering,
+    /// Checks and repairs that have ended.
+    pub scrubs: Scrubs,
     /// Where they are served.
     pub nbd: Mutex<Vec<String>>,
     /// What happens to them.
@@ -67,6 +70,7 @@ impl Default for Household {
         Household {
             registry: Registry::default(),
             gathering: Gathering::default(),
+            scrubs: Scrubs::system(),
             nbd: Mutex::new(Vec::new()),
             events: broadcast::channel(EVENTS_KEPT).0,
             ended: std::sync::Arc::new(Notify::new()),
@@ -84,12 +88,20 @@ impl Household {
     }
 
     pub(super) fn handle(&self, name: &str) -> Answer<Handle> {
-        self.registry.get(name).ok_or_else(|| no_such_array(name))
+        let waits = || self.gathering.docs().iter().any(|array| array.name == name);
+        self.registry.get(name).ok_or_else(|| match waits() {
+            true => ErrorDoc::new(format!(
+                "{name} does not run, it waits for members: start it without them (umd {name} \
+                 --run) or let them go (umd stop {name})"
+            )),
+            false => no_such_array(name),
+        })
     }
 
     pub(super) async fn look(&self, name: &str, handle: &Handle) -> Answer<(Snapshot, ArrayDoc)> {
         let snapshot = handle.look().await.map_err(stopped(name))?;
-        let doc = snapshot.doc(name, &self.addresses(), &handle.how);
+        let mut doc = snapshot.doc(name, &self.addresses(), &handle.how);
+        doc.scrubs = self.scrubs.of(&doc.uuid_canonical);
         Ok((snapshot, doc))
     }
 

@@ -7,6 +7,7 @@
 //! | `engine`    | the wall around the engine: a broken invariant freezes one array |
 //! | `gathering` | arrays whose members arrive one by one, until they are enough     |
 //! | `incremental` | what the control API does about them                           |
+//! | `scrubs`    | what checks and repairs found, kept in a file for each array     |
 //! | `rebit`     | bitmaps that come and go while an array runs                     |
 //! | `beneath`   | what the filesystem of a path lies on                            |
 //! | `room`      | sparse members and filesystems too small for them                |
@@ -35,5 +36,6 @@ pub mod rebit;
 pub mod registry;
 pub mod room;
 pub mod run;
+pub mod scrubs;
 pub mod start;
 pub mod update;

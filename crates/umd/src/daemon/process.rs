@@ -27,6 +27,7 @@ use umd_export::nbd::Address;
 use super::control::{self, Activity, ControlSocket};
 use super::household::Household;
 use super::listener::{Listening, open_door};
+use super::scrubs;
 use crate::api::{AssembleRequest, StartedDoc};
 use crate::cli::outcome::{Failure, Outcome, say, say_with_time};
 use crate::client::Client;
@@ -176,6 +177,7 @@ fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
 
 async fn household(options: &DaemonOptions) -> Outcome {
     let household = Arc::new(Household::default());
+    tokio::spawn(scrubs::keep(household.clone()));
     let socket = bind(&options.runtime.control())?;
     let own = Address::Unix(options.runtime.nbd());
     let doors = open_doors(&household, [&own].into_iter().chain(&options.nbd))?;
@@ -355,6 +357,7 @@ pub fn serve(options: ServeOptions) -> Outcome {
 
 async fn serve_one(options: &ServeOptions) -> Outcome {
     let household = Arc::new(Household::default());
+    tokio::spawn(scrubs::keep(household.clone()));
     let started = household
         .assemble(options.request.clone())
         .await

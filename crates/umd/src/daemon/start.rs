@@ -373,6 +373,7 @@ pub fn start(
         around.registry.remove(&name);
         system(error)
     })?;
+    tell(around, &name, "NewArray");
     Ok(Started {
         name,
         drives,
@@ -474,6 +475,18 @@ impl LoopParts {
     }
 }
 
+/// An array has come or gone.
+fn tell(around: &Surroundings, name: &str, event: &str) {
+    let event = EventDoc {
+        schema: crate::api::SCHEMA,
+        array: name.to_owned(),
+        event: event.to_owned(),
+        member: None,
+        text: String::new(),
+    };
+    let _ = around.events.send(event); // Nobody may be listening.
+}
+
 /// Starts the thread, and waits until it has all it needs.
 fn spawn(around: &Surroundings, parts: LoopParts) -> std::io::Result<()> {
     let (around, name) = (around.clone(), parts.name.clone());
@@ -502,6 +515,7 @@ fn spawn(around: &Surroundings, parts: LoopParts) -> std::io::Result<()> {
             }
         }
         around.registry.remove(&name);
+        tell(&around, &name, "DeviceDisappeared");
         around.ended.notify_waiters();
     })?;
     ready.recv().unwrap_or_else(|_| {

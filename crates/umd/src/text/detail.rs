@@ -78,6 +78,31 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     out.push_str(&table(array));
     out.push_str(&faults(array));
     out.push_str(&mismatches(array));
+    out.push_str(&scrubs(array, context));
+    out
+}
+
+/// So many scrubs are shown; the JSON document has more.
+const SCRUBS_MAX: usize = 3;
+
+/// When members were last compared, the newest first. mdadm has no such lines.
+fn scrubs(array: &ArrayDoc, context: &Context) -> String {
+    let mut out = String::new();
+    for (index, one) in array.scrubs.iter().rev().take(SCRUBS_MAX).enumerate() {
+        let blank = if index == 0 { "\n" } else { "" };
+        let seconds = one.ended.epoch.saturating_sub(one.started.epoch);
+        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+        let how = if one.complete { "done" } else { "interrupted" };
+        let _ = writeln!(
+            out,
+            "{blank}{:>18} : {} ({} {how} after {hours}:{minutes:02}:{:02}, mismatches: {})",
+            "Scrub",
+            context.time(one.started.epoch),
+            one.action,
+            seconds % 60,
+            one.mismatch_cnt
+        );
+    }
     out
 }
 

@@ -89,6 +89,7 @@ impl Home {
             .args(line.split_whitespace())
             .current_dir(self.dir.path())
             .env("XDG_RUNTIME_DIR", self.runtime())
+            .env("XDG_STATE_HOME", self.path("state"))
             .env("TZ", "UTC")
             .stdin(Stdio::null());
         command

@@ -229,6 +229,16 @@ fn waiting_members_are_locked_and_can_leave() {
     // Two of three, then --run --scan.
     assert_eq!(arrive(&rig, "m2", ""), "no");
     assert_eq!(arrive(&rig, "m0", ""), "unsafe");
+    let refused = rig.home.umd("action r check").fails(1);
+    assert!(
+        refused.contains("r does not run, it waits for members"),
+        "{refused}"
+    );
+    let ran = rig.r("--run");
+    assert!(ran.err.contains("started array r"), "{}", ran.err);
+    rig.stop();
+    arrive(&rig, "m2", "");
+    arrive(&rig, "m0", "");
     let ran = rig.umd("-IRs");
     assert!(ran.err.contains("started array r"), "{}", ran.err);
     rig.verify("two of three");
