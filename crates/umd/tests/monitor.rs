@@ -77,7 +77,8 @@ fn one_look_tells_of_new_degraded_and_missing() {
     .ok();
     assert_eq!(
         events(&home),
-        "2 [DeviceDisappeared] [/dev/md/nobody] []\n3 [DeviceDisappeared] [/dev/md/z] [ Wrong-Level]\n"
+        "2 [DeviceDisappeared] [/dev/md/nobody] []\n\
+         3 [DeviceDisappeared] [/dev/md/z] [ Wrong-Level]\n"
     );
     let silent = home.umd("monitor --scan -1 -c none").fails(1);
     assert_eq!(
@@ -237,8 +238,9 @@ fn scrubs_are_remembered_beyond_the_daemon() {
     home.umd("stop r1").ok();
     // Not by asking it: it goes when nobody does.
     let process = std::path::PathBuf::from(format!("/proc/{pid}/cmdline"));
-    eventually("the daemon goes", || fs::read(&process).is_ok_and(|words| words.is_empty())
-        || !process.exists());
+    eventually("the daemon goes", || {
+        fs::read(&process).is_ok_and(|words| words.is_empty()) || !process.exists()
+    });
     home.umd("assemble r1 a.img b.img").ok();
     let detail = home.detail("r1");
     assert_eq!(detail["scrubs"][0]["action"], "check");

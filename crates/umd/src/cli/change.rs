@@ -208,10 +208,7 @@ pub fn manage(args: &ManageArgs, steps: &Steps, reach: &Reach, quiet: bool) -> O
         changed = true;
     }
     if args.run {
-        // Whatever does not wait for members has been started.
-        if reach.detail(&name)?.array_state == "inactive" {
-            super::incremental::start(reach, Some(name.clone()), quiet)?;
-        }
+        super::incremental::run_waiting(reach, &name, quiet)?;
     }
     if args.json {
         print_json(&reach.detail(&name)?)?;

@@ -55,7 +55,7 @@ fn start_waiting(args: &IncrementalArgs, reach: &Reach, quiet: bool) -> Outcome 
 ///
 /// # Errors
 /// When one does not start.
-pub fn start(reach: &Reach, name: Option<String>, quiet: bool) -> Result<(), Failure> {
+fn start(reach: &Reach, name: Option<String>, quiet: bool) -> Result<(), Failure> {
     let request = StartWaitingRequest { name };
     let done: DoneDoc = reach.post_to_daemon("/v1/incremental/start", &request)?;
     tell(&done.messages, quiet);
@@ -65,6 +65,17 @@ pub fn start(reach: &Reach, name: Option<String>, quiet: bool) -> Result<(), Fai
 fn tell(messages: &[String], quiet: bool) {
     if !quiet {
         messages.iter().for_each(|line| say(line));
+    }
+}
+
+/// `--run` of an array: starts it, if it waits. Whatever does not wait has been started.
+///
+/// # Errors
+/// When there is no such array, or it does not start.
+pub fn run_waiting(reach: &Reach, name: &str, quiet: bool) -> Result<(), Failure> {
+    match reach.detail(name)?.array_state.as_str() {
+        "inactive" => start(reach, Some(name.to_owned()), quiet),
+        _ => Ok(()),
     }
 }
 

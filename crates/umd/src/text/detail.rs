@@ -78,8 +78,7 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     out.push_str(&table(array));
     out.push_str(&faults(array));
     out.push_str(&mismatches(array));
-    out.push_str(&scrubs(array, context));
-    out
+    out + &scrubs(array, context)
 }
 
 /// So many scrubs are shown; the JSON document has more.
