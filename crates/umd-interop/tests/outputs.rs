@@ -25,11 +25,12 @@ use umd_interop::uml::Kernel;
 
 const MIB: u64 = 1 << 20;
 /// Name, members (spares included), and how it is made; `$` stands for the members.
-const ARRAYS: [(&str, usize, &str); 5] = [
+const ARRAYS: [(&str, usize, &str); 6] = [
     ("five", 3, "-l5 -n3 -c64 $"),
     ("mirror", 3, "-l1 -n2 -x1 --bitmap=internal $"),
     ("short", 3, "-l6 -n4 -c64 -e1.1 $ missing"),
-    ("ten", 4, "-l10 -n4 -pf2 -e1.0 $"),
+    ("ten", 3, "-l10 -n3 -pf2 -e1.0 $"),
+    ("offset", 3, "-l10 -n3 -po2 $"),
     ("zero", 2, "-l0 -n2 $"),
 ];
 /// The forms that are compared.
@@ -71,6 +72,11 @@ fn alike(output: &str, names: &[(String, usize)]) -> Vec<String> {
             let mut list: Vec<&str> = list.split(',').map(|m| m.trim_start_matches('m')).collect();
             list.sort_unstable();
             line = format!("{head}devices={}", list.join(","));
+        }
+        // mdadm 4.2 does not know how a RAID0 is laid out; umd says so.
+        let layout = "            Layout : ";
+        if [format!("{layout}-unknown-"), format!("{layout}original")].contains(&line) {
+            line = format!("{layout}of RAID0");
         }
         let words: Vec<&str> = line.split_whitespace().collect();
         let is_row = words.len() > 4 && words[1].parse::<u32>().is_ok();

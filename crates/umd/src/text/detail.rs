@@ -4,6 +4,8 @@
 
 use std::fmt::Write;
 
+use umd_format::Raid10Layout;
+
 use crate::doc::{ArrayDoc, MemberDoc, MismatchDoc, MismatchMemberDoc, SyncDoc};
 use crate::units::human_tail;
 
@@ -23,7 +25,7 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     line("Creation Time", context.time(array.creation_time.epoch));
     line("Raid Level", array.level.clone());
     line("Array Size", size(array.array_bytes));
-    if let Some(bytes) = array.dev_bytes {
+    if let Some(bytes) = used_dev_bytes(array) {
         line("Used Dev Size", size(bytes));
     }
     line("Raid Devices", array.raid_disks.to_string());
@@ -79,6 +81,19 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     out.push_str(&faults(array));
     out.push_str(&mismatches(array));
     out + &scrubs(array, context)
+}
+
+/// What each member gives. A RAID10 uses whole chunks in each of its far parts, and the rest is not
+/// counted.
+fn used_dev_bytes(array: &ArrayDoc) -> Option<u64> {
+    let bytes = array.dev_bytes?;
+    let layout = u32::try_from(array.layout_number).unwrap_or(0);
+    let far = match array.level_number {
+        10 => Raid10Layout::parse(layout, array.raid_disks)?.far,
+        _ => return Some(bytes),
+    };
+    let unit = array.chunk_bytes.saturating_mul(far.into()).max(1);
+    Some(bytes / unit * unit)
 }
 
 /// So many scrubs are shown; the JSON document has more.
@@ -288,7 +303,8 @@ fn size(bytes: u64) -> String {
 pub fn state(array: &ArrayDoc) -> String {
     let mut words = match array.array_state.as_str() {
         "frozen" => "frozen".to_owned(),
-        "broken" if matches!(array.level_number, -1 | 0) => "broken".to_owned(),
+        // Levels without redundancy have the kernel's own word there.
+        word @ ("broken" | "readonly") if matches!(array.level_number, -1 | 0) => word.to_owned(),
         "active" => "active".to_owned(),
         _ => "clean".to_owned(),
     };
