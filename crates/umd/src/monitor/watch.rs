@@ -443,7 +443,7 @@ mod tests {
         };
         let mut watch = Watch::new(vec![one], true, 20);
         let array = doc(&raid5());
-        let looked = watch.look(&[array.clone()], |_| false);
+        let looked = watch.look(std::slice::from_ref(&array), |_| false);
         assert_eq!(words(&looked), ["SparesMissing /dev/md/r5"]);
         assert_eq!(watch.look(&[array], |_| false), []);
         assert_eq!(words(&watch.test(&[])), ["TestMessage /dev/md/r5"]);
