@@ -67,6 +67,8 @@ impl Umd {
             .args(args)
             .arg("--runtime-dir")
             .arg(self.runtime.path());
+        // What umd remembers of arrays is no business of the machine.
+        command.env("XDG_STATE_HOME", self.runtime.path());
         command.stdin(Stdio::null()).env("LC_ALL", "C");
         command
     }

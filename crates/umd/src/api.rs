@@ -7,6 +7,9 @@
 //! | `GET  /v1/arrays/NAME`              | [`ArrayDoc`]                                    |
 //! | `POST /v1/create`                   | [`CreateRequest`] -> [`StartedDoc`]             |
 //! | `POST /v1/assemble`                 | [`AssembleRequest`] -> [`StartedDoc`]           |
+//! | `POST /v1/incremental`              | [`IncrementalRequest`] -> [`IncrementalDoc`]    |
+//! | `POST /v1/incremental/start`        | [`StartWaitingRequest`] -> [`DoneDoc`]          |
+//! | `POST /v1/incremental/gone`         | [`GoneRequest`] -> [`DoneDoc`]                  |
 //! | `POST /v1/arrays/NAME/stop`         | -> [`DoneDoc`]                                  |
 //! | `POST /v1/arrays/NAME/manage`       | [`ManageRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/action`       | [`ActionRequest`] -> [`DoneDoc`]                |
@@ -170,6 +173,49 @@ pub struct StartedDoc {
     pub messages: Vec<String>,
     /// The array.
     pub array: ArrayDoc,
+}
+
+/// A device that has arrived.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IncrementalRequest {
+    /// Its absolute path.
+    pub device: String,
+    /// Name to run under; from the superblock when there is none.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Start its array as soon as it can be started; add the device to one that runs.
+    #[serde(default)]
+    pub run: bool,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IncrementalDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The array it belongs to.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// mdadm's word for whether that runs: `no`, `unsafe`, `yes`, `already`.
+    pub started: String,
+    /// What to tell the user, in order.
+    pub messages: Vec<String>,
+}
+
+/// Start arrays that wait for members, without those.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StartWaitingRequest {
+    /// Which; all when there is none.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// A device that has gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GoneRequest {
+    /// Its absolute path.
+    pub device: String,
 }
 
 /// A hot change.

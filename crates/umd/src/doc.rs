@@ -55,7 +55,7 @@ pub struct ArrayDoc {
     pub schema: u32,
     /// The name it runs under.
     pub name: String,
-    /// md's word (`clean`, `active`, `readonly`, `read-auto`, `broken`) or `frozen`.
+    /// md's word (`inactive`, `clean`, `active`, `readonly`, `read-auto`, `broken`) or `frozen`.
     pub array_state: String,
     /// Why it is frozen or broken.
     pub reason: Option<String>,
@@ -122,6 +122,9 @@ pub struct ArrayDoc {
     pub mismatch_cnt: u64,
     /// Where, up to 256 places.
     pub mismatches: Vec<MismatchDoc>,
+    /// Checks and repairs that have ended, the newest last.
+    #[serde(default)]
+    pub scrubs: Vec<ScrubDoc>,
     /// Logical block size hosts have to use.
     pub logical_block_bytes: u32,
     /// Host requests in flight.
@@ -134,6 +137,21 @@ pub struct ArrayDoc {
     pub pid: u32,
     /// Its members, the oldest first.
     pub members: Vec<MemberDoc>,
+}
+
+/// A check or repair that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ScrubDoc {
+    /// `check` or `repair`.
+    pub action: String,
+    /// When it began.
+    pub started: Stamp,
+    /// When it ended.
+    pub ended: Stamp,
+    /// It came to the end of what it was to walk.
+    pub complete: bool,
+    /// Sectors found to differ.
+    pub mismatch_cnt: u64,
 }
 
 /// A place where a check or repair found members to differ.
@@ -173,7 +191,7 @@ pub struct MemberDoc {
     pub number: u32,
     /// Its slot, if it has one.
     pub slot: Option<u16>,
-    /// `in_sync`, `recovering`, `spare` or `faulty`.
+    /// `in_sync`, `recovering`, `spare` or `faulty`; `waiting` while its array is inactive.
     pub state: String,
     /// Valid up to here, while recovering.
     pub recovered_bytes: Option<u64>,
@@ -377,6 +395,7 @@ impl ArrayDoc {
                 .map(|action| action_word(action).to_owned()),
             mismatch_cnt: status.mismatch_sectors,
             mismatches: mismatch_docs(status),
+            scrubs: Vec::new(), // The household remembers them.
             logical_block_bytes: status.logical_block_bytes,
             requests_in_flight: status.requests_in_flight as u64,
             nbd: around.nbd.clone(),

@@ -11,9 +11,11 @@
 pub mod api;
 pub mod cli;
 pub mod client;
+pub mod conf;
 pub mod daemon;
 pub mod demo;
 pub mod doc;
+pub mod monitor;
 pub mod runtime;
 pub mod text;
 pub mod units;

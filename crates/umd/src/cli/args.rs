@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::args_incremental::IncrementalArgs;
+use super::args_monitor::MonitorArgs;
 use super::generate::GenerateArgs;
 
 /// Linux software RAID (md) in user space.
@@ -93,6 +95,10 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Start an existing array, made by the kernel or by umd
     Assemble(AssembleArgs),
+    /// Take members as they appear, and start their arrays when they are complete
+    Incremental(IncrementalArgs),
+    /// Tell of what happens to arrays: by a program, by mail, in the system log
+    Monitor(Box<MonitorArgs>),
     /// Run one array in the foreground, in this process
     Serve(ServeArgs),
     /// Show a running array
@@ -323,9 +329,13 @@ pub struct AssembleArgs {
     /// Which array, and how.
     #[command(flatten)]
     pub start: StartArgs,
-    /// Start every array that is found on the devices given
+    /// Start every array that is found on the devices given, or without any: every array of the
+    /// configuration file, and what else is found on the devices it names
     #[arg(short, long)]
     pub scan: bool,
+    /// Read this configuration file (or the *.conf of this directory; none: no file)
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<String>,
     /// Do not start with fewer devices than last time
     #[arg(long)]
     pub no_degraded: bool,
@@ -376,6 +386,9 @@ pub struct DetailArgs {
     /// KEY=value lines
     #[arg(short = 'Y', long)]
     pub export: bool,
+    /// Read this configuration file (or the *.conf of this directory; none: no file)
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<String>,
     /// Exit with 0 whole, 1 degraded, 2 unusable, 4 unreadable
     #[arg(short, long)]
     pub test: bool,
@@ -393,9 +406,13 @@ pub struct ExamineArgs {
     /// One entry per array, for a configuration file
     #[arg(short, long)]
     pub brief: bool,
-    /// The same, leaving out devices that are no members
+    /// The same, leaving out devices that are no members; without devices those of the
+    /// configuration file
     #[arg(short, long)]
     pub scan: bool,
+    /// Read this configuration file (or the *.conf of this directory; none: no file)
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<String>,
     /// KEY=value lines
     #[arg(short = 'Y', long)]
     pub export: bool,

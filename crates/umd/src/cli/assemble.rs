@@ -8,6 +8,7 @@ use umd_export::nbd::Address;
 use super::args::{AssembleArgs, Common, ServeArgs, StartArgs};
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::{Reach, from_doc};
+use super::scan as by_config;
 use super::values;
 use crate::api::{AssembleRequest, ErrorDoc, StartedDoc};
 use crate::daemon::open::{self, How, Opened};
@@ -23,7 +24,7 @@ use umd_disk::{Engine, MemberFile, Mode};
 ///
 /// # Errors
 /// With the exit code and sentence for the user.
-pub fn run(args: &AssembleArgs, reach: &Reach, quiet: bool) -> Outcome {
+pub fn run(args: &AssembleArgs, reach: &Reach, (quiet, verbose): (bool, bool)) -> Outcome {
     let mut request = request(&args.start)?;
     request.no_degraded = args.no_degraded;
     let metadata = args.metadata.as_deref().map(values::metadata).transpose()?;
@@ -40,6 +41,9 @@ pub fn run(args: &AssembleArgs, reach: &Reach, quiet: bool) -> Outcome {
             "--update is for one array: name its devices, without --scan",
         ));
     }
+    if request.devices.is_empty() {
+        return by_config::run(args, &request, reach, (quiet, verbose));
+    }
     if args.scan {
         return scan(args, request, reach, quiet);
     }
@@ -51,7 +55,7 @@ pub fn run(args: &AssembleArgs, reach: &Reach, quiet: bool) -> Outcome {
 }
 
 /// Assembles one array; `None` in a dry run.
-fn one(
+pub(super) fn one(
     args: &AssembleArgs,
     request: &AssembleRequest,
     reach: &Reach,
@@ -110,15 +114,6 @@ fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
     {
         name = Some(values::array_name(first)?);
         targets = rest;
-    }
-    if targets.is_empty() {
-        return Err(match (&name, args.targets.is_empty()) {
-            (Some(name), _) => Failure::failed(format!(
-                "{name} not identified in config file: name its devices, there is no config file \
-                 in this version (if {name} is a device, write ./{name})"
-            )),
-            _ => Failure::failed("No arrays found in config file or automatically"),
-        });
     }
     let devices = targets
         .iter()
@@ -209,9 +204,7 @@ fn scan(args: &AssembleArgs, request: AssembleRequest, reach: &Reach, quiet: boo
         }
     }
     if order.is_empty() {
-        return Err(Failure::failed(
-            "No arrays found in config file or automatically",
-        ));
+        return Err(Failure::failed(by_config::NO_ARRAYS));
     }
     if args.json && !args.dry_run {
         let schema = crate::api::SCHEMA;
@@ -335,6 +328,11 @@ fn describe_start(
 /// With the exit code and sentence for the user.
 pub fn serve(args: &ServeArgs, common: &Common, reach: &Reach) -> Outcome {
     let mut request = request(&args.start)?;
+    if request.devices.is_empty() {
+        return Err(Failure::usage(
+            "no devices were named to serve an array from",
+        ));
+    }
     request.faults.clone_from(&args.fault);
     if let Some(name) = &request.name
         && reach.find(name)?.is_some_and(|mut client| {
@@ -397,21 +395,5 @@ mod tests {
         assert_eq!(request.devices.len(), 2);
         let request = super::request(&args(&["/dev/md0", "/x/a"])).expect("a request");
         assert_eq!(request.name.as_deref(), Some("md0"));
-    }
-
-    #[test]
-    fn without_devices_there_is_nothing_to_assemble() {
-        let failure = request(&args(&["md0"])).expect_err("refused");
-        assert_eq!(failure.code, 1);
-        assert!(
-            failure
-                .text
-                .starts_with("md0 not identified in config file")
-        );
-        let failure = request(&args(&[])).expect_err("refused");
-        assert_eq!(
-            failure.text,
-            "No arrays found in config file or automatically"
-        );
     }
 }

@@ -208,7 +208,7 @@ pub fn manage(args: &ManageArgs, steps: &Steps, reach: &Reach, quiet: bool) -> O
         changed = true;
     }
     if args.run {
-        reach.detail(&name)?; // Whatever is here has been started.
+        super::incremental::run_waiting(reach, &name, quiet)?;
     }
     if args.json {
         print_json(&reach.detail(&name)?)?;

@@ -20,11 +20,9 @@ const LATER: &[(&str, &str)] = &[
     ("--add-spare", "adding without rebuilding"),
     ("--readwrite-auto", "read-auto"),
     ("--super-minor", "finding arrays by minor number"),
-    ("--config", "a configuration file"),
     ("--ublk", "the ublk door"),
     ("--fuse", "the FUSE door"),
     ("--vhost-user", "the vhost-user door"),
-    ("--incremental", "incremental assembly"),
     ("--subarray", "containers"),
 ];
 

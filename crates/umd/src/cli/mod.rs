@@ -1,6 +1,8 @@
 //! The command line: from arguments to an exit code.
 
 pub mod args;
+pub mod args_incremental;
+pub mod args_monitor;
 pub mod argv;
 pub mod assemble;
 pub mod bad_blocks;
@@ -11,9 +13,12 @@ pub mod create;
 pub mod flags;
 pub mod generate;
 pub mod grow;
+pub mod incremental;
 pub mod later;
+pub mod monitor;
 pub mod outcome;
 pub mod reach;
+pub mod scan;
 pub mod show;
 pub mod values;
 
@@ -87,7 +92,9 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
             let flags = own.map(Marks::of_targets).unwrap_or_default();
             build::run(args, &flags, &reach()?, quiet)
         }
-        Command::Assemble(args) => assemble::run(args, &reach()?, quiet),
+        Command::Assemble(args) => assemble::run(args, &reach()?, (quiet, common.verbose > 0)),
+        Command::Incremental(args) => incremental::run(args, &reach()?, quiet),
+        Command::Monitor(args) => monitor::run(args, &reach()?),
         Command::Serve(args) => assemble::serve(args, common, &reach()?),
         Command::Detail(args) => show::detail(args, &reach()?, common.verbose > 0),
         Command::Examine(args) => show::run_examine(args, common.verbose > 0),

@@ -17,6 +17,7 @@ use super::outcome::{FAILED, Failure, Outcome, print, print_json, say};
 use super::reach::Reach;
 use super::values;
 use crate::api::{API, ArraysDoc, SCHEMA, WebDoc, WebRequest};
+use crate::conf::probe;
 use crate::daemon::household::find_in;
 use crate::daemon::open::{self, Superblock};
 use crate::doc::{ArrayDoc, Stamp};
@@ -37,6 +38,9 @@ pub fn detail(args: &DetailArgs, reach: &Reach, verbose: bool) -> Outcome {
     }
     let mut arrays = Vec::new();
     let mut code = 0;
+    if args.config.is_some() {
+        super::scan::config(args.config.as_deref())?; // For what it has to say.
+    }
     if args.arrays.is_empty() {
         arrays = reach
             .all()?
@@ -291,6 +295,15 @@ fn bitmap_sectors(fields: &bitmap::Fields) -> u64 {
 /// # Errors
 /// With the exit code and sentence for the user.
 pub fn run_examine(args: &ExamineArgs, verbose: bool) -> Outcome {
+    if args.devices.is_empty() && args.scan && !args.bitmap {
+        let devices = super::scan::config(args.config.as_deref())?.candidates();
+        let carries = |path: &String| probe::probe(path).is_ok_and(|found| found.is_some());
+        let args = ExamineArgs {
+            devices: devices.into_iter().filter(carries).collect(),
+            ..args.clone()
+        };
+        return examine_all(&args, verbose);
+    }
     if args.devices.is_empty() {
         return Err(Failure::usage("No devices to examine"));
     }

@@ -28,8 +28,9 @@ use super::household::{Answer, Household};
 use super::{metrics, page, web};
 use crate::api::{
     API, ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc,
-    ErrorDoc, EventDoc, LayoutRequest, ManageRequest, MapDoc, ReadonlyRequest, SCHEMA, StartedDoc,
-    StatsDoc, VersionDoc, WaitDoc, WebDoc, WebRequest,
+    ErrorDoc, EventDoc, GoneRequest, IncrementalDoc, IncrementalRequest, LayoutRequest,
+    ManageRequest, MapDoc, ReadonlyRequest, SCHEMA, StartWaitingRequest, StartedDoc, StatsDoc,
+    VersionDoc, WaitDoc, WebDoc, WebRequest,
 };
 use crate::doc::ArrayDoc;
 use crate::text::mdstat::mdstat;
@@ -132,6 +133,9 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(detail))
         .routes(routes!(create))
         .routes(routes!(assemble))
+        .routes(routes!(incremental))
+        .routes(routes!(start_waiting))
+        .routes(routes!(device_gone))
         .routes(routes!(stop))
         .routes(routes!(manage))
         .routes(routes!(action))
@@ -307,6 +311,48 @@ async fn create(State(shared): State<Shared>, body: Body<CreateRequest>) -> Resp
 async fn assemble(State(shared): State<Shared>, body: Body<AssembleRequest>) -> Response {
     match understood(body) {
         Ok(request) => answer(shared.household.assemble(request).await),
+        Err(response) => *response,
+    }
+}
+
+/// Takes a device in, and starts its array when all its members are here.
+#[utoipa::path(
+    post,
+    path = "/v1/incremental",
+    request_body = IncrementalRequest,
+    responses((status = 200, body = IncrementalDoc), Refusals)
+)]
+async fn incremental(State(shared): State<Shared>, body: Body<IncrementalRequest>) -> Response {
+    match understood(body) {
+        Ok(request) => answer(shared.household.incremental(request).await),
+        Err(response) => *response,
+    }
+}
+
+/// Starts arrays that wait for members, without those.
+#[utoipa::path(
+    post,
+    path = "/v1/incremental/start",
+    request_body = StartWaitingRequest,
+    responses((status = 200, body = DoneDoc), Refusals)
+)]
+async fn start_waiting(State(shared): State<Shared>, body: Body<StartWaitingRequest>) -> Response {
+    match understood(body) {
+        Ok(request) => answer(shared.household.start_waiting(request).await),
+        Err(response) => *response,
+    }
+}
+
+/// A device has gone: it is failed and taken out, or does not wait any longer.
+#[utoipa::path(
+    post,
+    path = "/v1/incremental/gone",
+    request_body = GoneRequest,
+    responses((status = 200, body = DoneDoc), Refusals)
+)]
+async fn device_gone(State(shared): State<Shared>, body: Body<GoneRequest>) -> Response {
+    match understood(body) {
+        Ok(request) => answer(shared.household.device_gone(&request.device).await),
         Err(response) => *response,
     }
 }

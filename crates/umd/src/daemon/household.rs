@@ -12,9 +12,11 @@ use umd_format::FaultyLayout;
 
 use super::array::{Handle, Offer, Snapshot, Stopped};
 use super::create;
+use super::gathering::Gathering;
 use super::memory::Memory;
 use super::open::{self, How};
 use super::registry::Registry;
+use super::scrubs::Scrubs;
 use super::start;
 use crate::api::{
     ActionRequest, ArraysDoc, AssembleRequest, CreateRequest, DoneDoc, ErrorDoc, EventDoc,
@@ -34,6 +36,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub struct Household {
     /// The arrays.
     pub registry: Registry,
+    /// Those whose members are not all here yet.
+    pub gathering: Gathering,
+    /// Checks and repairs that have ended.
+    pub scrubs: Scrubs,
     /// Where they are served.
     pub nbd: Mutex<Vec<String>>,
     /// What happens to them.
@@ -47,7 +53,7 @@ pub struct Household {
 /// The answer to an operation.
 pub type Answer<T> = Result<T, ErrorDoc>;
 
-fn no_such_array(name: &str) -> ErrorDoc {
+pub(super) fn no_such_array(name: &str) -> ErrorDoc {
     ErrorDoc {
         not_found: true,
         ..ErrorDoc::new(format!("{name} does not appear to be an active array"))
@@ -66,6 +72,8 @@ impl Default for Household {
     fn default() -> Household {
         Household {
             registry: Registry::default(),
+            gathering: Gathering::default(),
+            scrubs: Scrubs::system(),
             nbd: Mutex::new(Vec::new()),
             events: broadcast::channel(EVENTS_KEPT).0,
             ended: std::sync::Arc::new(Notify::new()),
@@ -84,12 +92,20 @@ impl Household {
     }
 
     pub(super) fn handle(&self, name: &str) -> Answer<Handle> {
-        self.registry.get(name).ok_or_else(|| no_such_array(name))
+        let waits = || self.gathering.docs().iter().any(|array| array.name == name);
+        self.registry.get(name).ok_or_else(|| match waits() {
+            true => ErrorDoc::new(format!(
+                "{name} does not run, it waits for members: start it without them (umd {name} \
+                 --run) or let them go (umd stop {name})"
+            )),
+            false => no_such_array(name),
+        })
     }
 
     pub(super) async fn look(&self, name: &str, handle: &Handle) -> Answer<(Snapshot, ArrayDoc)> {
         let snapshot = handle.look().await.map_err(stopped(name))?;
-        let doc = snapshot.doc(name, &self.addresses(), &handle.how);
+        let mut doc = snapshot.doc(name, &self.addresses(), &handle.how);
+        doc.scrubs = self.scrubs.of(&doc.uuid_canonical);
         Ok((snapshot, doc))
     }
 
@@ -98,6 +114,10 @@ impl Household {
     /// # Errors
     /// When it does not run.
     pub async fn detail(&self, name: &str) -> Answer<ArrayDoc> {
+        let mut waiting = self.gathering.docs().into_iter();
+        if let Some(array) = waiting.find(|array| array.name == name) {
+            return Ok(array);
+        }
         let handle = self.handle(name)?;
         Ok(self.look(name, &handle).await?.1)
     }
@@ -110,13 +130,14 @@ impl Household {
                 arrays.push(doc);
             }
         }
+        arrays.extend(self.gathering.docs());
         ArraysDoc {
             schema: SCHEMA,
             arrays,
         }
     }
 
-    fn surroundings(&self) -> start::Surroundings {
+    pub(super) fn surroundings(&self) -> start::Surroundings {
         start::Surroundings {
             registry: self.registry.clone(),
             events: self.events.clone(),
@@ -176,9 +197,25 @@ impl Household {
     ///
     /// # Errors
     /// When it is refused; nothing has been written then.
-    pub async fn assemble(&self, request: AssembleRequest) -> Answer<StartedDoc> {
-        let around = self.surroundings();
-        let started = match blocking(move || start::assemble(&around, &request)).await {
+    pub async fn assemble(
+        self: &std::sync::Arc<Self>,
+        mut request: AssembleRequest,
+    ) -> Answer<StartedDoc> {
+        let own = self.clone();
+        let assembled = move || {
+            let (around, gone) = (own.surroundings(), own.gathering.merge(&mut request));
+            let mut started = start::assemble(&around, &request);
+            match (&gone, &mut started) {
+                (Some(gone), Ok(started)) => {
+                    let text = format!("Merging with already-assembled {}", gone.name);
+                    started.messages.insert(0, text);
+                }
+                (Some(gone), Err(_)) => own.gathering.take_back(&around, gone),
+                (None, _) => {}
+            }
+            started
+        };
+        let started = match blocking(assembled).await {
             Ok(started) => started,
             Err(error) => return Err(self.explain(error).await),
         };
@@ -220,6 +257,12 @@ impl Household {
     /// # Errors
     /// When it does not run, or refuses to stop.
     pub async fn stop(&self, name: &str) -> Answer<DoneDoc> {
+        if self.gathering.stop(name) {
+            return Ok(DoneDoc {
+                messages: vec![format!("stopped {name}")],
+                ..DoneDoc::plain()
+            });
+        }
         let handle = self.handle(name)?;
         let answer = handle.control(Control::Stop).await;
         if let Ok(Err(error)) = &answer {
@@ -244,6 +287,7 @@ impl Household {
     /// Stops all arrays, the newest first; returns those that would not stop.
     pub async fn stop_all(&self) -> Vec<ErrorDoc> {
         let mut failures = Vec::new();
+        self.gathering.stop_all();
         for (name, _) in self.registry.all().into_iter().rev() {
             failures.extend(self.stop(&name).await.err());
         }

@@ -237,7 +237,7 @@ impl Household {
     /// one was told to go.
     ///
     /// Returns what there is to say about it.
-    pub async fn restore(&self, memory: Memory, keep: bool) -> Vec<String> {
+    pub async fn restore(self: &std::sync::Arc<Self>, memory: Memory, keep: bool) -> Vec<String> {
         let mut said = Vec::new();
         let kept = memory.read().arrays.into_iter();
         let (resting, kept): (Vec<KeptArray>, Vec<KeptArray>) =

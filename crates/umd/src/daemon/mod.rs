@@ -5,6 +5,9 @@
 //! | `array`     | an array's handle, and what is said to its thread                |
 //! | `run`       | that thread: one loop over messages, member I/O and connections  |
 //! | `engine`    | the wall around the engine: a broken invariant freezes one array |
+//! | `gathering` | arrays whose members arrive one by one, until they are enough     |
+//! | `incremental` | what the control API does about them                           |
+//! | `scrubs`    | what checks and repairs found, kept in a file for each array     |
 //! | `rebit`     | bitmaps that come and go while an array runs                     |
 //! | `beneath`   | what the filesystem of a path lies on                            |
 //! | `room`      | sparse members and filesystems too small for them                |
@@ -23,7 +26,9 @@ pub mod control;
 pub mod create;
 pub mod doors;
 pub mod engine;
+pub mod gathering;
 pub mod household;
+pub mod incremental;
 pub mod listener;
 pub mod memory;
 pub mod meter;
@@ -36,6 +41,7 @@ pub mod rebit;
 pub mod registry;
 pub mod room;
 pub mod run;
+pub mod scrubs;
 pub mod start;
 pub mod update;
 pub mod web;

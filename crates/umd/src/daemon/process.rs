@@ -30,6 +30,7 @@ use super::control::{self, Activity, ControlSocket};
 use super::household::Household;
 use super::listener::{Listening, open_door};
 use super::memory::Memory;
+use super::scrubs;
 use crate::api::{AssembleRequest, StartedDoc};
 use crate::cli::outcome::{Failure, Outcome, say, say_with_time};
 use crate::client::Client;
@@ -186,6 +187,7 @@ async fn household(options: &DaemonOptions) -> Outcome {
     let memory = Memory::at(&options.runtime.arrays());
     let said = household.restore(memory, options.keep).await;
     said.iter().for_each(|line| say(line));
+    tokio::spawn(scrubs::keep(household.clone()));
     let socket = bind(&options.runtime.control())?;
     let own = Address::Unix(options.runtime.nbd());
     let doors = open_doors(&household, [&own].into_iter().chain(&options.nbd))?;
@@ -381,6 +383,7 @@ pub fn serve(options: ServeOptions) -> Outcome {
 async fn serve_one(options: &ServeOptions) -> Outcome {
     let told = told_to_go();
     let household = Arc::new(Household::default());
+    tokio::spawn(scrubs::keep(household.clone()));
     let started = household
         .assemble(options.request.clone())
         .await

@@ -91,6 +91,15 @@ impl Registry {
         })
     }
 
+    /// The name under which the array with this UUID runs.
+    pub fn running(&self, wanted: Uuid) -> Option<String> {
+        let inner = self.lock();
+        let mut entries = inner.entries.iter();
+        let found = entries
+            .find(|(_, entry)| matches!(entry, Entry::Running { uuid, .. } if *uuid == wanted));
+        found.map(|(name, _)| name.clone())
+    }
+
     /// All running arrays, oldest first.
     pub fn all(&self) -> Vec<(String, Handle)> {
         let inner = self.lock();

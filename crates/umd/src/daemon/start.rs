@@ -289,7 +289,7 @@ pub(super) fn refusal_doc(refusal: &Refusal, name: Option<&str>) -> ErrorDoc {
 }
 
 /// The name an array runs under when nobody says.
-fn stored_name(superblock: &SuperblockV1) -> Answer<String> {
+pub(super) fn stored_name(superblock: &SuperblockV1) -> Answer<String> {
     match superblock.format() {
         Format::V090 => Ok(format!("md{}", superblock.fields.preferred_minor)),
         Format::V1(_) | Format::Bare => running_name(&superblock.fields.name()),
@@ -377,6 +377,7 @@ pub fn start(
         around.registry.remove(&name);
         system(error)
     })?;
+    tell(around, &name, "NewArray");
     Ok(Started {
         name,
         drives,
@@ -478,6 +479,18 @@ impl LoopParts {
     }
 }
 
+/// An array has come or gone.
+fn tell(around: &Surroundings, name: &str, event: &str) {
+    let event = EventDoc {
+        schema: crate::api::SCHEMA,
+        array: name.to_owned(),
+        event: event.to_owned(),
+        member: None,
+        text: String::new(),
+    };
+    let _ = around.events.send(event); // Nobody may be listening.
+}
+
 /// Starts the thread, and waits until it has all it needs.
 fn spawn(around: &Surroundings, parts: LoopParts) -> std::io::Result<()> {
     let (around, name) = (around.clone(), parts.name.clone());
@@ -506,6 +519,7 @@ fn spawn(around: &Surroundings, parts: LoopParts) -> std::io::Result<()> {
             }
         }
         around.registry.remove(&name);
+        tell(&around, &name, "DeviceDisappeared");
         around.ended.notify_waiters();
     })?;
     ready.recv().unwrap_or_else(|_| {

@@ -4,6 +4,8 @@
 
 use std::fmt::Write;
 
+use umd_format::Raid10Layout;
+
 use crate::doc::{ArrayDoc, MemberDoc, MismatchDoc, MismatchMemberDoc, SyncDoc};
 use crate::units::human_tail;
 
@@ -11,6 +13,9 @@ use super::Context;
 
 /// The full form. `title` is what the user called the array.
 pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
+    if array.array_state == "inactive" {
+        return inactive(title, array, context);
+    }
     let mut out = format!("{title}:\n");
     let mut line = |label: &str, value: String| {
         let _ = writeln!(out, "{label:>18} : {value}");
@@ -20,7 +25,7 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     line("Creation Time", context.time(array.creation_time.epoch));
     line("Raid Level", array.level.clone());
     line("Array Size", size(array.array_bytes));
-    if let Some(bytes) = array.dev_bytes {
+    if let Some(bytes) = used_dev_bytes(array) {
         line("Used Dev Size", size(bytes));
     }
     line("Raid Devices", array.raid_disks.to_string());
@@ -75,6 +80,75 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     out.push_str(&table(array));
     out.push_str(&faults(array));
     out.push_str(&mismatches(array));
+    out + &scrubs(array, context)
+}
+
+/// What each member gives. A RAID10 uses whole chunks in each of its far parts, and the rest is not
+/// counted.
+fn used_dev_bytes(array: &ArrayDoc) -> Option<u64> {
+    let bytes = array.dev_bytes?;
+    let layout = u32::try_from(array.layout_number).unwrap_or(0);
+    let far = match array.level_number {
+        10 => Raid10Layout::parse(layout, array.raid_disks)?.far,
+        _ => return Some(bytes),
+    };
+    let unit = array.chunk_bytes.saturating_mul(far.into()).max(1);
+    Some(bytes / unit * unit)
+}
+
+/// So many scrubs are shown; the JSON document has more.
+const SCRUBS_MAX: usize = 3;
+
+/// When members were last compared, the newest first. mdadm has no such lines.
+fn scrubs(array: &ArrayDoc, context: &Context) -> String {
+    let mut out = String::new();
+    for (index, one) in array.scrubs.iter().rev().take(SCRUBS_MAX).enumerate() {
+        let blank = if index == 0 { "\n" } else { "" };
+        let seconds = one.ended.epoch.saturating_sub(one.started.epoch);
+        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+        let how = if one.complete { "done" } else { "interrupted" };
+        let _ = writeln!(
+            out,
+            "{blank}{:>18} : {} ({} {how} after {hours}:{minutes:02}:{:02}, mismatches: {})",
+            "Scrub",
+            context.time(one.started.epoch),
+            one.action,
+            seconds % 60,
+            one.mismatch_cnt
+        );
+    }
+    out
+}
+
+/// An array that waits for members. mdadm has no State column here; users took what they saw for
+/// an array whose members had all become spares.
+fn inactive(title: &str, array: &ArrayDoc, context: &Context) -> String {
+    let mut out = format!("{title}:\n");
+    let mut line = |label: &str, value: String| {
+        let _ = writeln!(out, "{label:>18} : {value}");
+    };
+    line("Version", shown_version(array).to_owned());
+    line("Raid Level", array.level.clone());
+    line("Total Devices", array.members.len().to_string());
+    line("Persistence", "Superblock is persistent\n".into());
+    line("State", "inactive".into());
+    if let Some(reason) = &array.reason {
+        line("Reason", reason.clone());
+    }
+    line("Working Devices", format!("{}\n", array.members.len()));
+    out.push_str(&identity(array, context));
+    out.push_str("    Number   Major   Minor   RaidDevice State\n");
+    for member in &array.members {
+        let (slot, what) = match member.slot {
+            Some(slot) => (format!("{slot:>5}"), format!("active device {slot}")),
+            None => ("    -".to_owned(), "spare".to_owned()),
+        };
+        let _ = writeln!(
+            out,
+            "   {:>5}   {:>5}    {:>5}    {slot}      {what} (array not running)   {}",
+            member.number, member.major, member.minor, member.path
+        );
+    }
     out
 }
 
@@ -229,7 +303,8 @@ fn size(bytes: u64) -> String {
 pub fn state(array: &ArrayDoc) -> String {
     let mut words = match array.array_state.as_str() {
         "frozen" => "frozen".to_owned(),
-        "broken" if matches!(array.level_number, -1 | 0) => "broken".to_owned(),
+        // Levels without redundancy have the kernel's own word there.
+        word @ ("broken" | "readonly") if matches!(array.level_number, -1 | 0) => word.to_owned(),
         "active" => "active".to_owned(),
         _ => "clean".to_owned(),
     };
@@ -302,7 +377,11 @@ fn row(out: &mut String, member: &MemberDoc, slot: Option<u16>) {
 
 /// `--brief` and `--scan`: a line for a configuration file; `verbose` adds level and devices.
 pub fn brief(array: &ArrayDoc, verbose: bool) -> String {
-    let mut out = format!("ARRAY /dev/md/{}", array.name);
+    let kind = match array.array_state.as_str() {
+        "inactive" => "INACTIVE-ARRAY",
+        _ => "ARRAY",
+    };
+    let mut out = format!("{kind} /dev/md/{}", array.name);
     if verbose {
         let _ = write!(
             out,
@@ -311,7 +390,7 @@ pub fn brief(array: &ArrayDoc, verbose: bool) -> String {
         );
     }
     let _ = write!(out, " metadata={}", array.metadata);
-    if array.spare_devices() > 0 {
+    if array.spare_devices() > 0 && array.array_state != "inactive" {
         let _ = write!(out, " spares={}", array.spare_devices());
     }
     if !array.set_name.is_empty() {
@@ -342,7 +421,7 @@ pub fn export(array: &ArrayDoc) -> String {
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
             .collect();
         let role = match (member.slot, member.state.as_str()) {
-            (Some(slot), "in_sync" | "recovering") => slot.to_string(),
+            (Some(slot), "in_sync" | "recovering" | "waiting") => slot.to_string(),
             _ => "spare".to_owned(),
         };
         let _ = writeln!(out, "MD_DEVICE_{key}_ROLE={role}");
@@ -353,7 +432,7 @@ pub fn export(array: &ArrayDoc) -> String {
 
 /// The exit code of `--test`: 0 whole, 1 degraded, 2 unusable.
 pub fn test_code(array: &ArrayDoc) -> u8 {
-    if array.failed || array.array_state == "frozen" {
+    if array.failed || matches!(array.array_state.as_str(), "frozen" | "inactive") {
         2
     } else {
         u8::from(array.degraded > 0)

@@ -28,7 +28,21 @@ pub fn mdstat(arrays: &[ArrayDoc]) -> String {
     out
 }
 
+/// An array that waits for members: who is here, and how much room they have.
+fn inactive_lines(out: &mut String, array: &ArrayDoc) {
+    let _ = write!(out, "{} : inactive", array.name);
+    for member in array.members.iter().rev() {
+        let _ = write!(out, " {}[{}](S)", device_word(&member.path), member.number);
+    }
+    let blocks = array.array_bytes / 1024;
+    let _ = write!(out, "\n      {blocks} blocks{}\n       \n", version(array));
+}
+
 fn array_lines(out: &mut String, array: &ArrayDoc) {
+    if array.array_state == "inactive" {
+        inactive_lines(out, array);
+        return;
+    }
     let state = match array.array_state.as_str() {
         "broken" | "frozen" => "broken",
         _ => "active",

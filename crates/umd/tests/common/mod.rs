@@ -56,6 +56,12 @@ impl Ran {
         self.err
     }
 
+    /// The command must have ended so, with nothing or something to say.
+    #[track_caller]
+    pub fn fails_quietly(self, code: i32) {
+        assert_eq!(self.code, code, "{}{}", self.out, self.err);
+    }
+
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).expect("a JSON document")
     }
@@ -83,6 +89,7 @@ impl Home {
             .args(line.split_whitespace())
             .current_dir(self.dir.path())
             .env("XDG_RUNTIME_DIR", self.runtime())
+            .env("XDG_STATE_HOME", self.path("state"))
             .env("TZ", "UTC")
             .stdin(Stdio::null());
         command

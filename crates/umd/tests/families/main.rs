@@ -5,6 +5,7 @@
 //!   losses  01*   members fail in every combination the level allows; 02r1add
 //!   replaced      01replace, and 05r1-failfast
 //!   starts  03*   assembly by every word, in every order, with strangers and stale members
+//!   incremental   03assem-incr
 //!   changes 04*   what `--update=` leaves
 //!   bitmaps 05*   what a bitmap saves, counted on the members themselves
 //!   grown         the same of bitmaps that come and go while the array runs
@@ -22,6 +23,7 @@ mod bitmapfiles;
 mod bitmaps;
 mod changes;
 mod grown;
+mod incremental;
 mod levels;
 mod losses;
 mod manners;
