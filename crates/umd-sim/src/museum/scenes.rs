@@ -136,6 +136,7 @@ pub fn scene(exhibit: Exhibit) -> Scene {
         M52 | M53 | M55 | M60 => rebuilds(exhibit),
         M58 | M61 | M62 => faults(exhibit),
         M12 | M17 | M63 => super::logs::scene(exhibit),
+        U40 | U41 | U42 | U43 | U44 => super::logs::refused(exhibit),
         _ => own::scene(exhibit),
     }
 }
