@@ -341,7 +341,8 @@ fn replaced(exhibit: Exhibit) -> Scene {
                 damage(0, 0..8),
                 replace(1),
                 until(in_sync),
-                read(0..8),
+                // No more than a block: longer ones are tried again in parts, until it is over.
+                read(0..1),
             ],
         ),
         _ => new(
