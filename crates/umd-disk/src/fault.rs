@@ -7,6 +7,7 @@
 //! | `ignore-flush`  | with `cache`: flushes and FUA are acknowledged and do nothing              |
 //! | `seed=N`        | which unflushed writes reach the file early all the same (default 0)       |
 //! | `bad=SECTOR+LEN`| these sectors are unreadable until they are written; may be repeated       |
+//! | `worn=SECTOR+LEN`| these sectors take no writes, and can be read; may be repeated          |
 //! | `error-at=N`    | the Nth I/O, counted from 1, fails with a media error                      |
 //! | `fail-after=N`  | every I/O after the Nth fails: the device is gone                          |
 //!
@@ -46,6 +47,8 @@ pub struct FaultSpec {
     pub seed: u64,
     /// Sectors that cannot be read until they are written.
     pub bad_sectors: Vec<Range<u64>>,
+    /// Sectors that take no writes.
+    pub worn_sectors: Vec<Range<u64>>,
     /// This I/O, counted from 1, fails with a media error.
     pub error_at: Option<u64>,
     /// Everything after this many I/Os fails.
@@ -69,12 +72,16 @@ impl FromStr for FaultSpec {
                 "seed" => spec.seed = number(value)?,
                 "error-at" => spec.error_at = Some(number(value)?),
                 "fail-after" => spec.fail_after = Some(number(value)?),
-                "bad" => {
-                    let form = || format!("'{word}': write bad=SECTOR+LEN");
+                "bad" | "worn" => {
+                    let form = || format!("'{word}': write {key}=SECTOR+LEN");
                     let (sector, len) = value.split_once('+').ok_or_else(form)?;
                     let (sector, len) = (number(sector)?, number(len)?);
                     let end = sector.checked_add(len).filter(|_| len > 0);
-                    spec.bad_sectors.push(sector..end.ok_or_else(form)?);
+                    let range = sector..end.ok_or_else(form)?;
+                    match key {
+                        "worn" => spec.worn_sectors.push(range),
+                        _ => spec.bad_sectors.push(range),
+                    }
                 }
                 _ => return Err(format!("'{word}': not a fault this program knows")),
             }
@@ -97,6 +104,9 @@ impl fmt::Display for FaultSpec {
         }
         for bad in &self.bad_sectors {
             write!(f, ",bad={}+{}", bad.start, bad.end - bad.start)?;
+        }
+        for worn in &self.worn_sectors {
+            write!(f, ",worn={}+{}", worn.start, worn.end - worn.start)?;
         }
         if let Some(n) = self.error_at {
             write!(f, ",error-at={n}")?;
@@ -265,6 +275,9 @@ impl Medium for FaultMedium {
     fn write(&self, offset: u64, pieces: &[IoSlice<'_>], fua: bool) -> Result<(), IoError> {
         let mut state = self.begin()?;
         let len = pieces_len(pieces);
+        if any_bad(&self.spec.worn_sectors, offset, len) {
+            return Err(IoError::Media);
+        }
         if self.cached(&mut state, offset, len, fua) {
             let mut bytes = vec![0; len as usize];
             copy_out(pieces, 0, &mut bytes);
@@ -279,6 +292,9 @@ impl Medium for FaultMedium {
 
     fn zero(&self, offset: u64, len: u64, may_unmap: bool, fua: bool) -> Result<(), IoError> {
         let mut state = self.begin()?;
+        if any_bad(&self.spec.worn_sectors, offset, len) {
+            return Err(IoError::Media);
+        }
         if len <= CACHED_ZERO_BYTES_MAX && self.cached(&mut state, offset, len, fua) {
             self.keep(&mut state, offset, &vec![0; len as usize])?;
         } else {
@@ -364,6 +380,7 @@ mod tests {
                 ignore_flush: true,
                 seed: 7,
                 bad_sectors: vec![8..10, 100..101],
+                worn_sectors: Vec::new(),
                 error_at: Some(3),
                 fail_after: Some(9),
             }
@@ -377,6 +394,7 @@ mod tests {
             "bad=1+0",
             "cache=1",
             "bad=1+-1",
+            "worn=1",
         ] {
             assert!(wrong.parse::<FaultSpec>().is_err(), "{wrong}");
         }
@@ -393,6 +411,19 @@ mod tests {
         assert_eq!(read(&medium, 9), Ok(5));
         assert_eq!(read(&medium, 8), Err(IoError::Media));
         assert_eq!(read(&medium, 10), Err(IoError::Media));
+    }
+
+    #[test]
+    fn worn_sectors_keep_what_they_have() {
+        let (_, medium) = medium("worn=8+4");
+        assert_eq!(write(&medium, 8, 5, false), Err(IoError::Media));
+        assert_eq!(
+            medium.zero(7 * 512, 1024, false, false),
+            Err(IoError::Media)
+        );
+        assert_eq!(read(&medium, 8), Ok(0));
+        write(&medium, 12, 5, false).expect("write");
+        assert_eq!(read(&medium, 12), Ok(5));
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //!   kernel   finds what umd has left of them
 //!   umd      repairs; the log is empty
 //!   kernel   finds none, and members that agree
+//!
+//!   umd      is refused a part of a write by a member, records it, and goes on
+//!   kernel   lists what was refused as mdadm does, and reads what was written
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -19,7 +22,7 @@ use std::path::{Path, PathBuf};
 use umd_interop::oracle::Oracle;
 use umd_interop::pattern;
 use umd_interop::scratch::Scratch;
-use umd_interop::umd::{Umd, copy_out, qemu_io, text};
+use umd_interop::umd::{Umd, copy_in, copy_out, qemu_io, text};
 use umd_interop::uml::{Kernel, KernelRun};
 
 const MIB: u64 = 1 << 20;
@@ -173,4 +176,83 @@ fn bad_blocks_go_from_the_kernel_to_umd_and_back() {
         .script(&agree(1, "$D2 $D3 $D4", "D2"))
         .run_ok()
         .unwrap();
+}
+
+/// What a member refuses to write, in sectors of its data.
+const WORN: (u64, u64) = (1001, 5);
+
+/// An array of umd's whose second member refuses a part of what is written; the content.
+fn refused(oracle: &Oracle, umd: &Umd, name: &str, level: &str, set: &[PathBuf]) -> (u64, PathBuf) {
+    let count = set.len().to_string();
+    let mut args = vec![
+        "create",
+        name,
+        "--level",
+        level,
+        "-n",
+        &count,
+        "--assume-clean",
+    ];
+    args.extend(["--bitmap", "internal"]);
+    args.extend(set.iter().map(|path| text(path)));
+    umd.ok(&args).unwrap();
+    umd.ok(&["stop", name]).unwrap();
+    let superblock = umd.superblock(&set[1]).unwrap();
+    let offset = superblock["data_offset_bytes"].as_u64().unwrap() / 512;
+    let fault = format!("{}:worn={}+{}", set[1].display(), offset + WORN.0, WORN.1);
+    let served = umd.serve(name, set, &["--fault", &fault]).unwrap();
+    let truth = set[0].with_extension("truth");
+    let len = umd_interop::umd::export_bytes(oracle, &served.uri()).unwrap();
+    pattern::write_file(&truth, 31, len).unwrap();
+    copy_in(oracle, &truth, &served.uri()).unwrap();
+    let array = umd.until(name, |array| array["state"] != "broken").unwrap();
+    let member = array["members"].as_array().unwrap().iter();
+    let member = member.clone().find(|m| m["path"] == text(&set[1])).unwrap();
+    assert_eq!(member["state"], "in_sync", "{array}");
+    assert_eq!(member["bad_bytes"].as_u64(), Some(WORN.1 * 512), "{array}");
+    let log = served.messages();
+    served.stop().unwrap();
+    assert!(log.contains("refused to write"), "{log}");
+    (offset, truth)
+}
+
+/// A write that a member refuses is recorded as the kernel would: it reads the log, and never what
+/// is still there.
+#[test]
+fn what_a_member_refused_is_known_to_the_kernel() {
+    let what = "writes that a member refuses";
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    for (level, count) in ARRAYS {
+        let set = scratch
+            .images(&format!("w{level}-"), count, 16 * MIB)
+            .unwrap();
+        let name = format!("w{level}");
+        let (offset, truth) = refused(&oracle, &umd, &name, level, &set);
+        let bad: BTreeSet<u64> = (offset + WORN.0..offset + WORN.0 + WORN.1).collect();
+        let list = umd.ok(&["examine-badblocks", text(&set[1])]).unwrap();
+        assert_eq!(sectors(&list), bad, "{list}");
+        let copy = scratch.path(&format!("copy{level}"));
+        let devices: String = (0..count).map(|n| format!("$D{n} ")).collect();
+        let run = Kernel::new(&oracle)
+            .members(&set)
+            .script(&format!(
+                "echo '<log>'; mdadm --examine-badblocks $D1; echo '</log>'
+                mdadm --assemble --run --quiet /dev/md0 {devices}
+                echo '<sysfs>'; cat /sys/block/md0/md/dev-${{D1#/dev/}}/bad_blocks; echo '</sysfs>'
+                [ $(cat /sys/block/md0/md/degraded) = 0 ] || fail degraded
+                dd if=/dev/md0 of=$H{copy} bs=1M 2>/dev/null
+                n=$(check md0); [ $n = 0 ] || fail mismatch_cnt $n
+                mdadm --stop /dev/md0",
+                copy = copy.display(),
+            ))
+            .run_ok()
+            .unwrap();
+        assert_eq!(sectors(printed(&run, "log")), bad);
+        assert_eq!(sectors(printed(&run, "sysfs")), bad);
+        let len = std::fs::metadata(&truth).unwrap().len();
+        pattern::compare((&copy, 0), (&truth, 0), len).unwrap();
+    }
 }

@@ -3,6 +3,8 @@
 //! A run that exercises everything at once exercises little: each seed first leaves most things
 //! out (swarm testing), so that what is left happens often and in many orders.
 
+mod worn;
+
 use std::collections::BTreeSet;
 
 use crate::disk::Latency;
@@ -50,6 +52,8 @@ pub enum Fault {
     FlushError,
     /// Sectors become unreadable.
     Latent,
+    /// Sectors take no data any more.
+    Worn,
     /// The disk vanishes.
     Gone,
     /// An operation takes a second or so.
@@ -381,6 +385,7 @@ impl Options {
         self.draw_supers(&mut Rng::new(seed, Stream::Supers));
         self.draw_alone(&mut Rng::new(seed, Stream::Alone(0)));
         self.draw_full(&mut Rng::new(seed, Stream::Full));
+        self.draw_worn(&mut Rng::new(seed, Stream::Worn));
         self.draw_rare(seed);
     }
 
@@ -564,6 +569,7 @@ impl Options {
         self.data_offset_sectors = None;
         // It has no bad-block log.
         self.logged = None;
+        self.faults.remove(&Fault::Worn);
         // Up to 128 KiB are lost at the end; what is used stays about as long.
         for sectors in &mut self.disk_sectors {
             *sectors = *sectors - *sectors % 8 + 192;

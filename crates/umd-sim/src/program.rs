@@ -35,6 +35,15 @@ pub enum Broken {
         /// How many.
         len: u64,
     },
+    /// Sectors take no writes any more.
+    Worn {
+        /// The disk.
+        disk: usize,
+        /// First device sector.
+        at: u64,
+        /// How many.
+        len: u64,
+    },
     /// A disk vanishes.
     Gone(usize),
     /// Content changes by itself.
@@ -60,6 +69,7 @@ impl Broken {
             }
             Broken::Armed(disk, Armed::Hang(_)) => (Fault::Hang, disk),
             Broken::Damaged { disk, .. } => (Fault::Latent, disk),
+            Broken::Worn { disk, .. } => (Fault::Worn, disk),
             Broken::Gone(disk) => (Fault::Gone, disk),
             Broken::Rotten { disk, .. } => (Fault::Rot, disk),
             Broken::Armed(disk, Armed::LostWrite) => (Fault::LostWrite, disk),
@@ -217,6 +227,10 @@ fn parse_broken(text: &str) -> Option<Broken> {
             let (at, len) = (more()?, more()?);
             Broken::Damaged { disk, at, len }
         }
+        "v" => {
+            let (at, len) = (more()?, more()?);
+            Broken::Worn { disk, at, len }
+        }
         "g" => Broken::Gone(disk),
         "r" => {
             let (at, len) = (more()?, more()?);
@@ -264,6 +278,7 @@ impl fmt::Display for Broken {
             Broken::Armed(disk, Armed::FlushError) => write!(f, "l{disk}"),
             Broken::Armed(disk, Armed::Hang(span)) => write!(f, "t{disk}.{}", span.0),
             Broken::Damaged { disk, at, len } => write!(f, "u{disk}.{at}.{len}"),
+            Broken::Worn { disk, at, len } => write!(f, "v{disk}.{at}.{len}"),
             Broken::Gone(disk) => write!(f, "g{disk}"),
             Broken::Rotten { disk, at, len } => write!(f, "r{disk}.{at}.{len}"),
             Broken::Armed(disk, Armed::LostWrite) => write!(f, "p{disk}"),

@@ -52,6 +52,8 @@ pub enum Stream {
     Late(u16),
     /// Whether and how long a superblock takes when the array is stopped.
     Tardy(u16),
+    /// Whether members take no data somewhere.
+    Worn,
 }
 
 impl Stream {
@@ -78,6 +80,7 @@ impl Stream {
             Stream::Faulty => (16, 0, 0),
             Stream::Late(boot) => (40, boot, 0),
             Stream::Tardy(boot) => (41, boot, 0),
+            Stream::Worn => (60, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

@@ -297,6 +297,7 @@ impl Array {
             superblock,
             fault: None,
             read_errors: ReadErrors::default(),
+            write_errors: ReadErrors::default(),
         });
     }
 

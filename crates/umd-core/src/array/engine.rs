@@ -283,6 +283,7 @@ impl Array {
                 }
                 Effect::Corrected(member) if self.io.bad.take_forgiven(member) => {}
                 Effect::Corrected(member) => self.read_error(member),
+                Effect::Refused(member, sectors) => self.write_error(member, sectors),
             }
         }
         moved

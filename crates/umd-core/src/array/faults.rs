@@ -5,7 +5,7 @@ use umd_format::v1::{DeviceFlags, Features};
 
 use super::engine::Array;
 use crate::geometry::Geometry;
-use crate::member::{Epoch, Member, State};
+use crate::member::{Epoch, Held, Member, State};
 use crate::sync::{Ended, Outcome, SyncAction};
 use crate::value::{Events, Exhibit, MemberId, Notice, Slot, Span};
 
@@ -42,6 +42,7 @@ impl Array {
             return self.lose_bitmap(id, why);
         }
         let can_lose = self.can_lose(id);
+        let lost = self.tell_what_is_lost_with(id);
         let Some(member) = self
             .members
             .get_mut(id)
@@ -84,6 +85,9 @@ impl Array {
             member: id,
             why: why.to_string(),
         });
+        if let Some(lost) = lost {
+            self.notify(lost);
+        }
         self.metadata.note_fault();
         if !spare {
             self.publish();
@@ -117,11 +121,64 @@ impl Array {
         let count = &mut member.superblock.fields.corrected_reads;
         *count = count.saturating_add(1);
         let too_many = member.read_errors.note(now, most);
-        if self.is_failfast(id) && self.can_lose(id) {
+        let can_lose = self.can_do_without(id);
+        if self.is_failfast(id) && can_lose {
             self.fail_member(id, "a read error, and the member is to fail fast");
-        } else if too_many && self.can_lose(id) {
+        } else if too_many && can_lose {
             self.fail_member(id, &format!("more than {most} read errors in an hour"));
         }
+    }
+
+    /// A member refused a write; its log is about to name `sectors` of it. A disk that goes on
+    /// like this is dying, and is failed while others hold everything.
+    pub(super) fn write_error(&mut self, id: MemberId, sectors: u64) {
+        let (now, most) = (self.io.now().mono, self.options.max_read_errors);
+        let Some(member) = self.members.get_mut(id).filter(|m| m.is_active()) else {
+            return;
+        };
+        let name = member.name.clone();
+        let too_many = member.write_errors.note(now, most);
+        if sectors > 0 {
+            let text = format!(
+                "member {name} refused to write {sectors} sectors: they are recorded as bad blocks \
+                 and the other members hold them; if it happens again, replace {name}"
+            );
+            self.notify(Notice::BadBlocks {
+                member: id,
+                sectors,
+                text,
+            });
+            self.notify(Notice::Changed);
+        }
+        if too_many && self.can_do_without(id) {
+            let why = format!("it refused writes more than {most} times in an hour");
+            self.fail_member(id, &why);
+        }
+    }
+
+    fn held(&self) -> Held<'_> {
+        Held {
+            epoch: &self.epoch,
+            bad: &self.io.bad,
+            except: None,
+        }
+    }
+
+    /// Whether the array lives on without this member, and nothing is lost with it that another
+    /// one has refused to write: what is asked where nobody has to be failed.
+    fn can_do_without(&self, id: MemberId) -> bool {
+        self.can_lose(id) && self.held().sectors_lost_with(&self.geometry, id) == 0
+    }
+
+    /// What nobody can give any more once this member is lost.
+    fn tell_what_is_lost_with(&self, id: MemberId) -> Option<Notice> {
+        let sectors = self.held().sectors_lost_with(&self.geometry, id);
+        (sectors > 0).then(|| {
+            Notice::Message(format!(
+                "{sectors} sectors that another member could not write were on this one alone: \
+                 reads of them fail until they are written again (see umd examine-badblocks)"
+            ))
+        })
     }
 
     /// Whether this leg of a mirror is given up at the first trouble, while there is another one.
@@ -137,7 +194,7 @@ impl Array {
         let mut late = self.io.overdue(self.options.io_timeout);
         let fast = self.options.io_timeout.min(FAILFAST_TIMEOUT);
         let fast = self.io.overdue(fast).into_iter();
-        late.extend(fast.filter(|id| self.is_failfast(*id) && self.can_lose(*id)));
+        late.extend(fast.filter(|id| self.is_failfast(*id) && self.can_do_without(*id)));
         late.sort_unstable();
         late.dedup();
         late
@@ -148,7 +205,7 @@ impl Array {
         let limit = self.options.io_timeout;
         let hangs = self.io.overdue(limit).contains(&id);
         // The other leg may have been given up a moment ago.
-        if !hangs && !self.can_lose(id) {
+        if !hangs && !self.can_do_without(id) {
             return;
         }
         let limit = if hangs {

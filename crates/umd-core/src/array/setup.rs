@@ -257,6 +257,7 @@ fn members_of(plan: &Plan, facts: Vec<MemberFacts>, io: &mut Io) -> Members {
             superblock,
             fault: None,
             read_errors: ReadErrors::default(),
+            write_errors: ReadErrors::default(),
         });
     };
     for (slot, entry) in plan.slots.iter().enumerate() {

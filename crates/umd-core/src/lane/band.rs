@@ -6,6 +6,8 @@
 //!            +-------+-------+   a read failed, or members changed since the plan
 //!            |
 //!            `-> two halves      parity may be wrong, or too much cannot be read
+//!                        ^           |
+//!                        +-----------+   a member refused some of it (narrow.rs)
 //! ```
 //!
 //! The lock is held from the plan to the last write: parity is computed from columns that nobody
@@ -15,11 +17,13 @@ use smallvec::SmallVec;
 
 use super::ladder::{self, Proofs, Target};
 use super::locks::LockId;
+use super::narrow::{AGAIN, Content, Narrow, Outcome, Part};
 use super::request::Gate;
-use super::split::{BandRange, fine_middle, middle};
+use super::split::{BandRange, fine_middle};
 use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::{Raid456, Row};
 use crate::member::{Access, Effect, Gather, Round};
+use crate::metadata::FaultRecorded;
 use crate::personality::parity::{self, WriteKind, plan_write};
 use crate::value::{Exhibit, IoDone, IoError, MemberId, Purpose, RequestError, Slice};
 
@@ -41,6 +45,10 @@ pub(super) struct Band {
     old: Gather,
     /// Writes under way.
     left: usize,
+    /// What was sent, by slot, until it is over.
+    sent: SmallVec<[(u16, Slice, Purpose); 2]>,
+    /// What members refused.
+    narrow: Narrow,
     stage: Stage,
 }
 
@@ -80,6 +88,8 @@ impl Band {
             kind: WriteKind::Full,
             old: Gather::default(),
             left: 0,
+            sent: SmallVec::new(),
+            narrow: Narrow::default(),
             stage: Stage::Locking,
         }
     }
@@ -195,8 +205,14 @@ impl Band {
         let recorded = match self.all_gates(lane, rig) {
             Gate::Open(recorded) => recorded,
             Gate::Wait => return Step::Gate(Job::Band(self)),
-            Gate::Refuse(error) => return self.over(lane, Err(error)),
+            Gate::Refuse(error) => {
+                self.narrow.give_up(rig, "write failed: media error");
+                return self.over(lane, Err(error));
+            }
         };
+        if self.stage == Stage::Writing {
+            return self.narrow(lane, rig, index, &recorded);
+        }
         if self.epoch != rig.epoch.number {
             return self.locked(lane, rig, index);
         }
@@ -235,7 +251,9 @@ impl Band {
                 fua,
                 owner,
             };
-            ladder::write(rig.io, &proofs, &target, write.bytes, write.purpose);
+            let bytes = write.bytes;
+            self.sent.push((write.slot, bytes.clone(), write.purpose));
+            ladder::write(rig.io, &proofs, &target, bytes, write.purpose);
             self.left += 1;
         }
         self.stage = Stage::Writing;
@@ -276,19 +294,69 @@ impl Band {
             };
         }
         assert_eq!(self.stage, Stage::Writing, "no I/O before the lock");
+        if tag & AGAIN != 0 {
+            return match self.narrow.done(lane, rig, tag, result) {
+                true => self.gate(lane, rig, index),
+                false => Step::Stay(Job::Band(self)),
+            };
+        }
         assert!(self.left > 0, "a write ended that never began");
         self.left -= 1;
         if let Err(error) = result {
-            let why = format!("write failed: {error}");
-            rig.io.effects.push(Effect::Fail(member, why));
+            let part = self.refused(rig, tag, member);
+            if !part.is_some_and(|part| self.narrow.takes(lane, rig, part, &error)) {
+                let why = format!("write failed: {error}");
+                rig.io.effects.push(Effect::Fail(member, why));
+            }
             for index in &self.requests {
                 let request = lane.requests.get_mut(*index);
                 request.expect("a job has its request").met_fault = true;
             }
         }
         match self.left {
-            0 => self.over(lane, Ok(())),
+            0 if self.narrow.is_idle() => self.over(lane, Ok(())),
+            0 => self.gate(lane, rig, index),
             _ => Step::Stay(Job::Band(self)),
+        }
+    }
+
+    /// What a member refused of this band.
+    fn refused(&self, rig: &Rig<'_>, tag: u32, member: MemberId) -> Option<Part> {
+        let mut sent = self.sent.iter();
+        let (slot, bytes, what) = sent.find(|(slot, ..)| u32::from(*slot) == tag)?;
+        let column = rig.epoch.column(*slot).filter(|c| c.member == member)?;
+        Some(Part {
+            slot: *slot,
+            column: *column,
+            member_sectors: self.start,
+            len_sectors: self.len,
+            content: Content::Bytes(bytes.clone(), *what),
+        })
+    }
+
+    /// Writes again in parts what members refused, or decides about it.
+    fn narrow(
+        mut self,
+        lane: &mut Lane,
+        rig: &mut Rig<'_>,
+        index: u32,
+        recorded: &FaultRecorded,
+    ) -> Step {
+        let requests = || {
+            let all = self.requests.iter().map(|index| lane.requests.get(*index));
+            all.map(|request| request.expect("a job has its request"))
+        };
+        let fua = requests().any(|request| request.fua);
+        let (active, intent) = requests().next().expect("a band of somebody").tokens();
+        let proofs = Proofs {
+            active,
+            intent,
+            recorded,
+        };
+        let how = ((self.start, self.len), fua, index);
+        match self.narrow.go_on(lane, rig, &proofs, how) {
+            Outcome::Writing => Step::Stay(Job::Band(self)),
+            Outcome::Over => self.over(lane, Ok(())),
         }
     }
 
@@ -329,7 +397,8 @@ impl Band {
 
     /// Too many columns cannot be read somewhere in the band: perhaps each somewhere else.
     fn without_plan(self, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
-        match middle(self.len).filter(|_| !self.old.unreadable().is_empty()) {
+        let at = fine_middle(self.len, rig.members.block_sectors());
+        match at.filter(|_| !self.old.unreadable().is_empty()) {
             Some(at) => self.in_two(lane, rig, at),
             None => self.over(lane, Err(eio("too many members are lost to keep parity"))),
         }
@@ -360,6 +429,8 @@ impl Band {
             kind: WriteKind::Full,
             old: Gather::default(),
             left: 0,
+            sent: SmallVec::new(),
+            narrow: Narrow::default(),
             stage: Stage::Locking,
         }
     }

@@ -3,14 +3,16 @@
 //! ```text
 //!   start --(redundant: lock)--> gate --> write to every column --> over
 //!                                                      |             ^
-//!                            write-behind: ordinary legs are done    | write-mostly legs are
-//!                                                      `--> answered-+
+//!                       ^    write-behind: ordinary legs are done    | write-mostly legs are
+//!                       |                              `--> answered-+
+//!                       `-- again in parts: a member refused some of it (narrow.rs)
 //! ```
 
 use smallvec::SmallVec;
 
 use super::ladder::{self, Proofs, Target};
 use super::locks::{LockId, NOWHERE};
+use super::narrow::{AGAIN, Content, Narrow, Outcome, Part};
 use super::request::Gate;
 use super::split::Piece;
 use super::zero::Run;
@@ -57,6 +59,9 @@ pub(super) struct Direct {
     /// Members that took it while they were being rebuilt.
     rebuilt: SmallVec<[(u16, MemberId); 1]>,
     error: Option<String>,
+    /// What members refused, and who that was.
+    narrow: Narrow,
+    retried: SmallVec<[(u16, MemberId); 1]>,
 }
 
 /// In the tag of a write below its slot: the member is in sync; its leg may lag.
@@ -90,6 +95,8 @@ impl Direct {
             held: SmallVec::new(),
             rebuilt: SmallVec::new(),
             error: None,
+            narrow: Narrow::default(),
+            retried: SmallVec::new(),
         }
     }
 
@@ -125,6 +132,9 @@ impl Direct {
     }
 
     pub fn gate(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        if !self.narrow.is_idle() {
+            return self.narrow(lane, rig, index);
+        }
         let recorded = match lane.gate(rig, self.request) {
             Gate::Open(recorded) => recorded,
             Gate::Wait => return Step::Gate(Job::Direct(self)),
@@ -160,6 +170,27 @@ impl Direct {
             0 => self.over(lane, rig, Err(eio("no member is left to hold this data"))),
             _ => Step::Stay(Job::Direct(self)),
         }
+    }
+
+    /// What a member of this slot was given.
+    fn part(&self, lane: &Lane, rig: &Rig<'_>, (tag, member): (u32, MemberId)) -> Option<Part> {
+        let slot = u16::try_from(tag >> 2).expect("a tag has a slot");
+        let column = rig.epoch.column(slot).filter(|c| c.member == member)?;
+        let mut runs = self.places(lane).into_iter().filter(|run| run.slot == slot);
+        let run = runs.next()?;
+        // Several runs on one member cannot be told apart.
+        runs.next().is_none().then(|| Part {
+            slot,
+            column: *column,
+            member_sectors: run.member_sectors,
+            len_sectors: run.len_sectors,
+            content: match &self.payload {
+                Payload::Data(data) => Content::Bytes(data.clone(), Purpose::Data),
+                Payload::Zeros { may_unmap } => Content::Zeros {
+                    may_unmap: *may_unmap,
+                },
+            },
+        })
     }
 
     /// Where it is written: wherever something is that takes it.
@@ -304,13 +335,46 @@ impl Direct {
         }
     }
 
+    /// What members refused: written again in parts, until all of it is written, recorded, or its
+    /// member is about to fail.
+    fn narrow(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        let recorded = match lane.gate(rig, self.request) {
+            Gate::Open(recorded) => recorded,
+            Gate::Wait => return Step::Gate(Job::Direct(self)),
+            Gate::Refuse(error) => {
+                self.narrow.give_up(rig, "write failed: media error");
+                return self.over(lane, rig, Err(error));
+            }
+        };
+        let request = lane.requests.get(self.request);
+        let request = request.expect("a job has its request");
+        let (active, intent) = request.tokens();
+        let proofs = Proofs {
+            active,
+            intent,
+            recorded: &recorded,
+        };
+        let within = (self.piece.member_sectors, self.piece.len_sectors);
+        let how = (within, request.fua, index);
+        match self.narrow.go_on(lane, rig, &proofs, how) {
+            Outcome::Writing => Step::Stay(Job::Direct(self)),
+            Outcome::Over => self.written(lane, rig),
+        }
+    }
+
     pub fn done(
         mut self,
         lane: &mut Lane,
         rig: &mut Rig<'_>,
-        tag: u32,
+        (index, tag): (u32, u32),
         (member, result): (MemberId, Result<IoDone, IoError>),
     ) -> Step {
+        if tag & AGAIN != 0 {
+            return match self.narrow.done(lane, rig, tag, result) {
+                true => self.narrow(lane, rig, index),
+                false => Step::Stay(Job::Direct(self)),
+            };
+        }
         let count = match tag & LAGGING {
             0 => &mut self.left,
             _ => &mut self.lagging,
@@ -327,11 +391,12 @@ impl Direct {
                 true => self.held.push(slot),
                 false => self.rebuilt.push((slot, member)),
             },
-            Err(error) => self.failed(lane, rig, member, &error),
+            Err(error) => self.failed(lane, rig, (tag, member), &error),
         }
         self.count_rebuilt(rig);
         // An ordinary leg vouches for it, or, where all of them failed, one that did not lag.
-        if self.left == 0 && self.lagging > 0 && self.is_held(lane) && !self.answered {
+        let vouched = self.is_held(lane) && self.narrow.is_idle();
+        if self.left == 0 && self.lagging > 0 && vouched && !self.answered {
             self.answered = true;
             lane.part_lags(self.request);
             // M06 (3e148a320979): of two overlapping writes that lagged the first could land last.
@@ -347,6 +412,26 @@ impl Direct {
         if self.answered {
             return self.over(lane, rig, Ok(()));
         }
+        match self.narrow.is_idle() {
+            true => self.written(lane, rig),
+            false => self.narrow(lane, rig, index),
+        }
+    }
+
+    /// No member is written any more.
+    fn written(mut self, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
+        // Who refused some of it holds the rest, or is about to fail. Whether others hold the
+        // rest of it is asked for each sector before the host is answered.
+        for (slot, member) in std::mem::take(&mut self.retried) {
+            if rig
+                .epoch
+                .column(slot)
+                .is_some_and(|c| c.in_sync && c.member == member)
+            {
+                self.held.push(slot);
+            }
+        }
+        self.count_rebuilt(rig);
         let result = match (self.is_held(lane), self.error.take()) {
             (true, _) => Ok(()),
             (false, why) => Err(eio(
@@ -375,11 +460,24 @@ impl Direct {
 
     /// A member did not take it. What was answered already is nowhere but on the others: if the
     /// array cannot do without this member, it must not be read any more.
-    fn failed(&mut self, lane: &mut Lane, rig: &mut Rig<'_>, member: MemberId, error: &IoError) {
+    fn failed(
+        &mut self,
+        lane: &mut Lane,
+        rig: &mut Rig<'_>,
+        (tag, member): (u32, MemberId),
+        error: &IoError,
+    ) {
         let request = lane.requests.get_mut(self.request);
         request.expect("a job has its request").met_fault = true;
         let why = format!("write failed: {error}");
-        if self.answered {
+        // What lags was answered, or is about to be: nothing can be recorded first any more.
+        let part = self
+            .part(lane, rig, (tag, member))
+            .filter(|_| tag & LAGGING == 0);
+        if part.is_some_and(|part| self.narrow.takes(lane, rig, part, error)) {
+            self.retried
+                .push((u16::try_from(tag >> 2).expect("a tag has a slot"), member));
+        } else if self.answered {
             rig.io.effects.push(Effect::Missed(member, why));
         } else if lane.geometry.is_redundant() || *error == IoError::Gone {
             rig.io.effects.push(Effect::Fail(member, why));

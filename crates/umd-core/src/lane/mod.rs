@@ -20,6 +20,7 @@ mod exhaustive;
 mod gather;
 mod ladder;
 mod locks;
+mod narrow;
 mod read;
 mod reconstruct;
 mod request;
@@ -34,6 +35,7 @@ use umd_format::FaultyLayout;
 
 pub use doubt::Doubt;
 pub use locks::{Holder, LockId, NOWHERE, RangeLocks};
+pub use narrow::Scribe;
 pub use request::HostRequest;
 pub use split::{Piece, fine_middle, member_span, pieces};
 
@@ -242,7 +244,7 @@ impl Lane {
             Job::Read(job) => job.done(self, rig, index, member, result),
             Job::Mend(job) => job.done(self, rig, index, member, result),
             Job::Reconstruct(job) => job.done(self, rig, index, tag, member, result),
-            Job::Direct(job) => job.done(self, rig, tag, (member, result)),
+            Job::Direct(job) => job.done(self, rig, (index, tag), (member, result)),
             Job::Band(job) => job.done(self, rig, index, tag, member, result),
             Job::Flush(job) => job.done(self, rig, index, member, result),
             Job::Allocation(job) => job.done(self, tag, result),

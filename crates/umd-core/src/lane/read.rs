@@ -14,8 +14,9 @@ use smallvec::SmallVec;
 
 use super::doubt::Doubtful;
 use super::locks::LockId;
+use super::narrow::{may_record, mending_refused};
 use super::reconstruct::Reconstruct;
-use super::split::{Piece, fine_middle, middle};
+use super::split::{Piece, fine_middle};
 use super::{Job, Lane, Rig, Step, eio};
 use crate::geometry::{Copy, Geometry};
 use crate::member::{Access, Column, Effect, Io};
@@ -156,7 +157,7 @@ impl Read {
     /// Every member failed somewhere in the range, but perhaps each somewhere else: tries again in
     /// two halves. `false` when it cannot get smaller.
     pub fn again_in_parts(lane: &mut Lane, rig: &mut Rig<'_>, request: u32, piece: Piece) -> bool {
-        Read::in_two(lane, rig, (request, piece), middle(piece.len_sectors))
+        Read::in_fine_parts(lane, rig, request, piece)
     }
 
     /// Members may differ in the range, and one of them failed somewhere: no more than what it
@@ -364,13 +365,21 @@ impl Mend {
         result: Result<IoDone, IoError>,
     ) -> Step {
         if self.writing {
-            rig.io.effects.push(match result {
-                Ok(_) => Effect::Corrected(member),
+            match result {
+                Ok(_) => rig.io.effects.push(Effect::Corrected(member)),
                 // M11 (203d27b0226a): the result of writing a bad sector again was taken the wrong
                 // way round.
-                Err(_) if rig.io.museum.on(Exhibit::M11) => Effect::Corrected(member),
-                Err(error) => Effect::Fail(member, format!("rewrite failed: {error}")),
-            });
+                Err(_) if rig.io.museum.on(Exhibit::M11) => {
+                    rig.io.effects.push(Effect::Corrected(member));
+                }
+                Err(error) if self.is_to_split(lane, rig, &error) => {
+                    return self.in_parts(lane, rig);
+                }
+                Err(error) => {
+                    let run = (self.bad_copy(lane), self.piece.len_sectors);
+                    mending_refused(lane, rig, (self.slot, member), run, &error);
+                }
+            }
             return self.over(lane);
         }
         let Ok(buf) = Io::read_result(result) else {
@@ -391,10 +400,7 @@ impl Mend {
         let Some(bad) = bad.filter(|_| rewrite_allowed(rig)) else {
             return false;
         };
-        let copies = lane.geometry.copies(self.piece.array_sectors);
-        let bad_copy = copies.iter().find(|leg| leg.slot == self.slot);
-        let bad_copy = bad_copy.expect("the leg that was tried is one");
-        let offset_sectors = bad.data_offset_sectors + bad_copy.member_sectors;
+        let offset_sectors = bad.data_offset_sectors + self.bad_copy(lane);
         let data = SmallVec::from_iter([buf.freeze()]);
         let op = IoOp::Write {
             offset_sectors,
@@ -404,6 +410,32 @@ impl Mend {
         rig.io
             .submit(bad.member, Purpose::Rewrite, op, Lane::owner(index, 0));
         true
+    }
+
+    /// Whether what was refused is longer than a block, and may be recorded.
+    fn is_to_split(&self, lane: &Lane, rig: &mut Rig<'_>, error: &IoError) -> bool {
+        let long = fine_middle(self.piece.len_sectors, rig.members.block_sectors());
+        let who = (self.slot, self.member);
+        long.is_some() && !rig.broken && may_record(lane, rig, who, error)
+    }
+
+    /// Ends, and begins again as two: no more than what is refused is to be called bad.
+    fn in_parts(self, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
+        let at = fine_middle(self.piece.len_sectors, rig.members.block_sectors());
+        let halves = self.piece.halves(at.expect("long enough"));
+        let (slot, member) = (self.slot, self.member);
+        let step = self.over(lane);
+        for half in halves {
+            lane.add_job(rig, Job::Mend(Mend::new(slot, member, half)));
+        }
+        step
+    }
+
+    /// Where on its member lies what could not be read.
+    fn bad_copy(&self, lane: &Lane) -> u64 {
+        let copies = lane.geometry.copies(self.piece.array_sectors);
+        let bad = copies.iter().find(|leg| leg.slot == self.slot);
+        bad.expect("the leg that was tried is one").member_sectors
     }
 
     fn over(self, lane: &mut Lane) -> Step {

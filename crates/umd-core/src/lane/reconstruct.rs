@@ -9,6 +9,7 @@
 use smallvec::SmallVec;
 
 use super::locks::LockId;
+use super::narrow::mending_refused;
 use super::read::{Read, known_bad, rewrite_allowed};
 use super::split::{Piece, fine_middle};
 use super::{Job, Lane, Rig, Step, bytes, eio};
@@ -116,10 +117,13 @@ impl Reconstruct {
         result: Result<IoDone, IoError>,
     ) -> Step {
         if self.rewriting {
-            rig.io.effects.push(match result {
-                Ok(_) => Effect::Corrected(member),
-                Err(error) => Effect::Fail(member, format!("rewrite failed: {error}")),
-            });
+            match result {
+                Ok(_) => rig.io.effects.push(Effect::Corrected(member)),
+                Err(error) => {
+                    let run = (self.piece.member_sectors, self.piece.len_sectors);
+                    mending_refused(lane, rig, (self.piece.slot, member), run, &error);
+                }
+            }
             return self.over(lane);
         }
         if !self.others.done(rig.io, tag, member, result) {

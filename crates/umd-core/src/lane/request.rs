@@ -1,10 +1,11 @@
 //! Host requests: admitted once, answered once.
 
-use super::split::{self, BandRange, bands, member_span, pieces};
+use super::split::{self, BandRange, bands, member_span, pieces, pieces_from};
 use super::zero::{ZeroWish, Zeroes};
 use super::{Job, Lane, Rig, direct, eio, read, service};
 use crate::bitmap::{Intent, Ticket};
 use crate::geometry::{Geometry, Raid456};
+use crate::member::Held;
 use crate::metadata::{Active, FaultRecorded};
 use crate::personality::faulty::Verdict;
 use crate::value::{
@@ -40,6 +41,8 @@ pub struct HostRequest {
     intent: Option<Intent>,
     /// What is to be zeroed when all that was begun is over.
     zeroes: Option<Zeroes>,
+    /// The array sectors that it writes: first, and how many.
+    span: Option<(u64, u64)>,
 }
 
 /// What the gate says to a job of a request.
@@ -64,6 +67,7 @@ impl HostRequest {
             ticket: None,
             intent: None,
             zeroes: None,
+            span: None,
         }
     }
 
@@ -217,6 +221,7 @@ impl Lane {
         let mut request = HostRequest::new(id, Answer::Done);
         request.fua = fua;
         request.waits_for_faults = true;
+        request.span = Some(span);
         request.active = rig.metadata.admit();
         let (start, len) = member_span(&self.geometry, span.0, span.1);
         let ticket = rig.bitmap.join(start, len);
@@ -404,7 +409,8 @@ impl Lane {
         // M10 (55ce74d4bfe1): a write was answered before the failure it had met was on the disks.
         // What was bad on a member until it was written is bad again after a crash, until its log
         // says otherwise.
-        let hold = (rig.metadata.fault_pending() || rig.io.bad.is_owed())
+        let owed = rig.io.bad.is_owed() && !rig.io.museum.on(Exhibit::U40);
+        let hold = (rig.metadata.fault_pending() || owed)
             && !rig.broken
             && rig.writable
             && !rig.io.museum.on(Exhibit::M10);
@@ -414,6 +420,12 @@ impl Lane {
             if hold && request.waits_for_faults {
                 self.ended.push(index);
                 continue;
+            }
+            if let Some(span) = request.span.filter(|_| rig.io.bad.is_any())
+                && !is_held(&self.geometry, rig, span)
+            {
+                let why = "members refused what was written, and no others hold it";
+                request.error.get_or_insert(eio(why));
             }
             request.answer(rig);
             changed = true;
@@ -426,6 +438,32 @@ impl Lane {
         }
         changed
     }
+}
+
+/// Whether each of these array sectors can be read from members in sync, those left out that are
+/// bad somewhere. Asked when a write is answered: who held it when it was written may have failed
+/// since, beside a member that had refused some of it.
+fn is_held(geometry: &Geometry, rig: &Rig<'_>, (start, len): (u64, u64)) -> bool {
+    // U43: a member that had failed meanwhile was the only one to hold it.
+    if !geometry.is_redundant() || rig.io.museum.on(Exhibit::U43) {
+        return true;
+    }
+    let held = Held {
+        epoch: rig.epoch,
+        bad: &rig.io.bad,
+        except: None,
+    };
+    let mut pieces = pieces_from(geometry, start, start + len, split::JOB_SECTORS_MAX);
+    pieces.all(|piece| {
+        let place = match geometry.is_mirror() {
+            true => {
+                let first = geometry.copies(piece.array_sectors)[0];
+                (first.slot, first.member_sectors)
+            }
+            false => (piece.slot, piece.member_sectors),
+        };
+        held.anyhow(geometry, place, piece.len_sectors)
+    })
 }
 
 impl HostRequest {

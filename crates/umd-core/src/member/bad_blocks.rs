@@ -1,4 +1,5 @@
-//! What members cannot give: ranges their bad-block logs name.
+//! What members cannot give: ranges their bad-block logs name. A rebuild that nobody can give a
+//! sector to, and a write that a member refuses (lane/narrow.rs), add to it.
 //!
 //! ```text
 //!   disk      what the log says              kept until a write over it is durable
@@ -182,6 +183,17 @@ impl BadBlocks {
     pub fn take_forgiven(&mut self, member: MemberId) -> bool {
         let at = self.forgiven.iter().position(|one| *one == member);
         at.map(|at| self.forgiven.swap_remove(at)).is_some()
+    }
+
+    /// Whether this member has a log that can be written.
+    pub fn has_log(&self, member: MemberId) -> bool {
+        let marked = self.members.get(&member);
+        marked.is_some_and(|marked| marked.log.is_some())
+    }
+
+    /// Whether anything is bad on any member.
+    pub fn is_any(&self) -> bool {
+        self.members.values().any(|marked| !marked.now.is_empty())
     }
 
     /// `start..end` of this member cannot be filled. `false` if it has no room to record it.

@@ -57,6 +57,9 @@ pub enum Effect {
     FlushFailed(MemberId, String),
     /// A read error was mended by rewriting.
     Corrected(MemberId),
+    /// A write that it had refused is on the member now, but for so many sectors, which its log
+    /// is about to name.
+    Refused(MemberId, u64),
 }
 
 /// Who replaces a member, and where data starts on both.
@@ -188,6 +191,11 @@ impl Io {
         };
         assert!(twins.iter().all(apart), "nobody replaces who replaces");
         self.twins = twins;
+    }
+
+    /// Whether somebody is being filled to take the place of this member.
+    pub fn is_replaced(&self, member: MemberId) -> bool {
+        self.twins.contains_key(&member)
     }
 
     /// Starts an I/O; where the member is being replaced, also on who replaces it.

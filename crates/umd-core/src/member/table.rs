@@ -50,6 +50,8 @@ pub struct Member {
     pub fault: Option<String>,
     /// Its recent read errors.
     pub read_errors: ReadErrors,
+    /// The writes that it refused lately.
+    pub write_errors: ReadErrors,
 }
 
 impl Member {

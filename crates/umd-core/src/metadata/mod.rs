@@ -473,6 +473,12 @@ impl Metadata {
         self.utime_seconds = io.now().wall_seconds;
         self.content.fault = self.fault;
         self.content.change = self.change;
+        // A log counts from the moment its superblock says so. Until then nobody claims more than
+        // before: after a crash in between, a member that refused something would be called equal.
+        if self.show_logs(io, members) {
+            self.content.clean = false;
+            self.content.change = self.change_recorded;
+        }
         // While writes may be in flight nothing is known to agree.
         let agrees = self.content.clean || !self.tracks_activity;
         // U03: an update that began before a resync ended recorded the offset of its beginning,
@@ -496,14 +502,6 @@ impl Metadata {
             resync_offset_sectors,
         };
         assert!(self.rest.is_empty(), "the last update is over");
-        for member in members.iter_mut() {
-            let features = &mut member.superblock.fields.features;
-            *features = match io.bad.is_logged(member.id) {
-                Some(true) => features.with(Features::BAD_BLOCKS),
-                Some(false) => features.without(Features::BAD_BLOCKS),
-                None => *features,
-            };
-        }
         for part in encode::encode_all(&io.pool, members, head) {
             if part.in_sync {
                 self.put(io, part.member, part.sector, part.bytes);
@@ -511,6 +509,24 @@ impl Metadata {
                 self.rest.push((part.member, part.sector, part.bytes));
             }
         }
+    }
+
+    /// Superblocks say which logs count. Whether that of a member in sync begins to.
+    fn show_logs(&self, io: &Io, members: &mut Members) -> bool {
+        let mut begins = false;
+        for member in members.iter_mut() {
+            let features = &mut member.superblock.fields.features;
+            let before = features.contains(Features::BAD_BLOCKS);
+            *features = match io.bad.is_logged(member.id) {
+                Some(true) => features.with(Features::BAD_BLOCKS),
+                Some(false) => features.without(Features::BAD_BLOCKS),
+                None => *features,
+            };
+            let now = features.contains(Features::BAD_BLOCKS);
+            begins |= now && !before && member.state == State::InSync;
+        }
+        // U44: it claimed what it would have claimed without.
+        begins && self.tracks_activity && !self.museum.on(Exhibit::U44)
     }
 
     fn put(&mut self, io: &mut Io, member: MemberId, sector: u64, bytes: Slice) {

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 
 use super::{RepairWay, SyncRig};
 use crate::geometry::{Copy, Geometry};
-use crate::lane::{Holder, LockId, NOWHERE, fine_middle};
+use crate::lane::{Holder, LockId, NOWHERE, Scribe, fine_middle};
 use crate::member::{Access, Effect, Gather, Io, Owner, Round};
 use crate::value::{
     Exhibit, IoDone, IoError, IoOp, MemberId, Mismatch, Purpose, Slice, Slot, SyncAction, UnitId,
@@ -126,6 +126,8 @@ pub(super) struct Unit {
     left: usize,
     /// One of them failed.
     failed: bool,
+    /// A member refused some of what was written: it is to be told what.
+    refused: bool,
     pub(super) mismatch_sectors: u64,
     pub(super) found: Vec<Mismatch>,
 }
@@ -153,6 +155,7 @@ impl Unit {
             partly: false,
             left: 0,
             failed: false,
+            refused: false,
             mismatch_sectors: 0,
             found: Vec::new(),
         }
@@ -422,7 +425,9 @@ impl Unit {
             let long = self.end - self.start > PART_SECTORS && self.can_split(rig);
             return match self.columns.has_failed() {
                 _ if stopping || is_failing(rig) => Some(UnitEnd::Abandoned),
-                true if long => Some(UnitEnd::Split),
+                // What logs name is looked at alone: it may be refused again, and what lies beside
+                // it is not to be refused with it.
+                true if long || self.is_partly_known(rig) => Some(UnitEnd::Split),
                 true => self.sound(rig, index),
                 false => self.write(rig, index),
             };
@@ -442,6 +447,7 @@ impl Unit {
         self.write_done(rig, tag, member, result);
         match self.left {
             0 if self.failed => Some(UnitEnd::Abandoned),
+            0 if self.refused => Some(UnitEnd::Split),
             0 => Some(self.over()),
             _ => None,
         }
@@ -510,14 +516,48 @@ impl Unit {
         member: MemberId,
         result: Result<IoDone, IoError>,
     ) {
-        let unreadable = self.columns.unreadable();
         if let Err(error) = result {
-            let why = format!("write failed: {error}");
-            rig.io.effects.push(Effect::Fail(member, why));
-            self.failed = true;
-        } else if unreadable.iter().any(|slot| u32::from(*slot) == tag) {
+            self.failed |= !self.is_recorded(rig, tag, member, &error);
+        } else if self
+            .columns
+            .unreadable()
+            .iter()
+            .any(|slot| u32::from(*slot) == tag)
+        {
             rig.io.effects.push(Effect::Corrected(member));
         }
+    }
+
+    /// A member did not take what it was to be mended with. Whether that is recorded in its log;
+    /// if not it is about to fail. A long part is looked at again in smaller ones first.
+    fn is_recorded(
+        &mut self,
+        rig: &mut SyncRig<'_>,
+        tag: u32,
+        member: MemberId,
+        error: &IoError,
+    ) -> bool {
+        let places = self.places();
+        let long = self.can_split(rig);
+        let place = places.iter().find(|place| u32::from(place.slot) == tag);
+        let Some(place) = place else {
+            let why = format!("write failed: {error}");
+            rig.io.effects.push(Effect::Fail(member, why));
+            return false;
+        };
+        let mut scribe = Scribe {
+            geometry: &self.geometry,
+            epoch: rig.epoch,
+            members: rig.members,
+            metadata: rig.metadata,
+            io: rig.io,
+        };
+        let run = (place.member_sectors, self.end - self.start);
+        if long && scribe.may_record(place.slot, member, error) {
+            self.refused = true;
+            return true;
+        }
+        scribe.refused((place.slot, member), run, ("write", error))
     }
 
     fn over(&self) -> UnitEnd {

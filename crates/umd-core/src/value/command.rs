@@ -137,6 +137,15 @@ pub enum Notice {
         /// Why, for a human.
         why: String,
     },
+    /// A member refused a write, which its bad-block log is about to name.
+    BadBlocks {
+        /// Which.
+        member: MemberId,
+        /// How many sectors.
+        sectors: u64,
+        /// For a human.
+        text: String,
+    },
     /// A member became an in-sync part of the array.
     Activated(MemberId),
     /// A sync action began.

@@ -4,7 +4,7 @@ use crate::world::{Lcg, Logged, Shape, World, redundancy, shapes};
 use umd_core::array::{ArrayState, Control, Options, SyncRequest};
 use umd_core::assembly::Wish;
 use umd_core::value::MemberId;
-use umd_format::Level;
+use umd_format::{Format, Level};
 
 /// An array of members full of different rubbish, of which no resync makes sense.
 fn in_doubt(shape: &Shape) -> World {
@@ -138,6 +138,8 @@ fn a_broken_array_gives_the_same_twice() {
         disks: 3,
         chunk_sectors: 16,
         assume_clean: true,
+        // Without a log that could name what a member refuses.
+        format: Format::V1_0,
         ..mirror(3)
     };
     let mut world = World::create(&shape);

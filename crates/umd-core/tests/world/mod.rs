@@ -25,6 +25,8 @@ pub struct Disk {
     pub gone: bool,
     /// Sectors that cannot be read until they are written.
     pub bad: std::collections::BTreeSet<u64>,
+    /// Sectors that take no data: they keep what they have.
+    pub worn: std::collections::BTreeSet<u64>,
     /// Takes no writes, except of superblocks and bitmaps.
     pub stuck: bool,
     /// Takes everything and answers nothing.
@@ -651,9 +653,26 @@ impl World {
             disk.gone |= *left == 0;
             *left = left.saturating_sub(1);
         }
+        let refuses = |op: &IoOp| {
+            let len = |data: &[Slice]| data.iter().map(|part| part.len() as u64 / 512).sum();
+            let (at, len) = match op {
+                IoOp::Write {
+                    offset_sectors,
+                    data,
+                    ..
+                } => (*offset_sectors, len(data)),
+                IoOp::WriteZeroes {
+                    offset_sectors,
+                    len_sectors,
+                    ..
+                } => (*offset_sectors, *len_sectors),
+                _ => return false,
+            };
+            disk.worn.range(at..at + len).next().is_some()
+        };
         let result = if disk.gone {
             Err(IoError::Gone)
-        } else if disk.stuck && writes && !kept {
+        } else if !kept && (refuses(&io.op) || disk.stuck && writes) {
             Err(IoError::Media)
         } else {
             disk.perform(io.op)

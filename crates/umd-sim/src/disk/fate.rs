@@ -50,6 +50,7 @@ impl SimDisk {
             flying: writes.collect(),
             supers: self.supers,
             bad: self.bad.clone(),
+            worn: self.worn.clone(),
             forgotten: self.forgotten.clone(),
             armed: Vec::new(),
             power: self.power,

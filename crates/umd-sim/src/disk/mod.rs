@@ -130,6 +130,8 @@ pub struct SimDisk {
     /// Superblock writes among them.
     supers: usize,
     bad: BTreeSet<u64>,
+    /// Sectors that take no data.
+    worn: BTreeSet<u64>,
     /// What failed flushes lost since the disk was last at rest.
     forgotten: BTreeSet<u64>,
     armed: Vec<Armed>,
@@ -164,6 +166,7 @@ impl SimDisk {
             flying: BTreeMap::new(),
             supers: 0,
             bad: BTreeSet::new(),
+            worn: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             armed: Vec::new(),
             power: Power::On,
@@ -280,6 +283,17 @@ impl SimDisk {
         self.bad.extend(offset_sectors..end);
     }
 
+    /// From here on a range takes no data: it keeps what is there.
+    pub fn wear(&mut self, offset_sectors: u64, len_sectors: u64) {
+        let end = (offset_sectors + len_sectors).min(self.sectors());
+        self.worn.extend(offset_sectors..end);
+    }
+
+    /// Sectors that take no data.
+    pub fn worn(&self) -> &BTreeSet<u64> {
+        &self.worn
+    }
+
     /// Unreadable sectors.
     pub fn damaged(&self) -> &BTreeSet<u64> {
         &self.bad
@@ -288,6 +302,7 @@ impl SimDisk {
     /// Cures every unreadable sector (liveness phase: faults are over).
     pub fn heal(&mut self) {
         self.bad.clear();
+        self.worn.clear();
     }
 
     /// Sectors of which failed flushes lost something since the disk was last at rest.
@@ -604,6 +619,12 @@ impl SimDisk {
             return Ok(IoDone::Done);
         }
         let all = write.offset_sectors..write.end_sectors();
+        let data = !is_metadata(write.purpose);
+        let refuses = data && self.worn.range(all.clone()).next().is_some();
+        let fate = match fate {
+            Fate::Well if refuses => Fate::Media,
+            fate => fate,
+        };
         let part = match fate {
             Fate::Well => None,
             _ => match self.rng.below(3) {
@@ -612,9 +633,12 @@ impl SimDisk {
                 _ => Some(self.tear(write)),
             },
         };
+        let worn = std::mem::take(&mut self.worn);
+        let takes = |sector: &u64| !data || !worn.contains(sector);
         let lands = |sector: &u64| part.as_ref().is_none_or(|part| part.contains(sector));
-        let rest = all.filter(|sector| !applied.contains(sector) && lands(sector));
+        let rest = all.filter(|s| !applied.contains(s) && lands(s) && takes(s));
         self.apply(write, rest);
+        self.worn = worn;
         // What a failed write has left in the cache goes the way of everything there.
         write.done.set(self.completions);
         self.completions += 1;

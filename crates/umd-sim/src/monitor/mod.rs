@@ -18,6 +18,7 @@ mod media;
 mod metadata;
 mod mirror;
 mod order;
+mod refused;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -64,6 +65,9 @@ pub enum Rule {
     Flush,
     /// G13: no I/O after a member was released or the array stopped.
     Lifetime,
+    /// What a member in sync refused to write stands in its log before that is answered, and
+    /// nothing else does: others hold it.
+    Refused,
     /// Every purpose keeps to its part of a member.
     Extent,
     /// A read returned what it must not (the register oracle).
@@ -220,6 +224,8 @@ pub struct Monitor {
     half_set: BTreeSet<u64>,
     /// Relative pages about which a disk lies: whether members agree there is not judged.
     excused: BTreeSet<u64>,
+    /// What members refused to write.
+    refused: refused::Refused,
 }
 
 /// Names an I/O in messages.
@@ -288,6 +294,7 @@ impl Monitor {
             checks: 0,
             half_set: BTreeSet::new(),
             excused: BTreeSet::new(),
+            refused: refused::Refused::default(),
         }
     }
 
@@ -403,6 +410,7 @@ impl Monitor {
             (Purpose::Resync | Purpose::Scrub, true) => {
                 self.check_kept(scene, view, io, &range, &what)
             }
+            (Purpose::BadBlocks, true) => self.check_log(scene, view, io, &what),
             (Purpose::Bitmap, true) => {
                 self.check_bitmap_write(scene, io, &range, &what)?;
                 self.learn_bits(scene, io);

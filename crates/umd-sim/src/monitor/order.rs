@@ -388,6 +388,9 @@ impl Monitor {
                 continue;
             };
             let at = view.data_offset + relative;
+            if is_logged_bad(&scene.disks[view.disk], view.super_sector, at, at + 1) {
+                continue;
+            }
             let mark = marks.get(view.disk).copied().unwrap_or(0);
             let volatile = scene.disks[view.disk]
                 .cache()

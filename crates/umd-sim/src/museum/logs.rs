@@ -8,12 +8,13 @@
 use umd_core::array::Purpose;
 use umd_core::value::Exhibit;
 
-use super::scenes::{Scene, mirror, new, sync_reads};
+use super::scenes::{Scene, data_writes, mirror, new, sync_reads};
 use crate::disk::Armed;
 use crate::options::Options;
 use crate::script::{
-    Step, add, arm, boot, damage, fail, hold, io, plain, read, read_all, release, remove, settle,
-    sleep_ms, stop, until, with_logs, write,
+    Fate, Step, add, arm, await_all, boot, boot_all, damage, fail, hold, io, plain, power_cut,
+    quiet, read, read_all, release, remove, settle, sleep_ms, start, stop, until, vanish, wear,
+    with_logs, write,
 };
 
 /// More than a log has room for.
@@ -54,6 +55,65 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
             long(SPOTS * APART),
             "a rebuild meets more places that its source cannot read than a log has room for",
             overflow(),
+        ),
+    }
+}
+
+/// Writes that a member refuses.
+pub(super) fn refused(exhibit: Exhibit) -> Scene {
+    let mirrors = with_logs(mirror(), 0);
+    match exhibit {
+        Exhibit::U40 => new(
+            mirrors,
+            "a leg of a mirror refuses a part of a write, and another write comes",
+            [wear(1, 8..16), write(0..32), write(64..96)],
+        ),
+        Exhibit::U41 => new(
+            mirrors,
+            "both legs of a mirror refuse the same sector, one after the other",
+            [
+                wear(0, 8..9),
+                write(0..16),
+                wear(1, 8..9),
+                write(0..16),
+                read_all(),
+            ],
+        ),
+        Exhibit::U42 => new(
+            with_logs(plain(5, 3), 0),
+            "a member of a RAID5 refuses two sectors of a write",
+            [wear(1, 9..11), write(0..512), read_all()],
+        ),
+        Exhibit::U43 => new(
+            mirrors,
+            "a leg of a mirror refuses a part of a write; while its log is written the other leg \
+             is lost",
+            [
+                wear(1, 8..12),
+                hold(io().writes().purpose(Purpose::BadBlocks)),
+                start(write(0..32)),
+                until(io().writes().purpose(Purpose::BadBlocks)),
+                vanish(0),
+                release(),
+                await_all(),
+                read_all(),
+            ],
+        ),
+        _ => new(
+            mirrors,
+            "after a crash a leg of a mirror refuses what a resync writes, at the end of it",
+            [
+                quiet(),
+                start(write(0..8)),
+                until(data_writes()),
+                power_cut([Fate::Kept, Fate::Lost]),
+                hold(sync_reads()),
+                boot_all(),
+                wear(1, 0..8),
+                release(),
+                settle(),
+                quiet(),
+            ],
         ),
     }
 }

@@ -295,4 +295,59 @@ pub(super) const OURS: &[Entry] = &[
         "Content",
         Rule::Content,
     ),
+    entry(
+        U40,
+        (
+            "hypothesis",
+            "a refused write is a known fault until its log is on the disk",
+        ),
+        "A write that a member had refused was answered before that member's log, and the \
+         superblock that makes it count, named the sectors.",
+        "G4",
+        Rule::Ack,
+    ),
+    entry(
+        U41,
+        (
+            "hypothesis",
+            "what a member refuses is recorded only where others hold it",
+        ),
+        "Whether the array could do without the member was asked, not whether it could do without \
+         these sectors of it: the last copy was recorded as bad, too.",
+        "G3",
+        Rule::Refused,
+    ),
+    entry(
+        U42,
+        (
+            "hypothesis",
+            "every block of a write that is refused is recorded",
+        ),
+        "Of a write that a member refused, only the first block it refused was recorded; what lies \
+         behind it counted as written.",
+        "G3",
+        Rule::Refused,
+    ),
+    entry(
+        U43,
+        (
+            "hypothesis",
+            "who holds a write is asked again when it is answered",
+        ),
+        "A member refused a part of a write; the one that had taken it was lost while that was \
+         recorded. Each loss was bearable, and the write was answered.",
+        "G3",
+        Rule::Refused,
+    ),
+    entry(
+        U44,
+        (
+            "found by random search before refused writes were recorded",
+            "a log counts before anybody claims that members agree",
+        ),
+        "The superblocks that said that all is resynced, and the one that makes a log count for \
+         the first time, were of one update: after a crash in between the log was not read.",
+        "G8",
+        Rule::Clear,
+    ),
 ];

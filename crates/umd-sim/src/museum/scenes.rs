@@ -136,6 +136,7 @@ pub fn scene(exhibit: Exhibit) -> Scene {
         M52 | M53 | M55 | M60 => rebuilds(exhibit),
         M58 | M61 | M62 => faults(exhibit),
         M12 | M17 | M63 => super::logs::scene(exhibit),
+        U40 | U41 | U42 | U43 | U44 => super::logs::refused(exhibit),
         _ => own::scene(exhibit),
     }
 }
@@ -340,7 +341,8 @@ fn replaced(exhibit: Exhibit) -> Scene {
                 damage(0, 0..8),
                 replace(1),
                 until(in_sync),
-                read(0..8),
+                // No more than a block: longer ones are tried again in parts, until it is over.
+                read(0..1),
             ],
         ),
         _ => new(

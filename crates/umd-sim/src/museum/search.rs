@@ -78,6 +78,7 @@ fn may_show(exhibit: Exhibit, options: &Options) -> bool {
         U27 => options.level > 0 && options.spares + options.drawer > 0,
         U28 => options.rare.tardy,
         U20 | U21 | U22 => options.marks != Marks::Bits,
+        U40 | U41 | U42 | U43 | U44 => options.faults.contains(&Fault::Worn),
         U11 | U29 | U30 => matches!(options.level, 4..=6),
         _ => true,
     }

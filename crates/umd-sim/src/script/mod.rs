@@ -154,6 +154,8 @@ pub enum Step {
     Arm(usize, Armed),
     /// Sectors of a member become unreadable. Counted from the start of its data.
     Damage(usize, Range<u64>),
+    /// Sectors of a member take no data any more. Counted from the start of its data.
+    Wear(usize, Range<u64>),
     /// The disk vanishes.
     Vanish(usize),
     /// Everything that was asked for is answered, and no sync is owed.
@@ -347,6 +349,11 @@ pub fn arm(disk: usize, armed: Armed) -> Step {
 /// Sectors of a member's data become unreadable.
 pub fn damage(disk: usize, range: Range<u64>) -> Step {
     Step::Damage(disk, range)
+}
+
+/// [`Step::Wear`].
+pub fn wear(disk: usize, range: Range<u64>) -> Step {
+    Step::Wear(disk, range)
 }
 
 /// A disk vanishes.

@@ -147,6 +147,10 @@ impl<'m> Script<'_, 'm> {
                 world.damage_by_hand(*disk, range.clone());
                 Ok(())
             }
+            Step::Wear(disk, range) => {
+                world.wear_by_hand(*disk, range.clone());
+                Ok(())
+            }
             Step::Vanish(disk) => {
                 world.vanish_by_hand(*disk);
                 Ok(())

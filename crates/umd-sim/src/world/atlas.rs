@@ -111,7 +111,8 @@ impl World<'_> {
 
     /// Whether there is something that this disk cannot give.
     fn is_damaged(&self, disk: usize) -> bool {
-        !self.disks[disk].damaged().is_empty() || self.has_log(disk)
+        let there = &self.disks[disk];
+        !there.damaged().is_empty() || !there.worn().is_empty() || self.has_log(disk)
     }
 
     /// Whether its superblock, as a reader or the next boot sees it, names bad blocks.
@@ -284,7 +285,7 @@ impl World<'_> {
             return None;
         }
         Some(match kind {
-            Fault::Latent => self.choose_damage(disk)?,
+            Fault::Latent | Fault::Worn => self.choose_damage(kind, disk)?,
             Fault::Hiccup => {
                 let span = Span(self.fault_rng.spread(500_000_000));
                 Broken::Armed(disk, Armed::Hang(span))
@@ -324,6 +325,7 @@ impl World<'_> {
             // The array goes on without it.
             _ if self.file == Some(disk) => of_a_file,
             Fault::Latent => self.may_damage(disk),
+            Fault::Worn => self.may_wear(disk),
             Fault::Rot | Fault::LostWrite | Fault::Misdirected => self.may_corrupt(),
             _ => self.doom(disk),
         }
@@ -338,6 +340,7 @@ impl World<'_> {
                 self.lose_unreadable();
                 self.let_go_of_unlanded();
             }
+            Broken::Worn { disk, at, len } => self.disks[disk].wear(at, len),
             Broken::Rotten { disk, at, len } => self.rot(disk, at, len),
             Broken::Gone(disk) => {
                 let ends = self.disks[disk].vanish(self.now);
@@ -375,7 +378,7 @@ impl World<'_> {
     }
 
     /// Sectors of a member's data.
-    fn choose_damage(&mut self, disk: usize) -> Option<Broken> {
+    fn choose_damage(&mut self, kind: Fault, disk: usize) -> Option<Broken> {
         let (slot, _) = self.in_sync().into_iter().find(|(_, d)| *d == disk)?;
         let live = self.live();
         let member = live
@@ -388,7 +391,56 @@ impl World<'_> {
         let rng = &mut self.fault_rng;
         let len = rng.pick(&[1, 8, 8, 64, 256]).min(used);
         let at = offset + rng.below(used - len + 1);
-        Some(Broken::Damaged { disk, at, len })
+        if kind == Fault::Latent {
+            return Some(Broken::Damaged { disk, at, len });
+        }
+        let block = self.options.workload.block_sectors;
+        let at = at - at % block;
+        let len = len.min(64).next_multiple_of(block);
+        let covered = self.is_apart_from_others(slot, disk, at - offset..at - offset + len);
+        (covered || self.atlas.exceeded).then_some(Broken::Worn { disk, at, len })
+    }
+
+    /// Whether no other member lacks any of these sectors, or what lies in a row with them: counted
+    /// by range, each of them is lost on one member at the most.
+    pub(super) fn is_apart_from_others(
+        &self,
+        slot: u16,
+        disk: usize,
+        relative: Range<u64>,
+    ) -> bool {
+        let lacks = |other: usize, at: u64| {
+            self.disks[other].worn().contains(&at) || self.is_unreadable(other, at)
+        };
+        relative.into_iter().all(|relative_sector| {
+            let place = Place {
+                slot,
+                relative_sector,
+            };
+            let Some(walk) = self.geometry.walk_at(place) else {
+                return true;
+            };
+            let places = self.geometry.walk_places(walk);
+            self.in_sync().iter().all(|(held, other)| {
+                let mut there = places.iter().filter(|place| place.slot == *held);
+                *other == disk
+                    || !there.any(|p| lacks(*other, self.data_offset(*held) + p.relative_sector))
+            })
+        })
+    }
+
+    /// Whether sectors of a member's data may take no writes any more. What it still takes, and
+    /// what the others hold, has to be enough for all of it.
+    fn may_wear(&mut self, disk: usize) -> bool {
+        let in_sync = self.in_sync();
+        if !in_sync.iter().any(|(_, d)| *d == disk) || in_sync.len() < self.geometry.slots.into() {
+            return false;
+        }
+        let sound =
+            |d: usize| !self.atlas.doomed.contains(&d) && self.disks[d].power() == Power::On;
+        let lied = self.atlas.lies > 0 || !self.atlas.spoiled.is_empty();
+        let all = in_sync.iter().all(|(_, d)| sound(*d));
+        all && !lied && self.is_recorded() && !self.has_holes()
     }
 
     /// Pages of the walk that hold these array sectors.

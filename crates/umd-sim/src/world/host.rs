@@ -1,5 +1,6 @@
 //! Hosts: what they ask for, and what answers are right.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use umd_core::array::{Event, Extent, Reply, Request, RequestError, RequestOp};
@@ -198,7 +199,8 @@ impl World<'_> {
                 self.oracle.write_ended(id.0, how);
                 let sectors: Vec<u64> = pending.range.clone().collect();
                 self.check_vouched(id, &sectors, fua)?;
-                self.check_rows(id, &sectors)
+                self.check_refused(id, &sectors)?;
+                self.check_rows(id, &self.alone_in_rows(id, &sectors))
             }
             (Kind::Trim { .. }, Reply::Done) => {
                 self.oracle.write_ended(id.0, Ended::Done);
@@ -212,6 +214,36 @@ impl World<'_> {
             }
             (_, reply) => mismatch(&reply),
         }
+    }
+
+    fn check_refused(&self, id: RequestId, sectors: &[u64]) -> Verdict {
+        let live = self.live();
+        let scene = Scene {
+            disks: &self.disks,
+            status: &live.status,
+            oracle: &self.oracle,
+        };
+        if self.options.logged.is_none() {
+            return Ok(());
+        }
+        live.monitor
+            .check_refused(scene, id.0, &self.alone_in_rows(id, sectors))?;
+        live.monitor.check_given_back(scene, id.0, sectors)
+    }
+
+    /// Those of these sectors that no other request writes beside: what that one has met is not
+    /// decided yet.
+    pub(super) fn alone_in_rows(&self, id: RequestId, sectors: &[u64]) -> Vec<u64> {
+        let live = self.live();
+        if !live.monitor.has_refusals() {
+            return sectors.to_vec();
+        }
+        let others = live.pending.iter();
+        let others = others.filter(|(other, pending)| **other != id && pending.writes());
+        let ranges = others.map(|(_, pending)| pending.range.clone());
+        let busy: BTreeSet<u64> = ranges.flat_map(|range| self.pages_of(range)).collect();
+        let alone = |at: &u64| self.pages_of(*at..at + 1).is_disjoint(&busy);
+        sectors.iter().copied().filter(alone).collect()
     }
 
     fn check_vouched(&mut self, id: RequestId, sectors: &[u64], durable: bool) -> Verdict {

@@ -484,6 +484,20 @@ impl World<'_> {
         self.let_go_of_unlanded();
     }
 
+    /// Sectors of a member in sync take no data any more. Beyond redundancy where another one lacks
+    /// some of them.
+    pub(crate) fn wear_by_hand(&mut self, disk: usize, range: std::ops::Range<u64>) {
+        let (slot, _) = self
+            .in_sync()
+            .into_iter()
+            .find(|(_, other)| *other == disk)
+            .expect("a member in sync");
+        let apart = self.is_apart_from_others(slot, disk, range.clone());
+        self.atlas.exceeded |= self.is_spent(disk) || !apart;
+        let offset = self.data_offset(slot);
+        self.disks[disk].wear(offset + range.start, range.end - range.start);
+    }
+
     /// Enters one more unreadable place in the atlas.
     fn enter_damage(&mut self, disk: usize) {
         self.atlas.exceeded |= self.is_spent(disk) || self.any_damage();

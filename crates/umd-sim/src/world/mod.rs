@@ -33,7 +33,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use umd_core::array::{Commands, Event, Purpose, Status, Timer};
+use umd_core::array::{Commands, Event, IoError, Purpose, Status, Timer};
 use umd_core::value::{ControlId, Instant, IoId, MemberId, Pool, RequestId, Span};
 
 use crate::disk::SimDisk;
@@ -335,8 +335,17 @@ impl World<'_> {
             let at = super_sector(self.options.minor, there.sectors());
             range.clone().all(|s| is_logged_bad(there, at, s, s + 1))
         };
-        if let (Err(error), false) = (&result, info.query || known) {
-            let live = self.live.as_mut().expect("an array is running");
+        let metadata = [Purpose::Super, Purpose::Bitmap, Purpose::BadBlocks];
+        let data = info.writes && !metadata.contains(&info.view.purpose);
+        let live = self.live.as_mut().expect("an array is running");
+        if data && result.is_ok() {
+            live.monitor.note_taken(info.member, range);
+        }
+        let refused = data && matches!(result, Err(IoError::Media)) && {
+            let which = (info.member, range);
+            live.monitor.note_refused(&live.status, &self.disks, which)
+        };
+        if let (Err(error), false) = (&result, info.query || known || refused) {
             live.monitor
                 .note_error(&live.status, info.member, info.writes, error);
         }

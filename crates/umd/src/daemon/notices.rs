@@ -14,6 +14,7 @@ pub fn event(
 ) -> Option<EventDoc> {
     let (event, member, text) = match notice {
         Notice::Failed { member, why } => ("Fail", path(*member), why.clone()),
+        Notice::BadBlocks { member, text, .. } => ("BadBlocks", path(*member), text.clone()),
         Notice::Activated(member) => ("SpareActive", path(*member), String::new()),
         Notice::SyncStarted(action) => ("RebuildStarted", None, action_word(*action).to_owned()),
         Notice::SyncEnded {

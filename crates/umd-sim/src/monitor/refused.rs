@@ -1,0 +1,208 @@
+//! What members refused to write, and what their logs may say of it.
+//!
+//! ```text
+//!   a member in sync, with a log, refuses sectors of a write
+//!      |
+//!      +-- takes them later: nothing is left of it
+//!      +-- its log names them, durably          \
+//!      +-- the member has failed                 } before a write of them is answered
+//!
+//!   a log gets no sector that its member has not refused, or that others do not hold
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Range;
+
+use umd_core::array::{IoOp, MemberIo, Status};
+use umd_core::value::MemberId;
+
+use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
+use crate::disk::SimDisk;
+use crate::layout::Place;
+use crate::metaview::{SuperView, is_logged_bad, is_stored_bad};
+
+/// By member: sectors of the device that it took no more.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Refused(BTreeMap<MemberId, BTreeSet<u64>>);
+
+impl Refused {
+    fn holds(&self, member: MemberId, sector: u64) -> bool {
+        let sectors = self.0.get(&member);
+        sectors.is_some_and(|sectors| sectors.contains(&sector))
+    }
+}
+
+/// Sectors that a log of these bytes names.
+fn named(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    let entries = bytes.chunks_exact(8).map(|entry| {
+        let entry: [u8; 8] = entry.try_into().expect("eight bytes");
+        u64::from_le_bytes(entry)
+    });
+    let entries = entries.take_while(|entry| *entry != u64::MAX);
+    entries.flat_map(|entry| entry >> 10..(entry >> 10) + (entry & 0x3ff))
+}
+
+impl Monitor {
+    /// A member ended a write of data with a media error. Whether that is the trouble of these
+    /// sectors only: it is in sync, and has a log to name them.
+    pub fn note_refused(
+        &mut self,
+        status: &Status,
+        disks: &[SimDisk],
+        (member, range): (MemberId, &Range<u64>),
+    ) -> bool {
+        let Some((_, _, view)) = self.in_sync(status).find(|(id, ..)| *id == member) else {
+            return false;
+        };
+        let there = disks[view.disk].visible(view.super_sector);
+        let log = there.and_then(SuperView::new).map(SuperView::bad_block_log);
+        if log.is_none_or(|(offset, ..)| offset == 0) || !self.is_redundant() {
+            return false;
+        }
+        let sectors = self.refused.0.entry(member).or_default();
+        sectors.extend(range.clone());
+        true
+    }
+
+    /// Whether any member refused what it has not taken since.
+    pub fn has_refusals(&self) -> bool {
+        self.refused.0.values().any(|sectors| !sectors.is_empty())
+    }
+
+    /// A member took a write of data.
+    pub fn note_taken(&mut self, member: MemberId, range: &Range<u64>) {
+        if let Some(sectors) = self.refused.0.get_mut(&member) {
+            sectors.retain(|at| !range.contains(at));
+        }
+    }
+
+    /// Who lies in one row with a sector of a member, or has a copy of it.
+    fn fellows<'a>(
+        &'a self,
+        scene: Scene<'a>,
+        slot: u16,
+        relative_sector: u64,
+    ) -> Vec<(MemberId, &'a MemberView, u64)> {
+        let place = Place {
+            slot,
+            relative_sector,
+        };
+        let Some(walk) = self.geometry.walk_at(place) else {
+            return Vec::new();
+        };
+        let places = self.geometry.walk_places(walk);
+        let at = |slot: u16| places.iter().find(|place| place.slot == slot);
+        let columns = self.in_sync(scene.status);
+        let columns = columns.filter_map(|(id, slot, view)| {
+            let place = at(slot)?;
+            Some((id, view, view.data_offset + place.relative_sector))
+        });
+        columns.collect()
+    }
+
+    /// The log of a member is written.
+    pub(super) fn check_log(
+        &self,
+        scene: Scene<'_>,
+        view: &MemberView,
+        io: &MemberIo,
+        what: &dyn fmt::Display,
+    ) -> Verdict {
+        let IoOp::Write { data, .. } = &io.op else {
+            return Ok(());
+        };
+        let whole = Monitor::durable_super(view, scene.disks);
+        let whole = whole.is_some_and(|sb| sb.recovery_offset().is_none());
+        let slot = self.in_sync(scene.status).find(|(id, ..)| *id == io.member);
+        let Some((_, slot, _)) = slot.filter(|_| whole) else {
+            return Ok(());
+        };
+        let bytes: Vec<u8> = data
+            .iter()
+            .flat_map(|part| part.as_slice().to_vec())
+            .collect();
+        let disk = &scene.disks[view.disk];
+        for at in named(&bytes) {
+            if is_logged_bad(disk, view.super_sector, at, at + 1) {
+                continue;
+            }
+            if !self.refused.holds(io.member, at) {
+                let text = format!("{what}: names sector {at}, which was not refused");
+                return broken(Rule::Refused, text);
+            }
+            if !self.failed.is_empty() || at < view.data_offset {
+                continue;
+            }
+            let fellows = self.fellows(scene, slot, at - view.data_offset);
+            let holds = |(id, other, there): &&(MemberId, &MemberView, u64)| {
+                let disk = &scene.disks[other.disk];
+                *id != io.member
+                    && !self.refused.holds(*id, *there)
+                    && !is_logged_bad(disk, other.super_sector, *there, *there + 1)
+            };
+            let held = fellows.iter().filter(holds).count();
+            let needed = match self.geometry.is_mirror() {
+                true => 1,
+                false => usize::from(self.geometry.slots - self.geometry.redundancy()),
+            };
+            if held < needed {
+                let text = format!("{what}: names sector {at}, which only {held} others hold");
+                return broken(Rule::Refused, text);
+            }
+        }
+        Ok(())
+    }
+
+    /// A write of these array sectors is answered well: who refused one of them says so.
+    pub fn check_refused(&self, scene: Scene<'_>, request: u64, sectors: &[u64]) -> Verdict {
+        if !self.has_refusals() {
+            return Ok(());
+        }
+        let what = format_args!("answer to r{request}");
+        let places = sectors
+            .iter()
+            .flat_map(|sector| self.geometry.places(*sector));
+        for place in places {
+            for (id, view, at) in self.fellows(scene, place.slot, place.relative_sector) {
+                let silent = !is_stored_bad(&scene.disks[view.disk], view.super_sector, at);
+                if silent && self.refused.holds(id, at) {
+                    let text = format!("{what}: {id:?} refused sector {at}, and its log is silent");
+                    return broken(Rule::Refused, text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A write of these array sectors is answered well: each of them can be had, from where it
+    /// lies or from others, counted sector by sector.
+    pub fn check_given_back(&self, scene: Scene<'_>, request: u64, sectors: &[u64]) -> Verdict {
+        for &sector in sectors {
+            let places = self.geometry.places(sector);
+            let first = places.first().expect("a sector lies somewhere");
+            let fellows = self.fellows(scene, first.slot, first.relative_sector);
+            let good = |(id, view, at): &(MemberId, &MemberView, u64)| {
+                let disk = &scene.disks[view.disk];
+                let logged = is_logged_bad(disk, view.super_sector, *at, at + 1);
+                !logged && !self.refused.holds(*id, *at)
+            };
+            let slots: BTreeSet<u16> = places.iter().map(|place| place.slot).collect();
+            let own = self
+                .in_sync(scene.status)
+                .filter(|(_, slot, _)| slots.contains(slot));
+            let own: BTreeSet<MemberId> = own.map(|(id, ..)| id).collect();
+            let held = fellows.iter().filter(|one| good(one));
+            let held: Vec<MemberId> = held.map(|(id, ..)| *id).collect();
+            let needed = match self.geometry.is_mirror() {
+                true => 1,
+                false => usize::from(self.geometry.slots - self.geometry.redundancy()),
+            };
+            if held.len() < needed && !held.iter().any(|id| own.contains(id)) {
+                let text = format!("answer to r{request}: only {held:?} hold sector {sector}");
+                return broken(Rule::Refused, text);
+            }
+        }
+        Ok(())
+    }
+}
