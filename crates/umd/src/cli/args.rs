@@ -710,6 +710,9 @@ pub struct DaemonArgs {
     /// after a crash)
     #[arg(long)]
     pub keep: bool,
+    /// Do not start arrays again that had this device
+    #[arg(long, value_name = "DEVICE", hide = true)]
+    pub leave: Vec<String>,
     /// Report readiness on stdout, then detach from it
     #[arg(long, hide = true)]
     pub report_ready: bool,

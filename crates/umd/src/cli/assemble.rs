@@ -67,42 +67,13 @@ pub(super) fn one(
         print(&text)?;
         return Ok(None);
     }
-    if let Some(array) = runs_again(request, reach)? {
-        return Ok(Some(array));
-    }
+    // After a daemon was killed, this array is started as it is asked for here.
+    reach.revive_without(&request.devices)?;
     let started: StartedDoc = reach.post_to_daemon("/v1/assemble", request)?;
     if !quiet {
         started.messages.iter().for_each(|line| say(line));
     }
     Ok(Some(started.array))
-}
-
-/// After a daemon was killed: the array that is asked for, which the next daemon has started again
-/// by itself.
-fn runs_again(request: &AssembleRequest, reach: &Reach) -> Result<Option<ArrayDoc>, Failure> {
-    let plain = AssembleRequest {
-        name: request.name.clone(),
-        devices: request.devices.clone(),
-        run: request.run,
-        ..AssembleRequest::default()
-    };
-    if *request != plain || reach.revived()?.is_none() {
-        return Ok(None);
-    }
-    let holders = request.devices.iter().map(|device| reach.holder_of(device));
-    let Some(holders) = holders.collect::<Option<Vec<_>>>() else {
-        return Ok(None);
-    };
-    let mut arrays = holders.into_iter().map(|(array, _)| array);
-    let first = arrays
-        .next()
-        .filter(|array| arrays.all(|other| other.uuid == array.uuid));
-    let wanted = |array: &ArrayDoc| request.name.as_ref().is_none_or(|name| *name == array.name);
-    let found = first.filter(wanted);
-    if let Some(array) = &found {
-        say(&format!("{} has been started again.", array.name));
-    }
-    Ok(found)
 }
 
 /// The request behind the options.

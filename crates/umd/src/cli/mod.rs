@@ -125,5 +125,6 @@ fn run_daemon(args: &DaemonArgs, reach: &Reach) -> Outcome {
         nbd: assemble::addresses(&args.nbd)?,
         report_ready: args.report_ready,
         keep: args.keep,
+        leave: args.leave.clone(),
     })
 }

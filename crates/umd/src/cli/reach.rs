@@ -71,23 +71,23 @@ impl Reach {
     /// The daemon, if it runs. One that was killed while it had arrays is started again: it goes
     /// on with them.
     fn running_daemon(&self) -> Result<Option<Client>, Failure> {
-        Ok(self
-            .revived()?
-            .or(Client::connect(&self.runtime.control())?))
+        self.revive_without(&[])?;
+        Ok(Client::connect(&self.runtime.control())?)
     }
 
-    /// The daemon, if it was killed while it had arrays, and has been started again by this.
+    /// Starts a daemon that was killed while it had arrays again, with those that have none of
+    /// these devices. Otherwise does nothing.
     ///
     /// # Errors
     /// When it does not come up.
-    pub fn revived(&self) -> Result<Option<Client>, Failure> {
+    pub fn revive_without(&self, devices: &[String]) -> Result<(), Failure> {
         if !Memory::at(&self.runtime.arrays()).orphans()
             || Client::connect(&self.runtime.control())?.is_some()
         {
-            return Ok(None);
+            return Ok(());
         }
         say("the daemon was killed; it is started again, with the arrays it ran");
-        self.daemon().map(Some)
+        self.daemon_without(devices).map(drop)
     }
 
     /// Whoever runs the array of this name.
@@ -191,6 +191,10 @@ impl Reach {
     /// # Errors
     /// When it does not come up.
     pub fn daemon(&self) -> Result<Client, Failure> {
+        self.daemon_without(&[])
+    }
+
+    fn daemon_without(&self, devices: &[String]) -> Result<Client, Failure> {
         let start = Instant::now();
         loop {
             if let Some(client) = Client::connect(&self.runtime.control())? {
@@ -203,13 +207,13 @@ impl Reach {
             self.runtime
                 .make()
                 .map_err(|error| Failure::failed(error.to_string()))?;
-            self.spawn_daemon()?;
+            self.spawn_daemon(devices)?;
             std::thread::sleep(PAUSE);
         }
     }
 
     /// Starts a daemon and waits until it (or another one that was faster) is ready.
-    fn spawn_daemon(&self) -> Result<(), Failure> {
+    fn spawn_daemon(&self, without: &[String]) -> Result<(), Failure> {
         let failed =
             |error: std::io::Error| Failure::failed(format!("cannot start the daemon: {error}"));
         let program = std::env::current_exe().map_err(failed)?;
@@ -217,6 +221,7 @@ impl Reach {
             .arg("daemon")
             .args(["--linger", "--report-ready", "--runtime-dir"])
             .arg(self.runtime.dir())
+            .args(without.iter().map(|device| format!("--leave={device}")))
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -234,12 +234,18 @@ impl Household {
     }
 
     /// Starts again what ran when the last daemon was killed; with `keep`, also what rests since
-    /// one was told to go.
+    /// one was told to go. Arrays with a device of `leave` somebody is about to start otherwise.
     ///
     /// Returns what there is to say about it.
-    pub async fn restore(self: &std::sync::Arc<Self>, memory: Memory, keep: bool) -> Vec<String> {
+    pub async fn restore(
+        self: &std::sync::Arc<Self>,
+        memory: Memory,
+        keep: bool,
+        leave: &[String],
+    ) -> Vec<String> {
         let mut said = Vec::new();
-        let kept = memory.read().arrays.into_iter();
+        let other = |one: &KeptArray| !one.request.devices.iter().any(|d| leave.contains(d));
+        let kept = memory.read().arrays.into_iter().filter(other);
         let (resting, kept): (Vec<KeptArray>, Vec<KeptArray>) =
             kept.partition(|one| one.rests && !keep);
         let memory = self.memory.get_or_init(|| memory);

@@ -86,6 +86,8 @@ pub struct DaemonOptions {
     pub report_ready: bool,
     /// What runs when it is told to go is started again by the next one.
     pub keep: bool,
+    /// Arrays that had one of these devices are not started again.
+    pub leave: Vec<String>,
 }
 
 fn tokio_runtime() -> Result<tokio::runtime::Runtime, Failure> {
@@ -185,7 +187,9 @@ async fn household(options: &DaemonOptions) -> Outcome {
     let household = Arc::new(Household::default());
     // Before any door is open: who comes back finds the arrays that were there.
     let memory = Memory::at(&options.runtime.arrays());
-    let said = household.restore(memory, options.keep).await;
+    let said = household
+        .restore(memory, options.keep, &options.leave)
+        .await;
     said.iter().for_each(|line| say(line));
     tokio::spawn(scrubs::keep(household.clone()));
     let socket = bind(&options.runtime.control())?;
