@@ -28,6 +28,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// So many names can be made by opening them, as with md: a client that opens whatever comes to its
+/// mind does not fill the memory.
+const EMPTY_MAX: usize = 512;
+
 /// One life of a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ObjectId(pub u64);
@@ -274,10 +278,16 @@ impl Names {
     /// Somebody looks a name up, without opening it: where names may be made by opening, that makes
     /// it. The object is held until somebody has opened it, and on.
     pub fn probe(&mut self, name: &str, out: &mut Out) -> Option<(ObjectId, Phase)> {
-        if !self.objects.contains_key(name) && self.make_by_opening && !self.closed {
+        let free = !self.objects.contains_key(name) && !self.closed;
+        if free && self.make_by_opening && self.count_empty() < EMPTY_MAX {
             self.make(name, Phase::Empty, out);
         }
         self.find(name)
+    }
+
+    fn count_empty(&self) -> usize {
+        let objects = self.objects.values();
+        objects.filter(|one| one.phase == Phase::Empty).count()
     }
 
     /// Somebody opens a name. The answer is an effect, now or later.
@@ -308,6 +318,7 @@ impl Names {
             Phase::Starting => {}
             Phase::Stopping | Phase::Cleared | Phase::Deleting => {
                 let claim = self.claims.get(&ticket).expect("it was made just now");
+                // Whoever looked again once does not wait for another one to go.
                 if claim.1 == (Claim::Opening { again: true }) {
                     self.refuse(ticket, Refusal::Unknown, out);
                 }
@@ -591,18 +602,6 @@ impl Names {
         if nothing && !wanted {
             object.phase = Phase::Deleting;
             out.push(Effect::Delete(object.id));
-            // Who looked again once does not wait for another one to go.
-            self.give_up(name, out);
-        } else if object.is_leaving() {
-            self.give_up(name, out);
-        }
-    }
-
-    fn give_up(&mut self, name: &str, out: &mut Out) {
-        for ticket in self.tickets(|claim| *claim == (Claim::Opening { again: true })) {
-            if self.claims.get(&ticket).is_some_and(|(of, _)| of == name) {
-                self.refuse(ticket, Refusal::Unknown, out);
-            }
         }
     }
 

@@ -141,15 +141,22 @@ impl Watch {
             self.waiting.values().all(|count| *count <= 1),
             "looked again more than once"
         );
-        if let Some((_, seen)) = self.alive() {
-            let something = seen.running || seen.members || seen.starting || seen.stopping;
-            let used = !seen.open.is_empty() || seen.asked > 0;
-            let held = seen.made_by_opening && !seen.touched && !self.left;
-            assert!(
-                something || used || held || seen.dying,
-                "nobody needs it, and it stays"
-            );
-        }
+        assert!(!self.left || self.waiting.is_empty(), "waits after the end");
+        let Some((_, seen)) = self.alive() else {
+            return assert!(self.waiting.is_empty(), "waits for nothing");
+        };
+        let leaving = seen.stopping || seen.stopped || seen.dying;
+        assert!(
+            seen.starting || leaving || self.waiting.is_empty(),
+            "waits for what it could have"
+        );
+        let something = seen.running || seen.members || seen.starting || seen.stopping;
+        let used = !seen.open.is_empty() || seen.asked > 0;
+        let held = seen.made_by_opening && !seen.touched && !self.left;
+        assert!(
+            something || used || held || seen.dying,
+            "nobody needs it, and it stays"
+        );
     }
 }
 
@@ -421,6 +428,10 @@ impl World {
         let mut out = Vec::new();
         let alive = world.watch.alive().map(|(id, seen)| (id, seen.clone()));
         let result = world.names.stop(NAME, force, &mut out);
+        if let (Ok(_), Some((id, seen))) = (&result, &alive) {
+            let shown_out = out.contains(&Effect::Evict(*id));
+            assert_eq!(shown_out, !seen.open.is_empty(), "who has it open must go");
+        }
         let mut stopping = None;
         match (&result, &alive) {
             (Ok(Stop::LetGo(id)), Some((there, seen))) => {
@@ -612,7 +623,7 @@ fn the_end_of_the_process_and_of_arrays() {
             stopper(1, true),
             Client::Leaver { left: 1 },
             Client::Death { left: 1 },
-            asker(1),
+            Client::Prober { left: 1 },
         ];
         assert!(walk(make_by_opening, &clients) > 1000);
     }
@@ -638,6 +649,22 @@ fn opening_and_closing_does_not_make_it_flap() {
         assert_eq!(out.is_empty(), there);
     }
     assert_eq!(out, [Effect::Delete(ObjectId(1))]);
+}
+
+#[test]
+fn not_every_name_is_made_by_opening_it() {
+    let mut names = Names::new(true);
+    let mut out = Vec::new();
+    for number in 0..EMPTY_MAX {
+        assert!(names.probe(&format!("md{number}"), &mut out).is_some());
+    }
+    assert_eq!(names.probe("one-more", &mut out), None);
+    assert!(names.probe("md0", &mut out).is_some());
+    names
+        .stop("md0", false, &mut out)
+        .expect("nobody has it open");
+    names.deleted(ObjectId(1), &mut out);
+    assert!(names.probe("one-more", &mut out).is_some());
 }
 
 #[test]
