@@ -22,5 +22,6 @@ pub mod lane;
 pub mod member;
 pub mod metadata;
 pub mod personality;
+pub mod registry;
 pub mod sync;
 pub mod value;

@@ -10,12 +10,15 @@
 //! | `POST /v1/incremental`              | [`IncrementalRequest`] -> [`IncrementalDoc`]    |
 //! | `POST /v1/incremental/start`        | [`StartWaitingRequest`] -> [`DoneDoc`]          |
 //! | `POST /v1/incremental/gone`         | [`GoneRequest`] -> [`DoneDoc`]                  |
-//! | `POST /v1/arrays/NAME/stop`         | -> [`DoneDoc`]                                  |
+//! | `POST /v1/arrays/NAME/stop`         | [`StopRequest`] -> [`DoneDoc`]                  |
+//! | `GET  /v1/arrays/NAME/state`        | [`StateDoc`]                                    |
+//! | `POST /v1/arrays/NAME/state`        | [`StateRequest`] -> [`DoneDoc`]                 |
 //! | `POST /v1/arrays/NAME/manage`       | [`ManageRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/action`       | [`ActionRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/bitmap`       | [`BitmapRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/layout`       | [`LayoutRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
+//! | `POST /v1/arrays/NAME/settings`     | [`SettingsRequest`] -> [`DoneDoc`]              |
 //! | `GET  /v1/arrays/NAME/wait`         | `?timeout_ms=N`: [`WaitDoc`] when idle or after |
 //! | `GET  /v1/events`                   | [`EventDoc`]s as server-sent events             |
 //! | `GET  /v1/arrays/NAME/map`          | `?cells=N`: [`MapDoc`], for pictures            |
@@ -28,7 +31,10 @@
 //! Everything else, and every failure, is answered with an [`ErrorDoc`]. All member paths are
 //! absolute: client and daemon need not have the same working directory.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+use umd_export::nbd::Peer;
 use utoipa::ToSchema;
 
 use crate::doc::ArrayDoc;
@@ -153,6 +159,9 @@ pub struct AssembleRequest {
     pub no_degraded: bool,
     /// Start read-only.
     pub readonly: bool,
+    /// Start read-only until a host writes.
+    #[serde(default)]
+    pub read_auto: bool,
     /// The file that holds the bitmap: an absolute path.
     #[serde(default)]
     pub bitmap_file: Option<String>,
@@ -400,6 +409,86 @@ pub struct WebDoc {
     pub url: String,
 }
 
+/// Who has an array open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OpenerDoc {
+    /// Through which kind of door: `nbd`.
+    pub door: String,
+    /// The process at the other end, where that is known.
+    pub pid: Option<u32>,
+    /// What it calls itself.
+    pub command: Option<String>,
+    /// Its user.
+    pub uid: Option<u32>,
+    /// Its address, if it came over a network.
+    pub address: Option<String>,
+}
+
+impl OpenerDoc {
+    /// The document for whoever came through a door.
+    pub fn of(door: &str, peer: &Peer) -> OpenerDoc {
+        let (process, address) = match peer {
+            Peer::Process { pid, uid } => (Some((*pid, *uid)), None),
+            Peer::Host(address) => (None, Some(address.to_string())),
+            Peer::Unknown => (None, None),
+        };
+        let comm = |pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
+        OpenerDoc {
+            door: door.to_owned(),
+            pid: process.map(|(pid, _)| pid),
+            command: process.and_then(|(pid, _)| Some(comm(pid)?.trim_end().to_owned())),
+            uid: process.map(|(_, uid)| uid),
+            address,
+        }
+    }
+}
+
+impl fmt::Display for OpenerDoc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.command, self.pid, &self.address) {
+            (Some(command), Some(pid), _) => write!(f, "{command} (process {pid})"),
+            (None, Some(pid), _) => write!(f, "process {pid}"),
+            (_, None, Some(address)) => write!(f, "a client at {address}"),
+            (_, None, None) => write!(f, "a client"),
+        }
+    }
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StopRequest {
+    /// Also when somebody has it open: the doors are closed first.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// A state to bring an array into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StateRequest {
+    /// md's word for it.
+    pub state: String,
+}
+
+/// How an array is to go about its work; what is left out stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SettingsRequest {
+    /// md's `safe_mode_delay`, in milliseconds; 0: superblocks never say clean while it runs.
+    #[serde(default)]
+    pub safe_mode_delay_ms: Option<u32>,
+    /// md's `max_read_errors`.
+    #[serde(default)]
+    pub max_read_errors: Option<u32>,
+}
+
+/// The state of what has a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StateDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// md's word for it, `clear` for a name that is nothing else.
+    pub state: String,
+}
+
 /// Something happened to an array.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventDoc {
@@ -408,7 +497,8 @@ pub struct EventDoc {
     /// The array.
     pub array: String,
     /// mdadm's name for the event where it has one: `Fail`, `SpareActive`, `RebuildStarted`,
-    /// `RebuildFinished`, `NewArray`, `DeviceDisappeared`; otherwise `Broken`, `Frozen`,
+    /// `RebuildFinished`, `NewArray`, `DeviceDisappeared`; the kernel's for what becomes of a name,
+    /// `ADD`, `CHANGE` (it began to run, or ended it) and `REMOVE`; otherwise `Broken`, `Frozen`,
     /// `Message`, `Changed`.
     pub event: String,
     /// The member, where there is one.
@@ -432,6 +522,9 @@ pub struct ErrorDoc {
     pub not_found: bool,
     /// The daemon is about to end and did nothing (HTTP status 503): ask the next one.
     pub leaving: bool,
+    /// Who has the array open, where that is the reason.
+    #[serde(default)]
+    pub openers: Vec<OpenerDoc>,
 }
 
 impl ErrorDoc {
@@ -444,6 +537,7 @@ impl ErrorDoc {
             exit_code: 1,
             not_found: false,
             leaving: false,
+            openers: Vec::new(),
         }
     }
 }

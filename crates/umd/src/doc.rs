@@ -19,6 +19,7 @@ use umd_core::value::{Mismatch, SECTOR_BYTES, Slot};
 use umd_format::{FaultyLayout, Format, Uuid};
 use utoipa::ToSchema;
 
+use crate::api::OpenerDoc;
 use crate::words;
 
 /// Number of the schema of every document in this module.
@@ -55,7 +56,8 @@ pub struct ArrayDoc {
     pub schema: u32,
     /// The name it runs under.
     pub name: String,
-    /// md's word (`inactive`, `clean`, `active`, `readonly`, `read-auto`, `broken`) or `frozen`.
+    /// md's word (`inactive`, `readonly`, `read-auto`, `clean`, `active`, `write-pending`,
+    /// `active-idle`, `broken`) or `frozen`.
     pub array_state: String,
     /// Why it is frozen or broken.
     pub reason: Option<String>,
@@ -129,6 +131,16 @@ pub struct ArrayDoc {
     pub logical_block_bytes: u32,
     /// Host requests in flight.
     pub requests_in_flight: u64,
+    /// md's `safe_mode_delay`: without writes for so many milliseconds the array is marked clean;
+    /// 0: never.
+    #[serde(default)]
+    pub safe_mode_delay_ms: u64,
+    /// md's `max_read_errors`: more in an hour fail a member.
+    #[serde(default)]
+    pub max_read_errors: u32,
+    /// Who has it open.
+    #[serde(default)]
+    pub openers: Vec<OpenerDoc>,
     /// Where it is served, as `unix:PATH` or `tcp:HOST:PORT`; the export name is `name`.
     pub nbd: Vec<String>,
     /// Where writes go, when the members are left as they are (`--overlay`).
@@ -307,6 +319,8 @@ pub struct Surroundings {
     pub nbd: Vec<String>,
     /// The directory of copy-on-write files.
     pub overlay: Option<String>,
+    /// Who has it open.
+    pub openers: Vec<OpenerDoc>,
     /// Device numbers of members that are block devices, by member identity.
     pub devices: Vec<(u32, (u32, u32))>,
 }
@@ -317,6 +331,9 @@ pub fn state_word(state: ArrayState) -> &'static str {
         ArrayState::ReadOnly => "readonly",
         ArrayState::ReadAuto => "read-auto",
         ArrayState::Clean => "clean",
+        ArrayState::WritePending => "write-pending",
+        ArrayState::ActiveIdle => "active-idle",
+        ArrayState::Inactive => "inactive",
         ArrayState::Active => "active",
         ArrayState::Broken => "broken",
         ArrayState::Frozen => "frozen",
@@ -398,6 +415,9 @@ impl ArrayDoc {
             scrubs: Vec::new(), // The household remembers them.
             logical_block_bytes: status.logical_block_bytes,
             requests_in_flight: status.requests_in_flight as u64,
+            safe_mode_delay_ms: status.safe_mode_delay_ms,
+            max_read_errors: status.max_read_errors,
+            openers: around.openers.clone(),
             nbd: around.nbd.clone(),
             overlay: around.overlay.clone(),
             pid: std::process::id(),
@@ -626,6 +646,8 @@ pub(crate) mod tests {
             faulty: None,
             logical_block_bytes: 512,
             requests_in_flight: 0,
+            safe_mode_delay_ms: 210,
+            max_read_errors: 20,
         }
     }
 

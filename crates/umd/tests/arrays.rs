@@ -52,6 +52,7 @@ fn every_level_keeps_what_was_written() {
             data,
             "{name}"
         );
+        client.disconnect().expect("leaves");
         home.umd(&format!("stop {name}")).ok();
     }
 }

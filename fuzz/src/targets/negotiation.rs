@@ -30,7 +30,7 @@ impl Exports for Shelf {
 
 /// What a negotiation came to: its output, and what was agreed.
 fn negotiate<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Option<String>) {
-    let mut negotiation = Negotiation::new();
+    let mut negotiation = Negotiation::default();
     let mut output = Vec::new();
     negotiation
         .write_to(&mut output)

@@ -77,6 +77,7 @@ pub fn run(data: &[u8]) {
         allocation_context: structured.then_some(1),
         input: input.bytes(usize::from(choice >> 4)).to_vec(),
         output: Vec::new(),
+        pass: None,
     };
     let pool = Pool::new();
     let mut door = Connection::new(transmission, 7, pool.clone());

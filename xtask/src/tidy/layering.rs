@@ -62,7 +62,7 @@ const FLOORS: [&[&str]; 5] = [
     &["lane"],
     &["personality", "bitmap", "metadata"],
     &["member"],
-    &["geometry", "assembly", "value"],
+    &["geometry", "assembly", "value", "registry"],
 ];
 
 /// Checks the dependencies in one Cargo.toml.

@@ -5,11 +5,11 @@ use umd_format::v1::{DeviceFlags, Features};
 use umd_format::{FaultyLayout, Format, Level, Role, SuperblockV1, Uuid, v090};
 
 use super::engine::Array;
-use super::stop::Stopping;
+use super::stop::{Rest, Stopping};
 use crate::member::{Member, ReadErrors, State};
 use crate::value::{
     Command, Control, ControlError, ControlId, ControlReply, Exhibit, MemberId, NewMember, Notice,
-    RepairWay, Slot, SyncAction, SyncLimits, SyncRequest,
+    RepairWay, Settings, Slot, SyncAction, SyncLimits, SyncRequest,
 };
 
 /// A request whose answer waits for the disks.
@@ -33,6 +33,10 @@ type Answer = Result<ControlReply, ControlError>;
 
 impl Array {
     pub(super) fn control(&mut self, id: ControlId, control: Control) {
+        // As in md: who wants something changed wants it written.
+        if self.read_auto && self.broken.is_none() && control.changes() {
+            self.read_write();
+        }
         let until = match control {
             Control::Fail(member) => self.control_fail(member),
             Control::Lost(member, why) => self.control_lost(member, &why),
@@ -61,12 +65,21 @@ impl Array {
                 Ok(()) => return self.answer(id, Ok(ControlReply::Done)),
                 Err(error) => Err(error),
             },
-            Control::ReadOnly(true) => return self.begin_quiet(id, false),
+            Control::ReadOnly(true) => return self.begin_quiet(id, Rest::ReadOnly),
+            Control::ReadAuto => return self.begin_quiet(id, Rest::ReadAuto),
             Control::ReadOnly(false) => {
-                self.read_only = false;
+                self.read_write();
                 return self.answer(id, Ok(ControlReply::Done));
             }
-            Control::Stop => return self.begin_quiet(id, true),
+            Control::Clean => {
+                let result = self.control_clean();
+                return self.answer(id, result.map(|()| ControlReply::Done));
+            }
+            Control::Settings(settings) => {
+                self.control_settings(settings);
+                return self.answer(id, Ok(ControlReply::Done));
+            }
+            Control::Stop => return self.begin_quiet(id, Rest::Stop),
         };
         match until {
             Ok(until) => self.waiting.push(Waiting { id, until }),
@@ -148,6 +161,31 @@ impl Array {
             }
             None => Ok(()),
         }
+    }
+
+    /// md's `clean`, written to `array_state`: superblocks say clean before the array has been idle
+    /// for long enough.
+    fn control_clean(&mut self) -> Result<(), ControlError> {
+        if self.stopping.is_none() && self.broken.is_none() {
+            self.read_write();
+        }
+        self.writable()?;
+        if !self.metadata.is_clean() && !self.metadata.is_unwritten() {
+            let text = "writes are under way; the array is marked clean when they have ended";
+            return Err(ControlError::Busy(text.into()));
+        }
+        self.metadata.want_clean();
+        Ok(())
+    }
+
+    fn control_settings(&mut self, settings: Settings) {
+        if let Some(delay) = settings.safe_mode_delay {
+            self.options.safe_mode_delay = delay;
+        }
+        if let Some(most) = settings.max_read_errors {
+            self.options.max_read_errors = most;
+        }
+        self.notify(Notice::Changed);
     }
 
     fn control_fail(&mut self, id: MemberId) -> Result<Until, ControlError> {

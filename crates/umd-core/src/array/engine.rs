@@ -80,6 +80,8 @@ pub struct Array {
     pub(super) sync: Sync,
     pub(super) broken: Option<String>,
     pub(super) read_only: bool,
+    /// It is read-only until the first write.
+    pub(super) read_auto: bool,
     pub(super) stopping: Option<Stopping>,
     pub(super) stopped: bool,
     pub(super) waiting: Vec<Waiting>,
@@ -108,7 +110,8 @@ impl Array {
         }
         let mut array = Array {
             info: parts.info,
-            read_only: parts.options.read_only,
+            read_only: parts.options.read_only || parts.options.read_auto,
+            read_auto: parts.options.read_auto && !parts.options.read_only,
             options: parts.options,
             geometry: parts.geometry,
             io: parts.io,
@@ -191,6 +194,9 @@ impl Array {
         if self.rebit.is_some() {
             return self.parked.push(request);
         }
+        if self.read_auto && self.would_write(&request.op) {
+            self.read_write();
+        }
         let refusal = match &self.stopping {
             Some(stopping) if stopping.is_stop() => Some(RequestError::Stopping),
             _ => self.refusal(&request.op),
@@ -204,6 +210,22 @@ impl Array {
             }
             None => self.with_lane(|lane, rig| lane.admit(rig, request)),
         }
+    }
+
+    /// Whether nothing but read-auto keeps this from being a write.
+    fn would_write(&self, op: &RequestOp) -> bool {
+        let end = op.extent().and_then(|(at, len)| at.checked_add(len));
+        let inside = end.is_some_and(|end| end <= self.info.array_sectors);
+        op.is_write() && inside && self.broken.is_none() && self.stopping.is_none()
+    }
+
+    /// Writes are taken from here on, whatever has kept them out.
+    pub(super) fn read_write(&mut self) {
+        if self.read_auto {
+            self.notify(Notice::Changed);
+        }
+        self.read_only = false;
+        self.read_auto = false;
     }
 
     fn refusal(&self, op: &RequestOp) -> Option<RequestError> {
@@ -391,7 +413,7 @@ impl Array {
                 let due = |since: Instant| since + self.options.safe_mode_delay;
                 // A stop marks the array clean by itself, after its bits: an update now would
                 // make it give up clearing them.
-                if self.stopping.is_some() {
+                if self.stopping.is_some() || self.options.safe_mode_delay == Span(0) {
                     return;
                 }
                 if self

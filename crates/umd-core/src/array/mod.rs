@@ -16,7 +16,7 @@ pub use crate::personality::faulty::{FaultyStatus, PretendedMode};
 pub use crate::value::{
     BitmapFile, BitmapWish, Command, Commands, Completion, Control, ControlError, ControlReply,
     Event, Extent, FlagWish, IoDone, IoError, IoOp, MemberIo, NewBitmap, NewMember, Notice,
-    Purpose, Reply, Request, RequestError, RequestOp, SyncLimits, SyncRequest, Timer,
+    Purpose, Reply, Request, RequestError, RequestOp, Settings, SyncLimits, SyncRequest, Timer,
 };
 pub use engine::Array;
 pub use map::Map;

@@ -18,6 +18,9 @@ use crate::value::{Events, Exhibit, MemberId, Museum, Pool, Slot, Span};
 pub struct Options {
     /// Nothing is written to any member.
     pub read_only: bool,
+    /// Nothing is written to any member before a host writes, or an administrator changes
+    /// something (md's `read-auto`).
+    pub read_auto: bool,
     /// An array without writes for this long is marked clean.
     pub safe_mode_delay: Span,
     /// A member that does not answer for this long is failed.
@@ -36,6 +39,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             read_only: false,
+            read_auto: false,
             safe_mode_delay: Span::millis(210),
             io_timeout: Span::secs(30),
             max_read_errors: 20,

@@ -17,10 +17,16 @@ pub enum ArrayState {
     Clean,
     /// Superblocks say that writes may be in flight.
     Active,
+    /// Superblocks say clean, and a write waits until they say active.
+    WritePending,
+    /// As active, without a write for so long that superblocks are about to say clean.
+    ActiveIdle,
     /// Too many members are lost: writes fail.
     Broken,
     /// An invariant of the engine did not hold: reads and writes fail.
     Frozen,
+    /// There are members, and they do not run. No engine is in this state.
+    Inactive,
 }
 
 /// Everything `detail` and `mdstat` print about a running array.
@@ -82,6 +88,10 @@ pub struct Status {
     pub logical_block_bytes: u32,
     /// Host I/O in flight.
     pub requests_in_flight: usize,
+    /// An array without writes for this long is marked clean (0: never), in milliseconds.
+    pub safe_mode_delay_ms: u64,
+    /// More read errors than this in an hour fail a member.
+    pub max_read_errors: u32,
 }
 
 /// One member.

@@ -17,18 +17,29 @@ enum Stage {
     Flush,
 }
 
+/// What an array comes to rest for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// To be over.
+    Stop,
+    /// To be read-only.
+    ReadOnly,
+    /// To be read-only until the first write.
+    ReadAuto,
+}
+
 /// An array on its way to rest.
 #[derive(Debug)]
 pub(super) struct Stopping {
     id: ControlId,
-    /// Stop, or only become read-only.
-    stop: bool,
+    /// What for.
+    rest: Rest,
     stage: Stage,
 }
 
 impl Stopping {
     pub(super) fn is_stop(&self) -> bool {
-        self.stop
+        self.rest == Rest::Stop
     }
 
     /// What was begun still comes to its end.
@@ -38,9 +49,9 @@ impl Stopping {
 }
 
 impl Array {
-    pub(super) fn begin_quiet(&mut self, id: ControlId, stop: bool) {
+    pub(super) fn begin_quiet(&mut self, id: ControlId, rest: Rest) {
         if let Some(other) = &self.stopping {
-            let what = if other.stop {
+            let what = if other.is_stop() {
                 "stopping"
             } else {
                 "becoming read-only"
@@ -48,13 +59,14 @@ impl Array {
             let error = ControlError::Busy(format!("the array is already {what}"));
             return self.answer(id, Err(error));
         }
-        if !stop && self.read_only {
+        if rest != Rest::Stop && self.read_only {
+            self.read_auto = rest == Rest::ReadAuto;
             return self.answer(id, Ok(ControlReply::Done));
         }
         self.sync.interrupt();
         self.stopping = Some(Stopping {
             id,
-            stop,
+            rest,
             stage: Stage::Drain,
         });
     }
@@ -128,8 +140,9 @@ impl Array {
             self.sync.running().is_none(),
             "at rest with a sync under way"
         );
-        if !stopping.stop {
+        if !stopping.is_stop() {
             self.read_only = true;
+            self.read_auto = stopping.rest == Rest::ReadAuto;
             return self.answer(stopping.id, Ok(ControlReply::Done));
         }
         assert!(self.lane.is_idle(), "stopped with a host waiting");

@@ -87,16 +87,24 @@ impl Array {
             faulty: self.lane.pretended(),
             logical_block_bytes: info.logical_block_bytes,
             requests_in_flight: self.lane.requests_in_flight(),
+            safe_mode_delay_ms: self.options.safe_mode_delay.0 / 1_000_000,
+            max_read_errors: self.options.max_read_errors,
         }
     }
 
     fn state(&self) -> ArrayState {
         if self.broken.is_some() {
             ArrayState::Broken
+        } else if self.read_only && self.read_auto {
+            ArrayState::ReadAuto
         } else if self.read_only {
             ArrayState::ReadOnly
+        } else if self.metadata.awaits_active() {
+            ArrayState::WritePending
         } else if self.metadata.is_clean() {
             ArrayState::Clean
+        } else if self.metadata.awaits_clean() {
+            ArrayState::ActiveIdle
         } else {
             ArrayState::Active
         }

@@ -168,6 +168,21 @@ impl Metadata {
         self.clean
     }
 
+    /// Whether a write waits until superblocks say "active".
+    pub fn awaits_active(&self) -> bool {
+        self.wants_active && self.clean
+    }
+
+    /// Whether superblocks are about to say "clean", for want of writes.
+    pub fn awaits_clean(&self) -> bool {
+        self.wants_clean && !self.clean && self.writers == 0
+    }
+
+    /// Whether no write is under way, and none waits.
+    pub fn is_unwritten(&self) -> bool {
+        self.writers == 0 && !self.wants_active
+    }
+
     /// Whether a member failed since what is on the disks was written.
     pub fn fault_pending(&self) -> bool {
         // U26: the update under way, whose events the file may have been told, was enough.

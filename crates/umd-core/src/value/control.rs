@@ -5,6 +5,7 @@ use umd_format::v1::DeviceFlags;
 
 use super::ids::MemberId;
 use super::sync_action::SyncAction;
+use super::time::Span;
 
 /// A control request.
 #[derive(Debug, Clone)]
@@ -48,8 +49,48 @@ pub enum Control {
     Limits(SyncLimits, Option<SyncRequest>),
     /// Switch between read-only and read-write.
     ReadOnly(bool),
+    /// Become read-only until a host writes, or an administrator changes something.
+    ReadAuto,
+    /// Mark the array clean now; refused while writes are under way.
+    Clean,
+    /// Change how it goes about its work.
+    Settings(Settings),
     /// Stop: refuse new requests, finish those in flight, end syncing at a checkpoint, mark clean.
     Stop,
+}
+
+impl Control {
+    /// Whether something is to be different on the members afterwards.
+    pub fn changes(&self) -> bool {
+        match self {
+            Control::Fail(_)
+            | Control::Remove(_)
+            | Control::Add(_)
+            | Control::ReAdd(_)
+            | Control::Replace { .. }
+            | Control::Flags(..)
+            | Control::Bitmap(_)
+            | Control::Sync(_) => true,
+            Control::Limits(_, wish) => wish.is_some(),
+            Control::Lost(..)
+            | Control::Layout(_)
+            | Control::BitmapRoom(_)
+            | Control::ReadOnly(_)
+            | Control::ReadAuto
+            | Control::Clean
+            | Control::Settings(_)
+            | Control::Stop => false,
+        }
+    }
+}
+
+/// How an array goes about its work; what is not said stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// An array without writes for this long is marked clean; 0: never.
+    pub safe_mode_delay: Option<Span>,
+    /// A member with more read errors than this in an hour is failed.
+    pub max_read_errors: Option<u32>,
 }
 
 /// A device offered to a running array. Already opened and locked by the driver.

@@ -19,7 +19,7 @@ pub use buf::{Buf, Pool, Slice, slices_len};
 pub use command::{Command, Commands, IoOp, MemberIo, Notice, Purpose};
 pub use control::{
     BitmapFile, BitmapWish, Control, ControlError, ControlReply, FlagWish, NewBitmap, NewMember,
-    RepairWay, SyncLimits, SyncRequest,
+    RepairWay, Settings, SyncLimits, SyncRequest,
 };
 pub use event::{
     Completion, Event, Extent, IoDone, IoError, Reply, Request, RequestError, RequestOp, Timer,

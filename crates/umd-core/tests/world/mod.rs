@@ -470,6 +470,16 @@ impl World {
         self.queue.extend(out);
     }
 
+    /// What is to be done, for a driver of its own that decides when.
+    pub fn take_commands(&mut self) -> VecDeque<Command> {
+        std::mem::take(&mut self.queue)
+    }
+
+    /// Carries out one member I/O of such a driver.
+    pub fn carry_out(&mut self, io: MemberIo) -> Completion {
+        self.perform(io)
+    }
+
     /// Carries out everything that is to be done. Time stands still.
     pub fn drain(&mut self) {
         while let Some(command) = self.queue.pop_front() {

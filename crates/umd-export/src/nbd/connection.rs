@@ -28,6 +28,7 @@ use super::pending::{Entry, Pending, REQUESTS_MAX};
 use super::proto::{REQUEST_BYTES, RequestHeader, chunk, cmd, only_chunk, simple_reply};
 use super::request::{Kind, Refusal, Terms, Verdict, judge};
 use super::status;
+use super::visitor::Pass;
 
 const PAYLOAD_BYTES_MAX: u64 = 64 << 20;
 const INLINE_BYTES_MAX: usize = 1 << 20;
@@ -92,6 +93,8 @@ pub struct Connection {
     pending: Pending,
     output: Output,
     phase: Phase,
+    /// Dropped with the connection.
+    _pass: Option<Pass>,
 }
 
 impl Connection {
@@ -105,6 +108,7 @@ impl Connection {
             allocation_context,
             input,
             output,
+            pass,
         } = transmission;
         let mut queue = Output::default();
         queue.push(&output);
@@ -117,6 +121,7 @@ impl Connection {
             pending: Pending::new(number),
             output: queue,
             phase: Phase::Open,
+            _pass: pass,
         }
     }
 

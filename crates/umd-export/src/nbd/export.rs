@@ -3,6 +3,7 @@
 use umd_core::value::SECTOR_BYTES;
 
 use super::proto::can;
+use super::visitor::{Opened, Opening, Peer};
 
 /// The largest READ or WRITE, in bytes: what every client may assume without asking. Commands
 /// without a payload (TRIM, WRITE_ZEROES, BLOCK_STATUS) may be as long as the protocol can say.
@@ -75,6 +76,19 @@ pub trait Exports {
     /// The one of this name. The empty name asks for a default export; when there is none and
     /// only one export is listed, the door takes that one.
     fn find(&self, name: &str) -> Option<ExportInfo>;
+    /// The name under which an export goes that may not be ready to be shown; clients ask about
+    /// its metadata before they open it.
+    fn canonical(&self, name: &str) -> Option<String> {
+        self.find(name).map(|export| export.name)
+    }
+    /// A client opens the one of this name. Where nobody counts, whatever is found is open.
+    fn open(&self, name: &str, who: &Peer) -> Opening {
+        let _ = who;
+        match self.find(name) {
+            Some(info) => Opening::Open(Box::new(Opened { info, pass: None })),
+            None => Opening::Refused,
+        }
+    }
 }
 
 #[cfg(test)]

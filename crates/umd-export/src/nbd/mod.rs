@@ -42,6 +42,7 @@ mod reception;
 mod request;
 mod socket;
 mod status;
+mod visitor;
 
 pub use address::{Address, AddressError};
 pub use connection::{Connection, ConnectionError, ReadState};
@@ -51,3 +52,4 @@ pub use negotiation::{Negotiation, Progress, Transmission};
 pub use pending::{REQUESTS_MAX, connection_of};
 pub use reception::Reception;
 pub use socket::Socket;
+pub use visitor::{Opened, Opening, Pass, Peer, Waiting};

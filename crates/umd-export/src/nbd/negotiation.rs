@@ -18,6 +18,7 @@ use super::proto::{
     BASE_ALLOCATION, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Fields, NBD_MAGIC, OPTION_MAGIC,
     OPTION_REPLY_MAGIC, STRING_BYTES_MAX, info, opt, rep,
 };
+use super::visitor::{Opened, Opening, Pass, Peer, Waiting};
 
 /// Longest option data taken in. GO with a name of the longest kind needs less than a tenth.
 const OPTION_BYTES_MAX: usize = 64 << 10;
@@ -42,6 +43,8 @@ pub struct Transmission {
     pub input: Vec<u8>,
     /// Bytes of the handshake that were not sent yet.
     pub output: Vec<u8>,
+    /// What is to be kept while the export is open.
+    pub pass: Option<Pass>,
 }
 
 /// Where a negotiation stands.
@@ -73,17 +76,35 @@ pub struct Negotiation {
     /// The export `base:allocation` was selected for.
     allocation_of: Option<String>,
     options: u32,
+    who: Peer,
+    /// An open that has no answer yet: no further option is looked at before.
+    asked: Option<Asked>,
+}
+
+/// How a client asked for its export.
+#[derive(Debug)]
+enum Way {
+    ExportName,
+    /// By its name, and with what it wants to know.
+    Go(String, Vec<u16>),
+}
+
+/// An open that waits for its answer.
+#[derive(Debug)]
+struct Asked {
+    way: Way,
+    waiting: Box<dyn Waiting>,
 }
 
 impl Default for Negotiation {
     fn default() -> Negotiation {
-        Negotiation::new()
+        Negotiation::new(Peer::Unknown)
     }
 }
 
 impl Negotiation {
     /// A fresh handshake; its first output is there already.
-    pub fn new() -> Negotiation {
+    pub fn new(who: Peer) -> Negotiation {
         let mut output = Vec::with_capacity(256);
         output.extend(NBD_MAGIC.to_be_bytes());
         output.extend(OPTION_MAGIC.to_be_bytes());
@@ -96,6 +117,28 @@ impl Negotiation {
             structured: false,
             allocation_of: None,
             options: 0,
+            who,
+            asked: None,
+        }
+    }
+
+    /// Whether the answer to an open is outstanding: [`Negotiation::look_again`] finds it out.
+    pub fn is_waiting(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Looks whether an open that had to wait has its answer, and goes on then.
+    pub fn look_again(&mut self, exports: &dyn Exports) -> Progress {
+        let Some(mut asked) = self.asked.take() else {
+            return Progress::Continue;
+        };
+        let Some(answer) = asked.waiting.look() else {
+            self.asked = Some(asked);
+            return Progress::Continue;
+        };
+        match self.opened(asked.way, answer) {
+            Progress::Continue => self.receive(&[], exports),
+            over => self.over(over, Vec::new()),
         }
     }
 
@@ -126,7 +169,8 @@ impl Negotiation {
 
     /// Whether the socket's readability is of interest.
     pub fn wants_read(&self) -> bool {
-        self.stage != Stage::Over && self.output.len() < UNSENT_BYTES_MAX
+        let open = self.stage != Stage::Over && self.asked.is_none();
+        open && self.output.len() < UNSENT_BYTES_MAX
     }
 
     /// Whether there is output to send.
@@ -144,6 +188,9 @@ impl Negotiation {
         let mut input = std::mem::take(&mut self.input);
         let mut taken = 0;
         let progress = loop {
+            if self.asked.is_some() {
+                break Progress::Continue;
+            }
             let mut rest = Fields(&input[taken..]);
             let step = match self.stage {
                 Stage::ClientFlags => self.take_client_flags(&mut rest),
@@ -159,6 +206,12 @@ impl Negotiation {
             }
         };
         input.drain(..taken);
+        self.over(progress, input)
+    }
+
+    /// What is left of the input stays for later, or goes on with the client.
+    fn over(&mut self, progress: Progress, mut input: Vec<u8>) -> Progress {
+        input.append(&mut self.input);
         match progress {
             Progress::Continue => self.input = input,
             Progress::Ready(mut transmission) => {
@@ -283,16 +336,48 @@ impl Negotiation {
         let name = std::str::from_utf8(data)
             .ok()
             .filter(|name| name.len() <= STRING_BYTES_MAX);
-        let Some(export) = name.and_then(|name| find(exports, name)) else {
+        let Some(name) = name.and_then(|name| canonical(exports, name)) else {
             return Progress::Closed;
         };
+        self.open(&name, Way::ExportName, exports)
+    }
+
+    fn open(&mut self, name: &str, way: Way, exports: &dyn Exports) -> Progress {
+        match exports.open(name, &self.who) {
+            Opening::Open(opened) => self.opened(way, Some(*opened)),
+            Opening::Refused => self.opened(way, None),
+            Opening::Waits(waiting) => {
+                self.asked = Some(Asked { way, waiting });
+                Progress::Continue
+            }
+        }
+    }
+
+    /// An open has its answer.
+    fn opened(&mut self, way: Way, answer: Option<Opened>) -> Progress {
+        match (way, answer) {
+            (Way::ExportName, None) => Progress::Closed,
+            (Way::ExportName, Some(opened)) => self.named(opened),
+            (Way::Go(..), None) => {
+                self.refuse(opt::GO, rep::ERR_UNKNOWN, "no export has this name");
+                Progress::Continue
+            }
+            (Way::Go(name, wanted), Some(opened)) => {
+                self.tell(opt::GO, &opened.info, &name, &wanted);
+                self.ready(opened)
+            }
+        }
+    }
+
+    fn named(&mut self, opened: Opened) -> Progress {
+        let export = &opened.info;
         self.output.extend(export.size_bytes().to_be_bytes());
         self.output
             .extend(export.flags(self.structured).to_be_bytes());
         if !self.no_zeroes {
             self.output.extend([0; 124]);
         }
-        self.ready(export)
+        self.ready(opened)
     }
 
     fn go_or_info(&mut self, option: u32, data: &[u8], exports: &dyn Exports) -> Progress {
@@ -300,10 +385,20 @@ impl Negotiation {
             self.refuse(option, rep::ERR_INVALID, "the option's data is malformed");
             return Progress::Continue;
         };
+        if option == opt::GO
+            && let Some(found) = canonical(exports, name)
+        {
+            return self.open(&found, Way::Go(name.to_owned(), wanted), exports);
+        }
         let Some(export) = find(exports, name) else {
             self.refuse(option, rep::ERR_UNKNOWN, "no export has this name");
             return Progress::Continue;
         };
+        self.tell(option, &export, name, &wanted);
+        Progress::Continue
+    }
+
+    fn tell(&mut self, option: u32, export: &ExportInfo, name: &str, wanted: &[u16]) {
         let size = export.size_bytes().to_be_bytes();
         let flags = export.flags(self.structured).to_be_bytes();
         self.info(option, info::EXPORT, &[&size, &flags]);
@@ -319,10 +414,6 @@ impl Negotiation {
             self.info(option, info::BLOCK_SIZE, &[&least, &preferred, &most]);
         }
         self.acknowledge(option);
-        match option {
-            opt::GO => self.ready(export),
-            _ => Progress::Continue,
-        }
     }
 
     fn info(&mut self, option: u32, kind: u16, data: &[&[u8]]) {
@@ -345,12 +436,12 @@ impl Negotiation {
         let Some((name, queries)) = parse_meta_context(data) else {
             return self.refuse(option, rep::ERR_INVALID, "the option's data is malformed");
         };
-        let Some(export) = find(exports, name) else {
+        let Some(export) = canonical(exports, name) else {
             return self.refuse(option, rep::ERR_UNKNOWN, "no export has this name");
         };
         let named = queries.contains(&BASE_ALLOCATION);
         if set && named {
-            self.allocation_of = Some(export.name);
+            self.allocation_of = Some(export);
         }
         if named || !set && (queries.is_empty() || queries.contains(&"base:")) {
             let id = if set { ALLOCATION_ID } else { 0 };
@@ -360,12 +451,14 @@ impl Negotiation {
         self.acknowledge(option);
     }
 
-    fn ready(&mut self, export: ExportInfo) -> Progress {
+    fn ready(&mut self, opened: Opened) -> Progress {
+        let Opened { info: export, pass } = opened;
         let selected = self.allocation_of.as_deref() == Some(export.name.as_str());
         Progress::Ready(Box::new(Transmission {
             structured: self.structured,
             allocation_context: selected.then_some(ALLOCATION_ID),
             export,
+            pass,
             // Both are filled in by `receive`, which holds them.
             input: Vec::new(),
             output: Vec::new(),
@@ -379,6 +472,12 @@ fn find(exports: &dyn Exports, name: &str) -> Option<ExportInfo> {
     }
     let mut all = exports.list();
     (name.is_empty() && all.len() == 1).then(|| all.remove(0))
+}
+
+/// The name of the export that a client means.
+fn canonical(exports: &dyn Exports, name: &str) -> Option<String> {
+    let known = exports.canonical(name);
+    known.or_else(|| find(exports, name).map(|export| export.name))
 }
 
 /// As much of a text as the protocol lets a string be long.

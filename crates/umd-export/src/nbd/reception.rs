@@ -21,6 +21,7 @@ use super::export::Exports;
 use super::listener::Listener;
 use super::negotiation::{Negotiation, Progress, Transmission};
 use super::socket::Socket;
+use super::visitor::Peer;
 
 const GUESTS_MAX: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,10 +112,28 @@ impl Reception {
         for event in &events[..count] {
             match event.data.u64() {
                 LISTENER => self.admit()?,
-                number => self.serve(number, exports, hand_on)?,
+                number => self.serve(number, event.flags, exports, hand_on)?,
             }
         }
+        self.look_again(exports, hand_on)?;
         self.expire()
+    }
+
+    /// Clients whose export was not to be had at once: perhaps it is now.
+    fn look_again(
+        &mut self,
+        exports: &dyn Exports,
+        hand_on: &mut dyn FnMut(Socket, Transmission),
+    ) -> io::Result<()> {
+        let guests = self.guests.iter();
+        let waiting = guests.filter(|(_, guest)| guest.negotiation.is_waiting());
+        let waiting: Vec<u64> = waiting.map(|(number, _)| *number).collect();
+        for number in waiting {
+            let guest = self.guests.get_mut(&number).expect("it was there just now");
+            let progress = guest.negotiation.look_again(exports);
+            self.go_on(number, progress, hand_on)?;
+        }
+        Ok(())
     }
 
     fn admit(&mut self) -> io::Result<()> {
@@ -124,7 +143,7 @@ impl Reception {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return self.close_for_a_while(),
             };
-            let mut negotiation = Negotiation::new();
+            let mut negotiation = Negotiation::new(Peer::of(&socket));
             if negotiation.write_to(&mut socket).is_err() {
                 continue;
             }
@@ -149,6 +168,7 @@ impl Reception {
     fn serve(
         &mut self,
         number: u64,
+        flags: epoll::EventFlags,
         exports: &dyn Exports,
         hand_on: &mut dyn FnMut(Socket, Transmission),
     ) -> io::Result<()> {
@@ -160,11 +180,24 @@ impl Reception {
             negotiation,
             ..
         } = guest;
+        let left = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
         let progress = match negotiation.wants_read() {
             true => negotiation.read_from(socket, exports),
+            // Nobody is there any more who would wait.
+            false if left => Progress::Closed,
             false => Progress::Continue,
         };
-        let sent = negotiation.write_to(socket);
+        self.go_on(number, progress, hand_on)
+    }
+
+    fn go_on(
+        &mut self,
+        number: u64,
+        progress: Progress,
+        hand_on: &mut dyn FnMut(Socket, Transmission),
+    ) -> io::Result<()> {
+        let guest = self.guests.get_mut(&number).expect("it was there just now");
+        let sent = guest.negotiation.write_to(&mut guest.socket);
         match progress {
             Progress::Continue if sent.is_ok() => {
                 let interest = interest_of(&guest.negotiation);

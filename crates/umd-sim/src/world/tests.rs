@@ -389,6 +389,8 @@ impl Maker for Mirrors {
             bitmap: None,
             logical_block_bytes: 512,
             requests_in_flight: 0,
+            safe_mode_delay_ms: 0,
+            max_read_errors: 0,
         };
         let members = legs.iter().map(|leg| leg.id).collect();
         let mut engine = Mirror {

@@ -121,6 +121,8 @@ pub enum Command {
     Wait(WaitArgs),
     /// Stop an array
     Stop(StopArgs),
+    /// Show the state of an array in md's words, or change it
+    ArrayState(ArrayStateArgs),
     /// Erase the md superblock of devices
     ZeroSuperblock(ZeroArgs),
     /// Run the arrays of all other commands (they start it by themselves)
@@ -311,6 +313,9 @@ pub struct StartArgs {
     /// Start read-only
     #[arg(short = 'o', long)]
     pub readonly: bool,
+    /// Start read-only until something is written (md's auto-read-only)
+    #[arg(long, conflicts_with = "readonly")]
+    pub read_auto: bool,
     /// The file that holds the array's bitmap
     #[arg(short, long, value_name = "FILE")]
     pub bitmap: Option<String>,
@@ -535,7 +540,7 @@ pub struct ManageArgs {
     /// Switch to read-write; before devices: they are not write-mostly
     #[arg(short = 'w', long, num_args = 0, default_missing_value = "")]
     pub readwrite: Vec<String>,
-    /// Start an array that was assembled but not started (arrays here always are)
+    /// Start an array that was assembled but not started, with the members it has
     #[arg(short = 'R', long)]
     pub run: bool,
     /// Devices named after this are read from only when there is no other way
@@ -666,12 +671,35 @@ pub struct StopArgs {
     /// Arrays
     #[arg(value_name = "NAME")]
     pub arrays: Vec<String>,
+    /// Also when somebody has it open: the doors are closed first
+    #[arg(short, long)]
+    pub force: bool,
     /// All running arrays
     #[arg(short, long)]
     pub scan: bool,
     /// Show what would be written where, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Print a JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `umd array-state NAME [STATE]`
+#[derive(Debug, Clone, Args)]
+pub struct ArrayStateArgs {
+    /// The array
+    #[arg(value_name = "NAME")]
+    pub array: String,
+    /// clear, inactive, readonly, read-auto, clean or active; without it the state is printed
+    #[arg(value_name = "STATE")]
+    pub state: Option<String>,
+    /// Mark it clean this long after the last write (safe_mode_delay), in milliseconds; 0: never
+    #[arg(long, value_name = "MS")]
+    pub safe_mode_delay: Option<u32>,
+    /// Fail a member after this many read errors in an hour (max_read_errors)
+    #[arg(long, value_name = "COUNT")]
+    pub max_read_errors: Option<u32>,
     /// Print a JSON document
     #[arg(long)]
     pub json: bool,
@@ -706,6 +734,9 @@ pub struct DaemonArgs {
     /// Serve all arrays here too: unix:PATH or tcp:HOST:PORT (repeat for several)
     #[arg(long, value_name = "ADDRESS")]
     pub nbd: Vec<String>,
+    /// A name that a client opens and no array has is an empty array of size 0 from then on
+    #[arg(long)]
+    pub create_on_open: bool,
     /// Start what runs when this daemon ends again when the next one starts (it is so in any case
     /// after a crash)
     #[arg(long)]

@@ -107,6 +107,7 @@ fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
         run: args.run,
         no_degraded: false,
         readonly: args.readonly,
+        read_auto: args.read_auto,
         bitmap_file: args
             .bitmap
             .as_deref()
@@ -350,6 +351,7 @@ mod tests {
             force: false,
             run: false,
             readonly: false,
+            read_auto: false,
             bitmap: None,
             overlay: None,
             io_engine: None,

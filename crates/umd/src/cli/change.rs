@@ -17,7 +17,7 @@ use super::outcome::{FAILED, Failure, Outcome, USAGE, print, print_json, say};
 use super::reach::{Reach, no_such_array};
 use super::values;
 use crate::api::{
-    ActionRequest, ArraysDoc, DoneDoc, ManageRequest, ReadonlyRequest, SCHEMA, WaitDoc,
+    ActionRequest, ArraysDoc, DoneDoc, ManageRequest, ReadonlyRequest, SCHEMA, StopRequest, WaitDoc,
 };
 use crate::client::quote;
 use crate::daemon::household::find_in;
@@ -543,7 +543,8 @@ pub fn stop(args: &StopArgs, reach: &Reach, quiet: bool) -> Outcome {
                     .iter()
                     .try_for_each(|l| print(l));
             }
-            let done: DoneDoc = reach.post(&name, "stop", &())?;
+            let request = StopRequest { force: args.force };
+            let done: DoneDoc = reach.post(&name, "stop", &request)?;
             if !quiet {
                 done.messages.iter().for_each(|line| say(line));
             }
@@ -567,7 +568,8 @@ pub fn stop(args: &StopArgs, reach: &Reach, quiet: bool) -> Outcome {
 
 fn stop_lines(array: &ArrayDoc) -> Vec<String> {
     let mut lines = vec![format!("would stop {}\n", array.name)];
-    let written = array.array_state == "active" || array.sync.is_some();
+    let active = ["active", "active-idle", "write-pending"].contains(&array.array_state.as_str());
+    let written = active || array.sync.is_some();
     let members = array
         .members
         .iter()

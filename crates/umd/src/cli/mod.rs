@@ -20,6 +20,7 @@ pub mod outcome;
 pub mod reach;
 pub mod scan;
 pub mod show;
+pub mod state;
 pub mod values;
 
 use std::ffi::OsString;
@@ -108,6 +109,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
         Command::Grow(args) => grow::run(args, &reach()?, quiet),
         Command::Action(args) => change::action(args, &reach()?),
         Command::Wait(args) => change::wait(args, &reach()?, quiet),
+        Command::ArrayState(args) => state::array_state(args, &reach()?),
         Command::Stop(args) => change::stop(args, &reach()?, quiet),
         Command::ZeroSuperblock(args) => change::zero(args, &reach()?, quiet),
         Command::Daemon(args) => run_daemon(args, &reach()?),
@@ -123,6 +125,7 @@ fn run_daemon(args: &DaemonArgs, reach: &Reach) -> Outcome {
         runtime: reach.runtime.clone(),
         linger: args.linger.then(|| Duration::from_millis(args.linger_ms)),
         nbd: assemble::addresses(&args.nbd)?,
+        create_on_open: args.create_on_open,
         report_ready: args.report_ready,
         keep: args.keep,
         leave: args.leave.clone(),

@@ -23,7 +23,7 @@ use umd_format::SuperblockV1;
 
 use super::meter::Counted;
 use super::open::How;
-use crate::api::EventDoc;
+use crate::api::{EventDoc, OpenerDoc};
 use crate::doc::{ArrayDoc, Surroundings};
 
 /// The answer to a control request.
@@ -63,6 +63,8 @@ pub enum Message {
     Add(Box<Offer>, oneshot::Sender<ControlAnswer>),
     /// A file for its bitmap.
     Bitmap(Box<BitmapOffer>, oneshot::Sender<ControlAnswer>),
+    /// Close the doors: no more requests from anybody who is here.
+    Evict,
     /// What can be seen of it?
     Look(oneshot::Sender<Snapshot>),
     /// Where dirty regions, in so many parts, and bad blocks lie?
@@ -215,13 +217,14 @@ pub struct Inbox {
 
 impl Snapshot {
     /// The document for it.
-    pub fn doc(&self, name: &str, nbd: &[String], how: &How) -> ArrayDoc {
+    pub fn doc(&self, name: &str, nbd: &[String], openers: Vec<OpenerDoc>, how: &How) -> ArrayDoc {
         let around = Surroundings {
             name: name.to_owned(),
             reason: self.reason.clone(),
             nbd: nbd.to_vec(),
             overlay: how.overlay.as_ref().map(|dir| dir.display().to_string()),
             devices: self.devices.clone(),
+            openers,
         };
         ArrayDoc::new(&self.status, &around)
     }

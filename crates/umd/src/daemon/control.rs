@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path as Segment, Query, Request, State};
 use axum::http::{Method, StatusCode, header};
@@ -29,8 +30,9 @@ use super::{metrics, page, web};
 use crate::api::{
     API, ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc,
     ErrorDoc, EventDoc, GoneRequest, IncrementalDoc, IncrementalRequest, LayoutRequest,
-    ManageRequest, MapDoc, ReadonlyRequest, SCHEMA, StartWaitingRequest, StartedDoc, StatsDoc,
-    VersionDoc, WaitDoc, WebDoc, WebRequest,
+    ManageRequest, MapDoc, ReadonlyRequest, SCHEMA, SettingsRequest, StartWaitingRequest,
+    StartedDoc, StateDoc, StateRequest, StatsDoc, StopRequest, VersionDoc, WaitDoc, WebDoc,
+    WebRequest,
 };
 use crate::doc::ArrayDoc;
 use crate::text::mdstat::mdstat;
@@ -137,6 +139,8 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(start_waiting))
         .routes(routes!(device_gone))
         .routes(routes!(stop))
+        .routes(routes!(state, set_state))
+        .routes(routes!(settings))
         .routes(routes!(manage))
         .routes(routes!(action))
         .routes(routes!(bitmap))
@@ -357,15 +361,106 @@ async fn device_gone(State(shared): State<Shared>, body: Body<GoneRequest>) -> R
     }
 }
 
-/// Stops an array; answers when its members are free.
+/// A control request to what has a name: it stays until that is answered, and nobody holds it for
+/// whoever only opened it any longer, unless the request makes no sense.
+async fn asked<T: Serialize>(
+    shared: &Shared,
+    name: &str,
+    work: impl Future<Output = Answer<T>>,
+) -> Response {
+    let asked = shared.household.registry.ask(name);
+    let result = work.await;
+    let invalid = result.as_ref().is_err_and(|error| error.exit_code == 2);
+    if let Some(asked) = asked.filter(|_| invalid) {
+        asked.was_invalid();
+    }
+    answer(result)
+}
+
+/// Stops an array, unless somebody has it open; answers when its members are free.
 #[utoipa::path(
     post,
     path = "/v1/arrays/{name}/stop",
     params(("name" = String, Path, description = "The array")),
+    request_body = StopRequest,
     responses((status = 200, body = DoneDoc), Refusals)
 )]
-async fn stop(State(shared): State<Shared>, Segment(name): Segment<String>) -> Response {
-    answer(shared.household.stop(&name).await)
+async fn stop(
+    State(shared): State<Shared>,
+    Segment(name): Segment<String>,
+    body: Bytes,
+) -> Response {
+    // Without a body, as clients of old ask, it is a plain stop.
+    let request = match body.is_empty() {
+        true => Ok(None),
+        false => serde_json::from_slice::<Option<StopRequest>>(&body),
+    };
+    match request {
+        Ok(request) => {
+            let force = request.unwrap_or_default().force;
+            answer(shared.household.stop(&name, force).await)
+        }
+        Err(error) => ErrorDoc {
+            exit_code: 2,
+            ..ErrorDoc::new(format!("the request makes no sense: {error}"))
+        }
+        .into_response(),
+    }
+}
+
+/// md's word for its state.
+#[utoipa::path(
+    get,
+    path = "/v1/arrays/{name}/state",
+    params(("name" = String, Path, description = "The array")),
+    responses((status = 200, body = StateDoc), Refusals)
+)]
+async fn state(State(shared): State<Shared>, Segment(name): Segment<String>) -> Response {
+    answer(shared.household.state(&name).await)
+}
+
+/// Brings it into a state, as md does when the word is written.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/state",
+    params(("name" = String, Path, description = "The array")),
+    request_body = StateRequest,
+    responses((status = 200, body = DoneDoc), Refusals)
+)]
+async fn set_state(
+    State(shared): State<Shared>,
+    Segment(name): Segment<String>,
+    body: Body<StateRequest>,
+) -> Response {
+    let request = match understood(body) {
+        Ok(request) => request,
+        Err(response) => return *response,
+    };
+    let work = shared.household.set_state(&name, &request.state);
+    match request.state.as_str() {
+        // These wait until it is gone, which would wait for them.
+        "clear" | "inactive" => answer(work.await),
+        _ => asked(&shared, &name, work).await,
+    }
+}
+
+/// How it is to go about its work.
+#[utoipa::path(
+    post,
+    path = "/v1/arrays/{name}/settings",
+    params(("name" = String, Path, description = "The array")),
+    request_body = SettingsRequest,
+    responses((status = 200, body = DoneDoc), Refusals)
+)]
+async fn settings(
+    State(shared): State<Shared>,
+    Segment(name): Segment<String>,
+    body: Body<SettingsRequest>,
+) -> Response {
+    match understood(body) {
+        Ok(request) => asked(&shared, &name, shared.household.settings(&name, &request)).await,
+        Err(response) => *response,
+    }
 }
 
 /// One hot change of its members.
@@ -382,7 +477,7 @@ async fn manage(
     body: Body<ManageRequest>,
 ) -> Response {
     match understood(body) {
-        Ok(request) => answer(shared.household.manage(&name, request).await),
+        Ok(request) => asked(&shared, &name, shared.household.manage(&name, request)).await,
         Err(response) => *response,
     }
 }
@@ -401,7 +496,7 @@ async fn action(
     body: Body<ActionRequest>,
 ) -> Response {
     match understood(body) {
-        Ok(request) => answer(shared.household.action(&name, &request).await),
+        Ok(request) => asked(&shared, &name, shared.household.action(&name, &request)).await,
         Err(response) => *response,
     }
 }
@@ -420,7 +515,7 @@ async fn bitmap(
     body: Body<BitmapRequest>,
 ) -> Response {
     match understood(body) {
-        Ok(request) => answer(shared.household.bitmap(&name, &request).await),
+        Ok(request) => asked(&shared, &name, shared.household.bitmap(&name, &request)).await,
         Err(response) => *response,
     }
 }
@@ -439,7 +534,7 @@ async fn layout(
     body: Body<LayoutRequest>,
 ) -> Response {
     match understood(body) {
-        Ok(request) => answer(shared.household.layout(&name, &request).await),
+        Ok(request) => asked(&shared, &name, shared.household.layout(&name, &request)).await,
         Err(response) => *response,
     }
 }
@@ -458,7 +553,10 @@ async fn readonly(
     body: Body<ReadonlyRequest>,
 ) -> Response {
     match understood(body) {
-        Ok(request) => answer(shared.household.readonly(&name, request.readonly).await),
+        Ok(request) => {
+            let work = shared.household.readonly(&name, request.readonly);
+            asked(&shared, &name, work).await
+        }
         Err(response) => *response,
     }
 }

@@ -51,7 +51,8 @@ impl Doors {
         self.doors.is_empty()
     }
 
-    /// Takes a client in whose negotiation is over; its first requests may be here already.
+    /// Takes a client in whose negotiation is over, and numbers it; its first requests may be here
+    /// already.
     ///
     /// # Errors
     /// When the system cannot watch one more descriptor: the client is turned away.
@@ -61,7 +62,7 @@ impl Doors {
         socket: Socket,
         transmission: Transmission,
         requests: &mut Vec<Request>,
-    ) -> io::Result<()> {
+    ) -> io::Result<u32> {
         let number = self.next;
         self.next = self
             .next
@@ -85,7 +86,19 @@ impl Doors {
         };
         door.read(requests);
         self.doors.insert(number, door);
-        Ok(())
+        Ok(number)
+    }
+
+    /// Whether a connection is still there.
+    pub fn has(&self, number: u32) -> bool {
+        self.doors.contains_key(&number)
+    }
+
+    /// No more requests from this one; those in flight are still answered.
+    pub fn close(&mut self, number: u32) {
+        if let Some(door) = self.doors.get_mut(&number) {
+            door.close();
+        }
     }
 
     /// The poller said something about a connection.
@@ -165,12 +178,7 @@ impl Doors {
 
     /// No more requests from anybody; those in flight are still answered.
     pub fn stop(&mut self) {
-        for door in self.doors.values_mut() {
-            door.connection.stop();
-            door.more = false;
-            door.answered = true;
-            door.touched = true;
-        }
+        self.doors.values_mut().for_each(Door::close);
     }
 
     fn drop_door(&mut self, epoll: &OwnedFd, number: u32) {
@@ -182,6 +190,13 @@ impl Doors {
 }
 
 impl Door {
+    fn close(&mut self) {
+        self.connection.stop();
+        self.more = false;
+        self.answered = true;
+        self.touched = true;
+    }
+
     fn read(&mut self, requests: &mut Vec<Request>) {
         match self.connection.read_from(&mut self.socket, requests) {
             Ok(state) => self.more = state == ReadState::More,

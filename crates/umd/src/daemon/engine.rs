@@ -146,6 +146,8 @@ fn empty_status() -> Status {
         faulty: None,
         logical_block_bytes: 512,
         requests_in_flight: 0,
+        safe_mode_delay_ms: 0,
+        max_read_errors: 0,
     }
 }
 

@@ -21,7 +21,7 @@ use umd_format::{SuperblockV1, Uuid};
 
 use super::household::Answer;
 use super::open::{self, How, Opened};
-use super::registry::Reservation;
+use super::registry::{Held, Reservation, Taken};
 use super::start::{self, Started, Surroundings, Wishes};
 use crate::api::{AssembleRequest, ErrorDoc, IncrementalRequest};
 use crate::cli::scan::name_apart;
@@ -38,8 +38,9 @@ struct Member {
 /// An array that waits for more members.
 struct Waiting {
     uuid: Uuid,
-    reservation: Reservation,
     members: Vec<Member>,
+    /// Behind the members: let go when they are.
+    held: Held,
 }
 
 /// All arrays that wait.
@@ -71,7 +72,16 @@ pub enum Arrived {
 pub struct LetGo {
     /// The name it waited under.
     pub name: String,
+    uuid: Uuid,
     paths: Vec<String>,
+}
+
+fn taken(taken: Taken) -> ErrorDoc {
+    ErrorDoc::new(taken.to_string())
+}
+
+fn hold(reservation: Reservation, uuid: Uuid) -> Answer<Held> {
+    reservation.hold(uuid).map_err(taken)
 }
 
 fn wishes(name: &str, run: bool) -> Wishes {
@@ -153,12 +163,12 @@ impl Gathering {
             Some(waiting) => waiting,
             None => Waiting {
                 uuid,
-                reservation: reserve(around, request, &member.superblock)?,
                 members: Vec::new(),
+                held: hold(reserve(around, request, &member.superblock)?, uuid)?,
             },
         };
         waiting.members.push(member);
-        let name = waiting.reservation.name().to_owned();
+        let name = waiting.held.name().to_owned();
         match judge(&waiting.members, &wishes(&name, request.run)) {
             Ok(None) => self
                 .start(around, waiting, request.run)
@@ -180,31 +190,40 @@ impl Gathering {
 
     /// Starts what waits. If it does not start, it goes on waiting.
     fn start(&self, around: &Surroundings, waiting: Waiting, run: bool) -> Answer<Started> {
-        let name = waiting.reservation.name().to_owned();
+        let name = waiting.held.name().to_owned();
         let members = waiting.members.into_iter().map(|one| one.opened);
         let opened: Vec<Opened> = members.collect();
         let paths: Vec<String> = opened.iter().map(|one| one.name.clone()).collect();
         let wishes = wishes(&name, run);
-        let started = start::start(around, Some(waiting.reservation), opened, &wishes);
+        let uuid = waiting.uuid;
+        let reservation = waiting.held.reserve().map_err(taken)?;
+        let started = start::start(around, Some(reservation), opened, &wishes);
         if started.is_err() {
-            self.wait_again(around, &name, &paths);
+            self.wait_again(around, &name, &paths, uuid);
         }
         started
     }
 
-    fn wait_again(&self, around: &Surroundings, name: &str, paths: &[String]) {
+    fn wait_again(&self, around: &Surroundings, name: &str, paths: &[String], uuid: Uuid) {
         let members: Vec<Member> = paths
             .iter()
             .filter_map(|path| take_member(path).ok())
             .collect();
-        let (Some(first), Ok(reservation)) = (members.first(), around.reserve(name)) else {
+        let reservation = match around.registry.reserve_inactive(name) {
+            Err(_) => around.reserve(name),
+            Ok(own) => Ok(own),
+        };
+        let Ok(held) = reservation.and_then(|one| hold(one, uuid)) else {
             return;
         };
-        self.lock().push(Waiting {
-            uuid: first.superblock.fields.set_uuid,
-            reservation,
-            members,
-        });
+        // Without a member the name goes with this.
+        if !members.is_empty() {
+            self.lock().push(Waiting {
+                uuid,
+                members,
+                held,
+            });
+        }
     }
 
     /// Starts the array of this name, or all that wait, with the members that are here.
@@ -220,7 +239,7 @@ impl Gathering {
             .into_iter()
             .filter(|one| name.is_none_or(|name| name == one))
         {
-            if let Some(waiting) = self.take(|waiting| waiting.reservation.name() == one) {
+            if let Some(waiting) = self.take(|waiting| waiting.held.name() == one) {
                 let started = self.start(around, waiting, true);
                 done.push((one, started));
             }
@@ -230,14 +249,14 @@ impl Gathering {
 
     fn names(&self) -> Vec<String> {
         let table = self.lock();
-        let names = table.iter().map(|one| one.reservation.name().to_owned());
+        let names = table.iter().map(|one| one.held.name().to_owned());
         names.collect()
     }
 
     /// Lets the members of an array go that waits under this name; tells whether one does.
     pub fn stop(&self, name: &str) -> bool {
         let _turn = self.turn();
-        self.take(|one| one.reservation.name() == name).is_some()
+        self.take(|one| one.held.name() == name).is_some()
     }
 
     /// Lets all go.
@@ -257,7 +276,7 @@ impl Gathering {
             name == device || wanted.is_some() && real(name) == wanted
         };
         let index = table.iter().position(|one| one.members.iter().any(is_it))?;
-        let name = table[index].reservation.name().to_owned();
+        let name = table[index].held.name().to_owned();
         table[index].members.retain(|one| !is_it(one));
         if table[index].members.is_empty() {
             table.remove(index);
@@ -284,7 +303,8 @@ impl Gathering {
             None => known.collect(),
         };
         let waiting = self.take(|one| uuids.contains(&one.uuid))?;
-        let name = waiting.reservation.name().to_owned();
+        let uuid = waiting.uuid;
+        let name = waiting.held.name().to_owned();
         let members = waiting.members.into_iter().map(|one| one.opened.name);
         let paths: Vec<String> = members.collect();
         for path in &paths {
@@ -295,13 +315,48 @@ impl Gathering {
             }
         }
         request.name.get_or_insert_with(|| name.clone());
-        Some(LetGo { name, paths })
+        Some(LetGo { name, uuid, paths })
     }
 
     /// The assembly has failed: its members wait again.
     pub fn take_back(&self, around: &Surroundings, gone: &LetGo) {
         let _turn = self.turn();
-        self.wait_again(around, &gone.name, &gone.paths);
+        self.wait_again(around, &gone.name, &gone.paths, gone.uuid);
+    }
+
+    /// Takes in members that are not to run, or not all there: under this name, or the stored one.
+    /// `incomplete`: only if they are fewer than last time. The name.
+    ///
+    /// # Errors
+    /// When they are not the members of one array, or are in use.
+    pub fn hold(
+        &self,
+        around: &Surroundings,
+        name: Option<&str>,
+        paths: &[String],
+        incomplete: bool,
+    ) -> Answer<Option<String>> {
+        let _turn = self.turn();
+        let members = paths.iter().map(|path| take_member(path));
+        let members: Vec<Member> = members.collect::<Answer<_>>()?;
+        let first = members.first();
+        let first = first.ok_or_else(|| ErrorDoc::new("no devices were given"))?;
+        let uuid = first.superblock.fields.set_uuid;
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => start::stored_name(&first.superblock)?,
+        };
+        let judged = judge(&members, &wishes(&name, false))?;
+        if incomplete && judged != Some(true) {
+            return Ok(None);
+        }
+        let held = hold(around.reserve(&name)?, uuid)?;
+        self.lock().push(Waiting {
+            uuid,
+            members,
+            held,
+        });
+        Ok(Some(name))
     }
 
     /// Documents for all that wait.
@@ -347,7 +402,7 @@ impl Waiting {
         let disks = u16::try_from(fields.raid_disks).unwrap_or(u16::MAX);
         ArrayDoc {
             schema: SCHEMA,
-            name: self.reservation.name().to_owned(),
+            name: self.held.name().to_owned(),
             array_state: "inactive".to_owned(),
             reason: Some("it waits for more members".to_owned()),
             uuid: self.uuid.to_string(),
@@ -384,6 +439,9 @@ impl Waiting {
             scrubs: Vec::new(),
             logical_block_bytes: 512,
             requests_in_flight: 0,
+            safe_mode_delay_ms: 0,
+            max_read_errors: 0,
+            openers: self.held.openers(),
             nbd: Vec::new(),
             overlay: None,
             pid: std::process::id(),

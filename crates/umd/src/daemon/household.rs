@@ -7,6 +7,7 @@ use tokio::sync::{Notify, broadcast};
 use umd_core::array::{
     Control, ControlError, ControlReply, FlagWish, MemberRole, Status, SyncLimits, SyncRequest,
 };
+use umd_core::registry::Phase;
 use umd_core::value::{MAX_SECTOR, MemberId, RepairWay, SyncAction};
 use umd_format::FaultyLayout;
 
@@ -70,19 +71,26 @@ pub(super) fn refused(what: &str, error: &ControlError) -> ErrorDoc {
 
 impl Default for Household {
     fn default() -> Household {
-        Household {
-            registry: Registry::default(),
-            gathering: Gathering::default(),
-            scrubs: Scrubs::system(),
-            nbd: Mutex::new(Vec::new()),
-            events: broadcast::channel(EVENTS_KEPT).0,
-            ended: std::sync::Arc::new(Notify::new()),
-            memory: std::sync::OnceLock::new(),
-        }
+        Household::new(false)
     }
 }
 
 impl Household {
+    /// An empty one. With `create_on_open` a name that a client opens is there from then on.
+    pub fn new(create_on_open: bool) -> Household {
+        let events = broadcast::channel(EVENTS_KEPT).0;
+        let ended = std::sync::Arc::new(Notify::new());
+        Household {
+            registry: Registry::new(events.clone(), ended.clone(), create_on_open),
+            gathering: Gathering::default(),
+            scrubs: Scrubs::system(),
+            nbd: Mutex::new(Vec::new()),
+            events,
+            ended,
+            memory: std::sync::OnceLock::new(),
+        }
+    }
+
     /// Where all arrays are served.
     pub fn addresses(&self) -> Vec<String> {
         self.nbd
@@ -104,7 +112,8 @@ impl Household {
 
     pub(super) async fn look(&self, name: &str, handle: &Handle) -> Answer<(Snapshot, ArrayDoc)> {
         let snapshot = handle.look().await.map_err(stopped(name))?;
-        let mut doc = snapshot.doc(name, &self.addresses(), &handle.how);
+        let openers = self.registry.openers(name);
+        let mut doc = snapshot.doc(name, &self.addresses(), openers, &handle.how);
         doc.scrubs = self.scrubs.of(&doc.uuid_canonical);
         Ok((snapshot, doc))
     }
@@ -125,12 +134,10 @@ impl Household {
     /// All arrays, oldest first.
     pub async fn list(&self) -> ArraysDoc {
         let mut arrays = Vec::new();
-        for (name, handle) in self.registry.all() {
-            if let Ok((_, doc)) = self.look(&name, &handle).await {
-                arrays.push(doc);
-            }
+        for name in self.registry.names() {
+            // What is only a name is no array, and one that is just ending is none any more.
+            arrays.extend(self.detail(&name).await.ok());
         }
-        arrays.extend(self.gathering.docs());
         ArraysDoc {
             schema: SCHEMA,
             arrays,
@@ -141,7 +148,6 @@ impl Household {
         start::Surroundings {
             registry: self.registry.clone(),
             events: self.events.clone(),
-            ended: self.ended.clone(),
         }
     }
 
@@ -213,7 +219,7 @@ impl Household {
                 (Some(gone), Err(_)) => own.gathering.take_back(&around, gone),
                 (None, _) => {}
             }
-            started
+            own.hold_back(&around, &request, started)
         };
         let started = match blocking(assembled).await {
             Ok(started) => started,
@@ -223,6 +229,38 @@ impl Household {
         let text = format!("{} has been started with {}.", started.name, started.drives);
         done.messages.push(text);
         Ok(done)
+    }
+
+    /// With too few members for `--no-degraded` the array stays inactive, as with mdadm: what is
+    /// there waits for more. What was asked for besides would be forgotten: it is not kept then.
+    fn hold_back(
+        &self,
+        around: &start::Surroundings,
+        request: &AssembleRequest,
+        started: Answer<start::Started>,
+    ) -> Answer<start::Started> {
+        let plain = AssembleRequest {
+            name: request.name.clone(),
+            uuid: request.uuid.clone(),
+            set_name: request.set_name.clone(),
+            devices: request.devices.clone(),
+            no_degraded: true,
+            ..AssembleRequest::default()
+        };
+        let is_held = |name: &String| self.registry.phase(name) == Some(Phase::Inactive);
+        if *request != plain || request.name.as_ref().is_some_and(is_held) {
+            return started;
+        }
+        started.map_err(|mut error| {
+            let (name, devices) = (request.name.as_deref(), &request.devices);
+            if let Ok(Some(name)) = self.gathering.hold(around, name, devices, true) {
+                error.messages.push(format!(
+                    "{name} is there and does not run: umd manage {name} --run starts it with what \
+                     it has, umd stop {name} lets its members go"
+                ));
+            }
+            error
+        })
     }
 
     /// A device that this very process uses belongs to one of our arrays: say to which.
@@ -244,54 +282,12 @@ impl Household {
         error
     }
 
-    async fn started(&self, name: &str, messages: Vec<String>) -> Answer<StartedDoc> {
+    pub(super) async fn started(&self, name: &str, messages: Vec<String>) -> Answer<StartedDoc> {
         Ok(StartedDoc {
             schema: SCHEMA,
             messages,
             array: self.detail(name).await?,
         })
-    }
-
-    /// Stops an array, and returns when its members are free.
-    ///
-    /// # Errors
-    /// When it does not run, or refuses to stop.
-    pub async fn stop(&self, name: &str) -> Answer<DoneDoc> {
-        if self.gathering.stop(name) {
-            return Ok(DoneDoc {
-                messages: vec![format!("stopped {name}")],
-                ..DoneDoc::plain()
-            });
-        }
-        let handle = self.handle(name)?;
-        let answer = handle.control(Control::Stop).await;
-        if let Ok(Err(error)) = &answer {
-            return Err(refused(&format!("failed to stop array {name}"), error));
-        }
-        // The thread closes the members and then takes itself out of the registry.
-        loop {
-            let ended = self.ended.notified();
-            tokio::pin!(ended);
-            ended.as_mut().enable();
-            if self.registry.get(name).is_none() {
-                break;
-            }
-            ended.await;
-        }
-        Ok(DoneDoc {
-            messages: vec![format!("stopped {name}")],
-            ..DoneDoc::plain()
-        })
-    }
-
-    /// Stops all arrays, the newest first; returns those that would not stop.
-    pub async fn stop_all(&self) -> Vec<ErrorDoc> {
-        let mut failures = Vec::new();
-        self.gathering.stop_all();
-        for (name, _) in self.registry.all().into_iter().rev() {
-            failures.extend(self.stop(&name).await.err());
-        }
-        failures
     }
 
     /// One hot change.

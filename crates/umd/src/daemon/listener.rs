@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use umd_export::nbd::{Address, ListenError, Reception, listen};
 
-use super::array::Message;
+use super::admission::hand_on;
 use super::registry::Registry;
 use crate::cli::outcome::say;
 
@@ -19,6 +19,8 @@ const STACK_BYTES: usize = 256 << 10;
 pub struct Listening {
     address: Address,
     quit: Arc<OwnedFd>,
+    wake: Arc<OwnedFd>,
+    registry: Registry,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -43,12 +45,15 @@ pub fn open_door(address: &Address, registry: Registry) -> Result<Listening, Lis
     let reception = Reception::new(listener).map_err(error)?;
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let quit = Arc::new(eventfd(0, flags).map_err(|errno| error(errno.into()))?);
-    let (label, signal) = (address.to_string(), quit.clone());
+    let wake = Arc::new(eventfd(0, flags).map_err(|errno| error(errno.into()))?);
+    registry.wake(wake.clone());
+    let (label, signals) = (address.to_string(), (quit.clone(), wake.clone()));
+    let exports = registry.clone();
     let thread = std::thread::Builder::new()
         .name("nbd-door".into())
         .stack_size(STACK_BYTES)
         .spawn(move || {
-            if let Err(error) = greet(reception, &registry, &signal) {
+            if let Err(error) = greet(reception, &exports, &signals.0, &signals.1) {
                 say(&format!("{label}: no more clients are taken in: {error}"));
             }
         })
@@ -56,11 +61,18 @@ pub fn open_door(address: &Address, registry: Registry) -> Result<Listening, Lis
     Ok(Listening {
         address: address.clone(),
         quit,
+        wake,
+        registry,
         thread: Some(thread),
     })
 }
 
-fn greet(mut reception: Reception, registry: &Registry, quit: &OwnedFd) -> io::Result<()> {
+fn greet(
+    mut reception: Reception,
+    registry: &Registry,
+    quit: &OwnedFd,
+    wake: &OwnedFd,
+) -> io::Result<()> {
     loop {
         let until = reception.deadline();
         let timeout = until.map(|at| {
@@ -73,6 +85,7 @@ fn greet(mut reception: Reception, registry: &Registry, quit: &OwnedFd) -> io::R
         let mut watched = [
             PollFd::new(&reception, PollFlags::IN),
             PollFd::new(quit, PollFlags::IN),
+            PollFd::new(wake, PollFlags::IN),
         ];
         match poll(&mut watched, timeout.as_ref()) {
             Err(rustix::io::Errno::INTR) => continue,
@@ -81,14 +94,15 @@ fn greet(mut reception: Reception, registry: &Registry, quit: &OwnedFd) -> io::R
         if !watched[1].revents().is_empty() {
             return Ok(());
         }
+        if !watched[2].revents().is_empty() {
+            let mut count = [0; 8];
+            let _ = rustix::io::read(wake, &mut count); // Nothing else reads it.
+        }
         reception.turn(
             registry,
             Some(Duration::ZERO),
             &mut |socket, transmission| {
-                // An array that stopped since the client found it: closing is the answer.
-                if let Some(handle) = registry.get(&transmission.export.name) {
-                    let _ = handle.send(Message::Connection(socket, Box::new(transmission)));
-                }
+                hand_on(socket, transmission);
             },
         )?;
     }
@@ -96,6 +110,7 @@ fn greet(mut reception: Reception, registry: &Registry, quit: &OwnedFd) -> io::R
 
 impl Drop for Listening {
     fn drop(&mut self) {
+        self.registry.forget(&self.wake);
         let _ = rustix::io::write(&*self.quit, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // It has said what was wrong.

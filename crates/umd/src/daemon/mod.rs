@@ -15,10 +15,15 @@
 //! | `memory`    | what runs, for the next daemon                                   |
 //! | `meter`     | how long requests and member I/O take                             |
 //! | `metrics`   | all that as Prometheus reads it                                  |
+//! | `registry`  | the names, on the core's machine; who waits for whom             |
+//! | `admission` | a client's claim on what it has open                             |
+//! | `lobby`     | clients of what is no array                                      |
+//! | `state`     | md's words for the state of an array, and what writing them does |
 //! | `page`      | the page for browsers, and what it shows                         |
 //! | `web`       | its door: on this machine only, with a token                     |
 //! | `notices`   | the engine's notices as events and log lines                     |
 
+pub mod admission;
 pub mod array;
 pub mod beneath;
 pub mod bitmap_file;
@@ -30,6 +35,7 @@ pub mod gathering;
 pub mod household;
 pub mod incremental;
 pub mod listener;
+pub mod lobby;
 pub mod memory;
 pub mod meter;
 pub mod metrics;
@@ -43,5 +49,6 @@ pub mod room;
 pub mod run;
 pub mod scrubs;
 pub mod start;
+pub mod state;
 pub mod update;
 pub mod web;

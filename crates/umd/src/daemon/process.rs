@@ -82,6 +82,8 @@ pub struct DaemonOptions {
     pub linger: Option<Duration>,
     /// Further addresses to serve at.
     pub nbd: Vec<Address>,
+    /// A name that a client opens and nothing has is there from then on, as an empty array.
+    pub create_on_open: bool,
     /// Report on stdout and let go of the terminal.
     pub report_ready: bool,
     /// What runs when it is told to go is started again by the next one.
@@ -184,7 +186,7 @@ fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
 
 async fn household(options: &DaemonOptions) -> Outcome {
     let told = told_to_go();
-    let household = Arc::new(Household::default());
+    let household = Arc::new(Household::new(options.create_on_open));
     // Before any door is open: who comes back finds the arrays that were there.
     let memory = Memory::at(&options.runtime.arrays());
     let said = household

@@ -443,6 +443,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
                 Message::Control(control, sender) => self.control(control, Some(sender)),
                 Message::Add(offer, sender) => self.offer(*offer, sender),
                 Message::Bitmap(offer, sender) => self.offer_bitmap(*offer, sender),
+                Message::Evict => self.doors.stop(),
                 Message::Look(sender) => {
                     let _ = sender.send(self.snapshot());
                 }

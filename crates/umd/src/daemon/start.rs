@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::broadcast;
 use umd_core::array::{Array, Commands, Event, Map, Options, Setup, Status};
 use umd_core::assembly::{
     self, BitmapPlan, MemberFacts, Plan, Refusal, RefusalKind, SlotPlan, Wish,
 };
+use umd_core::registry::ObjectId;
 use umd_core::value::{MemberId, Now, Pool, SECTOR_BYTES};
 use umd_disk::{Backend, Mux};
 use umd_export::nbd::ExportInfo;
@@ -58,8 +59,6 @@ pub struct Surroundings {
     pub registry: Registry,
     /// Where its events go.
     pub events: broadcast::Sender<EventDoc>,
-    /// Told when it has ended.
-    pub ended: Arc<Notify>,
 }
 
 impl Surroundings {
@@ -89,6 +88,8 @@ pub struct Wishes {
     pub facts: Option<Vec<MemberFacts>>,
     /// The file that holds the bitmap.
     pub bitmap_file: Option<String>,
+    /// Nothing is written before a host writes.
+    pub read_auto: bool,
     /// How members were opened.
     pub how: How,
 }
@@ -143,6 +144,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
         },
         only,
         facts: None,
+        read_auto: request.read_auto,
         bitmap_file: request.bitmap_file.clone(),
         how: How {
             readonly: request.readonly,
@@ -348,6 +350,7 @@ pub fn start(
         pool: pool.clone(),
         options: Options {
             read_only: wishes.how.readonly,
+            read_auto: wishes.read_auto,
             bitmap_file: bitmap.as_ref().map(|(id, file)| (*id, file.name.clone())),
             ..Options::default()
         },
@@ -370,13 +373,10 @@ pub fn start(
         pool,
         ends: (handle.clone(), inbox),
     };
-    reservation
+    let id = reservation
         .fill(uuid, handle)
         .map_err(|taken| refused(taken.to_string()))?;
-    spawn(around, parts).map_err(|error| {
-        around.registry.remove(&name);
-        system(error)
-    })?;
+    spawn(around, id, parts).map_err(system)?;
     tell(around, &name, "NewArray");
     Ok(Started {
         name,
@@ -492,13 +492,14 @@ fn tell(around: &Surroundings, name: &str, event: &str) {
 }
 
 /// Starts the thread, and waits until it has all it needs.
-fn spawn(around: &Surroundings, parts: LoopParts) -> std::io::Result<()> {
+fn spawn(around: &Surroundings, id: ObjectId, parts: LoopParts) -> std::io::Result<()> {
+    let registry = around.registry.clone();
     let (around, name) = (around.clone(), parts.name.clone());
     let (report, ready) = mpsc::sync_channel(1);
     let thread = std::thread::Builder::new()
         .name(format!("md:{name}"))
         .stack_size(STACK_BYTES);
-    thread.spawn(move || {
+    let spawned = thread.spawn(move || {
         // Everything the array had is dropped inside: its members are free when it is taken out.
         let work = || match parts.build() {
             Ok(run) => {
@@ -518,10 +519,13 @@ fn spawn(around: &Surroundings, parts: LoopParts) -> std::io::Result<()> {
                 say(&format!("{name}: an invariant of its loop broke: {text}"));
             }
         }
-        around.registry.remove(&name);
+        around.registry.ended(id);
         tell(&around, &name, "DeviceDisappeared");
-        around.ended.notify_waiters();
-    })?;
+    });
+    if let Err(error) = spawned {
+        registry.ended(id);
+        return Err(error);
+    }
     ready.recv().unwrap_or_else(|_| {
         Err(std::io::Error::other(
             "an invariant did not hold while it was started",

@@ -305,7 +305,8 @@ pub fn state(array: &ArrayDoc) -> String {
         "frozen" => "frozen".to_owned(),
         // Levels without redundancy have the kernel's own word there.
         word @ ("broken" | "readonly") if matches!(array.level_number, -1 | 0) => word.to_owned(),
-        "active" => "active".to_owned(),
+        "active" | "active-idle" | "write-pending" => "active".to_owned(),
+        "inactive" => "inactive".to_owned(),
         _ => "clean".to_owned(),
     };
     if array.failed {

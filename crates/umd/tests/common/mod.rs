@@ -154,7 +154,7 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let _ = self.command("stop --scan").output();
+        let _ = self.command("stop --scan --force").output();
     }
 }
 

@@ -76,6 +76,7 @@ fn connection_with(structured: bool, read_only: bool, input: Vec<u8>) -> Connect
         allocation_context: structured.then_some(7),
         input,
         output: Vec::new(),
+        pass: None,
     };
     Connection::new(transmission, 3, Pool::new())
 }

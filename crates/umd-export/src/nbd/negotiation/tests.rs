@@ -60,7 +60,7 @@ fn contexts(name: &str, queries: &[&str]) -> Vec<u8> {
 
 /// A negotiation past the flags, its greeting checked and taken.
 fn begun(client_flags: u32, exports: &dyn Exports) -> Negotiation {
-    let mut negotiation = Negotiation::new();
+    let mut negotiation = Negotiation::default();
     assert_eq!(negotiation.output, b"NBDMAGICIHAVEOPT\0\x03");
     negotiation.output.clear();
     let progress = negotiation.receive(&client_flags.to_be_bytes(), exports);
@@ -341,7 +341,7 @@ fn oversized_options_end_the_session() {
 
 #[test]
 fn nonsense_ends_the_session() {
-    let mut negotiation = Negotiation::new();
+    let mut negotiation = Negotiation::default();
     assert!(matches!(
         negotiation.receive(&[0, 0, 0, 4], &two()),
         Progress::Closed
@@ -428,7 +428,7 @@ proptest! {
 
     #[test]
     fn random_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..4000)) {
-        let (result, _) = outcome(&mut Negotiation::new(), &[&bytes]);
+        let (result, _) = outcome(&mut Negotiation::default(), &[&bytes]);
         prop_assert!(bytes.len() < 4 || bytes[..3] == [0; 3] || result == "closed");
         // The same as option data.
         for code in 1..12 {
