@@ -145,7 +145,9 @@ impl Files {
         let name = name.to_str().ok_or(Errno::NOENT)?;
         let path = join(&self.path(parent)?, name);
         let node = self.node(&path)?;
-        let inode = lock(&self.inodes).remember(&path).ok_or(Errno::IO)?;
+        let inode = lock(&self.inodes)
+            .remember(&path, kind(&node))
+            .ok_or(Errno::IO)?;
         Ok(self.attributes(inode, &node))
     }
 
@@ -267,12 +269,30 @@ impl Files {
     /// Truncation means nothing to an attribute, and a device has its size.
     fn resize(&self, inode: INodeNo, size: Option<u64>, other: bool) -> Answer<FileAttr> {
         let path = self.path(inode)?;
-        let node = self.node(&path)?;
+        let node = match self.node(&path) {
+            // What is gone can still be open, and fstat(2) on it succeeds.
+            Err(Errno::NOENT) if size.is_none() && !other => self.remains(inode)?,
+            node => node?,
+        };
         match (&node, size) {
             _ if other => Err(Errno::PERM),
             (Node::Device { bytes, .. }, Some(size)) if size != *bytes => Err(Errno::INVAL),
             _ => Ok(self.attributes(inode.0, &node)),
         }
+    }
+
+    /// What is left of something that is gone.
+    fn remains(&self, inode: INodeNo) -> Answer<Node> {
+        let kind = lock(&self.inodes).kind(inode.0);
+        Ok(match kind.ok_or(Errno::NOENT)? {
+            FileType::Directory => Node::Directory(Vec::new()),
+            FileType::Symlink => Node::Link(String::new()),
+            _ => Node::Text {
+                text: None,
+                writable: false,
+                size: 0,
+            },
+        })
     }
 
     fn sync(&self, handle: FileHandle) -> Answer<()> {

@@ -3,13 +3,23 @@
 
 use std::collections::BTreeMap;
 
+use fuser::FileType;
+
 /// The number of the root.
 pub const ROOT: u64 = 1;
 
 /// Paths by number. The path of the root is empty, others begin without a slash.
 #[derive(Debug, Default)]
 pub struct Inodes {
-    known: BTreeMap<u64, (String, u64)>,
+    known: BTreeMap<u64, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    path: String,
+    kind: FileType,
+    /// How often the kernel was told of it.
+    times: u64,
 }
 
 /// The number of a path.
@@ -36,29 +46,36 @@ impl Inodes {
     pub fn path(&self, inode: u64) -> Option<&str> {
         match inode {
             ROOT => Some(""),
-            _ => self.known.get(&inode).map(|(path, _)| path.as_str()),
+            _ => self.known.get(&inode).map(|known| known.path.as_str()),
         }
     }
 
+    /// What a number stands for that the kernel knows.
+    pub fn kind(&self, inode: u64) -> Option<FileType> {
+        self.known.get(&inode).map(|known| known.kind)
+    }
+
     /// The kernel is told of a path once more. `None` if another path has that number.
-    pub fn remember(&mut self, path: &str) -> Option<u64> {
+    pub fn remember(&mut self, path: &str, kind: FileType) -> Option<u64> {
         let inode = number(path);
-        let (known, times) = self
-            .known
-            .entry(inode)
-            .or_insert_with(|| (path.to_owned(), 0));
-        if known != path {
+        let known = self.known.entry(inode).or_insert_with(|| Known {
+            path: path.to_owned(),
+            kind,
+            times: 0,
+        });
+        if known.path != path {
             return None;
         }
-        *times += 1;
+        known.kind = kind;
+        known.times += 1;
         Some(inode)
     }
 
     /// The kernel has forgotten it so many times.
     pub fn forget(&mut self, inode: u64, times: u64) {
-        if let Some((_, left)) = self.known.get_mut(&inode) {
-            *left = left.saturating_sub(times);
-            if *left == 0 {
+        if let Some(known) = self.known.get_mut(&inode) {
+            known.times = known.times.saturating_sub(times);
+            if known.times == 0 {
                 self.known.remove(&inode);
             }
         }
@@ -75,13 +92,13 @@ mod tests {
         assert_eq!(inodes.path(ROOT), Some(""));
         let path = join(&join("", "sys"), "block");
         assert_eq!(path, "sys/block");
-        let inode = inodes.remember(&path).expect("free");
-        assert_eq!(inodes.remember(&path), Some(inode));
+        let inode = inodes.remember(&path, FileType::Directory).expect("free");
+        assert_eq!(inodes.remember(&path, FileType::Directory), Some(inode));
         inodes.forget(inode, 1);
         assert_eq!(inodes.path(inode), Some("sys/block"));
         inodes.forget(inode, 1);
         assert_eq!(inodes.path(inode), None);
-        assert_eq!(inodes.remember(&path), Some(inode));
+        assert_eq!(inodes.remember(&path, FileType::Directory), Some(inode));
         inodes.forget(12_345, 1);
     }
 }

@@ -3,7 +3,7 @@
 use umd_format::FaultyLayout;
 
 use super::attributes::{FIXED, component_kib, resync_start, state_word};
-use super::{Errno, bitmap, device_state, has_parity, is_read_only, is_redundant, members};
+use super::{Errno, bitmap, device_state, is_read_only, is_redundant, members};
 use crate::api::{ActionRequest, BitmapRequest, LayoutRequest, Limit, ManageRequest};
 use crate::doc::ArrayDoc;
 
@@ -220,7 +220,6 @@ fn sync(array: &ArrayDoc, name: &str, text: &str) -> Answer {
         }),
         // Nothing is owed for what the bitmap does not know: as in md, junk is no error either.
         "bitmap_set_bits" => set_bits(array, text),
-        _ if has_parity(array) => Err(Errno::INVAL),
         _ => Err(Errno::ACCESS),
     }
 }
@@ -244,7 +243,9 @@ fn speed(text: &str) -> Result<Limit, Errno> {
 
 fn sync_action(array: &ArrayDoc, text: &str) -> Answer {
     let stops = matches!(text, "idle" | "frozen");
-    if array.is_syncing() && !stops {
+    // What was asked for and has not begun counts as well.
+    let runs = !matches!(&*array.sync_action, "idle" | "frozen");
+    if runs && !stops {
         return Err(Errno::BUSY);
     }
     match text {
