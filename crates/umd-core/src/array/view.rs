@@ -78,10 +78,7 @@ impl Array {
             members,
             sync: self.sync_status(),
             sync_pending: self.sync.awaits_resync(self.epoch.degraded() > 0),
-            resync_from_sectors: self
-                .sync
-                .owes_resync()
-                .then(|| self.sync.checkpoint_sectors().min(MAX_SECTOR)),
+            resync_from_sectors: self.resync_from_sectors(),
             sync_requested: self.sync.requested(),
             sync_frozen: self.sync.is_frozen(),
             sync_limits: self.limits_status(),
@@ -93,6 +90,12 @@ impl Array {
             logical_block_bytes: info.logical_block_bytes,
             requests_in_flight: self.lane.requests_in_flight(),
         }
+    }
+
+    /// What superblocks say of a resync that is owed.
+    fn resync_from_sectors(&self) -> Option<u64> {
+        let recorded = Some(self.sync.checkpoint_sectors());
+        recorded.filter(|sectors| self.sync.owes_resync() && *sectors != MAX_SECTOR)
     }
 
     fn state(&self) -> ArrayState {
