@@ -23,10 +23,10 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::workspace;
 
 /// Raised when the list below changes, so that an older folder is fetched again.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// Packages without which the tests cannot run.
-const NEEDED: [&str; 10] = [
+const NEEDED: [&str; 11] = [
     "user-mode-linux",
     "mdadm",
     "busybox-static",
@@ -37,6 +37,7 @@ const NEEDED: [&str; 10] = [
     "nbdkit",
     "e2fsprogs",
     "fuse2fs",
+    "prometheus-node-exporter",
 ];
 
 /// Packages that only some releases have: nbdfuse was part of libnbd-bin, nbdkit's basic plugins of
@@ -44,7 +45,7 @@ const NEEDED: [&str; 10] = [
 const WHERE_THEY_EXIST: [&str; 3] = ["nbdfuse", "nbdkit-plugin-basic", "nbdkit-basic-plugins"];
 
 /// The programs that must find all their libraries, searched in the folders of [`PROGRAM_DIRS`].
-const PROGRAMS: [&str; 18] = [
+const PROGRAMS: [&str; 19] = [
     "mdadm",
     "grub-fstest",
     "fio",
@@ -60,6 +61,7 @@ const PROGRAMS: [&str; 18] = [
     "debugfs",
     "dumpe2fs",
     "fuse2fs",
+    "prometheus-node-exporter",
     "nbdkit-file-plugin.so",
     "nbdkit-memory-plugin.so",
     "nbdkit-nbd-plugin.so",

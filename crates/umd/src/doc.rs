@@ -110,6 +110,10 @@ pub struct ArrayDoc {
     pub sync: Option<SyncDoc>,
     /// A resync is needed and does not run.
     pub sync_pending: bool,
+    /// md's `resync_start`: superblocks say that redundancy is right below this; `null`:
+    /// everywhere.
+    #[serde(default)]
+    pub resync_from_sectors: Option<u64>,
     /// md's `sync_min`: where a check or repair begins, in sectors of the range that is walked.
     pub sync_min_sectors: u64,
     /// md's `sync_max`: where what runs waits; `null` is the end.
@@ -230,12 +234,24 @@ pub struct MemberDoc {
     /// And the bytes in them.
     #[serde(default)]
     pub bad_bytes: u64,
+    /// The ranges themselves, in sectors of the device.
+    #[serde(default)]
+    pub bad_blocks: Vec<BadBlockDoc>,
     /// Why it is faulty.
     pub fault: Option<String>,
     /// Device number of a block device, 0 for a file.
     pub major: u32,
     /// Device number of a block device, 0 for a file.
     pub minor: u32,
+}
+
+/// Sectors that a member's bad-block log names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BadBlockDoc {
+    /// The first, from the start of the device.
+    pub sector: u64,
+    /// How many.
+    pub len_sectors: u64,
 }
 
 /// A sync action under way.
@@ -403,6 +419,7 @@ impl ArrayDoc {
             sync_action,
             sync,
             sync_pending: status.sync_pending,
+            resync_from_sectors: status.resync_from_sectors,
             sync_min_sectors: status.sync_limits.from_sectors,
             sync_max_sectors: status.sync_limits.to_sectors,
             sync_speed_min_kib_s: status.sync_limits.speed_min_kib_s,
@@ -552,6 +569,16 @@ fn bitmap_doc(bitmap: &BitmapStatus) -> BitmapDoc {
     }
 }
 
+fn bad_block_docs(member: &MemberStatus) -> Vec<BadBlockDoc> {
+    let ranges = member.bad_blocks.iter();
+    ranges
+        .map(|&(sector, len_sectors)| BadBlockDoc {
+            sector,
+            len_sectors,
+        })
+        .collect()
+}
+
 fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
     let (state, recovered) = match member.role {
         MemberRole::InSync => ("in_sync", None),
@@ -577,6 +604,7 @@ fn member_doc(member: &MemberStatus, around: &Surroundings) -> MemberDoc {
         corrected_read_errors: member.corrected_read_errors,
         bad_ranges: member.bad_ranges,
         bad_bytes: member.bad_sectors * SECTOR_BYTES,
+        bad_blocks: bad_block_docs(member),
         fault: member.fault.clone(),
         major,
         minor,
@@ -606,6 +634,7 @@ pub(crate) mod tests {
             corrected_read_errors: 0,
             bad_ranges: 0,
             bad_sectors: 0,
+            bad_blocks: Vec::new(),
             fault: None,
         }
     }
@@ -636,6 +665,7 @@ pub(crate) mod tests {
                 .collect(),
             sync: None,
             sync_pending: false,
+            resync_from_sectors: None,
             sync_requested: None,
             sync_frozen: false,
             sync_limits: LimitsStatus::default(),

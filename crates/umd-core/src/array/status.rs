@@ -68,6 +68,8 @@ pub struct Status {
     pub sync: Option<SyncStatus>,
     /// A resync is needed and not running (read-only, frozen).
     pub sync_pending: bool,
+    /// Superblocks say that redundancy is right below this; `None`: everywhere.
+    pub resync_from_sectors: Option<u64>,
     /// A check or repair was asked for and has not begun.
     pub sync_requested: Option<SyncAction>,
     /// `sync_action` is frozen.
@@ -125,6 +127,8 @@ pub struct MemberStatus {
     pub bad_ranges: usize,
     /// And the sectors in them.
     pub bad_sectors: u64,
+    /// The ranges themselves: first sector of the device and length, in order.
+    pub bad_blocks: Vec<(u64, u64)>,
     /// Why it is faulty, for a human.
     pub fault: Option<String>,
 }

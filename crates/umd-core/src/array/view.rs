@@ -53,9 +53,10 @@ impl Array {
             match members.get_mut(index) {
                 Some(old) => {
                     let (name, fault) = (std::mem::take(&mut old.name), old.fault.take());
-                    *old = self.member_status(member, name, fault);
+                    let bad_blocks = std::mem::take(&mut old.bad_blocks);
+                    *old = self.member_status(member, name, fault, bad_blocks);
                 }
-                None => members.push(self.member_status(member, String::new(), None)),
+                None => members.push(self.member_status(member, String::new(), None, Vec::new())),
             }
         }
         Status {
@@ -77,6 +78,7 @@ impl Array {
             members,
             sync: self.sync_status(),
             sync_pending: self.sync.awaits_resync(self.epoch.degraded() > 0),
+            resync_from_sectors: self.resync_from_sectors(),
             sync_requested: self.sync.requested(),
             sync_frozen: self.sync.is_frozen(),
             sync_limits: self.limits_status(),
@@ -90,6 +92,12 @@ impl Array {
             safe_mode_delay_ms: self.options.safe_mode_delay.0 / 1_000_000,
             max_read_errors: self.options.max_read_errors,
         }
+    }
+
+    /// What superblocks say of a resync that is owed.
+    fn resync_from_sectors(&self) -> Option<u64> {
+        let recorded = Some(self.sync.checkpoint_sectors());
+        recorded.filter(|sectors| self.sync.owes_resync() && *sectors != MAX_SECTOR)
     }
 
     fn state(&self) -> ArrayState {
@@ -119,17 +127,21 @@ impl Array {
         }
     }
 
-    /// A picture of a member, in memory that held another name and fault.
+    /// A picture of a member, in memory that held another's.
     fn member_status(
         &self,
         member: &Member,
         mut name: String,
         mut fault: Option<String>,
+        mut bad_blocks: Vec<(u64, u64)>,
     ) -> MemberStatus {
         let fields = &member.superblock.fields;
         let bad = self.io.bad.of(member.id);
         name.clone_from(&member.name);
         fault.clone_from(&member.fault);
+        bad_blocks.clear();
+        let ranges = bad.into_iter().flat_map(BadRanges::iter);
+        bad_blocks.extend(ranges.map(|range| (range.start_sectors, range.length_sectors)));
         MemberStatus {
             id: member.id,
             name,
@@ -152,6 +164,7 @@ impl Array {
             corrected_read_errors: fields.corrected_reads,
             bad_ranges: bad.map_or(0, BadRanges::len),
             bad_sectors: bad.map_or(0, BadRanges::sectors),
+            bad_blocks,
             fault,
         }
     }

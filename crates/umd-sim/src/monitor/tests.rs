@@ -41,6 +41,7 @@ fn member(n: u16) -> MemberStatus {
         corrected_read_errors: 0,
         bad_ranges: 0,
         bad_sectors: 0,
+        bad_blocks: Vec::new(),
         fault: None,
     }
 }
@@ -66,6 +67,7 @@ fn status() -> Status {
         members: (0..2).map(member).collect(),
         sync: None,
         sync_pending: false,
+        resync_from_sectors: None,
         sync_requested: None,
         sync_frozen: false,
         sync_limits: umd_core::array::LimitsStatus::default(),

@@ -354,6 +354,7 @@ impl Maker for Mirrors {
                 corrected_read_errors: 0,
                 bad_ranges: 0,
                 bad_sectors: 0,
+                bad_blocks: Vec::new(),
                 fault: None,
             });
             let id = candidate.id;
@@ -380,6 +381,7 @@ impl Maker for Mirrors {
             members,
             sync: None,
             sync_pending: false,
+            resync_from_sectors: None,
             sync_requested: None,
             sync_frozen: false,
             sync_limits: umd_core::array::LimitsStatus::default(),

@@ -109,6 +109,8 @@ pub enum Command {
     ExamineBadblocks(ExamineBadblocksArgs),
     /// Show all running arrays as /proc/mdstat does
     Mdstat(MdstatArgs),
+    /// Show all running arrays as files in a directory: /proc/mdstat, sysfs and the bytes
+    Mount(super::mount::MountArgs),
     /// Tell in a line what something is
     Query(QueryArgs),
     /// Fail, remove and add members of a running array

@@ -16,6 +16,7 @@ pub mod grow;
 pub mod incremental;
 pub mod later;
 pub mod monitor;
+pub mod mount;
 pub mod outcome;
 pub mod reach;
 pub mod scan;
@@ -101,6 +102,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
         Command::Examine(args) => show::run_examine(args, common.verbose > 0),
         Command::ExamineBadblocks(args) => bad_blocks::run(args),
         Command::Mdstat(args) => show::run_mdstat(args, &reach()?),
+        Command::Mount(args) => mount::run(args, &reach()?, quiet),
         Command::Query(args) => show::run_query(args, &reach()?),
         Command::Manage(args) => {
             let steps = own.map(change::steps).unwrap_or_default();

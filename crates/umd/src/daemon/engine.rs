@@ -136,6 +136,7 @@ fn empty_status() -> Status {
         members: Vec::new(),
         sync: None,
         sync_pending: false,
+        resync_from_sectors: None,
         sync_requested: None,
         sync_frozen: false,
         sync_limits: umd_core::array::LimitsStatus::default(),
