@@ -20,7 +20,7 @@ const READ_ONLY: u16 = 1 << 1;
 
 /// An open array.
 pub struct Device {
-    client: Option<Client>,
+    client: Option<Box<Client>>,
     block_bytes: u64,
     bytes: u64,
 }
@@ -45,7 +45,7 @@ impl Device {
         Ok(Device {
             bytes: client.size_bytes(),
             block_bytes: u64::from(block.max(1)),
-            client: Some(client),
+            client: Some(Box::new(client)),
         })
     }
 
@@ -120,7 +120,7 @@ impl Device {
     /// # Errors
     /// As [`Device::read`].
     pub fn flush(&mut self) -> Result<(), Errno> {
-        self.run(Client::flush)
+        self.run(|client| client.flush())
     }
 
     /// A range reads as zeros from now on; `keep` its room.
@@ -130,7 +130,7 @@ impl Device {
     pub fn zero(&mut self, offset: u64, len: u64, keep: bool) -> Result<(), Errno> {
         const PIECE_BYTES: u64 = 1 << 30;
         let end = offset.checked_add(len).ok_or(Errno::INVAL)?;
-        let odd = |bytes: u64| bytes % self.block_bytes != 0;
+        let odd = |bytes: u64| !bytes.is_multiple_of(self.block_bytes);
         if odd(offset) || odd(len) || end > self.bytes {
             return Err(Errno::INVAL);
         }

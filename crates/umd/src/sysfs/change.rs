@@ -170,6 +170,9 @@ fn array_state(array: &ArrayDoc, text: &str) -> Answer {
     let read_only = matches!(current, "readonly" | "read-auto");
     match text {
         "clear" => Ok(Change::Stop),
+        "inactive" if current == text => Ok(Change::Nothing),
+        "clean" if current == "inactive" => Err(Errno::INVAL),
+        "readonly" if current == "inactive" => Err(Errno::BUSY),
         "readonly" if current == "readonly" => Err(Errno::NXIO),
         "readonly" => Ok(Change::ReadOnly(true)),
         "clean" | "active" if read_only => Ok(Change::ReadOnly(false)),

@@ -67,11 +67,18 @@ fn attributes(member: &MemberDoc) -> Entries {
 
 /// md's words, in its order.
 pub fn state(member: &MemberDoc) -> String {
+    // A member of an array that does not run counts as what its superblock says.
+    let waits = member.state == "waiting" && member.slot.is_some();
+    let spare = match member.state.as_str() {
+        "spare" | "recovering" => true,
+        "waiting" => member.slot.is_none(),
+        _ => false,
+    };
     let words = [
         (member.state == "faulty", "faulty"),
-        (member.state == "in_sync", "in_sync"),
+        (member.state == "in_sync" || waits, "in_sync"),
         (member.write_mostly, "write_mostly"),
-        (matches!(&*member.state, "spare" | "recovering"), "spare"),
+        (spare, "spare"),
         (member.want_replacement, "want_replacement"),
         (member.replacement, "replacement"),
         (member.failfast, "failfast"),
@@ -89,7 +96,7 @@ pub fn slot(member: &MemberDoc) -> String {
 /// Data is right below this.
 pub fn recovery_start(member: &MemberDoc) -> String {
     match member.state.as_str() {
-        "in_sync" | "faulty" => "none".to_owned(),
+        "in_sync" | "faulty" | "waiting" => "none".to_owned(),
         _ => (member.recovered_bytes.unwrap_or(0) / SECTOR_BYTES).to_string(),
     }
 }

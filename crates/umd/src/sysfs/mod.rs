@@ -142,14 +142,18 @@ pub fn tree(arrays: &[ArrayDoc], names: &Names, md_names: bool) -> Node {
         let link = || Node::Link(array.name.clone());
         if let Some(alias) = names.of(array).filter(|alias| *alias != array.name) {
             block.push((alias.clone(), link()));
-            dev.push((alias, link()));
+            if !is_inactive(array) {
+                dev.push((alias, link()));
+            }
         }
         block.push((array.name.clone(), device(array, names)));
         let bytes = Node::Device {
             array: array.name.clone(),
             bytes: array.array_bytes,
         };
-        dev.push((array.name.clone(), bytes));
+        if !is_inactive(array) {
+            dev.push((array.name.clone(), bytes));
+        }
     }
     let below = |name: &str, entries| Node::Directory(vec![(name.to_owned(), entries)]);
     Node::Directory(named([
@@ -177,12 +181,17 @@ fn is_read_only(array: &ArrayDoc) -> bool {
     array.array_state == "readonly"
 }
 
-/// Whether the level has something to check or rebuild: such arrays have more attributes.
+/// Whether it waits for members, or for somebody to start it.
+fn is_inactive(array: &ArrayDoc) -> bool {
+    array.array_state == "inactive"
+}
+
+/// Whether there is something to check or rebuild: such arrays have more attributes, once they run.
 fn is_redundant(array: &ArrayDoc) -> bool {
-    matches!(array.level_number, 1 | 4 | 5 | 6 | 10)
+    !is_inactive(array) && matches!(array.level_number, 1 | 4 | 5 | 6 | 10)
 }
 
 /// Whether the level computes parity.
 fn has_parity(array: &ArrayDoc) -> bool {
-    matches!(array.level_number, 4..=6)
+    !is_inactive(array) && matches!(array.level_number, 4..=6)
 }

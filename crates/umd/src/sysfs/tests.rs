@@ -326,3 +326,27 @@ fn members_of_one_name_have_directories_of_their_own() {
     assert_eq!(read(&array, "dev-a.img/slot"), "0\n");
     assert_eq!(read(&array, "dev-a.img-1/slot"), "1\n");
 }
+
+#[test]
+fn arrays_that_wait_for_members_have_no_bytes_and_fewer_attributes() {
+    let mut array = doc(&raid5());
+    array.array_state = "inactive".into();
+    array.members[0].state = "waiting".into();
+    assert_eq!(read(&array, "array_state"), "inactive\n");
+    assert_eq!(read(&array, "dev-a.img/state"), "in_sync\n");
+    let tree = mounted(std::slice::from_ref(&array));
+    assert!(tree.find(["dev", "r5"]).is_none());
+    assert!(
+        tree.find("sys/block/r5/md/sync_action".split('/'))
+            .is_none()
+    );
+    for (text, answer) in [
+        ("inactive", Ok(Change::Nothing)),
+        ("clear", Ok(Change::Stop)),
+        ("clean", Err(Errno::INVAL)),
+        ("active", Err(Errno::BUSY)),
+        ("readonly", Err(Errno::BUSY)),
+    ] {
+        assert_eq!(write(&array, "array_state", text), answer, "{text}");
+    }
+}
