@@ -149,7 +149,19 @@ fn writes_do_what_they_do_in_sysfs() {
     let refused = device.expect_err("it is read-only");
     assert_eq!(Errno::from_io_error(&refused), Some(Errno::ACCESS));
     assert_eq!(mounted.write("array_state", "clean"), Ok(()));
+    assert_eq!(mounted.write("safe_mode_delay", "0.5"), Ok(()));
+    assert_eq!(mounted.read("safe_mode_delay"), "0.500\n");
+    assert_eq!(mounted.write("max_read_errors", "7"), Ok(()));
+    assert_eq!(mounted.home.detail("r5")["max_read_errors"], 7);
+    assert_eq!(mounted.write("array_state", "read-auto"), Ok(()));
+    assert_eq!(mounted.read("array_state"), "read-auto\n");
     assert_eq!(mounted.write("degraded", "0"), Err(Errno::ACCESS));
+    assert_eq!(mounted.write("array_state", "inactive"), Ok(()));
+    assert_eq!(mounted.read("array_state"), "inactive\n");
+    assert!(!mounted.at("dev/r5").exists());
+    assert_eq!(mounted.write("array_state", "clean"), Err(Errno::INVAL));
+    assert_eq!(mounted.write("array_state", "active"), Ok(()));
+    assert!(mounted.at("dev/r5").exists());
     assert_eq!(mounted.write("no_such_thing", "0"), Err(Errno::NOENT));
 }
 
@@ -257,7 +269,7 @@ fn an_array_stopped_through_its_own_attribute_is_gone() {
     mounted.home.umd("assemble r5 a.img b.img c.img").ok();
     assert_eq!(mounted.read("level"), "raid5\n");
     let device = File::open(mounted.at("dev/r5")).expect("opens");
-    mounted.home.umd("stop r5").ok();
+    mounted.home.umd("stop --force r5").ok();
     let gone = device.read_at(&mut [0; 512], 0).expect_err("it is gone");
     assert_eq!(Errno::from_io_error(&gone), Some(Errno::NODEV));
 }

@@ -9,7 +9,7 @@
 //! A process of its own, in the foreground. The daemon knows nothing of FUSE: whatever happens to
 //! the mount, arrays run on. Nothing is cached by the kernel (no entry, no attribute, no page), so
 //! nothing is ever invalidated: an array that is stopped by a write to one of its own files is gone
-//! the mount, arrays run on. Nothing is cached by the kernel (no entry, attribute or page), so
+//! at the next look. poll(2) says that files are always ready: it announces no change.
 
 mod device;
 mod files;

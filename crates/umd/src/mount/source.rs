@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::api::{ArraysDoc, DoneDoc, ErrorDoc, ReadonlyRequest};
+use crate::api::{ArraysDoc, DoneDoc, ErrorDoc, StateRequest, StopRequest};
 use crate::cli::outcome::say;
 use crate::client::{Client, ClientError, quote};
 use crate::doc::ArrayDoc;
@@ -71,11 +71,12 @@ impl Source {
     pub fn apply(&self, name: &str, change: &Change) -> Result<(), Errno> {
         match change {
             Change::Nothing => Ok(()),
-            Change::Stop => self.post(name, "stop", &()),
-            Change::ReadOnly(readonly) => {
-                let readonly = *readonly;
-                self.post(name, "readonly", &ReadonlyRequest { readonly })
+            Change::Stop => self.post(name, "stop", &StopRequest::default()),
+            Change::State(state) => {
+                let state = state.clone();
+                self.post(name, "state", &StateRequest { state })
             }
+            Change::Settings(request) => self.post(name, "settings", request),
             Change::Action(request) => self.post(name, "action", request),
             Change::Bitmap(request) => self.post(name, "bitmap", request),
             Change::Layout(request) => self.post(name, "layout", request),

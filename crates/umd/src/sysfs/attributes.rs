@@ -10,7 +10,6 @@ pub const NO_LIMIT_KIB_S: u32 = i32::MAX as u32;
 
 /// Attributes with numbers that umd has no way to change: name, value, lowest, highest.
 pub const FIXED: &[(&str, u64, u64, u64)] = &[
-    ("max_read_errors", 20, 0, u32::MAX as u64),
     ("fail_last_dev", 0, 0, 1),
     ("sync_force_parallel", 0, 0, 1),
     ("suspend_lo", 0, 0, u64::MAX),
@@ -71,12 +70,18 @@ fn state(array: &ArrayDoc) -> Entries {
     named([
         ("array_state", writable(state_word(array))),
         ("resync_start", writable(resync_start(array))),
-        ("safe_mode_delay", writable("0.210")),
-        ("max_read_errors", fixed("max_read_errors")),
+        ("safe_mode_delay", writable(safe_mode_delay(array))),
+        ("max_read_errors", writable(array.max_read_errors)),
         ("consistency_policy", writable(&array.consistency_policy)),
         ("fail_last_dev", fixed("fail_last_dev")),
         ("serialize_policy", writable(policy)),
     ])
+}
+
+/// In seconds.
+pub fn safe_mode_delay(array: &ArrayDoc) -> String {
+    let ms = array.safe_mode_delay_ms;
+    format!("{}.{:03}", ms / 1000, ms % 1000)
 }
 
 /// md has no word for an array that umd froze; what hosts see is that of a broken one.

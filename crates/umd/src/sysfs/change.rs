@@ -3,8 +3,10 @@
 use umd_format::FaultyLayout;
 
 use super::attributes::{FIXED, component_kib, resync_start, state_word};
-use super::{Errno, bitmap, device_state, is_read_only, is_redundant, members};
-use crate::api::{ActionRequest, BitmapRequest, LayoutRequest, Limit, ManageRequest};
+use super::{Errno, bitmap, device_state, is_inactive, is_read_only, is_redundant, members};
+use crate::api::{
+    ActionRequest, BitmapRequest, LayoutRequest, Limit, ManageRequest, SettingsRequest,
+};
 use crate::doc::ArrayDoc;
 
 /// What is to be asked of whoever runs the array.
@@ -14,8 +16,10 @@ pub enum Change {
     Nothing,
     /// Stop it.
     Stop,
-    /// Make it read-only or not.
-    ReadOnly(bool),
+    /// Bring it into a state: md's word.
+    State(String),
+    /// How it goes about its work.
+    Settings(SettingsRequest),
     /// A sync action, or its limits.
     Action(ActionRequest),
     /// Hot changes, one after the other.
@@ -63,7 +67,7 @@ fn to_array(array: &ArrayDoc, name: &str, text: &str) -> Answer {
         "resync_start" => settled(text, &resync_start(array), |text| {
             text == "none" || text.parse::<u64>().is_ok()
         }),
-        "safe_mode_delay" => settled(text, "0.210", is_seconds),
+        "safe_mode_delay" | "max_read_errors" => settings(array, name, text),
         "array_size" => array_size(array, text),
         "reshape_position" => settled(text, "none", |text| text.parse::<u64>().is_ok()),
         "reshape_direction" => settled(text, "forwards", |text| text == "backwards"),
@@ -85,6 +89,30 @@ fn settled(text: &str, current: &str, makes_sense: impl Fn(&str) -> bool) -> Ans
         _ if makes_sense(text) => Err(Errno::BUSY),
         _ => Err(Errno::INVAL),
     }
+}
+
+fn settings(array: &ArrayDoc, name: &str, text: &str) -> Answer {
+    let mut request = SettingsRequest::default();
+    match name {
+        "safe_mode_delay" => request.safe_mode_delay_ms = Some(milliseconds(text)?),
+        _ => request.max_read_errors = Some(text.parse().map_err(|_| Errno::INVAL)?),
+    }
+    match is_inactive(array) {
+        true => Err(Errno::BUSY),
+        false => Ok(Change::Settings(request)),
+    }
+}
+
+/// Seconds with a fraction, of which three digits count.
+fn milliseconds(text: &str) -> Result<u32, Errno> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    if !is_seconds(text) {
+        return Err(Errno::INVAL);
+    }
+    let part: String = part.chars().chain("00".chars()).take(3).collect();
+    let ms = |text: &str| text.parse::<u32>().map_err(|_| Errno::INVAL);
+    let whole = ms(whole)?.checked_mul(1000).ok_or(Errno::INVAL)?;
+    whole.checked_add(ms(&part)?).ok_or(Errno::INVAL)
 }
 
 fn is_seconds(text: &str) -> bool {
@@ -167,19 +195,18 @@ fn policy(array: &ArrayDoc, text: &str) -> Answer {
 
 fn array_state(array: &ArrayDoc, text: &str) -> Answer {
     let current = state_word(array);
-    let read_only = matches!(current, "readonly" | "read-auto");
+    let state = |word: &str| Ok(Change::State(word.to_owned()));
+    let waits = matches!(current, "readonly" | "read-auto" | "inactive");
     match text {
         "clear" => Ok(Change::Stop),
-        "inactive" if current == text => Ok(Change::Nothing),
+        "readonly" if current == text => Err(Errno::NXIO),
+        "inactive" | "read-auto" | "clean" if current == text => Ok(Change::Nothing),
+        // One that does not run is started as it is asked to be, by `active` alone.
+        "readonly" | "read-auto" if current == "inactive" => Err(Errno::BUSY),
         "clean" if current == "inactive" => Err(Errno::INVAL),
-        "readonly" if current == "inactive" => Err(Errno::BUSY),
-        "readonly" if current == "readonly" => Err(Errno::NXIO),
-        "readonly" => Ok(Change::ReadOnly(true)),
-        "clean" | "active" if read_only => Ok(Change::ReadOnly(false)),
-        "clean" | "active" if current == text => Ok(Change::Nothing),
-        "active" if current == "clean" => Ok(Change::Nothing),
-        "read-auto" if current == text => Ok(Change::Nothing),
-        "clean" | "active" | "inactive" | "read-auto" => Err(Errno::BUSY),
+        "active" if current == "broken" => Err(Errno::BUSY),
+        "active" if !waits => Ok(Change::Nothing),
+        "active" | "inactive" | "readonly" | "read-auto" | "clean" => state(text),
         _ => Err(Errno::INVAL),
     }
 }

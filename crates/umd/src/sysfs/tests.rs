@@ -159,7 +159,10 @@ fn writes_are_refused_as_md_refuses_them() {
         ("array_state", "suspended", Errno::INVAL),
         ("array_state", "active-idle", Errno::INVAL),
         ("array_state", "", Errno::INVAL),
-        ("array_state", "inactive", Errno::BUSY),
+        ("safe_mode_delay", "1.x", Errno::INVAL),
+        ("safe_mode_delay", ".", Errno::INVAL),
+        ("safe_mode_delay", "4294967.296", Errno::INVAL),
+        ("max_read_errors", "-1", Errno::INVAL),
         ("resync_start", "0", Errno::BUSY),
         ("array_size", "99999999999", Errno::TOOBIG),
         ("reshape_direction", "sideways", Errno::INVAL),
@@ -219,7 +222,17 @@ fn writes_become_requests() {
     assert_eq!(write(&array, "sync_max", "1024\n"), Ok(Change::Action(max)));
     assert_eq!(write(&array, "array_state", "clear\n"), Ok(Change::Stop));
     let readonly = write(&array, "array_state", "readonly");
-    assert_eq!(readonly, Ok(Change::ReadOnly(true)));
+    assert_eq!(readonly, Ok(Change::State("readonly".into())));
+    for (text, ms) in [("1.5\n", 1500), ("0", 0), ("0.0019", 1), ("2.", 0)] {
+        let delay = write(&array, "safe_mode_delay", text);
+        match ms {
+            0 if text != "0" => assert_eq!(delay, Err(Errno::INVAL), "{text}"),
+            _ => assert!(
+                matches!(&delay, Ok(Change::Settings(r)) if r.safe_mode_delay_ms == Some(ms)),
+                "{text}: {delay:?}"
+            ),
+        }
+    }
     let Ok(Change::Manage(requests)) = write(&array, "dev-b.img/state", "faulty\n") else {
         panic!("a request expected");
     };
@@ -257,7 +270,7 @@ fn what_is_under_way_and_what_is_read_only_refuses_more() {
         assert_eq!(write(&array, path, text), Err(errno), "{path} <- {text}");
     }
     let writable = write(&array, "array_state", "clean");
-    assert_eq!(writable, Ok(Change::ReadOnly(false)));
+    assert_eq!(writable, Ok(Change::State("clean".into())));
 }
 
 #[test]
@@ -344,7 +357,7 @@ fn arrays_that_wait_for_members_have_no_bytes_and_fewer_attributes() {
         ("inactive", Ok(Change::Nothing)),
         ("clear", Ok(Change::Stop)),
         ("clean", Err(Errno::INVAL)),
-        ("active", Err(Errno::BUSY)),
+        ("active", Ok(Change::State("active".into()))),
         ("readonly", Err(Errno::BUSY)),
     ] {
         assert_eq!(write(&array, "array_state", text), answer, "{text}");
