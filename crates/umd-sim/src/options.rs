@@ -589,7 +589,9 @@ impl Options {
         (self.write_mostly, self.write_behind) = (0, 0);
         (self.logged, self.limits, self.rare.alone) = (None, false, false);
         self.workload.stream_sectors = 0;
-        self.faults.retain(|fault| !LIES.contains(fault));
+        // One disk, and no log: where it refuses a write nobody else has the data.
+        self.faults
+            .retain(|fault| !LIES.contains(fault) && *fault != Fault::Worn);
         self.actions = BTreeSet::from([Action::Mode]);
         if rng.permille(300) {
             self.actions.insert(Action::ReadOnly);
