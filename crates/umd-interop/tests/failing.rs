@@ -107,7 +107,7 @@ fn replace_and_restart(umd: &Umd, members: &mut [PathBuf], failed: usize, ledger
     umd.ok(&["action", "r", "check", "--wait"]).unwrap();
     let detail = umd.ok(&["detail", "r", "--json"]).unwrap();
     assert!(detail.contains("\"mismatch_cnt\": 0"), "{detail}");
-    umd.ok(&["stop", "r"]).unwrap();
+    umd.ok(&["stop", "--force", "r"]).unwrap();
     assemble(umd, members);
     verify(&mut client(umd), ledger);
 }
@@ -140,7 +140,7 @@ fn a_full_disk_costs_its_member_and_no_data() {
             verify(&mut client, &ledger);
             fs::remove_file(&members[1]).unwrap();
             replace_and_restart(&umd, &mut members, 1, &ledger);
-            umd.ok(&["stop", "r"]).unwrap();
+            umd.ok(&["stop", "--force", "r"]).unwrap();
         }
     });
 }
@@ -174,12 +174,12 @@ fn one_full_disk_below_all_members_ends_writes_and_costs_no_data() {
                 assert!(detail.contains(words), "raid{level}: {detail}");
             }
             fs::remove_file(&filler).unwrap();
-            umd.ok(&["stop", "r"]).unwrap();
+            umd.ok(&["stop", "--force", "r"]).unwrap();
             start_again(&umd, level, &members);
             verify(&mut client(&umd), &ledger);
             let error = write(&mut client(&umd), &mut ledger, BLOCKS / 3..BLOCKS);
             assert_eq!(error, None, "raid{level} has room again");
-            umd.ok(&["stop", "r"]).unwrap();
+            umd.ok(&["stop", "--force", "r"]).unwrap();
             for member in &members {
                 fs::remove_file(member).unwrap();
             }
@@ -257,10 +257,11 @@ fn a_write_error_of_the_device_costs_its_member_and_no_data() {
     bad.begin();
     assert_eq!(write(&mut client, &mut ledger, 512..BLOCKS), None);
     let fault = fault_line(&bad.umd, &bad.members[1]);
-    assert_eq!(fault, "write failed: media error");
+    // Blocks it refused are in its log at first; then the bitmap could not be kept there.
+    assert!(fault.ends_with("write failed: media error"), "{fault}");
     verify(&mut client, &ledger);
     replace_and_restart(&bad.umd, &mut bad.members, 1, &ledger);
-    bad.umd.ok(&["stop", "r"]).unwrap();
+    bad.umd.ok(&["stop", "--force", "r"]).unwrap();
     bad.file.unmount().unwrap();
 }
 
@@ -286,7 +287,7 @@ fn a_read_error_of_the_device_is_answered_from_the_others() {
     bad.umd.ok(&["action", "r", "check", "--wait"]).unwrap();
     assert_eq!(bad.umd.detail("r").unwrap()["mismatch_cnt"], 0);
     verify(&mut client, &ledger);
-    bad.umd.ok(&["stop", "r"]).unwrap();
+    bad.umd.ok(&["stop", "--force", "r"]).unwrap();
     bad.file.unmount().unwrap();
 }
 
@@ -302,9 +303,9 @@ fn a_device_that_cannot_be_mended_costs_its_member_and_no_data() {
     bad.begin();
     verify(&mut client, &ledger);
     let fault = fault_line(&bad.umd, &bad.members[1]);
-    assert_eq!(fault, "rewrite failed: media error");
+    assert!(fault.ends_with("write failed: media error"), "{fault}");
     replace_and_restart(&bad.umd, &mut bad.members, 1, &ledger);
-    bad.umd.ok(&["stop", "r"]).unwrap();
+    bad.umd.ok(&["stop", "--force", "r"]).unwrap();
     bad.file.unmount().unwrap();
 }
 
@@ -316,7 +317,7 @@ fn a_member_that_does_not_take_an_update_is_named_and_so_are_those_that_did() {
     let Some(bad) = Bad::or_skip(name, &["pwrite", "zero"]) else {
         return;
     };
-    bad.umd.ok(&["stop", "r"]).unwrap();
+    bad.umd.ok(&["stop", "--force", "r"]).unwrap();
     bad.begin();
     let mut args = vec!["assemble", "r", "--update=name", "--name=new"];
     args.extend(bad.members.iter().map(|path| text(path)));
@@ -336,6 +337,6 @@ fn a_member_that_does_not_take_an_update_is_named_and_so_are_those_that_did() {
     fs::remove_file(bad.scratch.path("trigger")).unwrap();
     bad.umd.ok(&args).unwrap();
     assert_eq!(bad.members.iter().filter(renamed).count(), 3);
-    bad.umd.ok(&["stop", "r"]).unwrap();
+    bad.umd.ok(&["stop", "--force", "r"]).unwrap();
     bad.file.unmount().unwrap();
 }
