@@ -196,7 +196,11 @@ impl Umd {
             ensure!(begin.elapsed() < STOP_LIMIT, "process {pid:?} does not end");
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(())
+        // The machine is gone with it: no later command is to go on with its arrays.
+        match std::fs::remove_file(self.runtime.path().join("arrays.json")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     /// The address of an array of the daemon, for NBD clients.
