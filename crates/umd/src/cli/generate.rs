@@ -174,6 +174,7 @@ pub fn units(program: &Path) -> Vec<(String, String)> {
     vec![
         unit("umd.service", DAEMON),
         unit("umd@.service", SINGLE),
+        unit("umd-monitor.service", MONITOR),
         unit("umd-check@.service", CHECK),
         unit("umd-check@.timer", CHECK_TIMER),
     ]
@@ -218,6 +219,22 @@ Restart=on-failure
 TimeoutStopSec=15min
 LimitMEMLOCK=infinity
 LimitNOFILE=65536
+NoNewPrivileges=yes
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// Mail goes where the configuration file says, and everything to the system log.
+const MONITOR: &str = "\
+[Unit]
+Description=Monitor of software RAID in user space
+Documentation=man:umd-monitor(8)
+After=umd.service
+
+[Service]
+ExecStart=@UMD@ monitor --scan --syslog
+Restart=on-failure
 NoNewPrivileges=yes
 
 [Install]
