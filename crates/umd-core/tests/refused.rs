@@ -3,7 +3,9 @@
 
 mod world;
 
-use umd_core::array::{ArrayState, Control, MemberRole, Notice, Options, RequestOp, SyncRequest};
+use umd_core::array::{
+    ArrayState, Control, FlagWish, MemberRole, Notice, Options, Purpose, RequestOp, SyncRequest,
+};
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
 use umd_core::value::MemberId;
@@ -249,7 +251,7 @@ fn a_second_failure_makes_unreadable_what_only_it_held() {
 fn an_answer_is_refused_when_who_held_it_fails_meanwhile() {
     let (mut world, model) = filled(&Shape::mirror(2));
     wear(&mut world, 1, 8..12);
-    world.holds = Some(umd_core::array::Purpose::BadBlocks);
+    world.holds = Some(Purpose::BadBlocks);
     let late = world.submit(RequestOp::Write {
         offset_sectors: 0,
         data: world.pool.copy_of(&content(3, 32)),
@@ -261,6 +263,59 @@ fn an_answer_is_refused_when_who_held_it_fails_meanwhile() {
     assert!(world.reply(late).is_err(), "some of it is nowhere");
     assert!(world.read(8, 4).is_err());
     assert!(world.read(32, 32).expect("read") == model[32 * 512..64 * 512]);
+}
+
+/// One leg refuses a sector, and another one vanishes with the same write: nobody is written again
+/// before superblocks know who is gone.
+#[test]
+fn a_refused_write_goes_on_once_who_failed_beside_it_is_recorded() {
+    let (mut world, _) = filled(&Shape::mirror(3));
+    wear(&mut world, 1, 8..9);
+    world.disks.get_mut(&MemberId(2)).expect("a disk").gone = true;
+    world.holds = Some(Purpose::Super);
+    let written = world.disks[&MemberId(1)].writes;
+    let late = world.submit(RequestOp::Write {
+        offset_sectors: 0,
+        data: world.pool.copy_of(&content(3, 32)),
+        fua: false,
+    });
+    assert!(!world.is_answered(late), "superblocks are on their way");
+    assert_eq!(role(&mut world, 2), MemberRole::Faulty);
+    assert_eq!(world.disks[&MemberId(1)].writes, written + 1);
+    world.release_back();
+    assert!(world.reply(late).is_ok(), "two legs hold the rest");
+    assert!(world.disks[&MemberId(1)].writes > written + 2);
+    assert_eq!(logged(&world, 1).sectors(), 1);
+}
+
+/// A leg that is to fail fast stays where it alone holds something.
+#[test]
+fn failing_fast_takes_nothing_along() {
+    let fast = |world: &mut World| {
+        let wish = FlagWish {
+            write_mostly: None,
+            failfast: Some(true),
+        };
+        world
+            .control(Control::Flags(MemberId(0), wish))
+            .expect("set");
+    };
+    let (mut world, model) = filled(&Shape::mirror(2));
+    fast(&mut world);
+    wear(&mut world, 1, 20..21);
+    wear(&mut world, 0, 8..9);
+    world.write(20, &model[..512]).expect("recorded");
+    world.write(8, &model[..512]).expect("recorded, too");
+    assert_eq!(role(&mut world, 0), MemberRole::InSync);
+    assert!(world.read(20, 1).is_ok());
+    // Without that it goes at the first trouble.
+    let (mut world, model) = filled(&Shape::mirror(2));
+    fast(&mut world);
+    wear(&mut world, 0, 8..9);
+    world
+        .write(8, &model[..512])
+        .expect("the other one holds it");
+    assert_eq!(role(&mut world, 0), MemberRole::Faulty);
 }
 
 /// No log, no room in it, no sector error, no redundancy to spare: the member fails as ever.

@@ -188,33 +188,53 @@ fn sum_of(words: impl Iterator<Item = u32>, stored: u32) -> u32 {
     (sum as u32).wrapping_add((sum >> 32) as u32)
 }
 
-/// Whether the superblock of a disk names bad blocks, as a reader sees it.
-pub fn names_bad_blocks(disk: &SimDisk, super_at: u64) -> bool {
-    let superblock = disk.visible(super_at).and_then(SuperView::new);
-    superblock.is_some_and(|one| one.bad_block_log().2)
+/// A bad-block log that something is in.
+#[derive(Debug, Clone, Copy)]
+pub struct LogView {
+    /// Its first sector.
+    pub sector: u64,
+    /// How many sectors it has.
+    pub sectors: u64,
+}
+
+impl LogView {
+    /// The log that a superblock at this sector speaks of, if it says that something is in it.
+    pub fn of(superblock: SuperView<'_>, super_at: u64) -> Option<LogView> {
+        let (offset, sectors, used) = superblock.bad_block_log();
+        let sector = super_at.saturating_add_signed(i64::from(offset));
+        used.then_some(LogView { sector, sectors })
+    }
+
+    /// The log of a disk, as a reader sees it.
+    pub fn on(disk: &SimDisk, super_at: u64) -> Option<LogView> {
+        LogView::of(SuperView::new(disk.visible(super_at)?)?, super_at)
+    }
+
+    /// Whether it names a sector of the range, as a reader of this disk sees it.
+    pub fn names(self, disk: &SimDisk, range: Range<u64>) -> bool {
+        self.names_by(|sector| disk.visible(sector), range)
+    }
+
+    fn names_by<'a>(self, read: impl Fn(u64) -> Option<&'a [u8]>, range: Range<u64>) -> bool {
+        let sectors = (self.sector..self.sector + self.sectors).filter_map(read);
+        let entries = sectors.flat_map(|one| one.chunks_exact(8).map(|entry| u64_at(entry, 0)));
+        let mut entries = entries.take_while(|entry| *entry != u64::MAX);
+        entries
+            .any(|entry| entry >> 10 < range.end && range.start < (entry >> 10) + (entry & 0x3ff))
+    }
 }
 
 /// Whether the bad-block log of a disk names a sector of `from..to`, as a reader sees it.
 pub fn is_logged_bad(disk: &SimDisk, super_at: u64, from: u64, to: u64) -> bool {
-    names(|sector| disk.visible(sector), super_at, from..to)
+    LogView::on(disk, super_at).is_some_and(|log| log.names(disk, from..to))
 }
 
 /// Whether it names a sector on the medium, as whoever comes after a power cut may see it.
 pub fn is_stored_bad(disk: &SimDisk, super_at: u64, sector: u64) -> bool {
     let durable = |at| Some(disk.durable().sector(at));
-    names(durable, super_at, sector..sector + 1)
-}
-
-fn names<'a>(read: impl Fn(u64) -> Option<&'a [u8]>, super_at: u64, range: Range<u64>) -> bool {
-    let superblock = read(super_at).and_then(SuperView::new);
-    let Some((offset, sectors, true)) = superblock.map(SuperView::bad_block_log) else {
-        return false;
-    };
-    let log = super_at.saturating_add_signed(i64::from(offset));
-    let sectors = (log..log + sectors).filter_map(read);
-    let entries = sectors.flat_map(|sector| sector.chunks_exact(8).map(|entry| u64_at(entry, 0)));
-    let mut entries = entries.take_while(|entry| *entry != u64::MAX);
-    entries.any(|entry| entry >> 10 < range.end && range.start < (entry >> 10) + (entry & 0x3ff))
+    let superblock = SuperView::new(disk.durable().sector(super_at));
+    let log = superblock.and_then(|superblock| LogView::of(superblock, super_at));
+    log.is_some_and(|log| log.names_by(durable, sector..sector + 1))
 }
 
 /// Where the superblock of a device lies, in sectors.

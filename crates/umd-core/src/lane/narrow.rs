@@ -252,6 +252,14 @@ impl<'a> Scribe<'a> {
         }
     }
 
+    fn held(&self) -> Held<'_> {
+        Held {
+            epoch: self.epoch,
+            bad: &self.io.bad,
+            except: None,
+        }
+    }
+
     /// Whether what this member refused with `error` may be recorded at all.
     pub fn may_record(&self, slot: u16, member: MemberId, error: &IoError) -> bool {
         let column = self.epoch.column(slot);
@@ -259,10 +267,12 @@ impl<'a> Scribe<'a> {
         let flags = |m: &Member| m.superblock.fields.flags;
         let found = self.members.get(member);
         let fast = found.is_some_and(|m| flags(m).contains(DeviceFlags::FAILFAST));
+        // A leg that is to fail fast stays where it alone can give something.
+        let goes = || self.held().sectors_lost_with(self.geometry, member) == 0;
         *error == IoError::Media
             && self.geometry.is_redundant()
             && in_sync
-            && !(fast && self.geometry.is_mirror())
+            && !(fast && self.geometry.is_mirror() && goes())
             && !self.io.is_replaced(member)
             && self.io.bad.has_log(member)
     }
@@ -276,11 +286,7 @@ impl<'a> Scribe<'a> {
         if known.is_some_and(|known| known.covers(from, from + len)) {
             return Some(0);
         }
-        let held = Held {
-            epoch: self.epoch,
-            bad: &self.io.bad,
-            except: None,
-        };
+        let held = self.held();
         // U41: whether the array could do without the member was asked, not whether it could do
         // without these sectors of it.
         let held =

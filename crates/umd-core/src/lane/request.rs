@@ -313,9 +313,10 @@ impl Lane {
         if request.active.is_none() || request.intent.is_none() {
             return Gate::Wait;
         }
+        // Who fails in this very event is not noted as failed yet.
         match rig.metadata.fault_recorded() {
-            Some(recorded) => Gate::Open(recorded),
-            None => Gate::Wait,
+            Some(recorded) if rig.io.effects.is_empty() => Gate::Open(recorded),
+            _ => Gate::Wait,
         }
     }
 

@@ -10,7 +10,7 @@ use umd_core::value::MemberId;
 
 use crate::disk::{PAGE_SECTORS, SimDisk, Write};
 use crate::layout::{Geometry, Place, Row, parity_agrees};
-use crate::metaview::{BitmapView, Mark, is_logged_bad};
+use crate::metaview::{BitmapView, LogView, Mark};
 use crate::oracle::Oracle;
 use crate::stamp::SECTOR;
 
@@ -25,8 +25,8 @@ pub struct Column<'a> {
     pub data_offset: u64,
     /// Its content counts below this relative sector.
     pub valid_below: u64,
-    /// Where its superblock lies, if that names bad blocks.
-    pub log: Option<u64>,
+    /// Its bad-block log, if something is in it.
+    pub log: Option<LogView>,
 }
 
 impl Column<'_> {
@@ -34,7 +34,7 @@ impl Column<'_> {
     fn is_bad(&self, relative: u64, len: u64) -> bool {
         let from = self.data_offset + relative;
         self.log
-            .is_some_and(|at| is_logged_bad(self.disk, at, from, from + len))
+            .is_some_and(|log| log.names(self.disk, from..from + len))
     }
 }
 

@@ -10,7 +10,7 @@ use umd_core::value::MemberId;
 
 use super::media::{Excuses, Media, Needs};
 use super::{Monitor, Rule, Scene, Verdict, broken};
-use crate::metaview::{Mark, SuperView, names_bad_blocks};
+use crate::metaview::{LogView, Mark, SuperView};
 use crate::stamp::SECTOR;
 
 /// The bytes of a write, in one piece.
@@ -119,7 +119,7 @@ impl Monitor {
         }
         // A rebuild guided by the bitmap has no old offset to count from: all of it is judged.
         let from = if old.recovery_by_bitmap() { 0 } else { before };
-        let media = self.media_with(scene, Some(member));
+        let media = self.media_with(scene, Some((member, sb)));
         let media = media.with_excuses(self.excuses(scene));
         match media.rebuild_disagreement(from..end, member) {
             None => Ok(()),
@@ -274,9 +274,14 @@ impl Monitor {
         self.media_with(scene, None)
     }
 
-    /// The same, with this member in its slot if it is to replace who is there: nobody else who is
-    /// to replace another counts.
-    fn media_with<'a>(&'a self, scene: Scene<'a>, new: Option<MemberId>) -> Media<'a> {
+    /// The same, with the member that is about to get this superblock in its slot, if it is to
+    /// replace who is there: nobody else who is to replace another counts.
+    fn media_with<'a>(
+        &'a self,
+        scene: Scene<'a>,
+        told: Option<(MemberId, SuperView<'_>)>,
+    ) -> Media<'a> {
+        let new = told.map(|(member, _)| member);
         let stands_in = scene.status.members.iter();
         let mut stands_in = stands_in.filter(|m| Some(m.id) == new && m.replacement);
         let taken = stands_in.next().and_then(|m| m.slot);
@@ -301,12 +306,18 @@ impl Monitor {
                 (_, None) => 0,
             };
             let disk = &scene.disks[view.disk];
+            // The first superblock that speaks of a log comes after it.
+            let told = told.filter(|(member, _)| *member == m.id);
+            let log = match told {
+                Some((_, sb)) => LogView::of(sb, view.super_sector),
+                None => LogView::on(disk, view.super_sector),
+            };
             columns[slot.index()] = Some(super::media::Column {
                 member: m.id,
                 disk,
                 data_offset: view.data_offset,
                 valid_below,
-                log: names_bad_blocks(disk, view.super_sector).then_some(view.super_sector),
+                log,
             });
         }
         Media::new(&self.geometry, columns, &self.agreed, &self.excused)

@@ -440,7 +440,9 @@ impl World<'_> {
             |d: usize| !self.atlas.doomed.contains(&d) && self.disks[d].power() == Power::On;
         let lied = self.atlas.lies > 0 || !self.atlas.spoiled.is_empty();
         let all = in_sync.iter().all(|(_, d)| sound(*d));
-        all && !lied && self.is_recorded() && !self.has_holes()
+        // Who fails fast fails for one sector, and leaves the others what they refused.
+        let fast = self.live().status.members.iter().any(|m| m.failfast);
+        all && !fast && !lied && self.is_recorded() && !self.has_holes()
     }
 
     /// Pages of the walk that hold these array sectors.

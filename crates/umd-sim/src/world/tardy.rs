@@ -36,7 +36,7 @@ impl World<'_> {
         let more = live.read_only || live.frozen || live.admin.len() > asked;
         let well = |disk: &usize| {
             let disk = &self.disks[*disk];
-            disk.power() == Power::On && disk.damaged().is_empty()
+            disk.power() == Power::On && disk.damaged().is_empty() && disk.worn().is_empty()
         };
         let disks = live.members.values().chain(&self.file).all(well);
         let bits = live
