@@ -9,8 +9,10 @@
 //! One bit covers one region (mdadm: bitmap chunk) of every member, counted from its data offset.
 //! There is no checksum. Facts: bitmap.md sections 1 to 5 and 8.
 
+mod slots;
 mod states;
 
+pub use slots::{Merged, NODES_MAX, NodeBitmap, Slots, initial_slots};
 pub use states::{
     REGION_SECTORS_MIN, RegionState, SECTORS_RESERVED, STATES_OFFSET, lockless_region_sectors,
 };
@@ -158,6 +160,13 @@ impl Fields {
             1
         };
         u64::from(self.region_raw) * unit
+    }
+
+    /// The name of the cluster, if the bitmap is of one.
+    pub fn cluster(&self) -> Option<String> {
+        let name = self.cluster_name.split(|byte| *byte == 0).next();
+        let name = String::from_utf8_lossy(name.unwrap_or_default());
+        (self.version == VERSION_CLUSTERED).then(|| name.into_owned())
     }
 }
 

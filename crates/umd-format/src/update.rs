@@ -9,6 +9,8 @@
 //! bitmap, `resync` marks that as out of date, because a bitmap without bits would otherwise let
 //! the resync pass over everything.
 
+pub mod cluster;
+
 use crate::bitmap::{self, BitmapSuperblock};
 use crate::place::{DEVICE_SECTORS_MIN, Format};
 use crate::sha1::sha1;
@@ -38,6 +40,9 @@ pub enum Update {
     DeviceSize,
     /// The bitmap is given up.
     NoBitmap,
+    /// A clustered array becomes a plain one; the name of its cluster, if it was said. See
+    /// [`cluster::leave`].
+    NoCluster(Option<String>),
     /// Room for a bad-block log.
     Bbl,
     /// None.
@@ -68,6 +73,7 @@ impl Update {
             Update::SuperMinor(_) => "super-minor",
             Update::DeviceSize => "devicesize",
             Update::NoBitmap => "no-bitmap",
+            Update::NoCluster(_) => "no-cluster",
             Update::Bbl => "bbl",
             Update::NoBbl => "no-bbl",
             Update::Layout(Some(Raid0Layout::Original)) => "layout-original",
@@ -106,7 +112,7 @@ pub struct Change {
 /// When the change makes no sense for this member.
 ///
 /// # Panics
-/// On an array without superblocks.
+/// On an array without superblocks, and for `NoCluster`.
 pub fn apply(
     update: &Update,
     found: &SuperblockV1,
@@ -219,6 +225,7 @@ fn edit(
         Update::Layout(layout) => raid0_layout(fields, *layout)?,
         Update::LogicalBlock(bytes) => logical_block(fields, *bytes)?,
         Update::Metadata { .. } => unreachable!("a superblock of another version is made anew"),
+        Update::NoCluster(_) => unreachable!("it needs the bitmaps of all nodes"),
     }
     Ok(())
 }

@@ -650,7 +650,10 @@ fn unsupported_array(fields: &Fields) -> Option<String> {
     }
     let table = [
         (Features::RESHAPE_ACTIVE, "a reshape that is under way"),
-        (Features::CLUSTERED, "a clustered array"),
+        (
+            Features::CLUSTERED,
+            "a clustered array (--update=no-cluster=NAME makes it a plain one)",
+        ),
         (Features::JOURNAL, "a write journal"),
         (Features::PPL, "a partial parity log"),
         (Features::MULTIPLE_PPLS, "a partial parity log"),

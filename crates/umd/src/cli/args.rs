@@ -59,6 +59,7 @@ them cannot be:
   homehost              the host in the name (1.x) or in the UUID (0.90)
   resync                redundancy is made right again
   no-bitmap             the bitmap is given up
+  no-cluster=NAME       an array of that cluster becomes a plain one of this host
   bbl, no-bbl           with a bad-block log, without
   devicesize            all of a device that has grown is used (1.1, 1.2)
   layout-original, layout-alternate, layout-unspecified

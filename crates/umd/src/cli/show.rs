@@ -258,6 +258,7 @@ fn look(name: &str, only: Option<Format>) -> Result<(u64, Found), Failure> {
                 name: name.to_owned(),
                 device_sectors,
                 bitmap_sectors: bitmap.as_ref().map(bitmap_sectors),
+                cluster: bitmap.as_ref().and_then(bitmap::Fields::cluster),
                 bitmap_version: bitmap.map(|fields| fields.version),
                 superblock: *superblock,
             }))

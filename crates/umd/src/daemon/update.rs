@@ -13,7 +13,8 @@ use std::time::SystemTime;
 use umd_core::assembly::{self, MemberFacts, NoSuperblock, Wish};
 use umd_core::value::SECTOR_BYTES;
 use umd_format::bitmap::{self, BitmapSuperblock};
-use umd_format::update::{Update, apply};
+use umd_format::update::cluster::{self, Nodes};
+use umd_format::update::{Update, UpdateError, apply};
 use umd_format::v1::Raid0Layout;
 use umd_format::v090::{SUPERBLOCK_BYTES, SuperblockV090, swapped};
 use umd_format::{Format, ParseError, SuperblockV1, Uuid};
@@ -29,7 +30,7 @@ use crate::words;
 /// The words there are, for the refusal of another one.
 const WORDS: &str = "name, uuid, homehost, resync, summaries, byteorder, super-minor, devicesize, \
                      no-bitmap, bbl, no-bbl, layout-original, layout-alternate, \
-                     layout-unspecified, metadata, lbs=BYTES";
+                     layout-unspecified, metadata, lbs=BYTES, no-cluster=NAME";
 /// Words of mdadm that are not available.
 const LATER: &[&str] = &[
     "ppl",
@@ -114,7 +115,8 @@ pub fn of_request(request: &AssembleRequest) -> Answer<Option<Update>> {
                 "--update=lbs needs a size: lbs=4096, or lbs=0 for none",
             ));
         }
-        other => return lbs(other).map(Some),
+        "no-cluster" => Update::NoCluster(None),
+        other => return with_value(other).map(Some),
     }))
 }
 
@@ -128,7 +130,10 @@ fn metadata(request: &AssembleRequest, host: &str) -> Update {
     }
 }
 
-fn lbs(word: &str) -> Answer<Update> {
+fn with_value(word: &str) -> Answer<Update> {
+    if let Some(cluster) = word.strip_prefix("no-cluster=") {
+        return Ok(Update::NoCluster(Some(cluster.to_owned())));
+    }
     if let Some(size) = word.strip_prefix("lbs=") {
         let bytes = size
             .parse()
@@ -228,19 +233,27 @@ fn change(update: &Update, fact: &mut MemberFacts, one: &Opened) -> Answer<Vec<(
         _ => None,
     };
     let bitmap = bitmap.as_ref();
-    let mut changed = apply(
-        update,
-        found,
-        bitmap,
-        (one.file.size_sectors(), block_bytes),
-    )
-    .map_err(|error| usage(format!("{}: {error}; nothing was changed", one.name)))?;
+    let changed = match update {
+        Update::NoCluster(name) => {
+            cluster::leave(found, &nodes_of(one, found), name.as_deref(), block_bytes)
+        }
+        _ => apply(
+            update,
+            found,
+            bitmap,
+            (one.file.size_sectors(), block_bytes),
+        ),
+    };
+    let mut changed = changed.map_err(|error: UpdateError| {
+        usage(format!("{}: {error}; nothing was changed", one.name))
+    })?;
     if *update == Update::Byteorder {
         // The superblock found is the turned one already; what is on the device is not.
         let sector = changed.superblock.fields.super_offset_sectors;
         changed.writes = vec![(sector, changed.superblock.encode(block_bytes))];
     }
-    if fact.bitmap.as_ref().is_none_or(Result::is_ok) || *update == Update::NoBitmap {
+    let replaced = matches!(update, Update::NoBitmap | Update::NoCluster(_));
+    if replaced || fact.bitmap.as_ref().is_none_or(Result::is_ok) {
         fact.bitmap = changed.bitmap.map(Ok);
     }
     fact.superblock = Ok(changed.superblock);
@@ -257,6 +270,18 @@ fn bitmap_of(one: &Opened, found: &SuperblockV1) -> Option<BitmapSuperblock> {
     let parsed = bitmap::Unverified::parse(&bytes.ok()?).ok()?;
     let uuid = parsed.fields().uuid;
     parsed.verify(uuid).ok()
+}
+
+/// The bitmaps of all nodes of a cluster on a member.
+fn nodes_of(one: &Opened, found: &SuperblockV1) -> Nodes {
+    let start = found.fields.bitmap_sector();
+    let start_bytes = start.and_then(|sector| sector.checked_mul(SECTOR_BYTES));
+    let read = |len: u64| {
+        let bytes = usize::try_from(len).ok()?;
+        one.file.read_at(start_bytes?, bytes).ok()
+    };
+    let head = read(bitmap::SUPERBLOCK_BYTES as u64).unwrap_or_default();
+    Nodes::of(found, &head, |sectors| read(sectors * SECTOR_BYTES))
 }
 
 /// What is written in whole blocks: behind a bitmap's superblock its bits begin.

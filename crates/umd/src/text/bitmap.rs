@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use umd_format::bitmap::{
-    Fields, RegionState, State, VERSION_HOST_ENDIAN, VERSION_LOCKLESS, VERSION_NORMAL,
+    Fields, NodeBitmap, RegionState, Slots, State, VERSION_HOST_ENDIAN, VERSION_LOCKLESS,
+    VERSION_NORMAL,
 };
 
 use crate::units::human_tail;
@@ -87,52 +88,101 @@ fn chunk(bytes: u64) -> String {
     }
 }
 
+struct Lines(String);
+
+impl Lines {
+    fn line(&mut self, key: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{key:>16} : {value}");
+    }
+
+    fn head(name: &str, magic: u32, fields: &Fields) -> Lines {
+        let mut lines = Lines(String::new());
+        lines.line("Filename", name);
+        lines.line("Magic", format_args!("{magic:08x}"));
+        lines.line("Version", fields.version);
+        lines
+    }
+
+    fn state(&mut self, fields: &Fields) {
+        self.line("Events", fields.events);
+        self.line("Events Cleared", fields.events_cleared);
+        self.line("State", state(fields.state));
+    }
+
+    /// What concerns all of the array.
+    fn shape(&mut self, fields: &Fields) {
+        self.line("Chunksize", chunk(fields.region_bytes()));
+        self.line(
+            "Daemon",
+            format_args!("{}s flush period", fields.daemon_sleep_s),
+        );
+        match fields.write_behind {
+            0 => self.line("Write Mode", "Normal"),
+            most => self.line("Write Mode", format_args!("Allow write behind, max {most}")),
+        }
+        let kib = fields.sync_size_sectors / 2;
+        let tail = human_tail(fields.sync_size_sectors.saturating_mul(512));
+        self.line("Sync Size", format_args!("{kib}{tail}"));
+    }
+
+    fn bits(&mut self, bits: Bits) {
+        let percent = 100.0 * bits.dirty as f64 / bits.count.max(1) as f64;
+        self.line(
+            "Bitmap",
+            format_args!(
+                "{} bits (chunks), {} dirty ({percent:2.1}%)",
+                bits.count, bits.dirty
+            ),
+        );
+    }
+}
+
+/// The bitmaps of all nodes of a cluster.
+pub fn examine_slots(name: &str, magic: u32, slots: &Slots, nodes: &[NodeBitmap]) -> String {
+    let mut out = Lines::head(name, magic, &slots.first);
+    out.line("UUID", slots.first.uuid);
+    out.shape(&slots.first);
+    out.line("Cluster nodes", slots.nodes());
+    out.line("Cluster name", format_args!("{:<64}", slots.cluster()));
+    for (number, node) in nodes.iter().enumerate() {
+        out.line("Node Slot", number);
+        match &node.fields {
+            Ok(fields) => out.state(fields),
+            Err(why) => {
+                out.line("State", why);
+                continue;
+            }
+        }
+        out.bits(Bits {
+            count: slots.regions(),
+            dirty: node.dirty.len() as u64,
+            states: None,
+        });
+    }
+    out.0
+}
+
 /// All of it; `bits` where they can be counted.
 pub fn examine(name: &str, magic: u32, fields: &Fields, bits: Option<Bits>) -> String {
-    let mut out = String::new();
-    let mut line = |key: &str, value: String| {
-        let _ = writeln!(out, "{key:>16} : {value}");
-    };
-    line("Filename", name.to_owned());
-    line("Magic", format!("{magic:08x}"));
-    line("Version", fields.version.to_string());
+    let mut out = Lines::head(name, magic, fields);
     let Some(bits) = bits else {
-        return out;
+        return out.0;
     };
-    line("UUID", fields.uuid.to_string());
-    line("Events", fields.events.to_string());
-    line("Events Cleared", fields.events_cleared.to_string());
-    line("State", state(fields.state).to_owned());
-    line("Chunksize", chunk(fields.region_bytes()));
-    line("Daemon", format!("{}s flush period", fields.daemon_sleep_s));
-    line(
-        "Write Mode",
-        match fields.write_behind {
-            0 => "Normal".to_owned(),
-            most => format!("Allow write behind, max {most}"),
-        },
-    );
-    let kib = fields.sync_size_sectors / 2;
-    let tail = human_tail(fields.sync_size_sectors.saturating_mul(512));
-    line("Sync Size", format!("{kib}{tail}"));
-    if let Some(states) = bits.states {
-        let some = STATE_WORDS.into_iter().zip(states);
-        let some = some.filter(|(_, count)| *count > 0);
-        let words: Vec<String> = some
-            .map(|(word, count)| format!("{count} {word}"))
-            .collect();
-        line("Regions", format!("{} ({})", bits.count, words.join(", ")));
-        return out;
-    }
-    let percent = 100.0 * bits.dirty as f64 / bits.count.max(1) as f64;
-    line(
-        "Bitmap",
-        format!(
-            "{} bits (chunks), {} dirty ({percent:2.1}%)",
-            bits.count, bits.dirty
-        ),
-    );
-    out
+    out.line("UUID", fields.uuid);
+    out.state(fields);
+    out.shape(fields);
+    let Some(states) = bits.states else {
+        out.bits(bits);
+        return out.0;
+    };
+    let some = STATE_WORDS.into_iter().zip(states);
+    let some = some.filter(|(_, count)| *count > 0);
+    let words: Vec<String> = some
+        .map(|(word, count)| format!("{count} {word}"))
+        .collect();
+    let words = words.join(", ");
+    out.line("Regions", format_args!("{} ({words})", bits.count));
+    out.0
 }
 
 #[cfg(test)]
@@ -190,5 +240,37 @@ mod tests {
         ] {
             assert!(shown.contains(wanted), "{shown}");
         }
+    }
+
+    /// As mdadm 4.2 printed one of kernel 6.1 that was made clustered.
+    #[test]
+    fn bitmaps_of_a_cluster_are_told_node_by_node() {
+        let array = umd_format::Uuid([1; 16]);
+        let plain = BitmapSuperblock::new(array, 47_104, 1 << 20);
+        let mut name = [0; 64];
+        name[..4].copy_from_slice(b"hall");
+        let mut area = umd_format::bitmap::initial_slots(&plain, 2, name);
+        area[4096 + 4] = 9;
+        let slots = Slots::of(&area, array).expect("a cluster's");
+        let shown = examine_slots("a", 0x6d74_6962, &slots, &slots.read(&area, array));
+        let (head, nodes) = shown.split_once("   Cluster nodes : 2\n").expect("nodes");
+        assert!(
+            head.ends_with("       Sync Size : 23552 (23.00 MiB 24.12 MB)\n"),
+            "{head}"
+        );
+        let wanted = format!(
+            "    Cluster name : {:<64}
+       Node Slot : 0
+          Events : 0
+  Events Cleared : 0
+           State : OK
+          Bitmap : 23 bits (chunks), 23 dirty (100.0%)
+       Node Slot : 1
+           State : bitmap superblock is impossible: the bitmaps of the nodes do not agree about \
+             the array
+",
+            "hall"
+        );
+        assert_eq!(nodes, wanted);
     }
 }

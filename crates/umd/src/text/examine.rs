@@ -31,6 +31,8 @@ pub struct Examined {
     pub bitmap_sectors: Option<u64>,
     /// Its version.
     pub bitmap_version: Option<u32>,
+    /// The cluster that its bitmap belongs to.
+    pub cluster: Option<String>,
 }
 
 impl Examined {
@@ -110,6 +112,9 @@ pub fn examine(found: &Examined, context: &Context) -> String {
     out.line("Feature Map", format_args!("{:#x}", fields.features.0));
     out.line("Array UUID", fields.set_uuid);
     out.line("Name", format_args!("{name}{}", context.local_tail(&name)));
+    if let Some(cluster) = &found.cluster {
+        out.line("Cluster Name", format_args!("{cluster:<64}"));
+    }
     out.line("Creation Time", context.time(fields.ctime.seconds()));
     out.line("Raid Level", level_word(fields.level));
     out.line("Raid Devices", fields.raid_disks);

@@ -42,6 +42,7 @@ fn parse(text: &str) -> Case {
             superblock: Unverified::parse(&bytes, minor).expect("a superblock"),
             bitmap_sectors: (bitmap > 0).then_some(bitmap),
             bitmap_version: None,
+            cluster: None,
         },
         full: full.to_owned(),
         export: export.to_owned(),

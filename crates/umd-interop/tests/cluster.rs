@@ -1,0 +1,215 @@
+//! Members of clustered arrays: shown as mdadm shows them, and taken out of their cluster.
+//!
+//! ```text
+//!   kernel: create --bitmap=internal, data, stop      made clustered as mdadm lays it out, with
+//!                     |                               what a dead node had under way
+//!                     v
+//!   mdadm -E, -X  =  umd -E, -X
+//!   umd assemble                                      refused, not a byte changed
+//!   umd assemble --update=no-cluster=NAME             what was under way is resynced
+//!                     |
+//!                     v
+//!   kernel: assemble, check: no mismatches
+//! ```
+//!
+//! The kernel of the oracle has no lock manager, so it cannot run these arrays as a cluster.
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only #[test] functions"
+)]
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use umd_format::bitmap::{self, initial_slots};
+use umd_format::v1::Features;
+use umd_format::{Format, SuperblockV1};
+use umd_interop::oracle::Oracle;
+use umd_interop::scratch::{Scratch, edit_superblock};
+use umd_interop::umd::{Umd, text};
+use umd_interop::uml::Kernel;
+
+const MIB: u64 = 1 << 20;
+const NODES: u32 = 3;
+const CLUSTER: &str = "hall";
+/// Regions that the last node had under way.
+const DIRTY: [u64; 2] = [3, 9];
+
+fn superblock(member: &Path) -> SuperblockV1 {
+    let file = OpenOptions::new().read(true).open(member).unwrap();
+    let mut bytes = vec![0; 4096];
+    file.read_exact_at(&mut bytes, 4096).unwrap();
+    let sectors = file.metadata().unwrap().len() / 512;
+    SuperblockV1::load(&bytes, Format::V1_2, sectors).unwrap()
+}
+
+/// What `mdadm --create --bitmap=clustered --nodes=3` leaves, once all nodes have run it and one
+/// of them died in the middle of writes.
+fn make_clustered(member: &Path) {
+    let found = superblock(member);
+    let at = found.fields.bitmap_sector().unwrap() * 512;
+    let file = OpenOptions::new().read(true).write(true).open(member);
+    let file = file.unwrap();
+    let mut head = vec![0; bitmap::SUPERBLOCK_BYTES];
+    file.read_exact_at(&mut head, at).unwrap();
+    let plain = bitmap::Unverified::parse(&head).and_then(|one| one.verify(found.bitmap_uuid()));
+    let mut name = [0; 64];
+    name[..CLUSTER.len()].copy_from_slice(CLUSTER.as_bytes());
+    let mut area = initial_slots(&plain.unwrap(), NODES, name);
+    let each = area.len() / NODES as usize;
+    area[bitmap::SUPERBLOCK_BYTES..each].fill(0);
+    for region in DIRTY {
+        let (byte, mask) = bitmap::bit_position(region);
+        area[(NODES as usize - 1) * each + byte as usize] |= mask;
+    }
+    file.write_all_at(&area, at).unwrap();
+    let features = found.fields.features.with(Features::CLUSTERED).0;
+    edit_superblock(member, 4096, |bytes| {
+        bytes[8..12].copy_from_slice(&features.to_le_bytes());
+        // It never becomes clean while a cluster runs it.
+        bytes[208..216].fill(0);
+    })
+    .unwrap();
+}
+
+/// Name, options, members.
+const ARRAYS: [(&str, &str, usize); 2] = [("pair", "-l1 -n2", 2), ("ten", "-l10 -n4 -c64", 4)];
+
+fn members_of(index: usize) -> std::ops::Range<usize> {
+    let first: usize = ARRAYS[..index].iter().map(|(.., count)| count).sum();
+    first..first + ARRAYS[index].2
+}
+
+#[test]
+fn clustered_members_are_shown_and_leave_their_cluster() {
+    let what = "members of clustered arrays";
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let total = ARRAYS.iter().map(|(.., count)| count).sum();
+    let set = scratch.images("m", total, 24 * MIB).unwrap();
+    let mut script = String::from("mkdir -p /dev/md /run/mdadm\n");
+    for (index, (name, options, _)) in ARRAYS.iter().enumerate() {
+        let devices: String = members_of(index).map(|n| format!("$D{n} ")).collect();
+        script.push_str(&format!(
+            "mdadm -CR -q --assume-clean --bitmap=internal --bitmap-chunk=1M \
+             /dev/md/{name} {options} {devices}
+            dd if=/dev/urandom of=/dev/md/{name} bs=1M count=20 2>/dev/null
+            mdadm -S -q /dev/md/{name}\n"
+        ));
+    }
+    let kernel = Kernel::new(&oracle).members(&set);
+    kernel.clone().script(&script).run_ok().unwrap();
+    set.iter().for_each(|member| make_clustered(member));
+    diverge(&set);
+    shown_alike(&oracle, &umd, &kernel, &set);
+    for (index, (name, ..)) in ARRAYS.iter().enumerate() {
+        leaves(&umd, name, &set[members_of(index)]);
+    }
+    let mut script = String::from("mkdir -p /dev/md /run/mdadm\n");
+    for (index, (name, ..)) in ARRAYS.iter().enumerate() {
+        let devices: String = members_of(index).map(|n| format!("$D{n} ")).collect();
+        script.push_str(&format!(
+            "mdadm -A -q /dev/md/{name} {devices}
+            md=$(basename $(readlink -f /dev/md/{name}))
+            echo check > /sys/block/$md/md/sync_action; mdadm -W /dev/$md || true
+            echo {name}=$(cat /sys/block/$md/md/mismatch_cnt)
+            mdadm -S -q /dev/md/{name}\n"
+        ));
+    }
+    let run = kernel.clone().script(&script).run_ok().unwrap();
+    for (name, ..) in ARRAYS {
+        let line = format!("{name}=0\n");
+        assert!(run.stdout.contains(&line), "{}", run.stdout);
+    }
+}
+
+/// What the dead node had under way reached some members only.
+fn diverge(set: &[PathBuf]) {
+    for (index, _) in ARRAYS.iter().enumerate() {
+        let member = &set[members_of(index).start];
+        let data = superblock(member).fields.data_offset_sectors * 512;
+        let file = OpenOptions::new().write(true).open(member).unwrap();
+        for region in DIRTY {
+            // Bits of a RAID10 count sectors of the array: two members hold a sector of four.
+            let at = if index == 0 {
+                region * MIB
+            } else {
+                region * MIB / 2
+            };
+            file.write_all_at(&[0xa5; 4096], data + at).unwrap();
+        }
+    }
+}
+
+/// `--examine` and `--examine-bitmap`, byte for byte.
+fn shown_alike(oracle: &Oracle, umd: &Umd, kernel: &Kernel, set: &[PathBuf]) {
+    let utf8 = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let run = kernel
+        .clone()
+        .script("mdadm -X $D0\necho ===\nmdadm -X $D3\n");
+    let run = run.run_ok().unwrap();
+    let (first, second) = run.stdout.split_once("===\n").unwrap();
+    for (theirs, number) in [(first, 0), (second, 3)] {
+        let name = text(&set[number]);
+        let ours = umd.command(&["-X", name]).output().unwrap();
+        let theirs = theirs.replace(&Kernel::device(number), name);
+        assert_eq!(utf8(&ours.stdout).trim_end(), theirs.trim_end());
+    }
+    for member in set {
+        for form in [&["-E"][..], &["-E", "--export"], &["-E", "--brief"]] {
+            let mut args = form.to_vec();
+            args.push(text(member));
+            let mut mdadm = oracle.command("mdadm").unwrap();
+            let theirs = mdadm.args(&args).env("TZ", "UTC").output().unwrap();
+            let ours = umd.command(&args).env("TZ", "UTC").output().unwrap();
+            assert_eq!(utf8(&ours.stdout), utf8(&theirs.stdout), "{args:?}");
+        }
+    }
+}
+
+/// Refused until the cluster is named; then what was under way is resynced, and nothing else.
+fn leaves(umd: &Umd, name: &str, members: &[PathBuf]) {
+    let members: Vec<&str> = members.iter().map(|path| text(path)).collect();
+    let before: Vec<Vec<u8>> = members.iter().map(|m| fs::read(m).unwrap()).collect();
+    for (update, code, sentence) in [
+        (None, 1, "--update=no-cluster=NAME"),
+        (Some("--update=no-cluster"), 2, "cluster 'hall'"),
+        (Some("--update=no-cluster=barn"), 2, "not 'barn'"),
+    ] {
+        let mut args = vec!["assemble", name];
+        args.extend(update);
+        args.extend(&members);
+        let output = umd.output(&args).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(sentence), "{said}");
+    }
+    for (member, before) in members.iter().zip(before) {
+        assert!(fs::read(member).unwrap() == before, "{member} was changed");
+    }
+    let mut args = vec!["assemble", name, "--update=no-cluster=hall"];
+    args.extend(&members);
+    umd.ok(&args).unwrap();
+    let over = |action: &'static str| {
+        move |detail: &Value| {
+            detail["last_sync_action"] == action
+                && detail["sync"].is_null()
+                && detail["array_state"] == "clean"
+        }
+    };
+    let resynced = umd.until(name, over("resync")).unwrap();
+    let places = resynced["mismatches"].as_array().unwrap().len();
+    assert_eq!(places, DIRTY.len(), "{resynced}");
+    umd.ok(&["action", name, "check"]).unwrap();
+    let checked = umd.until(name, over("check")).unwrap();
+    assert_eq!(checked["mismatch_cnt"], 0, "{checked}");
+    umd.ok(&["stop", name]).unwrap();
+    for member in &members {
+        let features = superblock(Path::new(member)).fields.features;
+        assert!(!features.contains(Features::CLUSTERED), "{member}");
+    }
+}
