@@ -34,10 +34,12 @@ const LOOP_MAX: usize = 200;
 /// The modules scripts may count on; what they depend on is loaded before them.
 const MODULES: [&str; 6] = ["md-mod", "raid0", "raid1", "raid10", "raid456", "loop"];
 /// Modules that only some kernels have.
-const OPTIONAL_MODULES: [&str; 2] = ["linear", "faulty"];
+const OPTIONAL_MODULES: [&str; 3] = ["linear", "faulty", "md-cluster"];
 /// Programs for scripts, beside busybox.
 const PROGRAMS: [&str; 3] = ["mdadm", "mke2fs", "e2fsck"];
 const PRELUDE: &str = include_str!("prelude.sh");
+/// Functions for scripts that run a cluster of one node: see [`Kernel::cluster`].
+const CLUSTER: &str = include_str!("cluster.sh");
 
 /// A boot to be: members, script, limits.
 #[derive(Debug, Clone)]
@@ -103,6 +105,12 @@ impl Kernel {
         self.script.push_str(lines);
         self.script.push('\n');
         self
+    }
+
+    /// The script that follows runs a cluster of one node, with the real md-cluster and lock manager:
+    /// `cluster_up NAME`, `cluster_start md0 $D0 $D1`, `cluster_stop md0`.
+    pub fn cluster(self) -> Kernel {
+        self.script(CLUSTER)
     }
 
     /// Sets the limit after which the kernel is killed and the run is an error.

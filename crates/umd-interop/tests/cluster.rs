@@ -1,9 +1,13 @@
-//! Members of clustered arrays: shown as mdadm shows them, and taken out of their cluster.
+//! Members of clustered arrays: shown as mdadm shows them, run by the kernel's md-cluster, and taken
+//! out of their cluster.
 //!
 //! ```text
 //!   kernel: create --bitmap=internal, data, stop      made clustered as mdadm lays it out, with
 //!                     |                               what a dead node had under way
-//!                     v
+//!          +----------+-----------+
+//!          |                      v
+//!          |    kernel, as node 0 of the cluster: writes, and a power cut
+//!          v                      v
 //!   mdadm -E, -X  =  umd -E, -X
 //!   umd assemble                                      refused, not a byte changed
 //!   umd assemble --update=no-cluster=NAME             what was under way is resynced
@@ -11,8 +15,6 @@
 //!                     v
 //!   kernel: assemble, check: no mismatches
 //! ```
-//!
-//! The kernel of the oracle has no lock manager, so it cannot run these arrays as a cluster.
 #![allow(
     clippy::unwrap_used,
     reason = "helpers of tests; clippy knows only #[test] functions"
@@ -23,12 +25,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use umd_format::bitmap::{self, initial_slots};
+use umd_format::bitmap::{self, Slots, initial_slots};
 use umd_format::v1::Features;
 use umd_format::{Format, SuperblockV1};
 use umd_interop::oracle::Oracle;
 use umd_interop::scratch::{Scratch, edit_superblock};
-use umd_interop::umd::{Umd, text};
+use umd_interop::umd::{Umd, copy_out, text};
 use umd_interop::uml::Kernel;
 
 const MIB: u64 = 1 << 20;
@@ -82,13 +84,8 @@ fn members_of(index: usize) -> std::ops::Range<usize> {
     first..first + ARRAYS[index].2
 }
 
-#[test]
-fn clustered_members_are_shown_and_leave_their_cluster() {
-    let what = "members of clustered arrays";
-    let (Some(oracle), Some(umd)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
-        return;
-    };
-    let scratch = Scratch::new().unwrap();
+/// Arrays that kernel 6.1 made and umd-format has put into a cluster.
+fn clustered(oracle: &Oracle, scratch: &Scratch) -> Vec<PathBuf> {
     let total = ARRAYS.iter().map(|(.., count)| count).sum();
     let set = scratch.images("m", total, 24 * MIB).unwrap();
     let mut script = String::from("mkdir -p /dev/md /run/mdadm\n");
@@ -101,9 +98,21 @@ fn clustered_members_are_shown_and_leave_their_cluster() {
             mdadm -S -q /dev/md/{name}\n"
         ));
     }
-    let kernel = Kernel::new(&oracle).members(&set);
-    kernel.clone().script(&script).run_ok().unwrap();
+    let kernel = Kernel::new(oracle).members(&set);
+    kernel.script(&script).run_ok().unwrap();
     set.iter().for_each(|member| make_clustered(member));
+    set
+}
+
+#[test]
+fn clustered_members_are_shown_and_leave_their_cluster() {
+    let what = "members of clustered arrays";
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let set = clustered(&oracle, &scratch);
+    let kernel = Kernel::new(&oracle).members(&set);
     diverge(&set);
     shown_alike(&oracle, &umd, &kernel, &set);
     for (index, (name, ..)) in ARRAYS.iter().enumerate() {
@@ -171,6 +180,14 @@ fn shown_alike(oracle: &Oracle, umd: &Umd, kernel: &Kernel, set: &[PathBuf]) {
     }
 }
 
+/// Whether a sync action has ended, and nothing is to be done any more.
+fn over(action: &'static str) -> impl Fn(&Value) -> bool {
+    move |detail| {
+        let rests = detail["sync"].is_null() && detail["array_state"] == "clean";
+        detail["last_sync_action"] == action && rests
+    }
+}
+
 /// Refused until the cluster is named; then what was under way is resynced, and nothing else.
 fn leaves(umd: &Umd, name: &str, members: &[PathBuf]) {
     let members: Vec<&str> = members.iter().map(|path| text(path)).collect();
@@ -194,13 +211,6 @@ fn leaves(umd: &Umd, name: &str, members: &[PathBuf]) {
     let mut args = vec!["assemble", name, "--update=no-cluster=hall"];
     args.extend(&members);
     umd.ok(&args).unwrap();
-    let over = |action: &'static str| {
-        move |detail: &Value| {
-            detail["last_sync_action"] == action
-                && detail["sync"].is_null()
-                && detail["array_state"] == "clean"
-        }
-    };
     let resynced = umd.until(name, over("resync")).unwrap();
     let places = resynced["mismatches"].as_array().unwrap().len();
     assert_eq!(places, DIRTY.len(), "{resynced}");
@@ -211,5 +221,74 @@ fn leaves(umd: &Umd, name: &str, members: &[PathBuf]) {
     for member in &members {
         let features = superblock(Path::new(member)).fields.features;
         assert!(!features.contains(Features::CLUSTERED), "{member}");
+    }
+}
+
+/// Dirty regions of each node.
+fn dirty(member: &Path) -> Vec<Vec<u64>> {
+    let found = superblock(member);
+    let at = found.fields.bitmap_sector().unwrap() * 512;
+    let file = OpenOptions::new().read(true).open(member).unwrap();
+    let mut head = vec![0; bitmap::SUPERBLOCK_BYTES];
+    file.read_exact_at(&mut head, at).unwrap();
+    let slots = Slots::of(&head, found.bitmap_uuid()).unwrap();
+    let mut area = vec![0; slots.all_sectors() as usize * 512];
+    file.read_exact_at(&mut area, at).unwrap();
+    let nodes = slots.read(&area, found.bitmap_uuid());
+    nodes.into_iter().map(|node| node.dirty).collect()
+}
+
+/// The kernel's md-cluster takes these arrays as they are; after a power cut umd goes on with what
+/// it had acknowledged.
+#[test]
+fn a_node_of_the_kernel_dies_and_umd_goes_on() {
+    let what = "arrays that the kernel's md-cluster ran";
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let set = clustered(&oracle, &scratch);
+    let golden = scratch.path("golden");
+    let bytes: Vec<u8> = (0..4 * MIB).map(|at| (at * at >> 7) as u8).collect();
+    fs::write(&golden, &bytes).unwrap();
+    let mut script = String::from("cluster_up hall\n");
+    for index in 0..ARRAYS.len() {
+        let devices: String = members_of(index).map(|n| format!("$D{n} ")).collect();
+        script.push_str(&format!(
+            "cluster_start md{index} {devices}
+            wait_idle md{index}
+            dd if=$H{} of=/dev/md{index} bs=1M conv=fsync 2>/dev/null
+            dd if=/dev/urandom of=/dev/md{index} bs=64k seek=160 oflag=direct 2>/dev/null &\n",
+            text(&golden)
+        ));
+    }
+    script.push_str("dmesg | grep 'Joined cluster'\nsleep 0.5\ncrash\n");
+    let kernel = Kernel::new(&oracle).members(&set).cluster();
+    let run = kernel.script(&script).run_crash().unwrap();
+    let joined = run.stdout.matches("Joined cluster").count();
+    assert_eq!(joined, ARRAYS.len(), "{}", run.stdout);
+    for (index, (name, ..)) in ARRAYS.iter().enumerate() {
+        let members = &set[members_of(index)];
+        let nodes = dirty(&members[0]);
+        assert!(
+            !nodes[0].is_empty(),
+            "{name}: node 0 was in the middle of writes"
+        );
+        assert_eq!(nodes[2], DIRTY, "{name}: the kernel leaves those of others");
+        let mut args = vec!["assemble", name, "--update=no-cluster=hall"];
+        args.extend(members.iter().map(|path| text(path)));
+        umd.ok(&args).unwrap();
+        let copy = scratch.path("copy");
+        copy_out(&oracle, &umd.daemon_uri(name), &copy).unwrap();
+        let copy = fs::read(&copy).unwrap();
+        assert!(
+            copy[..bytes.len()] == bytes,
+            "{name}: acknowledged and lost"
+        );
+        umd.until(name, over("resync")).unwrap();
+        umd.ok(&["action", name, "check"]).unwrap();
+        let checked = umd.until(name, over("check")).unwrap();
+        assert_eq!(checked["mismatch_cnt"], 0, "{checked}");
+        umd.ok(&["stop", name]).unwrap();
     }
 }

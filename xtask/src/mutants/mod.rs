@@ -34,8 +34,8 @@ use list::{Mutant, list};
 use report::Report;
 use results::Results;
 
-const USAGE: &str = "usage: cargo xtask mutants [--jobs N] [--longest SECONDS] [--sample N] \
-                     [--file GLOB]";
+const USAGE: &str = "usage: cargo xtask mutants [--jobs N] [--longest SECONDS] [--sample N \
+                     [--skip N]] [--file GLOB]";
 /// So many checks at once, unless something else is said.
 const JOBS: usize = 2;
 
@@ -57,6 +57,8 @@ struct Args {
     longest: Option<f64>,
     /// About so many, mixed.
     sample: Option<usize>,
+    /// Behind so many of them.
+    skip: usize,
     /// Only files that match.
     file: Option<String>,
 }
@@ -66,6 +68,7 @@ fn parse(words: &[&str]) -> Result<Args> {
         jobs: JOBS,
         longest: None,
         sample: None,
+        skip: 0,
         file: None,
     };
     let mut rest = words;
@@ -74,6 +77,10 @@ fn parse(words: &[&str]) -> Result<Args> {
             [] => return Ok(args),
             ["--sample", n, ref rest @ ..] => {
                 args.sample = Some(n.parse()?);
+                rest
+            }
+            ["--skip", n, ref rest @ ..] => {
+                args.skip = n.parse()?;
                 rest
             }
             ["--jobs", n, ref rest @ ..] => {
@@ -124,6 +131,7 @@ pub fn run(words: &[&str]) -> Result<()> {
     let (mut judged, unjudged): (Vec<&Mutant>, Vec<&Mutant>) = wanted
         .iter()
         .partition(|m| built.placed.contains(&m.number));
+    judged.drain(..args.skip.min(judged.len()));
     if let Some(sample) = args.sample {
         judged.truncate(sample);
     }
