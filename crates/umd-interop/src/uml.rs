@@ -107,8 +107,8 @@ impl Kernel {
         self
     }
 
-    /// The script that follows runs a cluster of one node, with the real md-cluster and lock manager:
-    /// `cluster_up NAME`, `cluster_start md0 $D0 $D1`, `cluster_stop md0`.
+    /// The script that follows runs a cluster of one node, with the real md-cluster and its lock
+    /// manager: `cluster_up NAME`, `cluster_start md0 $D0 $D1`, `cluster_stop md0`.
     pub fn cluster(self) -> Kernel {
         self.script(CLUSTER)
     }

@@ -1,5 +1,5 @@
-//! Members of clustered arrays: shown as mdadm shows them, run by the kernel's md-cluster, and taken
-//! out of their cluster.
+//! Members of clustered arrays: shown as mdadm shows them, run by the kernel's md-cluster, and
+//! taken out of their cluster.
 //!
 //! ```text
 //!   kernel: create --bitmap=internal, data, stop      made clustered as mdadm lays it out, with
@@ -249,7 +249,7 @@ fn a_node_of_the_kernel_dies_and_umd_goes_on() {
     let scratch = Scratch::new().unwrap();
     let set = clustered(&oracle, &scratch);
     let golden = scratch.path("golden");
-    let bytes: Vec<u8> = (0..4 * MIB).map(|at| (at * at >> 7) as u8).collect();
+    let bytes: Vec<u8> = (0..4 * MIB).map(|at| ((at * at) >> 7) as u8).collect();
     fs::write(&golden, &bytes).unwrap();
     let mut script = String::from("cluster_up hall\n");
     for index in 0..ARRAYS.len() {

@@ -332,8 +332,8 @@ fn a_spare_of_another_shape_is_left_out() {
     fields.layout = 2;
     fields.features = fields.features.with(Features::CLUSTERED);
     let plan = plain(&members).expect("it starts");
-    let text = "ignoring spare4.img: it belongs to a clustered array (--update=no-cluster=NAME makes it a \
-                plain one)";
+    let text = "ignoring spare4.img: it belongs to a clustered array \
+                (--update=no-cluster=NAME makes it a plain one)";
     assert_eq!(plan.ignored[0].text, text);
     let fields = &mut sb(&mut members[4]).fields;
     fields.features = Features::default();
