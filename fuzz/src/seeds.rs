@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::images::{Image, Members};
 use umd_core::assembly::Wish;
+use umd_format::bitmap::{BitmapSuperblock, initial_slots};
 use umd_format::create::{NewArray, NewMember, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::DeviceFlags;
@@ -76,6 +77,11 @@ fn kernel(corpus: &mut Corpus) {
         bits.extend_from_slice(bitmap);
         corpus.insert(format!("bitmap/{name}").into(), bits);
     }
+    let plain = BitmapSuperblock::new(Uuid([7; 16]), 47_104, 1 << 20);
+    let mut slots = vec![0];
+    slots.extend((47_104u64 << 9).to_le_bytes());
+    slots.extend(initial_slots(&plain, 2, [b'c'; 64]));
+    corpus.insert("bitmap/cluster".into(), slots);
     let mut old = vec![0u8; 4096];
     for (word, value) in [(0, umd_format::MD_MAGIC), (2, 90), (7, 1), (9, 2), (10, 2)] {
         old[4 * word..4 * word + 4].copy_from_slice(&value.to_le_bytes());

@@ -3,10 +3,13 @@
 use crate::Input;
 use umd_core::bitmap::{Bitmap, Place};
 use umd_core::value::MAX_SECTOR;
-use umd_format::bitmap::{RegionState, STATES_OFFSET, Unverified, bit_position};
+use umd_format::Uuid;
+use umd_format::bitmap::{RegionState, STATES_OFFSET, Slots, Unverified, bit_position};
 
 /// More regions than this say nothing new and take their time.
 const REGIONS_MAX: u64 = 1 << 14;
+/// The same of bytes for the nodes of a cluster.
+const AREA_MAX: u64 = 1 << 20;
 
 /// Runs it.
 pub fn run(data: &[u8]) {
@@ -16,6 +19,7 @@ pub fn run(data: &[u8]) {
         return;
     };
     let array = found.fields().uuid;
+    slots(input.0, array);
     let Ok(superblock) = found.verify(array) else {
         return;
     };
@@ -63,4 +67,29 @@ pub fn run(data: &[u8]) {
         dirty += u64::from(set);
     }
     assert_eq!(loaded.dirty(), dirty);
+}
+
+/// The same bytes as the bitmaps of a cluster: nothing that a node calls dirty is lost.
+fn slots(bytes: &[u8], array: Uuid) {
+    let Ok(slots) = Slots::of(bytes, array) else {
+        return;
+    };
+    let len = slots.all_sectors().saturating_mul(512);
+    if len > AREA_MAX {
+        return;
+    }
+    let mut area = bytes.to_vec();
+    area.resize(len as usize, 0);
+    let merged = slots.merge(&area, array, 1);
+    let plain = Unverified::parse(&merged.plain).and_then(|plain| plain.verify(array));
+    let plain = plain.expect("what was merged can be used");
+    assert!(!plain.is_stale(1));
+    let all = slots.regions();
+    for node in slots.read(&area, array) {
+        assert!(node.fields.is_ok() || merged.dirty == all);
+        for region in node.dirty {
+            let (byte, mask) = bit_position(region);
+            assert!(merged.plain[byte as usize] & mask != 0);
+        }
+    }
 }
