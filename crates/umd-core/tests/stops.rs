@@ -335,6 +335,30 @@ fn read_auto_lasts_until_the_first_write() {
     }
 }
 
+/// Whoever ran the array before may have been killed with answered writes in caches; who fails to
+/// flush them cannot be recorded as failed.
+#[test]
+fn a_flush_reaches_members_that_nothing_is_written_to() {
+    for shape in shapes() {
+        let mut world = read_auto(&shape);
+        let flush = world.submit(RequestOp::Flush);
+        assert!(world.reply(flush).is_ok());
+        assert!(world.disks.values().all(|disk| disk.flushes == 1));
+        let first = world.disks.values_mut().next().expect("a member");
+        first.gone = true;
+        let flush = world.submit(RequestOp::Flush);
+        assert!(matches!(world.reply(flush), Err(RequestError::Io(_))));
+        // Nor is the next one answered as if all that was written before were safe.
+        let flush = world.submit(RequestOp::Flush);
+        assert!(matches!(world.reply(flush), Err(RequestError::Io(_))));
+        assert_eq!(world.array().status().state, ArrayState::ReadAuto);
+        assert_eq!(writes(&world), 0, "nothing is written before");
+        world.write(8, &[7; 4096]).expect("the first write");
+        let flush = world.submit(RequestOp::Flush);
+        assert!(world.reply(flush).is_ok(), "it is recorded who failed");
+    }
+}
+
 #[test]
 fn who_changes_something_wants_it_written() {
     let mut world = read_auto(&Shape::mirror(2));

@@ -3,10 +3,16 @@
 //! | factor | values |
 //! | --- | --- |
 //! | kind | linear, raid0 in both layouts, raid1, raid4, raid5 in 6 layouts, raid6 in 14 layouts, |
-//! |      | raid10 near, far and offset |
-//! | metadata | 0.90 (not raid0: mdadm 4.2 makes none), 1.0, 1.1, 1.2 |
-//! | chunk | 4K, 64K, 512K (not raid1); of linear the rounding, none or 64K |
-//! | bitmap | internal, none (not linear, raid0) |
+//! |      | raid10 near, far and offset, faulty |
+//! | metadata | 0.90 (not raid0: mdadm 4.2 makes none), 1.0, 1.1, 1.2 (faulty: 0.90 and 1.0) |
+//! | chunk | 4K, 64K, 512K (not raid1, faulty); of linear the rounding, none or 64K |
+//! | bitmap | none, internal, in a file (not linear, raid0, faulty) |
+//! | log | of bad blocks: none, an empty one, one that names sectors (redundant, not 0.90) |
+//! | legs | plain, one write-mostly (raid1), all failfast (raid1, raid10) |
+//!
+//! Where one leg is write-mostly and there is a bitmap, writes may lag on it. Level faulty has a
+//! mode that strikes after more requests than are made here: what its modes do is not about
+//! exchange (`faulty.rs`). With metadata 1.1 and 1.2 kernels write over its superblock.
 //!
 //! [`full`] is their product. [`pairwise`] is a small selection in which any two values of two
 //! factors that can meet do meet; the defects of such tables are almost always about one or two
@@ -18,7 +24,7 @@ use std::fmt;
 /// A level with a layout.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// md's number; -1 is linear.
+    /// md's number; -1 is linear, -5 faulty.
     pub level: i8,
     /// As mdadm's `--layout` takes it; empty where there is no choice.
     pub layout: &'static str,
@@ -38,7 +44,7 @@ const fn kind(level: i8, layout: &'static str, disks: usize, tolerates: usize) -
 }
 
 /// Every level and layout that mdadm makes (facts: data layouts, sections 1 to 5).
-pub const KINDS: [Kind; 35] = [
+pub const KINDS: [Kind; 36] = [
     kind(0, "original", 3, 0),
     kind(0, "alternate", 4, 0),
     kind(1, "", 2, 1),
@@ -74,10 +80,47 @@ pub const KINDS: [Kind; 35] = [
     kind(10, "o2", 3, 1),
     kind(10, "o3", 5, 2),
     kind(-1, "", 3, 0),
+    kind(-5, "wt1000000", 1, 0),
 ];
 
 const METADATA: [&str; 4] = ["0.90", "1.0", "1.1", "1.2"];
 const CHUNKS_KIB: [u32; 3] = [4, 64, 512];
+
+/// How many writes may lag on a write-mostly leg.
+pub const BACKLOG: u32 = 77;
+
+/// Where the write-intent bitmap is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bitmap {
+    /// Nowhere.
+    None,
+    /// On every member.
+    Internal,
+    /// In a file of its own.
+    File,
+}
+
+/// The bad-block log of a redundant array.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// There is none.
+    None,
+    /// As arrays are made: an empty one.
+    Empty,
+    /// One that names sectors of one member.
+    Marked,
+}
+
+/// What members are flagged as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Legs {
+    /// Nothing.
+    Plain,
+    /// The last one is write-mostly; with a bitmap, writes may lag there.
+    Mostly,
+    /// All are to fail fast.
+    Failfast,
+}
 
 impl Kind {
     /// Every set of slots whose loss the level tolerates; the first is the empty one.
@@ -124,6 +167,7 @@ impl Kind {
     pub fn level_name(&self) -> String {
         match self.level {
             -1 => "linear".to_owned(),
+            -5 => "faulty".to_owned(),
             level => format!("raid{level}"),
         }
     }
@@ -138,8 +182,13 @@ pub struct Case {
     pub metadata: &'static str,
     /// Chunk in KiB; `None` for raid1.
     pub chunk_kib: Option<u32>,
-    /// With an internal bitmap or without one.
-    pub bitmap: bool,
+    /// Where its bitmap is.
+    pub bitmap: Bitmap,
+    /// What its members are known not to hold. Of arrays without redundancy always `Empty`, and
+    /// left as it was made.
+    pub log: Log,
+    /// Flags of its members.
+    pub legs: Legs,
 }
 
 impl fmt::Display for Case {
@@ -155,13 +204,27 @@ impl fmt::Display for Case {
         if let Some(chunk_kib) = self.chunk_kib {
             write!(f, "/{chunk_kib}K")?;
         }
-        write!(f, "{}", if self.bitmap { "/bitmap" } else { "" })
+        f.write_str(match self.bitmap {
+            Bitmap::None => "",
+            Bitmap::Internal => "/bitmap",
+            Bitmap::File => "/bitmap file",
+        })?;
+        f.write_str(match self.log {
+            Log::None if self.metadata != "0.90" => "/no log",
+            Log::None | Log::Empty => "",
+            Log::Marked => "/bad blocks",
+        })?;
+        f.write_str(match self.legs {
+            Legs::Plain => "",
+            Legs::Mostly => "/write-mostly",
+            Legs::Failfast => "/failfast",
+        })
     }
 }
 
 impl Case {
-    /// The options for `create`, which mdadm and umd share.
-    pub fn create_options(&self) -> Vec<String> {
+    /// The options for `create`, which mdadm and umd share; `file` is for the bitmap.
+    pub fn create_options(&self, file: &str) -> Vec<String> {
         let mut options = vec![
             format!("-l{}", self.kind.level_name()),
             format!("-n{}", self.kind.disks),
@@ -172,12 +235,51 @@ impl Case {
             options.push(format!("--layout={}", self.kind.layout));
         }
         if self.kind.is_redundant() {
-            options.push(format!(
-                "--bitmap={}",
-                if self.bitmap { "internal" } else { "none" }
-            ));
+            options.push(match self.bitmap {
+                Bitmap::None => "--bitmap=none".into(),
+                Bitmap::Internal => "--bitmap=internal".into(),
+                Bitmap::File => format!("--bitmap={file}"),
+            });
+        }
+        if self.bitmap == Bitmap::File {
+            options.push("--bitmap-chunk=64K".into());
+        }
+        if self.lags() {
+            options.push(format!("--write-behind={BACKLOG}"));
         }
         options
+    }
+
+    /// Members as `create` takes them: with the flags they get.
+    pub fn flagged(&self, members: &[String]) -> Vec<String> {
+        let mut words = members.to_vec();
+        match self.legs {
+            Legs::Plain => {}
+            Legs::Mostly => words.insert(members.len() - 1, "--write-mostly".into()),
+            Legs::Failfast => words.insert(0, "--failfast".into()),
+        }
+        words
+    }
+
+    /// Whether writes may lag on a leg.
+    pub fn lags(&self) -> bool {
+        self.legs == Legs::Mostly && self.bitmap != Bitmap::None
+    }
+
+    /// The losses of the kind after which all can be read that a member with bad blocks, if there
+    /// is one, does not hold.
+    pub fn losses(&self, marked: Option<usize>) -> Vec<Vec<usize>> {
+        let all = self.kind.losses();
+        let with = |loss: &Vec<usize>, slot: usize| {
+            let mut both = loss.clone();
+            both.push(slot);
+            both.sort_unstable();
+            both.dedup();
+            both
+        };
+        let bearable =
+            |loss: &&Vec<usize>| marked.is_none_or(|slot| all.contains(&with(loss, slot)));
+        all.iter().filter(bearable).cloned().collect()
     }
 
     /// Bytes of the member in a slot. Room for at least six chunks after the metadata; unequal, so
@@ -196,16 +298,18 @@ impl Case {
     }
 
     /// The values of the factors, to count pairs.
-    fn values(&self) -> [String; 4] {
+    fn values(&self) -> [String; 6] {
         [
             format!("{}{}{}", self.kind.level, self.kind.layout, self.kind.disks),
             self.metadata.to_string(),
             format!("{:?}", self.chunk_kib),
-            self.bitmap.to_string(),
+            format!("{:?}", self.bitmap),
+            format!("{:?}", self.log),
+            format!("{:?}", self.legs),
         ]
     }
 
-    fn pairs(&self) -> Vec<(usize, String, usize, String)> {
+    fn pairs(&self) -> Vec<Pair> {
         let values = self.values();
         let mut pairs = Vec::new();
         for first in 0..values.len() {
@@ -215,32 +319,61 @@ impl Case {
         }
         pairs
     }
+
+    /// Every case of a kind with some metadata and chunk.
+    fn of(kind: &'static Kind, metadata: &'static str, chunk_kib: Option<u32>) -> Vec<Case> {
+        let bitmaps: &[Bitmap] = match kind.is_redundant() {
+            true => &[Bitmap::None, Bitmap::Internal, Bitmap::File],
+            false => &[Bitmap::None],
+        };
+        let logs: &[Log] = match (kind.is_redundant(), metadata) {
+            (true, "0.90") => &[Log::None],
+            (true, _) => &[Log::None, Log::Empty, Log::Marked],
+            (false, _) => &[Log::Empty],
+        };
+        let legs: &[Legs] = match kind.level {
+            1 => &[Legs::Plain, Legs::Mostly, Legs::Failfast],
+            10 => &[Legs::Plain, Legs::Failfast],
+            _ => &[Legs::Plain],
+        };
+        let mut cases = Vec::new();
+        for &bitmap in bitmaps {
+            for &log in logs {
+                cases.extend(legs.iter().map(|&legs| Case {
+                    kind,
+                    metadata,
+                    chunk_kib,
+                    bitmap,
+                    log,
+                    legs,
+                }));
+            }
+        }
+        cases
+    }
 }
+
+/// Two values of two factors.
+type Pair = (usize, String, usize, String);
 
 /// Every case.
 pub fn full() -> Vec<Case> {
     let mut cases = Vec::new();
     for kind in &KINDS {
         let chunks: &[u32] = match kind.level {
-            1 => &[0],
+            1 | -5 => &[0],
             -1 => &[0, 64],
             _ => &CHUNKS_KIB,
         };
-        let bitmaps: &[bool] = match kind.is_redundant() {
-            true => &[false, true],
-            false => &[false],
+        let known = |metadata: &&str| match kind.level {
+            0 => *metadata != "0.90",
+            -5 => matches!(*metadata, "0.90" | "1.0"),
+            _ => true,
         };
-        let known = |metadata: &&str| kind.level != 0 || *metadata != "0.90";
         for metadata in METADATA.into_iter().filter(known) {
             for chunk_kib in chunks {
                 let chunk_kib = Some(*chunk_kib).filter(|chunk_kib| *chunk_kib != 0);
-                let cases_here = bitmaps.iter().map(|&bitmap| Case {
-                    kind,
-                    metadata,
-                    chunk_kib,
-                    bitmap,
-                });
-                cases.extend(cases_here);
+                cases.extend(Case::of(kind, metadata, chunk_kib));
             }
         }
     }
@@ -250,25 +383,27 @@ pub fn full() -> Vec<Case> {
 /// A selection of [`full`] with every pair of values that occurs there: always the case that brings
 /// most new pairs, the first of them if several do.
 pub fn pairwise() -> Vec<Case> {
-    let all = full();
-    let mut open: BTreeSet<_> = all.iter().flat_map(Case::pairs).collect();
+    let mut all: Vec<(Case, Vec<Pair>)> = full()
+        .into_iter()
+        .map(|case| (case, case.pairs()))
+        .collect();
+    let mut open: BTreeSet<Pair> = all.iter().flat_map(|(_, pairs)| pairs.clone()).collect();
     let mut chosen = Vec::new();
     while !open.is_empty() {
-        let gain = |case: &Case| {
-            case.pairs()
-                .iter()
-                .filter(|pair| open.contains(*pair))
-                .count()
-        };
-        let best = all
+        for (_, pairs) in &mut all {
+            pairs.retain(|pair| open.contains(pair));
+        }
+        all.retain(|(_, pairs)| !pairs.is_empty());
+        let (best, pairs) = all
             .iter()
             .rev()
-            .max_by_key(|case| gain(case))
+            .max_by_key(|(_, pairs)| pairs.len())
             .expect("the matrix has cases");
-        for pair in best.pairs() {
-            open.remove(&pair);
-        }
         chosen.push(*best);
+        let pairs = pairs.clone();
+        for pair in &pairs {
+            open.remove(pair);
+        }
     }
     chosen
 }
@@ -294,9 +429,10 @@ mod tests {
 
     #[test]
     fn the_full_matrix_is_the_product() {
-        // raid0 2 x 3 x 3, raid1 4 x 2, raid4/5/6 21 x 4 x 3 x 2, raid10 10 x 4 x 3 x 2,
-        // linear 4 x 2
-        assert_eq!(full().len(), 18 + 8 + 504 + 240 + 8);
+        // raid0 2 x 3 x 3; linear 4 x 2; faulty 2; with redundancy 1 + 3 x 3 times metadata and
+        // logs, 3 bitmaps: raid1 x 3 legs, raid4/5/6 21 x 3 chunks, raid10 10 x 3 x 2 legs
+        let redundant = (1 + 3 * 3) * 3 * (3 + 21 * 3 + 10 * 3 * 2);
+        assert_eq!(full().len(), 18 + 8 + 2 + redundant);
     }
 
     #[test]
@@ -326,13 +462,44 @@ mod tests {
             kind: &KINDS[12],
             metadata: "1.2",
             chunk_kib: Some(64),
-            bitmap: true,
+            bitmap: Bitmap::Internal,
+            log: Log::Empty,
+            legs: Legs::Plain,
         };
         assert_eq!(case.to_string(), "raid6/left-symmetric/1.2/64K/bitmap");
-        let options = case.create_options().join(" ");
+        let options = case.create_options("/b").join(" ");
         assert_eq!(
             options,
             "-lraid6 -n5 -e1.2 -c64 --layout=left-symmetric --bitmap=internal"
         );
+    }
+
+    #[test]
+    fn who_has_bad_blocks_is_missed_as_who_is_lost() {
+        let case = |kind: usize| Case::of(&KINDS[kind], "1.2", None)[0];
+        assert_eq!(case(2).losses(Some(1)), [vec![], vec![1]]);
+        assert_eq!(case(12).losses(None).len(), 1 + 5 + 10);
+        assert_eq!(case(12).losses(Some(3)).len(), 1 + 5 + 4);
+        // Copies of each other: 0 and 1, 2 and 3.
+        let losses = case(24).losses(Some(0));
+        assert_eq!(
+            losses,
+            [vec![], vec![0], vec![2], vec![3], vec![0, 2], vec![0, 3]]
+        );
+    }
+
+    #[test]
+    fn flags_stand_before_the_members_they_are_for() {
+        let mut case = Case::of(&KINDS[2], "1.2", None)[0];
+        let members = ["a".to_owned(), "b".to_owned()];
+        case.legs = Legs::Mostly;
+        assert_eq!(case.flagged(&members).join(" "), "a --write-mostly b");
+        assert!(!case.lags());
+        case.bitmap = Bitmap::File;
+        let options = case.create_options("/b").join(" ");
+        let wanted = "-lraid1 -n2 -e1.2 --bitmap=/b --bitmap-chunk=64K --write-behind=77";
+        assert_eq!(options, wanted);
+        case.legs = Legs::Failfast;
+        assert_eq!(case.flagged(&members).join(" "), "--failfast a b");
     }
 }

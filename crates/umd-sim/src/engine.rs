@@ -53,6 +53,8 @@ pub struct How<'a> {
     pub minor: u8,
     /// The user insists.
     pub force: bool,
+    /// Nothing is written before the first write.
+    pub read_auto: bool,
     /// The file that holds the bitmap, with the identity it will have.
     pub file: Option<(MemberId, &'a SimDisk)>,
 }

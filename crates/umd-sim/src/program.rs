@@ -263,6 +263,8 @@ fn parse_admin(text: &str) -> Option<Admin> {
         "idle" => Admin::Idle,
         "freeze" => Admin::Freeze,
         "readonly" => Admin::ReadOnly,
+        "readauto" => Admin::ReadAuto,
+        "stop" => Admin::Stop,
         "readwrite" => Admin::ReadWrite,
         "limit" => Admin::Limit(digits.parse().ok()?),
         "mode" => Admin::Mode(digits.parse().ok()?),
@@ -305,6 +307,8 @@ fn admin_text(admin: Admin) -> String {
         Admin::Idle => "idle".into(),
         Admin::Freeze => "freeze".into(),
         Admin::ReadOnly => "readonly".into(),
+        Admin::ReadAuto => "readauto".into(),
+        Admin::Stop => "stop".into(),
         Admin::ReadWrite => "readwrite".into(),
         Admin::Limit(number) => format!("limit{number}"),
         Admin::Mode(layout) => format!("mode{layout}"),
@@ -349,6 +353,7 @@ mod tests {
         let text = "h0.1.5@1200,k0.2@1300,f0@90:g2,f0@91:t1.5000,f1@7:u0.64.8,f1@8:w3,f1@8:m3,\
                     f1@8:l3,f1@9:r0.64.1,f1@9:p2,f1@9:d2.8,\
                     a0@90:fail1,a0@91:readd2,a1@4:check,a1@5:limit77,a1@6:mode129,\
+                    a1@7:readauto,a1@8:stop,\
                     o0@9000+31,e0@9500+33,x1,s3";
         let program = Program::parse(text).expect("a program");
         assert_eq!(program.to_string(), text);

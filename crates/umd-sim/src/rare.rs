@@ -4,6 +4,8 @@
 //!   alone   one leg of a mirror runs without the others            world/alone.rs
 //!   late    a source vanishes as its rebuild ends, with a write    world/late.rs
 //!   tardy   a stop meets superblocks that take long                world/tardy.rs
+//!   dormant    it is started read-auto                             world/rest.rs
+//!   embedded   it is suspended and stopped beside what goes on     world/rest.rs
 //! ```
 
 use crate::options::Options;
@@ -11,6 +13,10 @@ use crate::rng::{Rng, Stream};
 
 /// Of 1000 arrays with a bitmap so many are stopped while something is being recorded.
 const TARDY_PERMILLE: u64 = 60;
+/// Of 1000 arrays so many wait for their first write at half of their starts.
+const DORMANT_PERMILLE: u64 = 120;
+/// Of 1000 arrays so many belong to somebody who suspends and stops them whenever he likes.
+const EMBEDDED_PERMILLE: u64 = 120;
 /// Rebuilds of such disks take several steps.
 const LATE_SECTORS: u64 = 64 + 4096;
 
@@ -23,6 +29,11 @@ pub struct Rare {
     pub late: bool,
     /// Boots end with a flag that is switched, and a stop while that is being recorded.
     pub tardy: bool,
+    /// It waits for its first write when it is started, at half of its starts; in a script at
+    /// each.
+    pub dormant: bool,
+    /// It is suspended and stopped while hosts and sync actions are at work.
+    pub embedded: bool,
 }
 
 impl Options {
@@ -31,6 +42,8 @@ impl Options {
         self.draw_late(&mut Rng::new(seed, Stream::Late(u16::MAX)));
         let bits = self.level > 0 && self.bitmap_bytes.is_some();
         self.rare.tardy = bits && Rng::new(seed, Stream::Tardy(u16::MAX)).permille(TARDY_PERMILLE);
+        self.rare.dormant = Rng::new(seed, Stream::Dormant(u16::MAX)).permille(DORMANT_PERMILLE);
+        self.rare.embedded = Rng::new(seed, Stream::Embedder(u16::MAX)).permille(EMBEDDED_PERMILLE);
     }
 
     /// One mirror in five that has a spare begins with a rebuild, beside writes to what is copied

@@ -54,6 +54,10 @@ pub enum Stream {
     Tardy(u16),
     /// Whether members take no data somewhere.
     Worn,
+    /// Whether the array waits for its first write when it is started.
+    Dormant(u16),
+    /// When whoever runs the array suspends it, goes on or stops, beside what goes on.
+    Embedder(u16),
 }
 
 impl Stream {
@@ -80,6 +84,8 @@ impl Stream {
             Stream::Faulty => (16, 0, 0),
             Stream::Late(boot) => (40, boot, 0),
             Stream::Tardy(boot) => (41, boot, 0),
+            Stream::Dormant(boot) => (42, boot, 0),
+            Stream::Embedder(boot) => (43, boot, 0),
             Stream::Worn => (60, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)

@@ -214,6 +214,7 @@ pub(crate) fn start_core(
         pool: pool.clone(),
         options: Options {
             museum,
+            read_auto: how.read_auto,
             bitmap_file: how.file.map(|(id, _)| (id, "bits".into())),
             ..Options::default()
         },

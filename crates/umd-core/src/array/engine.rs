@@ -152,7 +152,8 @@ impl Array {
     /// When an invariant of the engine does not hold. The array must not be used any more then;
     /// its members are left as they are.
     pub fn handle(&mut self, now: Now, event: Event, out: &mut Commands) {
-        if self.stopped {
+        // U47: what was still on its way to an array that had stopped was carried out.
+        if self.stopped && !self.io.museum.on(Exhibit::U47) {
             return;
         }
         self.io.begin(now, std::mem::take(out));
@@ -313,7 +314,9 @@ impl Array {
 
     /// Superblocks and bitmap may be written.
     pub(super) fn may_write(&self) -> bool {
-        !self.read_only && self.broken.is_none()
+        // U45: read-auto kept out hosts only, and the array began by itself what it owed.
+        let kept_out = self.read_only && !(self.read_auto && self.io.museum.on(Exhibit::U45));
+        !kept_out && self.broken.is_none()
     }
 
     /// Whether members may be made to agree for reads: not once nothing is to change any more.

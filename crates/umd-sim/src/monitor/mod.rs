@@ -68,6 +68,9 @@ pub enum Rule {
     /// What a member in sync refused to write stands in its log before that is answered, and
     /// nothing else does: others hold it.
     Refused,
+    /// Nothing is written to a member while the array is suspended, or waits for its first write:
+    /// no data, no superblock, no bit.
+    Rest,
     /// Every purpose keeps to its part of a member.
     Extent,
     /// A read returned what it must not (the register oracle).
@@ -226,6 +229,8 @@ pub struct Monitor {
     excused: BTreeSet<u64>,
     /// What members refused to write.
     refused: refused::Refused,
+    /// Nothing is to be written now.
+    resting: bool,
 }
 
 /// Names an I/O in messages.
@@ -295,7 +300,13 @@ impl Monitor {
             half_set: BTreeSet::new(),
             excused: BTreeSet::new(),
             refused: refused::Refused::default(),
+            resting: false,
         }
+    }
+
+    /// The array rests from now on, or goes on.
+    pub fn note_resting(&mut self, resting: bool) {
+        self.resting = resting;
     }
 
     /// A disk lies about these relative pages.
@@ -381,6 +392,9 @@ impl Monitor {
         let Some((range, writes)) = touched(&io.op) else {
             return Ok(());
         };
+        if writes && self.resting {
+            return broken(Rule::Rest, format!("{what} at sectors {range:?}"));
+        }
         if io.purpose == Purpose::Super && writes {
             self.super_written(scene, io, &what)?;
         }

@@ -12,6 +12,7 @@ mod logs;
 mod ours;
 mod own;
 mod rates;
+mod rest;
 mod scenes;
 mod search;
 

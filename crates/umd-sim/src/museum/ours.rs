@@ -350,4 +350,45 @@ pub(super) const OURS: &[Entry] = &[
         "G8",
         Rule::Clear,
     ),
+    entry(
+        U45,
+        (
+            "hypothesis",
+            "an array that waits for its first write begins nothing by itself",
+        ),
+        "Read-auto kept hosts' writes out and nothing else: the resync that was owed began as the \
+         array was started, on members that somebody may only have wanted to look at.",
+        "Rest",
+        Rule::Rest,
+    ),
+    entry(
+        U46,
+        (
+            "hypothesis; kernels before 6.9 had it below dm-raid",
+            "a suspended array has no sync action under way",
+        ),
+        "A sync action was told to end when the array was suspended, and not waited for: what it \
+         had read it wrote after whoever had suspended it was told that all is quiet.",
+        "Rest",
+        Rule::Rest,
+    ),
+    entry(
+        U47,
+        ("hypothesis", "what comes after the stop is nobody's"),
+        "A request that was on its way while the array stopped was carried out, on members that \
+         were somebody else's by then.",
+        "G13",
+        Rule::Lifetime,
+    ),
+    entry(
+        U48,
+        (
+            "found by random search when arrays were first started read-auto",
+            "a flush reaches members that nothing is written to",
+        ),
+        "The daemon was killed and its array started again, read-auto. A flush was answered \
+         without asking the members, whose caches had what was written before.",
+        "G12",
+        Rule::Flush,
+    ),
 ];

@@ -137,6 +137,7 @@ pub fn scene(exhibit: Exhibit) -> Scene {
         M58 | M61 | M62 => faults(exhibit),
         M12 | M17 | M63 => super::logs::scene(exhibit),
         U40 | U41 | U42 | U43 | U44 => super::logs::refused(exhibit),
+        U45 | U46 | U47 | U48 => super::rest::scene(exhibit),
         _ => own::scene(exhibit),
     }
 }

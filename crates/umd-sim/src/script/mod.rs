@@ -104,6 +104,10 @@ pub enum Admin {
     Freeze,
     /// No writes any more.
     ReadOnly,
+    /// No writes until a host asks for one, or an administrator changes something.
+    ReadAuto,
+    /// The array is stopped, whatever is under way.
+    Stop,
     /// Writes again.
     ReadWrite,
     /// Changes what limits sync actions, as the number says.

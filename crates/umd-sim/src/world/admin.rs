@@ -39,6 +39,7 @@ pub(crate) enum Request {
     Freeze,
     Thaw,
     ReadOnly,
+    ReadAuto,
     ReadWrite,
     Limit(u32),
     Unlimit,
@@ -259,15 +260,11 @@ impl World<'_> {
             Request::Start(action) => Control::Sync(SyncRequest::Start(action)),
             Request::Idle | Request::Thaw => Control::Sync(SyncRequest::Idle),
             Request::Freeze => Control::Sync(SyncRequest::Frozen),
-            Request::ReadOnly => {
-                let live = self.live_mut();
-                live.read_only = true;
-                live.pending
-                    .values_mut()
-                    .for_each(|pending| pending.read_only = true);
-                Control::ReadOnly(true)
+            Request::ReadOnly | Request::ReadAuto => self.begin_rest(request),
+            Request::ReadWrite => {
+                self.live_mut().monitor.note_resting(false);
+                Control::ReadOnly(false)
             }
-            Request::ReadWrite => Control::ReadOnly(false),
             Request::Limit(number) => self.limits_of(number),
             Request::Unlimit => super::limits::none(),
             Request::Mode(layout) => self.change_mode(layout),
@@ -283,6 +280,9 @@ impl World<'_> {
         self.next_request += 1;
         let id = ControlId(self.next_request);
         self.live_mut().admin.insert(id, request);
+        if control.changes() {
+            self.wake();
+        }
         self.deliver(Event::Control(id, control))
     }
 
@@ -384,16 +384,10 @@ impl World<'_> {
                     self.atlas.forget(disk);
                 }
             }
-            (Request::ReadOnly, answer) => {
-                self.live_mut().read_only |= answer.is_ok();
-                let pause = self.admin_rng.spread(200_000_000);
-                self.undo_after(pause, Request::ReadWrite);
+            (Request::ReadOnly | Request::ReadAuto, answer) => {
+                self.rests(request, answer.is_ok())?;
             }
-            (Request::ReadWrite, Ok(_)) => {
-                // Another wish to be read-only may be on its way.
-                let live = self.live_mut();
-                live.read_only = live.admin.values().any(|other| *other == Request::ReadOnly);
-            }
+            (Request::ReadWrite, Ok(_)) => self.goes_on(),
             (Request::Stop, Err(ControlError::Busy(_))) => {
                 self.after(10_000_000, Ev::Undo(Request::Stop));
             }
@@ -420,7 +414,7 @@ impl World<'_> {
     }
 
     /// Takes something back later; a script does that itself.
-    fn undo_after(&mut self, pause: u64, request: Request) {
+    pub(super) fn undo_after(&mut self, pause: u64, request: Request) {
         if !self.manual.on {
             self.after(pause, Ev::Undo(request));
         }

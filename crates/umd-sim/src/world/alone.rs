@@ -40,6 +40,11 @@ impl World<'_> {
         if let Some(alone) = &mut self.alone {
             alone.runs = false;
         }
+        // Nothing of it was recorded, or it was made a member again: what it knows later counts.
+        let is_over = |alone: &Alone| !self.is_apart(alone.disk);
+        if self.alone.as_ref().is_some_and(is_over) {
+            self.alone = None;
+        }
         let plain = self.options.marks == Marks::Bits && self.file.is_none();
         if !self.options.rare.alone || self.boot != BOOT || !plain {
             return;

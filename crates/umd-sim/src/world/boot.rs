@@ -299,10 +299,9 @@ impl<'a> World<'a> {
             disks.push(new_file(&options, (uuid, geometry.walk_sectors())));
             carries.push(false);
         }
-        let unwritten = if options.old_disks || refills(&options) {
-            Look::Wild
-        } else {
-            Look::Zero
+        let unwritten = match options.old_disks || refills(&options) {
+            true => Look::Wild,
+            false => Look::Zero,
         };
         // A block of a striped array has one home: whatever is read from it stays there.
         let copies = matches!(options.level, 1 | 10);
@@ -333,6 +332,7 @@ impl<'a> World<'a> {
             fault_rng: Rng::new(seed, Stream::Fault(0)),
             admin_rng: Rng::new(seed, Stream::Control(0)),
             limit_rng: Rng::new(seed, Stream::Limits(0)),
+            embedder_rng: Rng::new(seed, Stream::Embedder(0)),
             limits_left: 0,
             setup_rng,
             manual: Manual::default(),
@@ -492,6 +492,7 @@ impl<'a> World<'a> {
         let how = How {
             minor: self.options.minor,
             force,
+            read_auto: self.is_started_dormant(),
             file: file.map(|(id, disk)| (id, &self.disks[disk])),
         };
         self.maker.start(&candidates, how, now, &self.pool)
@@ -521,13 +522,7 @@ impl<'a> World<'a> {
                 (id, MemberView::new(disk, sector, true, &self.disks))
             })
             .collect();
-        let seed = self.options.seed;
-        let clients = (0..self.options.workload.clients)
-            .map(|n| Client {
-                rng: Rng::new(seed, Stream::Client(self.boot, n)),
-                left: self.options.workload.operations,
-            })
-            .collect();
+        let dormant = self.is_started_dormant();
         self.live = Some(Live {
             lingering: None,
             engine,
@@ -538,10 +533,11 @@ impl<'a> World<'a> {
             ios: BTreeMap::new(),
             timers: BTreeMap::new(),
             armed: 0,
-            clients,
+            clients: self.hosts(),
             pending: BTreeMap::new(),
             admin: BTreeMap::new(),
-            read_only: false,
+            read_only: dormant,
+            dormant,
             frozen: false,
             faults_left: self.options.faults_per_boot,
             actions_left: self.options.actions_per_boot,
@@ -551,6 +547,9 @@ impl<'a> World<'a> {
             supers: 0,
             whole: false,
         });
+        if dormant {
+            self.live_mut().monitor.note_resting(true);
+        }
         self.tell_file();
         self.pretence = Pretence::of(&self.options);
         let live = self.live.as_mut().expect("it was just set");
@@ -564,6 +563,14 @@ impl<'a> World<'a> {
         self.give_up_holes(forced);
         self.plan_boot();
         self.carry_out(&mut commands)
+    }
+
+    fn hosts(&self) -> Vec<Client> {
+        let host = |n| Client {
+            rng: Rng::new(self.options.seed, Stream::Client(self.boot, n)),
+            left: self.options.workload.operations,
+        };
+        (0..self.options.workload.clients).map(host).collect()
     }
 
     /// What is missing in rows with a write hole is lost.
@@ -594,6 +601,7 @@ impl<'a> World<'a> {
         let first_action = self.fault_rng.spread(scale);
         self.after(first_action, Ev::Admin);
         self.plan_limits();
+        self.plan_embedder();
     }
 
     /// The power goes, or the process is killed.

@@ -89,6 +89,8 @@ impl World<'_> {
             Request::Idle => Some(Admin::Idle),
             Request::Freeze => Some(Admin::Freeze),
             Request::ReadOnly => Some(Admin::ReadOnly),
+            Request::ReadAuto => Some(Admin::ReadAuto),
+            Request::Stop => Some(Admin::Stop),
             Request::Limit(number) => Some(Admin::Limit(number)),
             Request::Mode(layout) => Some(Admin::Mode(layout)),
             _ => None,
@@ -211,6 +213,7 @@ impl World<'_> {
                 }
                 Ok(())
             }
+            What::Admin(Admin::Stop) => self.stop_amid(),
             What::Admin(admin) => match self.request_again(admin) {
                 Some(request) => {
                     self.record_action(request);
@@ -256,6 +259,8 @@ impl World<'_> {
             Admin::Idle => Request::Idle,
             Admin::Freeze => Request::Freeze,
             Admin::ReadOnly => Request::ReadOnly,
+            Admin::ReadAuto => Request::ReadAuto,
+            Admin::Stop => Request::Stop,
             Admin::ReadWrite => Request::ReadWrite,
             Admin::Limit(number) => Request::Limit(number),
             Admin::Mode(layout) => Request::Mode(layout),

@@ -122,6 +122,7 @@ impl<'a> World<'a> {
         options.forks = Forks::default();
         options.clones = false;
         options.rare.alone = false;
+        options.rare.embedded = false;
         let mut fresh = || Rng::from_draw(&mut rng);
         let disks = self.disks.iter().map(|disk| disk.twin(fresh())).collect();
         World {
@@ -148,6 +149,7 @@ impl<'a> World<'a> {
             admin_rng: fresh(),
             setup_rng: fresh(),
             limit_rng: Rng::new(options.seed, Stream::Limits(0)),
+            embedder_rng: Rng::new(options.seed, Stream::Embedder(0)),
             limits_left: 0,
             manual: Manual::default(),
             record: Record::default(),

@@ -91,6 +91,9 @@ impl World<'_> {
         let began = self.oracle.began();
         let op = self.operation(number, kind, zero, &range);
         let wanted = self.judge(id, kind, &range);
+        if matches!(kind, Kind::Write { .. } | Kind::Trim { .. }) {
+            self.wake();
+        }
         let live = self.live.as_mut().expect("an array is running");
         if matches!(kind, Kind::Write { .. } | Kind::Trim { .. } | Kind::Flush) {
             live.monitor.note_issued(&self.disks, number);
@@ -311,7 +314,12 @@ impl World<'_> {
     ) -> Verdict {
         let stopping = self.live().phase.is_stopping();
         let refused = matches!(error, RequestError::ReadOnly | RequestError::Stopping);
+        let live = self.live();
+        let lost = live.status.degraded > 0;
+        let secret = lost && pending.read_only && pending.kind == Kind::Flush;
         let legal = match error {
+            // What a member forgot that failed is not on record while nothing is written.
+            RequestError::Io(_) if secret => true,
             RequestError::Io(_) => self.atlas.exceeded() || pending.wanted != Wanted::Served,
             RequestError::ReadOnly => pending.read_only,
             RequestError::Stopping => stopping,

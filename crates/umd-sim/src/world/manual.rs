@@ -350,6 +350,8 @@ impl World<'_> {
             Admin::Idle => Request::Idle,
             Admin::Freeze => Request::Freeze,
             Admin::ReadOnly => Request::ReadOnly,
+            Admin::ReadAuto => Request::ReadAuto,
+            Admin::Stop => Request::Stop,
             Admin::ReadWrite => Request::ReadWrite,
             Admin::Limit(number) => Request::Limit(number),
             Admin::Mode(layout) => Request::Mode(layout),

@@ -25,6 +25,7 @@ mod limits;
 mod manual;
 mod phases;
 mod pretend;
+mod rest;
 mod silent;
 mod tardy;
 mod whole;
@@ -77,6 +78,8 @@ enum Ev {
     Admin,
     /// Limits of sync actions change.
     Limit,
+    /// Whoever runs the array suspends or stops it.
+    Embedder,
     /// A source that takes long over a write may vanish.
     Late,
     /// The array is stopped while a flag is being recorded.
@@ -118,7 +121,10 @@ struct Live {
     clients: Vec<Client>,
     pending: BTreeMap<RequestId, Pending>,
     admin: BTreeMap<ControlId, AdminRequest>,
+    /// Nothing is written: it was suspended, or is being suspended, or waits for its first write.
     read_only: bool,
+    /// It takes the first write that comes.
+    dormant: bool,
     frozen: bool,
     faults_left: u64,
     actions_left: u64,
@@ -189,6 +195,7 @@ pub struct World<'a> {
     fault_rng: Rng,
     admin_rng: Rng,
     limit_rng: Rng,
+    embedder_rng: Rng,
     limits_left: u64,
     setup_rng: Rng,
     manual: Manual,
@@ -291,6 +298,7 @@ impl World<'_> {
             Ev::Fault => self.strike(),
             Ev::Admin => self.administrate(),
             Ev::Limit => self.change_limits(),
+            Ev::Embedder => self.embed(),
             Ev::Late => self.comes_late(),
             Ev::Halt => self.halt(),
             Ev::Undo(request) => self.undo(request),

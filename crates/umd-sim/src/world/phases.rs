@@ -288,10 +288,10 @@ impl World<'_> {
             oracle: &self.oracle,
         };
         live.monitor.note_stopped(scene)?;
-        if !live.pending.is_empty() {
+        if !(live.pending.is_empty() && live.admin.is_empty()) {
             return late(format!("stopped with requests unanswered: {}", self.dump()));
         }
-        Ok(())
+        self.rouse_the_stopped()
     }
 
     pub(super) fn boot_over(&mut self) -> Verdict {
