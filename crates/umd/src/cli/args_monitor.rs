@@ -48,8 +48,7 @@ pub struct MonitorArgs {
     /// Begin with a TestMessage for each array
     #[arg(short, long)]
     pub test: bool,
-    /// Do not move spares between arrays (with --scan, an array that lacks a member and has no spare
-    /// gets one of another array with the same spare-group, or of the same POLICY domain)
+    /// Do not move spares between arrays of one spare-group or POLICY domain, as --scan does
     #[arg(long)]
     pub no_sharing: bool,
     /// Read this configuration file (or the *.conf of this directory; none: no file)
