@@ -141,7 +141,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(stop))
         .routes(routes!(state, set_state))
         .routes(routes!(settings))
-        .routes(routes!(parameters::show, parameters::change))
+        .routes(routes!(parameters::parameters, parameters::set_parameters))
         .routes(routes!(manage))
         .routes(routes!(action))
         .routes(routes!(bitmap))

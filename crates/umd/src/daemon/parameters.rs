@@ -37,7 +37,7 @@ impl Household {
     path = "/v1/parameters",
     responses((status = 200, body = ParametersDoc), Refusals)
 )]
-pub async fn show(State(shared): State<Shared>) -> Json<ParametersDoc> {
+pub async fn parameters(State(shared): State<Shared>) -> Json<ParametersDoc> {
     Json(shared.household.parameters())
 }
 
@@ -48,7 +48,7 @@ pub async fn show(State(shared): State<Shared>) -> Json<ParametersDoc> {
     request_body = ParametersRequest,
     responses((status = 200, body = ParametersDoc), Refusals)
 )]
-pub async fn change(State(shared): State<Shared>, body: Body<ParametersRequest>) -> Response {
+pub async fn set_parameters(State(shared): State<Shared>, body: Body<ParametersRequest>) -> Response {
     match understood(body) {
         Ok(request) => answer(shared.household.set_parameters(&request)),
         Err(response) => *response,
