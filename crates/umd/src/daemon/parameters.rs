@@ -48,7 +48,10 @@ pub async fn parameters(State(shared): State<Shared>) -> Json<ParametersDoc> {
     request_body = ParametersRequest,
     responses((status = 200, body = ParametersDoc), Refusals)
 )]
-pub async fn set_parameters(State(shared): State<Shared>, body: Body<ParametersRequest>) -> Response {
+pub async fn set_parameters(
+    State(shared): State<Shared>,
+    body: Body<ParametersRequest>,
+) -> Response {
     match understood(body) {
         Ok(request) => answer(shared.household.set_parameters(&request)),
         Err(response) => *response,

@@ -194,11 +194,13 @@ fn check(plan: &Plan, members: &[MemberFacts], wish: &Wish) -> Result<(), TestCa
     }
     let missing = plan.degraded();
     prop_assert!(missing <= plan.level.max_missing(plan.raid_disks.into()).unwrap_or(0) as usize);
-    prop_assert!(wish.force || (plan.forced.is_empty() && !plan.marked_clean));
+    let may = wish.force || wish.start_dirty_degraded;
+    prop_assert!(wish.force || plan.forced.is_empty());
+    prop_assert!(may || !plan.marked_clean);
     let parities = if plan.level == Level::Raid6 { 2 } else { 1 };
     let no_parity_left = plan.level.is_parity() && missing >= parities;
     prop_assert!(!(no_parity_left && plan.is_unclean()));
-    prop_assert!(wish.force || !(plan.level.is_parity() && plan.is_unclean() && missing > 0));
+    prop_assert!(may || !(plan.level.is_parity() && plan.is_unclean() && missing > 0));
     let left_out = |id| plan.ignored.iter().any(|one| one.member == id);
     for member in members.iter().filter(|one| !left_out(one.id)) {
         prop_assert!(by_id(member.id).events <= plan.events.0);
