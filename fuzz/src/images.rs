@@ -103,6 +103,7 @@ impl Members {
         }
         let wish = Wish {
             force: flags & 1 != 0,
+            start_dirty_degraded: flags & 0x40 != 0,
             run: flags & 2 != 0,
             no_degraded: flags & 4 != 0,
             readonly: flags & 8 != 0,

@@ -41,6 +41,7 @@ pub fn corpus() -> Corpus {
     created(&mut corpus);
     nbd(&mut corpus);
     words(&mut corpus);
+    household(&mut corpus);
     bad_blocks(&mut corpus);
     corpus
 }
@@ -246,6 +247,52 @@ fn nbd(corpus: &mut Corpus) {
     for (name, choice) in [("simple", 0u8), ("structured", 1), ("one-by-one", 9)] {
         let bytes = [&[choice, 255][..], &all.concat()].concat();
         corpus.insert(format!("transmission/{name}").into(), bytes);
+    }
+}
+
+/// Lines of mdadm.conf, and what scripts write to sysfs.
+fn household(corpus: &mut Corpus) {
+    let lines = [
+        "DEVICE partitions /dev/sd[a-d]* containers\nHOMEHOST <system>\nMAILADDR root\n",
+        "ARRAY /dev/md/r5 metadata=1.2 UUID=23d5df6b:1c017be0:d40e086f:9867cb64\n  name=h:r5 \
+         spares=1 spare-group='a b' devices=/dev/sda,/dev/sdb # and so on\n",
+        "ARRAY <ignore> super-minor=3 level=raid5 num-devices=3 bitmap=/b\nCREATE bbl=no owner=x \
+         metadata=1.0\nAUTO +1.x homehost -all\n",
+        "POLICY domain=d path=pci-*-sas-* action=spare\nPART-POLICY auto=yes\nMONITORDELAY 60\n\
+         PROGRAM /bin/true\nMAILFROM me\nHOMECLUSTER c\n",
+    ];
+    for (index, text) in lines.iter().enumerate() {
+        corpus.insert(format!("conf/{index}").into(), text.as_bytes().to_vec());
+    }
+    let written = [
+        "clear",
+        "idle",
+        "frozen",
+        "check",
+        "none",
+        "+8",
+        "/b",
+        "max",
+        "0",
+        "1",
+        "4096",
+        "0.204",
+        "system",
+        "faulty",
+        "-writemostly",
+        "re-add",
+        "8:16",
+        "1.2",
+        "default",
+        "1-5,7",
+        "raid6",
+    ];
+    for (index, text) in written.iter().enumerate() {
+        for array in 0..4u8 {
+            let start = [array, (index * 5) as u8];
+            let bytes = [&start[..], text.as_bytes(), b"\n"].concat();
+            corpus.insert(format!("sysfs/{index}-{array}").into(), bytes);
+        }
     }
 }
 

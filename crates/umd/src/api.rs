@@ -19,6 +19,8 @@
 //! | `POST /v1/arrays/NAME/layout`       | [`LayoutRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
 //! | `POST /v1/arrays/NAME/settings`     | [`SettingsRequest`] -> [`DoneDoc`]              |
+//! | `GET  /v1/parameters`                | [`ParametersDoc`]                               |
+//! | `POST /v1/parameters`               | [`ParametersRequest`] -> [`ParametersDoc`]      |
 //! | `GET  /v1/arrays/NAME/wait`         | `?timeout_ms=N`: [`WaitDoc`] when idle or after |
 //! | `GET  /v1/events`                   | [`EventDoc`]s as server-sent events             |
 //! | `GET  /v1/arrays/NAME/map`          | `?cells=N`: [`MapDoc`], for pictures            |
@@ -153,6 +155,9 @@ pub struct AssembleRequest {
     pub devices: Vec<String>,
     /// Accept stale members; start unclean and degraded.
     pub force: bool,
+    /// Start unclean and degraded, and trust no stale member for that.
+    #[serde(default)]
+    pub start_dirty_degraded: bool,
     /// Start although members are missing that were there last time.
     pub run: bool,
     /// Do not start with fewer than last time.
@@ -478,6 +483,33 @@ pub struct SettingsRequest {
     /// md's `max_read_errors`.
     #[serde(default)]
     pub max_read_errors: Option<u32>,
+    /// md's `fail_last_dev`: the last working member of a mirror may be failed as well.
+    #[serde(default)]
+    pub fail_last_dev: Option<bool>,
+    /// md's `suspend_lo`: writes from this sector of the array on wait ...
+    #[serde(default)]
+    pub suspend_lo_sectors: Option<u64>,
+    /// ... up to md's `suspend_hi`. The answer comes when no write is under way between them.
+    #[serde(default)]
+    pub suspend_hi_sectors: Option<u64>,
+}
+
+/// What holds for all arrays of this process, as md's module parameters do for all of a kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ParametersDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// md's `start_dirty_degraded`: arrays with parity start although they are unclean and lack a
+    /// member.
+    pub start_dirty_degraded: bool,
+}
+
+/// Which of them are to change; what is left out stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ParametersRequest {
+    /// md's `start_dirty_degraded`.
+    #[serde(default)]
+    pub start_dirty_degraded: Option<bool>,
 }
 
 /// The state of what has a name.

@@ -142,6 +142,18 @@ pub struct ArrayDoc {
     /// md's `max_read_errors`: more in an hour fail a member.
     #[serde(default)]
     pub max_read_errors: u32,
+    /// md's `fail_last_dev`: the last working member of a mirror may be failed as well.
+    #[serde(default)]
+    pub fail_last_dev: bool,
+    /// md's `suspend_lo`: writes from this sector of the array on wait ...
+    #[serde(default)]
+    pub suspend_lo_sectors: u64,
+    /// ... up to md's `suspend_hi`.
+    #[serde(default)]
+    pub suspend_hi_sectors: u64,
+    /// Writes that wait for that.
+    #[serde(default)]
+    pub suspended_writes: u64,
     /// Who has it open.
     #[serde(default)]
     pub openers: Vec<OpenerDoc>,
@@ -434,6 +446,10 @@ impl ArrayDoc {
             requests_in_flight: status.requests_in_flight as u64,
             safe_mode_delay_ms: status.safe_mode_delay_ms,
             max_read_errors: status.max_read_errors,
+            fail_last_dev: status.fail_last_dev,
+            suspend_lo_sectors: status.suspended_sectors.0,
+            suspend_hi_sectors: status.suspended_sectors.1,
+            suspended_writes: status.suspended_writes as u64,
             openers: around.openers.clone(),
             nbd: around.nbd.clone(),
             overlay: around.overlay.clone(),
@@ -678,6 +694,9 @@ pub(crate) mod tests {
             requests_in_flight: 0,
             safe_mode_delay_ms: 210,
             max_read_errors: 20,
+            fail_last_dev: false,
+            suspended_sectors: (0, 0),
+            suspended_writes: 0,
         }
     }
 

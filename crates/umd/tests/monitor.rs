@@ -44,6 +44,85 @@ fn monitor(home: &Home, options: &str) -> Running {
     Running(command.stdout(Stdio::null()).spawn().expect("umd runs"))
 }
 
+/// States of an array's members, by their names.
+fn members(home: &Home, name: &str) -> Vec<(String, String)> {
+    let members = home.detail(name)["members"].clone();
+    let mut all: Vec<(String, String)> = members
+        .as_array()
+        .expect("members")
+        .iter()
+        .map(|member| {
+            let text = |key: &str| member[key].as_str().expect("text").to_owned();
+            let path = text("path");
+            let name = path.rsplit('/').next().expect("a name");
+            (name.to_owned(), text("state"))
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_spare_moves_to_where_it_is_needed() {
+    let home = Home::new();
+    recorder(&home);
+    home.umd("create rich -l1 -n2 -x1 -z 4M --assume-clean a b spare")
+        .ok();
+    home.umd("create poor -l5 -n3 -z 2M --assume-clean x y z")
+        .ok();
+    home.umd("create alone -l1 -n2 -z 2M --assume-clean p q")
+        .ok();
+    let conf = "ARRAY rich name=rich spare-group=shelf\nARRAY poor name=poor spare-group=shelf\n\
+                ARRAY alone name=alone\n";
+    fs::write(home.path("conf"), conf).expect("writes");
+    let program = home.path("prog");
+    let program = program.display();
+    let lack = ["x", "y"].map(|name| (name.to_owned(), "in_sync".to_owned()));
+    home.umd("manage poor --fail z --remove z").ok();
+    home.umd("manage alone --fail q --remove q").ok();
+    let once = format!("monitor --scan -1 -c conf --program {program}");
+    home.umd(&format!("{once} --no-sharing")).ok();
+    assert_eq!(members(&home, "poor"), lack);
+    assert!(!events(&home).contains("MoveSpare"));
+    fs::remove_file(home.path("events")).expect("removes");
+    home.umd(&once).ok();
+    let told = events(&home);
+    let line = "3 [MoveSpare] [/dev/md/poor] [/dev/md/rich]\n";
+    assert_eq!(told.matches("MoveSpare").count(), 1, "{told}");
+    assert!(told.ends_with(line), "{told}");
+    home.settle("poor");
+    eventually("the rebuild", || home.detail("poor")["degraded"] == 0);
+    assert!(
+        members(&home, "poor")
+            .iter()
+            .any(|(name, _)| name == "spare")
+    );
+    assert_eq!(members(&home, "rich").len(), 2);
+    assert_eq!(members(&home, "alone").len(), 1, "it is of no group");
+
+    // A monitor that runs does it at once.
+    let file = fs::File::create(home.path("large")).expect("makes");
+    file.set_len(16 << 20).expect("grows");
+    home.umd("manage rich --add large").ok();
+    let running = format!("monitor --scan -d 1 -c conf --program {program}");
+    let _running = Running(
+        home.command(&running)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("runs"),
+    );
+    eventually("it to be awake", || {
+        events(&home).matches("DegradedArray").count() == 3
+    });
+    home.umd("manage poor --fail x").ok();
+    eventually("the move", || events(&home).matches(line).count() == 2);
+    assert!(
+        members(&home, "poor")
+            .iter()
+            .any(|(name, _)| name == "large")
+    );
+}
+
 #[test]
 fn one_look_tells_of_new_degraded_and_missing() {
     let home = Home::new();

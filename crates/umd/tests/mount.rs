@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -98,7 +99,7 @@ fn everything_can_be_read_and_mdstat_is_ours() {
     files(&mounted.at("sys"), &mut found);
     assert!(found.len() > 60, "{found:?}");
     for path in found {
-        let write_only = path.ends_with("bitmap_set_bits");
+        let write_only = path.ends_with("bitmap_set_bits") || path.ends_with("new_dev");
         // Root opens what permissions forbid; such a file has nothing to read all the same.
         assert_eq!(fs::read(&path).is_err(), write_only, "{}", path.display());
     }
@@ -163,6 +164,146 @@ fn writes_do_what_they_do_in_sysfs() {
     assert_eq!(mounted.write("array_state", "active"), Ok(()));
     assert!(mounted.at("dev/r5").exists());
     assert_eq!(mounted.write("no_such_thing", "0"), Err(Errno::NOENT));
+}
+
+/// What poll(2) says within so many seconds of something exceptional.
+fn exceptional(file: &File, seconds: i64) -> PollFlags {
+    let mut watched = [PollFd::new(file, PollFlags::PRI)];
+    let timeout = Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    poll(&mut watched, Some(&timeout)).expect("polls");
+    watched[0].revents()
+}
+
+/// As programs do that wait for a value: read, wait, read again.
+fn reread(file: &mut File) -> String {
+    use std::io::Seek;
+    let mut text = String::new();
+    file.rewind().expect("seeks");
+    file.read_to_string(&mut text).expect("reads");
+    text
+}
+
+#[test]
+fn whoever_polls_a_value_sleeps_until_it_changes() {
+    let Some(mounted) = Mounted::new("whoever_polls") else {
+        return;
+    };
+    let told = PollFlags::PRI | PollFlags::ERR;
+    let open = |path: PathBuf| File::open(path).expect("opens");
+    let mut degraded = open(mounted.md("degraded"));
+    let mut mdstat = open(mounted.at("proc/mdstat"));
+    let mut state = open(mounted.md("dev-c.img/state"));
+    let mut layout = open(mounted.md("layout"));
+    assert_eq!(exceptional(&degraded, 60), told, "it was not read yet");
+    assert_eq!(exceptional(&mdstat, 60), told);
+    assert_eq!(reread(&mut degraded), "0\n");
+    assert_eq!(reread(&mut state), "in_sync\n");
+    let (mut before, _) = (reread(&mut mdstat), reread(&mut layout));
+    for file in [&degraded, &mdstat, &state, &layout] {
+        assert_eq!(exceptional(file, 0), PollFlags::empty(), "as it was read");
+    }
+    for round in 0..3 {
+        let line = match round % 2 {
+            0 => "manage r5 --fail c.img",
+            _ => "manage r5 --remove c.img --add c.img",
+        };
+        let mut child = mounted.home.spawn(line);
+        // It is under way while we sleep.
+        assert_eq!(exceptional(&mdstat, 60), told);
+        assert_eq!(exceptional(&degraded, 60), told);
+        assert!(child.wait().expect("ends").success());
+        mounted.home.settle("r5");
+        let after = reread(&mut mdstat);
+        assert_ne!(after, before);
+        before = after;
+        assert_eq!(reread(&mut degraded), ["1\n", "0\n"][round % 2]);
+    }
+    assert_eq!(exceptional(&state, 60), told);
+    assert_eq!(exceptional(&layout, 0), PollFlags::empty());
+    // What is gone has changed, too.
+    let mut action = open(mounted.md("sync_action"));
+    assert_eq!(reread(&mut action), "idle\n");
+    let mut child = mounted.home.spawn("stop r5");
+    assert_eq!(exceptional(&action, 60), told);
+    assert!(child.wait().expect("ends").success());
+    // Everything else is ready at once, as ever.
+    let mut watched = [PollFd::new(&mdstat, PollFlags::IN)];
+    assert_eq!(poll(&mut watched, None).expect("polls"), 1);
+}
+
+#[test]
+fn ranges_are_suspended_and_parameters_set_through_files() {
+    let Some(mounted) = Mounted::new("ranges_are_suspended") else {
+        return;
+    };
+    assert_eq!(mounted.read("suspend_hi"), "0\n");
+    assert_eq!(mounted.write("suspend_lo", "64"), Ok(()));
+    assert_eq!(mounted.write("suspend_hi", "128"), Ok(()));
+    assert_eq!(mounted.write("suspend_hi", "x"), Err(Errno::INVAL));
+    assert_eq!(mounted.read("suspend_lo"), "64\n");
+    assert_eq!(mounted.read("suspend_hi"), "128\n");
+    let device = File::options().write(true).open(mounted.at("dev/r5"));
+    let device = device.expect("opens");
+    let piece = pattern(1, 4096);
+    let data = piece.clone();
+    let waits = std::thread::spawn(move || device.write_all_at(&data, 64 * 512));
+    eventually("the write", || {
+        mounted.home.detail("r5")["suspended_writes"] == 1
+    });
+    assert!(!waits.is_finished());
+    assert_eq!(mounted.write("suspend_hi", "0"), Ok(()));
+    waits.join().expect("no panic").expect("written");
+    assert!(mounted.home.nbd("r5").pread(64 * 512, 4096).expect("reads") == piece);
+
+    for (text, shown) in [("1", "1\n"), ("N", "0\n"), ("on", "1\n")] {
+        assert_eq!(mounted.write("fail_last_dev", text), Ok(()));
+        assert_eq!(mounted.read("fail_last_dev"), shown);
+    }
+    assert_eq!(mounted.write("fail_last_dev", "2"), Err(Errno::INVAL));
+    let path = mounted.at("sys/module/md_mod/parameters/start_dirty_degraded");
+    assert_eq!(fs::read_to_string(&path).expect("reads"), "0\n");
+    fs::write(&path, "1\n").expect("writes");
+    assert_eq!(fs::read_to_string(&path).expect("reads"), "1\n");
+    let refused = fs::write(&path, "x\n").expect_err("no number");
+    assert_eq!(Errno::from_io_error(&refused), Some(Errno::INVAL));
+}
+
+#[test]
+fn devices_and_bitmap_files_are_named_by_their_paths() {
+    let Some(mounted) = Mounted::new("devices_are_named") else {
+        return;
+    };
+    let home = &mounted.home;
+    let text = |path: PathBuf| path.to_str().expect("text").to_owned();
+    fs::File::create(home.path("d.img"))
+        .and_then(|file| file.set_len(16 << 20))
+        .expect("made");
+    assert_eq!(mounted.write("new_dev", "d.img"), Err(Errno::INVAL));
+    assert_eq!(mounted.write("new_dev", "/no/such"), Err(Errno::NXIO));
+    assert_eq!(mounted.write("new_dev", "4095:1"), Err(Errno::NXIO));
+    let own = text(home.path("a.img").canonicalize().expect("there"));
+    assert_eq!(mounted.write("new_dev", &own), Err(Errno::EXIST));
+    assert_eq!(mounted.write("new_dev", &text(home.path("d.img"))), Ok(()));
+    assert_eq!(mounted.read("dev-d.img/state"), "spare\n");
+    assert_eq!(mounted.write("dev-d.img/state", "remove"), Ok(()));
+
+    assert_eq!(mounted.write("bitmap/location", "file"), Err(Errno::INVAL));
+    let map = text(home.path("map"));
+    assert_eq!(mounted.write("bitmap/location", &map), Ok(()));
+    assert_eq!(mounted.read("bitmap/location"), "file\n");
+    assert_eq!(mounted.write("bitmap/location", "+8"), Err(Errno::BUSY));
+    assert_eq!(mounted.write("bitmap/location", "none"), Ok(()));
+    // One that waits for members gets them one by one, and runs with the last.
+    home.umd("stop r5").ok();
+    home.umd("incremental -c none a.img").ok();
+    assert_eq!(mounted.read("array_state"), "inactive\n");
+    for name in ["b.img", "c.img"] {
+        assert_eq!(mounted.write("new_dev", &text(home.path(name))), Ok(()));
+    }
+    assert_eq!(mounted.read("degraded"), "0\n");
 }
 
 #[test]

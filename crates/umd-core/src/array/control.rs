@@ -76,8 +76,7 @@ impl Array {
                 return self.answer(id, result.map(|()| ControlReply::Done));
             }
             Control::Settings(settings) => {
-                self.control_settings(settings);
-                return self.answer(id, Ok(ControlReply::Done));
+                return self.control_settings(id, settings);
             }
             Control::Stop => return self.begin_quiet(id, Rest::Stop),
         };
@@ -178,20 +177,28 @@ impl Array {
         Ok(())
     }
 
-    fn control_settings(&mut self, settings: Settings) {
+    fn control_settings(&mut self, id: ControlId, settings: Settings) {
         if let Some(delay) = settings.safe_mode_delay {
             self.options.safe_mode_delay = delay;
         }
         if let Some(most) = settings.max_read_errors {
             self.options.max_read_errors = most;
         }
+        if let Some(last_too) = settings.fail_last_dev {
+            self.options.fail_last_dev = last_too;
+        }
         self.notify(Notice::Changed);
+        let (lo, hi) = (settings.suspend_lo_sectors, settings.suspend_hi_sectors);
+        match lo.or(hi) {
+            Some(_) => self.control_suspend(id, lo, hi),
+            None => self.answer(id, Ok(ControlReply::Done)),
+        }
     }
 
     fn control_fail(&mut self, id: MemberId) -> Result<Until, ControlError> {
         self.writable()?;
         let name = self.named(id)?.name.clone();
-        if !self.can_lose(id) {
+        if !self.can_lose(id) && !self.fails_last() {
             return Err(ControlError::Busy(format!(
                 "failing {name} would leave too few members to hold the data; nothing was changed"
             )));

@@ -21,6 +21,7 @@ use super::flags::Switching;
 use super::rebit::Rebit;
 use super::setup::Options;
 use super::stop::Stopping;
+use super::suspend::Suspension;
 use crate::bitmap::{Bitmap, Leave};
 use crate::geometry::Geometry;
 use crate::lane::{Lane, Rig};
@@ -90,6 +91,8 @@ pub struct Array {
     /// A change of the bitmap, and the requests that wait until it is over.
     pub(super) rebit: Option<Rebit>,
     pub(super) parked: Vec<Request>,
+    /// Where hosts do not write for a while.
+    pub(super) suspension: Suspension,
     /// Who left an array without superblocks, by name, and how: nothing on them tells.
     pub(super) left: BTreeMap<String, SuperblockV1>,
     safe_mode_armed: bool,
@@ -130,6 +133,7 @@ impl Array {
             switching: Vec::new(),
             rebit: None,
             parked: Vec::new(),
+            suspension: Suspension::default(),
             left: BTreeMap::new(),
             safe_mode_armed: false,
             timeout_armed: false,
@@ -195,6 +199,9 @@ impl Array {
         if self.rebit.is_some() {
             return self.parked.push(request);
         }
+        let Some(request) = self.suspend(request) else {
+            return;
+        };
         if self.read_auto && self.would_write(&request.op) {
             self.read_write();
         }
@@ -214,7 +221,7 @@ impl Array {
     }
 
     /// Whether nothing but read-auto keeps this from being a write.
-    fn would_write(&self, op: &RequestOp) -> bool {
+    pub(super) fn would_write(&self, op: &RequestOp) -> bool {
         let end = op.extent().and_then(|(at, len)| at.checked_add(len));
         let inside = end.is_some_and(|end| end <= self.info.array_sectors);
         op.is_write() && inside && self.broken.is_none() && self.stopping.is_none()
@@ -381,6 +388,7 @@ impl Array {
         moved |= self.with_lane(|lane, rig| lane.release_held(rig));
         moved |= self.maintain_sync();
         moved |= self.answer_waiting();
+        moved |= self.maintain_suspension();
         moved |= self.maintain_stop();
         if !self.stopped {
             self.arm_timers();
@@ -481,6 +489,7 @@ impl Array {
         self.metadata.check();
         self.lane.check();
         self.sync.check();
+        self.check_suspension();
         let mut seen: SmallVec<[MemberId; 16]> = SmallVec::new();
         for id in self.io.members_in_flight() {
             if seen.contains(&id) {

@@ -35,6 +35,12 @@ impl Array {
         })
     }
 
+    /// Whether the last leg of a mirror fails like any other (md's `fail_last_dev`), instead of
+    /// being read on.
+    pub(super) fn fails_last(&self) -> bool {
+        self.options.fail_last_dev && self.geometry.is_mirror()
+    }
+
     /// A member cannot be trusted any more. If the array cannot live without it, writes end here;
     /// nothing is recorded then, so that what is on the members stays assemblable.
     pub(super) fn fail_member(&mut self, id: MemberId, why: &str) {
@@ -57,7 +63,7 @@ impl Array {
             // computed with this member any more. A mirror or stripe is only as bad as itself.
             // U11: reads went on being computed with it, from rows that were half written.
             let computed = matches!(*self.geometry, Geometry::Parity(_));
-            if computed && !self.io.museum.on(Exhibit::U11) {
+            if computed && !self.io.museum.on(Exhibit::U11) || self.fails_last() {
                 self.distrust(id, why);
             }
             return;

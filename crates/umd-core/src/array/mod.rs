@@ -10,6 +10,7 @@ mod replace;
 mod setup;
 mod status;
 mod stop;
+mod suspend;
 mod view;
 
 pub use crate::personality::faulty::{FaultyStatus, PretendedMode};

@@ -28,6 +28,9 @@ pub struct Options {
     /// A member with more read errors than this in an hour is failed, if the array lives on
     /// without it (kernel: `max_read_errors`).
     pub max_read_errors: u32,
+    /// The last leg of a mirror that fails is out, too, and reads fail (md's `fail_last_dev`);
+    /// otherwise it is read on.
+    pub fail_last_dev: bool,
     /// The file that holds the bitmap, and its name: the identity under which I/O to it is asked
     /// for. It is the source of the plan's bitmap.
     pub bitmap_file: Option<(MemberId, String)>,
@@ -43,6 +46,7 @@ impl Default for Options {
             safe_mode_delay: Span::millis(210),
             io_timeout: Span::secs(30),
             max_read_errors: 20,
+            fail_last_dev: false,
             bitmap_file: None,
             museum: Museum::NONE,
         }

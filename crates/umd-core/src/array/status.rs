@@ -94,6 +94,13 @@ pub struct Status {
     pub safe_mode_delay_ms: u64,
     /// More read errors than this in an hour fail a member.
     pub max_read_errors: u32,
+    /// The last leg of a mirror fails like any other.
+    pub fail_last_dev: bool,
+    /// Hosts do not write between these (md's `suspend_lo`, `suspend_hi`), in sectors of the array;
+    /// nowhere if the first is not below the second.
+    pub suspended_sectors: (u64, u64),
+    /// Writes that wait for that.
+    pub suspended_writes: usize,
 }
 
 /// One member.

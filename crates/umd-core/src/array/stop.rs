@@ -63,6 +63,9 @@ impl Array {
             self.read_auto = rest == Rest::ReadAuto;
             return self.answer(id, Ok(ControlReply::Done));
         }
+        if rest == Rest::Stop {
+            self.lift_suspension();
+        }
         self.sync.interrupt();
         self.stopping = Some(Stopping {
             id,

@@ -88,9 +88,12 @@ impl Array {
             bitmap: self.bitmap_status(),
             faulty: self.lane.pretended(),
             logical_block_bytes: info.logical_block_bytes,
-            requests_in_flight: self.lane.requests_in_flight(),
+            requests_in_flight: self.lane.requests_in_flight() + self.suspension.waiting(),
             safe_mode_delay_ms: self.options.safe_mode_delay.0 / 1_000_000,
             max_read_errors: self.options.max_read_errors,
+            fail_last_dev: self.options.fail_last_dev,
+            suspended_sectors: self.suspension.bounds(),
+            suspended_writes: self.suspension.waiting(),
         }
     }
 

@@ -31,7 +31,8 @@ pub fn assemble(facts: &[MemberFacts], wish: &Wish) -> Result<Plan, Refusal> {
             let plan = Plan { ignored, ..plan };
             plan.check();
             assert!(wish.force || plan.forced.is_empty(), "forced unasked");
-            assert!(wish.force || !plan.marked_clean, "called clean unasked");
+            let asked = wish.force || wish.start_dirty_degraded;
+            assert!(asked || !plan.marked_clean, "called clean unasked");
             Ok(plan)
         }
         Err(kind) => Err(Refusal { kind, ignored }),
@@ -430,7 +431,7 @@ impl<'a> Lineup<'a> {
             }
             return Ok((recorded, false));
         }
-        if !wish.force {
+        if !wish.force && !wish.start_dirty_degraded {
             let drives = self.drives(self.spares.len()).to_string();
             return Err(RefusalKind::NotEnoughWhileUnclean { drives });
         }

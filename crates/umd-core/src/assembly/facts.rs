@@ -41,6 +41,9 @@ pub enum NoSuperblock {
 pub struct Wish {
     /// Start even if stale members must be trusted, or parity that may be wrong.
     pub force: bool,
+    /// Start an array with parity although it is unclean and lacks a member (md's
+    /// `start_dirty_degraded`): what `force` does about that, and nothing else of it.
+    pub start_dirty_degraded: bool,
     /// Start although `no_degraded` would forbid it.
     pub run: bool,
     /// Start only if every member is there that was there when the array last ran.

@@ -169,6 +169,12 @@ impl Lane {
         self.requests.len() - self.lingering
     }
 
+    /// Whether a write is under way between these array sectors.
+    pub fn writes_within(&self, start: u64, end: u64) -> bool {
+        let mut requests = self.requests.iter();
+        requests.any(|(_, request)| request.writes_within(start, end))
+    }
+
     /// Writes that may be answered before write-mostly legs hold them.
     pub fn behind_writes(&self) -> u32 {
         self.behind.outstanding()

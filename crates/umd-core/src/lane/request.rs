@@ -71,6 +71,12 @@ impl HostRequest {
         }
     }
 
+    /// Whether it writes between these array sectors.
+    pub(super) fn writes_within(&self, start: u64, end: u64) -> bool {
+        let span = self.span.map(|(from, len)| (from, from + len));
+        start < end && span.is_some_and(|(from, to)| from < end && start < to)
+    }
+
     /// Parts that are not over.
     pub(super) fn parts_left(&self) -> usize {
         self.parts_left

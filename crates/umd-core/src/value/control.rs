@@ -91,6 +91,12 @@ pub struct Settings {
     pub safe_mode_delay: Option<Span>,
     /// A member with more read errors than this in an hour is failed.
     pub max_read_errors: Option<u32>,
+    /// The last leg of a mirror fails like any other; otherwise it is read on.
+    pub fail_last_dev: Option<bool>,
+    /// Hosts do not write from here on, in sectors of the array ...
+    pub suspend_lo_sectors: Option<u64>,
+    /// ... to here.
+    pub suspend_hi_sectors: Option<u64>,
 }
 
 /// A device offered to a running array. Already opened and locked by the driver.

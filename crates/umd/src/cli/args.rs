@@ -9,6 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::args_incremental::IncrementalArgs;
 use super::args_monitor::MonitorArgs;
+use super::args_state::ArrayStateArgs;
 use super::generate::GenerateArgs;
 
 /// Linux software RAID (md) in user space.
@@ -313,6 +314,9 @@ pub struct StartArgs {
     /// Start although members are missing that were there last time
     #[arg(short = 'R', long)]
     pub run: bool,
+    /// Start although the array is unclean and degraded, but with no stale member
+    #[arg(long)]
+    pub start_dirty_degraded: bool,
     /// Start read-only
     #[arg(short = 'o', long)]
     pub readonly: bool,
@@ -688,26 +692,6 @@ pub struct StopArgs {
     pub json: bool,
 }
 
-/// `umd array-state NAME [STATE]`
-#[derive(Debug, Clone, Args)]
-pub struct ArrayStateArgs {
-    /// The array
-    #[arg(value_name = "NAME")]
-    pub array: String,
-    /// clear, inactive, readonly, read-auto, clean or active; without it the state is printed
-    #[arg(value_name = "STATE")]
-    pub state: Option<String>,
-    /// Mark it clean this long after the last write (safe_mode_delay), in milliseconds; 0: never
-    #[arg(long, value_name = "MS")]
-    pub safe_mode_delay: Option<u32>,
-    /// Fail a member after this many read errors in an hour (max_read_errors)
-    #[arg(long, value_name = "COUNT")]
-    pub max_read_errors: Option<u32>,
-    /// Print a JSON document
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `umd zero-superblock DEVICE...`
 #[derive(Debug, Clone, Args)]
 pub struct ZeroArgs {
@@ -740,6 +724,10 @@ pub struct DaemonArgs {
     /// A name that a client opens and no array has is an empty array of size 0 from then on
     #[arg(long)]
     pub create_on_open: bool,
+    /// Start arrays with parity although they are unclean and degraded, as md does with its module
+    /// parameter of that name
+    #[arg(long)]
+    pub start_dirty_degraded: bool,
     /// Start what runs when this daemon ends again when the next one starts (it is so in any case
     /// after a crash)
     #[arg(long)]

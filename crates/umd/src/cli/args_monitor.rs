@@ -10,7 +10,7 @@ use clap::Args;
     override_usage = "umd monitor [OPTIONS] NAME...\n       umd monitor --scan [OPTIONS]",
     after_help = "\
 Events: DeviceDisappeared, RebuildStarted, RebuildNN, RebuildFinished, Fail, FailSpare, SpareActive,
-NewArray, DegradedArray, SparesMissing, TestMessage. The program is run with the event, the
+NewArray, DegradedArray, MoveSpare, SparesMissing, TestMessage. The program is run with the event, the
 array and, where there is one, the member. Mail is sent for Fail, FailSpare, DegradedArray,
 SparesMissing and TestMessage, through sendmail (or what $UMD_SENDMAIL names)."
 )]
@@ -48,7 +48,7 @@ pub struct MonitorArgs {
     /// Begin with a TestMessage for each array
     #[arg(short, long)]
     pub test: bool,
-    /// Do not move spares between arrays (they never are)
+    /// Do not move spares between arrays of one spare-group or POLICY domain, as --scan does
     #[arg(long)]
     pub no_sharing: bool,
     /// Read this configuration file (or the *.conf of this directory; none: no file)

@@ -27,15 +27,19 @@ pub const COMMANDS: &[&str] = &[
     "examine",
     "examine-badblocks",
     "mdstat",
+    "mount",
     "query",
     "manage",
     "grow",
     "action",
     "wait",
     "stop",
+    "array-state",
     "zero-superblock",
     "daemon",
     "demo",
+    "web",
+    "generate",
     "version",
     "help",
 ];
@@ -237,6 +241,20 @@ fn array_first(mut args: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
+
+    /// Whoever is not known here is taken for an array when an option follows.
+    #[test]
+    fn every_command_is_known() {
+        let command = super::super::args::Cli::command();
+        for one in command.get_subcommands() {
+            assert!(COMMANDS.contains(&one.get_name()), "{}", one.get_name());
+        }
+        assert_eq!(
+            run("array-state --suspend-hi 0 r5"),
+            "array-state --suspend-hi 0 r5"
+        );
+    }
 
     fn run(line: &str) -> String {
         let args = line.split_whitespace().map(OsString::from).collect();

@@ -3,6 +3,7 @@
 pub mod args;
 pub mod args_incremental;
 pub mod args_monitor;
+pub mod args_state;
 pub mod argv;
 pub mod assemble;
 pub mod bad_blocks;
@@ -128,6 +129,7 @@ fn run_daemon(args: &DaemonArgs, reach: &Reach) -> Outcome {
         linger: args.linger.then(|| Duration::from_millis(args.linger_ms)),
         nbd: assemble::addresses(&args.nbd)?,
         create_on_open: args.create_on_open,
+        start_dirty_degraded: args.start_dirty_degraded,
         report_ready: args.report_ready,
         keep: args.keep,
         leave: args.leave.clone(),

@@ -11,11 +11,13 @@ use super::outcome::{Failure, Outcome, print, say};
 use super::reach::Reach;
 use super::scan::{config, host};
 use super::values;
+use crate::api::{DoneDoc, ManageRequest};
 use crate::conf::{ArrayName, Config};
 use crate::doc::ArrayDoc;
 use crate::monitor::deliver::Channels;
 use crate::monitor::ears::{self, Heard};
-use crate::monitor::watch::{Expected, Watch};
+use crate::monitor::sharing::{Move, Sharing};
+use crate::monitor::watch::{Expected, Watch, moved};
 use crate::text::mdstat::mdstat;
 
 /// Seconds between looks, when nobody says.
@@ -65,6 +67,7 @@ pub fn run(args: &MonitorArgs, reach: &Reach) -> Outcome {
         watch,
         channels,
         delay,
+        sharing: (args.scan && !args.no_sharing).then_some(config),
         arrays: Vec::new(),
         listening: BTreeSet::new(),
     }
@@ -145,6 +148,7 @@ fn daemonise(args: &MonitorArgs, reach: &Reach) -> Outcome {
         ("--syslog", args.syslog),
         ("--oneshot", args.oneshot),
         ("--test", args.test),
+        ("--no-sharing", args.no_sharing),
     ];
     let flags = flags.iter().filter(|(_, set)| *set).map(|(flag, _)| *flag);
     command.arg("--runtime-dir").arg(reach.runtime.dir());
@@ -162,12 +166,25 @@ fn daemonise(args: &MonitorArgs, reach: &Reach) -> Outcome {
     Ok(0)
 }
 
+/// What udev calls a device by where it is plugged in.
+fn names_by_path(path: &str) -> Vec<String> {
+    let links = std::fs::read_dir("/dev/disk/by-path").into_iter().flatten();
+    let links = links.flatten().filter(|link| {
+        let target = link.path().canonicalize();
+        target.is_ok_and(|target| target == std::path::Path::new(path))
+    });
+    let names = links.map(|link| link.file_name().to_string_lossy().into_owned());
+    names.collect()
+}
+
 /// The monitor at work.
 struct Monitor<'a> {
     reach: &'a Reach,
     watch: Watch,
     channels: Channels,
     delay: Duration,
+    /// By which spares are moved, if they are.
+    sharing: Option<Config>,
     /// As they were at the last look.
     arrays: Vec<ArrayDoc>,
     /// Sockets that are listened at.
@@ -261,7 +278,51 @@ impl Monitor<'_> {
                 || listening.contains(&runtime.control())
         };
         let alerts = self.watch.look(&self.arrays, heard);
-        self.tell(&alerts)
+        self.tell(&alerts)?;
+        self.share()
+    }
+
+    /// Moves spares to where they are needed.
+    fn share(&mut self) -> Result<(), Failure> {
+        let Some(config) = &self.sharing else {
+            return Ok(());
+        };
+        let moves = Sharing::new(config, &names_by_path).moves(&self.arrays);
+        for one in &moves {
+            match self.carry(one) {
+                Ok(()) => self.tell(&[moved(&one.from, &one.to)])?,
+                Err(failure) => say(&failure.text),
+            }
+        }
+        if !moves.is_empty() {
+            self.refresh();
+        }
+        Ok(())
+    }
+
+    /// A spare that its new array does not take goes back to the old one.
+    fn carry(&self, one: &Move) -> Result<(), Failure> {
+        let ask = |array: &str, operation: &str| {
+            let request = ManageRequest {
+                operation: operation.to_owned(),
+                device: one.device.clone(),
+                with: None,
+                write_mostly: None,
+                failfast: None,
+                // It carries the superblock of a spare, which is nothing to lose.
+                force: true,
+            };
+            self.reach.post::<_, DoneDoc>(array, "manage", &request)
+        };
+        ask(&one.from, "remove")?;
+        ask(&one.to, "add").map(drop).map_err(|failure| {
+            let back = ask(&one.from, "add");
+            let what = match back {
+                Ok(_) => format!("it went back to {}", one.from),
+                Err(other) => format!("and {} does not take it back: {}", one.from, other.text),
+            };
+            Failure::failed(format!("{}; {what}", failure.text))
+        })
     }
 
     fn tell(&self, alerts: &[crate::monitor::watch::Alert]) -> Result<(), Failure> {

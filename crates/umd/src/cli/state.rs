@@ -1,6 +1,6 @@
 //! `umd array-state`: md's word for the state of an array, and what md does when it is written.
 
-use super::args::ArrayStateArgs;
+use super::args_state::ArrayStateArgs;
 use super::outcome::{Outcome, print, print_json};
 use super::reach::Reach;
 use super::values;
@@ -16,6 +16,9 @@ pub fn array_state(args: &ArrayStateArgs, reach: &Reach) -> Outcome {
     let settings = SettingsRequest {
         safe_mode_delay_ms: args.safe_mode_delay,
         max_read_errors: args.max_read_errors,
+        fail_last_dev: args.fail_last_dev,
+        suspend_lo_sectors: args.suspend_lo,
+        suspend_hi_sectors: args.suspend_hi,
     };
     let changes = settings != SettingsRequest::default();
     if changes {

@@ -10,6 +10,18 @@ use crate::words;
 
 use super::outcome::Failure;
 
+/// `1` or `0`, or a word for it.
+///
+/// # Errors
+/// When it is neither.
+pub fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "yes" | "on" => Ok(true),
+        "0" | "no" | "off" => Ok(false),
+        _ => Err("it is 1 or 0".to_owned()),
+    }
+}
+
 /// Chunk of the levels that have one, when none is given: 512 KiB.
 pub const CHUNK_SECTORS_DEFAULT: u32 = 1024;
 

@@ -26,7 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::household::{Answer, Household};
-use super::{metrics, page, web};
+use super::{metrics, page, parameters, web};
 use crate::api::{
     API, ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc,
     ErrorDoc, EventDoc, GoneRequest, IncrementalDoc, IncrementalRequest, LayoutRequest,
@@ -79,8 +79,8 @@ impl Activity {
 
 /// What every route can reach.
 #[derive(Clone)]
-struct Shared {
-    household: Arc<Household>,
+pub(super) struct Shared {
+    pub(super) household: Arc<Household>,
     activity: Arc<Activity>,
 }
 
@@ -111,7 +111,7 @@ struct Description;
 /// The refusals that every route may give.
 #[derive(utoipa::IntoResponses)]
 #[allow(dead_code)] // Never made: it only describes.
-enum Refusals {
+pub(super) enum Refusals {
     /// Nonsense: nothing was tried
     #[response(status = 400)]
     Nonsense(ErrorDoc),
@@ -141,6 +141,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(stop))
         .routes(routes!(state, set_state))
         .routes(routes!(settings))
+        .routes(routes!(parameters::parameters, parameters::set_parameters))
         .routes(routes!(manage))
         .routes(routes!(action))
         .routes(routes!(bitmap))
@@ -202,17 +203,17 @@ async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Re
     response
 }
 
-fn answer<T: Serialize>(answer: Answer<T>) -> Response {
+pub(super) fn answer<T: Serialize>(answer: Answer<T>) -> Response {
     match answer {
         Ok(document) => Json(document).into_response(),
         Err(error) => error.into_response(),
     }
 }
 
-type Body<T> = Result<Json<T>, JsonRejection>;
+pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
 
 /// A body that was understood; otherwise the answer to give.
-fn understood<T>(body: Body<T>) -> Result<T, Box<Response>> {
+pub(super) fn understood<T>(body: Body<T>) -> Result<T, Box<Response>> {
     body.map(|Json(document)| document).map_err(|rejection| {
         let mut error = ErrorDoc::new(rejection.body_text());
         error.exit_code = 2;

@@ -169,7 +169,10 @@ impl Gathering {
         };
         waiting.members.push(member);
         let name = waiting.held.name().to_owned();
-        match judge(&waiting.members, &wishes(&name, request.run)) {
+        match judge(
+            &waiting.members,
+            &around.granting(wishes(&name, request.run)),
+        ) {
             Ok(None) => self
                 .start(around, waiting, request.run)
                 .map(Arrived::Started),
@@ -346,7 +349,7 @@ impl Gathering {
             Some(name) => name.to_owned(),
             None => start::stored_name(&first.superblock)?,
         };
-        let judged = judge(&members, &wishes(&name, false))?;
+        let judged = judge(&members, &around.granting(wishes(&name, false)))?;
         if incomplete && judged != Some(true) {
             return Ok(None);
         }
@@ -442,6 +445,10 @@ impl Waiting {
             requests_in_flight: 0,
             safe_mode_delay_ms: 0,
             max_read_errors: 0,
+            fail_last_dev: false,
+            suspend_lo_sectors: 0,
+            suspend_hi_sectors: 0,
+            suspended_writes: 0,
             openers: self.held.openers(),
             nbd: Vec::new(),
             overlay: None,

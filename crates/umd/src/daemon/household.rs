@@ -47,6 +47,8 @@ pub struct Household {
     pub events: broadcast::Sender<EventDoc>,
     /// Told whenever an array has ended.
     pub ended: std::sync::Arc<Notify>,
+    /// md's module parameter of that name.
+    pub start_dirty_degraded: std::sync::atomic::AtomicBool,
     /// Where what runs is written down.
     pub memory: std::sync::OnceLock<Memory>,
 }
@@ -87,6 +89,7 @@ impl Household {
             nbd: Mutex::new(Vec::new()),
             events,
             ended,
+            start_dirty_degraded: false.into(),
             memory: std::sync::OnceLock::new(),
         }
     }
@@ -148,6 +151,7 @@ impl Household {
         start::Surroundings {
             registry: self.registry.clone(),
             events: self.events.clone(),
+            start_dirty_degraded: self.parameters().start_dirty_degraded,
         }
     }
 

@@ -42,6 +42,7 @@ pub mod metrics;
 pub mod notices;
 pub mod open;
 pub mod page;
+mod parameters;
 pub mod process;
 pub mod rebit;
 pub mod registry;

@@ -18,6 +18,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -84,6 +85,8 @@ pub struct DaemonOptions {
     pub nbd: Vec<Address>,
     /// A name that a client opens and nothing has is there from then on, as an empty array.
     pub create_on_open: bool,
+    /// Arrays with parity may start unclean and degraded.
+    pub start_dirty_degraded: bool,
     /// Report on stdout and let go of the terminal.
     pub report_ready: bool,
     /// What runs when it is told to go is started again by the next one.
@@ -187,6 +190,8 @@ fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
 async fn household(options: &DaemonOptions) -> Outcome {
     let told = told_to_go();
     let household = Arc::new(Household::new(options.create_on_open));
+    let may = &household.start_dirty_degraded;
+    may.store(options.start_dirty_degraded, Ordering::Relaxed);
     // Before any door is open: who comes back finds the arrays that were there.
     let memory = Memory::at(&options.runtime.arrays());
     let said = household

@@ -59,9 +59,17 @@ pub struct Surroundings {
     pub registry: Registry,
     /// Where its events go.
     pub events: broadcast::Sender<EventDoc>,
+    /// Every array with parity may start unclean and degraded.
+    pub start_dirty_degraded: bool,
 }
 
 impl Surroundings {
+    /// Wishes, with what is granted to every array here.
+    pub fn granting(&self, mut wishes: Wishes) -> Wishes {
+        wishes.wish.start_dirty_degraded |= self.start_dirty_degraded;
+        wishes
+    }
+
     /// Takes a name.
     ///
     /// # Errors
@@ -135,6 +143,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
         name: request.name.clone(),
         wish: Wish {
             force: request.force,
+            start_dirty_degraded: request.start_dirty_degraded,
             run: request.run,
             no_degraded: request.no_degraded,
             readonly: request.readonly,
@@ -329,7 +338,7 @@ pub fn start(
         facts,
         name,
         mut messages,
-    } = plan(&opened, wishes)?;
+    } = plan(&opened, &around.granting(wishes.clone()))?;
     if !wishes.how.readonly {
         messages.extend(room::warnings(opened.iter().map(|one| &one.file)));
     }

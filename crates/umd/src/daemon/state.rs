@@ -226,6 +226,9 @@ impl Household {
         let settings = Settings {
             safe_mode_delay: request.safe_mode_delay_ms.map(|ms| Span::millis(ms.into())),
             max_read_errors: request.max_read_errors,
+            fail_last_dev: request.fail_last_dev,
+            suspend_lo_sectors: request.suspend_lo_sectors,
+            suspend_hi_sectors: request.suspend_hi_sectors,
         };
         let control = Control::Settings(settings);
         let answer = handle.control(control).await.map_err(stopped(name))?;

@@ -11,4 +11,5 @@
 
 pub mod deliver;
 pub mod ears;
+pub mod sharing;
 pub mod watch;

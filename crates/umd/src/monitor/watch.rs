@@ -76,6 +76,11 @@ fn mismatches(array: &ArrayDoc) -> Option<String> {
     })
 }
 
+/// mdadm's `MoveSpare`: the array that got it, and the one that gave it.
+pub fn moved(from: &str, to: &str) -> Alert {
+    alert("MoveSpare", to, Some(format!("/dev/md/{from}")))
+}
+
 impl Watch {
     /// A watch over these arrays; with `scan` over all others as well.
     pub fn new(expected: Vec<Expected>, scan: bool, increment: u64) -> Watch {

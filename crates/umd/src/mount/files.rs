@@ -16,15 +16,19 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenAccMode, OpenFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents, PollFlags, PollNotifier,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen,
+    ReplyPoll, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 use rustix::fs::OFlags;
 
 use super::device::Device;
 use super::inodes::{Inodes, join, number};
+use super::pollers::Pollers;
 use super::source::Source;
-use crate::sysfs::{Change, Errno, Names, Node, change, tree};
+use crate::sysfs::{
+    Change, Errno, Names, Node, PARAMETERS, change, change_parameters, mark, parameters, tree,
+};
 
 /// Nothing that the kernel is told holds for any time.
 const TTL: Duration = Duration::ZERO;
@@ -37,7 +41,7 @@ const ZERO_RANGE: i32 = 16;
 
 /// An open file.
 enum Open {
-    Text(Mutex<String>),
+    Text(Mutex<Shown>),
     Bytes {
         array: String,
         device: Mutex<Device>,
@@ -45,9 +49,18 @@ enum Open {
     List(Vec<(u64, FileType, String)>),
 }
 
+/// What was read of a value.
+#[derive(Default)]
+struct Shown {
+    text: String,
+    /// Its mark, if it was read; see `sysfs::mark`.
+    mark: Option<String>,
+}
+
 /// The filesystem.
 pub struct Files {
-    source: Source,
+    source: Arc<Source>,
+    pollers: Arc<Pollers>,
     md_names: bool,
     names: Mutex<Names>,
     inodes: Mutex<Inodes>,
@@ -74,8 +87,13 @@ fn attribute_of(path: &str) -> Option<(&str, Vec<&str>)> {
 
 impl Files {
     /// Shows what a source has.
-    pub fn new(source: Source, md_names: bool) -> Files {
-        Files {
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub fn new(source: Source, md_names: bool) -> io::Result<Files> {
+        let source = Arc::new(source);
+        Ok(Files {
+            pollers: Pollers::watching(source.clone())?,
             source,
             md_names,
             names: Mutex::default(),
@@ -83,7 +101,7 @@ impl Files {
             open: Mutex::default(),
             next: AtomicU64::new(1),
             since: SystemTime::now(),
-        }
+        })
     }
 
     fn tree(&self) -> Result<Node, Errno> {
@@ -93,9 +111,20 @@ impl Files {
         Ok(tree(&arrays, &names, self.md_names))
     }
 
+    /// The part of the tree that no array has to do with.
+    fn modules(&self) -> Result<Node, Errno> {
+        let shown = self.source.parameters()?.ok_or(Errno::NOENT)?;
+        let path = PARAMETERS.rsplit('/');
+        let below = |node, name: &str| Node::Directory(vec![(name.to_owned(), node)]);
+        Ok(path.fold(parameters(&shown), below))
+    }
+
     /// What is at a path now.
     fn node(&self, path: &str) -> Result<Node, Errno> {
-        let tree = self.tree()?;
+        let tree = match path.starts_with("sys/module") {
+            true => self.modules()?,
+            false => self.tree()?,
+        };
         let parts = path.split('/').filter(|part| !part.is_empty());
         tree.find(parts).cloned().ok_or(Errno::NOENT)
     }
@@ -180,11 +209,13 @@ impl Files {
             Open::Text(shown) => {
                 let mut shown = lock(shown);
                 if at == 0 {
-                    *shown = self.text(&self.path(inode)?)?;
+                    let path = self.path(inode)?;
+                    shown.text = self.text(&path)?;
+                    shown.mark = Some(mark(&path, &shown.text));
                 }
                 let rest = usize::try_from(at)
                     .ok()
-                    .and_then(|at| shown.as_bytes().get(at..));
+                    .and_then(|at| shown.text.as_bytes().get(at..));
                 let rest = rest.unwrap_or_default();
                 Ok(rest[..rest.len().min(len as usize)].to_vec())
             }
@@ -224,6 +255,12 @@ impl Files {
         match &*self.opened(handle)? {
             Open::Text(_) => {
                 let path = self.path(inode)?;
+                if let Some(name) = path.strip_prefix(PARAMETERS) {
+                    let text = std::str::from_utf8(data).map_err(|_| Errno::INVAL)?;
+                    let wanted = change_parameters(name.trim_start_matches('/'), text)?;
+                    self.source.set_parameters(&wanted)?;
+                    return Ok(data.len() as u32);
+                }
                 let (name, below) = attribute_of(&path).ok_or(Errno::ACCESS)?;
                 let text = std::str::from_utf8(data).map_err(|_| Errno::INVAL)?;
                 let array = self.source.array(name)?;
@@ -264,6 +301,27 @@ impl Files {
             (inode, kind(&node), name)
         });
         Ok(self.keep(Open::List(dots.into_iter().chain(below).collect())))
+    }
+
+    /// What poll(2) says of an open file. As in sysfs and /proc, a value can always be read, and
+    /// one that is not as it was read here is something exceptional.
+    fn readiness(&self, inode: INodeNo, handle: FileHandle) -> Answer<PollEvents> {
+        let ready = PollEvents::POLLIN | PollEvents::POLLRDNORM;
+        let writable = PollEvents::POLLOUT | PollEvents::POLLWRNORM;
+        let Open::Text(shown) = &*self.opened(handle)? else {
+            return Ok(ready | writable);
+        };
+        let path = self.path(inode)?;
+        let seen = lock(shown).mark.clone();
+        let now = self.text(&path).ok().map(|text| mark(&path, &text));
+        let ready = match path.starts_with("proc/") {
+            true => ready,
+            false => ready | writable,
+        };
+        Ok(match seen.is_some() && seen == now {
+            true => ready,
+            false => ready | PollEvents::POLLERR | PollEvents::POLLPRI,
+        })
     }
 
     /// Truncation means nothing to an attribute, and a device has its size.
@@ -442,6 +500,26 @@ impl Filesystem for Files {
         }
     }
 
+    fn poll(
+        &self,
+        _: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        notifier: PollNotifier,
+        _: PollEvents,
+        flags: PollFlags,
+        reply: ReplyPoll,
+    ) {
+        // Before the look: what changes after it is told.
+        if flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY) {
+            self.pollers.add(handle.0, notifier);
+        }
+        match self.readiness(inode, handle) {
+            Ok(ready) => reply.poll(ready),
+            Err(errno) => reply.error(refusal(errno)),
+        }
+    }
+
     fn fallocate(
         &self,
         _: &Request,
@@ -468,6 +546,7 @@ impl Filesystem for Files {
         _: bool,
         reply: ReplyEmpty,
     ) {
+        self.pollers.remove(handle.0);
         let open = lock(&self.open).remove(&handle.0);
         if let Some(Open::Bytes { device, .. }) = open.as_deref() {
             lock(device).close();

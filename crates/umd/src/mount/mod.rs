@@ -9,11 +9,12 @@
 //! A process of its own, in the foreground. The daemon knows nothing of FUSE: whatever happens to
 //! the mount, arrays run on. Nothing is cached by the kernel (no entry, no attribute, no page), so
 //! nothing is ever invalidated: an array that is stopped by a write to one of its own files is gone
-//! at the next look. poll(2) says that files are always ready: it announces no change.
+//! at the next look.
 
 mod device;
 mod files;
 mod inodes;
+mod pollers;
 mod source;
 
 use std::path::Path;
@@ -27,8 +28,9 @@ use crate::runtime::Runtime;
 use files::Files;
 use source::Source;
 
-/// How many requests are worked on at the same time: a slow one does not hold up the others.
-const THREADS: usize = 4;
+/// How many requests are worked on at the same time: a slow one does not hold up the others, nor do
+/// some writes that wait for a suspended range.
+const THREADS: usize = 16;
 
 /// What the user wants.
 #[derive(Debug, Clone)]
@@ -74,7 +76,7 @@ pub fn mount(runtime: Runtime, dir: &Path, wishes: &Wishes) -> Outcome {
     if wishes.allow_other {
         config.acl = SessionACL::All;
     }
-    let files = Files::new(Source::new(runtime), wishes.md_names);
+    let files = Files::new(Source::new(runtime), wishes.md_names).map_err(failed)?;
     let mut session = Session::new(files, &dir, &config).map_err(failed)?;
     leave_when_told(session.unmount_callable(), dir.clone())?;
     if !wishes.quiet {

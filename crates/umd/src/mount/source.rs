@@ -9,7 +9,10 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::api::{ArraysDoc, DoneDoc, ErrorDoc, StateRequest, StopRequest};
+use crate::api::{
+    ArraysDoc, DoneDoc, ErrorDoc, IncrementalDoc, IncrementalRequest, ManageRequest, ParametersDoc,
+    ParametersRequest, StateRequest, StopRequest,
+};
 use crate::cli::outcome::say;
 use crate::client::{Client, ClientError, quote};
 use crate::doc::ArrayDoc;
@@ -80,11 +83,64 @@ impl Source {
             Change::Action(request) => self.post(name, "action", request),
             Change::Bitmap(request) => self.post(name, "bitmap", request),
             Change::Layout(request) => self.post(name, "layout", request),
+            Change::NewDevice(device) => self.take_in(name, &path_of(device)?),
             Change::Manage(requests) => {
                 let mut requests = requests.iter();
                 requests.try_for_each(|request| self.post(name, "manage", request))
             }
         }
+    }
+
+    /// One that runs gets a spare, as from `umd manage --add`; one that does not gets one more of
+    /// its members, as from `umd incremental`.
+    fn take_in(&self, name: &str, device: &str) -> Result<(), Errno> {
+        let array = self.array(name)?;
+        if array.members.iter().any(|member| member.path == device) {
+            return Err(Errno::EXIST);
+        }
+        if array.array_state == "inactive" {
+            let request = IncrementalRequest {
+                device: device.to_owned(),
+                name: Some(name.to_owned()),
+                run: false,
+            };
+            let mut client = self.daemon()?.ok_or(Errno::NODEV)?;
+            let answer = client.post::<_, IncrementalDoc>("/v1/incremental", &request);
+            return answer.map(drop).map_err(complain);
+        }
+        let request = ManageRequest {
+            operation: "add".to_owned(),
+            device: device.to_owned(),
+            with: None,
+            write_mostly: None,
+            failfast: None,
+            force: false,
+        };
+        self.post(name, "manage", &request)
+    }
+
+    fn daemon(&self) -> Result<Option<Client>, Errno> {
+        Client::connect(&self.runtime.control()).map_err(complain)
+    }
+
+    /// What holds for all arrays of the daemon; `None` when there is none.
+    ///
+    /// # Errors
+    /// EIO, when it is not understood.
+    pub fn parameters(&self) -> Result<Option<ParametersDoc>, Errno> {
+        let client = self.daemon()?;
+        let asked = client.map(|mut client| client.get("/v1/parameters"));
+        asked.transpose().map_err(complain)
+    }
+
+    /// Changes that.
+    ///
+    /// # Errors
+    /// ENODEV when there is no daemon.
+    pub fn set_parameters(&self, request: &ParametersRequest) -> Result<(), Errno> {
+        let mut client = self.daemon()?.ok_or(Errno::NODEV)?;
+        let answer = client.post::<_, ParametersDoc>("/v1/parameters", request);
+        answer.map(drop).map_err(complain)
     }
 
     fn post(&self, name: &str, operation: &str, body: &impl Serialize) -> Result<(), Errno> {
@@ -97,6 +153,16 @@ impl Source {
         let answer = client.ok_or(Errno::NODEV)?.post::<_, DoneDoc>(&path, body);
         answer.map(drop).map_err(complain)
     }
+}
+
+/// Where a device is that was named by its numbers.
+fn path_of(device: &str) -> Result<String, Errno> {
+    let path = match device.contains(':') && !device.starts_with('/') {
+        true => Path::new("/dev/block").join(device),
+        false => PathBuf::from(device),
+    };
+    let path = path.canonicalize().map_err(|_| Errno::NXIO)?;
+    path.to_str().map(str::to_owned).ok_or(Errno::INVAL)
 }
 
 /// What runs behind a socket; `None` when nobody listens there.

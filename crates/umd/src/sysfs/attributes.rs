@@ -1,5 +1,5 @@
 //! The attributes in `md/`. What is fixed here is what umd does, in md's words: it limits no array
-//! to less than its size, fails the last member of none, and has no stripe cache.
+//! to less than its size, and has no stripe cache.
 
 use super::{Entries, Node, attribute, bitmap, has_parity, is_redundant, members, named};
 use super::{read_only, writable};
@@ -10,10 +10,7 @@ pub const NO_LIMIT_KIB_S: u32 = i32::MAX as u32;
 
 /// Attributes with numbers that umd has no way to change: name, value, lowest, highest.
 pub const FIXED: &[(&str, u64, u64, u64)] = &[
-    ("fail_last_dev", 0, 0, 1),
     ("sync_force_parallel", 0, 0, 1),
-    ("suspend_lo", 0, 0, u64::MAX),
-    ("suspend_hi", 0, 0, u64::MAX),
     ("stripe_cache_size", 256, 17, 32_768),
     ("preread_bypass_threshold", 1, 0, 256),
     ("skip_copy", 0, 0, u64::MAX),
@@ -51,6 +48,7 @@ fn geometry(array: &ArrayDoc) -> Entries {
         ("chunk_size", writable(array.chunk_bytes)),
         ("component_size", writable(component_kib(array))),
         ("metadata_version", writable(&array.metadata)),
+        ("new_dev", attribute(None, true)),
         ("array_size", writable("default")),
         ("reshape_position", writable("none")),
         ("reshape_direction", writable("forwards")),
@@ -73,7 +71,7 @@ fn state(array: &ArrayDoc) -> Entries {
         ("safe_mode_delay", writable(safe_mode_delay(array))),
         ("max_read_errors", writable(array.max_read_errors)),
         ("consistency_policy", writable(&array.consistency_policy)),
-        ("fail_last_dev", fixed("fail_last_dev")),
+        ("fail_last_dev", writable(u8::from(array.fail_last_dev))),
         ("serialize_policy", writable(policy)),
     ])
 }
@@ -130,8 +128,8 @@ fn sync(array: &ArrayDoc) -> Entries {
         ("sync_min", writable(array.sync_min_sectors)),
         ("sync_max", writable(max)),
         ("sync_force_parallel", fixed("sync_force_parallel")),
-        ("suspend_lo", fixed("suspend_lo")),
-        ("suspend_hi", fixed("suspend_hi")),
+        ("suspend_lo", writable(array.suspend_lo_sectors)),
+        ("suspend_hi", writable(array.suspend_hi_sectors)),
         ("degraded", read_only(array.degraded)),
         ("bitmap_set_bits", attribute(None, true)),
     ])

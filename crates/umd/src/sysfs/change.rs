@@ -26,6 +26,8 @@ pub enum Change {
     Manage(Vec<ManageRequest>),
     /// Another bitmap, or none.
     Bitmap(BitmapRequest),
+    /// One more device: `MAJOR:MINOR`, or an absolute path.
+    NewDevice(String),
     /// How level faulty fails.
     Layout(LayoutRequest),
 }
@@ -63,11 +65,12 @@ fn to_array(array: &ArrayDoc, name: &str, text: &str) -> Answer {
             geometry(array, name, text)
         }
         "metadata_version" => metadata(text),
+        "new_dev" => new_device(text),
         "array_state" => array_state(array, text),
         "resync_start" => settled(text, &resync_start(array), |text| {
             text == "none" || text.parse::<u64>().is_ok()
         }),
-        "safe_mode_delay" | "max_read_errors" => settings(array, name, text),
+        "safe_mode_delay" | "max_read_errors" | "fail_last_dev" => settings(array, name, text),
         "array_size" => array_size(array, text),
         "reshape_position" => settled(text, "none", |text| text.parse::<u64>().is_ok()),
         "reshape_direction" => settled(text, "forwards", |text| text == "backwards"),
@@ -79,6 +82,19 @@ fn to_array(array: &ArrayDoc, name: &str, text: &str) -> Answer {
         "journal_mode" => Err(Errno::NODEV),
         _ if is_redundant(array) => sync(array, name, text),
         _ => Err(Errno::ACCESS),
+    }
+}
+
+/// md takes the numbers of a block device. Members may be files here, which have none: those are
+/// named by where they are.
+fn new_device(text: &str) -> Answer {
+    let number = |text: &str| text.parse::<u32>().is_ok();
+    let numbers = text
+        .split_once(':')
+        .is_some_and(|(major, minor)| number(major) && number(minor));
+    match numbers || text.len() > 1 && text.starts_with('/') {
+        true => Ok(Change::NewDevice(text.to_owned())),
+        false => Err(Errno::INVAL),
     }
 }
 
@@ -95,11 +111,23 @@ fn settings(array: &ArrayDoc, name: &str, text: &str) -> Answer {
     let mut request = SettingsRequest::default();
     match name {
         "safe_mode_delay" => request.safe_mode_delay_ms = Some(milliseconds(text)?),
+        "fail_last_dev" => request.fail_last_dev = Some(switch(text)?),
+        "suspend_lo" => request.suspend_lo_sectors = Some(text.parse().map_err(|_| Errno::INVAL)?),
+        "suspend_hi" => request.suspend_hi_sectors = Some(text.parse().map_err(|_| Errno::INVAL)?),
         _ => request.max_read_errors = Some(text.parse().map_err(|_| Errno::INVAL)?),
     }
     match is_inactive(array) {
         true => Err(Errno::BUSY),
         false => Ok(Change::Settings(request)),
+    }
+}
+
+/// What kernels take for a truth value.
+fn switch(text: &str) -> Result<bool, Errno> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "y" | "on" => Ok(true),
+        "0" | "n" | "off" => Ok(false),
+        _ => Err(Errno::INVAL),
     }
 }
 
@@ -217,6 +245,7 @@ fn sync(array: &ArrayDoc, name: &str, text: &str) -> Answer {
     let number = text.parse::<u64>();
     match name {
         "sync_action" => sync_action(array, text),
+        "suspend_lo" | "suspend_hi" => settings(array, name, text),
         "sync_min" if array.is_syncing() => Err(Errno::BUSY),
         "sync_min" => {
             let from = number.map_err(|_| Errno::INVAL)?;
@@ -335,6 +364,11 @@ fn location(array: &ArrayDoc, text: &str) -> Answer {
     let known = bitmap::location(array);
     let new = match (text, offset) {
         ("none", _) => BitmapRequest::default(),
+        // Kernels take no file here; members that are files make it worth having.
+        (path, _) if path.len() > 1 && path.starts_with('/') => BitmapRequest {
+            file: Some(path.to_owned()),
+            ..BitmapRequest::default()
+        },
         // umd chooses the place among those that md allows; it is no other than this.
         (_, Some(_)) => BitmapRequest {
             internal: true,
@@ -347,6 +381,7 @@ fn location(array: &ArrayDoc, text: &str) -> Answer {
         _ if !is_redundant(array) || array.is_syncing() => Err(Errno::BUSY),
         "none" => Ok(Change::Bitmap(new)),
         _ if known != "none" => Err(Errno::BUSY),
+        _ if new.file.is_some() => Ok(Change::Bitmap(new)),
         "+8" | "8" if array.metadata.starts_with("1.") => Ok(Change::Bitmap(new)),
         _ => Err(Errno::INVAL),
     }

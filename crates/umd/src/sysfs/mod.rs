@@ -8,6 +8,7 @@
 //!   sys/block/NAME/md/dev-MEMBER/ATTRIBUTE          `members`
 //!   sys/block/NAME/md/rdSLOT    -> dev-MEMBER
 //!   sys/block/md127             -> NAME             `names`
+//!   sys/module/md_mod/parameters/NAME             `parameters`
 //!   dev/NAME, dev/md127 -> NAME                     the bytes of the array
 //!
 //!   ArrayDoc --tree--> Node         what there is to read
@@ -25,11 +26,15 @@ mod change;
 mod device_state;
 mod members;
 mod names;
+mod notified;
+mod parameters;
 #[cfg(test)]
 mod tests;
 
 pub use change::{Change, change};
 pub use names::Names;
+pub use notified::mark;
+pub use parameters::{PARAMETERS, change_parameters, parameters};
 
 use crate::doc::ArrayDoc;
 use crate::text::mdstat::mdstat;
@@ -158,7 +163,14 @@ pub fn tree(arrays: &[ArrayDoc], names: &Names, md_names: bool) -> Node {
     let below = |name: &str, entries| Node::Directory(vec![(name.to_owned(), entries)]);
     Node::Directory(named([
         ("proc", below("mdstat", stat)),
-        ("sys", below("block", Node::Directory(block))),
+        (
+            "sys",
+            Node::Directory(named([
+                ("block", Node::Directory(block)),
+                // What is below is asked for apart.
+                ("module", Node::Directory(Entries::new())),
+            ])),
+        ),
         ("dev", Node::Directory(dev)),
     ]))
 }

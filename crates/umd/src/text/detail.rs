@@ -168,6 +168,9 @@ fn syncing(array: &ArrayDoc) -> String {
     if let Some(text) = sync_speed(array) {
         line("Sync Speed", format!("{text}\n"));
     }
+    if let Some(text) = suspended(array) {
+        line("Suspended", format!("{text}\n"));
+    }
     out
 }
 
@@ -180,6 +183,17 @@ fn sync_range(array: &ArrayDoc) -> Option<String> {
         (from, None) => Some(format!("from sector {from}")),
         (from, Some(to)) => Some(format!("from sector {from} to {to}{tail}")),
     }
+}
+
+/// `suspend_lo` and `suspend_hi`, when there is something between them.
+fn suspended(array: &ArrayDoc) -> Option<String> {
+    let (lo, hi) = (array.suspend_lo_sectors, array.suspend_hi_sectors);
+    let waiting = match array.suspended_writes {
+        0 => String::new(),
+        1 => " (1 does now)".to_owned(),
+        some => format!(" ({some} do now)"),
+    };
+    (lo < hi).then(|| format!("writes from sector {lo} to {hi} wait{waiting}"))
 }
 
 /// Speed limits, when some were set.

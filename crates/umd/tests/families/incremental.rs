@@ -291,3 +291,60 @@ fn the_config_file_has_its_say() {
         "MD_DEVICE=r\nMD_DEVNAME=r\nMD_FOREIGN=no\nMD_STARTED=yes\n"
     );
 }
+
+/// Members of version 0.90 say less: no name, no offset, and where they are depends on their size.
+#[test]
+fn m03assem_incr_v0() {
+    for (level, count) in [("1", 2), ("5", 3), ("6", 4), ("10", 4)] {
+        let chunk = if level == "1" { "" } else { "-c 64K" };
+        let options = format!("-l{level} -n{count} -z 2M -e 0.90 {chunk}");
+        let rig = Rig::create(count, &options);
+        // Such an array has a number and no name.
+        let uuid = rig.home.detail("r")["uuid"].clone();
+        let line = format!("ARRAY r uuid={}\n", uuid.as_str().expect("text"));
+        std::fs::write(rig.home.path("run/conf"), line).expect("writes");
+        rig.stop();
+        let arrive = |member: &str, options: &str| {
+            let line = format!("incremental -c run/conf --export {options} {member}");
+            let ran = rig.umd(&line);
+            let start = "MD_DEVICE=r\nMD_DEVNAME=r\nMD_FOREIGN=";
+            assert!(ran.out.starts_with(start), "{}", ran.out);
+            started(&ran.out).to_owned()
+        };
+        for order in orders(&rig.files).iter().step_by(count - 1) {
+            let before = rig.home.hashes();
+            for (index, member) in order.iter().enumerate() {
+                let here = index + 1;
+                let said = arrive(member, "");
+                match here {
+                    _ if here == count => assert_eq!(said, "yes", "raid{level} {order:?}"),
+                    _ if here >= needed(level, count) && level != "10" => {
+                        assert_eq!(said, "unsafe", "raid{level} {order:?}");
+                    }
+                    _ => assert!(said != "yes", "raid{level} {order:?}"),
+                }
+                if here < count {
+                    assert_eq!(state(&rig).as_deref(), Some("inactive"));
+                    assert_eq!(rig.home.hashes(), before, "nothing is written before that");
+                }
+            }
+            rig.verify("one by one");
+            rig.stop();
+        }
+        // The last is missing: started without it, and it comes back later.
+        let (last, first) = rig.files.split_last().expect("members");
+        for member in first {
+            arrive(member, "--run");
+        }
+        // A RAID6 may have started before the third of four came.
+        rig.home.settle("r");
+        eventually("what is there", || rig.home.detail("r")["degraded"] == 1);
+        rig.verify("without the last");
+        arrive(last, "--run");
+        rig.home.settle("r");
+        eventually("the rebuild", || rig.home.detail("r")["degraded"] == 0);
+        rig.verify("with the last again");
+        rig.agrees("after the rebuild");
+        rig.stop();
+    }
+}

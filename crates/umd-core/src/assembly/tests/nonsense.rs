@@ -7,7 +7,7 @@ use umd_format::v1::Features;
 use umd_format::{Level, ParseError, Role};
 
 use super::{array, in_sync, sb};
-use crate::assembly::{MemberFacts, NoSuperblock, Plan, SlotPlan, Wish, assemble};
+use crate::assembly::{MemberFacts, NoSuperblock, Plan, RefusalKind, SlotPlan, Wish, assemble};
 use crate::value::MemberId;
 
 /// One thing made wrong on one member.
@@ -134,8 +134,9 @@ prop_compose! {
 }
 
 pub(super) fn any_wish() -> impl Strategy<Value = Wish> {
-    any::<[bool; 4]>().prop_map(|[force, run, no_degraded, readonly]| Wish {
+    any::<[bool; 5]>().prop_map(|[force, dirty, run, no_degraded, readonly]| Wish {
         force,
+        start_dirty_degraded: dirty,
         run,
         no_degraded,
         readonly,
@@ -193,11 +194,13 @@ fn check(plan: &Plan, members: &[MemberFacts], wish: &Wish) -> Result<(), TestCa
     }
     let missing = plan.degraded();
     prop_assert!(missing <= plan.level.max_missing(plan.raid_disks.into()).unwrap_or(0) as usize);
-    prop_assert!(wish.force || (plan.forced.is_empty() && !plan.marked_clean));
+    let may = wish.force || wish.start_dirty_degraded;
+    prop_assert!(wish.force || plan.forced.is_empty());
+    prop_assert!(may || !plan.marked_clean);
     let parities = if plan.level == Level::Raid6 { 2 } else { 1 };
     let no_parity_left = plan.level.is_parity() && missing >= parities;
     prop_assert!(!(no_parity_left && plan.is_unclean()));
-    prop_assert!(wish.force || !(plan.level.is_parity() && plan.is_unclean() && missing > 0));
+    prop_assert!(may || !(plan.level.is_parity() && plan.is_unclean() && missing > 0));
     let left_out = |id| plan.ignored.iter().any(|one| one.member == id);
     for member in members.iter().filter(|one| !left_out(one.id)) {
         prop_assert!(by_id(member.id).events <= plan.events.0);
@@ -251,6 +254,22 @@ proptest! {
         if let Ok(plan) = assemble(&members, &wish) {
             let forced = assemble(&members, &Wish { force: true, ..wish });
             prop_assert!(forced.as_ref() == Ok(&plan), "{:?}", forced.map(|one| one.forced));
+        }
+    }
+
+    /// What md's parameter permits is a part of what force does: it trusts no stale member.
+    #[test]
+    fn unclean_and_degraded_is_all_that_is_permitted(recipe in recipe()) {
+        let members = recipe.members();
+        let wish = Wish::default();
+        let permitted = assemble(&members, &Wish { start_dirty_degraded: true, ..wish.clone() });
+        match (assemble(&members, &wish), &permitted) {
+            (Ok(plan), permitted) => prop_assert!(permitted.as_ref() == Ok(&plan)),
+            (Err(refusal), Ok(plan)) => {
+                let unclean = matches!(refusal.kind, RefusalKind::NotEnoughWhileUnclean { .. });
+                prop_assert!(unclean && plan.forced.is_empty(), "{refusal}");
+            }
+            (Err(_), Err(_)) => {}
         }
     }
 }
