@@ -99,14 +99,15 @@ pub enum Task {
     /// Read superblocks and the own bitmap, and make everything ready to serve. No write is let into
     /// these windows of others. ([`Answer::Loaded`].)
     Load(Vec<(NodeSlot, Window)>),
-    /// Which of these wishes still hold, by the superblocks as they are known now?
-    /// ([`Answer::Holds`].)
+    /// Which of these wishes still hold, by the superblocks as they are known now? One that was
+    /// answered meanwhile does not. ([`Answer::Holds`].)
     Recheck(Vec<WishId>),
     /// Write what they want into the superblocks of all members. ([`Answer::Written`].)
     Write(Vec<WishId>),
     /// Do, here, what the wish wants. ([`Answer::Done`].)
     Apply(WishId),
-    /// Undo, here and in the superblocks, what was done for the wish. ([`Answer::Written`].)
+    /// Undo what was done for the wish: here, and in the superblocks where they were written. For a
+    /// disk or a size the answer is [`Answer::Written`] in any case, for a bitmap [`Answer::Done`].
     Undo(WishId),
     /// Read superblocks again and adopt them: from a device, or from whichever is newest.
     /// ([`Answer::Done`]; on [`Answer::Cannot`] nothing was adopted.)
@@ -148,7 +149,8 @@ pub enum Task {
         /// Its size.
         sync_sectors: u64,
     },
-    /// Set the bits of a slot in the own bitmap, on all members, and flush. ([`Answer::Copied`].)
+    /// Set the bits of a slot in the own bitmap, on all members, and flush. They stay set until a
+    /// resync that begins after this. ([`Answer::Copied`].)
     CopyBits(NodeSlot),
     /// Clear the bitmap of a slot on all members. ([`Answer::Done`].)
     ClearBits(NodeSlot),

@@ -120,7 +120,8 @@ impl Node {
     pub(super) fn stop(&mut self, now: Instant, out: &mut Out) {
         match self.phase {
             Phase::New => self.over(End::NeverJoined, out),
-            Phase::Joining { .. } => self.leave(now, Leave::Clean, out),
+            // It may have a slot by now, whose bitmap nobody has read.
+            Phase::Joining { .. } => self.leave(now, Leave::Dirty, out),
             Phase::Loading { loaded, .. } => {
                 self.phase = Phase::Loading { stop: true, loaded };
             }
@@ -295,7 +296,7 @@ impl Node {
         match self.phase {
             Phase::Active => true,
             Phase::HandingOver { .. } => message == Some(Message::BitmapNeedsSync),
-            Phase::Loading { .. } => !self.keep(Rule::D8),
+            Phase::Loading { loaded, .. } => loaded && !self.keep(Rule::D8),
             _ => false,
         }
     }

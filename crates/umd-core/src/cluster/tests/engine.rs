@@ -23,7 +23,8 @@ struct RightOf {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Broadcast {
     from: usize,
-    pending: BTreeMap<DeliveryId, usize>,
+    /// To whom, and whether the sender was told that it is late.
+    pending: BTreeMap<DeliveryId, (usize, bool)>,
 }
 
 /// The service. Nodes are known by the number of their host.
@@ -101,7 +102,7 @@ impl Engine {
         self.values.remove(&peer.slot);
         self.broadcasts.retain(|one| one.from != host);
         for one in &mut self.broadcasts {
-            one.pending.retain(|_, to| *to != host);
+            one.pending.retain(|_, (to, _)| *to != host);
         }
         for right in [Right::Token, Right::Resync] {
             let of = self.right(right);
@@ -152,13 +153,20 @@ impl Engine {
     /// Who has not acknowledged what of whom.
     pub fn unanswered(&self) -> Vec<(usize, usize)> {
         let all = self.broadcasts.iter();
-        all.flat_map(|one| one.pending.values().map(|to| (one.from, *to)))
-            .collect()
+        let late = all.flat_map(|one| {
+            let pending = one.pending.values().filter(|(_, told)| !told);
+            pending.map(|(to, _)| (one.from, *to))
+        });
+        late.collect()
     }
 
     /// The deadline of a broadcast has passed for one of its addressees.
     pub fn time_out(&mut self, from: usize, to: usize, told: &mut Told) {
         let slot = self.members[&to].slot;
+        for one in self.broadcasts.iter_mut().filter(|one| one.from == from) {
+            let late = one.pending.values_mut().filter(|(other, _)| *other == to);
+            late.for_each(|(_, told)| *told = true);
+        }
         told.push((from, ServiceEvent::Answered(slot, Answered::TimedOut)));
     }
 
@@ -243,7 +251,7 @@ impl Engine {
         for (other, _) in to {
             self.deliveries += 1;
             let id = DeliveryId(self.deliveries);
-            pending.insert(id, other);
+            pending.insert(id, (other, false));
             told.push((other, ServiceEvent::Deliver(id, from, message)));
         }
         if !pending.is_empty() {

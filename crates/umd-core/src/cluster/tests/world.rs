@@ -35,7 +35,7 @@ pub struct Super {
 enum Op {
     Super { base: u8, to: Super },
     Data { leg: usize, value: u8 },
-    Sync { value: u8 },
+    Sync { value: [u8; 3] },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,6 +89,8 @@ pub struct Host {
     serving: bool,
     frozen: bool,
     draining: bool,
+    /// Its members refuse it.
+    broken: bool,
     gone: bool,
     view: Super,
     published: u8,
@@ -97,12 +99,16 @@ pub struct Host {
     sync: Sync,
     needs_sync: bool,
     held_bits: bool,
+    /// Bits came while it was resyncing: that resync does not count.
+    again: bool,
     wishes: BTreeMap<WishId, (Want, u8)>,
     // What is left to do.
     pub wants: Vec<Want>,
     pub writes: u8,
     pub stops: u8,
     pub starts: u8,
+    /// It clears its bit when its writes are over.
+    pub clears: bool,
     /// It cannot do what it is told: see disks, follow sizes, read superblocks.
     pub unable: bool,
 }
@@ -115,6 +121,8 @@ pub struct Faults {
     pub timeouts: u8,
     /// A recovery's copy fails.
     pub failed_copies: u8,
+    /// Of this host only.
+    pub of: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -125,7 +133,8 @@ pub struct World {
     flights: Vec<Flight>,
     disk: Super,
     bits: [bool; 3],
-    data: [u8; 2],
+    /// What each host wrote last, in a place of its own, on each leg.
+    data: [[u8; 3]; 2],
     fenced: BTreeSet<Incarnation>,
     pub fencing_works: bool,
     pub faults: Faults,
@@ -184,7 +193,7 @@ impl World {
             flights: Vec::new(),
             disk: Super::default(),
             bits: [false; 3],
-            data: [0; 2],
+            data: [[0; 3]; 2],
             fenced: BTreeSet::new(),
             fencing_works: true,
             faults: Faults::default(),
@@ -290,11 +299,14 @@ impl World {
         }
         let own = host.me.map(|me| usize::from(me.slot.0));
         let at_rest = host.writing == 0 && host.sync == Sync::Idle && !host.needs_sync;
-        if idle && at_rest && own.is_some_and(|own| self.bits[own]) {
+        if idle && host.clears && at_rest && !host.broken && own.is_some_and(|own| self.bits[own]) {
             steps.push(Step::Clear(index));
         }
         if host.stops > 0 && !host.stopping {
             steps.push(Step::Stop(index));
+        }
+        if self.faults.of.is_some_and(|only| only != index) {
+            return;
         }
         if self.faults.crashes > 0 {
             steps.push(Step::Crash(index));
@@ -309,10 +321,11 @@ impl World {
             return false; // Nobody is there to do it.
         }
         match task {
-            Task::Suspend { .. } => host.writing == 0,
+            Task::Suspend { window, .. } => window.is_none() || host.writing == 0,
             Task::Drain => host.writing == 0 && host.sync != Sync::Copying,
             // Under way as a flight.
-            Task::Write(_) | Task::Undo(_) => false,
+            Task::Write(_) => false,
+            Task::Undo(id) => host.wishes[id].0 == Want::Bitmap,
             _ => true,
         }
     }
@@ -324,6 +337,10 @@ impl World {
             Step::Hear(index) => {
                 let event = self.hosts[index].queue.pop_front();
                 self.handle(index, Event::Service(event.expect("something to hear")));
+                // What only frames a membership is heard with what follows or precedes it.
+                while let Some(event) = self.framed(index) {
+                    self.handle(index, Event::Service(event));
+                }
             }
             Step::Do(index, place) => self.perform(index, place),
             Step::Fail(index, place) => {
@@ -353,6 +370,10 @@ impl World {
             Step::Write(index) => self.write(index),
             Step::Clear(index) => {
                 let me = self.hosts[index].me.expect("a member");
+                if self.is_fenced(index) {
+                    self.hosts[index].broken = true;
+                    return;
+                }
                 self.bits[usize::from(me.slot.0)] = false;
             }
             Step::Stop(index) => {
@@ -384,6 +405,16 @@ impl World {
         self.look();
     }
 
+    fn framed(&mut self, index: usize) -> Option<ServiceEvent> {
+        let queue = &mut self.hosts[index].queue;
+        let frames =
+            |event: &ServiceEvent| matches!(event, ServiceEvent::Done(..) | ServiceEvent::Down(_));
+        queue
+            .front()
+            .is_some_and(frames)
+            .then(|| queue.pop_front())?
+    }
+
     fn time_out(&mut self, from: usize, to: usize) {
         let mut told = Vec::new();
         self.engine.time_out(from, to, &mut told);
@@ -411,6 +442,7 @@ impl World {
             wants: old.wants.clone(),
             writes: old.writes,
             stops: old.stops,
+            clears: old.clears,
             unable: old.unable,
             ..Host::default()
         };
@@ -431,6 +463,25 @@ impl World {
         node.handle(now, event, &mut out);
         for effect in out {
             self.effect(index, effect);
+        }
+        // What nobody else can see the duration of takes none.
+        let instant = |(_, task): &(Desk, Task)| {
+            matches!(
+                task,
+                Task::Recheck(_)
+                    | Task::Apply(_)
+                    | Task::Remove(_)
+                    | Task::ReAdd(_)
+                    | Task::Publish { .. }
+                    | Task::FindDisk { .. }
+                    | Task::ResizeBitmap { .. }
+                    | Task::Suspend { window: None, .. }
+            )
+        };
+        let host = &self.hosts[index];
+        let place = host.tasks.iter().position(instant);
+        if let Some(place) = place.filter(|_| !host.gone) {
+            self.perform(index, place);
         }
     }
 
@@ -507,7 +558,7 @@ impl World {
                 host.tasks.push((desk, task));
                 self.launch(index, Op::Super { base, to });
             }
-            Task::Undo(id) => {
+            Task::Undo(id) if host.wishes[id].0 != Want::Bitmap => {
                 match host.wishes[id].0 {
                     Want::Grow => to.size -= 1,
                     Want::Add if host.view.disks > 0 && !host.unable => {}
@@ -550,8 +601,10 @@ impl World {
                 }
             }
             Task::Recheck(ids) => {
+                let wanted = |id: &WishId| host.wishes.get(id).map(|(want, _)| *want);
+                let free = host.view.claim.is_none();
                 let holds =
-                    |id: &WishId| host.wishes[id].0 != Want::Claim || host.view.claim.is_none();
+                    |id: &WishId| wanted(id).is_some_and(|want| want != Want::Claim || free);
                 Answer::Holds(ids.into_iter().filter(holds).collect())
             }
             Task::Reload { .. } => {
@@ -581,7 +634,7 @@ impl World {
                 }
                 Answer::Done
             }
-            Task::Remove(_) | Task::ReAdd(_) => Answer::Done,
+            Task::Remove(_) | Task::ReAdd(_) | Task::Undo(_) => Answer::Done,
             Task::CopyBits(slot) => {
                 let theirs = usize::from(slot.0);
                 let any = self.bits[theirs] || host.held_bits;
@@ -589,6 +642,8 @@ impl World {
                     Answer::Cannot(Cannot::Work)
                 } else {
                     self.bits[own] |= any;
+                    host.needs_sync |= any;
+                    host.again |= any && host.sync == Sync::Copying;
                     Answer::Copied { any }
                 }
             }
@@ -601,14 +656,14 @@ impl World {
             Task::ClearBits(_) => Answer::Cannot(Cannot::Work),
             Task::Drain => {
                 host.sync = Sync::Idle;
-                if !host.needs_sync && !fenced {
+                if !host.needs_sync && !fenced && !host.broken {
                     self.bits[own] = false;
                 }
                 Answer::Drained {
                     dirty: host.needs_sync,
                 }
             }
-            Task::Write(_) | Task::Undo(_) => panic!("under way as a flight"),
+            Task::Write(_) => panic!("under way as a flight"),
         };
         self.handle(index, Event::Answer(desk, answer));
     }
@@ -647,7 +702,7 @@ impl World {
                         && !self.fenced.contains(&other.by)
                 };
                 if !refused {
-                    self.data[leg] = value;
+                    self.data[leg][flight.host] = value;
                     if self.flights.iter().any(resynced) {
                         self.wrong = Some("S1: written where another node resyncs");
                     }
@@ -670,7 +725,10 @@ impl World {
     fn completed(&mut self, index: usize, op: Op, refused: bool) {
         match op {
             Op::Super { to, .. } => self.written(index, to, refused),
-            Op::Data { .. } => self.hosts[index].writing -= 1,
+            Op::Data { .. } => {
+                self.hosts[index].writing -= 1;
+                self.hosts[index].broken |= refused;
+            }
             Op::Sync { .. } => self.synced(index, refused),
         }
     }
@@ -703,11 +761,12 @@ impl World {
         let host = &mut self.hosts[index];
         let me = host.me.expect("a member");
         host.sync = Sync::Ending;
-        if !refused {
+        let counts = !refused && !std::mem::take(&mut host.again);
+        if counts {
             self.bits[usize::from(me.slot.0)] = false;
             self.hosts[index].needs_sync = false;
         }
-        let over = ResyncCall::Over { finished: !refused };
+        let over = ResyncCall::Over { finished: counts };
         self.call(index, over);
     }
 
@@ -871,6 +930,9 @@ impl World {
             }
             if node.is_active() && !host.frozen {
                 serving = true;
+                if host.view != self.disk {
+                    return Some("S6: a node sees another array than there is");
+                }
                 if host.needs_sync && host.sync != Sync::GivenUp {
                     return Some("L3: a dirty region is not resynced");
                 }
@@ -895,7 +957,7 @@ impl World {
     /// For the scenes: something of one region differs, as the bit of a slot says.
     pub fn dirty(&mut self, slot: usize) {
         self.bits[slot] = true;
-        self.data = [1, 0];
+        self.data[0][slot] = 1;
         self.next_value = 2;
     }
 }
