@@ -64,8 +64,13 @@ pub enum Message {
         good: DeviceNumber,
     },
     /// The sender resyncs there, and nowhere else; answered when no write is under way there and
-    /// none will begin. `None`: its resync is over.
-    Resyncing(Option<Window>),
+    /// none will begin.
+    Resyncing {
+        /// Where; `None`: its resync is over.
+        window: Option<Window>,
+        /// Whether regions are left in which members may differ (ours; md cannot say it).
+        owes: bool,
+    },
     /// The sender adds a disk: answered when it was found here, or was not.
     NewDisk {
         /// The device's own uuid.
@@ -112,7 +117,7 @@ impl Message {
     pub fn kind(self) -> u8 {
         match self {
             Message::MetadataUpdated { .. } => 0,
-            Message::Resyncing(_) => 1,
+            Message::Resyncing { .. } => 1,
             Message::NewDisk { .. } => 2,
             Message::Remove(_) => 3,
             Message::ReAdd(_) => 4,
@@ -130,10 +135,13 @@ impl Message {
             Message::MetadataUpdated { good: device }
             | Message::Remove(device)
             | Message::ReAdd(device) => bytes.extend(device.0.to_le_bytes()),
-            Message::Resyncing(None) | Message::BitmapNeedsSync | Message::ResyncingStart => {}
-            Message::Resyncing(Some(window)) => {
-                bytes.extend(window.start_sectors.to_le_bytes());
-                bytes.extend(window.end_sectors.to_le_bytes());
+            Message::BitmapNeedsSync | Message::ResyncingStart => {}
+            Message::Resyncing { window, owes } => {
+                bytes.push(u8::from(owes));
+                if let Some(window) = window {
+                    bytes.extend(window.start_sectors.to_le_bytes());
+                    bytes.extend(window.end_sectors.to_le_bytes());
+                }
             }
             Message::NewDisk { uuid, device } => {
                 bytes.extend(uuid);
@@ -173,11 +181,17 @@ impl Message {
         };
         match kind {
             0 => device(fields).map(|good| Message::MetadataUpdated { good }),
-            1 if fields.is_empty() => Ok(Message::Resyncing(None)),
             1 => {
-                let (start, end) = fields.split_at_checked(8).ok_or(nonsense)?;
-                let window = Window::new(sectors(start)?, sectors(end)?);
-                Ok(Message::Resyncing(Some(window.ok_or(nonsense)?)))
+                let (owes, window) = match fields {
+                    [owes @ (0 | 1), window @ ..] => (*owes == 1, window),
+                    _ => return Err(nonsense),
+                };
+                if window.is_empty() {
+                    return Ok(Message::Resyncing { window: None, owes });
+                }
+                let (start, end) = window.split_at_checked(8).ok_or(nonsense)?;
+                let window = Some(Window::new(sectors(start)?, sectors(end)?).ok_or(nonsense)?);
+                Ok(Message::Resyncing { window, owes })
             }
             2 => {
                 let (uuid, number) = fields.split_at_checked(16).ok_or(nonsense)?;
@@ -200,7 +214,7 @@ impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Message::MetadataUpdated { .. } => "METADATA_UPDATED",
-            Message::Resyncing(_) => "RESYNCING",
+            Message::Resyncing { .. } => "RESYNCING",
             Message::NewDisk { .. } => "NEWDISK",
             Message::Remove(_) => "REMOVE",
             Message::ReAdd(_) => "RE_ADD",
@@ -217,16 +231,25 @@ mod tests {
     use super::*;
 
     fn all() -> Vec<(Message, Vec<u8>)> {
-        let window = |start, end| Message::Resyncing(Window::new(start, end));
+        let over = Message::Resyncing {
+            window: None,
+            owes: true,
+        };
         let (good, device) = (DeviceNumber(3), DeviceNumber(0x0102_0304));
         let mut disk = vec![1, 2];
         disk.extend([7; 16]);
         disk.extend([4, 3, 2, 1]);
-        let from_start = [[1, 1].as_slice(), &[0; 8], &[8, 0, 0, 0, 0, 0, 0, 0]].concat();
+        let from_start = [[1, 1, 0].as_slice(), &[0; 8], &[8, 0, 0, 0, 0, 0, 0, 0]].concat();
         vec![
             (Message::MetadataUpdated { good }, vec![1, 0, 3, 0, 0, 0]),
-            (window(0, 8), from_start),
-            (Message::Resyncing(None), vec![1, 1]),
+            (
+                Message::Resyncing {
+                    window: Window::new(0, 8),
+                    owes: false,
+                },
+                from_start,
+            ),
+            (over, vec![1, 1, 1]),
             (
                 Message::NewDisk {
                     uuid: [7; 16],
@@ -267,7 +290,7 @@ mod tests {
             for len in 0..bytes.len() {
                 // A window without its fields is a message: the end of a resync.
                 let whole = Message::decode(&bytes[..len]);
-                let end = whole == Ok(Message::Resyncing(None)) && message.kind() == 1;
+                let end = matches!(whole, Ok(Message::Resyncing { window: None, .. })) && len == 3;
                 assert!(end || whole.is_err(), "{message} cut to {len}");
             }
             let longer = [bytes.as_slice(), &[0]].concat();
@@ -276,7 +299,7 @@ mod tests {
             assert_eq!(Message::decode(&foreign), Err(Malformed::Version(2)));
         }
         assert_eq!(Message::decode(&[1, 9]), Err(Malformed::Kind(9)));
-        let empty = [[1, 1].as_slice(), &[0; 16]].concat();
-        assert_eq!(Message::decode(&empty), Err(Malformed::Bytes(18)));
+        let empty = [[1, 1, 0].as_slice(), &[0; 16]].concat();
+        assert_eq!(Message::decode(&empty), Err(Malformed::Bytes(19)));
     }
 }

@@ -1,12 +1,13 @@
 //! The rules that keep a cluster from hanging and from losing anything, each with a switch.
 //!
 //! ```text
-//!   tests, umd-sim --features museum --> Rules::without(Rule::D1) --> Node asks `rules.keep(Rule::D1)`
-//!   every other build                --> a value without size, `keep` is a constant `true`
+//!   tests, feature museum --> Rules::without(Rule::D1) --> Node asks `rules.keep(Rule::D1)`
+//!   every other build     --> a value without size, `keep` is a constant `true`
 //! ```
 //!
 //! A rule that nothing breaks when it is off is not known to be needed, and a search that finds
-//! nothing without it is not known to look. D1 to D8 are the deadlocks of md-cluster they keep away.
+//! nothing without it is not known to look. D1 to D8 are the deadlocks of md-cluster they keep
+//! away.
 
 /// A rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

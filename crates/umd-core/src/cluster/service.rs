@@ -14,19 +14,20 @@
 //! What an engine promises (in-process, etcd and corosync can all be built behind it):
 //!
 //! 1. **One order.** A node gets its events in one order, and `Down`, `Gone`, `Done`, `Fenced`,
-//!    `RecoveryEnded` and `Deliver` come in the same order to all. The addressees of a broadcast are
-//!    the members at its place in that order, without the sender.
+//!    `RecoveryEnded` and `Deliver` come in the same order to all. The addressees of a broadcast
+//!    are the members at its place in that order, without the sender.
 //! 2. **Sessions.** A slot has one owner. An incarnation is never used twice. The slot of an owner
 //!    that did not leave clean is given to nobody until its recovery was recorded as done; what the
 //!    engine cannot remember it counts as not recovered.
 //! 3. **Time.** `valid_until` is on the node's own monotonic clock, and earlier than the moment at
-//!    which the service would let others know. A node that has passed it does nothing more, whatever
-//!    it still hears.
+//!    which the service would let others know. A node that has passed it does nothing more,
+//!    whatever it still hears.
 //! 4. **Rights.** `Fencing` numbers of a right only grow. What a node that is down held is granted
-//!    again only after everybody was told that it is down. A broadcast with a number that is not the
-//!    token's newest is dropped. After `Cancelled` nothing is queued.
-//! 5. **No silence.** Each addressee of a broadcast is in `Answered`, or in `Down` or `Gone`. At the
-//!    deadline the sender is told `TimedOut`; the addressee may then be expelled.
+//!    again only after everybody was told that it is down. A broadcast with a number that is not
+//!    the token's newest is dropped. After `Cancelled` nothing is queued.
+//! 5. **No silence.** Each addressee of a broadcast is in `Answered`, or in `Down` or `Gone`. At
+//!    the deadline the sender is told `TimedOut`; the addressee may then be expelled.
+//!    What an engine cannot decode it answers itself, with `Cannot::Understand`.
 //! 6. **Values.** A slot's value is visible in each [`Session`] that begins after `SetValue`.
 //! 7. **Proof.** `BeginRecovery` is refused unless the death was recorded as fenced, or its owner
 //!    left by itself. The engine never fences: that is somebody else's, who gives a [`FenceProof`].

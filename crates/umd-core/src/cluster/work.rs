@@ -5,8 +5,8 @@
 //!   array <-- Task, Done, ResyncWord, Frozen ---- Node
 //! ```
 //!
-//! A task belongs to a [`Desk`]. A desk has one task at a time, which is answered exactly once, however
-//! long it takes; no task waits for another node.
+//! A task belongs to a [`Desk`]. A desk has one task at a time, which is answered exactly once,
+//! however long it takes; no task waits for another node.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -96,8 +96,8 @@ pub enum Desk {
 /// Something the array has to do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
-    /// Read superblocks and the own bitmap, and make everything ready to serve. No write is let into
-    /// these windows of others. ([`Answer::Loaded`].)
+    /// Read superblocks and the own bitmap, and make everything ready to serve. No write is let
+    /// into these windows of others. ([`Answer::Loaded`].)
     Load(Vec<(NodeSlot, Window)>),
     /// Which of these wishes still hold, by the superblocks as they are known now? One that was
     /// answered meanwhile does not. ([`Answer::Holds`].)

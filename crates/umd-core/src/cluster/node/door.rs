@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Over comes last: as long as somebody may still send something here, what serves it is there (in
-//! md's terms: `bitmap_destroy` before the array's thread goes). Until then peers are answered. A stop
-//! that has waited for others long enough leaves its slot to them.
+//! md's terms: `bitmap_destroy` before the array's thread goes). Until then peers are answered. A
+//! stop that has waited for others long enough leaves its slot to them.
 
 use super::super::message::Message;
 use super::super::rules::Rule;
@@ -84,6 +84,13 @@ impl Node {
             session.me.slot.0 < self.setup.capacity,
             "a slot without bitmap"
         );
+        if !(1..=self.setup.version).contains(&session.version) {
+            out.push(Effect::NotJoined(JoinRefusal::Version {
+                theirs: session.version,
+                ours: self.setup.version,
+            }));
+            return self.leave(now, Leave::Dirty, out);
+        }
         self.me = Some(session.me);
         self.valid_until = session.valid_until;
         for peer in session.peers {
@@ -143,7 +150,11 @@ impl Node {
                 self.leave(now, Leave::Clean, out);
             }
             (Phase::Loading { stop: true, .. }, _) => self.leave(now, Leave::Dirty, out),
-            (Phase::Loading { stop, .. }, Answer::Loaded { .. }) => {
+            (Phase::Loading { stop, .. }, Answer::Loaded { dirty }) => {
+                if dirty {
+                    self.owes = true;
+                    self.show(out);
+                }
                 self.phase = Phase::Loading { stop, loaded: true };
             }
             (Phase::Loading { .. }, Answer::Cannot(why)) => {

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! A message is answered whatever this node waits for itself; only a node that is loading keeps
-//! messages, for as long as its own members take. What cannot be done is answered, too: a sender that
-//! hears nothing waits for ever, and everybody else behind it.
+//! messages, for as long as its own members take. What cannot be done is answered, too: a sender
+//! that hears nothing waits for ever, and everybody else behind it.
 
 use std::collections::VecDeque;
 
@@ -120,7 +120,7 @@ impl Node {
                 from: Some(good),
                 use_spares: self.inbox.starts.is_none(),
             },
-            Message::Resyncing(window) => {
+            Message::Resyncing { window, .. } => {
                 let window = window.filter(|one| self.is_window(*one));
                 let owner = from.slot;
                 if !self.keep(Rule::Quiesce) {
@@ -174,19 +174,31 @@ impl Node {
             Incoming::Message(id, from, message) => {
                 match message {
                     Message::MetadataUpdated { .. } => self.reloaded(now, status, false),
-                    Message::Resyncing(None) => {
-                        self.owing.remove(&from.slot);
-                        self.inbox.starts = None;
+                    Message::Resyncing { window, owes } => {
+                        self.note_owing(from, owes);
+                        if window.is_none() {
+                            self.inbox.starts = None;
+                        }
                     }
                     _ => {}
                 }
-                let early = matches!(message, Message::Resyncing(_)) && !self.keep(Rule::Quiesce);
+                let early =
+                    matches!(message, Message::Resyncing { .. }) && !self.keep(Rule::Quiesce);
                 let silent = status != AckStatus::Done && !self.keep(Rule::D6);
                 if !early && !silent {
                     out.push(Effect::Service(ServiceCommand::Ack(id, status)));
                 }
             }
         }
+    }
+
+    /// Where a peer has yet to resync, mirrors may differ.
+    fn note_owing(&mut self, from: Peer, owes: bool) {
+        let there = self.peers.get(&from.slot) == Some(&from.incarnation);
+        match owes && there {
+            true => self.owing.insert(from.slot),
+            false => self.owing.remove(&from.slot),
+        };
     }
 
     fn reloaded(&mut self, now: Instant, status: AckStatus, refresh: bool) {

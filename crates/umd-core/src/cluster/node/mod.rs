@@ -9,7 +9,8 @@
 //!                                   v
 //!                                  Over
 //!
-//!   handle: event -> its machine (door, turn, inbox, recovery, resync) -> advance, until nothing moves
+//!   handle: event -> its machine (door, turn, inbox, recovery, resync)
+//!           -> advance all of them, until nothing moves
 //! ```
 //!
 //! Machines do not call each other to wait: each looks at the others' state when it advances. The

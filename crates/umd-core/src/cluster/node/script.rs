@@ -2,18 +2,21 @@
 //!
 //! ```text
 //!   Update        recheck  write   METADATA_UPDATED
-//!   AddDisk       recheck  NEWDISK*  apply*  write*  METADATA_UPDATED      * undo, METADATA_UPDATED
+//!   AddDisk       recheck  NEWDISK*  apply*  write*  METADATA_UPDATED
+//!                                         * undo, METADATA_UPDATED
 //!   RemoveDisk    recheck  REMOVE  apply
 //!   ReAdd         recheck  RE_ADD  apply  write  METADATA_UPDATED
-//!   Resize        recheck  write*  METADATA_UPDATED*  CHANGE_CAPACITY  apply    * undo, METADATA_UPDATED
-//!   BitmapResize  recheck  apply*  BITMAP_RESIZE*                      * undo, BITMAP_RESIZE (old)
+//!   Resize        recheck  write*  METADATA_UPDATED*  CHANGE_CAPACITY  apply
+//!                                         * undo, METADATA_UPDATED
+//!   BitmapResize  recheck  apply*  BITMAP_RESIZE*
+//!                                         * undo, BITMAP_RESIZE (old)
 //!   resync        RESYNCING_START;  value  RESYNCING(window);  value  RESYNCING(none)
 //!   leaving       BITMAP_NEEDS_SYNC
 //! ```
 //!
 //! A star: if that fails here or with anybody, nobody is to have it. The votes that md takes with a
-//! lock (`no-new-dev`) are the answers themselves here. After a vote that was lost, METADATA_UPDATED
-//! makes everybody drop the candidate.
+//! lock (`no-new-dev`) are the answers themselves here. After a vote that was lost,
+//! METADATA_UPDATED makes everybody drop the candidate.
 
 use super::super::message::{DeviceNumber, Message, Window};
 use super::super::work::{Wish, WishId};
@@ -127,7 +130,7 @@ impl Errand {
     }
 
     /// The message of a step.
-    pub(super) fn message(self, words: Words, good: Option<DeviceNumber>) -> Message {
+    pub(super) fn message(self, words: Words, good: Option<DeviceNumber>, owes: bool) -> Message {
         match (words, self) {
             (Words::Metadata, _) => Message::MetadataUpdated {
                 good: good.expect("superblocks were written before they are told of"),
@@ -155,8 +158,11 @@ impl Errand {
                 sync_sectors: old_sync_sectors,
             },
             (Words::Start, Errand::Start) => Message::ResyncingStart,
-            (Words::Window, Errand::Window(window)) => Message::Resyncing(Some(window)),
-            (Words::Window, Errand::End) => Message::Resyncing(None),
+            (Words::Window, Errand::Window(window)) => Message::Resyncing {
+                window: Some(window),
+                owes,
+            },
+            (Words::Window, Errand::End) => Message::Resyncing { window: None, owes },
             (Words::HandOver, Errand::HandOver) => Message::BitmapNeedsSync,
             (words, errand) => panic!("{words:?} in the script of {errand:?}"),
         }

@@ -3,7 +3,7 @@
 //! ```text
 //!   Idle -- errand --> Asked -- Granted --> Settle --> step --> step ... --> Idle
 //!     ^                  | queue is empty     |          |
-//!     '-- Cancelled -- Cancelling             |      Recheck Write Apply Undo   a task of the array
+//!     '-- Cancelled -- Cancelling             |      Recheck Write Apply Undo   tasks
 //!                                             |      Tell: Order -- Ordered --> Answers
 //!              nobody is dead and unfenced, and what the dead wrote was read
 //! ```
@@ -162,7 +162,8 @@ impl Sender {
         }
     }
 
-    /// Whether peers are not answered because of what is sent: never, as long as the rules are kept.
+    /// Whether peers are not answered because of what is sent: never, as long as the rules are
+    /// kept.
     pub(super) fn is_deaf(&self, keep: impl Fn(Rule) -> bool) -> bool {
         if !matches!(self.turn, Turn::Asked { .. } | Turn::Cancelling { .. }) {
             return false;
@@ -393,7 +394,7 @@ impl Node {
     }
 
     fn say(&mut self, now: Instant, mut job: Job, words: Words, out: &mut Out) {
-        let message = job.first().message(words, job.good);
+        let message = job.first().message(words, job.good, self.owes);
         // A handing over that not all have heard is no loss: leaving says the same.
         job.begun |= words != Words::HandOver;
         job.at = At::Order(message);

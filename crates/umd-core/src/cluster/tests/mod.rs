@@ -9,6 +9,7 @@
 
 mod engine;
 mod scenes;
+mod single;
 mod world;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -116,7 +117,8 @@ fn every_life_ends_well() {
     assert_eq!(bad, 0);
 }
 
-/// The same of longer lives and more faults: `cargo test -p umd-core cluster -- --ignored --nocapture`.
+/// The same of longer lives and more faults: `cargo test -p umd-core cluster -- --ignored
+/// --nocapture`.
 #[test]
 #[ignore = "takes minutes"]
 fn longer_lives_end_well() {

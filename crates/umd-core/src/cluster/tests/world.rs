@@ -7,9 +7,9 @@
 //!         two mirrors; writes under way land whenever they like, unless their host was fenced
 //! ```
 //!
-//! What a step may not do is checked where it would do it (`wrong`), and what must be in the end when
-//! nothing moves any more in `at_rest`. The letters are those of the study: S for what must never
-//! happen, L for what must end.
+//! What a step may not do is checked where it would do it (`wrong`), and what must be in the end
+//! when nothing moves any more in `at_rest`. The letters are those of the study: S for what must
+//! never happen, L for what must end.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
