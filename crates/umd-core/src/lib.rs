@@ -17,6 +17,7 @@
 pub mod array;
 pub mod assembly;
 pub mod bitmap;
+pub mod cluster;
 pub mod geometry;
 pub mod lane;
 pub mod member;

@@ -1,0 +1,305 @@
+//! What nodes tell each other: md-cluster's nine messages, with its meanings.
+//!
+//! ```text
+//!    0        1       2 ..
+//!   +--------+-------+------------------------------+
+//!   | version| kind  | fields, little-endian        |
+//!   +--------+-------+------------------------------+
+//! ```
+//!
+//! Kinds have md-cluster's numbers; the bytes are ours, since nodes of a kernel cannot take part. A
+//! resync's window is optional by type: md says "none" as (0, 0), which is also how a window at the
+//! start of the array begins.
+
+use std::fmt;
+
+/// The version of the protocol spoken here. All members speak that of the oldest.
+pub const VERSION: u8 = 1;
+
+/// The number of a device in the array's superblocks (md: `dev_number`, `desc_nr`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeviceNumber(pub u32);
+
+/// A range of array sectors. Never empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Window {
+    start_sectors: u64,
+    end_sectors: u64,
+}
+
+impl Window {
+    /// From the first sector to the one after the last; none where that is empty.
+    pub fn new(start_sectors: u64, end_sectors: u64) -> Option<Window> {
+        (start_sectors < end_sectors).then_some(Window {
+            start_sectors,
+            end_sectors,
+        })
+    }
+
+    /// Its first sector.
+    pub fn start_sectors(self) -> u64 {
+        self.start_sectors
+    }
+
+    /// The one after its last.
+    pub fn end_sectors(self) -> u64 {
+        self.end_sectors
+    }
+
+    /// What two of them share.
+    pub fn shared(self, other: Window) -> Option<Window> {
+        Window::new(
+            self.start_sectors.max(other.start_sectors),
+            self.end_sectors.min(other.end_sectors),
+        )
+    }
+}
+
+/// A message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Message {
+    /// Superblocks were written: read them again, from this device.
+    MetadataUpdated {
+        /// A device whose superblock is good.
+        good: DeviceNumber,
+    },
+    /// The sender resyncs there, and nowhere else; answered when no write is under way there and
+    /// none will begin.
+    Resyncing {
+        /// Where; `None`: its resync is over.
+        window: Option<Window>,
+        /// Whether regions are left in which members may differ (ours; md cannot say it).
+        owes: bool,
+    },
+    /// The sender adds a disk: answered when it was found here, or was not.
+    NewDisk {
+        /// The device's own uuid.
+        uuid: [u8; 16],
+        /// The number it will have.
+        device: DeviceNumber,
+    },
+    /// A device is being removed.
+    Remove(DeviceNumber),
+    /// A device that failed is being added again.
+    ReAdd(DeviceNumber),
+    /// The sender leaves with bits set: take its slot when it is gone.
+    BitmapNeedsSync,
+    /// Every node has followed a new size: publish it.
+    ChangeCapacity {
+        /// The array's new size.
+        sectors: u64,
+    },
+    /// The bitmaps are for another size.
+    BitmapResize {
+        /// Sectors that bits are for.
+        sync_sectors: u64,
+    },
+    /// The sender has begun to resync: a new disk may be used.
+    ResyncingStart,
+}
+
+/// Bytes that are no message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// It has another version.
+    #[error("version {0} of the cluster protocol is not known")]
+    Version(u8),
+    /// It is of an unknown kind.
+    #[error("kind {0} of message is not known")]
+    Kind(u8),
+    /// It is too short, too long, or says what cannot be.
+    #[error("a message of {0} bytes makes no sense")]
+    Bytes(usize),
+}
+
+impl Message {
+    /// md-cluster's number of it.
+    pub fn kind(self) -> u8 {
+        match self {
+            Message::MetadataUpdated { .. } => 0,
+            Message::Resyncing { .. } => 1,
+            Message::NewDisk { .. } => 2,
+            Message::Remove(_) => 3,
+            Message::ReAdd(_) => 4,
+            Message::BitmapNeedsSync => 5,
+            Message::ChangeCapacity { .. } => 6,
+            Message::BitmapResize { .. } => 7,
+            Message::ResyncingStart => 8,
+        }
+    }
+
+    /// As bytes.
+    pub fn encode(self) -> Vec<u8> {
+        let mut bytes = vec![VERSION, self.kind()];
+        match self {
+            Message::MetadataUpdated { good: device }
+            | Message::Remove(device)
+            | Message::ReAdd(device) => bytes.extend(device.0.to_le_bytes()),
+            Message::BitmapNeedsSync | Message::ResyncingStart => {}
+            Message::Resyncing { window, owes } => {
+                bytes.push(u8::from(owes));
+                if let Some(window) = window {
+                    bytes.extend(window.start_sectors.to_le_bytes());
+                    bytes.extend(window.end_sectors.to_le_bytes());
+                }
+            }
+            Message::NewDisk { uuid, device } => {
+                bytes.extend(uuid);
+                bytes.extend(device.0.to_le_bytes());
+            }
+            Message::ChangeCapacity { sectors }
+            | Message::BitmapResize {
+                sync_sectors: sectors,
+            } => bytes.extend(sectors.to_le_bytes()),
+        }
+        bytes
+    }
+
+    /// From bytes.
+    ///
+    /// # Errors
+    /// [`Malformed`] says why they are no message of this version.
+    pub fn decode(bytes: &[u8]) -> Result<Message, Malformed> {
+        let nonsense = Malformed::Bytes(bytes.len());
+        let [version, kind, fields @ ..] = bytes else {
+            return Err(nonsense);
+        };
+        if *version != VERSION {
+            return Err(Malformed::Version(*version));
+        }
+        let device = |bytes: &[u8]| {
+            let number = bytes.try_into().map_err(|_| nonsense)?;
+            Ok(DeviceNumber(u32::from_le_bytes(number)))
+        };
+        let sectors = |bytes: &[u8]| {
+            let number = bytes.try_into().map_err(|_| nonsense)?;
+            Ok(u64::from_le_bytes(number))
+        };
+        let bare = |message| match fields {
+            [] => Ok(message),
+            _ => Err(nonsense),
+        };
+        match kind {
+            0 => device(fields).map(|good| Message::MetadataUpdated { good }),
+            1 => {
+                let (owes, window) = match fields {
+                    [owes @ (0 | 1), window @ ..] => (*owes == 1, window),
+                    _ => return Err(nonsense),
+                };
+                if window.is_empty() {
+                    return Ok(Message::Resyncing { window: None, owes });
+                }
+                let (start, end) = window.split_at_checked(8).ok_or(nonsense)?;
+                let window = Some(Window::new(sectors(start)?, sectors(end)?).ok_or(nonsense)?);
+                Ok(Message::Resyncing { window, owes })
+            }
+            2 => {
+                let (uuid, number) = fields.split_at_checked(16).ok_or(nonsense)?;
+                let uuid = uuid.try_into().map_err(|_| nonsense)?;
+                device(number).map(|device| Message::NewDisk { uuid, device })
+            }
+            3 => device(fields).map(Message::Remove),
+            4 => device(fields).map(Message::ReAdd),
+            5 => bare(Message::BitmapNeedsSync),
+            6 => sectors(fields).map(|sectors| Message::ChangeCapacity { sectors }),
+            7 => sectors(fields).map(|sync_sectors| Message::BitmapResize { sync_sectors }),
+            8 => bare(Message::ResyncingStart),
+            _ => Err(Malformed::Kind(*kind)),
+        }
+    }
+}
+
+/// md-cluster's name of it.
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Message::MetadataUpdated { .. } => "METADATA_UPDATED",
+            Message::Resyncing { .. } => "RESYNCING",
+            Message::NewDisk { .. } => "NEWDISK",
+            Message::Remove(_) => "REMOVE",
+            Message::ReAdd(_) => "RE_ADD",
+            Message::BitmapNeedsSync => "BITMAP_NEEDS_SYNC",
+            Message::ChangeCapacity { .. } => "CHANGE_CAPACITY",
+            Message::BitmapResize { .. } => "BITMAP_RESIZE",
+            Message::ResyncingStart => "RESYNCING_START",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<(Message, Vec<u8>)> {
+        let over = Message::Resyncing {
+            window: None,
+            owes: true,
+        };
+        let (good, device) = (DeviceNumber(3), DeviceNumber(0x0102_0304));
+        let mut disk = vec![1, 2];
+        disk.extend([7; 16]);
+        disk.extend([4, 3, 2, 1]);
+        let from_start = [[1, 1, 0].as_slice(), &[0; 8], &[8, 0, 0, 0, 0, 0, 0, 0]].concat();
+        vec![
+            (Message::MetadataUpdated { good }, vec![1, 0, 3, 0, 0, 0]),
+            (
+                Message::Resyncing {
+                    window: Window::new(0, 8),
+                    owes: false,
+                },
+                from_start,
+            ),
+            (over, vec![1, 1, 1]),
+            (
+                Message::NewDisk {
+                    uuid: [7; 16],
+                    device,
+                },
+                disk,
+            ),
+            (Message::Remove(good), vec![1, 3, 3, 0, 0, 0]),
+            (Message::ReAdd(good), vec![1, 4, 3, 0, 0, 0]),
+            (Message::BitmapNeedsSync, vec![1, 5]),
+            (
+                Message::ChangeCapacity { sectors: 0x100 },
+                vec![1, 6, 0, 1, 0, 0, 0, 0, 0, 0],
+            ),
+            (
+                Message::BitmapResize {
+                    sync_sectors: 1 << 56,
+                },
+                vec![1, 7, 0, 0, 0, 0, 0, 0, 0, 1],
+            ),
+            (Message::ResyncingStart, vec![1, 8]),
+        ]
+    }
+
+    #[test]
+    fn every_message_has_its_bytes_and_comes_back() {
+        for (message, bytes) in all() {
+            assert_eq!(message.encode(), bytes, "{message}");
+            assert_eq!(Message::decode(&bytes), Ok(message));
+        }
+        let kinds: Vec<u8> = all().iter().map(|(message, _)| message.kind()).collect();
+        assert_eq!(kinds, [0, 1, 1, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn what_is_cut_lengthened_or_foreign_is_refused() {
+        for (message, bytes) in all() {
+            for len in 0..bytes.len() {
+                // A window without its fields is a message: the end of a resync.
+                let whole = Message::decode(&bytes[..len]);
+                let end = matches!(whole, Ok(Message::Resyncing { window: None, .. })) && len == 3;
+                assert!(end || whole.is_err(), "{message} cut to {len}");
+            }
+            let longer = [bytes.as_slice(), &[0]].concat();
+            assert!(Message::decode(&longer).is_err(), "{message}");
+            let foreign = [&[2], &bytes[1..]].concat();
+            assert_eq!(Message::decode(&foreign), Err(Malformed::Version(2)));
+        }
+        assert_eq!(Message::decode(&[1, 9]), Err(Malformed::Kind(9)));
+        let empty = [[1, 1, 0].as_slice(), &[0; 16]].concat();
+        assert_eq!(Message::decode(&empty), Err(Malformed::Bytes(19)));
+    }
+}

@@ -1,0 +1,170 @@
+//! What is done under the token for each errand, as tables.
+//!
+//! ```text
+//!   Update        recheck  write   METADATA_UPDATED
+//!   AddDisk       recheck  NEWDISK*  apply*  write*  METADATA_UPDATED
+//!                                         * undo, METADATA_UPDATED
+//!   RemoveDisk    recheck  REMOVE  apply
+//!   ReAdd         recheck  RE_ADD  apply  write  METADATA_UPDATED
+//!   Resize        recheck  write*  METADATA_UPDATED*  CHANGE_CAPACITY  apply
+//!                                         * undo, METADATA_UPDATED
+//!   BitmapResize  recheck  apply*  BITMAP_RESIZE*
+//!                                         * undo, BITMAP_RESIZE (old)
+//!   resync        RESYNCING_START;  value  RESYNCING(window);  value  RESYNCING(none)
+//!   leaving       BITMAP_NEEDS_SYNC
+//! ```
+//!
+//! A star: if that fails here or with anybody, nobody is to have it. The votes that md takes with a
+//! lock (`no-new-dev`) are the answers themselves here. After a vote that was lost,
+//! METADATA_UPDATED makes everybody drop the candidate.
+
+use super::super::message::{DeviceNumber, Message, Window};
+use super::super::work::{Wish, WishId};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Errand {
+    Wish(WishId, Wish),
+    Start,
+    Window(Window),
+    End,
+    HandOver,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Step {
+    Recheck,
+    Write,
+    Apply,
+    Undo,
+    Show,
+    Tell(Words),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Words {
+    Metadata,
+    NewDisk,
+    Remove,
+    ReAdd,
+    Capacity,
+    Bitmap,
+    BitmapBack,
+    Start,
+    Window,
+    HandOver,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Script {
+    pub(super) steps: &'static [Step],
+    /// What fails before this step is undone.
+    pub(super) decided_at: usize,
+    pub(super) undo: &'static [Step],
+}
+
+macro_rules! script {
+    ($steps:expr) => {
+        script!($steps, 0, &[])
+    };
+    ($steps:expr, $decided_at:expr, $undo:expr) => {{
+        const SCRIPT: Script = Script {
+            steps: $steps,
+            decided_at: $decided_at,
+            undo: $undo,
+        };
+        &SCRIPT
+    }};
+}
+
+use Step::{Apply, Recheck, Show, Tell, Undo, Write};
+
+impl Errand {
+    pub(super) fn script(self) -> &'static Script {
+        match self {
+            Errand::Wish(_, Wish::Update) => script!(&[Recheck, Write, Tell(Words::Metadata)]),
+            Errand::Wish(_, Wish::AddDisk { .. }) => script!(
+                &[
+                    Recheck,
+                    Tell(Words::NewDisk),
+                    Apply,
+                    Write,
+                    Tell(Words::Metadata)
+                ],
+                4,
+                &[Undo, Tell(Words::Metadata)]
+            ),
+            Errand::Wish(_, Wish::RemoveDisk(_)) => {
+                script!(&[Recheck, Tell(Words::Remove), Apply])
+            }
+            Errand::Wish(_, Wish::ReAdd(_)) => script!(&[
+                Recheck,
+                Tell(Words::ReAdd),
+                Apply,
+                Write,
+                Tell(Words::Metadata)
+            ]),
+            Errand::Wish(_, Wish::Resize { .. }) => script!(
+                &[
+                    Recheck,
+                    Write,
+                    Tell(Words::Metadata),
+                    Tell(Words::Capacity),
+                    Apply
+                ],
+                3,
+                &[Undo, Tell(Words::Metadata)]
+            ),
+            Errand::Wish(_, Wish::BitmapResize { .. }) => script!(
+                &[Recheck, Apply, Tell(Words::Bitmap)],
+                3,
+                &[Undo, Tell(Words::BitmapBack)]
+            ),
+            Errand::Start => script!(&[Tell(Words::Start)]),
+            Errand::Window(_) | Errand::End => script!(&[Show, Tell(Words::Window)]),
+            Errand::HandOver => script!(&[Tell(Words::HandOver)]),
+        }
+    }
+
+    pub(super) fn is_update(self) -> bool {
+        matches!(self, Errand::Wish(_, Wish::Update))
+    }
+
+    /// The message of a step.
+    pub(super) fn message(self, words: Words, good: Option<DeviceNumber>, owes: bool) -> Message {
+        match (words, self) {
+            (Words::Metadata, _) => Message::MetadataUpdated {
+                good: good.expect("superblocks were written before they are told of"),
+            },
+            (Words::NewDisk, Errand::Wish(_, Wish::AddDisk { uuid, device })) => {
+                Message::NewDisk { uuid, device }
+            }
+            (Words::Remove, Errand::Wish(_, Wish::RemoveDisk(device))) => Message::Remove(device),
+            (Words::ReAdd, Errand::Wish(_, Wish::ReAdd(device))) => Message::ReAdd(device),
+            (Words::Capacity, Errand::Wish(_, Wish::Resize { sectors })) => {
+                Message::ChangeCapacity { sectors }
+            }
+            (Words::Bitmap, Errand::Wish(_, Wish::BitmapResize { sync_sectors, .. })) => {
+                Message::BitmapResize { sync_sectors }
+            }
+            (
+                Words::BitmapBack,
+                Errand::Wish(
+                    _,
+                    Wish::BitmapResize {
+                        old_sync_sectors, ..
+                    },
+                ),
+            ) => Message::BitmapResize {
+                sync_sectors: old_sync_sectors,
+            },
+            (Words::Start, Errand::Start) => Message::ResyncingStart,
+            (Words::Window, Errand::Window(window)) => Message::Resyncing {
+                window: Some(window),
+                owes,
+            },
+            (Words::Window, Errand::End) => Message::Resyncing { window: None, owes },
+            (Words::HandOver, Errand::HandOver) => Message::BitmapNeedsSync,
+            (words, errand) => panic!("{words:?} in the script of {errand:?}"),
+        }
+    }
+}
