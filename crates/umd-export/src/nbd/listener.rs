@@ -176,6 +176,40 @@ fn lock_directory(path: &Path) -> io::Result<impl Drop> {
 }
 
 impl Listener {
+    /// One that somebody else has bound and goes on listening at when we are gone: its path stays.
+    ///
+    /// # Errors
+    /// When it has no path, or the system refuses.
+    pub fn of_unix(listener: UnixListener) -> io::Result<Listener> {
+        let bound = listener.local_addr()?;
+        let path = bound.as_pathname();
+        let no_path = || io::Error::new(io::ErrorKind::InvalidInput, "the socket has no path");
+        let address = Address::Unix(path.ok_or_else(no_path)?.to_owned());
+        listener.set_nonblocking(true)?;
+        Ok(Listener {
+            _path: None,
+            inner: Inner::Unix(listener),
+            address,
+        })
+    }
+
+    /// One that somebody else has bound, as above.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn of_tcp(listener: TcpListener) -> io::Result<Listener> {
+        let bound = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        Ok(Listener {
+            _path: None,
+            inner: Inner::Tcp(listener),
+            address: Address::Tcp {
+                host: bound.ip().to_string(),
+                port: bound.port(),
+            },
+        })
+    }
+
     /// Where clients find it: what was asked for, with the port the system chose.
     pub fn address(&self) -> &Address {
         &self.address

@@ -12,6 +12,7 @@ use super::scan as by_config;
 use super::values;
 use crate::api::{AssembleRequest, ErrorDoc, StartedDoc};
 use crate::daemon::open::{self, How, Opened};
+use crate::daemon::passed;
 use crate::daemon::process::{self, ServeOptions};
 use crate::daemon::start::{self, Planned, Wishes};
 use crate::doc::ArrayDoc;
@@ -306,8 +307,16 @@ pub fn serve(args: &ServeArgs, common: &Common, reach: &Reach) -> Outcome {
         ));
     }
     request.faults.clone_from(&args.fault);
+    // Which is the control socket its name says, or its path, which the array's name is in.
+    let control = request.name.as_ref();
+    let control = control.map(|name| reach.runtime.serve_control(name));
+    let passed = passed::take(&control.unwrap_or_default())?;
+    let find = |name| match passed.control {
+        Some(_) => reach.running_daemon(), // Who asks there waits for us.
+        None => reach.find(name),
+    };
     if let Some(name) = &request.name
-        && reach.find(name)?.is_some_and(|mut client| {
+        && find(name)?.is_some_and(|mut client| {
             client
                 .get::<ArrayDoc>(&format!("/v1/arrays/{name}"))
                 .is_ok()
@@ -318,13 +327,14 @@ pub fn serve(args: &ServeArgs, common: &Common, reach: &Reach) -> Outcome {
         )));
     }
     let nbd = addresses(&args.nbd)?;
-    let served = process::serve(ServeOptions {
+    let options = ServeOptions {
         runtime: reach.runtime.clone(),
         must_register: common.runtime_dir.is_some(),
         nbd,
         request,
         quiet: common.quiet,
-    });
+    };
+    let served = process::serve(options, passed);
     served.map_err(|failure| reach.name_holder(failure))
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use umd_export::nbd::{Address, ListenError, Reception, listen};
+use umd_export::nbd::{Address, ListenError, Listener, Reception};
 
 use super::admission::hand_on;
 use super::registry::Registry;
@@ -35,8 +35,7 @@ impl Listening {
 ///
 /// # Errors
 /// When nothing can listen there.
-pub fn open_door(address: &Address, registry: Registry) -> Result<Listening, ListenError> {
-    let listener = listen(address)?;
+pub fn open_door(listener: Listener, registry: Registry) -> Result<Listening, ListenError> {
     let address = listener.address().clone();
     let error = |source: io::Error| ListenError::Io {
         address: address.clone(),

@@ -19,6 +19,7 @@
 //! | `admission` | a client's claim on what it has open                             |
 //! | `lobby`     | clients of what is no array                                      |
 //! | `state`     | md's words for the state of an array, and what writing them does |
+//! | `passed`    | sockets that the service manager keeps open                      |
 //! | `page`      | the page for browsers, and what it shows                         |
 //! | `web`       | its door: on this machine only, with a token                     |
 //! | `notices`   | the engine's notices as events and log lines                     |
@@ -42,6 +43,7 @@ pub mod metrics;
 pub mod notices;
 pub mod open;
 pub mod page;
+pub mod passed;
 pub mod process;
 pub mod rebit;
 pub mod registry;

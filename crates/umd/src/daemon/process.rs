@@ -5,7 +5,8 @@
 //!                            lock DIR/lock (waits for a daemon that is leaving; one that works
 //!                            well means that there is nothing to do)
 //!                            start again what ran under one that was killed (`memory`)
-//!                            bind DIR/control.sock, DIR/nbd.sock
+//!                            bind DIR/control.sock, DIR/nbd.sock, or take them from the service
+//!                            manager, who has bound them (`passed`)
 //!                            "ready" on stdout, then stdin and stdout let go, stderr to DIR/log
 //!                            ... arrays come and go ...
 //!                            no array, nobody asking, linger over: unlink, unlock, end
@@ -15,6 +16,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,12 +26,13 @@ use rustix::fs::{FlockOperation, flock};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use umd_export::nbd::Address;
+use umd_export::nbd::{Address, ListenError, Listener, listen};
 
 use super::control::{self, Activity, ControlSocket};
 use super::household::Household;
 use super::listener::{Listening, open_door};
 use super::memory::Memory;
+use super::passed::{self, Passed};
 use super::scrubs;
 use crate::api::{AssembleRequest, StartedDoc};
 use crate::cli::outcome::{Failure, Outcome, say, say_with_time};
@@ -126,7 +129,8 @@ pub fn daemon(options: DaemonOptions) -> Outcome {
         // Its own session: a Ctrl-C meant for the command that started it is not for it.
         let _ = rustix::process::setsid();
     }
-    let lock = match take_lock(runtime)? {
+    let passed = passed::take(&runtime.control())?;
+    let lock = match take_lock(runtime, passed.control.is_some())? {
         Some(lock) => lock,
         None if options.report_ready => {
             report("ready\n");
@@ -139,7 +143,7 @@ pub fn daemon(options: DaemonOptions) -> Outcome {
             )));
         }
     };
-    let outcome = tokio_runtime()?.block_on(household(&options));
+    let outcome = tokio_runtime()?.block_on(household(&options, passed));
     drop(lock); // Only now: whoever waits for it finds no socket any more.
     outcome
 }
@@ -149,8 +153,9 @@ fn report(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// The daemon's lock; `None` when another daemon holds it and works.
-fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
+/// The daemon's lock; `None` when another daemon holds it and works. Who has the control socket in
+/// `hand` is whom a question there would wait for: it asks nobody.
+fn take_lock(runtime: &Runtime, hand: bool) -> Result<Option<File>, Failure> {
     let path = runtime.lock();
     let failed = |what: &str, error: io::Error| {
         Failure::failed(format!("cannot {what} {}: {error}", path.display()))
@@ -170,7 +175,10 @@ fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
             Err(error) => return Err(failed("lock", error.into())),
         }
         // One that answers is there to stay (or leaves later, which is its caller's to notice).
-        if matches!(Client::connect(&runtime.control()), Ok(Some(_)) | Err(_)) {
+        if !hand && matches!(Client::connect(&runtime.control()), Ok(Some(_)) | Err(_)) {
+            return Ok(None);
+        }
+        if hand && start.elapsed() > LOCK_PATIENCE {
             return Ok(None);
         }
         if start.elapsed() > LOCK_PATIENCE {
@@ -184,19 +192,38 @@ fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
     }
 }
 
-async fn household(options: &DaemonOptions) -> Outcome {
+async fn household(options: &DaemonOptions, passed: Passed) -> Outcome {
     let told = told_to_go();
     let household = Arc::new(Household::new(options.create_on_open));
     // Before any door is open: who comes back finds the arrays that were there.
     let memory = Memory::at(&options.runtime.arrays());
+    let left = memory.doors();
+    memory.keep_doors(
+        options
+            .nbd
+            .iter()
+            .map(Address::to_string)
+            .chain(left.clone())
+            .collect(),
+    );
     let said = household
         .restore(memory, options.keep, &options.leave)
         .await;
     said.iter().for_each(|line| say(line));
     tokio::spawn(scrubs::keep(household.clone()));
-    let socket = bind(&options.runtime.control())?;
-    let own = Address::Unix(options.runtime.nbd());
-    let doors = open_doors(&household, [&own].into_iter().chain(&options.nbd))?;
+    let theirs: Vec<Address> = passed
+        .doors
+        .iter()
+        .map(|door| door.address().clone())
+        .collect();
+    let (socket, listeners) = listeners(options, &left, passed)?;
+    let doors = open_doors(&household, listeners)?;
+    let ours = doors.iter().skip(1).map(Listening::address);
+    let ours = ours.filter(|address| !theirs.contains(address));
+    if let Some(memory) = household.memory.get() {
+        memory.keep_doors(ours.map(Address::to_string).collect()); // Ports are known now.
+    }
+    household.remember().await;
     if options.report_ready {
         report("ready\n");
         let_go(&options.runtime.log());
@@ -205,6 +232,7 @@ async fn household(options: &DaemonOptions) -> Outcome {
     tell_systemd(NotifyState::Ready);
     let activity = Arc::new(Activity::default());
     let (leave, leaving) = watch::channel(false);
+    let outlived = socket.outlives_us();
     let server = control::serve(
         socket,
         household.clone(),
@@ -220,12 +248,72 @@ async fn household(options: &DaemonOptions) -> Outcome {
         if let Some(memory) = household.memory.get().filter(|_| options.keep) {
             memory.seal();
         }
+        if outlived {
+            // Who asks from here on waits for the next daemon, instead of being sent away.
+            let _ = leave.send(true);
+        }
         let clean = stop_everything(&household).await;
         household.remember().await;
         drop(doors);
         clean
     };
-    Ok(u8::from(!until_finished(server, finish, leave).await?))
+    Ok(u8::from(!until_finished(server, finish, &leave).await?))
+}
+
+/// The control socket, and all doors; the one in the runtime directory is the first. What was
+/// passed to us is taken as it is, the rest is bound.
+fn listeners(
+    options: &DaemonOptions,
+    left: &[String],
+    passed: Passed,
+) -> Result<(ControlSocket, Vec<Listener>), Failure> {
+    let own = Address::Unix(options.runtime.nbd());
+    let left: Vec<Address> = left.iter().flat_map(|text| text.parse()).collect();
+    let mut wanted = vec![own.clone()];
+    // A port of the system's choice was chosen already when clients are to find it again.
+    wanted.extend(
+        options
+            .nbd
+            .iter()
+            .filter(|one| !chosen_before(one, &left))
+            .cloned(),
+    );
+    let mut listeners = Vec::new();
+    for address in wanted.iter().filter(|address| !passed.has(address)) {
+        listeners.push(listen(address).map_err(listen_failure)?);
+    }
+    for address in left
+        .iter()
+        .filter(|one| !wanted.contains(one) && !passed.has(one))
+    {
+        match listen(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) => say(&format!(
+                "clients of the daemon that was killed do not find this one: {}",
+                listen_failure(error).text
+            )),
+        }
+    }
+    let socket = match passed.control {
+        Some(listener) => ControlSocket::passed(listener)
+            .map_err(|error| Failure::failed(format!("cannot use the control socket: {error}")))?,
+        None => bind(&options.runtime.control())?,
+    };
+    listeners.extend(passed.doors);
+    listeners.sort_by_key(|listener| *listener.address() != own);
+    Ok((socket, listeners))
+}
+
+fn chosen_before(address: &Address, left: &[Address]) -> bool {
+    let Address::Tcp { host, port: 0 } = address else {
+        return false;
+    };
+    left.iter()
+        .any(|one| matches!(one, Address::Tcp { host: before, .. } if before == host))
+}
+
+fn listen_failure(error: ListenError) -> Failure {
+    Failure::failed(without_number(&error.to_string()))
 }
 
 /// Runs the server until `finish` ends, then lets it answer what is in flight, for a moment: a
@@ -233,20 +321,25 @@ async fn household(options: &DaemonOptions) -> Outcome {
 async fn until_finished(
     server: impl Future<Output = io::Result<()>>,
     finish: impl Future<Output = bool>,
-    leave: watch::Sender<bool>,
+    leave: &watch::Sender<bool>,
 ) -> Result<bool, Failure> {
-    tokio::pin!(server);
+    tokio::pin!(server, finish);
     let failed = |served: io::Result<()>| match served {
         Ok(()) => Failure::failed("the control socket was closed"),
         Err(error) => Failure::failed(format!("the control socket failed: {error}")),
     };
-    let clean = tokio::select! {
-        clean = finish => clean,
-        served = &mut server => return Err(failed(served)),
-    };
-    let _ = leave.send(true);
-    let _ = tokio::time::timeout(LAST_ANSWERS, server).await;
-    Ok(clean)
+    tokio::select! {
+        clean = &mut finish => {
+            let _ = leave.send(true);
+            let _ = tokio::time::timeout(LAST_ANSWERS, server).await;
+            Ok(clean)
+        }
+        served = &mut server => match served {
+            // It was told to take nobody in any more before everything has come to rest.
+            Ok(()) if *leave.borrow() => Ok(finish.await),
+            other => Err(failed(other)),
+        },
+    }
 }
 
 fn bind(path: &Path) -> Result<ControlSocket, Failure> {
@@ -260,14 +353,10 @@ fn without_number(text: &str) -> String {
     text[..end].to_owned()
 }
 
-fn open_doors<'a>(
-    household: &Household,
-    addresses: impl Iterator<Item = &'a Address>,
-) -> Result<Vec<Listening>, Failure> {
+fn open_doors(household: &Household, all: Vec<Listener>) -> Result<Vec<Listening>, Failure> {
     let mut doors = Vec::new();
-    for address in addresses {
-        let door = open_door(address, household.registry.clone())
-            .map_err(|error| Failure::failed(without_number(&error.to_string())))?;
+    for listener in all {
+        let door = open_door(listener, household.registry.clone()).map_err(listen_failure)?;
         let mut listed = household
             .nbd
             .lock()
@@ -382,11 +471,11 @@ pub struct ServeOptions {
 ///
 /// # Errors
 /// When it cannot be started, or did not stop cleanly.
-pub fn serve(options: ServeOptions) -> Outcome {
-    tokio_runtime()?.block_on(serve_one(&options))
+pub fn serve(options: ServeOptions, passed: Passed) -> Outcome {
+    tokio_runtime()?.block_on(serve_one(&options, passed))
 }
 
-async fn serve_one(options: &ServeOptions) -> Outcome {
+async fn serve_one(options: &ServeOptions, passed: Passed) -> Outcome {
     let told = told_to_go();
     let household = Arc::new(Household::default());
     tokio::spawn(scrubs::keep(household.clone()));
@@ -397,7 +486,7 @@ async fn serve_one(options: &ServeOptions) -> Outcome {
             error.messages.iter().for_each(|line| say(line));
             Failure::failed(error.error).with_code(error.exit_code)
         })?;
-    let outcome = served(options, &household, &started, told).await;
+    let outcome = served(options, &household, &started, passed, told).await;
     // Whatever happened: a running array is stopped cleanly.
     let clean = stop_everything(&household).await;
     let code = outcome?;
@@ -408,21 +497,28 @@ async fn served(
     options: &ServeOptions,
     household: &Arc<Household>,
     started: &StartedDoc,
+    passed: Passed,
     told: impl Future<Output = ()>,
 ) -> Outcome {
     let name = started.array.name.clone();
-    let registered = register(options, &name)?;
+    let (control, mut listeners) = (passed.control, passed.doors);
+    let registered = register(options, &name, control)?;
     let own = Address::Unix(options.runtime.serve_nbd(&name));
-    let default = registered
-        .as_ref()
-        .map(|_| &own)
-        .filter(|_| options.nbd.is_empty());
-    if default.is_none() && options.nbd.is_empty() {
+    let mut wanted = options.nbd.clone();
+    if wanted.is_empty() && listeners.is_empty() {
+        wanted.extend(registered.as_ref().map(|_| own));
+    }
+    for address in &wanted {
+        if !listeners.iter().any(|passed| passed.address() == address) {
+            listeners.push(listen(address).map_err(listen_failure)?);
+        }
+    }
+    if listeners.is_empty() {
         return Err(Failure::failed(
             "nowhere to serve: give --nbd unix:PATH or tcp:HOST:PORT",
         ));
     }
-    let doors = open_doors(household, default.into_iter().chain(&options.nbd))?;
+    let doors = open_doors(household, listeners)?;
     if !options.quiet {
         started.messages.iter().for_each(|line| say(line));
         for door in &doors {
@@ -459,7 +555,7 @@ async fn served(
             let (leave, leaving) = watch::channel(false);
             let activity = Arc::new(Activity::default());
             let server = control::serve(socket, household.clone(), activity, until_true(leaving));
-            until_finished(server, finish, leave).await?
+            until_finished(server, finish, &leave).await?
         }
     };
     if !options.quiet && clean {
@@ -469,8 +565,12 @@ async fn served(
 }
 
 /// Makes the array known to other commands; `None` when that cannot be had and need not be.
-fn register(options: &ServeOptions, name: &str) -> Result<Option<(ControlSocket, File)>, Failure> {
-    match try_register(&options.runtime, name) {
+fn register(
+    options: &ServeOptions,
+    name: &str,
+    control: Option<UnixListener>,
+) -> Result<Option<(ControlSocket, File)>, Failure> {
+    match try_register(&options.runtime, name, control) {
         Ok(registered) => Ok(Some(registered)),
         Err(failure) if options.must_register => Err(failure),
         Err(failure) => {
@@ -483,7 +583,11 @@ fn register(options: &ServeOptions, name: &str) -> Result<Option<(ControlSocket,
     }
 }
 
-fn try_register(runtime: &Runtime, name: &str) -> Result<(ControlSocket, File), Failure> {
+fn try_register(
+    runtime: &Runtime,
+    name: &str,
+    control: Option<UnixListener>,
+) -> Result<(ControlSocket, File), Failure> {
     runtime
         .make()
         .map_err(|error| Failure::failed(error.to_string()))?;
@@ -508,6 +612,9 @@ fn try_register(runtime: &Runtime, name: &str) -> Result<(ControlSocket, File), 
         .map_err(|error| failed(&lock_path, error))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| Failure::failed(format!("an array named {name} is being served already")))?;
-    let socket = ControlSocket::bind(&path).map_err(|error| failed(&path, error))?;
-    Ok((socket, lock))
+    let socket = match control {
+        Some(listener) => ControlSocket::passed(listener),
+        None => ControlSocket::bind(&path),
+    };
+    Ok((socket.map_err(|error| failed(&path, error))?, lock))
 }
