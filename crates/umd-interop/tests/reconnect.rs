@@ -92,7 +92,11 @@ fn kill(umd: &Umd) -> Result<()> {
 
 fn is_zombie(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
-    stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+    stat.is_ok_and(|stat| {
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('Z'))
+    })
 }
 
 fn members(umd: &Umd, scratch: &Scratch) -> Vec<PathBuf> {
@@ -174,7 +178,13 @@ fn a_port_is_where_it_was_after_kills() {
     }
     let _members = members(&umd, &scratch);
     let doors = umd.detail("r5").unwrap()["nbd"].clone();
-    let port = doors[1].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
+    let port = doors[1]
+        .as_str()
+        .unwrap()
+        .rsplit(':')
+        .next()
+        .unwrap()
+        .to_owned();
     let reaper = std::thread::spawn(move || daemon.wait());
     let server =
         format!("file.server.type=inet,file.server.host=127.0.0.1,file.server.port={port}");

@@ -6,15 +6,19 @@ use std::path::Path;
 use umd_export::nbd::Address;
 
 use super::args::{AssembleArgs, Common, ServeArgs, StartArgs};
+use super::args_daemon::DoorArgs;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::{Reach, from_doc};
 use super::scan as by_config;
 use super::values;
+use super::whole_path;
 use crate::api::{AssembleRequest, ErrorDoc, StartedDoc};
 use crate::daemon::open::{self, How, Opened};
+use crate::daemon::opening::DoorOptions;
 use crate::daemon::passed;
 use crate::daemon::process::{self, ServeOptions};
 use crate::daemon::start::{self, Planned, Wishes};
+use crate::daemon::tls::TlsOptions;
 use crate::doc::ArrayDoc;
 
 use umd_core::assembly::SlotPlan;
@@ -326,16 +330,35 @@ pub fn serve(args: &ServeArgs, common: &Common, reach: &Reach) -> Outcome {
             "an array named {name} is running already"
         )));
     }
-    let nbd = addresses(&args.nbd)?;
+    let doors = doors(&args.doors)?;
     let options = ServeOptions {
         runtime: reach.runtime.clone(),
         must_register: common.runtime_dir.is_some(),
-        nbd,
+        doors,
         request,
         quiet: common.quiet,
     };
     let served = process::serve(options, passed);
     served.map_err(|failure| reach.name_holder(failure))
+}
+
+/// Doors, as they were asked for.
+///
+/// # Errors
+/// When an address is none.
+pub fn doors(args: &DoorArgs) -> Result<DoorOptions, Failure> {
+    addresses(&args.nbd)?;
+    let tls = args.tls.as_deref().map(|dir| {
+        Ok::<_, Failure>(TlsOptions {
+            dir: whole_path(dir)?,
+            any_client: args.tls_any_client,
+        })
+    });
+    Ok(DoorOptions {
+        nbd: args.nbd.clone(),
+        tls: tls.transpose()?,
+        ..DoorOptions::default()
+    })
 }
 
 /// Addresses of doors.

@@ -194,7 +194,9 @@ Before=remote-fs-pre.target
 
 [Service]
 Type=notify
-ExecStart=@UMD@ daemon --keep --runtime-dir /run/umd
+# OPTIONS=--nbd tcp:0.0.0.0:10809 --tls /etc/umd/keys
+EnvironmentFile=-/etc/default/umd
+ExecStart=@UMD@ daemon --keep --runtime-dir /run/umd $OPTIONS
 Restart=on-failure
 # Stopping an array waits for its members.
 TimeoutStopSec=15min
@@ -249,14 +251,14 @@ WantedBy=multi-user.target
 Also=umd@%i.socket
 ";
 
-/// Its sockets.
+/// Its door. The control socket is not among them: who only looks at arrays would start one that
+/// was stopped.
 const SINGLE_SOCKETS: &str = "\
 [Unit]
-Description=Linux software RAID in user space: sockets of array %i
+Description=Linux software RAID in user space: door of array %i, which outlives its process
 Documentation=man:umd-serve(8)
 
 [Socket]
-ListenStream=/run/umd/serve/%i.sock
 ListenStream=/run/umd/serve/%i.nbd
 SocketMode=0600
 DirectoryMode=0700
@@ -343,7 +345,7 @@ mod tests {
                 .lines()
                 .filter_map(|line| line.strip_prefix("ExecStart="));
             for line in starts {
-                let line = line.replace("%i", "r5").replace("$OPTIONS ", "");
+                let line = line.replace("%i", "r5").replace(" $OPTIONS", "");
                 let line = line.replace("$DEVICES", "a b");
                 let parsed = Cli::try_parse_from(line.split(' '));
                 assert!(parsed.is_ok(), "{file}: {line}: {:?}", parsed.err());
@@ -363,8 +365,7 @@ mod tests {
             paths.map(PathBuf::from).collect::<Vec<_>>()
         };
         assert_eq!(listens("umd.socket"), [runtime.control(), runtime.nbd()]);
-        let single = [runtime.serve_control("%i"), runtime.serve_nbd("%i")];
-        assert_eq!(listens("umd@.socket"), single);
+        assert_eq!(listens("umd@.socket"), [runtime.serve_nbd("%i")]);
         for (_, text) in all {
             let mut starts = text.lines().filter(|line| line.starts_with("ExecStart="));
             let needs = text.contains(".socket\n");

@@ -22,6 +22,7 @@ use umd_disk::Engine;
 
 use super::array::{Handle, Snapshot};
 use super::household::Household;
+use super::opening::DoorOptions;
 use crate::api::{AssembleRequest, SCHEMA};
 use crate::cli::outcome::say;
 
@@ -36,9 +37,9 @@ struct Kept {
     /// The boot of the machine that this is about.
     boot: String,
     arrays: Vec<KeptArray>,
-    /// Further addresses that a daemon served at when it was killed: clients look for it there.
+    /// Further doors that a daemon had open when it was killed: clients look for it there.
     #[serde(default)]
-    doors: Vec<String>,
+    doors: DoorOptions,
 }
 
 /// An array that ran.
@@ -64,7 +65,7 @@ struct State {
     written: String,
     /// Arrays that could not be started again or rest, and may be the next time.
     failed: Vec<KeptArray>,
-    doors: Vec<String>,
+    doors: DoorOptions,
     /// Nothing is written any more.
     sealed: bool,
 }
@@ -84,7 +85,7 @@ impl Memory {
         kept.arrays.iter_mut().for_each(|one| one.rests = true);
         let mut state = self.lock();
         state.sealed = true;
-        state.doors.clear(); // Who starts it again says where it is to serve.
+        state.doors = DoorOptions::default(); // Who starts it again says where it is to serve.
         self.put(&mut state, kept.arrays);
     }
 
@@ -94,12 +95,12 @@ impl Memory {
     }
 
     /// Where a daemon that was killed served, besides its own socket.
-    pub fn doors(&self) -> Vec<String> {
+    pub fn doors(&self) -> DoorOptions {
         self.read().doors
     }
 
     /// What is written down of that from now on.
-    pub fn keep_doors(&self, doors: Vec<String>) {
+    pub fn keep_doors(&self, doors: DoorOptions) {
         self.lock().doors = doors;
     }
 
@@ -330,11 +331,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("arrays.json");
         let memory = Memory::at(&path);
-        memory.keep_doors(vec!["tcp:127.0.0.1:10809".into()]);
+        let doors = DoorOptions {
+            nbd: vec!["tcp:127.0.0.1:10809".into()],
+            token_file: Some("/etc/umd/token".into()),
+            ..DoorOptions::default()
+        };
+        memory.keep_doors(doors.clone());
         memory.write(vec![request("a")]);
-        assert_eq!(Memory::at(&path).doors(), ["tcp:127.0.0.1:10809"]);
+        assert_eq!(Memory::at(&path).doors(), doors);
         memory.seal();
-        assert!(Memory::at(&path).doors().is_empty());
+        assert_eq!(Memory::at(&path).doors(), DoorOptions::default());
     }
 
     #[test]

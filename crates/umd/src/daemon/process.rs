@@ -26,15 +26,18 @@ use rustix::fs::{FlockOperation, flock};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use umd_export::nbd::{Address, ListenError, Listener, listen};
+use umd_export::nbd::{Address, Listener};
 
 use super::control::{self, Activity, ControlSocket};
 use super::household::Household;
-use super::listener::{Listening, open_door};
+use super::listener::Listening;
 use super::memory::Memory;
+use super::opening::{DoorOptions, Keys, Left, both, listeners, listeners_of_one, open_doors};
 use super::passed::{self, Passed};
+use super::remote::Remote;
 use super::scrubs;
 use crate::api::{AssembleRequest, StartedDoc};
+use crate::cli::assemble::addresses;
 use crate::cli::outcome::{Failure, Outcome, say, say_with_time};
 use crate::client::Client;
 use crate::runtime::Runtime;
@@ -83,8 +86,8 @@ pub struct DaemonOptions {
     pub runtime: Runtime,
     /// End this long after the last array and the last request.
     pub linger: Option<Duration>,
-    /// Further addresses to serve at.
-    pub nbd: Vec<Address>,
+    /// Further doors.
+    pub doors: DoorOptions,
     /// A name that a client opens and nothing has is there from then on, as an empty array.
     pub create_on_open: bool,
     /// Report on stdout and let go of the terminal.
@@ -130,6 +133,7 @@ pub fn daemon(options: DaemonOptions) -> Outcome {
         let _ = rustix::process::setsid();
     }
     let passed = passed::take(&runtime.control())?;
+    let keys = Keys::of(&options.doors)?;
     let lock = match take_lock(runtime, passed.control.is_some())? {
         Some(lock) => lock,
         None if options.report_ready => {
@@ -143,7 +147,7 @@ pub fn daemon(options: DaemonOptions) -> Outcome {
             )));
         }
     };
-    let outcome = tokio_runtime()?.block_on(household(&options, passed));
+    let outcome = tokio_runtime()?.block_on(household(&options, &keys, passed));
     drop(lock); // Only now: whoever waits for it finds no socket any more.
     outcome
 }
@@ -192,45 +196,37 @@ fn take_lock(runtime: &Runtime, hand: bool) -> Result<Option<File>, Failure> {
     }
 }
 
-async fn household(options: &DaemonOptions, passed: Passed) -> Outcome {
+async fn household(options: &DaemonOptions, keys: &Keys, passed: Passed) -> Outcome {
     let told = told_to_go();
     let household = Arc::new(Household::new(options.create_on_open));
     // Before any door is open: who comes back finds the arrays that were there.
     let memory = Memory::at(&options.runtime.arrays());
-    let left = memory.doors();
-    memory.keep_doors(
-        options
-            .nbd
-            .iter()
-            .map(Address::to_string)
-            .chain(left.clone())
-            .collect(),
-    );
+    let left = Left::by(&memory, &options.doors);
+    memory.keep_doors(both(&options.doors, &left.doors));
     let said = household
         .restore(memory, options.keep, &options.leave)
         .await;
     said.iter().for_each(|line| say(line));
     tokio::spawn(scrubs::keep(household.clone()));
-    let theirs: Vec<Address> = passed
-        .doors
-        .iter()
-        .map(|door| door.address().clone())
-        .collect();
-    let (socket, listeners) = listeners(options, &left, passed)?;
-    let doors = open_doors(&household, listeners)?;
-    let ours = doors.iter().skip(1).map(Listening::address);
-    let ours = ours.filter(|address| !theirs.contains(address));
-    if let Some(memory) = household.memory.get() {
-        memory.keep_doors(ours.map(Address::to_string).collect()); // Ports are known now.
-    }
+    let activity = Arc::new(Activity::default());
+    let socket = match passed.control {
+        Some(listener) => ControlSocket::passed(listener)
+            .map_err(|error| Failure::failed(format!("cannot use the control socket: {error}")))?,
+        None => bind(&options.runtime.control())?,
+    };
+    let (doors, remotes) = doors(&household, options, keys, &left, passed.doors)?;
     household.remember().await;
+    let routes = control::router(household.clone(), activity.clone());
+    let failed = |error: io::Error| Failure::failed(format!("the control API over TCP: {error}"));
+    for remote in remotes {
+        remote.open(&routes).map_err(failed)?;
+    }
     if options.report_ready {
         report("ready\n");
         let_go(&options.runtime.log());
         said.iter().for_each(|line| say(line)); // The log is to know, too.
     }
     tell_systemd(NotifyState::Ready);
-    let activity = Arc::new(Activity::default());
     let (leave, leaving) = watch::channel(false);
     let outlived = socket.outlives_us();
     let server = control::serve(
@@ -260,60 +256,31 @@ async fn household(options: &DaemonOptions, passed: Passed) -> Outcome {
     Ok(u8::from(!until_finished(server, finish, &leave).await?))
 }
 
-/// The control socket, and all doors; the one in the runtime directory is the first. What was
-/// passed to us is taken as it is, the rest is bound.
-fn listeners(
+/// Opens all doors but the control socket. Where those are that are ours is to be remembered: ports
+/// are known now.
+fn doors(
+    household: &Household,
     options: &DaemonOptions,
-    left: &[String],
-    passed: Passed,
-) -> Result<(ControlSocket, Vec<Listener>), Failure> {
+    keys: &Keys,
+    left: &Left,
+    passed: Vec<Listener>,
+) -> Result<(Vec<Listening>, Vec<Remote>), Failure> {
+    let theirs: Vec<Address> = passed.iter().map(|door| door.address().clone()).collect();
     let own = Address::Unix(options.runtime.nbd());
-    let left: Vec<Address> = left.iter().flat_map(|text| text.parse()).collect();
-    let mut wanted = vec![own.clone()];
-    // A port of the system's choice was chosen already when clients are to find it again.
-    wanted.extend(
-        options
-            .nbd
-            .iter()
-            .filter(|one| !chosen_before(one, &left))
-            .cloned(),
-    );
-    let mut listeners = Vec::new();
-    for address in wanted.iter().filter(|address| !passed.has(address)) {
-        listeners.push(listen(address).map_err(listen_failure)?);
-    }
-    for address in left
-        .iter()
-        .filter(|one| !wanted.contains(one) && !passed.has(one))
-    {
-        match listen(address) {
-            Ok(listener) => listeners.push(listener),
-            Err(error) => say(&format!(
-                "clients of the daemon that was killed do not find this one: {}",
-                listen_failure(error).text
-            )),
-        }
-    }
-    let socket = match passed.control {
-        Some(listener) => ControlSocket::passed(listener)
-            .map_err(|error| Failure::failed(format!("cannot use the control socket: {error}")))?,
-        None => bind(&options.runtime.control())?,
+    let asked = addresses(&options.doors.nbd)?;
+    let all = listeners(own.clone(), &asked, left, keys, passed)?;
+    let remotes = left.remotes(&options.doors, keys)?;
+    let ours = all.iter().map(|(listener, _)| listener.address());
+    let ours = ours.filter(|address| **address != own && !theirs.contains(address));
+    let kept = DoorOptions {
+        nbd: ours.map(Address::to_string).collect(),
+        listen: remotes.iter().flat_map(Remote::addresses).collect(),
+        ..both(&options.doors, &left.doors)
     };
-    listeners.extend(passed.doors);
-    listeners.sort_by_key(|listener| *listener.address() != own);
-    Ok((socket, listeners))
-}
-
-fn chosen_before(address: &Address, left: &[Address]) -> bool {
-    let Address::Tcp { host, port: 0 } = address else {
-        return false;
-    };
-    left.iter()
-        .any(|one| matches!(one, Address::Tcp { host: before, .. } if before == host))
-}
-
-fn listen_failure(error: ListenError) -> Failure {
-    Failure::failed(without_number(&error.to_string()))
+    if let Some(memory) = household.memory.get() {
+        memory.keep_doors(kept);
+    }
+    Ok((open_doors(household, all)?, remotes))
 }
 
 /// Runs the server until `finish` ends, then lets it answer what is in flight, for a moment: a
@@ -345,26 +312,6 @@ async fn until_finished(
 fn bind(path: &Path) -> Result<ControlSocket, Failure> {
     ControlSocket::bind(path)
         .map_err(|error| Failure::failed(format!("cannot listen on {}: {error}", path.display())))
-}
-
-/// A sentence without the system's number for an error at its end.
-fn without_number(text: &str) -> String {
-    let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].to_owned()
-}
-
-fn open_doors(household: &Household, all: Vec<Listener>) -> Result<Vec<Listening>, Failure> {
-    let mut doors = Vec::new();
-    for listener in all {
-        let door = open_door(listener, household.registry.clone()).map_err(listen_failure)?;
-        let mut listed = household
-            .nbd
-            .lock()
-            .expect("nobody panics while holding the list");
-        listed.push(door.address().to_string());
-        doors.push(door);
-    }
-    Ok(doors)
 }
 
 /// Stdin and stdout let go, stderr a log: the command that started us can end, and so can its
@@ -459,8 +406,8 @@ pub struct ServeOptions {
     pub runtime: Runtime,
     /// Whether it must be able to: the user named the directory.
     pub must_register: bool,
-    /// Addresses to serve at; one in the runtime directory when there are none.
-    pub nbd: Vec<Address>,
+    /// Where to serve; in the runtime directory when nothing is said.
+    pub doors: DoorOptions,
     /// The array.
     pub request: AssembleRequest,
     /// Say nothing but errors.
@@ -472,10 +419,11 @@ pub struct ServeOptions {
 /// # Errors
 /// When it cannot be started, or did not stop cleanly.
 pub fn serve(options: ServeOptions, passed: Passed) -> Outcome {
-    tokio_runtime()?.block_on(serve_one(&options, passed))
+    let keys = Keys::of(&options.doors)?;
+    tokio_runtime()?.block_on(serve_one(&options, &keys, passed))
 }
 
-async fn serve_one(options: &ServeOptions, passed: Passed) -> Outcome {
+async fn serve_one(options: &ServeOptions, keys: &Keys, passed: Passed) -> Outcome {
     let told = told_to_go();
     let household = Arc::new(Household::default());
     tokio::spawn(scrubs::keep(household.clone()));
@@ -486,7 +434,7 @@ async fn serve_one(options: &ServeOptions, passed: Passed) -> Outcome {
             error.messages.iter().for_each(|line| say(line));
             Failure::failed(error.error).with_code(error.exit_code)
         })?;
-    let outcome = served(options, &household, &started, passed, told).await;
+    let outcome = served(options, &household, &started, (keys, passed), told).await;
     // Whatever happened: a running array is stopped cleanly.
     let clean = stop_everything(&household).await;
     let code = outcome?;
@@ -497,34 +445,24 @@ async fn served(
     options: &ServeOptions,
     household: &Arc<Household>,
     started: &StartedDoc,
-    passed: Passed,
+    (keys, passed): (&Keys, Passed),
     told: impl Future<Output = ()>,
 ) -> Outcome {
     let name = started.array.name.clone();
-    let (control, mut listeners) = (passed.control, passed.doors);
-    let registered = register(options, &name, control)?;
+    let registered = register(options, &name, passed.control)?;
     let own = Address::Unix(options.runtime.serve_nbd(&name));
-    let mut wanted = options.nbd.clone();
-    if wanted.is_empty() && listeners.is_empty() {
-        wanted.extend(registered.as_ref().map(|_| own));
-    }
-    for address in &wanted {
-        if !listeners.iter().any(|passed| passed.address() == address) {
-            listeners.push(listen(address).map_err(listen_failure)?);
-        }
-    }
-    if listeners.is_empty() {
-        return Err(Failure::failed(
-            "nowhere to serve: give --nbd unix:PATH or tcp:HOST:PORT",
-        ));
-    }
-    let doors = open_doors(household, listeners)?;
+    let own = registered.as_ref().map(|_| own);
+    let asked = addresses(&options.doors.nbd)?;
+    let doors = open_doors(
+        household,
+        listeners_of_one(own, &asked, keys, passed.doors)?,
+    )?;
     if !options.quiet {
         started.messages.iter().for_each(|line| say(line));
         for door in &doors {
             say(&format!(
                 "{name} is served at {}",
-                door.address().uri(&name)
+                door.address().uri(&name, door.is_encrypted())
             ));
         }
     }
