@@ -117,8 +117,9 @@ fn qemu_and_libnbd_come_in_with_their_certificate_only() {
     other.furnish(&stranger, "client");
     // It believes our server, and shows what our server does not know.
     fs::copy(client.join("ca-cert.pem"), stranger.join("ca-cert.pem")).unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = port.local_addr().unwrap().port();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
     let address = format!("tcp:127.0.0.1:{port}");
     let options = ["--nbd", address.as_str(), "--tls", text(&server)];
     let served = umd.serve("r5", &members, &options).unwrap();

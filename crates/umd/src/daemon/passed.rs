@@ -16,7 +16,7 @@ use std::path::Path;
 
 use listenfd::ListenFd;
 use rustix::net::sockopt::socket_acceptconn;
-use umd_export::nbd::{Address, Listener};
+use umd_export::nbd::Listener;
 
 use crate::cli::outcome::Failure;
 
@@ -30,13 +30,6 @@ pub struct Passed {
     pub control: Option<UnixListener>,
     /// Doors for NBD clients.
     pub doors: Vec<Listener>,
-}
-
-impl Passed {
-    /// Whether a door at this address is among them.
-    pub fn has(&self, address: &Address) -> bool {
-        self.doors.iter().any(|door| door.address() == address)
-    }
 }
 
 /// Takes what is meant for this process. To be called before there are threads: it changes the
