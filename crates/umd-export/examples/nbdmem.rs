@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mib: u64 = arguments.next().map_or(Ok(64), |text| text.parse())?;
     let mut export = support::export("mem", mib << 20);
     export.read_only = arguments.next().as_deref() == Some("ro");
-    let mut server = support::Server::new(&address, vec![export])?;
+    let mut server = support::Server::new(&address, vec![export], None)?;
     println!("{}", server.address().uri("mem"));
     Ok(server.run()?)
 }

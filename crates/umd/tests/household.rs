@@ -9,6 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Child;
 use std::time::{Duration, Instant};
+use umd_export::nbd::Address;
+use umd_export::nbd::client::Client;
 
 #[test]
 fn commands_that_race_to_start_the_daemon_all_succeed() {
@@ -531,5 +533,173 @@ fn systemd_is_told_when_the_daemon_is_ready_and_when_it_goes() {
     assert_eq!(word(), "READY=1\n");
     terminate(&daemon);
     assert_eq!(word(), "STOPPING=1\n");
+    assert!(daemon.wait().expect("ends").success());
+}
+
+/// The daemon as systemd starts it, which holds the sockets itself: the first is the control
+/// socket, the others are doors.
+fn start_with(home: &Home, line: &str, control: &UnixListener, door: &UnixListener) -> Child {
+    let umd = home.command(line);
+    let mut shell = std::process::Command::new("sh");
+    // Descriptors come in as stdin and stdout: nothing else is passed on without unsafe code.
+    let script = "exec 3<&0 4<&1 </dev/null 1>&2; \
+                  LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=umd.socket:umd.socket exec \"$0\" \"$@\"";
+    shell
+        .args(["-c", script])
+        .arg(umd.get_program())
+        .args(umd.get_args())
+        .current_dir(home.path(""))
+        .env("XDG_RUNTIME_DIR", home.runtime())
+        .env("XDG_STATE_HOME", home.path("state"))
+        .stdin(std::os::fd::OwnedFd::from(
+            control.try_clone().expect("a copy"),
+        ))
+        .stdout(std::os::fd::OwnedFd::from(
+            door.try_clone().expect("a copy"),
+        ));
+    shell.spawn().expect("starts")
+}
+
+/// Control and NBD sockets of a household, bound by somebody else.
+fn sockets(home: &Home) -> (UnixListener, UnixListener) {
+    let dir = home.runtime().join("umd");
+    fs::create_dir_all(&dir).expect("directory");
+    let bind = |name| UnixListener::bind(dir.join(name)).expect("binds");
+    (bind("control.sock"), bind("nbd.sock"))
+}
+
+/// Killed, restarted, upgraded: who asks while there is no daemon waits, and nobody is refused.
+#[test]
+fn sockets_that_somebody_else_holds_outlive_the_daemon() {
+    let home = Home::new();
+    let (control, door) = sockets(&home);
+    let inodes = || ["control.sock", "nbd.sock"].map(|n| home.runtime().join("umd").join(n));
+    let inodes = || inodes().map(|path| common::inode(&path));
+    let before = inodes();
+    let data = pattern(3, 65536);
+    // Before there is a daemon at all.
+    let early = home.spawn("create r1 -l1 -n2 --size 8M --assume-clean a b");
+    let mut daemon = start_with(&home, "daemon --keep", &control, &door);
+    let output = early.wait_with_output().expect("ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert_eq!(home.daemon_pid(), Some(daemon.id()), "no other was started");
+    let nbd = home.detail("r1")["nbd"].clone();
+    let own = format!("unix:{}", home.runtime().join("umd/nbd.sock").display());
+    assert_eq!(nbd, serde_json::json!([own]));
+    home.nbd("r1").pwrite(0, &data).expect("writes");
+
+    // Killed, and told to go: the second is an upgrade.
+    for round in 0..2 {
+        match round {
+            0 => kill(daemon.id()),
+            _ => terminate(&daemon),
+        }
+        let status = daemon.wait().expect("ends");
+        assert_eq!(status.success(), round == 1, "{status}");
+        assert_eq!(inodes(), before, "the sockets are what they were");
+        let asked = home.spawn("detail --json r1");
+        let own: Address = own.parse().expect("an address");
+        let reader = std::thread::spawn(move || {
+            let mut client = Client::connect(&own, "r1").expect("is let in");
+            client.pread(0, 65536).expect("reads")
+        });
+        std::thread::sleep(Duration::from_millis(200)); // Both have connected by now, or soon.
+        assert!(!reader.is_finished(), "nobody is there to answer");
+        daemon = start_with(&home, "daemon --keep", &control, &door);
+        let output = asked.wait_with_output().expect("ends");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{said}");
+        let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
+        assert_eq!(
+            document["arrays"][0]["pid"].as_u64(),
+            Some(daemon.id().into())
+        );
+        assert!(reader.join().expect("no error") == data);
+    }
+    home.umd("stop r1").ok();
+    terminate(&daemon);
+    assert!(daemon.wait().expect("ends").success());
+    assert_eq!(inodes(), before);
+}
+
+#[test]
+fn serve_takes_the_sockets_it_is_handed() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 --size 8M --assume-clean a b")
+        .ok();
+    home.umd("stop r1").ok();
+    let dir = home.runtime().join("umd/serve");
+    fs::create_dir_all(&dir).expect("directory");
+    let bind = |name| UnixListener::bind(dir.join(name)).expect("binds");
+    let (control, door) = (bind("r1.sock"), bind("r1.nbd"));
+    let mut first = start_with(&home, "serve r1 a b", &control, &door);
+    let data = pattern(4, 65536);
+    assert_eq!(home.detail("r1")["pid"].as_u64(), Some(first.id().into()));
+    home.nbd("r1").pwrite(0, &data).expect("writes");
+    kill(first.id());
+    let _ = first.wait();
+    let mut second = start_with(&home, "serve r1 a b", &control, &door);
+    assert!(home.nbd("r1").pread(0, 65536).expect("reads") == data);
+    home.umd("stop r1").ok();
+    assert!(second.wait().expect("ends").success());
+    assert!(dir.join("r1.sock").exists() && dir.join("r1.nbd").exists());
+}
+
+#[test]
+fn descriptors_that_are_no_listening_sockets_are_refused() {
+    let home = Home::new();
+    fs::create_dir_all(home.runtime()).expect("runtime directory");
+    let (_control, door) = sockets(&home);
+    let refusal = |name: &str, descriptor: std::os::fd::OwnedFd| {
+        let umd = home.command("daemon");
+        let script = "exec 3<&0 </dev/null; \
+                      LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=$UMD_NAME exec \"$0\" daemon";
+        let output = std::process::Command::new("sh")
+            .args(["-c", script])
+            .arg(umd.get_program())
+            .env("XDG_RUNTIME_DIR", home.runtime())
+            .env("UMD_NAME", name)
+            .stdin(descriptor)
+            .output()
+            .expect("runs");
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).expect("text")
+    };
+    let file = fs::File::create(home.path("file")).expect("a file");
+    let said = refusal("x", file.into());
+    assert!(
+        said.contains("descriptor 3 (x) from the service manager"),
+        "{said}"
+    );
+    let (pair, _other) = UnixStream::pair().expect("a pair");
+    assert!(refusal("x", pair.into()).contains("does not listen"));
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+    assert!(refusal("control", tcp.into()).contains("is a Unix socket"));
+    drop(door);
+}
+
+/// What clients had been told, the next daemon keeps: also a port that the system chose.
+#[test]
+fn doors_are_where_they_were_after_a_kill() {
+    let home = Home::new();
+    fs::create_dir_all(home.runtime()).expect("runtime directory");
+    let mut daemon = home.spawn("daemon --nbd tcp:127.0.0.1:0");
+    eventually("the daemon answers", || home.daemon_pid().is_some());
+    home.umd("create r1 -l1 -n2 --size 8M --assume-clean a b")
+        .ok();
+    let doors = home.detail("r1")["nbd"].clone();
+    assert_eq!(doors.as_array().map(Vec::len), Some(2), "{doors}");
+    kill(daemon.id());
+    let _ = daemon.wait();
+    // The next command starts another one, and does not know of the port.
+    assert_eq!(home.detail("r1")["nbd"], doors);
+    kill(home.daemon_pid().expect("a daemon"));
+    let mut daemon = home.spawn("daemon --nbd tcp:127.0.0.1:0");
+    eventually("the daemon answers", || {
+        home.daemon_pid() == Some(daemon.id())
+    });
+    assert_eq!(home.detail("r1")["nbd"], doors);
+    terminate(&daemon);
     assert!(daemon.wait().expect("ends").success());
 }

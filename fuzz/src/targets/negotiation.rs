@@ -57,6 +57,8 @@ fn negotiate<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Option<Str
                 let rest = std::mem::take(&mut transmission.input);
                 agreed = Some((format!("{transmission:?}"), rest));
             }
+            // Where none is offered it cannot be started.
+            Progress::StartTls => panic!("TLS out of nowhere"),
             Progress::Closed => closed = true,
         }
     }

@@ -78,18 +78,20 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// The NBD URI of an export at this address, as NBD clients take it.
-    pub fn uri(&self, export: &str) -> String {
+    /// The NBD URI of an export at this address, as NBD clients take it; where only TLS is spoken
+    /// they take another one.
+    pub fn uri(&self, export: &str, tls: bool) -> String {
+        let nbd = if tls { "nbds" } else { "nbd" };
         let export = percent_encoded(export.as_bytes(), b"/");
         match self {
             Address::Unix(path) => {
                 let path = percent_encoded(path.as_os_str().as_encoded_bytes(), b"/");
-                format!("nbd+unix:///{export}?socket={path}")
+                format!("{nbd}+unix:///{export}?socket={path}")
             }
             Address::Tcp { host, port } if host.contains(':') => {
-                format!("nbd://[{host}]:{port}/{export}")
+                format!("{nbd}://[{host}]:{port}/{export}")
             }
-            Address::Tcp { host, port } => format!("nbd://{host}:{port}/{export}"),
+            Address::Tcp { host, port } => format!("{nbd}://{host}:{port}/{export}"),
         }
     }
 }
@@ -155,10 +157,11 @@ mod tests {
     fn uris_are_escaped() {
         let unix = Address::Unix("/tmp/a b.sock".into());
         assert_eq!(
-            unix.uri("r 5?"),
+            unix.uri("r 5?", false),
             "nbd+unix:///r%205%3F?socket=/tmp/a%20b.sock"
         );
         let tcp: Address = "tcp:[::1]:10809".parse().unwrap();
-        assert_eq!(tcp.uri("md0"), "nbd://[::1]:10809/md0");
+        assert_eq!(tcp.uri("md0", false), "nbd://[::1]:10809/md0");
+        assert_eq!(tcp.uri("md0", true), "nbds://[::1]:10809/md0");
     }
 }

@@ -32,6 +32,12 @@ pub enum ListenError {
     /// The system does not take so long a path.
     #[error("{} is too long for a socket path ({PATH_BYTES_MAX} bytes at most)", .0.display())]
     PathTooLong(PathBuf),
+    /// Others than this machine could connect there, and nothing would be encrypted.
+    #[error(
+        "{0} can be reached by other machines, and nothing sent there would be encrypted: give \
+         --tls DIR, or an address of this machine (tcp:127.0.0.1:PORT)"
+    )]
+    NotEncrypted(Address),
     /// Anything else.
     #[error("cannot listen on {address}: {source}")]
     Io {
@@ -91,6 +97,18 @@ impl Drop for OwnedPath {
 /// Listens. A Unix socket left behind by a dead process is replaced; a live one, or a path that is
 /// no socket, is not touched.
 pub fn listen(address: &Address) -> Result<Listener, ListenError> {
+    listen_at(address, true)
+}
+
+/// The same where only this machine can connect: for doors without TLS.
+///
+/// # Errors
+/// When others could connect there; nothing has listened then.
+pub fn listen_here(address: &Address) -> Result<Listener, ListenError> {
+    listen_at(address, false)
+}
+
+fn listen_at(address: &Address, others: bool) -> Result<Listener, ListenError> {
     let io_error = |source: io::Error| match source.kind() {
         io::ErrorKind::AddrInUse => ListenError::AddressInUse(address.clone()),
         _ => ListenError::Io {
@@ -105,6 +123,9 @@ pub fn listen(address: &Address) -> Result<Listener, ListenError> {
                 .to_socket_addrs()
                 .map_err(io_error)?
                 .collect();
+            if !others && !targets.iter().all(|target| target.ip().is_loopback()) {
+                return Err(ListenError::NotEncrypted(address.clone()));
+            }
             let listener = TcpListener::bind(&targets[..]).map_err(io_error)?;
             listener.set_nonblocking(true).map_err(io_error)?;
             let port = listener.local_addr().map_err(io_error)?.port();
@@ -176,9 +197,54 @@ fn lock_directory(path: &Path) -> io::Result<impl Drop> {
 }
 
 impl Listener {
+    /// One that somebody else has bound and goes on listening at when we are gone: its path stays.
+    ///
+    /// # Errors
+    /// When it has no path, or the system refuses.
+    pub fn of_unix(listener: UnixListener) -> io::Result<Listener> {
+        let bound = listener.local_addr()?;
+        let path = bound.as_pathname();
+        let no_path = || io::Error::new(io::ErrorKind::InvalidInput, "the socket has no path");
+        let address = Address::Unix(path.ok_or_else(no_path)?.to_owned());
+        listener.set_nonblocking(true)?;
+        Ok(Listener {
+            _path: None,
+            inner: Inner::Unix(listener),
+            address,
+        })
+    }
+
+    /// One that somebody else has bound, as above.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn of_tcp(listener: TcpListener) -> io::Result<Listener> {
+        let bound = listener.local_addr()?;
+        listener.set_nonblocking(true)?;
+        Ok(Listener {
+            _path: None,
+            inner: Inner::Tcp(listener),
+            address: Address::Tcp {
+                host: bound.ip().to_string(),
+                port: bound.port(),
+            },
+        })
+    }
+
     /// Where clients find it: what was asked for, with the port the system chose.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Whether only this machine can connect.
+    pub fn is_of_this_machine(&self) -> bool {
+        match &self.inner {
+            Inner::Unix(_) => true,
+            Inner::Tcp(listener) => {
+                let bound = listener.local_addr();
+                bound.is_ok_and(|bound| bound.ip().is_loopback())
+            }
+        }
     }
 
     /// The next client, or [`io::ErrorKind::WouldBlock`].

@@ -1,7 +1,7 @@
 //! The NBD door, server side, and a small client for tests and measurements.
 //!
 //! Source of every number and rule here: the NBD protocol document (`doc/proto.md` of the NBD
-//! project). Fixed newstyle negotiation, simple and structured replies, `base:allocation`; no TLS.
+//! project). Fixed newstyle negotiation, simple and structured replies, `base:allocation`, TLS.
 //!
 //! ```text
 //!   Listener --accept--> Reception ---- Negotiation ----> Transmission (what was agreed)
@@ -27,6 +27,8 @@
 //! 3. It waits for readability while [`Connection::wants_read`], for writability while
 //!    [`Connection::wants_write`], and drops the connection when [`Connection::is_finished`], on
 //!    an error, and when the poller reports a hang-up.
+//! 4. Over TLS the socket may hold what it has decrypted: while [`Connection::wants_read`] and
+//!    [`Socket::holds_input`], it reads on instead of waiting.
 
 mod address;
 pub mod client;
@@ -40,6 +42,7 @@ mod pending;
 mod proto;
 mod reception;
 mod request;
+mod session;
 mod socket;
 mod status;
 mod visitor;
@@ -47,7 +50,7 @@ mod visitor;
 pub use address::{Address, AddressError};
 pub use connection::{Connection, ConnectionError, ReadState};
 pub use export::{ExportInfo, Exports, REQUEST_BYTES_MAX};
-pub use listener::{ListenError, Listener, listen};
+pub use listener::{ListenError, Listener, listen, listen_here};
 pub use negotiation::{Negotiation, Progress, Transmission};
 pub use pending::{REQUESTS_MAX, connection_of};
 pub use reception::Reception;

@@ -6,10 +6,14 @@
 //!                                           +---- any other option --+
 //! ```
 //!
-//! TLS is not offered: STARTTLS is answered "unsupported" and the client decides. Nothing a client
-//! sends makes this side hold more than one option (64 KiB), and after [`OPTIONS_MAX`] options it
-//! is shown the door. How long it may take is the caller's affair ([`Reception`](super::Reception)
-//! gives it ten seconds).
+//! A door speaks TLS or it does not (`FORCEDTLS` and `NOTLS` of the protocol). Where it does, a
+//! client that asks for anything but STARTTLS is told so; once it has asked, everything else goes
+//! over TLS. What came in the clear behind the question closes: it could be anybody's. Where it
+//! does not, STARTTLS is answered "unsupported" and the client decides.
+//!
+//! Nothing a client sends makes this side hold more than one option (64 KiB), and after
+//! [`OPTIONS_MAX`] options it is shown the door. How long it may take is the caller's affair
+//! ([`Reception`](super::Reception) gives it ten seconds).
 
 use std::io::{self, Read, Write};
 
@@ -54,8 +58,21 @@ pub enum Progress {
     Continue,
     /// Agreed. The negotiation is over and can be dropped.
     Ready(Box<Transmission>),
+    /// The output is to be sent as it is; from there on both sides speak TLS.
+    StartTls,
     /// To be closed, after an attempt to send the output.
     Closed,
+}
+
+/// How a door stands to TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tls {
+    /// It has none.
+    None,
+    /// The client has to ask for it first.
+    Wanted,
+    /// It is on.
+    On,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +89,7 @@ pub struct Negotiation {
     input: Vec<u8>,
     output: Vec<u8>,
     no_zeroes: bool,
+    tls: Tls,
     structured: bool,
     /// The export `base:allocation` was selected for.
     allocation_of: Option<String>,
@@ -114,12 +132,20 @@ impl Negotiation {
             input: Vec::new(),
             output,
             no_zeroes: false,
+            tls: Tls::None,
             structured: false,
             allocation_of: None,
             options: 0,
             who,
             asked: None,
         }
+    }
+
+    /// The same where nothing but TLS is spoken.
+    pub fn demanding_tls(mut self) -> Negotiation {
+        assert_eq!(self.options, 0, "it is known before the first option");
+        self.tls = Tls::Wanted;
+        self
     }
 
     /// Whether the answer to an open is outstanding: [`Negotiation::look_again`] finds it out.
@@ -220,6 +246,9 @@ impl Negotiation {
                 transmission.output = std::mem::take(&mut self.output);
                 return Progress::Ready(transmission);
             }
+            // In the clear, after TLS was asked for: nobody who waits for the answer does that.
+            Progress::StartTls if !input.is_empty() => return self.close(),
+            Progress::StartTls => {}
             Progress::Closed => self.stage = Stage::Over,
         }
         progress
@@ -268,6 +297,14 @@ impl Negotiation {
     }
 
     fn answer(&mut self, option: u32, data: &[u8], exports: &dyn Exports) -> Progress {
+        if self.tls == Tls::Wanted && !matches!(option, opt::STARTTLS | opt::ABORT) {
+            if option == opt::EXPORT_NAME {
+                return Progress::Closed; // Nothing can be said to it.
+            }
+            let text = "only TLS is spoken here: ask for it first (STARTTLS)";
+            self.refuse(option, rep::ERR_TLS_REQD, text);
+            return Progress::Continue;
+        }
         match option {
             opt::EXPORT_NAME => return self.export_name(data, exports),
             opt::ABORT => {
@@ -286,7 +323,15 @@ impl Negotiation {
                 self.structured = true;
                 self.acknowledge(option);
             }
-            opt::STARTTLS => self.refuse(option, rep::ERR_UNSUP, "TLS is not supported"),
+            opt::STARTTLS => match self.tls {
+                Tls::None => self.refuse(option, rep::ERR_UNSUP, "no TLS is spoken here"),
+                Tls::On => self.refuse(option, rep::ERR_INVALID, "TLS is on already"),
+                Tls::Wanted => {
+                    self.tls = Tls::On;
+                    self.acknowledge(option);
+                    return Progress::StartTls;
+                }
+            },
             _ => self.refuse(option, rep::ERR_UNSUP, "unknown option"),
         }
         Progress::Continue

@@ -13,9 +13,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
+use rustls::ServerConfig;
 
 use super::export::Exports;
 use super::listener::Listener;
@@ -30,6 +32,8 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// The listener's mark; guests are numbered from 1.
 const LISTENER: u64 = 0;
 const EVENTS_PER_TURN: usize = 64;
+/// How often a client is read from in a row that has more at hand than was taken.
+const READS_PER_TURN: usize = 16;
 
 #[derive(Debug)]
 struct Guest {
@@ -48,6 +52,8 @@ pub struct Reception {
     numbers: u64,
     closed_until: Option<Instant>,
     patience: Duration,
+    /// Nothing but TLS is spoken.
+    tls: Option<Arc<ServerConfig>>,
 }
 
 impl AsFd for Reception {
@@ -69,7 +75,15 @@ impl Reception {
             numbers: LISTENER,
             closed_until: None,
             patience: PATIENCE,
+            tls: None,
         })
+    }
+
+    /// The same where nothing but TLS is spoken. The handshake has to end within the time that the
+    /// whole negotiation has.
+    pub fn over_tls(mut self, config: Arc<ServerConfig>) -> Reception {
+        self.tls = Some(config);
+        self
     }
 
     /// The listener.
@@ -132,8 +146,17 @@ impl Reception {
             let guest = self.guests.get_mut(&number).expect("it was there just now");
             let progress = guest.negotiation.look_again(exports);
             self.go_on(number, progress, hand_on)?;
+            if self.holds_input(number) {
+                self.serve(number, epoll::EventFlags::empty(), exports, hand_on)?;
+            }
         }
         Ok(())
+    }
+
+    /// Whether a client is to be read from though its descriptor may not say so.
+    fn holds_input(&self, number: u64) -> bool {
+        let guest = self.guests.get(&number);
+        guest.is_some_and(|guest| guest.socket.holds_input() && guest.negotiation.wants_read())
     }
 
     fn admit(&mut self) -> io::Result<()> {
@@ -144,6 +167,9 @@ impl Reception {
                 Err(_) => return self.close_for_a_while(),
             };
             let mut negotiation = Negotiation::new(Peer::of(&socket));
+            if self.tls.is_some() {
+                negotiation = negotiation.demanding_tls();
+            }
             if negotiation.write_to(&mut socket).is_err() {
                 continue;
             }
@@ -151,7 +177,7 @@ impl Reception {
                 self.guests.pop_first();
             }
             self.numbers += 1;
-            let interest = interest_of(&negotiation);
+            let interest = interest_of(&negotiation, &socket);
             let mark = epoll::EventData::new_u64(self.numbers);
             epoll::add(&self.epoll, &socket, mark, interest)?;
             let guest = Guest {
@@ -172,22 +198,29 @@ impl Reception {
         exports: &dyn Exports,
         hand_on: &mut dyn FnMut(Socket, Transmission),
     ) -> io::Result<()> {
-        let Some(guest) = self.guests.get_mut(&number) else {
-            return Ok(()); // Made room for somebody in this very turn.
-        };
-        let Guest {
-            socket,
-            negotiation,
-            ..
-        } = guest;
-        let left = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
-        let progress = match negotiation.wants_read() {
-            true => negotiation.read_from(socket, exports),
-            // Nobody is there any more who would wait.
-            false if left => Progress::Closed,
-            false => Progress::Continue,
-        };
-        self.go_on(number, progress, hand_on)
+        for _ in 0..READS_PER_TURN {
+            let Some(guest) = self.guests.get_mut(&number) else {
+                return Ok(()); // Made room for somebody in this very turn.
+            };
+            let Guest {
+                socket,
+                negotiation,
+                ..
+            } = guest;
+            let left = flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP);
+            let progress = match negotiation.wants_read() {
+                true => negotiation.read_from(socket, exports),
+                // Nobody is there any more who would wait.
+                false if left => Progress::Closed,
+                false => Progress::Continue,
+            };
+            self.go_on(number, progress, hand_on)?;
+            if !self.holds_input(number) {
+                return Ok(());
+            }
+        }
+        self.guests.remove(&number); // So many options at once are no negotiation.
+        Ok(())
     }
 
     fn go_on(
@@ -199,20 +232,34 @@ impl Reception {
         let guest = self.guests.get_mut(&number).expect("it was there just now");
         let sent = guest.negotiation.write_to(&mut guest.socket);
         match progress {
-            Progress::Continue if sent.is_ok() => {
-                let interest = interest_of(&guest.negotiation);
-                if interest != guest.interest {
-                    guest.interest = interest;
-                    let mark = epoll::EventData::new_u64(number);
-                    epoll::modify(&self.epoll, &guest.socket, mark, interest)?;
+            Progress::Continue if sent.is_ok() => self.watch(number)?,
+            Progress::StartTls if sent.is_ok() && !guest.negotiation.wants_write() => {
+                let config = self.tls.clone().expect("nobody else is told to start it");
+                match guest.socket.start_tls(config) {
+                    Ok(()) => self.watch(number)?,
+                    Err(_) => drop(self.guests.remove(&number)),
                 }
             }
-            Progress::Continue | Progress::Closed => drop(self.guests.remove(&number)),
+            // Who asks for TLS and does not read what was said before goes as well.
+            Progress::Continue | Progress::StartTls | Progress::Closed => {
+                drop(self.guests.remove(&number));
+            }
             Progress::Ready(transmission) => {
                 let guest = self.guests.remove(&number).expect("it was there just now");
                 epoll::delete(&self.epoll, &guest.socket)?;
                 hand_on(guest.socket, *transmission);
             }
+        }
+        Ok(())
+    }
+
+    fn watch(&mut self, number: u64) -> io::Result<()> {
+        let guest = self.guests.get_mut(&number).expect("it was there just now");
+        let interest = interest_of(&guest.negotiation, &guest.socket);
+        if interest != guest.interest {
+            guest.interest = interest;
+            let mark = epoll::EventData::new_u64(number);
+            epoll::modify(&self.epoll, &guest.socket, mark, interest)?;
         }
         Ok(())
     }
@@ -235,10 +282,11 @@ impl Reception {
     }
 }
 
-fn interest_of(negotiation: &Negotiation) -> epoll::EventFlags {
+fn interest_of(negotiation: &Negotiation, socket: &Socket) -> epoll::EventFlags {
     let mut flags = epoll::EventFlags::empty();
     flags.set(epoll::EventFlags::IN, negotiation.wants_read());
-    flags.set(epoll::EventFlags::OUT, negotiation.wants_write());
+    let sends = negotiation.wants_write() || socket.owes();
+    flags.set(epoll::EventFlags::OUT, sends);
     flags
 }
 

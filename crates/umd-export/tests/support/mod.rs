@@ -229,9 +229,17 @@ const RECEPTION: u64 = u64::MAX;
 
 impl Server {
     /// One memory behind all exports shown.
-    pub fn new(address: &Address, shown: Vec<ExportInfo>) -> io::Result<Server> {
+    pub fn new(
+        address: &Address,
+        shown: Vec<ExportInfo>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> io::Result<Server> {
         let listener = listen(address).map_err(io::Error::other)?;
         let reception = Reception::new(listener)?;
+        let reception = match tls {
+            Some(config) => reception.over_tls(config),
+            None => reception,
+        };
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(
             &epoll,
@@ -324,7 +332,16 @@ impl Server {
                 .read_from(&mut guest.socket, &mut self.requests);
             alive = state.is_ok();
         }
-        self.serve(number, alive)
+        self.serve(number, alive)?;
+        // What TLS has decrypted already the poller does not see.
+        let again = self
+            .guests
+            .get(&number)
+            .is_some_and(|guest| guest.connection.wants_read() && guest.socket.holds_input());
+        match again {
+            true => self.turn(number, EventFlags::IN),
+            false => Ok(()),
+        }
     }
 
     /// Answers what came in and sends, until nothing more comes.
@@ -382,7 +399,7 @@ impl Server {
             self.complete(id, result);
         }
         for number in numbers {
-            self.serve(number, true)?;
+            self.turn(number, EventFlags::IN)?;
         }
         Ok(())
     }
@@ -407,16 +424,33 @@ impl Running {
     pub fn unix(shown: Vec<ExportInfo>) -> Running {
         let directory = tempfile::tempdir().expect("a directory");
         let address = Address::Unix(directory.path().join("nbd.sock"));
-        Running::at(&address, shown, directory)
+        Running::at(&address, shown, directory, None)
     }
 
     pub fn tcp(shown: Vec<ExportInfo>) -> Running {
         let address = "tcp:127.0.0.1:0".parse().expect("an address");
-        Running::at(&address, shown, tempfile::tempdir().expect("a directory"))
+        Running::at(
+            &address,
+            shown,
+            tempfile::tempdir().expect("a directory"),
+            None,
+        )
     }
 
-    fn at(address: &Address, shown: Vec<ExportInfo>, directory: tempfile::TempDir) -> Running {
-        let mut server = Server::new(address, shown).expect("a server");
+    /// One that speaks nothing but TLS.
+    pub fn tls(shown: Vec<ExportInfo>, config: Arc<rustls::ServerConfig>) -> Running {
+        let address = "tcp:127.0.0.1:0".parse().expect("an address");
+        let directory = tempfile::tempdir().expect("a directory");
+        Running::at(&address, shown, directory, Some(config))
+    }
+
+    fn at(
+        address: &Address,
+        shown: Vec<ExportInfo>,
+        directory: tempfile::TempDir,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Running {
+        let mut server = Server::new(address, shown, tls).expect("a server");
         Running {
             address: server.address().clone(),
             memory: server.memory.clone(),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::args_daemon::{DaemonArgs, DoorArgs};
 use super::args_incremental::IncrementalArgs;
 use super::args_monitor::MonitorArgs;
 use super::args_state::ArrayStateArgs;
@@ -375,9 +376,9 @@ pub struct ServeArgs {
     /// Which array, and how.
     #[command(flatten)]
     pub start: StartArgs,
-    /// Serve here too: unix:PATH or tcp:HOST:PORT (repeat for several)
-    #[arg(long, value_name = "ADDRESS")]
-    pub nbd: Vec<String>,
+    /// Which doors.
+    #[command(flatten)]
+    pub doors: DoorArgs,
     /// Make member I/O fail, for tests: MEMBER:RULE
     #[arg(long, value_name = "SPEC", hide = true)]
     pub fault: Vec<String>,
@@ -707,37 +708,6 @@ pub struct ZeroArgs {
     /// Show what would be written where, and write nothing
     #[arg(long)]
     pub dry_run: bool,
-}
-
-/// `umd daemon`
-#[derive(Debug, Clone, Args)]
-pub struct DaemonArgs {
-    /// End a moment after the last array has been stopped
-    #[arg(long)]
-    pub linger: bool,
-    /// How long that moment is, in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 3000, hide = true)]
-    pub linger_ms: u64,
-    /// Serve all arrays here too: unix:PATH or tcp:HOST:PORT (repeat for several)
-    #[arg(long, value_name = "ADDRESS")]
-    pub nbd: Vec<String>,
-    /// A name that a client opens and no array has is an empty array of size 0 from then on
-    #[arg(long)]
-    pub create_on_open: bool,
-    /// Start arrays with parity although they are unclean and degraded, as md does with its module
-    /// parameter of that name
-    #[arg(long)]
-    pub start_dirty_degraded: bool,
-    /// Start what runs when this daemon ends again when the next one starts (it is so in any case
-    /// after a crash)
-    #[arg(long)]
-    pub keep: bool,
-    /// Do not start arrays again that had this device
-    #[arg(long, value_name = "DEVICE", hide = true)]
-    pub leave: Vec<String>,
-    /// Report readiness on stdout, then detach from it
-    #[arg(long, hide = true)]
-    pub report_ready: bool,
 }
 
 /// `umd web [ADDRESS]`

@@ -6,14 +6,19 @@ use std::path::Path;
 use umd_export::nbd::Address;
 
 use super::args::{AssembleArgs, Common, ServeArgs, StartArgs};
+use super::args_daemon::DoorArgs;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::{Reach, from_doc};
 use super::scan as by_config;
 use super::values;
+use super::whole_path;
 use crate::api::{AssembleRequest, ErrorDoc, StartedDoc};
 use crate::daemon::open::{self, How, Opened};
+use crate::daemon::opening::DoorOptions;
+use crate::daemon::passed;
 use crate::daemon::process::{self, ServeOptions};
 use crate::daemon::start::{self, Planned, Wishes};
+use crate::daemon::tls::TlsOptions;
 use crate::doc::ArrayDoc;
 
 use umd_core::assembly::SlotPlan;
@@ -307,8 +312,16 @@ pub fn serve(args: &ServeArgs, common: &Common, reach: &Reach) -> Outcome {
         ));
     }
     request.faults.clone_from(&args.fault);
+    // Which is the control socket its name says, or its path, which the array's name is in.
+    let control = request.name.as_ref();
+    let control = control.map(|name| reach.runtime.serve_control(name));
+    let passed = passed::take(&control.unwrap_or_default())?;
+    let find = |name| match passed.control {
+        Some(_) => reach.running_daemon(), // Who asks there waits for us.
+        None => reach.find(name),
+    };
     if let Some(name) = &request.name
-        && reach.find(name)?.is_some_and(|mut client| {
+        && find(name)?.is_some_and(|mut client| {
             client
                 .get::<ArrayDoc>(&format!("/v1/arrays/{name}"))
                 .is_ok()
@@ -318,15 +331,35 @@ pub fn serve(args: &ServeArgs, common: &Common, reach: &Reach) -> Outcome {
             "an array named {name} is running already"
         )));
     }
-    let nbd = addresses(&args.nbd)?;
-    let served = process::serve(ServeOptions {
+    let doors = doors(&args.doors)?;
+    let options = ServeOptions {
         runtime: reach.runtime.clone(),
         must_register: common.runtime_dir.is_some(),
-        nbd,
+        doors,
         request,
         quiet: common.quiet,
-    });
+    };
+    let served = process::serve(options, passed);
     served.map_err(|failure| reach.name_holder(failure))
+}
+
+/// Doors, as they were asked for.
+///
+/// # Errors
+/// When an address is none.
+pub fn doors(args: &DoorArgs) -> Result<DoorOptions, Failure> {
+    addresses(&args.nbd)?;
+    let tls = args.tls.as_deref().map(|dir| {
+        Ok::<_, Failure>(TlsOptions {
+            dir: whole_path(dir)?,
+            any_client: args.tls_any_client,
+        })
+    });
+    Ok(DoorOptions {
+        nbd: args.nbd.clone(),
+        tls: tls.transpose()?,
+        ..DoorOptions::default()
+    })
 }
 
 /// Addresses of doors.

@@ -38,7 +38,7 @@ pub enum What {
         /// The shell
         shell: Shell,
     },
-    /// Units for systemd: the daemon, single arrays, the monitor, a monthly check
+    /// Units for systemd: the daemon and its sockets, single arrays, the monitor, a monthly check
     Units {
         /// Where they go
         #[arg(value_name = "DIR")]
@@ -173,7 +173,9 @@ pub fn units(program: &Path) -> Vec<(String, String)> {
         |name: &str, text: &str| (name.to_owned(), text.replace("@UMD@", &program.to_string()));
     vec![
         unit("umd.service", DAEMON),
+        unit("umd.socket", DAEMON_SOCKETS),
         unit("umd@.service", SINGLE),
+        unit("umd@.socket", SINGLE_SOCKETS),
         unit("umd-monitor.service", MONITOR),
         unit("umd-check@.service", CHECK),
         unit("umd-check@.timer", CHECK_TIMER),
@@ -186,12 +188,15 @@ const DAEMON: &str = "\
 [Unit]
 Description=Linux software RAID in user space
 Documentation=man:umd(8)
-After=local-fs.target
+After=local-fs.target umd.socket
+Requires=umd.socket
 Before=remote-fs-pre.target
 
 [Service]
 Type=notify
-ExecStart=@UMD@ daemon --keep
+# OPTIONS=--nbd tcp:0.0.0.0:10809 --tls /etc/umd/keys
+EnvironmentFile=-/etc/default/umd
+ExecStart=@UMD@ daemon --keep --runtime-dir /run/umd $OPTIONS
 Restart=on-failure
 # Stopping an array waits for its members.
 TimeoutStopSec=15min
@@ -201,6 +206,25 @@ NoNewPrivileges=yes
 
 [Install]
 WantedBy=multi-user.target
+Also=umd.socket
+";
+
+/// Its sockets, which stay open when it is restarted, upgraded or killed.
+const DAEMON_SOCKETS: &str = "\
+[Unit]
+Description=Linux software RAID in user space: sockets that outlive the daemon
+Documentation=man:umd(8)
+
+[Socket]
+ListenStream=/run/umd/control.sock
+ListenStream=/run/umd/nbd.sock
+# More doors for NBD clients, as --nbd makes them: ListenStream=127.0.0.1:10809
+SocketMode=0600
+DirectoryMode=0700
+RemoveOnStop=yes
+
+[Install]
+WantedBy=sockets.target
 ";
 
 /// One array in a process of its own; /etc/umd/NAME names its devices.
@@ -208,13 +232,14 @@ const SINGLE: &str = "\
 [Unit]
 Description=Linux software RAID in user space: array %i
 Documentation=man:umd-serve(8)
-After=local-fs.target
+After=local-fs.target umd@%i.socket
+Requires=umd@%i.socket
 
 [Service]
 Type=notify
 # DEVICES=/dev/sdb /dev/sdc     OPTIONS=--nbd tcp:127.0.0.1:10809
 EnvironmentFile=/etc/umd/%i
-ExecStart=@UMD@ serve $OPTIONS %i $DEVICES
+ExecStart=@UMD@ serve --runtime-dir /run/umd $OPTIONS %i $DEVICES
 Restart=on-failure
 TimeoutStopSec=15min
 LimitMEMLOCK=infinity
@@ -223,6 +248,24 @@ NoNewPrivileges=yes
 
 [Install]
 WantedBy=multi-user.target
+Also=umd@%i.socket
+";
+
+/// Its door. The control socket is not among them: who only looks at arrays would start one that
+/// was stopped.
+const SINGLE_SOCKETS: &str = "\
+[Unit]
+Description=Linux software RAID in user space: door of array %i, which outlives its process
+Documentation=man:umd-serve(8)
+
+[Socket]
+ListenStream=/run/umd/serve/%i.nbd
+SocketMode=0600
+DirectoryMode=0700
+RemoveOnStop=yes
+
+[Install]
+WantedBy=sockets.target
 ";
 
 /// Mail goes where the configuration file says, and everything to the system log.
@@ -271,6 +314,7 @@ WantedBy=timers.target
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::Runtime;
     use clap::Parser;
 
     #[test]
@@ -301,11 +345,31 @@ mod tests {
                 .lines()
                 .filter_map(|line| line.strip_prefix("ExecStart="));
             for line in starts {
-                let line = line.replace("%i", "r5").replace("$OPTIONS ", "");
+                let line = line.replace("%i", "r5").replace(" $OPTIONS", "");
                 let line = line.replace("$DEVICES", "a b");
                 let parsed = Cli::try_parse_from(line.split(' '));
                 assert!(parsed.is_ok(), "{file}: {line}: {:?}", parsed.err());
             }
+        }
+    }
+
+    /// A socket that the program does not recognise would be a door where none was wanted.
+    #[test]
+    fn sockets_of_units_are_where_the_program_looks_for_them() {
+        let runtime = Runtime::at(Some(Path::new("/run/umd"))).expect("a runtime directory");
+        let all = units(Path::new("umd"));
+        let listens = |file: &str| {
+            let (_, text) = all.iter().find(|(name, _)| name == file).expect("a unit");
+            let lines = text.lines();
+            let paths = lines.filter_map(|line| line.strip_prefix("ListenStream="));
+            paths.map(PathBuf::from).collect::<Vec<_>>()
+        };
+        assert_eq!(listens("umd.socket"), [runtime.control(), runtime.nbd()]);
+        assert_eq!(listens("umd@.socket"), [runtime.serve_nbd("%i")]);
+        for (_, text) in all {
+            let mut starts = text.lines().filter(|line| line.starts_with("ExecStart="));
+            let needs = text.contains(".socket\n");
+            assert!(starts.all(|line| needs == line.contains("--runtime-dir /run/umd")));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The command line: from arguments to an exit code.
 
 pub mod args;
+pub mod args_daemon;
 pub mod args_incremental;
 pub mod args_monitor;
 pub mod args_state;
@@ -26,14 +27,17 @@ pub mod state;
 pub mod values;
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use self::args::{Cli, Command, DaemonArgs};
+use self::args::{Cli, Command};
+use self::args_daemon::DaemonArgs;
 use self::flags::Marks;
 use self::outcome::{Failure, Outcome, USAGE, say};
 use self::reach::Reach;
+use crate::daemon::opening::DoorOptions;
 use crate::daemon::process::{DaemonOptions, daemon, give_memory_back};
 
 /// Runs the program with its arguments (without the program's name); returns the exit code.
@@ -123,11 +127,24 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
     }
 }
 
+/// A path that is the same for a daemon that is started elsewhere.
+///
+/// # Errors
+/// When the directory we are in is gone.
+pub fn whole_path(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path)
+        .map_err(|error| Failure::failed(format!("{}: {error}", path.display())))
+}
+
 fn run_daemon(args: &DaemonArgs, reach: &Reach) -> Outcome {
     daemon(DaemonOptions {
         runtime: reach.runtime.clone(),
         linger: args.linger.then(|| Duration::from_millis(args.linger_ms)),
-        nbd: assemble::addresses(&args.nbd)?,
+        doors: DoorOptions {
+            listen: args.listen.clone(),
+            token_file: args.token_file.as_deref().map(whole_path).transpose()?,
+            ..assemble::doors(&args.doors)?
+        },
         create_on_open: args.create_on_open,
         start_dirty_degraded: args.start_dirty_degraded,
         report_ready: args.report_ready,

@@ -70,7 +70,10 @@ impl Reach {
 
     /// The daemon, if it runs. One that was killed while it had arrays is started again: it goes
     /// on with them.
-    fn running_daemon(&self) -> Result<Option<Client>, Failure> {
+    ///
+    /// # Errors
+    /// When somebody is there and is not understood.
+    pub fn running_daemon(&self) -> Result<Option<Client>, Failure> {
         self.revive_without(&[])?;
         Ok(Client::connect(&self.runtime.control())?)
     }

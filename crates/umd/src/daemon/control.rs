@@ -691,10 +691,10 @@ async fn events(State(shared): State<Shared>) -> Response {
     ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
 }
 
-/// The control socket. Its path is removed when it is dropped.
+/// The control socket. Its path is removed when it is dropped, if it was made here.
 pub struct ControlSocket {
     listener: UnixListener,
-    path: PathBuf,
+    path: Option<PathBuf>,
     owner: u32,
 }
 
@@ -719,9 +719,28 @@ impl ControlSocket {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(ControlSocket {
             listener,
-            path: path.to_owned(),
+            path: Some(path.to_owned()),
             owner: rustix::process::geteuid().as_raw(),
         })
+    }
+
+    /// One that somebody else has bound and keeps open: who connects while there is no daemon is
+    /// answered by the next one.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn passed(listener: std::os::unix::net::UnixListener) -> io::Result<ControlSocket> {
+        listener.set_nonblocking(true)?;
+        Ok(ControlSocket {
+            listener: UnixListener::from_std(listener)?,
+            path: None,
+            owner: rustix::process::geteuid().as_raw(),
+        })
+    }
+
+    /// Whether it goes on listening without us.
+    pub fn outlives_us(&self) -> bool {
+        self.path.is_none()
     }
 
     /// Whether the one at the other end may control us: our own user, and root.
@@ -734,7 +753,9 @@ impl ControlSocket {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path); // Whoever comes next replaces it anyway.
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path); // Whoever comes next replaces it anyway.
+        }
     }
 }
 

@@ -153,6 +153,7 @@ impl Doors {
             }
             // As long as requests come out of it there may be more.
             door.answered = requests.len() > before;
+            door.look_beneath();
         }
     }
 
@@ -197,9 +198,17 @@ impl Door {
         self.touched = true;
     }
 
+    /// What TLS has decrypted already the poller does not see: it is read without being asked to.
+    fn look_beneath(&mut self) {
+        self.more |= self.connection.wants_read() && self.socket.holds_input();
+    }
+
     fn read(&mut self, requests: &mut Vec<Request>) {
         match self.connection.read_from(&mut self.socket, requests) {
-            Ok(state) => self.more = state == ReadState::More,
+            Ok(state) => {
+                self.more = state == ReadState::More;
+                self.look_beneath();
+            }
             Err(_) => {
                 self.more = false;
                 self.connection.hang_up();

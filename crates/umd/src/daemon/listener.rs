@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use umd_export::nbd::{Address, ListenError, Reception, listen};
+use rustls::ServerConfig;
+use umd_export::nbd::{Address, ListenError, Listener, Reception};
 
 use super::admission::hand_on;
 use super::registry::Registry;
@@ -18,6 +19,7 @@ const STACK_BYTES: usize = 256 << 10;
 /// A listening address and the thread behind it. Dropping it closes the door for new clients.
 pub struct Listening {
     address: Address,
+    encrypted: bool,
     quit: Arc<OwnedFd>,
     wake: Arc<OwnedFd>,
     registry: Registry,
@@ -29,20 +31,32 @@ impl Listening {
     pub fn address(&self) -> &Address {
         &self.address
     }
+
+    /// Whether nothing but TLS is spoken there.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
 }
 
 /// Opens a door to all arrays of `registry`.
 ///
 /// # Errors
-/// When nothing can listen there.
-pub fn open_door(address: &Address, registry: Registry) -> Result<Listening, ListenError> {
-    let listener = listen(address)?;
+/// When the system refuses.
+pub fn open_door(
+    listener: Listener,
+    tls: Option<Arc<ServerConfig>>,
+    registry: Registry,
+) -> Result<Listening, ListenError> {
     let address = listener.address().clone();
     let error = |source: io::Error| ListenError::Io {
         address: address.clone(),
         source,
     };
-    let reception = Reception::new(listener).map_err(error)?;
+    let encrypted = tls.is_some();
+    let mut reception = Reception::new(listener).map_err(error)?;
+    if let Some(config) = tls {
+        reception = reception.over_tls(config);
+    }
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let quit = Arc::new(eventfd(0, flags).map_err(|errno| error(errno.into()))?);
     let wake = Arc::new(eventfd(0, flags).map_err(|errno| error(errno.into()))?);
@@ -60,6 +74,7 @@ pub fn open_door(address: &Address, registry: Registry) -> Result<Listening, Lis
         .map_err(error)?;
     Ok(Listening {
         address: address.clone(),
+        encrypted,
         quit,
         wake,
         registry,

@@ -22,6 +22,7 @@ use umd_disk::Engine;
 
 use super::array::{Handle, Snapshot};
 use super::household::Household;
+use super::opening::DoorOptions;
 use crate::api::{AssembleRequest, SCHEMA};
 use crate::cli::outcome::say;
 
@@ -36,6 +37,9 @@ struct Kept {
     /// The boot of the machine that this is about.
     boot: String,
     arrays: Vec<KeptArray>,
+    /// Further doors that a daemon had open when it was killed: clients look for it there.
+    #[serde(default)]
+    doors: DoorOptions,
 }
 
 /// An array that ran.
@@ -61,6 +65,7 @@ struct State {
     written: String,
     /// Arrays that could not be started again or rest, and may be the next time.
     failed: Vec<KeptArray>,
+    doors: DoorOptions,
     /// Nothing is written any more.
     sealed: bool,
 }
@@ -80,12 +85,23 @@ impl Memory {
         kept.arrays.iter_mut().for_each(|one| one.rests = true);
         let mut state = self.lock();
         state.sealed = true;
+        state.doors = DoorOptions::default(); // Who starts it again says where it is to serve.
         self.put(&mut state, kept.arrays);
     }
 
     /// Whether a daemon was killed and has left arrays here that wait for the next one.
     pub fn orphans(&self) -> bool {
         self.read().arrays.iter().any(|one| !one.rests)
+    }
+
+    /// Where a daemon that was killed served, besides its own socket.
+    pub fn doors(&self) -> DoorOptions {
+        self.read().doors
+    }
+
+    /// What is written down of that from now on.
+    pub fn keep_doors(&self, doors: DoorOptions) {
+        self.lock().doors = doors;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -142,6 +158,7 @@ impl Memory {
                 schema: SCHEMA,
                 boot: boot(),
                 arrays,
+                doors: state.doors.clone(),
             })
             .expect("it is made of strings and numbers"),
         };
@@ -307,6 +324,23 @@ mod tests {
         assert_eq!(kept[1].request, request("b"));
         memory.write(Vec::new());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn doors_are_kept_for_the_one_after_a_kill_only() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("arrays.json");
+        let memory = Memory::at(&path);
+        let doors = DoorOptions {
+            nbd: vec!["tcp:127.0.0.1:10809".into()],
+            token_file: Some("/etc/umd/token".into()),
+            ..DoorOptions::default()
+        };
+        memory.keep_doors(doors.clone());
+        memory.write(vec![request("a")]);
+        assert_eq!(Memory::at(&path).doors(), doors);
+        memory.seal();
+        assert_eq!(Memory::at(&path).doors(), DoorOptions::default());
     }
 
     #[test]

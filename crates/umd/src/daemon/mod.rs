@@ -19,6 +19,10 @@
 //! | `admission` | a client's claim on what it has open                             |
 //! | `lobby`     | clients of what is no array                                      |
 //! | `state`     | md's words for the state of an array, and what writing them does |
+//! | `opening`   | which doors are to be open, with which keys                      |
+//! | `remote`    | the control API over TCP, with TLS, certificates or a token      |
+//! | `tls`       | keys and certificates, read and judged                           |
+//! | `passed`    | sockets that the service manager keeps open                      |
 //! | `page`      | the page for browsers, and what it shows                         |
 //! | `web`       | its door: on this machine only, with a token                     |
 //! | `notices`   | the engine's notices as events and log lines                     |
@@ -41,15 +45,19 @@ pub mod meter;
 pub mod metrics;
 pub mod notices;
 pub mod open;
+pub mod opening;
 pub mod page;
 mod parameters;
+pub mod passed;
 pub mod process;
 pub mod rebit;
 pub mod registry;
+pub mod remote;
 pub mod room;
 pub mod run;
 pub mod scrubs;
 pub mod start;
 pub mod state;
+pub mod tls;
 pub mod update;
 pub mod web;

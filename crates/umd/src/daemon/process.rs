@@ -5,7 +5,8 @@
 //!                            lock DIR/lock (waits for a daemon that is leaving; one that works
 //!                            well means that there is nothing to do)
 //!                            start again what ran under one that was killed (`memory`)
-//!                            bind DIR/control.sock, DIR/nbd.sock
+//!                            bind DIR/control.sock, DIR/nbd.sock, or take them from the service
+//!                            manager, who has bound them (`passed`)
 //!                            "ready" on stdout, then stdin and stdout let go, stderr to DIR/log
 //!                            ... arrays come and go ...
 //!                            no array, nobody asking, linger over: unlink, unlock, end
@@ -15,6 +16,7 @@ use std::fs::File;
 use std::future::Future;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,14 +27,18 @@ use rustix::fs::{FlockOperation, flock};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use umd_export::nbd::Address;
+use umd_export::nbd::{Address, Listener};
 
 use super::control::{self, Activity, ControlSocket};
 use super::household::Household;
-use super::listener::{Listening, open_door};
+use super::listener::Listening;
 use super::memory::Memory;
+use super::opening::{DoorOptions, Keys, Left, both, listeners, listeners_of_one, open_doors};
+use super::passed::{self, Passed};
+use super::remote::Remote;
 use super::scrubs;
 use crate::api::{AssembleRequest, StartedDoc};
+use crate::cli::assemble::addresses;
 use crate::cli::outcome::{Failure, Outcome, say, say_with_time};
 use crate::client::Client;
 use crate::runtime::Runtime;
@@ -81,8 +87,8 @@ pub struct DaemonOptions {
     pub runtime: Runtime,
     /// End this long after the last array and the last request.
     pub linger: Option<Duration>,
-    /// Further addresses to serve at.
-    pub nbd: Vec<Address>,
+    /// Further doors.
+    pub doors: DoorOptions,
     /// A name that a client opens and nothing has is there from then on, as an empty array.
     pub create_on_open: bool,
     /// Arrays with parity may start unclean and degraded.
@@ -129,7 +135,9 @@ pub fn daemon(options: DaemonOptions) -> Outcome {
         // Its own session: a Ctrl-C meant for the command that started it is not for it.
         let _ = rustix::process::setsid();
     }
-    let lock = match take_lock(runtime)? {
+    let passed = passed::take(&runtime.control())?;
+    let keys = Keys::of(&options.doors)?;
+    let lock = match take_lock(runtime, passed.control.is_some())? {
         Some(lock) => lock,
         None if options.report_ready => {
             report("ready\n");
@@ -142,7 +150,7 @@ pub fn daemon(options: DaemonOptions) -> Outcome {
             )));
         }
     };
-    let outcome = tokio_runtime()?.block_on(household(&options));
+    let outcome = tokio_runtime()?.block_on(household(&options, &keys, passed));
     drop(lock); // Only now: whoever waits for it finds no socket any more.
     outcome
 }
@@ -152,8 +160,9 @@ fn report(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
-/// The daemon's lock; `None` when another daemon holds it and works.
-fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
+/// The daemon's lock; `None` when another daemon holds it and works. Who has the control socket in
+/// `hand` is whom a question there would wait for: it asks nobody.
+fn take_lock(runtime: &Runtime, hand: bool) -> Result<Option<File>, Failure> {
     let path = runtime.lock();
     let failed = |what: &str, error: io::Error| {
         Failure::failed(format!("cannot {what} {}: {error}", path.display()))
@@ -173,7 +182,10 @@ fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
             Err(error) => return Err(failed("lock", error.into())),
         }
         // One that answers is there to stay (or leaves later, which is its caller's to notice).
-        if matches!(Client::connect(&runtime.control()), Ok(Some(_)) | Err(_)) {
+        if !hand && matches!(Client::connect(&runtime.control()), Ok(Some(_)) | Err(_)) {
+            return Ok(None);
+        }
+        if hand && start.elapsed() > LOCK_PATIENCE {
             return Ok(None);
         }
         if start.elapsed() > LOCK_PATIENCE {
@@ -187,29 +199,41 @@ fn take_lock(runtime: &Runtime) -> Result<Option<File>, Failure> {
     }
 }
 
-async fn household(options: &DaemonOptions) -> Outcome {
+async fn household(options: &DaemonOptions, keys: &Keys, passed: Passed) -> Outcome {
     let told = told_to_go();
     let household = Arc::new(Household::new(options.create_on_open));
     let may = &household.start_dirty_degraded;
     may.store(options.start_dirty_degraded, Ordering::Relaxed);
     // Before any door is open: who comes back finds the arrays that were there.
     let memory = Memory::at(&options.runtime.arrays());
+    let left = Left::by(&memory, &options.doors);
+    memory.keep_doors(both(&options.doors, &left.doors));
     let said = household
         .restore(memory, options.keep, &options.leave)
         .await;
     said.iter().for_each(|line| say(line));
     tokio::spawn(scrubs::keep(household.clone()));
-    let socket = bind(&options.runtime.control())?;
-    let own = Address::Unix(options.runtime.nbd());
-    let doors = open_doors(&household, [&own].into_iter().chain(&options.nbd))?;
+    let activity = Arc::new(Activity::default());
+    let socket = match passed.control {
+        Some(listener) => ControlSocket::passed(listener)
+            .map_err(|error| Failure::failed(format!("cannot use the control socket: {error}")))?,
+        None => bind(&options.runtime.control())?,
+    };
+    let (doors, remotes) = doors(&household, options, keys, &left, passed.doors)?;
+    household.remember().await;
+    let routes = control::router(household.clone(), activity.clone());
+    let failed = |error: io::Error| Failure::failed(format!("the control API over TCP: {error}"));
+    for remote in remotes {
+        remote.open(&routes).map_err(failed)?;
+    }
     if options.report_ready {
         report("ready\n");
         let_go(&options.runtime.log());
         said.iter().for_each(|line| say(line)); // The log is to know, too.
     }
     tell_systemd(NotifyState::Ready);
-    let activity = Arc::new(Activity::default());
     let (leave, leaving) = watch::channel(false);
+    let outlived = socket.outlives_us();
     let server = control::serve(
         socket,
         household.clone(),
@@ -225,12 +249,43 @@ async fn household(options: &DaemonOptions) -> Outcome {
         if let Some(memory) = household.memory.get().filter(|_| options.keep) {
             memory.seal();
         }
+        if outlived {
+            // Who asks from here on waits for the next daemon, instead of being sent away.
+            let _ = leave.send(true);
+        }
         let clean = stop_everything(&household).await;
         household.remember().await;
         drop(doors);
         clean
     };
-    Ok(u8::from(!until_finished(server, finish, leave).await?))
+    Ok(u8::from(!until_finished(server, finish, &leave).await?))
+}
+
+/// Opens all doors but the control socket. Where those are that are ours is to be remembered: ports
+/// are known now.
+fn doors(
+    household: &Household,
+    options: &DaemonOptions,
+    keys: &Keys,
+    left: &Left,
+    passed: Vec<Listener>,
+) -> Result<(Vec<Listening>, Vec<Remote>), Failure> {
+    let theirs: Vec<Address> = passed.iter().map(|door| door.address().clone()).collect();
+    let own = Address::Unix(options.runtime.nbd());
+    let asked = addresses(&options.doors.nbd)?;
+    let all = listeners(own.clone(), &asked, left, keys, passed)?;
+    let remotes = left.remotes(&options.doors, keys)?;
+    let ours = all.iter().map(|(listener, _)| listener.address());
+    let ours = ours.filter(|address| **address != own && !theirs.contains(address));
+    let kept = DoorOptions {
+        nbd: ours.map(Address::to_string).collect(),
+        listen: remotes.iter().flat_map(Remote::addresses).collect(),
+        ..both(&options.doors, &left.doors)
+    };
+    if let Some(memory) = household.memory.get() {
+        memory.keep_doors(kept);
+    }
+    Ok((open_doors(household, all)?, remotes))
 }
 
 /// Runs the server until `finish` ends, then lets it answer what is in flight, for a moment: a
@@ -238,49 +293,30 @@ async fn household(options: &DaemonOptions) -> Outcome {
 async fn until_finished(
     server: impl Future<Output = io::Result<()>>,
     finish: impl Future<Output = bool>,
-    leave: watch::Sender<bool>,
+    leave: &watch::Sender<bool>,
 ) -> Result<bool, Failure> {
-    tokio::pin!(server);
+    tokio::pin!(server, finish);
     let failed = |served: io::Result<()>| match served {
         Ok(()) => Failure::failed("the control socket was closed"),
         Err(error) => Failure::failed(format!("the control socket failed: {error}")),
     };
-    let clean = tokio::select! {
-        clean = finish => clean,
-        served = &mut server => return Err(failed(served)),
-    };
-    let _ = leave.send(true);
-    let _ = tokio::time::timeout(LAST_ANSWERS, server).await;
-    Ok(clean)
+    tokio::select! {
+        clean = &mut finish => {
+            let _ = leave.send(true);
+            let _ = tokio::time::timeout(LAST_ANSWERS, server).await;
+            Ok(clean)
+        }
+        served = &mut server => match served {
+            // It was told to take nobody in any more before everything has come to rest.
+            Ok(()) if *leave.borrow() => Ok(finish.await),
+            other => Err(failed(other)),
+        },
+    }
 }
 
 fn bind(path: &Path) -> Result<ControlSocket, Failure> {
     ControlSocket::bind(path)
         .map_err(|error| Failure::failed(format!("cannot listen on {}: {error}", path.display())))
-}
-
-/// A sentence without the system's number for an error at its end.
-fn without_number(text: &str) -> String {
-    let end = text.find(" (os error").unwrap_or(text.len());
-    text[..end].to_owned()
-}
-
-fn open_doors<'a>(
-    household: &Household,
-    addresses: impl Iterator<Item = &'a Address>,
-) -> Result<Vec<Listening>, Failure> {
-    let mut doors = Vec::new();
-    for address in addresses {
-        let door = open_door(address, household.registry.clone())
-            .map_err(|error| Failure::failed(without_number(&error.to_string())))?;
-        let mut listed = household
-            .nbd
-            .lock()
-            .expect("nobody panics while holding the list");
-        listed.push(door.address().to_string());
-        doors.push(door);
-    }
-    Ok(doors)
 }
 
 /// Stdin and stdout let go, stderr a log: the command that started us can end, and so can its
@@ -375,8 +411,8 @@ pub struct ServeOptions {
     pub runtime: Runtime,
     /// Whether it must be able to: the user named the directory.
     pub must_register: bool,
-    /// Addresses to serve at; one in the runtime directory when there are none.
-    pub nbd: Vec<Address>,
+    /// Where to serve; in the runtime directory when nothing is said.
+    pub doors: DoorOptions,
     /// The array.
     pub request: AssembleRequest,
     /// Say nothing but errors.
@@ -387,11 +423,12 @@ pub struct ServeOptions {
 ///
 /// # Errors
 /// When it cannot be started, or did not stop cleanly.
-pub fn serve(options: ServeOptions) -> Outcome {
-    tokio_runtime()?.block_on(serve_one(&options))
+pub fn serve(options: ServeOptions, passed: Passed) -> Outcome {
+    let keys = Keys::of(&options.doors)?;
+    tokio_runtime()?.block_on(serve_one(&options, &keys, passed))
 }
 
-async fn serve_one(options: &ServeOptions) -> Outcome {
+async fn serve_one(options: &ServeOptions, keys: &Keys, passed: Passed) -> Outcome {
     let told = told_to_go();
     let household = Arc::new(Household::default());
     tokio::spawn(scrubs::keep(household.clone()));
@@ -402,7 +439,7 @@ async fn serve_one(options: &ServeOptions) -> Outcome {
             error.messages.iter().for_each(|line| say(line));
             Failure::failed(error.error).with_code(error.exit_code)
         })?;
-    let outcome = served(options, &household, &started, told).await;
+    let outcome = served(options, &household, &started, (keys, passed), told).await;
     // Whatever happened: a running array is stopped cleanly.
     let clean = stop_everything(&household).await;
     let code = outcome?;
@@ -413,27 +450,24 @@ async fn served(
     options: &ServeOptions,
     household: &Arc<Household>,
     started: &StartedDoc,
+    (keys, passed): (&Keys, Passed),
     told: impl Future<Output = ()>,
 ) -> Outcome {
     let name = started.array.name.clone();
-    let registered = register(options, &name)?;
+    let registered = register(options, &name, passed.control)?;
     let own = Address::Unix(options.runtime.serve_nbd(&name));
-    let default = registered
-        .as_ref()
-        .map(|_| &own)
-        .filter(|_| options.nbd.is_empty());
-    if default.is_none() && options.nbd.is_empty() {
-        return Err(Failure::failed(
-            "nowhere to serve: give --nbd unix:PATH or tcp:HOST:PORT",
-        ));
-    }
-    let doors = open_doors(household, default.into_iter().chain(&options.nbd))?;
+    let own = registered.as_ref().map(|_| own);
+    let asked = addresses(&options.doors.nbd)?;
+    let doors = open_doors(
+        household,
+        listeners_of_one(own, &asked, keys, passed.doors)?,
+    )?;
     if !options.quiet {
         started.messages.iter().for_each(|line| say(line));
         for door in &doors {
             say(&format!(
                 "{name} is served at {}",
-                door.address().uri(&name)
+                door.address().uri(&name, door.is_encrypted())
             ));
         }
     }
@@ -464,7 +498,7 @@ async fn served(
             let (leave, leaving) = watch::channel(false);
             let activity = Arc::new(Activity::default());
             let server = control::serve(socket, household.clone(), activity, until_true(leaving));
-            until_finished(server, finish, leave).await?
+            until_finished(server, finish, &leave).await?
         }
     };
     if !options.quiet && clean {
@@ -474,8 +508,12 @@ async fn served(
 }
 
 /// Makes the array known to other commands; `None` when that cannot be had and need not be.
-fn register(options: &ServeOptions, name: &str) -> Result<Option<(ControlSocket, File)>, Failure> {
-    match try_register(&options.runtime, name) {
+fn register(
+    options: &ServeOptions,
+    name: &str,
+    control: Option<UnixListener>,
+) -> Result<Option<(ControlSocket, File)>, Failure> {
+    match try_register(&options.runtime, name, control) {
         Ok(registered) => Ok(Some(registered)),
         Err(failure) if options.must_register => Err(failure),
         Err(failure) => {
@@ -488,7 +526,11 @@ fn register(options: &ServeOptions, name: &str) -> Result<Option<(ControlSocket,
     }
 }
 
-fn try_register(runtime: &Runtime, name: &str) -> Result<(ControlSocket, File), Failure> {
+fn try_register(
+    runtime: &Runtime,
+    name: &str,
+    control: Option<UnixListener>,
+) -> Result<(ControlSocket, File), Failure> {
     runtime
         .make()
         .map_err(|error| Failure::failed(error.to_string()))?;
@@ -513,6 +555,9 @@ fn try_register(runtime: &Runtime, name: &str) -> Result<(ControlSocket, File), 
         .map_err(|error| failed(&lock_path, error))?;
     flock(&lock, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| Failure::failed(format!("an array named {name} is being served already")))?;
-    let socket = ControlSocket::bind(&path).map_err(|error| failed(&path, error))?;
-    Ok((socket, lock))
+    let socket = match control {
+        Some(listener) => ControlSocket::passed(listener),
+        None => ControlSocket::bind(&path),
+    };
+    Ok((socket.map_err(|error| failed(&path, error))?, lock))
 }

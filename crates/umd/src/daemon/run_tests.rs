@@ -165,7 +165,8 @@ fn start(name: &'static str, registry: &Registry) -> Rig {
 
 fn door(dir: &Path, registry: &Registry) -> (Listening, Address) {
     let address = Address::Unix(dir.join("nbd.sock"));
-    let door = open_door(&address, registry.clone()).expect("listens");
+    let listener = umd_export::nbd::listen(&address).expect("listens");
+    let door = open_door(listener, None, registry.clone()).expect("listens");
     (door, address)
 }
 

@@ -83,7 +83,7 @@ fn token() -> String {
 }
 
 /// The routes behind the token.
-fn guarded(app: Router, token: Arc<str>) -> Router {
+pub(super) fn guarded(app: Router, token: Arc<str>) -> Router {
     app.layer(from_fn_with_state(token, guard))
 }
 
@@ -107,7 +107,7 @@ async fn guard(State(token): State<Arc<str>>, request: Request, next: Next) -> R
     }
     refused(
         StatusCode::UNAUTHORIZED,
-        "the way in is the address that `umd web` prints",
+        "the way in is the address that `umd web` prints, or the token as bearer",
     )
 }
 
@@ -133,7 +133,7 @@ fn token_in(uri: &Uri) -> Option<&str> {
         .find_map(|pair| pair.strip_prefix("token="))
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     text.strip_prefix("Bearer ")
 }
@@ -168,7 +168,7 @@ fn called_by_its_name(headers: &HeaderMap) -> bool {
 }
 
 /// Compares without telling by its time how much was right.
-fn same(given: &str, token: &str) -> bool {
+pub(super) fn same(given: &str, token: &str) -> bool {
     let differing = given
         .bytes()
         .zip(token.bytes())

@@ -399,6 +399,7 @@ fn outcome(negotiation: &mut Negotiation, pieces: &[&[u8]]) -> (String, Vec<u8>)
     for (number, piece) in pieces.iter().enumerate() {
         match negotiation.receive(piece, &exports) {
             Progress::Continue => {}
+            Progress::StartTls => return ("TLS".into(), negotiation.output.clone()),
             Progress::Closed => return ("closed".into(), negotiation.output.clone()),
             Progress::Ready(mut agreed) => {
                 agreed.input.extend(pieces[number + 1..].concat());

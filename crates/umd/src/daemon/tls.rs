@@ -1,0 +1,184 @@
+//! TLS for doors that other machines can reach: keys and certificates in one directory, under the
+//! names that nbdkit and qemu use.
+//!
+//! ```text
+//!   DIR/ server-cert.pem    who we are, and who says so
+//!        server-key.pem     its key
+//!        ca-cert.pem        who says who may open arrays (NBD)
+//!        control-ca-cert.pem   who says who may control us (HTTP); without it, nobody by one
+//! ```
+//!
+//! Two lists, because two rights: who has an array open can change that array, who controls the
+//! daemon can write over any device of the machine. A link makes one list of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::pem::{Error as PemError, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::{CertificateError, Error, RootCertStore, ServerConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::cli::outcome::Failure;
+
+/// Who may open arrays.
+const CLIENTS: &str = "ca-cert.pem";
+/// Who may control.
+const MASTERS: &str = "control-ca-cert.pem";
+const OWN: &str = "server-cert.pem";
+const KEY: &str = "server-key.pem";
+
+/// How TLS is to be spoken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsOptions {
+    /// Where keys and certificates are.
+    pub dir: PathBuf,
+    /// NBD clients need no certificate.
+    pub any_client: bool,
+}
+
+impl TlsOptions {
+    /// For doors of NBD clients.
+    ///
+    /// # Errors
+    /// When a file is missing, holds something else, has expired, or does not fit the others.
+    pub fn nbd(&self) -> Result<Arc<ServerConfig>, Failure> {
+        let clients = match self.any_client {
+            true => None,
+            false => Some(roots(&self.dir.join(CLIENTS))?),
+        };
+        Ok(Arc::new(self.config(clients, false)?))
+    }
+
+    /// For the control API, and whether a certificate lets anybody in at all. Who shows none is not
+    /// turned away here: there may be a token.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn control(&self) -> Result<(Arc<ServerConfig>, bool), Failure> {
+        let path = self.dir.join(MASTERS);
+        let masters = match path.exists() {
+            true => Some(roots(&path)?),
+            false => None,
+        };
+        let by_certificate = masters.is_some();
+        let mut config = self.config(masters, true)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok((Arc::new(config), by_certificate))
+    }
+
+    fn config(
+        &self,
+        clients: Option<RootCertStore>,
+        or_none: bool,
+    ) -> Result<ServerConfig, Failure> {
+        let (own_path, key_path) = (self.dir.join(OWN), self.dir.join(KEY));
+        let own = certificates(&own_path)?;
+        let key = PrivateKeyDer::from_pem_file(&key_path)
+            .map_err(|error| unreadable(&key_path, "private key", error))?;
+        still_good(&own_path, &own)?;
+        let provider = Arc::new(ring::default_provider());
+        let wrong = |error: Error| Failure::failed(format!("{}: {error}", own_path.display()));
+        let config = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .map_err(wrong)?;
+        let config = match clients {
+            None => config.with_no_client_auth(),
+            Some(roots) => config.with_client_cert_verifier(verifier(roots, provider, or_none)?),
+        };
+        let mut config = config
+            .with_single_cert(own, key)
+            .map_err(|error| match error {
+                Error::InconsistentKeys(_) => Failure::failed(format!(
+                    "{} is not the key of {}",
+                    key_path.display(),
+                    own_path.display()
+                )),
+                other => wrong(other),
+            })?;
+        // Connections are few and long: nobody resumes one.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        Ok(config)
+    }
+}
+
+fn verifier(
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+    or_none: bool,
+) -> Result<Arc<dyn rustls::server::danger::ClientCertVerifier>, Failure> {
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = match or_none {
+        true => builder.allow_unauthenticated(),
+        false => builder,
+    };
+    builder
+        .build()
+        .map_err(|error| Failure::failed(format!("certificates of clients: {error}")))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match all {
+        Ok(all) if all.is_empty() => Err(unreadable(path, "certificate", PemError::NoItemsFound)),
+        Ok(all) => Ok(all),
+        Err(error) => Err(unreadable(path, "certificate", error)),
+    }
+}
+
+/// Whose word is taken.
+fn roots(path: &Path) -> Result<RootCertStore, Failure> {
+    let mut roots = RootCertStore::empty();
+    for one in certificates(path)? {
+        roots.add(one).map_err(|error| {
+            Failure::failed(format!(
+                "{} holds a certificate that is of no use: {error}",
+                path.display()
+            ))
+        })?;
+    }
+    Ok(roots)
+}
+
+fn unreadable(path: &Path, what: &str, error: PemError) -> Failure {
+    let why = match error {
+        PemError::Io(error) => format!("cannot be read: {}", super::open::os_text(&error)),
+        PemError::NoItemsFound => format!("holds no {what} (PEM)"),
+        other => format!("holds no {what} (PEM): {other}"),
+    };
+    Failure::failed(format!(
+        "{} {why}; --tls wants {OWN}, {KEY} and {CLIENTS} in its directory",
+        path.display()
+    ))
+}
+
+/// A certificate whose time is over would only be noticed by clients. Who has signed it is their
+/// affair: it may be somebody else than who signs theirs.
+fn still_good(path: &Path, own: &[CertificateDer<'_>]) -> Result<(), Failure> {
+    let no_use = |why: String| Failure::failed(format!("{} {why}", path.display()));
+    let first = own.first().expect("there is one");
+    let parsed = ParsedCertificate::try_from(first)
+        .map_err(|error| no_use(format!("holds a certificate that is of no use: {error}")))?;
+    let known = ring::default_provider().signature_verification_algorithms;
+    let nobody = RootCertStore::empty();
+    let verdict = verify_server_cert_signed_by_trust_anchor(
+        &parsed,
+        &nobody,
+        &own[1..],
+        UnixTime::now(),
+        known.all,
+    );
+    match verdict {
+        Err(Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        )) => Err(no_use("has expired: make a new one".into())),
+        Err(Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        )) => Err(no_use("is not valid yet: is the clock right?".into())),
+        _ => Ok(()),
+    }
+}
