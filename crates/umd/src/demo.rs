@@ -130,7 +130,7 @@ impl Demo<'_> {
         let array = self.wait(&format!("umd wait {NAME}"))?;
         print(&format!("   {}\n", summary(&array)))?;
 
-        let uri = address.uri(NAME, false);
+        let uri = address.uri(NAME);
         let command = format!("nbdinfo '{uri}'");
         self.step(
             2,

@@ -543,7 +543,8 @@ fn start_with(home: &Home, line: &str, control: &UnixListener, door: &UnixListen
     let mut shell = std::process::Command::new("sh");
     // Descriptors come in as stdin and stdout: nothing else is passed on without unsafe code.
     let script = "exec 3<&0 4<&1 </dev/null 1>&2; \
-                  LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=umd.socket:umd.socket exec \"$0\" \"$@\"";
+                  LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=umd.socket:umd.socket \
+                  exec \"$0\" \"$@\"";
     shell
         .args(["-c", script])
         .arg(umd.get_program())

@@ -78,10 +78,17 @@ impl fmt::Display for Address {
 }
 
 impl Address {
-    /// The NBD URI of an export at this address, as NBD clients take it; where only TLS is spoken
-    /// they take another one.
-    pub fn uri(&self, export: &str, tls: bool) -> String {
-        let nbd = if tls { "nbds" } else { "nbd" };
+    /// The NBD URI of an export at this address, as NBD clients take it.
+    pub fn uri(&self, export: &str) -> String {
+        self.uri_by("nbd", export)
+    }
+
+    /// The same where only TLS is spoken.
+    pub fn uri_over_tls(&self, export: &str) -> String {
+        self.uri_by("nbds", export)
+    }
+
+    fn uri_by(&self, nbd: &str, export: &str) -> String {
         let export = percent_encoded(export.as_bytes(), b"/");
         match self {
             Address::Unix(path) => {
@@ -157,11 +164,11 @@ mod tests {
     fn uris_are_escaped() {
         let unix = Address::Unix("/tmp/a b.sock".into());
         assert_eq!(
-            unix.uri("r 5?", false),
+            unix.uri("r 5?"),
             "nbd+unix:///r%205%3F?socket=/tmp/a%20b.sock"
         );
         let tcp: Address = "tcp:[::1]:10809".parse().unwrap();
-        assert_eq!(tcp.uri("md0", false), "nbd://[::1]:10809/md0");
-        assert_eq!(tcp.uri("md0", true), "nbds://[::1]:10809/md0");
+        assert_eq!(tcp.uri("md0"), "nbd://[::1]:10809/md0");
+        assert_eq!(tcp.uri_over_tls("md0"), "nbds://[::1]:10809/md0");
     }
 }

@@ -32,9 +32,12 @@ impl Listening {
         &self.address
     }
 
-    /// Whether nothing but TLS is spoken there.
-    pub fn is_encrypted(&self) -> bool {
-        self.encrypted
+    /// The NBD URI of an export there.
+    pub fn uri(&self, export: &str) -> String {
+        match self.encrypted {
+            true => self.address.uri_over_tls(export),
+            false => self.address.uri(export),
+        }
     }
 }
 

@@ -118,7 +118,7 @@ impl Left {
         doors.tls = asked.tls.clone().or(doors.tls);
         doors.token_file = asked.token_file.clone().or(doors.token_file);
         doors.listen.retain(|one| !asked.listen.contains(one));
-        let keys = Keys::of(&doors).inspect_err(|failure| lost(failure)).ok();
+        let keys = Keys::of(&doors).inspect_err(lost).ok();
         Left { doors, keys }
     }
 

@@ -465,10 +465,7 @@ async fn served(
     if !options.quiet {
         started.messages.iter().for_each(|line| say(line));
         for door in &doors {
-            say(&format!(
-                "{name} is served at {}",
-                door.address().uri(&name, door.is_encrypted())
-            ));
+            say(&format!("{name} is served at {}", door.uri(&name)));
         }
     }
     tell_systemd(NotifyState::Ready);
