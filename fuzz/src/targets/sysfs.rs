@@ -62,8 +62,11 @@ pub fn run(data: &[u8]) {
     let answer = change(array, &parts, text);
     assert!(*writable || answer.is_err(), "{path} cannot be written");
     assert_eq!(answer, change(array, &parts, text), "{path}");
-    let line = change(array, &parts, text.strip_suffix('\n').unwrap_or(text));
-    assert_eq!(answer, line, "{path}: the end of the line means nothing");
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    if !line.ends_with('\n') {
+        let plain = change(array, &parts, line);
+        assert_eq!(answer, plain, "{path}: the end of the line means nothing");
+    }
     match answer {
         Ok(Change::Stop) => assert_eq!(*path, "array_state"),
         Ok(Change::Manage(requests)) => assert!(!requests.is_empty(), "{path}"),

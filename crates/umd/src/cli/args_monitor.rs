@@ -10,8 +10,8 @@ use clap::Args;
     override_usage = "umd monitor [OPTIONS] NAME...\n       umd monitor --scan [OPTIONS]",
     after_help = "\
 Events: DeviceDisappeared, RebuildStarted, RebuildNN, RebuildFinished, Fail, FailSpare, SpareActive,
-NewArray, DegradedArray, MoveSpare, SparesMissing, TestMessage. The program is run with the event, the
-array and, where there is one, the member. Mail is sent for Fail, FailSpare, DegradedArray,
+NewArray, DegradedArray, MoveSpare, SparesMissing, TestMessage. The program is run with the event,
+the array and, where there is one, the member. Mail is sent for Fail, FailSpare, DegradedArray,
 SparesMissing and TestMessage, through sendmail (or what $UMD_SENDMAIL names)."
 )]
 pub struct MonitorArgs {
