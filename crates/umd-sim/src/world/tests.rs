@@ -65,6 +65,7 @@ struct Mirror {
     ready: bool,
     parked: Vec<Request>,
     stop: Option<ControlId>,
+    stopped: bool,
 }
 
 impl Mirror {
@@ -258,6 +259,7 @@ impl Mirror {
                 let result = Ok(ControlReply::Done);
                 out.push(Command::Answer { id, result });
                 out.push(Command::Stopped);
+                self.stopped = true;
             }
             Job::StopFlush { .. } => self.mark(true, out),
             Job::SyncRead => {
@@ -292,6 +294,9 @@ impl Mirror {
 
 impl Engine for Mirror {
     fn handle(&mut self, now: Now, event: Event, out: &mut Commands) {
+        if self.stopped {
+            return;
+        }
         match event {
             Event::Request(request) if self.ready => self.request(request, out),
             Event::Request(request) => self.parked.push(request),
@@ -405,6 +410,7 @@ impl Maker for Mirrors {
             ready: false,
             parked: Vec::new(),
             stop: None,
+            stopped: false,
         };
         let mut commands = Vec::new();
         if engine.legs[0].superblock.fields.is_clean() {
@@ -460,6 +466,8 @@ fn options(seed: u64) -> Options {
     options.actions = BTreeSet::new();
     options.beyond = false;
     (options.shorn, options.clones) = (false, false);
+    // It knows no rest but its stop.
+    (options.rare.dormant, options.rare.embedded) = (false, false);
     options
 }
 
