@@ -250,6 +250,27 @@ pub const SCENES: &[Scene] = &[
             world
         },
     },
+    Scene {
+        name: "a size grows while one joins",
+        make: |rules| {
+            let mut world = World::new(3, rules);
+            world.boot(0);
+            world.boot(1);
+            world.hosts[0].wants = vec![Want::Grow];
+            world
+        },
+    },
+    Scene {
+        name: "a size cannot grow while one joins",
+        make: |rules| {
+            let mut world = World::new(3, rules);
+            world.boot(0);
+            world.boot(1);
+            world.hosts[0].wants = vec![Want::Grow];
+            world.hosts[1].unable = true;
+            world
+        },
+    },
 ];
 
 /// More of it.
