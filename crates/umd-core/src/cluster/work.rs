@@ -277,8 +277,8 @@ impl fmt::Display for Freeze {
                 let names: Vec<String> = slots.iter().map(|slot| slot.0.to_string()).collect();
                 write!(
                     f,
-                    "writes wait: node {} is gone and not known to have ended; fence it, or confirm \
-                     that it is dead",
+                    "writes wait: node {} is gone and not known to have ended; fence it, or \
+                     confirm that it is dead",
                     names.join(", ")
                 )
             }

@@ -823,7 +823,8 @@ impl World {
                 && flight.host != index
                 && !self.fenced.contains(&flight.by)
         };
-        if self.flights.iter().any(other) {
+        // What a fenced host begins reaches nothing.
+        if !self.is_fenced(index) && self.flights.iter().any(other) {
             self.wrong = Some("S1: resynced where another node writes");
         }
         self.hosts[index].sync = Sync::Copying;
