@@ -940,6 +940,9 @@ impl World {
             }
             if node.is_active() && !host.frozen {
                 serving = true;
+                if !host.suspended.is_empty() {
+                    return Some("L1: writes are kept out of a window for ever");
+                }
                 if host.view != self.disk {
                     return Some("S6: a node sees another array than there is");
                 }
