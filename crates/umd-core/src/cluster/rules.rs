@@ -44,6 +44,8 @@ pub enum Rule {
     AwaitFence,
     /// A window is shown to who joins before it is told to who is there.
     ValueFirst,
+    /// Who joins shows the array no larger than who is there.
+    ShownSize,
 }
 
 /// Which rule is off: in a build without tests or museum, none.

@@ -92,6 +92,8 @@ pub struct SlotValue {
     pub window: Option<Window>,
     /// Its owner has regions of a dead node to resync: until then members may differ there.
     pub owes_resync: bool,
+    /// The size with which its owner shows the array; `None` before it does.
+    pub shown_sectors: Option<u64>,
 }
 
 /// Why it is certain that a dead node writes no more.

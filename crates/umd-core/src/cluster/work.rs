@@ -96,9 +96,15 @@ pub enum Desk {
 /// Something the array has to do.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
-    /// Read superblocks and the own bitmap, and make everything ready to serve. No write is let
-    /// into these windows of others. ([`Answer::Loaded`].)
-    Load(Vec<(NodeSlot, Window)>),
+    /// Read superblocks and the own bitmap, and make everything ready to serve.
+    /// ([`Answer::Loaded`].)
+    Load {
+        /// No write is let into these windows of others.
+        windows: Vec<(NodeSlot, Window)>,
+        /// The array is shown no larger than that, whatever superblocks say: a larger size is not
+        /// yet that of all.
+        most_sectors: Option<u64>,
+    },
     /// Which of these wishes still hold, by the superblocks as they are known now? One that was
     /// answered meanwhile does not. ([`Answer::Holds`].)
     Recheck(Vec<WishId>),
@@ -162,7 +168,7 @@ impl Task {
     /// What the array is waited for to do.
     pub fn told(&self) -> &'static str {
         match self {
-            Task::Load(_) => "to be loaded",
+            Task::Load { .. } => "to be loaded",
             Task::Recheck(_) => "to look whether a change is still needed",
             Task::Write(_) => "to write superblocks",
             Task::Apply(_) => "to make a change",
@@ -190,6 +196,8 @@ pub enum Answer {
     Loaded {
         /// Whether a bit of the own bitmap is set.
         dirty: bool,
+        /// The size with which the array is shown.
+        sectors: u64,
     },
     /// These still hold.
     Holds(Vec<WishId>),
@@ -269,8 +277,8 @@ impl fmt::Display for Freeze {
                 let names: Vec<String> = slots.iter().map(|slot| slot.0.to_string()).collect();
                 write!(
                     f,
-                    "writes wait: node {} is gone and not known to have ended; fence it, or confirm \
-                     that it is dead",
+                    "writes wait: node {} is gone and not known to have ended; fence it, or \
+                     confirm that it is dead",
                     names.join(", ")
                 )
             }

@@ -97,6 +97,12 @@ impl Node {
             assert!(peer.slot != session.me.slot, "a slot has one owner");
             self.peers.insert(peer.slot, peer.incarnation);
         }
+        // Who shows a larger size than another does it because all have followed by then.
+        let shown = session
+            .values
+            .values()
+            .filter_map(|value| value.shown_sectors);
+        let most_sectors = shown.max().filter(|_| self.keep(Rule::ShownSize));
         let mut windows = Vec::new();
         for (slot, value) in session.values {
             if self.peers.contains_key(&slot) {
@@ -114,7 +120,11 @@ impl Node {
             stop: false,
             loaded: false,
         };
-        self.task(now, Desk::Door, Task::Load(windows), out);
+        let load = Task::Load {
+            windows,
+            most_sectors,
+        };
+        self.task(now, Desk::Door, load, out);
     }
 
     pub(super) fn join_refused(&mut self, why: JoinRefusal, out: &mut Out) {
@@ -146,15 +156,14 @@ impl Node {
     pub(super) fn door_answered(&mut self, now: Instant, answer: Answer, out: &mut Out) {
         match (self.phase, answer) {
             (Phase::Loading { .. }, _) if self.lost => self.over_when_idle(now),
-            (Phase::Loading { stop: true, .. }, Answer::Loaded { dirty: false }) => {
+            (Phase::Loading { stop: true, .. }, Answer::Loaded { dirty: false, .. }) => {
                 self.leave(now, Leave::Clean, out);
             }
             (Phase::Loading { stop: true, .. }, _) => self.leave(now, Leave::Dirty, out),
-            (Phase::Loading { stop, .. }, Answer::Loaded { dirty }) => {
-                if dirty {
-                    self.owes = true;
-                    self.show(out);
-                }
+            (Phase::Loading { stop, .. }, Answer::Loaded { dirty, sectors }) => {
+                self.owes |= dirty;
+                self.shown_sectors = Some(sectors);
+                self.show(out);
                 self.phase = Phase::Loading { stop, loaded: true };
             }
             (Phase::Loading { .. }, Answer::Cannot(why)) => {

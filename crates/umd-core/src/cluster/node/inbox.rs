@@ -180,6 +180,10 @@ impl Node {
                             self.inbox.starts = None;
                         }
                     }
+                    Message::ChangeCapacity { sectors } if status == AckStatus::Done => {
+                        self.shown_sectors = Some(sectors);
+                        self.show(out);
+                    }
                     _ => {}
                 }
                 let early =

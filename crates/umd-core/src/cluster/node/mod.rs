@@ -104,6 +104,8 @@ pub struct Node {
     owes: bool,
     /// The same of peers.
     owing: BTreeSet<NodeSlot>,
+    /// The size with which the array is shown here.
+    shown_sectors: Option<u64>,
     /// Why superblocks as others left them are not known.
     blind: Option<Cannot>,
     /// A membership is being made.
@@ -131,6 +133,7 @@ impl Node {
             tasks: BTreeMap::new(),
             owes: false,
             owing: BTreeSet::new(),
+            shown_sectors: None,
             blind: None,
             prep: false,
             told_frozen: None,
@@ -311,6 +314,7 @@ impl Node {
         let value = SlotValue {
             window: self.resync.shown(),
             owes_resync: self.owes,
+            shown_sectors: self.shown_sectors,
         };
         out.push(Effect::Service(ServiceCommand::SetValue(value)));
     }

@@ -6,7 +6,7 @@
 //!                                         * undo, METADATA_UPDATED
 //!   RemoveDisk    recheck  REMOVE  apply
 //!   ReAdd         recheck  RE_ADD  apply  write  METADATA_UPDATED
-//!   Resize        recheck  write*  METADATA_UPDATED*  CHANGE_CAPACITY  apply
+//!   Resize        recheck  write*  METADATA_UPDATED*  value  CHANGE_CAPACITY  apply
 //!                                         * undo, METADATA_UPDATED
 //!   BitmapResize  recheck  apply*  BITMAP_RESIZE*
 //!                                         * undo, BITMAP_RESIZE (old)
@@ -108,6 +108,7 @@ impl Errand {
                     Recheck,
                     Write,
                     Tell(Words::Metadata),
+                    Show,
                     Tell(Words::Capacity),
                     Apply
                 ],

@@ -376,7 +376,12 @@ impl Node {
             Step::Apply => Task::Apply(ids[0]),
             Step::Undo => Task::Undo(ids[0]),
             Step::Show => {
-                self.resync.begin_errand(first);
+                match first {
+                    Errand::Wish(_, Wish::Resize { sectors }) => {
+                        self.shown_sectors = Some(sectors);
+                    }
+                    errand => self.resync.begin_errand(errand),
+                }
                 if first == Errand::End && self.resync.is_finished() {
                     self.owes = false;
                 }

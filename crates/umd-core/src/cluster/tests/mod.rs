@@ -153,6 +153,7 @@ const NEEDED: &[(Rule, &str, &str)] = &[
         "a writer is paused",
         "an update was answered",
     ),
+    (Rule::ShownSize, "a size grows while one joins", "S7"),
     (Rule::ValueFirst, "a resync while others write", "S1"),
 ];
 

@@ -107,6 +107,17 @@ pub const SCENES: &[Scene] = &[
         },
     },
     Scene {
+        name: "a resync, and its node is paused",
+        make: |rules| {
+            let mut world = World::new(2, rules);
+            world.dirty(0);
+            world.hosts[1].writes = 1;
+            world.faults.pauses = 1;
+            world.faults.of = Some(0);
+            world
+        },
+    },
+    Scene {
         name: "a resync, and its node leaves",
         make: |rules| {
             let mut world = World::new(2, rules);
@@ -250,6 +261,27 @@ pub const SCENES: &[Scene] = &[
             world
         },
     },
+    Scene {
+        name: "a size grows while one joins",
+        make: |rules| {
+            let mut world = World::new(3, rules);
+            world.boot(0);
+            world.boot(1);
+            world.hosts[0].wants = vec![Want::Grow];
+            world
+        },
+    },
+    Scene {
+        name: "a size cannot grow while one joins",
+        make: |rules| {
+            let mut world = World::new(3, rules);
+            world.boot(0);
+            world.boot(1);
+            world.hosts[0].wants = vec![Want::Grow];
+            world.hosts[1].unable = true;
+            world
+        },
+    },
 ];
 
 /// More of it.
@@ -289,11 +321,11 @@ pub const LONGER: &[Scene] = &[
         },
     },
     Scene {
-        name: "a resync among three, and any dies",
+        name: "a resync among three, and its node dies",
         make: |rules| {
             let mut world = World::new(3, rules);
             world.dirty(0);
-            world.hosts[1].writes = 1;
+            world.faults.of = Some(0);
             world.faults.crashes = 1;
             world
         },

@@ -7,6 +7,17 @@ use crate::value::{Instant, Span};
 
 const MINE: Peer = peer(0);
 
+const SHOWN: SlotValue = SlotValue {
+    window: None,
+    owes_resync: false,
+    shown_sectors: Some(100),
+};
+
+const LOADED: Answer = Answer::Loaded {
+    dirty: false,
+    sectors: 100,
+};
+
 const fn peer(slot: u16) -> Peer {
     Peer {
         slot: NodeSlot(slot),
@@ -45,9 +56,10 @@ fn active(peers: &[Peer]) -> Node {
     let mut node = Node::new(Setup::new(4));
     feed(&mut node, 0, Event::Start);
     hear(&mut node, 0, ServiceEvent::Joined(session(peers)));
-    let loaded = Answer::Loaded { dirty: false };
+    let loaded = LOADED;
     let out = feed(&mut node, 0, Event::Answer(Desk::Door, loaded));
-    assert_eq!(out, [Effect::Ready]);
+    let set = Effect::Service(ServiceCommand::SetValue(SHOWN));
+    assert_eq!(out, [set, Effect::Ready]);
     node
 }
 
@@ -252,6 +264,7 @@ fn a_joiner_keeps_out_of_windows_and_reads_one_mirror_while_a_resync_is_owed() {
     let value = SlotValue {
         window,
         owes_resync: true,
+        shown_sectors: Some(90),
     };
     let session = Session {
         values: BTreeMap::from([(NodeSlot(1), value)]),
@@ -259,9 +272,13 @@ fn a_joiner_keeps_out_of_windows_and_reads_one_mirror_while_a_resync_is_owed() {
     };
     let out = hear(&mut node, 1, ServiceEvent::Joined(session));
     let windows = vec![(NodeSlot(1), window.expect("not empty"))];
-    let load = Effect::Task(Desk::Door, Task::Load(windows));
+    let task = Task::Load {
+        windows,
+        most_sectors: Some(90),
+    };
+    let load = Effect::Task(Desk::Door, task);
     assert_eq!(out, [load, Effect::ReadFirst(true)]);
-    let loaded = Answer::Loaded { dirty: false };
+    let loaded = LOADED;
     feed(&mut node, 1, Event::Answer(Desk::Door, loaded));
     // A resync that gave up leaves it so; one that finished ends it.
     for (owes, effects) in [(true, 0), (false, 1)] {
@@ -361,7 +378,7 @@ fn a_resync_announces_ahead_and_says_when_it_is_over() {
         let out = turn(&mut node, message);
         let shown = SlotValue {
             window: Some(window),
-            owes_resync: false,
+            ..SHOWN
         };
         let set = Effect::Service(ServiceCommand::SetValue(shown));
         assert_eq!(out.first(), Some(&set), "shown before it is told");

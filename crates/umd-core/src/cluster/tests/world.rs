@@ -207,11 +207,16 @@ impl World {
     pub fn running(hosts: usize, rules: Rules) -> World {
         let mut world = World::new(hosts, rules);
         for host in 0..hosts {
-            world.step(Step::Start(host));
-            world.settle();
+            world.boot(host);
         }
-        assert!(world.hosts.iter().all(|host| host.serving), "{world:?}");
         world
+    }
+
+    /// A host joins while nothing else happens.
+    pub fn boot(&mut self, host: usize) {
+        self.step(Step::Start(host));
+        self.settle();
+        assert!(self.hosts[host].serving, "{self:?}");
     }
 
     /// Lets happen what happens by itself.
@@ -591,13 +596,18 @@ impl World {
         let disk = self.disk;
         let host = &mut self.hosts[index];
         let answer = match task {
-            Task::Load(windows) => {
+            Task::Load {
+                windows,
+                most_sectors,
+            } => {
                 host.view = disk;
-                host.published = disk.size;
+                let most = most_sectors.map_or(u8::MAX, |most| u8::try_from(most).expect("small"));
+                host.published = disk.size.min(most);
                 host.suspended = windows.iter().map(|(slot, _)| *slot).collect();
                 host.needs_sync = self.bits[own];
                 Answer::Loaded {
                     dirty: self.bits[own],
+                    sectors: u64::from(host.published),
                 }
             }
             Task::Recheck(ids) => {
@@ -813,7 +823,8 @@ impl World {
                 && flight.host != index
                 && !self.fenced.contains(&flight.by)
         };
-        if self.flights.iter().any(other) {
+        // What a fenced host begins reaches nothing.
+        if !self.is_fenced(index) && self.flights.iter().any(other) {
             self.wrong = Some("S1: resynced where another node writes");
         }
         self.hosts[index].sync = Sync::Copying;
@@ -847,7 +858,7 @@ impl World {
             },
             Want::Remove => Wish::RemoveDisk(device),
             Want::ReAdd => Wish::ReAdd(device),
-            Want::Grow => Wish::Resize { sectors: 2 },
+            Want::Grow => Wish::Resize { sectors: 1 },
             Want::Bitmap => Wish::BitmapResize {
                 sync_sectors: 2,
                 old_sync_sectors: 1,
@@ -901,12 +912,11 @@ impl World {
         if resyncing.count() > 1 {
             self.wrong = Some("S5: two resyncs");
         }
-        for host in &self.hosts {
-            let shows = host.serving && host.node.is_some();
-            if shows && host.published > self.disk.size && self.hosts.iter().all(|one| !one.crashed)
-            {
-                self.wrong = Some("S7: shown larger than the members are");
-            }
+        let serves = |host: &&Host| host.serving && !host.gone && host.node.is_some();
+        let shown = self.hosts.iter().filter(serves).map(|host| host.published);
+        let known = self.hosts.iter().filter(serves).map(|host| host.view.size);
+        if shown.max() > known.min() {
+            self.wrong = Some("S7: shown larger than a node has its members");
         }
     }
 
@@ -930,6 +940,9 @@ impl World {
             }
             if node.is_active() && !host.frozen {
                 serving = true;
+                if !host.suspended.is_empty() {
+                    return Some("L1: writes are kept out of a window for ever");
+                }
                 if host.view != self.disk {
                     return Some("S6: a node sees another array than there is");
                 }
