@@ -79,6 +79,9 @@ fn status() -> Status {
         requests_in_flight: 0,
         safe_mode_delay_ms: 0,
         max_read_errors: 0,
+        fail_last_dev: false,
+        suspended_sectors: (0, 0),
+        suspended_writes: 0,
     }
 }
 
