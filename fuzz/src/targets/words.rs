@@ -13,7 +13,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(uuid.to_string().parse(), Ok(uuid));
     }
     if let Ok(address) = text.parse::<Address>() {
-        let _ = address.uri("array", false);
+        let _ = (address.uri("array"), address.uri_over_tls("array"));
     }
     let _ = text.parse::<FaultSpec>();
 }
