@@ -5,9 +5,10 @@
 //!             what lags lands                           reads know                 writes may lag
 //! ```
 //!
-//! After a crash the superblocks tell which legs of a mirror may have missed what was answered. So
-//! nothing lags on a leg that they call an ordinary one, and nothing is vouched for by one that
-//! they still call write-mostly: between the wish and its record every write is an ordinary one.
+//! After a crash the superblocks tell which legs of a mirror may have missed what was answered, and
+//! that is not changed before these are resynced. So nothing lags on a leg that they call an
+//! ordinary one, and nothing is vouched for by one that they still call write-mostly: between the
+//! wish and its record every write is an ordinary one.
 
 use super::engine::Array;
 use crate::member::State;
@@ -36,16 +37,28 @@ impl Array {
         });
     }
 
-    fn may_switch(&self, member: MemberId) -> Result<(), ControlError> {
+    fn may_switch(&self, member: MemberId, wish: FlagWish) -> Result<(), ControlError> {
         self.writable()?;
         let member = self.named(member)?;
-        match member.state {
-            State::Faulty => Err(ControlError::Busy(format!(
-                "{} is faulty: its flags cannot be recorded on it",
-                member.name
-            ))),
-            _ => Ok(()),
+        let busy = |why: &str| Err(ControlError::Busy(format!("{} {why}", member.name)));
+        if member.state == State::Faulty {
+            return busy("is faulty: its flags cannot be recorded on it");
         }
+        let flags = member.superblock.fields.flags;
+        let changed = wish.of(flags).contains(DeviceFlags::WRITE_MOSTLY) != member.write_mostly;
+        if changed && self.may_have_missed() {
+            return busy(
+                "cannot be switched while a resync is owed: who is write-mostly tells which copy \
+                 may have missed writes; wait for its end",
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether write-mostly legs may lack what was answered before a crash: the resync copies from
+    /// the others.
+    fn may_have_missed(&self) -> bool {
+        self.bitmap.write_behind() > 0 && self.sync.owes_resync()
     }
 
     /// Goes on with flags that are to be switched. Returns whether anything changed.
@@ -64,7 +77,7 @@ impl Array {
                     self.switching.push(one);
                     continue;
                 }
-                None => self.may_switch(one.member),
+                None => self.may_switch(one.member, one.wish),
             };
             let (made, over) = (one.noted.is_some(), result.is_err());
             if !made && !over {

@@ -4,7 +4,7 @@
 use super::world::{DISK_BYTES, Shape, World};
 use umd_core::array::{
     Control, ControlError, ControlReply, FlagWish, MemberRole, Options, Purpose, Reply, RequestOp,
-    SyncLimits,
+    SyncLimits, SyncRequest,
 };
 use umd_core::assembly::Wish;
 use umd_core::value::{MAX_SECTOR, MemberId};
@@ -119,6 +119,41 @@ fn what_is_switched_is_recorded_and_counts_at_once() {
             world.read(at * 64, 8).expect("read");
         }
         assert!(reads(&world, FIRST) > before);
+    }
+}
+
+/// After a crash the write-mostly leg may lack what was answered, and the resync copies from the
+/// other one: nobody turns that round.
+#[test]
+fn who_may_have_missed_writes_stays_known_until_they_are_resynced() {
+    for (member, on) in [(FIRST, true), (SECOND, false)] {
+        let mut world = mirror(Format::V1_2, 2, 2);
+        world.held = Some(SECOND);
+        let lags = write(&mut world, 0, 7);
+        assert!(world.is_answered(lags));
+        world.kill();
+        world.held = None;
+        world.kept.clear();
+        world.begin();
+        world
+            .control(Control::Sync(SyncRequest::Frozen))
+            .expect("frozen");
+        let reply = world.control(Control::Flags(member, mostly(on)));
+        assert!(matches!(reply, Err(ControlError::Busy(_))), "{reply:?}");
+        assert_eq!(stored(&world, 1), DeviceFlags::WRITE_MOSTLY);
+        // Other flags are of no importance here.
+        world
+            .control(Control::Flags(FIRST, fast(true)))
+            .expect("recorded");
+        world
+            .control(Control::Sync(SyncRequest::Idle))
+            .expect("goes on");
+        world.pass(60);
+        assert_eq!(world.read(0, 8).expect("read"), [7; 4096]);
+        world
+            .control(Control::Flags(member, mostly(on)))
+            .expect("resynced");
+        assert_eq!(world.read(0, 8).expect("read"), [7; 4096]);
     }
 }
 

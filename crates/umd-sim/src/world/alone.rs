@@ -71,7 +71,8 @@ impl World<'_> {
                     clean: sb.is_clean(),
                 })
             };
-            let sound = self.disks[disk].damaged().is_empty();
+            let there = &self.disks[disk];
+            let sound = there.damaged().is_empty() && there.worn().is_empty();
             let there = self.carries[disk] && !self.absent[disk] && sound;
             let known = there.then(|| self.with_super(&self.disks[disk], look));
             Some((disk, known.flatten().flatten()?))
