@@ -73,6 +73,7 @@ pub fn test() -> Result<()> {
     museum(&mut run, &programs)?;
     interop_tests(&mut run, &programs, false)?;
     kill_tests(&mut run, &programs, false)?;
+    wiring(&mut run)?;
     let doc_tests = ["test", "--workspace", "--doc", "--no-fail-fast"];
     run.tests(REST, "examples in the documents", cargo(&doc_tests))?;
     let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
@@ -170,6 +171,14 @@ fn unit(run: &mut Run, programs: &Programs) -> Result<()> {
         None => println!("\n*** SKIPPED simulation: umd-sim has no program yet\n"),
     }
     Ok(())
+}
+
+/// Threads over the registry, in orders that the test chooses. A build of its own: with these locks
+/// nothing else runs.
+fn wiring(run: &mut Run) -> Result<()> {
+    let mut args = vec!["test", "--package", "umd", "--lib"];
+    args.extend(["--features", "shuttle", "--", "shuttle_"]);
+    run.tests(REST, "wiring in every order", cargo(&args))
 }
 
 /// Known mistakes are noticed, and are not in a program that ships. umd is looked at as the build

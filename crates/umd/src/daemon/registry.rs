@@ -13,9 +13,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
+#[cfg(not(feature = "shuttle"))]
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "shuttle")]
+use shuttle::sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{Notify, broadcast};
 use umd_core::registry::{
     Answered, Effect, Names, ObjectId, Onto, Phase, Refusal, Started, Stop, Ticket, Word,
@@ -672,3 +676,7 @@ impl Exports for Registry {
 #[cfg(test)]
 #[path = "registry_tests.rs"]
 mod tests;
+
+#[cfg(all(test, feature = "shuttle"))]
+#[path = "registry_shuttle.rs"]
+mod shuttled;
