@@ -373,7 +373,8 @@ fn garbage_and_silence_are_shown_the_door() {
     let mut client = client(&server, &config, Options::default());
     client.pwrite(0, &pattern(1, 4096)).unwrap();
     for stalled in [&mut silent, &mut half] {
-        assert_eq!(stalled.read_to_end(&mut Vec::new()).unwrap_or(0), 0);
+        let said = stalled.read_to_end(&mut Vec::new()).unwrap_or(0);
+        assert!(said <= 7, "an alert at the most: {said} bytes");
     }
     let waited = since.elapsed();
     assert!(waited > Duration::from_secs(5), "they had their time");

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use umd_core::array::{Extent, Reply, Request, RequestError, RequestOp};
@@ -288,6 +288,10 @@ impl Server {
                     RECEPTION => self.receive_guests()?,
                     number => self.turn(number as u32, event.flags)?,
                 }
+            }
+            let due = self.reception.deadline();
+            if due.is_some_and(|at| at <= Instant::now()) {
+                self.receive_guests()?;
             }
             if !self.held.is_empty() && !self.knobs.hold.load(Ordering::Relaxed) {
                 self.release()?;
