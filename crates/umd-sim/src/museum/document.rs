@@ -49,7 +49,10 @@ moment, and a unit that met a failure writes nothing |
 | M43 to M50 | no reshape yet |
 | M64 | the refusal is there; all simulated disks of an array have sectors of one size, of 512 or \
 of 4096 bytes |
-| M64b, M65 to M74 | no cluster yet, and devices do not appear and disappear |
+| M64b | simulated arrays have no names; the core's names are explored event by event \
+(`umd_core::registry`), and their wiring under shuttle |
+| M65 to M74 | no cluster runs in the simulator yet; the rules of a node are explored, \
+each switched off in turn (`umd_core::cluster`) |
 | ack_unrecorded, sb_outruns (prototype) | the same decisions as M10 and M55 |
 ";
 
