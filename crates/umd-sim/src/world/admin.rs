@@ -140,6 +140,10 @@ impl World<'_> {
 
     /// A member that works is replaced by a spare; without one a disk is put in first.
     fn choose_replacement(&mut self) -> Option<Request> {
+        let worn = |(_, disk): &(u16, usize)| !self.disks[*disk].worn().is_empty();
+        if self.in_sync().iter().any(worn) {
+            return None; // Who refuses a write while it is replaced fails, with all it holds.
+        }
         let spare = self.any_member(|role| role == MemberRole::Spare);
         let waits = self.live().status.members.iter();
         let waits = waits.filter(|m| m.want_replacement).count() > 0;

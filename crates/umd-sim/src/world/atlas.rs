@@ -441,8 +441,11 @@ impl World<'_> {
         let lied = self.atlas.lies > 0 || !self.atlas.spoiled.is_empty();
         let all = in_sync.iter().all(|(_, d)| sound(*d));
         // Who fails fast fails for one sector, and leaves the others what they refused.
-        let fast = self.live().status.members.iter().any(|m| m.failfast);
-        all && !fast && !lied && self.is_recorded() && !self.has_holes()
+        let mut members = self.live().status.members.iter();
+        let fast = members.clone().any(|m| m.failfast);
+        // So does who is being replaced: nothing is recorded for two.
+        let replaced = members.any(|m| m.replacement || m.want_replacement);
+        all && !fast && !replaced && !lied && self.is_recorded() && !self.has_holes()
     }
 
     /// Pages of the walk that hold these array sectors.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use umd_core::array::{Event, Extent, Reply, Request, RequestError, RequestOp};
+use umd_core::array::{Event, Extent, MemberRole, Reply, Request, RequestError, RequestOp};
 use umd_core::value::{RequestId, Slice};
 
 use super::pretend::Wanted;
@@ -315,7 +315,10 @@ impl World<'_> {
         let stopping = self.live().phase.is_stopping();
         let refused = matches!(error, RequestError::ReadOnly | RequestError::Stopping);
         let live = self.live();
-        let lost = live.status.degraded > 0;
+        // Its slot may be taken by who was to replace it.
+        let mut members = live.status.members.iter();
+        let faulty = members.any(|m| m.role == MemberRole::Faulty);
+        let lost = live.status.degraded > 0 || faulty;
         let secret = lost && pending.read_only && pending.kind == Kind::Flush;
         let legal = match error {
             // What a member forgot that failed is not on record while nothing is written.
