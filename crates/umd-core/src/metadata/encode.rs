@@ -101,7 +101,9 @@ fn encode(
     fields.resync_offset_sectors = head.resync_offset_sectors;
     assert_eq!(fields.own_role(), role, "a member is told its own role");
     let partly = Features::RECOVERY_OFFSET;
-    fields.features = fields.features.without(Features::REPLACEMENT);
+    // Who comes back from a cluster that the array has left since says so from now on.
+    let gone = Features::REPLACEMENT.with(Features::CLUSTERED);
+    fields.features = fields.features.without(gone);
     if member.replacement && format.keeps_members_apart() {
         fields.features = fields.features.with(Features::REPLACEMENT);
     }

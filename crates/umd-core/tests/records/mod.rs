@@ -4,6 +4,7 @@ use crate::world::{DISK_BYTES, Disk, Logged, Shape, World};
 use umd_core::array::{Control, ControlError, Options, Purpose, RequestOp};
 use umd_core::assembly::Wish;
 use umd_core::value::MemberId;
+use umd_format::v1::Features;
 
 const FIRST: MemberId = MemberId(0);
 const SECOND: MemberId = MemberId(1);
@@ -154,4 +155,23 @@ fn who_missed_more_than_the_bitmap_knows_is_not_taken_back() {
         .control(Control::Remove(MemberId(7)))
         .expect("removed");
     refused(&mut world, "no longer knows");
+}
+
+/// A member that was away when the array left its cluster is one of a plain array once it is back.
+#[test]
+fn who_comes_back_from_a_cluster_has_left_it() {
+    let mut world = World::running(&Shape::mirror(2));
+    world.pass(60);
+    world.stop();
+    let mut superblock = world.superblock(1);
+    let fields = &mut superblock.fields;
+    fields.features = fields.features.with(Features::CLUSTERED);
+    let at = fields.super_offset_sectors as usize * 512;
+    let bytes = superblock.encode(512);
+    let disk = world.disks.get_mut(&MemberId(1)).expect("a disk");
+    disk.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
+    world.begin();
+    world.write(0, &[7; 4096]).expect("written");
+    let features = world.superblock(1).fields.features;
+    assert!(!features.contains(Features::CLUSTERED));
 }
