@@ -116,7 +116,8 @@ impl Array {
         if bitmap.owes_resync() {
             sync.owe_regions();
         }
-        resume_rebuilds(&plan, &mut cover, &mut sync, museum);
+        let block_sectors = members.block_sectors();
+        resume_rebuilds(&plan, block_sectors, (&mut cover, &mut sync), museum);
         Array::assemble_parts(Parts {
             info: info_of(&plan, &superblock),
             geometry,
@@ -160,11 +161,21 @@ fn metadata_of(
     metadata
 }
 
-/// Rebuilds go on from where their members say they are.
-fn resume_rebuilds(plan: &Plan, cover: &mut Cover, sync: &mut Sync, museum: Museum) {
+/// Rebuilds go on from where their members say they are. What only a part of a block is said of is
+/// done again: there is no looking at such a part alone.
+fn resume_rebuilds(
+    plan: &Plan,
+    block_sectors: u64,
+    (cover, sync): (&mut Cover, &mut Sync),
+    museum: Museum,
+) {
+    let end = plan.geometry.rebuild_sectors(plan.array_sectors);
+    let reach = |from: u64| match from < end {
+        true => from - from % block_sectors,
+        false => end,
+    };
     for one in &plan.replacements {
-        let end = plan.geometry.rebuild_sectors(plan.array_sectors);
-        let done = one.from_sectors.min(end);
+        let done = reach(one.from_sectors);
         cover.set_rebuilt(one.member, done, done);
     }
     for slot in &plan.slots {
@@ -174,8 +185,7 @@ fn resume_rebuilds(plan: &Plan, cover: &mut Cover, sync: &mut Sync, museum: Muse
             bitmap_guided,
         } = slot
         {
-            let end = plan.geometry.rebuild_sectors(plan.array_sectors);
-            let done = (*from_sectors).min(end);
+            let done = reach(*from_sectors);
             cover.set_rebuilt(*member, done, done);
             // M52 (8c2e870a625b): a rebuild that was cut short by a stop found nothing to do
             // in the clean bitmap of the next start, and was over.

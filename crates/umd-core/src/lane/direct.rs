@@ -64,18 +64,28 @@ pub(super) struct Direct {
     retried: SmallVec<[(u16, MemberId); 1]>,
 }
 
-/// In the tag of a write below its slot: the member is in sync; its leg may lag.
+/// In the tag of a write, from below: the member is in sync; its leg may lag; its slot; which of
+/// the runs it is, or `RUNS_MAX` where there are too many to tell.
 const IN_SYNC: u32 = 1;
 const LAGGING: u32 = 2;
+const SLOT_BITS: u32 = 16;
+const RUN_SHIFT: u32 = 2 + SLOT_BITS;
+const RUNS_MAX: u32 = (AGAIN >> RUN_SHIFT) - 1;
 
 /// The tag of a write.
-fn tag_of(slot: u16, in_sync: bool, lags: bool) -> u32 {
+fn tag_of((run, slot): (usize, u16), in_sync: bool, lags: bool) -> u32 {
     let flags = if in_sync { IN_SYNC } else { 0 } | if lags { LAGGING } else { 0 };
-    u32::from(slot) << 2 | flags
+    let run = u32::try_from(run).map_or(RUNS_MAX, |run| run.min(RUNS_MAX));
+    run << RUN_SHIFT | u32::from(slot) << 2 | flags
 }
 
-/// A column to be written, and where.
-type Place = (Column, Run);
+/// The slot that a write went to.
+fn slot_of(tag: u32) -> u16 {
+    (tag >> 2) as u16
+}
+
+/// A column to be written, where, and which of all runs that is.
+type Place = (Column, Run, usize);
 
 impl Direct {
     pub fn new(request: u32, piece: Piece, payload: Payload) -> Direct {
@@ -174,12 +184,12 @@ impl Direct {
 
     /// What a member of this slot was given.
     fn part(&self, lane: &Lane, rig: &Rig<'_>, (tag, member): (u32, MemberId)) -> Option<Part> {
-        let slot = u16::try_from(tag >> 2).expect("a tag has a slot");
+        let slot = slot_of(tag);
         let column = rig.epoch.column(slot).filter(|c| c.member == member)?;
-        let mut runs = self.places(lane).into_iter().filter(|run| run.slot == slot);
-        let run = runs.next()?;
-        // Several runs on one member cannot be told apart.
-        runs.next().is_none().then(|| Part {
+        let number = tag >> RUN_SHIFT;
+        let run = self.places(lane).get(number as usize).copied();
+        let run = run.filter(|run| number < RUNS_MAX && run.slot == slot)?;
+        Some(Part {
             slot,
             column: *column,
             member_sectors: run.member_sectors,
@@ -196,7 +206,7 @@ impl Direct {
     /// Where it is written: wherever something is that takes it.
     fn written_places(&self, lane: &Lane, rig: &Rig<'_>) -> SmallVec<[Place; 4]> {
         let mut written = SmallVec::new();
-        for run in self.places(lane) {
+        for (number, run) in self.places(lane).into_iter().enumerate() {
             let column = rig.epoch.column(run.slot);
             let end = run.member_sectors + run.len_sectors;
             if rig.cover.locked_access(column, run.member_sectors, end) == Access::Lost {
@@ -209,7 +219,7 @@ impl Direct {
                 },
                 false => run,
             };
-            written.push((*column.expect("not lost"), run));
+            written.push((*column.expect("not lost"), run, number));
         }
         written
     }
@@ -221,8 +231,8 @@ impl Direct {
         let mirrored = matches!(*lane.geometry, Geometry::Mirrored { .. });
         let request = lane.requests.get(self.request);
         let durable = request.expect("a job has its request").fua;
-        let lags = places.iter().any(|(column, _)| column.write_mostly);
-        let vouches = |(column, _): &Place| column.in_sync && !column.write_mostly;
+        let lags = places.iter().any(|(column, ..)| column.write_mostly);
+        let vouches = |(column, ..): &Place| column.in_sync && !column.write_mostly;
         let limit = rig.bitmap.write_behind();
         // M07 (20cecae877a6): writes lagged in an array without a bitmap, where nobody counts them
         // and nobody waits for them.
@@ -300,12 +310,12 @@ impl Direct {
         &mut self,
         rig: &mut Rig<'_>,
         proofs: &Proofs<'_>,
-        (column, run): &Place,
+        (column, run, number): &Place,
         fua: bool,
         index: u32,
     ) {
         let lags = self.behind && column.write_mostly;
-        let owner = Lane::owner(index, tag_of(run.slot, column.in_sync, lags));
+        let owner = Lane::owner(index, tag_of((*number, run.slot), column.in_sync, lags));
         let member_sectors = run.member_sectors;
         let target = Target {
             column,
@@ -381,7 +391,7 @@ impl Direct {
         };
         assert!(*count > 0, "a write ended that never began");
         *count -= 1;
-        let slot = u16::try_from(tag >> 2).expect("a tag has a slot");
+        let slot = slot_of(tag);
         if tag & LAGGING != 0 && self.is_counted(rig) {
             lane.behind.landed(slot);
         }
@@ -475,8 +485,7 @@ impl Direct {
             .part(lane, rig, (tag, member))
             .filter(|_| tag & LAGGING == 0);
         if part.is_some_and(|part| self.narrow.takes(lane, rig, part, error)) {
-            self.retried
-                .push((u16::try_from(tag >> 2).expect("a tag has a slot"), member));
+            self.retried.push((slot_of(tag), member));
         } else if self.answered {
             rig.io.effects.push(Effect::Missed(member, why));
         } else if lane.geometry.is_redundant() || *error == IoError::Gone {

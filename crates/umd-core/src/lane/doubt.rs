@@ -6,13 +6,16 @@
 //!    +------- goes on, also where they could not be made to ----+
 //! ```
 //!
+//! Where one copy is left a read waits for who is still writing to it, which may be the resync.
+//!
 //! After a crash one leg may hold the old content of a block and another the new one, and parity
 //! may belong to neither. Both are right, until a host has read one of them: from then on it must
 //! stay, also when the member that it was read from dies.
 
 use super::read::Read;
 use super::{Job, Lane, Rig, Step};
-use crate::value::Exhibit;
+use crate::member::Epoch;
+use crate::value::{Exhibit, Museum};
 
 /// A range that a job waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +81,16 @@ impl Lane {
         if rig.cover.agrees(rig.bitmap.regions(), start, end) {
             return false;
         }
-        rig.epoch.can_agree(&self.geometry, start)
+        self.is_unsettled(rig.epoch, rig.io.museum, (start, end))
+    }
+
+    /// Whether a range that is in doubt is about to change, or to be changed: there are members to
+    /// make agree, or somebody is still writing to the only copy that is left.
+    pub fn is_unsettled(&self, epoch: &Epoch, museum: Museum, (start, end): (u64, u64)) -> bool {
+        // U50: who was read first failed while a resync wrote its content to the only other leg,
+        // which was read at once: the old and then the new.
+        let writing =
+            self.geometry.is_mirror() && self.locks.is_held(start, end) && !museum.on(Exhibit::U50);
+        writing || epoch.can_agree(&self.geometry, start)
     }
 }

@@ -122,7 +122,8 @@ impl RangeLocks {
         }
     }
 
-    fn is_held(&self, start: u64, end: u64) -> bool {
+    /// Whether somebody holds a part of a range.
+    pub fn is_held(&self, start: u64, end: u64) -> bool {
         let from = (start.saturating_sub(SHORT_SECTORS), LockId(0));
         let near = self.held.range(from..(end, LockId(0)));
         near.into_iter().any(|(_, held_end)| *held_end > start)

@@ -56,7 +56,8 @@ impl Commits {
                 break;
             };
             moved = true;
-            if leave && rig.epoch.can_agree(geometry, doubt.start) {
+            let range = (doubt.start, doubt.end);
+            if leave && rig.lane.is_unsettled(rig.epoch, rig.io.museum, range) {
                 self.begin(rig, geometry, doubt);
             } else {
                 rig.lane.doubt_over(doubt);

@@ -5,7 +5,8 @@
 //!      |
 //!      +-- takes them later: nothing is left of it
 //!      +-- its log names them, durably          \
-//!      +-- the member has failed                 } before a write of them is answered
+//!      +-- the member has failed                 } before a write of them is answered,
+//!                                                  but for one that lags on that member
 //!
 //!   a log gets no sector that its member has not refused, or that others do not hold
 //! ```
@@ -160,13 +161,18 @@ impl Monitor {
             return Ok(());
         }
         let what = format_args!("answer to r{request}");
-        let places = sectors
-            .iter()
-            .flat_map(|sector| self.geometry.places(*sector));
-        for place in places {
+        let places = sectors.iter().flat_map(|sector| {
+            let places = self.geometry.places(*sector);
+            places.into_iter().map(|place| (*sector, place))
+        });
+        for (sector, place) in places {
             for (id, view, at) in self.fellows(scene, place.slot, place.relative_sector) {
                 let silent = !is_stored_bad(&scene.disks[view.disk], view.super_sector, at);
                 if silent && self.refused.holds(id, at) {
+                    // It is being written there, and is not waited for.
+                    if self.may_lag(scene, view, (sector, at), &what)? {
+                        continue;
+                    }
                     let text = format!("{what}: {id:?} refused sector {at}, and its log is silent");
                     return broken(Rule::Refused, text);
                 }

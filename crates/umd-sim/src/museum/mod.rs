@@ -8,6 +8,7 @@
 mod catalogue;
 mod command;
 mod document;
+mod halves;
 mod logs;
 mod ours;
 mod own;

@@ -391,4 +391,40 @@ pub(super) const OURS: &[Entry] = &[
         "G12",
         Rule::Flush,
     ),
+    entry(
+        U49,
+        (
+            "found by random search when sync_max was first played with",
+            "a resync makes all agree that is trusted",
+        ),
+        "A mirror crashed while a member was being rebuilt. Where the resync looked at a range \
+         that had been rebuilt in part it passed over the new member, which was trusted as far as \
+         that, and had another half of what was under way.",
+        "G8",
+        Rule::Clear,
+    ),
+    entry(
+        U50,
+        (
+            "found by random search; needs a member that fails in the midst of a resync's write",
+            "what was read stays",
+        ),
+        "After a crash a resync wrote what one leg held to the other, and then the first one \
+         failed. The other was read at once, while it was still being written: the old content, \
+         and then the new.",
+        "G2",
+        Rule::Content,
+    ),
+    entry(
+        U51,
+        (
+            "found in review of a seed that the monitor had stopped",
+            "what agrees but for what a log does not name yet does not agree",
+        ),
+        "After a crash a leg of a mirror refused what a resync wrote to it. That was to be \
+         recorded, and the others were read before it was: after the next crash, without them, \
+         the leg was believed.",
+        "G2",
+        Rule::Source,
+    ),
 ];

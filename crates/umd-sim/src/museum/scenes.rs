@@ -138,6 +138,7 @@ pub fn scene(exhibit: Exhibit) -> Scene {
         M12 | M17 | M63 => super::logs::scene(exhibit),
         U40 | U41 | U42 | U43 | U44 => super::logs::refused(exhibit),
         U45 | U46 | U47 | U48 => super::rest::scene(exhibit),
+        U49 | U50 | U51 => super::halves::scene(exhibit),
         _ => own::scene(exhibit),
     }
 }

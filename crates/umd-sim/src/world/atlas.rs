@@ -445,7 +445,11 @@ impl World<'_> {
         let fast = members.clone().any(|m| m.failfast);
         // So does who is being replaced: nothing is recorded for two.
         let replaced = members.any(|m| m.replacement || m.want_replacement);
-        all && !fast && !replaced && !lied && self.is_recorded() && !self.has_holes()
+        // And so does a leg that lags: what it refuses was answered before.
+        let mut others = in_sync.iter().filter(|(_, d)| *d != disk);
+        let worn = others.any(|(_, d)| !self.disks[*d].worn().is_empty());
+        let lags = self.options.write_behind > 0 && worn;
+        all && !fast && !replaced && !lags && !lied && self.is_recorded() && !self.has_holes()
     }
 
     /// Pages of the walk that hold these array sectors.
