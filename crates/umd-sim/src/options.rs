@@ -3,6 +3,7 @@
 //! A run that exercises everything at once exercises little: each seed first leaves most things
 //! out (swarm testing), so that what is left happens often and in many orders.
 
+mod halfway;
 mod worn;
 
 use std::collections::BTreeSet;
@@ -385,6 +386,7 @@ impl Options {
         self.draw_supers(&mut Rng::new(seed, Stream::Supers));
         self.draw_alone(&mut Rng::new(seed, Stream::Alone(0)));
         self.draw_full(&mut Rng::new(seed, Stream::Full));
+        self.draw_halfway(&mut Rng::new(seed, Stream::Halfway));
         self.draw_worn(&mut Rng::new(seed, Stream::Worn));
         self.draw_rare(seed);
     }

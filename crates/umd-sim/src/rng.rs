@@ -56,6 +56,8 @@ pub enum Stream {
     Worn,
     /// Whether the array waits for its first write when it is started.
     Dormant(u16),
+    /// Whether a crash finds a rebuild half way.
+    Halfway,
     /// When whoever runs the array suspends it, goes on or stops, beside what goes on.
     Embedder(u16),
 }
@@ -86,6 +88,7 @@ impl Stream {
             Stream::Tardy(boot) => (41, boot, 0),
             Stream::Dormant(boot) => (42, boot, 0),
             Stream::Embedder(boot) => (43, boot, 0),
+            Stream::Halfway => (44, 0, 0),
             Stream::Worn => (60, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
