@@ -317,8 +317,8 @@ impl Array {
         let rebit = self.rebit.take().expect("one is on its way");
         self.answer(rebit.id, result.map(|()| ControlReply::Done));
         self.notify(Notice::Changed);
-        for request in std::mem::take(&mut self.parked) {
-            self.request(request);
+        for (came, request) in std::mem::take(&mut self.parked) {
+            self.request_again(came, request);
         }
     }
 

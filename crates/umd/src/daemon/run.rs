@@ -565,7 +565,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
                 .iter()
                 .filter_map(|(id, member)| Some((id.0, member.device?)))
                 .collect(),
-            counted: Box::new(self.meter.counted()),
+            counted: Box::new(self.meter.counted(self.engine.rungs())),
             clients: self.doors.len(),
         }
     }
