@@ -160,9 +160,9 @@ fn doors_of_our_own_outlive_the_daemon_in_systemds_store() {
     for kill in [true, false, true] {
         end(daemon, kill);
         assert_eq!(inodes(), before, "the sockets are what they were");
-        let readers: Vec<_> = doors.iter().cloned().collect();
-        let readers: Vec<_> = readers
-            .into_iter()
+        let readers: Vec<_> = doors
+            .iter()
+            .cloned()
             .map(|door| {
                 std::thread::spawn(move || {
                     let mut client = Client::connect(&door, "r1").expect("is let in");
