@@ -17,6 +17,7 @@ mod rebit;
 mod records;
 mod rest;
 mod resume;
+mod rungs;
 mod states;
 mod swap;
 mod untrusted;

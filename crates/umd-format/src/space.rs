@@ -27,6 +27,8 @@ pub const BBLOG_SECTORS: u16 = 8;
 const SUPERBLOCK_SECTORS: u64 = 8;
 /// The most that a bitmap takes unless mdadm is asked for more: 128 KiB.
 const BITMAP_SECTORS_MAX: u64 = 256;
+/// A page of a bitmap.
+const PAGE_SECTORS: u64 = 8;
 /// Data offsets are multiples of 1 MiB.
 const DATA_ALIGN_SECTORS: u64 = 2048;
 /// The most head room: 128 MiB.
@@ -509,6 +511,65 @@ pub fn free_for_bitmap(format: Format, fields: &Fields) -> u64 {
         }
     };
     to.saturating_sub(from).min(BITMAP_SECTORS_MAX)
+}
+
+/// Sectors that are free on this member from so far behind (or before) its superblock on, in whole
+/// pages of a bitmap. Kernels write there what `bitmap/location` says, under the same conditions.
+///
+/// # Errors
+/// What stands against it, for a sentence that begins with the place.
+pub fn free_at(format: Format, fields: &Fields, offset_sectors: i32) -> Result<u64, String> {
+    let (at, data) = (fields.super_offset_sectors, fields.data_offset_sectors);
+    let data_end = data + fields.data_size_sectors;
+    let start = at.checked_add_signed(i64::from(offset_sectors));
+    let start = start.ok_or("lies before the start of the device")?;
+    let behind = at + SUPERBLOCK_SECTORS;
+    let end = match format {
+        Format::Bare => return Err("needs a superblock that names it".into()),
+        Format::V090 if u64::from(offset_sectors.unsigned_abs()) == SUPERBLOCK_SECTORS => {
+            return match offset_sectors > 0 {
+                true => Ok(v090::BITMAP_ROOM_SECTORS),
+                false => Err("is not where metadata 0.90 has it, at +8".into()),
+            };
+        }
+        Format::V090 => return Err("is not where metadata 0.90 has it, at +8".into()),
+        _ if start >= data && start < data_end => {
+            return Err(format!("lies on the data (sectors {data} to {data_end})"));
+        }
+        _ if start < behind && start >= at => {
+            return Err(format!("lies on the superblock (sectors {at} to {behind})"));
+        }
+        Format::V1_1 | Format::V1_2 if start < at => {
+            return Err("lies before the superblock, where kernels take none".into());
+        }
+        Format::V1_1 | Format::V1_2 if start < data => data,
+        Format::V1_1 | Format::V1_2 => return Err("lies behind the data".into()),
+        Format::V1_0 if start < data => return Err("lies before the data".into()),
+        Format::V1_0 if start < at => at,
+        // What every device has behind such a superblock; one that joins may have no more.
+        Format::V1_0 => behind + SUPERBLOCK_SECTORS,
+    };
+    let log = fields
+        .bblog_sector()
+        .filter(|_| fields.bblog_size_sectors > 0);
+    let log = log.map(|log| (log, log + u64::from(fields.bblog_size_sectors)));
+    let end = match log {
+        Some((from, to)) if start >= from && start < to => {
+            return Err(format!(
+                "lies on the bad-block log (sectors {from} to {to})"
+            ));
+        }
+        Some((from, _)) if from > start => end.min(from),
+        _ => end,
+    };
+    let room = end.saturating_sub(start).min(BITMAP_SECTORS_MAX);
+    let pages = room - room % PAGE_SECTORS;
+    match pages {
+        0 => Err(format!(
+            "leaves room for {room} sectors, and it takes {PAGE_SECTORS} at least"
+        )),
+        _ => Ok(pages),
+    }
 }
 
 /// The place and the regions of a bitmap that a running array gets, with this much room.

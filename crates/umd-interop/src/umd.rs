@@ -69,6 +69,7 @@ impl Umd {
             .arg(self.runtime.path());
         // What umd remembers of arrays is no business of the machine.
         command.env("XDG_STATE_HOME", self.runtime.path());
+        command.env("XDG_CONFIG_HOME", self.runtime.path());
         command.stdin(Stdio::null()).env("LC_ALL", "C");
         command
     }

@@ -200,6 +200,9 @@ pub struct IncrementalRequest {
     /// Start its array as soon as it can be started; add the device to one that runs.
     #[serde(default)]
     pub run: bool,
+    /// When it is added: `false` leaves out the bad-block log that the others of the array have.
+    #[serde(default)]
+    pub bad_block_log: Option<bool>,
 }
 
 /// What became of it.
@@ -250,6 +253,9 @@ pub struct ManageRequest {
     pub failfast: Option<bool>,
     /// For `add`: it may carry data.
     pub force: bool,
+    /// For `add`: `false` leaves out the bad-block log that the others of the array have.
+    #[serde(default)]
+    pub bad_block_log: Option<bool>,
 }
 
 /// A sync action, and what limits sync actions. What is left out stays as it is.
@@ -303,6 +309,10 @@ pub struct BitmapRequest {
     /// Bytes per bit; as for a new array when nothing is said.
     #[serde(default)]
     pub chunk_bytes: Option<u32>,
+    /// With `internal`: where it begins, in sectors from the superblock (before it when negative);
+    /// where mdadm puts it when nothing is said.
+    #[serde(default)]
+    pub offset_sectors: Option<i32>,
 }
 
 /// How a running array of level faulty is to fail from now on.

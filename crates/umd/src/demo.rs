@@ -314,6 +314,7 @@ impl Demo<'_> {
                 write_mostly: None,
                 failfast: None,
                 force: false,
+                bad_block_log: None,
             };
             let done: DoneDoc = self.reach.post(NAME, "manage", &request)?;
             for line in &done.messages {

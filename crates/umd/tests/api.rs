@@ -437,8 +437,26 @@ fn metrics_say_what_detail_says_and_count_what_was_done() {
     );
     for purpose in ["data", "parity", "bitmap", "super", "flush"] {
         let key = format!("umd_member_io_seconds_count{{device=\"r5\",purpose=\"{purpose}\"}}");
-        assert!(value(&key) >= 1.0, "a write has that rung: {key}");
+        assert!(value(&key) >= 1.0, "a write asks members for that: {key}");
     }
+    let rung = |rung: &str| {
+        value(&format!(
+            "umd_write_rung_seconds_count{{device=\"r5\",rung=\"{rung}\"}}"
+        ))
+    };
+    for once in ["admit", "active", "bitmap", "faults", "settle"] {
+        assert_eq!(rung(once), 1.0, "a write stands there once: {once}");
+    }
+    assert!(rung("lock") >= 1.0 && rung("write") == rung("lock"));
+    assert!(rung("read") <= rung("lock"));
+    let stood = |rung: &str| {
+        value(&format!(
+            "umd_write_rung_seconds_sum{{device=\"r5\",rung=\"{rung}\"}}"
+        ))
+    };
+    let whole = value("umd_request_seconds_sum{device=\"r5\",op=\"write\"}");
+    assert!(stood("active") > 0.0, "superblocks had to be written first");
+    assert!(stood("active") <= whole && stood("write") <= rung("write") * whole);
     home.umd("manage r5 --fail b").ok();
     eventually("the loss is seen", || {
         let values = scraped(&http(&home, "GET", "/metrics", b"").body);

@@ -194,3 +194,86 @@ fn a_directory_of_files_is_read_in_order() {
     assert!(!ran.err.contains("BOGUS"), "{}", ran.err);
     assert_eq!(running(&home), ["r"]);
 }
+
+/// Version, stored name, and whether there is room for bad blocks.
+fn examined(home: &Home, image: &str) -> (String, String, bool) {
+    let document = home.umd(&format!("examine --json {image}")).ok().json();
+    let device = &document["devices"][0]["superblock"];
+    let text = |key: &str| device[key].as_str().expect("text").to_owned();
+    let log = &device["bad_block_log_offset_sectors"];
+    (text("metadata"), text("set_name"), !log.is_null())
+}
+
+#[test]
+fn create_and_homehost_say_what_new_arrays_get() {
+    let home = Home::new();
+    let line = "owner=root group=disk mode=0660 auto=yes symlinks=no names=yes";
+    let lines = format!("CREATE {line} metadata=1.0 bbl=no\nHOMEHOST nas\nHOMECLUSTER rack\n");
+    conf(&home, &lines);
+    let make = "create r1 -l1 -n2 -z 2M --assume-clean a.img b.img";
+    let plan = home
+        .umd(&format!("{make} --dry-run --config conf"))
+        .ok()
+        .out;
+    assert!(plan.contains("1.0"), "{plan}");
+    let ran = home.umd(&format!("{make} --config conf")).ok();
+    assert!(!ran.err.contains("Defaulting"), "{}", ran.err);
+    assert!(
+        !ran.err.contains("conf:"),
+        "nothing to complain of: {}",
+        ran.err
+    );
+    let as_said = ("1.0".to_owned(), "nas:r1".to_owned(), false);
+    assert_eq!(examined(&home, "a.img"), as_said);
+    // Who says otherwise is right.
+    let other = "create r2 -l1 -n2 -z 2M -e 1.1 --bbl yes --homehost=x --assume-clean c.img d.img";
+    home.umd(&format!("{other} --config conf")).ok();
+    let asked_for = ("1.1".to_owned(), "x:r2".to_owned(), true);
+    assert_eq!(examined(&home, "c.img"), asked_for);
+    // Nonsense is named and left out; no file is read twice.
+    conf(
+        &home,
+        "CREATE metadata=7 colour=red\nHOMEHOST <ignore> shelf\n",
+    );
+    let ran = home
+        .umd("create r3 -l1 -n2 -z 2M --assume-clean e.img f.img --config conf")
+        .ok();
+    for said in [
+        "conf:1: metadata format 7 unknown, ignoring",
+        "conf:1: unrecognised word on CREATE line: colour=red",
+        "Defaulting to version 1.2 metadata",
+    ] {
+        assert!(ran.err.contains(said), "{}", ran.err);
+    }
+    let found = examined(&home, "e.img");
+    assert_eq!(found, ("1.2".to_owned(), "shelf:r3".to_owned(), true));
+    let failed = home
+        .umd("create r4 -l1 -n2 -z 2M g.img h.img --config nowhere")
+        .fails(1);
+    assert!(failed.contains("cannot read nowhere"), "{failed}");
+    assert!(!home.path("g.img").exists(), "nothing was made");
+}
+
+#[test]
+fn create_says_whether_new_members_get_a_bad_block_log() {
+    let home = Home::new();
+    home.umd("create r1 -l1 -n2 -z 2M --assume-clean a.img b.img")
+        .ok();
+    conf(&home, "CREATE bbl=no\n");
+    for name in ["c.img", "d.img", "e.img"] {
+        let file = fs::File::create(home.path(name)).expect("made");
+        file.set_len(8 << 20).expect("sized");
+    }
+    home.umd("manage r1 --add c.img --config conf").ok();
+    home.umd("manage r1 --add d.img").ok();
+    assert!(!examined(&home, "c.img").2, "CREATE bbl=no");
+    assert!(examined(&home, "d.img").2 && examined(&home, "a.img").2);
+    // One without a log takes the place of one that has it, and is as good.
+    home.umd("manage r1 --fail a.img --remove a.img").ok();
+    home.settle("r1");
+    assert!(!examined(&home, "c.img").2);
+    home.umd("manage r1 --fail b.img").ok();
+    let mut client = home.nbd("r1");
+    client.pwrite(0, &[9; 4096]).expect("writes");
+    client.flush().expect("flushes");
+}

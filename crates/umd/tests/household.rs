@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Home, PATIENCE, eventually, pattern};
+use common::{Home, PATIENCE, eventually, pattern, terminate};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -196,12 +196,6 @@ fn served_at(child: &mut Child) -> String {
     // Keep reading, so that it never blocks on a full pipe.
     std::thread::spawn(move || err.for_each(drop));
     line.expect("it says where it listens")
-}
-
-fn terminate(child: &Child) {
-    let pid = i32::try_from(child.id()).expect("a pid");
-    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signals");
 }
 
 #[test]
@@ -523,10 +517,14 @@ fn systemd_is_told_when_the_daemon_is_ready_and_when_it_goes() {
     let path = home.path("notify.sock");
     let socket = std::os::unix::net::UnixDatagram::bind(&path).expect("binds");
     socket.set_read_timeout(Some(PATIENCE)).expect("a limit");
-    let word = || {
-        let mut text = [0; 64];
+    // Doors that it hands over are looked at in fdstore.rs.
+    let word = || loop {
+        let mut text = [0; 512];
         let len = socket.recv(&mut text).expect("a word");
-        String::from_utf8_lossy(&text[..len]).into_owned()
+        let word = String::from_utf8_lossy(&text[..len]).into_owned();
+        if !word.starts_with("FDSTORE=1\n") {
+            return word;
+        }
     };
     let mut command = home.command("daemon --keep");
     let mut daemon = command.env("NOTIFY_SOCKET", &path).spawn().expect("starts");

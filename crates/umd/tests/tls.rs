@@ -41,9 +41,14 @@ impl Authority {
 
     /// Certificate and key, good until a year.
     fn sign(&self, until: i32) -> (String, String) {
+        self.sign_from(1975, until)
+    }
+
+    fn sign_from(&self, from: i32, until: i32) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let mut params = CertificateParams::new(names).expect("parameters");
+        params.not_before = date_time_ymd(from, 1, 1);
         params.not_after = date_time_ymd(until, 1, 1);
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
@@ -113,6 +118,143 @@ fn keys_that_are_of_no_use_are_named_before_anything_listens() {
         .umd("serve r1 a b --nbd tcp:127.0.0.1:0 --tls tls")
         .fails(1);
     assert!(expired.contains("server-cert.pem has expired"), "{expired}");
+}
+
+/// Files that are there and of no use: nothing is waited for, nothing is read without end, and
+/// neither the keys nor the array are touched.
+#[test]
+fn what_is_no_file_with_a_key_is_refused_at_once() {
+    let home = Home::new();
+    let control = home.runtime().join("umd/control.sock");
+    let authority = Authority::new();
+    authority.furnish(&home.path("tls"), 4000);
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    home.umd("stop r1").ok();
+    eventually("the daemon has gone", || !control.exists());
+    let before = home.hashes();
+    let refused = |dir: &str, name: &str, why: &str| {
+        for line in ["daemon --nbd", "daemon --listen", "serve r1 a b --nbd"] {
+            let line = format!("{line} 127.0.0.1:0 --tls {dir}");
+            let line = line.replace("--nbd 127", "--nbd tcp:127");
+            let said = home.umd(&line).fails(1);
+            assert!(said.contains(name) && said.contains(why), "{line}: {said}");
+            assert_eq!(said.lines().count(), 1, "{line}: {said}");
+        }
+        assert!(!control.exists());
+        assert!(home.hashes() == before, "{name} {why}");
+    };
+    refused("nowhere", "nowhere/", "cannot be read: No such file");
+    refused("a", "a/", "cannot be read: Not a directory");
+    for name in ["server-cert.pem", "server-key.pem"] {
+        let path = home.path("tls").join(name);
+        let good = fs::read(&path).expect("reads");
+        fs::remove_file(&path).expect("removes");
+        fs::create_dir(&path).expect("a directory");
+        refused("tls", name, "cannot be read: Is a directory");
+        fs::remove_dir(&path).expect("removes");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo runs").success());
+        refused("tls", name, "it is no regular file");
+        fs::remove_file(&path).expect("removes");
+        std::os::unix::fs::symlink("/dev/zero", &path).expect("a link");
+        refused("tls", name, "it is no regular file");
+        fs::remove_file(&path).expect("removes");
+        std::os::unix::fs::symlink("gone", &path).expect("a link");
+        refused("tls", name, "cannot be read: No such file");
+        fs::remove_file(&path).expect("removes");
+        let huge = fs::File::create(&path).expect("made");
+        huge.set_len(1 << 40).expect("sized");
+        refused("tls", name, "it is larger than 1 MiB");
+        fs::write(&path, &good[..good.len() / 2]).expect("writes");
+        refused("tls", name, "(PEM)");
+        fs::write(&path, good).expect("writes");
+    }
+    let (certificate, key) = authority.sign_from(3000, 4000);
+    fs::write(home.path("tls/server-cert.pem"), certificate).expect("writes");
+    fs::write(home.path("tls/server-key.pem"), key).expect("writes");
+    refused(
+        "tls",
+        "server-cert.pem",
+        "is not valid yet: is the clock right?",
+    );
+    authority.furnish(&home.path("tls"), 4000);
+    fs::write(home.path("tls/control-ca-cert.pem"), "x").expect("writes");
+    let said = home.umd("daemon --listen 127.0.0.1:0 --tls tls").fails(1);
+    assert!(
+        said.contains("control-ca-cert.pem holds no certificate"),
+        "{said}"
+    );
+}
+
+/// The keys expired while the daemon ran, which was killed: the next one goes on with the arrays,
+/// without that door, and says why. With new keys it is there again.
+#[test]
+fn a_door_whose_keys_have_expired_does_not_take_the_arrays_along() {
+    let home = Home::new();
+    let authority = Authority::new();
+    authority.furnish(&home.path("tls"), 4000);
+    fs::create_dir_all(home.runtime()).expect("runtime directory");
+    let mut daemon = home.spawn("daemon --nbd tcp:127.0.0.1:0 --tls tls");
+    eventually("the daemon answers", || home.daemon_pid().is_some());
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    let doors = home.detail("r1")["nbd"].clone();
+    assert_eq!(doors.as_array().map(Vec::len), Some(2), "{doors}");
+    daemon.kill().expect("kills");
+    let _ = daemon.wait();
+    authority.furnish(&home.path("tls"), 2001);
+    // The next command starts the next daemon, which tells whoever it works for.
+    let said = home.umd("detail r1").ok().err;
+    let why = "server-cert.pem has expired: make a new one";
+    assert!(said.contains(why), "{said}");
+    assert!(said.contains("do not find this one"), "{said}");
+    let left = home.detail("r1")["nbd"].clone();
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
+    home.nbd("r1").pwrite(0, &[7; 4096]).expect("writes");
+}
+
+/// Nothing can be written where the daemon keeps its notes: its doors open all the same, and what
+/// cannot be done is refused. (A limit on the size of files stands for a disk without room.)
+#[test]
+fn on_a_full_disk_tls_doors_open_and_nothing_is_lost() {
+    let home = Home::new();
+    let control = home.runtime().join("umd/control.sock");
+    let authority = Authority::new();
+    authority.furnish(&home.path("tls"), 4000);
+    token_file(&home);
+    home.umd("create r1 -l1 -n2 --size 4M --assume-clean a b")
+        .ok();
+    home.nbd("r1").pwrite(0, &[7; 4096]).expect("writes");
+    home.umd("stop r1").ok();
+    eventually("the daemon has gone", || !control.exists());
+    let keys = |name: &str| fs::read(home.path("tls").join(name)).expect("reads");
+    let before = ["server-cert.pem", "server-key.pem", "ca-cert.pem"].map(keys);
+    let umd = home.command("daemon --listen 127.0.0.1:0 --token-file token --tls tls");
+    let mut daemon = std::process::Command::new("sh")
+        .args(["-c", "ulimit -f 0; exec \"$0\" \"$@\""])
+        .arg(umd.get_program())
+        .args(umd.get_args())
+        .current_dir(home.path(""))
+        .env("XDG_RUNTIME_DIR", home.runtime())
+        .env("XDG_STATE_HOME", home.path("state"))
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let at = address(&mut daemon);
+    let token = format!("Authorization: Bearer {TOKEN}\r\n");
+    assert_eq!(ask(&at, &authority, None, &token), 200);
+    let refused = home.umd("create r2 -l1 -n2 --size 4M c d").fails(1);
+    assert!(
+        refused.contains("File too large") || refused.contains("c:"),
+        "{refused}"
+    );
+    assert_eq!(ask(&at, &authority, None, &token), 200, "it is alive");
+    assert!(["server-cert.pem", "server-key.pem", "ca-cert.pem"].map(keys) == before);
+    daemon.kill().expect("kills");
+    let _ = daemon.wait();
+    home.umd("assemble r1 a b").ok();
+    assert_eq!(home.nbd("r1").pread(0, 4096).expect("reads"), [7; 4096]);
 }
 
 #[test]

@@ -298,10 +298,15 @@ impl Array {
             device_uuid: Uuid(new.device_uuid),
             flags: new.flags.of(DeviceFlags::default()),
         };
-        spare_for(&peer, number, &device).map_err(|error| match error {
+        let made = spare_for(&peer, number, &device);
+        let mut made = made.map_err(|error| match error {
             CreateError::Space(space) => ControlError::TooSmall(format!("{}: {space}", new.name)),
             other => ControlError::Invalid(format!("{}: {other}", new.name)),
-        })
+        })?;
+        if !new.bad_block_log {
+            made.drop_bad_block_log();
+        }
+        Ok(made)
     }
 
     /// The number of a new member. Where numbers are given anew with each update, it is the one

@@ -90,7 +90,7 @@ pub struct Array {
     pub(super) switching: Vec<Switching>,
     /// A change of the bitmap, and the requests that wait until it is over.
     pub(super) rebit: Option<Rebit>,
-    pub(super) parked: Vec<Request>,
+    pub(super) parked: Vec<(Instant, Request)>,
     /// Where hosts do not write for a while.
     pub(super) suspension: Suspension,
     /// Who left an array without superblocks, by name, and how: nothing on them tells.
@@ -196,10 +196,15 @@ impl Array {
     }
 
     pub(super) fn request(&mut self, request: Request) {
+        self.request_again(self.io.now().mono, request);
+    }
+
+    /// A request that came then, and may have waited.
+    pub(super) fn request_again(&mut self, came: Instant, request: Request) {
         if self.rebit.is_some() {
-            return self.parked.push(request);
+            return self.parked.push((came, request));
         }
-        let Some(request) = self.suspend(request) else {
+        let Some(request) = self.suspend(came, request) else {
             return;
         };
         if self.read_auto && self.would_write(&request.op) {
@@ -216,7 +221,7 @@ impl Array {
                     result: Err(error),
                 });
             }
-            None => self.with_lane(|lane, rig| lane.admit(rig, request)),
+            None => self.with_lane(|lane, rig| lane.admit(rig, came, request)),
         }
     }
 

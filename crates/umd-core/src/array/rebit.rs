@@ -155,7 +155,7 @@ impl Array {
             (BitmapWish::None, Some(_)) => Ok(()),
             (BitmapWish::Internal(new), _) => {
                 self.may_add(*new)?;
-                self.bitmap_space(new.region_bytes).map(|_| ())
+                self.bitmap_space(*new).map(|_| ())
             }
             (BitmapWish::File(file, new), _) => {
                 self.may_add(*new)?;
@@ -207,7 +207,7 @@ impl Array {
     }
 
     /// The place of a new bitmap: free on everybody who has or may get a slot.
-    fn bitmap_space(&self, region_bytes: Option<u32>) -> Result<BitmapSpace, ControlError> {
+    fn bitmap_space(&self, new: NewBitmap) -> Result<BitmapSpace, ControlError> {
         let format = self.info.format;
         if !format.is_stored() {
             return Err(ControlError::Invalid(
@@ -218,12 +218,49 @@ impl Array {
         }
         let covered = self.geometry.sync_sectors(self.info.array_sectors);
         let working = self.members.iter().filter(|m| m.state != State::Faulty);
-        let room = working.map(|m| space::free_for_bitmap(format, &m.superblock.fields));
-        let room = room.min().unwrap_or(0);
-        let region = region_bytes.map_or(RegionWish::Default, RegionWish::Bytes);
-        space::bitmap_in(format, room, region, covered).map_err(|error| {
+        let room = match new.offset_sectors {
+            Some(offset) => self.room_at(offset)?,
+            None => {
+                let room = working.map(|m| space::free_for_bitmap(format, &m.superblock.fields));
+                room.min().unwrap_or(0)
+            }
+        };
+        let region = new.region_bytes;
+        let region = region.map_or(RegionWish::Default, RegionWish::Bytes);
+        let found = space::bitmap_in(format, room, region, covered).map_err(|error| {
             ControlError::TooSmall(format!("there is no place for such a bitmap: {error}"))
+        })?;
+        let offset_sectors = new.offset_sectors.unwrap_or(found.offset_sectors);
+        Ok(BitmapSpace {
+            offset_sectors,
+            ..found
         })
+    }
+
+    /// How much is free from this place on, on everybody who has or may get a slot.
+    fn room_at(&self, offset_sectors: i32) -> Result<u64, ControlError> {
+        let block_sectors = u64::from(self.info.logical_block_bytes.max(512)) / 512;
+        let mut room = u64::MAX;
+        let working = self.members.iter().filter(|m| m.state != State::Faulty);
+        for member in working {
+            let fields = &member.superblock.fields;
+            let refused = |why: &str| {
+                ControlError::Invalid(format!(
+                    "a bitmap at {offset_sectors:+} sectors from the superblock of {} {why}",
+                    member.name
+                ))
+            };
+            let free = space::free_at(self.info.format, fields, offset_sectors);
+            room = room.min(free.map_err(|why| refused(&why))?);
+            let start = fields
+                .super_offset_sectors
+                .wrapping_add_signed(offset_sectors.into());
+            if !start.is_multiple_of(block_sectors) {
+                let why = format!("begins within a block of {block_sectors} sectors");
+                return Err(refused(&why));
+            }
+        }
+        Ok(room)
     }
 
     /// Goes on with a change of the bitmap. Returns whether anything changed.
@@ -317,8 +354,8 @@ impl Array {
         let rebit = self.rebit.take().expect("one is on its way");
         self.answer(rebit.id, result.map(|()| ControlReply::Done));
         self.notify(Notice::Changed);
-        for request in std::mem::take(&mut self.parked) {
-            self.request(request);
+        for (came, request) in std::mem::take(&mut self.parked) {
+            self.request_again(came, request);
         }
     }
 
@@ -353,7 +390,7 @@ impl Array {
     }
 
     fn make_bitmap(&mut self, new: NewBitmap) {
-        let found = self.bitmap_space(new.region_bytes);
+        let found = self.bitmap_space(new);
         let place_of = found.expect("looked for just before");
         let covered = place_of.covered_sectors;
         let superblock = self.new_superblock(covered, place_of.region_raw, new);

@@ -11,15 +11,15 @@
 //! superblocks; it is looked at anew when it goes on. Nothing of this is recorded.
 
 use super::engine::Array;
-use crate::value::{ControlId, ControlReply, Request, RequestOp};
+use crate::value::{ControlId, ControlReply, Instant, Request, RequestOp};
 
 /// The range, and who waits because of it.
 #[derive(Debug, Default)]
 pub(super) struct Suspension {
     lo_sectors: u64,
     hi_sectors: u64,
-    /// Writes, in the order they came in.
-    waiting: Vec<Request>,
+    /// Writes, in the order they came in, with when that was.
+    waiting: Vec<(Instant, Request)>,
     /// Administrators, who wait until the range is at rest.
     asked: Vec<ControlId>,
     /// The range has changed since waiting writes were looked at.
@@ -58,11 +58,11 @@ impl Array {
     }
 
     /// Keeps a request that has to wait; otherwise it is given back.
-    pub(super) fn suspend(&mut self, request: Request) -> Option<Request> {
+    pub(super) fn suspend(&mut self, came: Instant, request: Request) -> Option<Request> {
         if !self.is_suspended(&request.op) {
             return Some(request);
         }
-        self.suspension.waiting.push(request);
+        self.suspension.waiting.push((came, request));
         None
     }
 
@@ -82,8 +82,8 @@ impl Array {
 
     fn resume_suspended(&mut self) {
         self.suspension.moved = false;
-        for request in std::mem::take(&mut self.suspension.waiting) {
-            self.request(request);
+        for (came, request) in std::mem::take(&mut self.suspension.waiting) {
+            self.request_again(came, request);
         }
     }
 
@@ -107,7 +107,8 @@ impl Array {
     /// Who waits has a reason to.
     pub(super) fn check_suspension(&self) {
         let mut waiting = self.suspension.waiting.iter();
-        let all = waiting.all(|request| self.is_suspended(&request.op) || self.holds_all_back());
+        let all =
+            waiting.all(|(_, request)| self.is_suspended(&request.op) || self.holds_all_back());
         assert!(all, "a write waits that could go on");
         assert!(!self.suspension.moved, "a range that moved was looked at");
     }

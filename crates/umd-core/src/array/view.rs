@@ -8,7 +8,7 @@ use super::status::{
 };
 use crate::bitmap::Place;
 use crate::member::{Member, State};
-use crate::value::MAX_SECTOR;
+use crate::value::{MAX_SECTOR, Rungs};
 use umd_format::Level;
 use umd_format::badblocks::BadRanges;
 
@@ -21,6 +21,11 @@ impl Array {
     /// Whether the array has stopped: it handles no event any more.
     pub fn is_stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// How long writes stood on the rungs of the ladder since the array was started.
+    pub fn rungs(&self) -> &Rungs {
+        &self.lane.rungs
     }
 
     /// A picture of the array as it is now.

@@ -25,7 +25,8 @@ use crate::geometry::{Raid456, Row};
 use crate::member::{Access, Effect, Gather, Round};
 use crate::metadata::FaultRecorded;
 use crate::personality::parity::{self, WriteKind, plan_write};
-use crate::value::{Exhibit, IoDone, IoError, MemberId, Purpose, RequestError, Slice};
+use crate::value::{Exhibit, Instant, IoDone, IoError, MemberId, Purpose};
+use crate::value::{RequestError, Rung, Slice};
 
 /// The machine.
 pub(super) struct Band {
@@ -50,6 +51,8 @@ pub(super) struct Band {
     /// What members refused.
     narrow: Narrow,
     stage: Stage,
+    /// Since when it is on the rung it is on.
+    since: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,10 +63,11 @@ enum Stage {
 }
 
 impl Band {
+    /// A band of a request that is admitted now.
     pub fn new(
+        now: Instant,
         request: u32,
-        map: &Raid456,
-        range: &BandRange,
+        (map, range): (&Raid456, &BandRange),
         parts: impl Iterator<Item = (u16, Slice)>,
     ) -> Band {
         let mut new = vec![None; usize::from(map.data_disks())];
@@ -91,6 +95,7 @@ impl Band {
             sent: SmallVec::new(),
             narrow: Narrow::default(),
             stage: Stage::Locking,
+            since: now,
         }
     }
 
@@ -155,6 +160,11 @@ impl Band {
         let end = self.start + self.len;
         assert_eq!(self.left, 0, "planned before it is written");
         assert!(rig.epoch.number >= self.epoch, "epochs only rise");
+        let now = rig.io.now().mono;
+        if self.stage == Stage::Locking {
+            lane.rungs.left(Rung::Lock, self.since, now);
+        }
+        self.since = now;
         self.epoch = rig.epoch.number;
         // M30 (9c4bdf697c39): with two members missing, one of them being rebuilt, what it held was
         // used before it was right.
@@ -207,7 +217,7 @@ impl Band {
             Gate::Wait => return Step::Gate(Job::Band(self)),
             Gate::Refuse(error) => {
                 self.narrow.give_up(rig, "write failed: media error");
-                return self.over(lane, Err(error));
+                return self.over(lane, rig, Err(error));
             }
         };
         if self.stage == Stage::Writing {
@@ -256,9 +266,9 @@ impl Band {
             ladder::write(rig.io, &proofs, &target, bytes, write.purpose);
             self.left += 1;
         }
-        self.stage = Stage::Writing;
+        (self.stage, self.since) = (Stage::Writing, rig.io.now().mono);
         match self.left {
-            0 => self.over(lane, Err(eio("no member is left to hold this data"))),
+            0 => self.over(lane, rig, Err(eio("no member is left to hold this data"))),
             _ => Step::Stay(Job::Band(self)),
         }
     }
@@ -314,7 +324,7 @@ impl Band {
             }
         }
         match self.left {
-            0 if self.narrow.is_idle() => self.over(lane, Ok(())),
+            0 if self.narrow.is_idle() => self.over(lane, rig, Ok(())),
             0 => self.gate(lane, rig, index),
             _ => Step::Stay(Job::Band(self)),
         }
@@ -356,12 +366,13 @@ impl Band {
         let how = ((self.start, self.len), fua, index);
         match self.narrow.go_on(lane, rig, &proofs, how) {
             Outcome::Writing => Step::Stay(Job::Band(self)),
-            Outcome::Over => self.over(lane, Ok(())),
+            Outcome::Over => self.over(lane, rig, Ok(())),
         }
     }
 
     /// All reads of the plan ended.
     fn read(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        lane.rungs.left(Rung::Read, self.since, rig.io.now().mono);
         // M41 (a40687ff73a5): for writes that are not aligned, who chose what to read and who said
         // what was lacking did not agree, and never came to an end.
         let again = !self.len.is_multiple_of(8) && rig.io.museum.on(Exhibit::M41);
@@ -400,7 +411,11 @@ impl Band {
         let at = fine_middle(self.len, rig.members.block_sectors());
         match at.filter(|_| !self.old.unreadable().is_empty()) {
             Some(at) => self.in_two(lane, rig, at),
-            None => self.over(lane, Err(eio("too many members are lost to keep parity"))),
+            None => self.over(
+                lane,
+                rig,
+                Err(eio("too many members are lost to keep parity")),
+            ),
         }
     }
 
@@ -432,12 +447,16 @@ impl Band {
             sent: SmallVec::new(),
             narrow: Narrow::default(),
             stage: Stage::Locking,
+            since: self.since,
         }
     }
 
-    fn over(self, lane: &mut Lane, result: Result<(), RequestError>) -> Step {
+    fn over(self, lane: &mut Lane, rig: &Rig<'_>, result: Result<(), RequestError>) -> Step {
         let idle = self.left == 0 && self.old.is_idle();
         assert!(idle, "a lock goes back after the last I/O");
+        if self.stage == Stage::Writing {
+            lane.rungs.left(Rung::Write, self.since, rig.io.now().mono);
+        }
         lane.unlock(self.lock.expect("locked at the start"));
         for request in &self.requests {
             lane.part_over(*request, result.clone());

@@ -19,7 +19,7 @@ use super::zero::Run;
 use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::Geometry;
 use crate::member::{Access, Column, Effect};
-use crate::value::{Exhibit, IoDone, IoError, MemberId, Purpose, Slice};
+use crate::value::{Exhibit, Instant, IoDone, IoError, MemberId, Purpose, Rung, Slice};
 
 /// The chunk of a RAID10.
 fn askew_chunk(lane: &Lane) -> u64 {
@@ -62,6 +62,8 @@ pub(super) struct Direct {
     /// What members refused, and who that was.
     narrow: Narrow,
     retried: SmallVec<[(u16, MemberId); 1]>,
+    /// Since when it waits for its lock, or is written.
+    since: Instant,
 }
 
 /// In the tag of a write, from below: the member is in sync; its leg may lag; its slot; which of
@@ -107,6 +109,7 @@ impl Direct {
             error: None,
             narrow: Narrow::default(),
             retried: SmallVec::new(),
+            since: Instant::default(),
         }
     }
 
@@ -130,14 +133,16 @@ impl Direct {
         }
         let (lock, held) = lane.lock(index, (start, start + self.piece.len_sectors));
         self.lock = Some(lock);
+        self.since = rig.io.now().mono;
         if held {
-            self.gate(lane, rig, index)
+            self.locked(lane, rig, index)
         } else {
             Step::Stay(Job::Direct(self))
         }
     }
 
     pub fn locked(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        lane.rungs.left(Rung::Lock, self.since, rig.io.now().mono);
         self.gate(lane, rig, index)
     }
 
@@ -176,6 +181,7 @@ impl Direct {
                 lane.behind.sent(place.1.slot);
             }
         }
+        self.since = rig.io.now().mono;
         match self.left {
             0 => self.over(lane, rig, Err(eio("no member is left to hold this data"))),
             _ => Step::Stay(Job::Direct(self)),
@@ -408,6 +414,7 @@ impl Direct {
         let vouched = self.is_held(lane) && self.narrow.is_idle();
         if self.left == 0 && self.lagging > 0 && vouched && !self.answered {
             self.answered = true;
+            lane.rungs.left(Rung::Write, self.since, rig.io.now().mono);
             lane.part_lags(self.request);
             // M06 (3e148a320979): of two overlapping writes that lagged the first could land last.
             if rig.io.museum.on(Exhibit::M06)
@@ -430,6 +437,7 @@ impl Direct {
 
     /// No member is written any more.
     fn written(mut self, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
+        lane.rungs.left(Rung::Write, self.since, rig.io.now().mono);
         // Who refused some of it holds the rest, or is about to fail. Whether others hold the
         // rest of it is asked for each sector before the host is answered.
         for (slot, member) in std::mem::take(&mut self.retried) {

@@ -73,13 +73,14 @@ impl Lane {
     ) {
         let len = (data.len() / 512) as u64;
         let follows = self.gathering.follows(offset, len);
+        let now = rig.io.now().mono;
         let bands = ranges.iter().map(|range| {
             let part = |at: u64| {
                 let from = super::bytes(at - offset);
                 data.sub(from..from + super::bytes(range.len_sectors))
             };
             let new = range.touched.iter().map(|(i, at)| (*i, part(*at)));
-            Band::new(request, map, range, new)
+            Band::new(now, request, (map, range), new)
         });
         let mut jobs = Vec::new();
         let (mut parts, mut whole) = (0, Vec::new());

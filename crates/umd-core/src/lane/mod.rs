@@ -13,6 +13,7 @@
 
 mod band;
 mod behind;
+mod climb;
 mod direct;
 mod doubt;
 #[cfg(test)]
@@ -44,7 +45,7 @@ use crate::geometry::Geometry;
 use crate::member::{Cover, Epoch, Io, Members, Owner};
 use crate::metadata::Metadata;
 use crate::personality::faulty::{Faults, FaultyStatus};
-use crate::value::{IoDone, IoError, MemberId, RequestError, Slab, Slice, UnitId};
+use crate::value::{IoDone, IoError, MemberId, RequestError, Rungs, Slab, Slice, UnitId};
 
 /// What a job may look at and use while it is stepped.
 pub struct Rig<'a> {
@@ -125,6 +126,8 @@ pub struct Lane {
     zeros: Option<Slice>,
     /// Of level faulty.
     faults: Option<Faults>,
+    /// How long writes stood on the rungs of the ladder.
+    pub rungs: Rungs,
 }
 
 impl Lane {
@@ -148,6 +151,7 @@ impl Lane {
             balance,
             zeros: None,
             faults: None,
+            rungs: Rungs::default(),
         }
     }
 

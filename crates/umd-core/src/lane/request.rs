@@ -1,5 +1,6 @@
 //! Host requests: admitted once, answered once.
 
+use super::climb::Climb;
 use super::split::{self, BandRange, bands, member_span, pieces, pieces_from};
 use super::zero::{ZeroWish, Zeroes};
 use super::{Job, Lane, Rig, direct, eio, read, service};
@@ -9,7 +10,8 @@ use crate::member::Held;
 use crate::metadata::{Active, FaultRecorded};
 use crate::personality::faulty::Verdict;
 use crate::value::{
-    Command, Exhibit, Extent, Reply, Request, RequestError, RequestId, RequestOp, Slice,
+    Command, Exhibit, Extent, Instant, Reply, Request, RequestError, RequestId, RequestOp, Rung,
+    Slice,
 };
 
 /// What the answer will be.
@@ -43,6 +45,7 @@ pub struct HostRequest {
     zeroes: Option<Zeroes>,
     /// The array sectors that it writes: first, and how many.
     span: Option<(u64, u64)>,
+    climb: Climb,
 }
 
 /// What the gate says to a job of a request.
@@ -68,6 +71,7 @@ impl HostRequest {
             intent: None,
             zeroes: None,
             span: None,
+            climb: Climb::default(),
         }
     }
 
@@ -112,8 +116,8 @@ fn joined(mut pieces: Vec<(u64, Slice)>) -> Vec<Slice> {
 }
 
 impl Lane {
-    /// Admits a host request whose range was checked.
-    pub fn admit(&mut self, rig: &mut Rig<'_>, request: Request) {
+    /// Admits a host request whose range was checked, and which came then.
+    pub fn admit(&mut self, rig: &mut Rig<'_>, came: Instant, request: Request) {
         let fault = match self.judge(&request.op) {
             Verdict::Served => None,
             Verdict::Fails(why) => Some(why),
@@ -125,6 +129,9 @@ impl Lane {
                 return;
             }
         };
+        if request.op.is_write() {
+            self.rungs.left(Rung::Admit, came, rig.io.now().mono);
+        }
         let index = self.admit_served(rig, request);
         if let Some(why) = fault {
             let request = self.requests.get_mut(index);
@@ -316,12 +323,15 @@ impl Lane {
                 Err(ticket) => request.ticket = Some(ticket),
             }
         }
-        if request.active.is_none() || request.intent.is_none() {
-            return Gate::Wait;
-        }
         // Who fails in this very event is not noted as failed yet.
-        match rig.metadata.fault_recorded() {
-            Some(recorded) if rig.io.effects.is_empty() => Gate::Open(recorded),
+        let recorded = rig.metadata.fault_recorded();
+        let recorded = recorded.filter(|_| rig.io.effects.is_empty());
+        let marked = (request.active.is_some(), request.intent.is_some());
+        let there = [marked.0, marked.1, recorded.is_some()];
+        let now = rig.io.now().mono;
+        request.climb.at_gate(now, there, &mut self.rungs);
+        match recorded {
+            Some(recorded) if marked == (true, true) => Gate::Open(recorded),
             _ => Gate::Wait,
         }
     }
@@ -421,9 +431,11 @@ impl Lane {
             && !rig.broken
             && rig.writable
             && !rig.io.museum.on(Exhibit::M10);
+        let now = rig.io.now().mono;
         let mut changed = false;
         for index in std::mem::take(&mut self.ended) {
             let request = self.requests.get_mut(index).expect("ended once");
+            request.climb.ended(now);
             if hold && request.waits_for_faults {
                 self.ended.push(index);
                 continue;
@@ -435,6 +447,9 @@ impl Lane {
                 request.error.get_or_insert(eio(why));
             }
             request.answer(rig);
+            if request.span.is_some() {
+                request.climb.answered(now, &mut self.rungs);
+            }
             changed = true;
             if request.lagging > 0 {
                 self.lingering += 1;

@@ -220,7 +220,8 @@ impl Zeroes {
         for range in bands(map, start, self.at - start) {
             let zeros = lane.zeros(rig.io, super::bytes(range.len_sectors));
             let new = range.touched.iter().map(|(i, _)| (*i, zeros.clone()));
-            jobs.push(Job::Band(band::Band::new(index, map, &range, new)));
+            let now = rig.io.now().mono;
+            jobs.push(Job::Band(band::Band::new(now, index, (map, &range), new)));
         }
     }
 }

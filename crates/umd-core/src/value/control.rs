@@ -114,6 +114,8 @@ pub struct NewMember {
     pub device_uuid: [u8; 16],
     /// The flags it is to have. What is not said is as its superblock says, or off.
     pub flags: FlagWish,
+    /// A new superblock has the bad-block log that those of the others have.
+    pub bad_block_log: bool,
     /// The superblock found on it, if one was.
     pub superblock: Option<Box<umd_format::SuperblockV1>>,
 }
@@ -136,6 +138,8 @@ pub struct NewBitmap {
     pub region_bytes: Option<u32>,
     /// How many writes may lag on write-mostly members.
     pub write_behind: u32,
+    /// On members: where it begins, counted from their superblocks; `None`: where mdadm puts it.
+    pub offset_sectors: Option<i32>,
 }
 
 /// A file that is to hold a bitmap. Already opened and locked by the driver.

@@ -11,6 +11,7 @@ mod event;
 mod ids;
 mod mismatch;
 mod museum;
+mod rungs;
 mod slab;
 mod sync_action;
 mod time;
@@ -29,6 +30,7 @@ pub use mismatch::Mismatch;
 #[cfg(feature = "museum")]
 pub use museum::MARKER;
 pub use museum::{Exhibit, Museum};
+pub use rungs::{BUCKETS, Histogram, RUNGS, Rung, Rungs};
 pub use slab::Slab;
 pub use sync_action::SyncAction;
 pub use time::{Instant, Now, Span};

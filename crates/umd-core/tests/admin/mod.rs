@@ -132,6 +132,7 @@ fn an_array_without_superblocks_remembers_who_left() {
         NewBitmap {
             region_bytes: Some(65536),
             write_behind: 0,
+            offset_sectors: None,
         },
     );
     world.control(Control::Bitmap(wish)).expect("a bitmap");

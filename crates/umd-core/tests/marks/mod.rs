@@ -150,6 +150,7 @@ fn a_lost_file_is_left_alone() {
     let new = NewBitmap {
         region_bytes: Some(65536),
         write_behind: 0,
+        offset_sectors: None,
     };
     let wish = BitmapWish::File(file, new);
     world.control(Control::Bitmap(wish)).expect("a bitmap");
@@ -174,6 +175,7 @@ const FILE: MemberId = MemberId(90);
 const FINE: NewBitmap = NewBitmap {
     region_bytes: Some(4096),
     write_behind: 0,
+    offset_sectors: None,
 };
 
 /// A mirror whose members do all they are told and forget it, but for the file.
@@ -393,6 +395,7 @@ fn the_most_that_may_lag_is_accepted() {
     let behind = |write_behind| NewBitmap {
         region_bytes: Some(65536),
         write_behind,
+        offset_sectors: None,
     };
     let most = hollow.control(Control::BitmapRoom(behind(16_383)));
     assert!(most.is_ok(), "{most:?}");

@@ -7,16 +7,19 @@ use umd_core::array::{
 use umd_core::assembly::Wish;
 use umd_core::value::MemberId;
 use umd_format::v1::Features;
+use umd_format::{Format, Level};
 
 const SMALL: BitmapWish = BitmapWish::Internal(NewBitmap {
     region_bytes: Some(65536),
     write_behind: 0,
+    offset_sectors: None,
 });
 
 /// Regions so small that their bits need more than what is written with the superblock.
 const FINE: NewBitmap = NewBitmap {
     region_bytes: Some(4096),
     write_behind: 0,
+    offset_sectors: None,
 };
 
 fn started(shape: &Shape) -> World {
@@ -217,6 +220,7 @@ fn what_makes_no_sense_changes_nothing() {
         let new = NewBitmap {
             region_bytes,
             write_behind: 0,
+            offset_sectors: None,
         };
         let wish = BitmapWish::Internal(new);
         refused(&mut world, wish, "no place for such a bitmap");
@@ -298,6 +302,7 @@ fn files_come_and_go_at_every_level() {
         let new = NewBitmap {
             region_bytes: Some(65536),
             write_behind: 0,
+            offset_sectors: None,
         };
         let room = world.control(Control::BitmapRoom(new));
         assert_eq!(room, Ok(ControlReply::Room { sectors: 8 }), "{what}");
@@ -406,6 +411,7 @@ fn a_new_bitmap_may_bring_write_behind() {
         let new = NewBitmap {
             region_bytes: Some(65536),
             write_behind: 8,
+            offset_sectors: None,
         };
         let wish = match on_file {
             true => BitmapWish::File(world.new_file(90, 4096), new),
@@ -451,6 +457,7 @@ fn files_that_make_no_sense_change_nothing() {
     let new = |region_bytes, write_behind| NewBitmap {
         region_bytes,
         write_behind,
+        offset_sectors: None,
     };
     for region in [0, 512, 4097] {
         refused(&mut world, new(Some(region), 0), 4096, "a power of two");
@@ -490,4 +497,119 @@ fn files_that_make_no_sense_change_nothing() {
     );
     world.release(false);
     assert!(world.is_answered(waits));
+}
+
+fn at(offset_sectors: i32) -> Control {
+    Control::Bitmap(BitmapWish::Internal(NewBitmap {
+        region_bytes: Some(65536),
+        write_behind: 0,
+        offset_sectors: Some(offset_sectors),
+    }))
+}
+
+/// Whether a page of a bitmap can lie so far from the superblock of a member, by what the member
+/// has on it, sector by sector.
+fn is_free(world: &World, id: u32, offset: i64) -> bool {
+    let superblock = world.superblock(id);
+    let fields = &superblock.fields;
+    if superblock.format() == Format::V090 {
+        return offset == 8;
+    }
+    let sb = fields.super_offset_sectors as i64;
+    let data = fields.data_offset_sectors as i64;
+    let data_end = data + fields.data_size_sectors as i64;
+    let log = sb + i64::from(fields.bblog_offset_sectors);
+    let log_end = log + i64::from(fields.bblog_size_sectors);
+    let taken = |sector: i64| {
+        let on = |from: i64, to: i64| from <= sector && sector < to;
+        on(sb, sb + 8) || on(data, data_end) || on(log, log_end)
+    };
+    let start = sb + offset;
+    // Kernels: between superblock and data, or, with the superblock at the end, behind the data.
+    let gap = match superblock.format() {
+        Format::V1_0 => start >= data_end && start + 8 <= sb + 16,
+        _ => start >= sb && start + 8 <= data,
+    };
+    gap && !(start..start + 8).any(taken)
+}
+
+/// Every place that is free is taken, every other one refused without a byte being changed.
+#[test]
+fn a_bitmap_lies_wherever_there_is_room_for_it() {
+    let mut accepted = 0;
+    for format in [Format::V1_0, Format::V1_1, Format::V1_2, Format::V090] {
+        let mut world = started(&Shape {
+            format,
+            bitmap: false,
+            ..Shape::mirror(2)
+        });
+        let places = (-48..48)
+            .chain(96..140)
+            .chain([i32::MIN, -4096, 4096, i32::MAX]);
+        for offset in places {
+            let what = format!("{format} {offset:+}");
+            let bytes = |world: &World| -> Vec<Vec<u8>> {
+                world
+                    .disks
+                    .values()
+                    .map(|disk| disk.bytes.clone())
+                    .collect()
+            };
+            let before = bytes(&world);
+            let reply = world.control(at(offset));
+            if !is_free(&world, 0, offset.into()) {
+                assert!(
+                    matches!(reply, Err(ControlError::Invalid(_))),
+                    "{what} {reply:?}"
+                );
+                assert!(bytes(&world) == before, "{what}");
+                continue;
+            }
+            assert_eq!(reply, Ok(ControlReply::Done), "{what}");
+            accepted += 1;
+            for (id, disk) in &world.disks {
+                let fields = world.superblock(id.0).fields;
+                assert_eq!(fields.bitmap_offset_raw as i32, offset, "{what}");
+                let place = (fields.super_offset_sectors as i64 + i64::from(offset)) as usize;
+                assert_eq!(&disk.bytes[place * 512..][..4], b"bitm", "{what}");
+            }
+            let reply = world.control(Control::Bitmap(BitmapWish::None));
+            assert_eq!(reply, Ok(ControlReply::Done), "{what}");
+        }
+        world.stop();
+    }
+    assert!(accepted > 100, "{accepted} places were free");
+}
+
+/// It is used as one where mdadm puts it, and members that join get it there.
+#[test]
+fn a_bitmap_at_another_place_is_what_the_next_start_goes_by() {
+    let mut world = started(&Shape {
+        bitmap: false,
+        assume_clean: false,
+        ..Shape::parity(Level::Raid5, 3)
+    });
+    let log = world.superblock(0).fields.bblog_offset_sectors;
+    let offset = log + 8;
+    assert_eq!(world.control(at(offset)), Ok(ControlReply::Done));
+    world.pass(60);
+    assert_eq!(dirty(&mut world), Some(0));
+    world.write(0, &[9; 512]).expect("written");
+    assert_eq!(dirty(&mut world), Some(1));
+    world.kill();
+    world
+        .start(&Wish::default(), Options::default())
+        .expect("started");
+    assert_eq!(dirty(&mut world), Some(1));
+    world.pass(60);
+    assert_eq!(world.mismatch(), 0);
+    world.control(Control::Fail(MemberId(1))).expect("failed");
+    world.write(0, &[5; 8192]).expect("written");
+    world.disks.insert(MemberId(7), Default::default());
+    world.disks.get_mut(&MemberId(7)).expect("new").bytes = vec![0; DISK_BYTES];
+    world.add(7).expect("added");
+    world.pass(60);
+    assert_eq!(world.superblock(7).fields.bitmap_offset_raw as i32, offset);
+    assert_eq!(world.read(0, 16).expect("read"), [5; 8192]);
+    assert_eq!(world.mismatch(), 0);
 }

@@ -146,6 +146,7 @@ fn a_change_of_the_bitmap_in_an_array_that_breaks_is_answered() {
         BitmapWish::Internal(NewBitmap {
             region_bytes: Some(65536),
             write_behind: 0,
+            offset_sectors: None,
         }),
     ] {
         let mut world = World::running(&Shape {

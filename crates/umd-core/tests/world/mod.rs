@@ -754,6 +754,7 @@ impl World {
             logical_block_bytes: 512,
             device_uuid: [id as u8 + 1; 16],
             flags: FlagWish::default(),
+            bad_block_log: true,
             superblock: superblock.map(Box::new),
         }
     }

@@ -59,9 +59,11 @@ enum Inner {
 #[derive(Debug)]
 pub struct Listener {
     /// Removed before the socket is closed: nobody finds a dead socket of ours.
-    _path: Option<OwnedPath>,
+    path: Option<OwnedPath>,
     inner: Inner,
     address: Address,
+    /// Somebody else listens there as well.
+    kept: bool,
 }
 
 /// A path and the file we made there.
@@ -70,6 +72,8 @@ struct OwnedPath {
     path: PathBuf,
     device: u64,
     inode: u64,
+    /// Somebody else listens there, too.
+    stays: bool,
 }
 
 impl OwnedPath {
@@ -79,6 +83,7 @@ impl OwnedPath {
             path: path.to_owned(),
             device: file.dev(),
             inode: file.ino(),
+            stays: false,
         })
     }
 }
@@ -86,6 +91,7 @@ impl OwnedPath {
 impl Drop for OwnedPath {
     fn drop(&mut self) {
         if let Ok(file) = fs::symlink_metadata(&self.path)
+            && !self.stays
             && (file.dev(), file.ino()) == (self.device, self.inode)
         {
             // Nobody to tell; a leftover socket is replaced by the next listener.
@@ -130,12 +136,13 @@ fn listen_at(address: &Address, others: bool) -> Result<Listener, ListenError> {
             listener.set_nonblocking(true).map_err(io_error)?;
             let port = listener.local_addr().map_err(io_error)?.port();
             Ok(Listener {
-                _path: None,
+                path: None,
                 inner: Inner::Tcp(listener),
                 address: Address::Tcp {
                     host: host.clone(),
                     port,
                 },
+                kept: false,
             })
         }
     }
@@ -171,9 +178,10 @@ fn listen_unix(
     drop(lock);
     listener.set_nonblocking(true).map_err(&io_error)?;
     Ok(Listener {
-        _path: Some(owned),
+        path: Some(owned),
         inner: Inner::Unix(listener),
         address: address.clone(),
+        kept: false,
     })
 }
 
@@ -208,9 +216,10 @@ impl Listener {
         let address = Address::Unix(path.ok_or_else(no_path)?.to_owned());
         listener.set_nonblocking(true)?;
         Ok(Listener {
-            _path: None,
+            path: None,
             inner: Inner::Unix(listener),
             address,
+            kept: true,
         })
     }
 
@@ -222,13 +231,71 @@ impl Listener {
         let bound = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         Ok(Listener {
-            _path: None,
+            path: None,
             inner: Inner::Tcp(listener),
             address: Address::Tcp {
                 host: bound.ip().to_string(),
                 port: bound.port(),
             },
+            kept: true,
         })
+    }
+
+    /// Where it is bound: a name that was asked for as the number it stands for.
+    pub fn bound(&self) -> Address {
+        match &self.inner {
+            Inner::Unix(_) => self.address.clone(),
+            Inner::Tcp(listener) => match listener.local_addr() {
+                Ok(bound) => Address::Tcp {
+                    host: bound.ip().to_string(),
+                    port: bound.port(),
+                },
+                Err(_) => self.address.clone(),
+            },
+        }
+    }
+
+    /// Whether this is what somebody means who asks for `address`: with the port 0 any port of that
+    /// host is.
+    pub fn answers(&self, address: &Address) -> bool {
+        let (Inner::Tcp(listener), Address::Tcp { host, port }) = (&self.inner, address) else {
+            return self.address == *address;
+        };
+        let Ok(bound) = listener.local_addr() else {
+            return false;
+        };
+        let meant = (host.as_str(), *port).to_socket_addrs();
+        let same = |one: std::net::SocketAddr| {
+            one.ip() == bound.ip() && (one.port() == bound.port() || *port == 0)
+        };
+        meant.is_ok_and(|mut all| all.any(same))
+    }
+
+    /// It is known by the host that was asked for, and its path stays when it is dropped: somebody
+    /// else goes on listening there.
+    pub fn kept_as(self, asked: &Address) -> Listener {
+        let address = match (self.address, asked) {
+            (Address::Tcp { port, .. }, Address::Tcp { host, .. }) => Address::Tcp {
+                host: host.clone(),
+                port,
+            },
+            (address, _) => address,
+        };
+        let mut path = self.path;
+        if let Some(path) = &mut path {
+            path.stays = true;
+        }
+        Listener {
+            path,
+            inner: self.inner,
+            address,
+            kept: true,
+        }
+    }
+
+    /// Whether somebody else listens there as well, and goes on when we are gone.
+    pub fn outlives_us(&self) -> bool {
+        self.kept
     }
 
     /// Where clients find it: what was asked for, with the port the system chose.

@@ -290,6 +290,21 @@ impl SuperblockV1 {
         apart && verify::bad_block_log(fields, self.format(), device_sectors).is_ok()
     }
 
+    /// There is no bad-block log on this member; nothing stands in it.
+    ///
+    /// # Panics
+    /// When something does.
+    pub fn drop_bad_block_log(&mut self) {
+        let features = self.fields.features;
+        assert!(
+            !features.contains(Features::BAD_BLOCKS),
+            "its log names something"
+        );
+        self.fields.bblog_offset_sectors = 0;
+        self.fields.bblog_size_sectors = 0;
+        self.fields.bblog_shift = 0;
+    }
+
     /// Tells who is in the array: by device number, and as version 0.90 lists them.
     pub fn set_members(&mut self, roles: Vec<Role>, listed: Vec<Listed>) {
         self.fields.roles = roles;

@@ -257,6 +257,7 @@ impl World<'_> {
                 let new = NewBitmap {
                     region_bytes: Some(4096),
                     write_behind: self.options.write_behind,
+                    offset_sectors: None,
                 };
                 Control::Bitmap(BitmapWish::Internal(new))
             }
@@ -315,6 +316,7 @@ impl World<'_> {
         let new = NewBitmap {
             region_bytes: Some(region),
             write_behind: self.options.write_behind,
+            offset_sectors: None,
         };
         let wish = Control::Bitmap(BitmapWish::File(file, new));
         self.deliver_control(Request::FileOffered { member: id }, wish)
@@ -345,6 +347,7 @@ impl World<'_> {
             logical_block_bytes: self.disks[disk].block_bytes(),
             device_uuid: uuid,
             flags: FlagWish::default(),
+            bad_block_log: true,
             superblock: superblock.map(Box::new),
         };
         let view = MemberView::new(disk, sector, back, &self.disks);

@@ -167,7 +167,7 @@ pub struct CreateArgs {
     /// Layout, such as left-symmetric (ls); n2, f2, o2 for raid10
     #[arg(short = 'p', long, visible_alias = "parity")]
     pub layout: Option<String>,
-    /// Metadata version: 0.90, 1.0, 1.1, 1.2
+    /// Metadata version: 0.90, 1.0, 1.1, 1.2 [default: what CREATE in mdadm.conf says, or 1.2]
     #[arg(short = 'e', long, value_name = "VERSION")]
     pub metadata: Option<String>,
     /// Write-intent bitmap: internal, lockless, none, or a file for it (a path with a / in it)
@@ -194,6 +194,9 @@ pub struct CreateArgs {
     /// Reserve a bad-block log: yes or no
     #[arg(long, value_name = "yes|no", hide = true)]
     pub bbl: Option<String>,
+    /// Read this configuration file for CREATE and HOMEHOST (none: no file)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
     /// The devices are in sync already (or all zeros): no first resync
     #[arg(long)]
     pub assume_clean: bool,
@@ -563,6 +566,9 @@ pub struct ManageArgs {
     /// Add a device although it carries data
     #[arg(long)]
     pub force: bool,
+    /// With --add: read this configuration file (CREATE bbl=no: no bad-block log; none: no file)
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<String>,
     /// Exit with 0 if anything changed, 2 if nothing
     #[arg(short, long)]
     pub test: bool,

@@ -187,9 +187,10 @@ pub fn manage(args: &ManageArgs, steps: &Steps, reach: &Reach, quiet: bool) -> O
         }
         return Ok(0);
     }
+    let log = log_of_new(args, steps)?;
     let mut changed = false;
     for step in steps {
-        match one_step(&name, step, args.force, reach) {
+        match one_step(&name, step, (args.force, log), reach) {
             Ok(done) => {
                 changed |= !done.messages.is_empty();
                 let lines = done.messages.iter().filter(|_| !quiet);
@@ -216,7 +217,20 @@ pub fn manage(args: &ManageArgs, steps: &Steps, reach: &Reach, quiet: bool) -> O
     Ok(if args.test && !changed { USAGE } else { 0 })
 }
 
-fn one_step(name: &str, step: &Step, force: bool, reach: &Reach) -> Result<DoneDoc, Failure> {
+/// Whether new members get a bad-block log. As with mdadm, only who adds a device asks that.
+fn log_of_new(args: &ManageArgs, steps: &[Step]) -> Result<Option<bool>, Failure> {
+    match steps.iter().any(|step| step.operation == "add") {
+        true => Ok(super::scan::config(args.config.as_deref())?.create.bbl),
+        false => Ok(None),
+    }
+}
+
+fn one_step(
+    name: &str,
+    step: &Step,
+    (force, bad_block_log): (bool, Option<bool>),
+    reach: &Reach,
+) -> Result<DoneDoc, Failure> {
     if step.device == "detached" {
         return remove_detached(name, reach);
     }
@@ -227,6 +241,7 @@ fn one_step(name: &str, step: &Step, force: bool, reach: &Reach) -> Result<DoneD
         write_mostly: step.flags.write_mostly,
         failfast: step.flags.failfast,
         force,
+        bad_block_log,
     };
     // Messages name devices as the user did.
     let as_named = |text: &str| {
@@ -266,6 +281,7 @@ fn remove_detached(name: &str, reach: &Reach) -> Result<DoneDoc, Failure> {
             write_mostly: None,
             failfast: None,
             force: false,
+            bad_block_log: None,
         };
         let one: DoneDoc = reach.post(name, "manage", &request)?;
         done.messages.extend(one.messages);

@@ -10,6 +10,7 @@ use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::{Reach, from_doc};
 use super::values::{self, BitmapWord};
 use crate::api::{CreateRequest, DeviceRequest, StartedDoc};
+use crate::conf::Config;
 use crate::daemon::create::{OCCUPIED, prepare};
 use crate::text::Context;
 use crate::words;
@@ -19,13 +20,14 @@ use crate::words;
 /// # Errors
 /// With the exit code and sentence for the user.
 pub fn run(args: &CreateArgs, device_flags: &[Flags], reach: &Reach, quiet: bool) -> Outcome {
-    let mut request = request(args, device_flags)?;
+    let config = super::scan::config(args.config.as_deref())?;
+    let mut request = request(args, device_flags, &config)?;
     if args.dry_run {
         let prepared = prepare(&request, true).map_err(|error| from_doc(&error))?;
         print(&lines(&prepared.describe()))?;
         return Ok(0);
     }
-    if args.metadata.is_none() && !quiet {
+    if args.metadata.is_none() && config.create.metadata.is_none() && !quiet {
         say("Defaulting to version 1.2 metadata");
     }
     let started: StartedDoc = match reach.post_to_daemon("/v1/create", &request) {
@@ -69,26 +71,31 @@ fn ask(failure: &Failure) -> Result<(), Failure> {
     Err(Failure::failed("create aborted."))
 }
 
-/// The request behind the options.
+/// The request behind the options, and behind `CREATE` and `HOMEHOST` where they leave it open.
 ///
 /// # Errors
 /// When they make no sense, in mdadm's words where it has them.
-pub fn request(args: &CreateArgs, device_flags: &[Flags]) -> Result<CreateRequest, Failure> {
+pub fn request(
+    args: &CreateArgs,
+    device_flags: &[Flags],
+    config: &Config,
+) -> Result<CreateRequest, Failure> {
     let Some((name, devices)) = args.targets.split_first() else {
         return Err(Failure::usage("an md device must be given in this mode"));
     };
     let name = values::array_name(name)?;
     let (level, slots, spares) = shape(args, devices, device_flags)?;
     let metadata = args.metadata.as_deref().map(values::metadata).transpose()?;
-    let metadata = metadata.unwrap_or(Format::V1_2);
+    let metadata = metadata.or(config.create.metadata).unwrap_or(Format::V1_2);
     let bitmap = bitmap(args, level, metadata)?;
     // What only bits have.
     let bits = matches!(bitmap, Some(BitmapWord::Internal | BitmapWord::File(_)));
     let write_behind = write_behind(args, level, bits)?;
     let host = Context::system().host;
+    let homehost = args.homehost.as_deref().or(config.stored_home());
     let stored = args.name.as_deref().unwrap_or(&name);
     Ok(CreateRequest {
-        set_name: values::set_name(stored, args.homehost.as_deref(), &host),
+        set_name: values::set_name(stored, homehost, &host),
         name,
         uuid: args
             .uuid
@@ -124,7 +131,7 @@ pub fn request(args: &CreateArgs, device_flags: &[Flags]) -> Result<CreateReques
             .transpose()?,
         bitmap_delay_seconds: delay(args, bits)?,
         write_behind,
-        bad_block_log: bad_block_log(args)?,
+        bad_block_log: bad_block_log(args)?.or(config.create.bbl).unwrap_or(true),
         assume_clean: args.assume_clean,
         slots,
         spares,
@@ -323,10 +330,11 @@ fn write_behind(args: &CreateArgs, level: i32, bitmap: bool) -> Result<u32, Fail
     Ok(count)
 }
 
-fn bad_block_log(args: &CreateArgs) -> Result<bool, Failure> {
+fn bad_block_log(args: &CreateArgs) -> Result<Option<bool>, Failure> {
     match args.bbl.as_deref() {
-        None | Some("yes") => Ok(true),
-        Some("no") => Ok(false),
+        None => Ok(None),
+        Some("yes") => Ok(Some(true)),
+        Some("no") => Ok(Some(false)),
         Some(other) => Err(Failure::usage(format!("--bbl is yes or no, not {other}"))),
     }
 }
@@ -342,7 +350,7 @@ mod tests {
         let Command::Create(args) = cli.command else {
             panic!("create expected");
         };
-        request(&args, &[])
+        request(&args, &[], &Config::default())
     }
 
     fn refusal(line: &str) -> String {

@@ -198,6 +198,9 @@ Type=notify
 EnvironmentFile=-/etc/default/umd
 ExecStart=@UMD@ daemon --keep --runtime-dir /run/umd $OPTIONS
 Restart=on-failure
+# Doors that OPTIONS asks for outlive the daemon, too.
+NotifyAccess=main
+FileDescriptorStoreMax=64
 # Stopping an array waits for its members.
 TimeoutStopSec=15min
 LimitMEMLOCK=infinity
@@ -241,6 +244,8 @@ Type=notify
 EnvironmentFile=/etc/umd/%i
 ExecStart=@UMD@ serve --runtime-dir /run/umd $OPTIONS %i $DEVICES
 Restart=on-failure
+NotifyAccess=main
+FileDescriptorStoreMax=64
 TimeoutStopSec=15min
 LimitMEMLOCK=infinity
 LimitNOFILE=65536

@@ -141,6 +141,7 @@ fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
         force: args.force,
         write_behind: behind.map_or(Ok(0), values::write_behind)?,
         chunk_bytes: chunk.map(values::bitmap_chunk_bytes).transpose()?,
+        offset_sectors: None,
     })
 }
 

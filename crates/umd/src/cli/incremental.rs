@@ -149,6 +149,7 @@ fn arrived(args: &IncrementalArgs, device: &str, reach: &Reach, quiet: bool) -> 
         device: found.path.clone(),
         name,
         run: args.run,
+        bad_block_log: config.create.bbl,
     };
     let mut done: IncrementalDoc = reach.post_to_daemon("/v1/incremental", &request)?;
     if args.export {

@@ -311,6 +311,7 @@ impl Monitor<'_> {
                 failfast: None,
                 // It carries the superblock of a spare, which is nothing to lose.
                 force: true,
+                bad_block_log: self.sharing.as_ref().and_then(|config| config.create.bbl),
             };
             self.reach.post::<_, DoneDoc>(array, "manage", &request)
         };

@@ -72,7 +72,7 @@ pub(super) fn take(config: &mut Config, file: &str, line: &Line, problems: &mut 
         "mailaddr" => only(&mut config.mail_to, line, &mut report),
         "mailfrom" => mail_from(config, line),
         "program" => only(&mut config.program, line, &mut report),
-        "homehost" => only(&mut config.homehost, line, &mut report),
+        "homehost" => homehost(config, line, &mut report),
         "homecluster" => only(&mut config.homecluster, line, &mut report),
         _ => {} // sysfs, encryption_no_verify, probing: about kernels and other metadata.
     }
@@ -88,6 +88,23 @@ fn only(value: &mut Option<String>, line: &Line, report: &mut Report<'_>) {
             let text = format!("only one {keyword} is used: {word} ignored");
             report.push(*number, text);
         }
+    }
+}
+
+/// One word; but behind `<ignore>` a name may stand, for arrays that are made.
+fn homehost(config: &mut Config, line: &Line, report: &mut Report<'_>) {
+    let ignored = |word: &(String, usize)| word.0 == "<ignore>";
+    match line.words.as_slice() {
+        [first, (name, _), rest @ ..] if ignored(first) && config.homehost.is_none() => {
+            config.homehost = Some(first.0.clone());
+            config.homehost_stored = Some(name.clone());
+            let rest = Line {
+                words: rest.to_vec(),
+                ..line.clone()
+            };
+            only(&mut config.homehost, &rest, report);
+        }
+        _ => only(&mut config.homehost, line, report),
     }
 }
 
@@ -272,7 +289,10 @@ fn create(create: &mut CreateLine, line: &Line, report: &mut Report<'_>) {
     for (word, number) in &line.words {
         let unknown = || format!("unrecognised word on CREATE line: {word}");
         let said = if let Some(text) = value(word, "metadata") {
-            let format = umd_format::Format::parse(text).filter(|format| format.is_stored());
+            let format = match text {
+                "1" | "1.x" | "default" => Some(umd_format::Format::V1_2),
+                _ => umd_format::Format::parse(text).filter(|format| format.is_stored()),
+            };
             let format = format.ok_or_else(|| format!("metadata format {text} unknown, ignoring"));
             format.map(|format| create.metadata = Some(format))
         } else if let Some(text) = value(word, "bbl") {

@@ -35,6 +35,8 @@ pub struct Config {
     pub program: Option<String>,
     /// `HOMEHOST`: whose arrays are local.
     pub homehost: Option<String>,
+    /// Behind `HOMEHOST <ignore>`: the host that new arrays get all the same.
+    pub homehost_stored: Option<String>,
     /// `HOMECLUSTER`.
     pub homecluster: Option<String>,
     /// `CREATE`: what new arrays get.
@@ -220,6 +222,16 @@ impl Config {
             Some("<none>") => Some(String::new()),
             Some("<ignore>") => None,
             Some(given) => Some(given.to_owned()),
+        }
+    }
+}
+
+impl Config {
+    /// The host that is stored with the name of a new array; `None` for this machine's.
+    pub fn stored_home(&self) -> Option<&str> {
+        match self.homehost.as_deref() {
+            Some("<ignore>") => self.homehost_stored.as_deref(),
+            other => other,
         }
     }
 }

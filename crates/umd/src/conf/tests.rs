@@ -247,3 +247,28 @@ fn nonsense_is_survived_and_named() {
         assert_eq!(again, config);
     }
 }
+
+#[test]
+fn what_new_arrays_get_is_said_by_create_and_homehost() {
+    let made = |text: &str| {
+        let (config, problems) = read(text);
+        assert_eq!(problems, [""; 0], "{text}");
+        config
+    };
+    // What Debian's package writes.
+    let config = made("CREATE owner=root group=disk mode=0660 auto=yes\nHOMEHOST <system>\n");
+    assert_eq!(config.create, CreateLine::default());
+    assert_eq!(config.stored_home(), Some("<system>"));
+    for word in ["1", "default", "1.2"] {
+        let config = made(&format!("CREATE metadata={word} names=yes symlinks=no\n"));
+        assert_eq!(config.create.metadata, Some(Format::V1_2));
+    }
+    let config = made("HOMEHOST <ignore> shelf\nHOMECLUSTER rack\n");
+    assert_eq!(config.home("here"), None, "no array is foreign");
+    assert_eq!(config.stored_home(), Some("shelf"));
+    assert_eq!(made("HOMEHOST <ignore>\n").stored_home(), None);
+    assert_eq!(made("HOMEHOST nas\n").stored_home(), Some("nas"));
+    let (config, problems) = read("HOMEHOST nas other\nHOMEHOST <ignore> late\n");
+    assert_eq!(config.stored_home(), Some("nas"));
+    assert_eq!(problems.len(), 3, "{problems:?}");
+}

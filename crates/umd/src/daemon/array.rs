@@ -41,6 +41,8 @@ pub struct Offer {
     pub flags: FlagWish,
     /// Into its old slot, by the bitmap.
     pub re_add: bool,
+    /// It gets the bad-block log that the others have.
+    pub bad_block_log: bool,
 }
 
 /// A file that was opened and locked, to hold the bitmap of a running array.

@@ -11,7 +11,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use umd_core::array::{ArrayState, Commands, Event, Map, Status};
-use umd_core::value::Now;
+use umd_core::value::{Now, Rungs};
 
 /// What the loop drives.
 pub trait Engine: Send {
@@ -23,6 +23,8 @@ pub trait Engine: Send {
     fn status(&self) -> Status;
     /// Where dirty regions, in so many parts, and bad blocks lie.
     fn map(&self, cells: u16) -> Map;
+    /// How long writes stood on the rungs of the ladder.
+    fn rungs(&self) -> Rungs;
 }
 
 /// An engine, or what is left of it.
@@ -35,6 +37,8 @@ pub enum Contained<E> {
         reason: String,
         /// The last status that could be taken.
         status: Box<Status>,
+        /// What was counted until then.
+        rungs: Box<Rungs>,
     },
 }
 
@@ -83,8 +87,10 @@ impl<E: Engine> Contained<E> {
         let mut status = status.unwrap_or_else(|_| empty_status());
         status.state = ArrayState::Frozen;
         status.sync = None;
+        let rungs = catch_unwind(AssertUnwindSafe(|| engine.rungs()));
         *self = Contained::Frozen {
             reason,
+            rungs: Box::new(rungs.unwrap_or_default()),
             status: Box::new(status),
         };
         false
@@ -95,6 +101,14 @@ impl<E: Engine> Contained<E> {
         match self {
             Contained::Running(engine) => engine.status(),
             Contained::Frozen { status, .. } => (**status).clone(),
+        }
+    }
+
+    /// How long writes stood on the rungs of the ladder; once frozen none does.
+    pub fn rungs(&self) -> Rungs {
+        match self {
+            Contained::Running(engine) => engine.rungs(),
+            Contained::Frozen { rungs, .. } => **rungs,
         }
     }
 
@@ -159,7 +173,7 @@ fn empty_status() -> Status {
 mod tests {
     use super::*;
     use umd_core::array::{Command, Timer};
-    use umd_core::value::MemberId;
+    use umd_core::value::{Instant, MemberId, Rung};
 
     /// Releases a member on every event, and breaks on the bitmap's timer.
     struct Fragile;
@@ -182,6 +196,12 @@ mod tests {
         fn map(&self, _: u16) -> Map {
             Map::default()
         }
+
+        fn rungs(&self) -> Rungs {
+            let mut rungs = Rungs::default();
+            rungs.left(Rung::Write, Instant(1), Instant(5));
+            rungs
+        }
     }
 
     #[test]
@@ -195,6 +215,11 @@ mod tests {
         assert_eq!(engine.frozen(), Some("a counter went below zero"));
         assert_eq!(engine.status().state, ArrayState::Frozen);
         assert_eq!(engine.status().raid_disks, 3);
+        assert_eq!(
+            engine.rungs().of(Rung::Write).sum.0,
+            4,
+            "counters only rise"
+        );
     }
 
     #[test]

@@ -713,6 +713,7 @@ fn former(request: &ManageRequest, how: &How) -> Answer<Offer> {
         re_add: true,
         superblock: None,
         flags: flag_wish(request),
+        bad_block_log: request.bad_block_log != Some(false),
         file: opened.file,
     })
 }
@@ -748,6 +749,7 @@ fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Off
         re_add: own.is_some(),
         superblock: own.map(Box::new),
         flags: flag_wish(request),
+        bad_block_log: request.bad_block_log != Some(false),
         file: opened.file,
     })
 }

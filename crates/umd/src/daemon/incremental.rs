@@ -78,6 +78,7 @@ impl Household {
             write_mostly: None,
             failfast: None,
             force: false,
+            bad_block_log: request.bad_block_log,
         };
         self.manage(name, manage).await?;
         Ok(format!(

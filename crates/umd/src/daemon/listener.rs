@@ -20,6 +20,7 @@ const STACK_BYTES: usize = 256 << 10;
 pub struct Listening {
     address: Address,
     encrypted: bool,
+    outlives_us: bool,
     quit: Arc<OwnedFd>,
     wake: Arc<OwnedFd>,
     registry: Registry,
@@ -30,6 +31,11 @@ impl Listening {
     /// Where clients find it.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Whether who comes when it is closed waits for whoever opens it next.
+    pub fn outlives_us(&self) -> bool {
+        self.outlives_us
     }
 
     /// The NBD URI of an export there.
@@ -55,7 +61,7 @@ pub fn open_door(
         address: address.clone(),
         source,
     };
-    let encrypted = tls.is_some();
+    let (encrypted, outlives_us) = (tls.is_some(), listener.outlives_us());
     let mut reception = Reception::new(listener).map_err(error)?;
     if let Some(config) = tls {
         reception = reception.over_tls(config);
@@ -78,6 +84,7 @@ pub fn open_door(
     Ok(Listening {
         address: address.clone(),
         encrypted,
+        outlives_us,
         quit,
         wake,
         registry,

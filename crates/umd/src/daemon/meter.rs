@@ -1,50 +1,17 @@
 //! How long things take, counted by the thread of an array: requests of hosts from the door to
-//! the answer, and member I/O by purpose, which are the rungs of the write ladder.
+//! the answer, and member I/O by purpose. How long writes stood on each rung of the ladder is
+//! counted by the engine, which alone knows what they wait for.
 //!
 //! ```text
 //!   request:    door --begin--> engine ... rungs ... --Complete--> end
-//!   rungs:      Dirty = super    Intend = bitmap    Plan = preread    Transfer = data, parity
-//!               Settle = flush   (each one I/O to one member, from the command to its completion)
+//!   member I/O: from the command to its completion, each to one member
 //! ```
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use umd_core::array::{IoOp, MemberIo, Purpose, RequestOp};
-use umd_core::value::{IoId, RequestId, SECTOR_BYTES};
-
-/// Buckets of a histogram, the last of them for everything longer.
-pub const BUCKETS: usize = 13;
-
-/// The upper bound of a bucket: 4 microseconds, and four times that for each further one.
-pub fn bound(bucket: usize) -> Option<Duration> {
-    let exponent = u32::try_from(bucket + 1).ok()?;
-    (bucket + 1 < BUCKETS).then(|| Duration::from_micros(4u64.pow(exponent)))
-}
-
-/// Durations, counted by size.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Histogram {
-    /// How many were in each bucket (not in all those below as well).
-    pub counts: [u64; BUCKETS],
-    /// All of them together.
-    pub sum: Duration,
-}
-
-impl Histogram {
-    /// Counts one.
-    pub fn add(&mut self, took: Duration) {
-        let fits = |bucket: &usize| bound(*bucket).is_none_or(|bound| took <= bound);
-        let bucket = (0..BUCKETS).find(fits).expect("the last has no bound");
-        self.counts[bucket] += 1;
-        self.sum = self.sum.saturating_add(took);
-    }
-
-    /// How many there were.
-    pub fn count(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-}
+use umd_core::value::{Histogram, IoId, RequestId, Rungs, SECTOR_BYTES, Span};
 
 /// What a host asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +67,8 @@ pub struct Counted {
     pub member_bytes: [u64; PURPOSES.len()],
     /// Member I/O under way.
     pub member_io_in_flight: u64,
+    /// Writes on the rungs of the ladder.
+    pub rungs: Rungs,
 }
 
 /// A request or member I/O under way.
@@ -133,7 +102,7 @@ impl Meter {
             return;
         };
         self.counted.failed += u64::from(!well);
-        self.counted.requests[begun.index].add(now.saturating_sub(begun.at));
+        self.counted.requests[begun.index].add(span(begun.at, now));
     }
 
     /// The engine broke: those it works on, which will not be answered by it any more.
@@ -155,17 +124,23 @@ impl Meter {
     /// A member I/O has ended.
     pub fn end_io(&mut self, now: Duration, id: IoId) {
         if let Some(begun) = self.member_io.remove(&id) {
-            self.counted.member_io[begun.index].add(now.saturating_sub(begun.at));
+            self.counted.member_io[begun.index].add(span(begun.at, now));
         }
     }
 
-    /// What has been counted.
-    pub fn counted(&self) -> Counted {
+    /// What has been counted, by the engine as well.
+    pub fn counted(&self, rungs: Rungs) -> Counted {
         Counted {
+            rungs,
             member_io_in_flight: self.member_io.len() as u64,
             ..self.counted.clone()
         }
     }
+}
+
+fn span(from: Duration, to: Duration) -> Span {
+    let nanos = to.saturating_sub(from).as_nanos();
+    Span(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 fn what(op: &RequestOp) -> (Kind, u64) {
@@ -198,18 +173,6 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_counted_once_in_the_smallest_bucket_that_holds_it() {
-        let mut histogram = Histogram::default();
-        for took in [0, 4, 5, 16, 17, 20_000_000] {
-            histogram.add(micros(took));
-        }
-        assert_eq!(histogram.counts[..3], [2, 2, 1]);
-        assert_eq!(histogram.counts[BUCKETS - 1], 1, "longer than 16.8 s");
-        assert_eq!(histogram.count(), 6);
-        assert_eq!(histogram.sum, micros(20_000_042));
-    }
-
-    #[test]
     fn requests_and_member_io_are_counted_by_what_they_are() {
         let mut meter = Meter::default();
         let read = RequestOp::Read {
@@ -225,16 +188,16 @@ mod tests {
             op: IoOp::Flush,
         };
         meter.begin_io(micros(11), &io);
-        assert_eq!(meter.counted().member_io_in_flight, 1);
+        assert_eq!(meter.counted(Rungs::default()).member_io_in_flight, 1);
         meter.end_io(micros(13), two);
         meter.end(micros(15), one, false);
-        let counted = meter.counted();
-        assert_eq!(counted.requests[0].sum, micros(5));
+        let counted = meter.counted(Rungs::default());
+        assert_eq!(counted.requests[0].sum, Span(5_000));
         assert_eq!((counted.bytes[0], counted.failed), (4096, 1));
-        assert_eq!(counted.member_io[4].sum, micros(2));
+        assert_eq!(counted.member_io[4].sum, Span(2_000));
         assert_eq!(counted.member_io_in_flight, 0);
         // A late completion, after the engine broke, changes nothing.
         meter.end(micros(99), one, true);
-        assert_eq!(meter.counted(), counted);
+        assert_eq!(meter.counted(Rungs::default()), counted);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   node_md_*   names, labels and meaning of node_exporter's mdadm collector, as if it read our
 //!               mdstat: dashboards and alerts made for md go on working
-//!   umd_*       what only we know: how long requests and each rung of a write took, what is
+//!   umd_*       what only we know: how long requests took, and writes stood on each rung, what is
 //!               under way, bits of the bitmap, speed and progress of a sync action
 //! ```
 
@@ -16,8 +16,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::household::Household;
-use super::meter::{Counted, Histogram, KINDS, PURPOSES, bound};
+use super::meter::{Counted, KINDS, PURPOSES};
 use crate::doc::ArrayDoc;
+use umd_core::value::{Histogram, RUNGS, Span};
 
 /// The content type of [`render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -73,6 +74,7 @@ impl Collector for Samples {
         sync(&mut page)?;
         bitmap(&mut page)?;
         requests(&mut page)?;
+        rungs(&mut page)?;
         member_io(&mut page)
     }
 }
@@ -172,12 +174,17 @@ fn encode_histogram(mut one: MetricEncoder<'_>, histogram: &Histogram) -> Result
     let buckets = histogram.counts.iter().enumerate();
     let buckets: Vec<(f64, u64)> = buckets
         .map(|(bucket, count)| {
-            let bound = bound(bucket).map_or(f64::INFINITY, |bound| bound.as_secs_f64());
+            let bound = Histogram::bound(bucket).map_or(f64::INFINITY, seconds);
             (bound, *count)
         })
         .collect();
-    let sum = histogram.sum.as_secs_f64();
+    let sum = seconds(histogram.sum);
     one.encode_histogram::<NoLabels>(sum, histogram.count(), &buckets, None)
+}
+
+/// A length of time in seconds.
+pub fn seconds(span: Span) -> f64 {
+    std::time::Duration::from_nanos(span.0).as_secs_f64()
 }
 
 fn flag(yes: bool) -> f64 {
@@ -388,6 +395,18 @@ fn requests(page: &mut Page<'_, '_>) -> Result<(), Error> {
     })
 }
 
+fn rungs(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    page.histograms(
+        "umd_write_rung_seconds",
+        "How long writes stood on each rung of the ladder.",
+        "rung",
+        |s| {
+            let words = RUNGS.iter().map(|(_, word)| *word);
+            words.zip(&s.counted.rungs.times).collect()
+        },
+    )
+}
+
 fn member_io(page: &mut Page<'_, '_>) -> Result<(), Error> {
     page.gauge(
         "umd_member_io_in_flight",
@@ -396,7 +415,7 @@ fn member_io(page: &mut Page<'_, '_>) -> Result<(), Error> {
     )?;
     page.histograms(
         "umd_member_io_seconds",
-        "Time of I/O to members, by what it was for: the rungs of a write.",
+        "Time of I/O to members, by what it was for.",
         "purpose",
         |s| {
             let words = PURPOSES.iter().map(|(_, word)| *word);

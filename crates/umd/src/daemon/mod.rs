@@ -23,6 +23,7 @@
 //! | `remote`    | the control API over TCP, with TLS, certificates or a token      |
 //! | `tls`       | keys and certificates, read and judged                           |
 //! | `passed`    | sockets that the service manager keeps open                      |
+//! | `fdstore`   | doors of our own that it keeps for the next daemon               |
 //! | `page`      | the page for browsers, and what it shows                         |
 //! | `web`       | its door: on this machine only, with a token                     |
 //! | `notices`   | the engine's notices as events and log lines                     |
@@ -35,6 +36,7 @@ pub mod control;
 pub mod create;
 pub mod doors;
 pub mod engine;
+mod fdstore;
 pub mod gathering;
 pub mod household;
 pub mod incremental;

@@ -5,6 +5,8 @@
 //!   the daemon that was killed (`memory`) -- if they can --+--> Listener --> Listening (a thread)
 //!   the service manager (`passed`) -- bound already -------+        TCP: with TLS, or of this
 //!   DIR/nbd.sock -------------------------------------------+        machine only
+//!
+//!   opened by an earlier daemon and kept for us (`fdstore`): instead of binding, where asked for
 //! ```
 
 use std::path::PathBuf;
@@ -14,6 +16,7 @@ use rustls::ServerConfig;
 use serde::{Deserialize, Serialize};
 use umd_export::nbd::{Address, ListenError, Listener, listen, listen_here};
 
+use super::fdstore;
 use super::household::Household;
 use super::listener::{Listening, open_door};
 use super::memory::Memory;
@@ -75,12 +78,22 @@ impl Keys {
         Ok(keys)
     }
 
-    fn listen(&self, address: &Address) -> Result<Ready, Failure> {
+    /// Listens there, unless somebody did so for us.
+    fn listen(&self, address: &Address, stored: &mut Vec<Listener>) -> Result<Ready, Failure> {
+        if let Some(at) = stored.iter().position(|one| one.answers(address)) {
+            let door = stored.swap_remove(at).kept_as(address);
+            return Ok(heard_by_nobody(vec![door], self)?.remove(0));
+        }
         let listener = match self.nbd {
             Some(_) => listen(address),
             None => listen_here(address),
         };
-        Ok(self.with(listener.map_err(listen_failure)?))
+        let listener = listener.map_err(listen_failure)?;
+        let listener = match fdstore::keep(&listener) {
+            true => listener.kept_as(address),
+            false => listener,
+        };
+        Ok(self.with(listener))
     }
 
     /// Unix sockets have no TLS: who may open them their permissions say, and nobody listens in.
@@ -158,7 +171,7 @@ pub fn listeners(
     asked: &[Address],
     left: &Left,
     keys: &Keys,
-    passed: Vec<Listener>,
+    (passed, mut stored): (Vec<Listener>, Vec<Listener>),
 ) -> Result<Vec<Ready>, Failure> {
     let before: Vec<Address> = left
         .doors
@@ -173,16 +186,18 @@ pub fn listeners(
     let is_passed = |address: &Address| passed.iter().any(|one| one.address() == address);
     let mut ready = Vec::new();
     for address in wanted.iter().filter(|address| !is_passed(address)) {
-        ready.push(keys.listen(address)?);
+        ready.push(keys.listen(address, &mut stored)?);
     }
     let again = before
         .iter()
         .filter(|one| !wanted.contains(one) && !is_passed(one));
     for address in again {
-        let listener = left.keys.as_ref().map(|keys| keys.listen(address));
+        let keys = left.keys.as_ref();
+        let listener = keys.map(|keys| keys.listen(address, &mut stored));
         ready.extend(listener.and_then(|one| one.inspect_err(lost).ok()));
     }
     ready.extend(heard_by_nobody(passed, keys)?);
+    close(stored);
     ready.sort_by_key(|(listener, _)| *listener.address() != own);
     Ok(ready)
 }
@@ -195,21 +210,31 @@ pub fn listeners_of_one(
     own: Option<Address>,
     asked: &[Address],
     keys: &Keys,
-    passed: Vec<Listener>,
+    (passed, mut stored): (Vec<Listener>, Vec<Listener>),
 ) -> Result<Vec<Ready>, Failure> {
     let own = own.filter(|_| asked.is_empty() && passed.is_empty());
     let mut ready = heard_by_nobody(passed, keys)?;
     for address in asked.iter().chain(&own) {
         if !ready.iter().any(|(passed, _)| passed.address() == address) {
-            ready.push(keys.listen(address)?);
+            ready.push(keys.listen(address, &mut stored)?);
         }
     }
+    close(stored);
     if ready.is_empty() {
         return Err(Failure::failed(
             "nowhere to serve: give --nbd unix:PATH or tcp:HOST:PORT",
         ));
     }
     Ok(ready)
+}
+
+/// Doors that were kept for us and nobody asks for any more.
+fn close(stored: Vec<Listener>) {
+    for door in stored {
+        if let Err(error) = fdstore::forget(&door) {
+            say(&format!("{} is open still: {error}", door.address()));
+        }
+    }
 }
 
 /// Others have bound these: that nobody hears what goes over them is looked at here.

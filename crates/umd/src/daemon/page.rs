@@ -9,8 +9,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::household::{Answer, Household, stopped};
-use super::meter::{Histogram, KINDS, PURPOSES};
+use super::meter::{KINDS, PURPOSES};
 use crate::api::{CountDoc, MapDoc, MapMemberDoc, MapRangeDoc, SCHEMA, StatsDoc};
+use umd_core::value::Histogram;
 
 /// Nothing from elsewhere, nothing inline, in nobody's frame.
 const POLICY: &str = "default-src 'self'; img-src 'self' data:; base-uri 'none'; \
@@ -100,7 +101,7 @@ fn counts(
         kind: word.to_owned(),
         count: times.count(),
         bytes: *bytes,
-        seconds: times.sum.as_secs_f64(),
+        seconds: super::metrics::seconds(times.sum),
     })
     .collect()
 }

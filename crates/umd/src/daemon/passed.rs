@@ -8,16 +8,19 @@
 //! ```
 //!
 //! A socket named `control`, or bound to the path of the control socket, is the control socket.
-//! Every other one is a door for NBD clients.
+//! Every other one is a door for NBD clients. Doors that an earlier daemon had opened itself, and
+//! asked the service manager to keep (`fdstore`), come back under names of their own.
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use listenfd::ListenFd;
 use rustix::net::sockopt::socket_acceptconn;
-use umd_export::nbd::Listener;
+use umd_export::nbd::{Address, Listener};
 
+use super::fdstore;
 use crate::cli::outcome::Failure;
 
 /// The name that makes a socket the control socket (`FileDescriptorName=`).
@@ -30,6 +33,8 @@ pub struct Passed {
     pub control: Option<UnixListener>,
     /// Doors for NBD clients.
     pub doors: Vec<Listener>,
+    /// Doors that an earlier daemon had opened: open again where one is asked for.
+    pub stored: Vec<Listener>,
 }
 
 /// Takes what is meant for this process. To be called before there are threads: it changes the
@@ -56,6 +61,10 @@ pub fn take(control: &Path) -> Result<Passed, Failure> {
             ))
         };
         let failed = |error: std::io::Error| wrong(error.to_string());
+        if name.starts_with(fdstore::PREFIX) {
+            passed.stored.extend(stored(&mut descriptors, number));
+            continue;
+        }
         if let Ok(Some(socket)) = descriptors.take_unix_listener(number) {
             listens(&socket).map_err(wrong)?;
             let bound = socket.local_addr().map_err(failed)?;
@@ -82,6 +91,23 @@ pub fn take(control: &Path) -> Result<Passed, Failure> {
         }
     }
     Ok(passed)
+}
+
+/// A door that was kept for us. One that is of no use is closed: what is asked for is opened anew.
+fn stored(descriptors: &mut ListenFd, number: usize) -> Option<Listener> {
+    if let Ok(Some(socket)) = descriptors.take_unix_listener(number) {
+        listens(&socket).ok()?;
+        let door = Listener::of_unix(socket).ok()?;
+        // Who has only the path has to find it there.
+        let Address::Unix(path) = door.address() else {
+            return None;
+        };
+        let there = std::fs::symlink_metadata(path).ok()?;
+        return there.file_type().is_socket().then_some(door);
+    }
+    let socket = descriptors.take_tcp_listener(number).ok()??;
+    listens(&socket).ok()?;
+    Listener::of_tcp(socket).ok()
 }
 
 fn listens(socket: impl AsFd) -> Result<(), String> {

@@ -219,7 +219,8 @@ async fn household(options: &DaemonOptions, keys: &Keys, passed: Passed) -> Outc
             .map_err(|error| Failure::failed(format!("cannot use the control socket: {error}")))?,
         None => bind(&options.runtime.control())?,
     };
-    let (doors, remotes) = doors(&household, options, keys, &left, passed.doors)?;
+    let handed = (passed.doors, passed.stored);
+    let (mut doors, remotes) = doors(&household, options, keys, &left, handed)?;
     household.remember().await;
     let routes = control::router(household.clone(), activity.clone());
     let failed = |error: io::Error| Failure::failed(format!("the control API over TCP: {error}"));
@@ -253,6 +254,7 @@ async fn household(options: &DaemonOptions, keys: &Keys, passed: Passed) -> Outc
             // Who asks from here on waits for the next daemon, instead of being sent away.
             let _ = leave.send(true);
         }
+        doors.retain(|door| !door.outlives_us());
         let clean = stop_everything(&household).await;
         household.remember().await;
         drop(doors);
@@ -268,12 +270,12 @@ fn doors(
     options: &DaemonOptions,
     keys: &Keys,
     left: &Left,
-    passed: Vec<Listener>,
+    handed: (Vec<Listener>, Vec<Listener>),
 ) -> Result<(Vec<Listening>, Vec<Remote>), Failure> {
-    let theirs: Vec<Address> = passed.iter().map(|door| door.address().clone()).collect();
+    let theirs: Vec<Address> = handed.0.iter().map(|door| door.address().clone()).collect();
     let own = Address::Unix(options.runtime.nbd());
     let asked = addresses(&options.doors.nbd)?;
-    let all = listeners(own.clone(), &asked, left, keys, passed)?;
+    let all = listeners(own.clone(), &asked, left, keys, handed)?;
     let remotes = left.remotes(&options.doors, keys)?;
     let ours = all.iter().map(|(listener, _)| listener.address());
     let ours = ours.filter(|address| **address != own && !theirs.contains(address));
@@ -458,10 +460,9 @@ async fn served(
     let own = Address::Unix(options.runtime.serve_nbd(&name));
     let own = registered.as_ref().map(|_| own);
     let asked = addresses(&options.doors.nbd)?;
-    let doors = open_doors(
-        household,
-        listeners_of_one(own, &asked, keys, passed.doors)?,
-    )?;
+    let handed = (passed.doors, passed.stored);
+    let all = listeners_of_one(own, &asked, keys, handed)?;
+    let mut doors = open_doors(household, all)?;
     if !options.quiet {
         started.messages.iter().for_each(|line| say(line));
         for door in &doors {
@@ -485,6 +486,7 @@ async fn served(
             () = told => {}
             () = stopped => {}
         }
+        doors.retain(|door| !door.outlives_us());
         let clean = stop_everything(household).await;
         drop(doors);
         clean

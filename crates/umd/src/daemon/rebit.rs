@@ -8,7 +8,7 @@
 
 use std::path::Path;
 
-use umd_core::array::{BitmapWish, Control, ControlReply, NewBitmap};
+use umd_core::array::{BitmapWish, Control, ControlError, ControlReply, NewBitmap};
 use umd_core::value::SECTOR_BYTES;
 
 use super::array::{BitmapOffer, Handle};
@@ -27,7 +27,12 @@ impl Household {
         let new = NewBitmap {
             region_bytes: request.chunk_bytes,
             write_behind: request.write_behind,
+            offset_sectors: request.offset_sectors,
         };
+        if request.offset_sectors.is_some() && !request.internal {
+            let text = "only a bitmap on the members lies somewhere on them";
+            return Err(nonsense(text.into()));
+        }
         let done = match (&request.file, request.internal) {
             (Some(_), true) => {
                 let text = "a bitmap lies in a file or on the members, not both";
@@ -44,7 +49,15 @@ impl Household {
             (None, true) => {
                 let wish = Control::Bitmap(BitmapWish::Internal(new));
                 let answer = handle.control(wish).await.map_err(stopped(name))?;
-                answer.map_err(|error| refused(&cannot_add(name), &error))?;
+                answer.map_err(|error| match &error {
+                    // Never, wherever the array is and whatever it does.
+                    ControlError::Invalid(_) | ControlError::TooSmall(_)
+                        if new.offset_sectors.is_some() =>
+                    {
+                        nonsense(format!("{}: {error}", cannot_add(name)))
+                    }
+                    _ => refused(&cannot_add(name), &error),
+                })?;
                 format!("added a bitmap to {name}")
             }
             (None, false) => {

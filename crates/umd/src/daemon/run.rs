@@ -504,6 +504,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
             logical_block_bytes: offer.file.logical_block_bytes(),
             device_uuid: words::random_uuid().0,
             flags: offer.flags,
+            bad_block_log: offer.bad_block_log,
             superblock: offer.superblock,
         };
         let control = match offer.re_add {
@@ -565,7 +566,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
                 .iter()
                 .filter_map(|(id, member)| Some((id.0, member.device?)))
                 .collect(),
-            counted: Box::new(self.meter.counted()),
+            counted: Box::new(self.meter.counted(self.engine.rungs())),
             clients: self.doors.len(),
         }
     }

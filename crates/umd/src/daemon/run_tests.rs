@@ -8,7 +8,7 @@ use umd_core::array::{
     ArrayState, Command, Commands, Completion, Control, ControlError, ControlReply, Event, IoDone,
     IoOp, MemberIo, Purpose, Reply, Request, RequestError, RequestOp, Status, Timer,
 };
-use umd_core::value::{IoId, MemberId, Now, Pool, RequestId, Span};
+use umd_core::value::{IoId, MemberId, Now, Pool, RequestId, Rungs, Span};
 use umd_disk::{Backend, MemberFile, Mux};
 use umd_export::nbd::client::Client;
 use umd_export::nbd::{Address, ExportInfo};
@@ -111,6 +111,10 @@ impl Engine for Copycat {
 
     fn map(&self, _: u16) -> umd_core::array::Map {
         umd_core::array::Map::default()
+    }
+
+    fn rungs(&self) -> Rungs {
+        Rungs::default()
     }
 
     fn status(&self) -> Status {

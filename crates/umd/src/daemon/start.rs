@@ -11,7 +11,7 @@ use umd_core::assembly::{
     self, BitmapPlan, MemberFacts, Plan, Refusal, RefusalKind, SlotPlan, Wish,
 };
 use umd_core::registry::ObjectId;
-use umd_core::value::{MemberId, Now, Pool, SECTOR_BYTES};
+use umd_core::value::{MemberId, Now, Pool, Rungs, SECTOR_BYTES};
 use umd_disk::{Backend, Mux};
 use umd_export::nbd::ExportInfo;
 use umd_format::update::Update;
@@ -49,6 +49,10 @@ impl Engine for Array {
 
     fn map(&self, cells: u16) -> Map {
         Array::map(self, cells)
+    }
+
+    fn rungs(&self) -> Rungs {
+        *Array::rungs(self)
     }
 }
 

@@ -11,6 +11,7 @@
 //! Two lists, because two rights: who has an array open can change that array, who controls the
 //! daemon can write over any device of the machine. A link makes one list of them.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,6 +31,8 @@ const CLIENTS: &str = "ca-cert.pem";
 const MASTERS: &str = "control-ca-cert.pem";
 const OWN: &str = "server-cert.pem";
 const KEY: &str = "server-key.pem";
+/// Lists of authorities have some hundred KiB.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// How TLS is to be spoken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +80,8 @@ impl TlsOptions {
     ) -> Result<ServerConfig, Failure> {
         let (own_path, key_path) = (self.dir.join(OWN), self.dir.join(KEY));
         let own = certificates(&own_path)?;
-        let key = PrivateKeyDer::from_pem_file(&key_path)
+        let key = content(&key_path)
+            .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem))
             .map_err(|error| unreadable(&key_path, "private key", error))?;
         still_good(&own_path, &own)?;
         let provider = Arc::new(ring::default_provider());
@@ -121,8 +125,28 @@ fn verifier(
         .map_err(|error| Failure::failed(format!("certificates of clients: {error}")))
 }
 
+/// A file that can be one of ours. A pipe that nobody writes to, or a device without an end, would
+/// keep us from ever starting.
+fn content(path: &Path) -> Result<Vec<u8>, PemError> {
+    let file = std::fs::metadata(path).map_err(PemError::Io)?;
+    let wrong = |why| PemError::Io(io::Error::new(io::ErrorKind::InvalidInput, why));
+    if file.is_dir() {
+        return Err(PemError::Io(rustix::io::Errno::ISDIR.into()));
+    }
+    if !file.is_file() {
+        return Err(wrong("it is no regular file"));
+    }
+    if file.len() > FILE_BYTES_MAX {
+        return Err(wrong("it is larger than 1 MiB"));
+    }
+    std::fs::read(path).map_err(PemError::Io)
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let all = content(path).and_then(|pem| {
+        let all = CertificateDer::pem_slice_iter(&pem);
+        all.collect::<Result<Vec<_>, _>>()
+    });
     match all {
         Ok(all) if all.is_empty() => Err(unreadable(path, "certificate", PemError::NoItemsFound)),
         Ok(all) => Ok(all),

@@ -103,6 +103,7 @@ impl Source {
                 device: device.to_owned(),
                 name: Some(name.to_owned()),
                 run: false,
+                bad_block_log: None,
             };
             let mut client = self.daemon()?.ok_or(Errno::NODEV)?;
             let answer = client.post::<_, IncrementalDoc>("/v1/incremental", &request);
@@ -115,6 +116,7 @@ impl Source {
             write_mostly: None,
             failfast: None,
             force: false,
+            bad_block_log: None,
         };
         self.post(name, "manage", &request)
     }

@@ -369,9 +369,10 @@ fn location(array: &ArrayDoc, text: &str) -> Answer {
             file: Some(path.to_owned()),
             ..BitmapRequest::default()
         },
-        // umd chooses the place among those that md allows; it is no other than this.
+        // Whether it fits there the engine knows, which knows the members.
         (_, Some(_)) => BitmapRequest {
             internal: true,
+            offset_sectors: offset,
             ..BitmapRequest::default()
         },
         _ => return Err(Errno::INVAL),
@@ -381,8 +382,6 @@ fn location(array: &ArrayDoc, text: &str) -> Answer {
         _ if !is_redundant(array) || array.is_syncing() => Err(Errno::BUSY),
         "none" => Ok(Change::Bitmap(new)),
         _ if known != "none" => Err(Errno::BUSY),
-        _ if new.file.is_some() => Ok(Change::Bitmap(new)),
-        "+8" | "8" if array.metadata.starts_with("1.") => Ok(Change::Bitmap(new)),
-        _ => Err(Errno::INVAL),
+        _ => Ok(Change::Bitmap(new)),
     }
 }

@@ -53,6 +53,7 @@ fn request(member: &MemberDoc, operation: &str) -> ManageRequest {
         write_mostly: None,
         failfast: None,
         force: false,
+        bad_block_log: None,
     }
 }
 

@@ -239,8 +239,8 @@ fn writes_become_requests() {
     assert_eq!(requests[0].operation, "fail");
     assert_eq!(requests[0].device, "/tmp/b.img");
     assert!(matches!(
-        write(&array, "bitmap/location", "+8\n"),
-        Ok(Change::Bitmap(request)) if request.internal
+        write(&array, "bitmap/location", "-16\n"),
+        Ok(Change::Bitmap(request)) if request.internal && request.offset_sectors == Some(-16)
     ));
 }
 

@@ -90,6 +90,7 @@ impl Home {
             .current_dir(self.dir.path())
             .env("XDG_RUNTIME_DIR", self.runtime())
             .env("XDG_STATE_HOME", self.path("state"))
+            .env("XDG_CONFIG_HOME", self.path("config"))
             .env("TZ", "UTC")
             .stdin(Stdio::null());
         command
@@ -192,4 +193,11 @@ pub fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
 
 pub fn inode(path: &std::path::Path) -> u64 {
     fs::metadata(path).expect("there").ino()
+}
+
+/// Tells a process to go.
+pub fn terminate(child: &Child) {
+    let pid = i32::try_from(child.id()).expect("a pid");
+    let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signals");
 }

@@ -209,9 +209,31 @@ fn m06sysfs_members() {
         ("consistency_policy", "resync"),
         ("bitmap/location", "none"),
     ]);
-    assert_eq!(shown.write("bitmap/location", "0"), Err(Errno::INVAL));
-    shown.takes("bitmap/location", "+8");
-    shown.has(&[("bitmap/location", "+8"), ("bitmap/metadata", "internal")]);
+    let images = || ["m0", "m2"].map(|name| fs::read(shown.rig.home.path(name)).expect("reads"));
+    let before = images();
+    // Nothing, on and before the superblock, on the bad-block log, on the data, far away.
+    for place in [
+        "0",
+        "+1",
+        "-8",
+        "+20",
+        "+2048",
+        "-2147483648",
+        "2147483647",
+        "2147483648",
+    ] {
+        let said = shown.write("bitmap/location", place);
+        assert_eq!(said, Err(Errno::INVAL), "{place}");
+    }
+    assert!(images() == before, "what is refused changes nothing");
+    for place in ["+24", "+8"] {
+        shown.takes("bitmap/location", place);
+        shown.has(&[("bitmap/location", place), ("bitmap/metadata", "internal")]);
+        assert_eq!(shown.write("bitmap/location", "+32"), Err(Errno::BUSY));
+        if place != "+8" {
+            shown.takes("bitmap/location", "none");
+        }
+    }
     let flags = [
         ("writemostly", "in_sync,write_mostly"),
         ("-writemostly", "in_sync"),
