@@ -32,6 +32,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
   --old       every array has metadata 0.90 (drawn: one in ten)
   --faulty    every array is one of level faulty (drawn: one of 38)
   --bitmap-file   every array with redundancy has its bitmap in a file (drawn: one in eleven)
+  --halves    mirrors lose power often, while they are rebuilt, wear out or fail (drawn: few do)
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
 
@@ -51,6 +52,7 @@ struct Args {
     shrink: bool,
     runs: Option<u64>,
     forks: Option<u64>,
+    halves: bool,
     lies: bool,
     old: bool,
     bitmap_file: bool,
@@ -82,6 +84,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--forks" => args.forks = Some(number()?),
             "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
+            "--halves" => args.halves = true,
             "--lies" => args.lies = true,
             "--old" => args.old = true,
             "--bitmap-file" => args.bitmap_file = true,
@@ -115,6 +118,9 @@ fn options_of(seed: u64, args: &Args) -> Options {
     if args.faulty {
         options.make_faulty();
     }
+    if args.halves {
+        options.halve();
+    }
     if args.lies {
         options.lie();
     }
@@ -134,6 +140,7 @@ fn forced(args: &Args) -> String {
         (args.old, " --old"),
         (args.bitmap_file, " --bitmap-file"),
         (args.faulty, " --faulty"),
+        (args.halves, " --halves"),
         (args.lies, " --lies"),
         (args.lockless, " --lockless"),
     ];

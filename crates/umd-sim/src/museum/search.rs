@@ -42,6 +42,7 @@ pub fn forced(exhibit: Exhibit) -> Option<&'static str> {
     match exhibit {
         Exhibit::U26 => Some("--bitmap-file"),
         Exhibit::U27 => Some("--old"),
+        Exhibit::U49 | Exhibit::U50 | Exhibit::U51 => Some("--halves"),
         _ => None,
     }
 }
@@ -54,6 +55,7 @@ pub fn options_for(exhibit: Exhibit, seed: u64) -> Options {
             options.keep_bitmap_in_a_file(&mut Rng::new(seed, Stream::Stored));
         }
         Exhibit::U27 if options.minor != OLD => options.make_old(),
+        Exhibit::U49 | Exhibit::U50 | Exhibit::U51 => options.halve(),
         _ => {}
     }
     options
@@ -72,7 +74,7 @@ fn may_show(exhibit: Exhibit, options: &Options) -> bool {
         M12 | M17 | M63 => options.logged.is_some(),
         U04 => options.faults.contains(&Fault::FlushError),
         U23 => matches!(options.level, 1 | 10) && options.beyond,
-        U50 => matches!(options.level, 1 | 10),
+        U50 => matches!(options.level, 1 | 10) && options.actions_per_boot == 8,
         U24 => options.rare.late,
         U49 => options.limits && options.missing > 0,
         U25 => options.actions.contains(&Action::Replace),
