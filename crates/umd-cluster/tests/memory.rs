@@ -1,0 +1,70 @@
+//! The engine for one process against the suite that every engine has to pass, and the suite
+//! against engines that break a promise.
+
+// Helpers of tests are tests.
+#![allow(clippy::unwrap_used)]
+
+mod suite;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use suite::node;
+use suite::sabotage::{self, Sabotaged};
+use suite::{Bench, Harness, Held, Subject};
+use umd_cluster::memory::Memory;
+use umd_cluster::{LogEngine, Setup};
+
+/// A log for each array.
+#[derive(Default)]
+struct InProcess {
+    logs: Mutex<BTreeMap<[u8; 16], Arc<Memory>>>,
+}
+
+impl Harness for InProcess {
+    fn session(&self) -> Duration {
+        Duration::from_millis(1000)
+    }
+
+    fn engine(&self, setup: Setup) -> Box<dyn Subject> {
+        let mut logs = self.logs.lock().unwrap();
+        let memory = logs.entry(setup.array).or_insert_with(Memory::new);
+        let link = memory.link();
+        let wire = link.clone();
+        Box::new(Held {
+            engine: LogEngine::new(link, setup, Arc::new(|| ())),
+            cut: Box::new(move |cut| wire.cut(cut)),
+        })
+    }
+}
+
+#[test]
+fn the_engine_for_one_process_keeps_its_promises() {
+    suite::run(&InProcess::default());
+}
+
+/// What is wanted in vain here is not waited for as long as elsewhere.
+#[test]
+fn the_suite_notices_every_promise_that_is_broken() {
+    let inner = InProcess::default();
+    let unnoticed: Vec<_> = std::thread::scope(|scope| {
+        let threads = sabotage::ALL.map(|(broken, name)| {
+            let inner = &inner;
+            scope.spawn(move || {
+                let harness = Sabotaged { inner, broken };
+                let all = suite::cases::CASES.iter().chain(&suite::trouble::CASES);
+                let case = all.into_iter().find(|case| case.0 == name).unwrap();
+                node::hurry();
+                let result = suite::attempt(case, &Bench::new(&harness));
+                println!("{broken:?}: {}", result.clone().err().unwrap_or_default());
+                result.is_ok().then_some((broken, name))
+            })
+        });
+        threads
+            .into_iter()
+            .filter_map(|one| one.join().unwrap())
+            .collect()
+    });
+    assert!(unnoticed.is_empty(), "{unnoticed:?}");
+}
