@@ -5,8 +5,8 @@
 //!     ServiceCommand |  ^ ServiceEvent                                        |
 //!                    v  |                                                     v
 //!                   Engine                                                  Fencer
-//!                    |                                       command, watchdog, reservation, confirm
-//!                 LogEngine: session, book                                  |
+//!                    |                           command, watchdog, reservation, confirm
+//!                 LogEngine: session, book                                    |
 //!                    |  appends entries, follows them                     FenceProof
 //!                  Ledger: one ordered log, marks that expire
 //!                 /      \

@@ -24,7 +24,7 @@ struct InProcess {
 
 impl Harness for InProcess {
     fn session(&self) -> Duration {
-        Duration::from_millis(1000)
+        Duration::from_millis(1500)
     }
 
     fn engine(&self, setup: Setup) -> Box<dyn Subject> {

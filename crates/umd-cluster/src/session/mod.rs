@@ -151,6 +151,8 @@ impl State {
         }
         if let Phase::Joining { until } = self.phase {
             if now >= until {
+                let why = || "the lock service has not answered in time".into();
+                self.trouble.entry("timer").or_insert_with(why);
                 self.lose();
                 return None;
             }
@@ -415,7 +417,7 @@ impl<L: Ledger> Engine for LogEngine<L> {
 
     fn trouble(&self) -> Option<String> {
         let state = self.shared.lock();
-        state.trouble.values().next().cloned()
+        state.trouble.values().next_back().cloned()
     }
 }
 

@@ -160,8 +160,14 @@ fn addressees(bench: &Bench) {
         });
         assert_eq!((from, message), (a.me(), NUMBERED(1)));
     }
-    for slot in [b.me().slot, c.me().slot] {
-        assert_eq!(a.answer_of(slot), Answered::Acked(AckStatus::Done));
+    let mut missing = BTreeSet::from([b.me().slot, c.me().slot]);
+    while !missing.is_empty() {
+        let (slot, how) = a.until("an answer", |event| match event {
+            Event::Answered(slot, how) => Some((*slot, *how)),
+            _ => None,
+        });
+        assert!(missing.remove(&slot), "{slot} answers twice");
+        assert_eq!(how, Answered::Acked(AckStatus::Done));
     }
     b.leave(Leave::Clean);
     a.gone(b.me());

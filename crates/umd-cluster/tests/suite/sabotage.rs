@@ -122,9 +122,9 @@ impl Bad {
             (Broken::Addressees, Event::Ordered(to)) => drop(to.pop_last()),
             (Broken::SameLife, Event::Joined(session)) => session.me.incarnation.0 = 1,
             (Broken::TooLong, Event::Joined(session)) => {
-                session.valid_until = session.valid_until + Span::secs(20);
+                session.valid_until = session.valid_until + Span::secs(4);
             }
-            (Broken::TooLong, Event::Renewed(until)) => *until = *until + Span::secs(20),
+            (Broken::TooLong, Event::Renewed(until)) => *until = *until + Span::secs(4),
             (Broken::NeverLost, Event::Lost) | (Broken::NeverLeft, Event::Left) => return None,
             (Broken::OneGrant, Event::Granted(_, number)) => *number = Fencing(1),
             (_, Event::Granted(_, number)) => self.granted = Some(*number),

@@ -182,7 +182,7 @@ fn trimmed(bench: &Bench) {
     let begin = std::time::Instant::now();
     let mut number = 0;
     let mut last = None;
-    while begin.elapsed() < bench.session() * 4 {
+    while begin.elapsed() < bench.session() * 5 / 2 {
         let grant = a.acquire(Right::Token);
         assert!(Some(grant) > last, "{grant:?} after {last:?}");
         last = Some(grant);
