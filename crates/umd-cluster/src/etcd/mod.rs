@@ -266,7 +266,10 @@ impl Ledger for Etcd {
             let gone = b64(self.mark_key(*other));
             then.push(json!({"request_delete_range": {"key": gone}}));
         }
-        let made = |key: &str, result: &str| json!({"key": key, "target": "CREATE", "result": result, "create_revision": "0"});
+        let made = |key: &str, result: &str| {
+            let (target, none) = ("CREATE", "0");
+            json!({"key": key, "target": target, "result": result, "create_revision": none})
+        };
         let body = json!({
             "compare": [made(&alive, "GREATER"), made(&key, "EQUAL")],
             "success": then,
@@ -336,7 +339,10 @@ impl Ledger for Etcd {
         let book: Value = serde_json::from_str(&new.text).expect("a book is JSON");
         let text = json!({"place": new.place.to_string(), "trimmed": new.trimmed.to_string(),
             "book": book});
-        let put = |key: String, value: String| json!({"request_put": {"key": b64(key), "value": b64(value)}});
+        let put = |key: String, value: String| {
+            let (key, value) = (b64(key), b64(value));
+            json!({"request_put": {"key": key, "value": value}})
+        };
         let body = json!({"compare": [unchanged], "success": [
             put(self.snapshot_key(), text.to_string()),
             put(self.place_key(), new.place.to_string()),

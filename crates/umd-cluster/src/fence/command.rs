@@ -1,7 +1,7 @@
 //! Fencing by a command: power switches, hypervisors, whatever has a fence agent.
 //!
 //! ```text
-//!   stdin    action=off, port=HOST, plug=HOST, nodename=HOST, then the options: one key=value a line
+//!   stdin    action=off, port=HOST, plug=HOST, nodename=HOST, the options: one key=value a line
 //!   exit 0   the proof                      anything else, or too late: none
 //!   output   kept for the message
 //! ```
@@ -158,9 +158,16 @@ impl Fencer for Command {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
 
     use super::super::tests::target;
     use super::*;
+
+    /// A program that is being written while another test starts one would be busy.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     fn agent(dir: &std::path::Path, script: &str) -> Command {
         let program = dir.join("agent");
@@ -177,6 +184,7 @@ mod tests {
 
     #[test]
     fn an_agent_is_told_who_and_its_exit_is_the_proof() {
+        let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let heard = dir.path().join("heard");
         let command = agent(dir.path(), &format!("cat > {}", heard.display()));
@@ -192,6 +200,7 @@ mod tests {
 
     #[test]
     fn one_that_fails_is_no_proof_and_is_quoted() {
+        let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let command = agent(dir.path(), "echo no power; echo to it >&2; exit 3");
         let why = command.fence(&target(Some("beta"))).unwrap_err().0;
@@ -210,6 +219,7 @@ mod tests {
 
     #[test]
     fn one_that_hangs_is_killed_with_all_it_started() {
+        let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let after = dir.path().join("after");
         let script = format!("(sleep 2; touch {}) & sleep 60", after.display());
@@ -227,6 +237,7 @@ mod tests {
 
     #[test]
     fn one_that_leaves_somebody_behind_is_not_waited_for_longer() {
+        let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let command = agent(dir.path(), "sleep 8 & echo fine");
         let begin = Instant::now();
@@ -236,6 +247,7 @@ mod tests {
 
     #[test]
     fn who_is_not_known_and_this_host_are_not_switched_off() {
+        let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let ran = dir.path().join("ran");
         let command = agent(dir.path(), &format!("touch {}", ran.display()));

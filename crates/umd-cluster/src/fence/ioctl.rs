@@ -87,8 +87,8 @@ unsafe impl<T> Ioctl for Call<T> {
 
 fn call<T>(device: impl AsFd, opcode: Opcode, argument: T) -> io::Result<i32> {
     let call = Call { opcode, argument };
-    // SAFETY: see `Call`: these are calls of the kernel's headers with the arguments they have there.
-    // Another kind of file than a block device answers ENOTTY, and takes nothing.
+    // SAFETY: see `Call`: these are calls of the kernel's headers with the arguments they have
+    // there. Another kind of file than a block device answers ENOTTY, and takes nothing.
     let status = unsafe { rustix::ioctl::ioctl(device, call) }?;
     Ok(status)
 }

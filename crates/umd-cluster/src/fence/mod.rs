@@ -135,7 +135,10 @@ pub(crate) mod tests {
 
     #[test]
     fn the_first_proof_counts_and_without_one_every_reason_is_told() {
-        let (no, yes) = (|| Box::new(Way(None)), Box::new(Way(Some(ProofKind::Command))));
+        let (no, yes) = (
+            || Box::new(Way(None)),
+            Box::new(Way(Some(ProofKind::Command))),
+        );
         let target = target(Some("beta"));
         let fencers = Fencers::new(vec![no(), yes, Box::new(Way(Some(ProofKind::Storage)))]);
         assert_eq!(fencers.fence(&target).unwrap().kind, ProofKind::Command);

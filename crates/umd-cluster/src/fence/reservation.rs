@@ -215,7 +215,12 @@ mod tests {
 
     #[test]
     fn every_life_has_a_key_of_its_own() {
-        let lives = [peer(0, 0), peer(0, 1 << 16), peer(1, 1 << 16), peer(u16::MAX - 1, 7)];
+        let lives = [
+            peer(0, 0),
+            peer(0, 1 << 16),
+            peer(1, 1 << 16),
+            peer(u16::MAX - 1, 7),
+        ];
         let keys: BTreeSet<u64> = lives.into_iter().map(key).collect();
         assert_eq!(keys.len(), 4);
         assert!(!keys.contains(&0), "no key is none");
@@ -253,7 +258,9 @@ mod tests {
     }
 
     fn take(disks: &[Disk], me: Peer) -> Reservations {
-        let all = disks.iter().map(|disk| Box::new(disk.clone()) as Box<dyn Persistent>);
+        let all = disks
+            .iter()
+            .map(|disk| Box::new(disk.clone()) as Box<dyn Persistent>);
         Reservations::take(all.collect(), me).unwrap()
     }
 
@@ -265,13 +272,19 @@ mod tests {
         take(&disks, target.peer);
         assert_eq!(me.fence(&target).unwrap().kind, ProofKind::Storage);
         for disk in &disks {
-            assert_eq!(*disk.keys.lock().unwrap(), BTreeSet::from([key(peer(0, 1))]));
+            assert_eq!(
+                *disk.keys.lock().unwrap(),
+                BTreeSet::from([key(peer(0, 1))])
+            );
         }
         disks[0].broken = true;
         let me = take(&disks, peer(0, 1));
         take(&disks, target.peer);
         let why = me.fence(&target).unwrap_err().0;
-        assert!(why.starts_with("it may still write to 1 of 2 members: disk refuses"), "{why}");
+        assert!(
+            why.starts_with("it may still write to 1 of 2 members: disk refuses"),
+            "{why}"
+        );
         // It is cut off where that could be had.
         assert!(!disks[1].keys.lock().unwrap().contains(&key(target.peer)));
     }
@@ -280,7 +293,10 @@ mod tests {
     fn a_file_has_no_reservations_and_says_so() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let open = || Box::new(BlockDevice::open(file.path()).unwrap());
-        let why = Reservations::take(vec![open()], peer(0, 1)).err().unwrap().0;
+        let why = Reservations::take(vec![open()], peer(0, 1))
+            .err()
+            .unwrap()
+            .0;
         let name = file.path().display();
         assert_eq!(why, format!("{name} has no persistent reservations"));
         assert!(matches!(open().preempt_abort(1, 2), Err(Conflict::None)));
@@ -292,7 +308,10 @@ mod tests {
         assert!(judge(Ok(0)).is_ok());
         assert!(matches!(judge(Ok(0x18)), Err(Conflict::Refused)));
         assert!(matches!(judge(Ok(2)), Err(Conflict::Status(2))));
-        assert!(matches!(error(rustix::io::Errno::OPNOTSUPP), Conflict::None));
+        assert!(matches!(
+            error(rustix::io::Errno::OPNOTSUPP),
+            Conflict::None
+        ));
         assert!(matches!(error(rustix::io::Errno::BADE), Conflict::Refused));
         assert!(matches!(error(rustix::io::Errno::IO), Conflict::Io(_)));
     }

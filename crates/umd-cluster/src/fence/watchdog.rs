@@ -248,7 +248,9 @@ mod tests {
     #[test]
     fn a_watchdog_that_is_too_slow_is_not_used_and_does_not_bite() {
         let device = fake(60);
-        let error = Feeder::new(device.clone(), Duration::from_secs(10)).err().unwrap();
+        let error = Feeder::new(device.clone(), Duration::from_secs(10))
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("takes 60 s"), "{error}");
         assert_eq!(*device.said.lock().unwrap(), "V");
     }

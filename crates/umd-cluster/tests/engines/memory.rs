@@ -1,18 +1,13 @@
 //! The engine for one process against the suite that every engine has to pass, and the suite
 //! against engines that break a promise.
 
-// Helpers of tests are tests.
-#![allow(clippy::unwrap_used)]
-
-mod suite;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use suite::node;
-use suite::sabotage::{self, Sabotaged};
-use suite::{Bench, Harness, Held, Subject};
+use crate::suite::sabotage::{self, Sabotaged};
+use crate::suite::{self, node};
+use crate::suite::{Bench, Harness, Held, Subject};
 use umd_cluster::memory::Memory;
 use umd_cluster::{LogEngine, Setup};
 
@@ -24,12 +19,12 @@ struct InProcess {
 
 impl Harness for InProcess {
     fn session(&self) -> Duration {
-        Duration::from_millis(1500)
+        Duration::from_secs(2)
     }
 
     fn engine(&self, setup: Setup) -> Box<dyn Subject> {
         let mut logs = self.logs.lock().unwrap();
-        let memory = logs.entry(setup.array).or_insert_with(Memory::new);
+        let memory = logs.entry(setup.array).or_default();
         let link = memory.link();
         let wire = link.clone();
         Box::new(Held {
@@ -41,7 +36,7 @@ impl Harness for InProcess {
 
 #[test]
 fn the_engine_for_one_process_keeps_its_promises() {
-    suite::run(&InProcess::default());
+    crate::suite::run(&InProcess::default());
 }
 
 /// What is wanted in vain here is not waited for as long as elsewhere.

@@ -4,18 +4,12 @@
 //! etcd is taken from the folder of oracles (`cargo xtask oracle`) or from `PATH`. Without it these
 //! tests say loudly that they are skipped, and fail where `CI` is `true`.
 
-// Helpers of tests are tests.
-#![allow(clippy::unwrap_used)]
-
-mod server;
-mod suite;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use server::{Gate, Servers, or_skip};
-use suite::node::PATIENCE;
-use suite::{Bench, Harness, Held, Node, Subject};
+use crate::server::{Gate, Servers, or_skip};
+use crate::suite::node::PATIENCE;
+use crate::suite::{Bench, Harness, Held, Node, Subject};
 use umd_cluster::etcd::Etcd;
 use umd_cluster::{LogEngine, Setup};
 use umd_core::cluster::{
@@ -58,7 +52,7 @@ fn etcd_with_one_member_keeps_the_promises() {
         return;
     };
     let session = SESSION;
-    suite::run(&Hosts {
+    crate::suite::run(&Hosts {
         servers: &servers,
         session,
     });
@@ -70,7 +64,7 @@ fn etcd_with_three_members_keeps_the_promises() {
         return;
     };
     let session = SESSION;
-    suite::run(&Hosts {
+    crate::suite::run(&Hosts {
         servers: &servers,
         session,
     });
@@ -88,7 +82,7 @@ fn value(sectors: u64) -> SlotValue {
 fn is_well(nodes: &mut [Node]) {
     let (first, others) = nodes.split_first_mut().unwrap();
     let grant = first.acquire(Right::Token);
-    first.broadcast(grant, suite::cases::NUMBERED(7), PATIENCE);
+    first.broadcast(grant, crate::suite::cases::NUMBERED(7), PATIENCE);
     for node in others.iter_mut() {
         node.delivered();
     }
