@@ -207,3 +207,125 @@ fn an_etcd_that_was_made_anew_has_no_members() {
         );
     }
 }
+
+/// A node that reaches servers as it is told to.
+fn node(place: &umd_cluster::etcd::Servers, array: u8) -> Node {
+    let mut setup = Setup::new([array; 16], "blue", "host");
+    setup.past = umd_cluster::Past::New;
+    setup.session = Duration::from_secs(5);
+    setup.join_within = Duration::from_secs(4);
+    let etcd = Etcd::new(place, setup.array, setup.session).unwrap();
+    Node::new(Box::new(Held {
+        engine: LogEngine::new(etcd, setup, Arc::new(|| ())),
+        cut: Box::new(|_| panic!("nobody cuts it")),
+    }))
+}
+
+#[test]
+fn who_has_no_password_is_told_so() {
+    let Some(servers) = or_skip("who_has_no_password_is_told_so", 1) else {
+        return;
+    };
+    servers.with_password("sesame");
+    let mut place = umd_cluster::etcd::Servers {
+        urls: vec![format!("http://{}", servers.addresses()[0])],
+        ..Default::default()
+    };
+    for (user, why) in [
+        (None, "user name is empty"),
+        (Some(("root", "wrong")), "does not let user root in"),
+    ] {
+        place.user = user.map(|(name, password)| (name.into(), password.into()));
+        let mut stranger = node(&place, 1);
+        stranger.refused(2, 1);
+        let trouble = stranger.engine.trouble().unwrap();
+        assert!(trouble.contains(why), "{trouble}");
+    }
+    place.user = Some(("root".into(), "sesame".into()));
+    let mut nodes = [node(&place, 1), node(&place, 1)];
+    for one in &mut nodes {
+        one.join(2);
+    }
+    is_well(&mut nodes);
+}
+
+/// An authority of our own.
+struct Authority {
+    pem: String,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Authority {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = rcgen::Issuer::new(params, key);
+        Authority { pem, issuer }
+    }
+
+    /// A certificate and its key.
+    fn sign(&self, name: &str) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![
+            rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+            rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        let signed = params.signed_by(&key, &self.issuer).unwrap();
+        (signed.pem(), key.serialize_pem())
+    }
+}
+
+#[test]
+fn over_tls_both_sides_show_who_they_are() {
+    let Some(servers) = or_skip("over_tls_both_sides_show_who_they_are", 1) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let (certificate, key) = authority.sign("127.0.0.1");
+    let files = [
+        ("ca", &authority.pem),
+        ("cert", &certificate),
+        ("key", &key),
+    ];
+    let files = files.map(|(name, text)| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    });
+    let servers = servers.with_tls([&files[0], &files[1], &files[2]]);
+    let bytes = |(certificate, key): (String, String)| Some((certificate.into(), key.into()));
+    let good = umd_cluster::etcd::Servers {
+        urls: vec![format!("https://{}", servers.addresses()[0])],
+        ca_pem: authority.pem.clone().into(),
+        client_pem: bytes(authority.sign("host")),
+        ..Default::default()
+    };
+    let other = Authority::new();
+    for bad in [
+        umd_cluster::etcd::Servers {
+            client_pem: None,
+            ..good.clone()
+        },
+        umd_cluster::etcd::Servers {
+            client_pem: bytes(other.sign("host")),
+            ..good.clone()
+        },
+        umd_cluster::etcd::Servers {
+            ca_pem: other.pem.clone().into(),
+            ..good.clone()
+        },
+    ] {
+        let mut stranger = node(&bad, 1);
+        stranger.refused(2, 1);
+        assert!(stranger.engine.trouble().is_some());
+    }
+    let mut nodes = [node(&good, 1), node(&good, 1)];
+    for one in &mut nodes {
+        one.join(2);
+    }
+    is_well(&mut nodes);
+}

@@ -22,6 +22,9 @@ pub struct Servers {
     program: PathBuf,
     dir: TempDir,
     members: Vec<Member>,
+    /// What a member is told besides.
+    extra: Vec<String>,
+    scheme: &'static str,
 }
 
 struct Member {
@@ -69,6 +72,46 @@ fn free_addresses(many: usize) -> Vec<SocketAddr> {
 }
 
 impl Servers {
+    /// One that speaks TLS only, with these files: authority, certificate, key.
+    pub fn with_tls(mut self, files: [&Path; 3]) -> Servers {
+        self.kill(0);
+        let options = ["--trusted-ca-file", "--cert-file", "--key-file"];
+        for (option, file) in options.into_iter().zip(files) {
+            self.extra.push(option.into());
+            self.extra.push(file.to_str().unwrap().into());
+        }
+        self.extra.push("--client-cert-auth".into());
+        self.scheme = "https";
+        self.start(0);
+        let begin = Instant::now();
+        while TcpStream::connect(self.members[0].client).is_err() {
+            assert!(
+                begin.elapsed() < Duration::from_secs(60),
+                "it does not start"
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+        self
+    }
+
+    /// Lets nobody in but users, of whom there is one: root.
+    pub fn with_password(&self, password: &str) {
+        let at = self.members[0].client;
+        let steps = [
+            ("auth/role/add", json!({"name": "root"})),
+            (
+                "auth/user/add",
+                json!({"name": "root", "password": password}),
+            ),
+            ("auth/user/grant", json!({"user": "root", "role": "root"})),
+            ("auth/enable", json!({})),
+        ];
+        for (path, body) in steps {
+            let answer = post(at, path, &body).unwrap();
+            assert!(answer.get("error").is_none(), "{path}: {answer}");
+        }
+    }
+
     fn new(program: PathBuf, members: usize) -> Servers {
         let addresses = free_addresses(members * 2);
         let members = addresses.chunks(2).map(|pair| Member {
@@ -80,6 +123,8 @@ impl Servers {
             program,
             dir: tempfile::tempdir().unwrap(),
             members: members.collect(),
+            extra: Vec::new(),
+            scheme: "http",
         };
         for member in 0..servers.members.len() {
             servers.start(member);
@@ -103,10 +148,8 @@ impl Servers {
         let log = log.unwrap();
         let at = &mut self.members[member];
         assert!(at.child.is_none(), "it runs");
-        let (client, peer) = (
-            format!("http://{}", at.client),
-            format!("http://{}", at.peer),
-        );
+        let client = format!("{}://{}", self.scheme, at.client);
+        let peer = format!("http://{}", at.peer);
         let child = Command::new(&self.program)
             .args(["--name", &format!("m{member}")])
             .arg("--data-dir")
@@ -116,7 +159,7 @@ impl Servers {
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &cluster.join(",")])
-            .env_remove("ETCD_UNSUPPORTED_ARCH")
+            .args(&self.extra)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
