@@ -269,7 +269,8 @@ fn ended_before(ended: &mut Node, others: &mut Node) {
         "it believed until {valid:?}, others heard at {heard:?}"
     );
     ended.engine.pause(false);
-    ended.hears(&Event::Lost);
+    let first = ended.step(PATIENCE);
+    assert_eq!(first, Some(Event::Lost), "nothing else is told first");
     ended.never("told behind its end", bench_rest(), |_| true);
     let lost = ended.seen.last().expect("it was told").1.clone();
     assert_eq!(lost, Event::Lost);
