@@ -63,6 +63,7 @@ impl Memory {
         Link {
             memory: Arc::clone(self),
             cut: Arc::default(),
+            deaf: Arc::default(),
         }
     }
 
@@ -79,9 +80,15 @@ impl Memory {
 pub struct Link {
     memory: Arc<Memory>,
     cut: Arc<AtomicBool>,
+    deaf: Arc<AtomicBool>,
 }
 
 impl Link {
+    /// Lets it hear nothing of the log, or again: for tests. All else goes on.
+    pub fn deafen(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::SeqCst);
+    }
+
     /// Cuts it, or mends it: for tests.
     pub fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::SeqCst);
@@ -169,6 +176,9 @@ impl Ledger for Link {
         log.expire();
         if self.cut.load(Ordering::SeqCst) {
             return Err(Trouble("the lock service is cut off".into()));
+        }
+        if self.deaf.load(Ordering::SeqCst) {
+            return Err(Trouble("the lock service tells nothing".into()));
         }
         let snapshot = log.snapshot.as_ref();
         if snapshot.is_some_and(|snapshot| place < snapshot.trimmed) {

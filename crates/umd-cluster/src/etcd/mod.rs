@@ -189,18 +189,13 @@ impl Etcd {
         (entries, stirred)
     }
 
-    /// Begins to watch; whether history goes back that far.
-    fn begin_watch(&self, cursor: &mut Cursor, wait: Duration) -> Result<bool, Trouble> {
+    /// Begins to watch.
+    fn begin_watch(&self, cursor: &mut Cursor, wait: Duration) -> Result<(), Trouble> {
         let (from, to) = range(&self.prefix);
         let body = json!({"create_request": {"key": from, "range_end": to,
             "start_revision": cursor.next.to_string()}});
-        let mut lines = self.gateway.watch(&body, wait)?;
-        let Some(first) = lines.next()? else {
-            return Err(Trouble("etcd does not begin to watch".into()));
-        };
-        let compacted = first["canceled"].as_bool() == Some(true);
-        cursor.lines = (!compacted).then_some(lines);
-        Ok(!compacted)
+        cursor.lines = Some(self.gateway.watch(&body, wait)?);
+        Ok(())
     }
 }
 
@@ -370,12 +365,12 @@ impl Ledger for Etcd {
 impl Etcd {
     fn follow_from(&self, cursor: &mut Cursor, wait: Duration) -> Result<Follow, Trouble> {
         let begun = Instant::now();
-        if cursor.lines.is_none() && !self.begin_watch(cursor, wait)? {
-            return self.read_again(cursor);
+        if cursor.lines.is_none() {
+            self.begin_watch(cursor, wait)?;
         }
         loop {
             let lines = cursor.lines.as_mut().expect("begun");
-            let message = lines.next().inspect_err(|_| ());
+            let message = lines.next();
             let message = match message {
                 Ok(Some(message)) => message,
                 Ok(None) | Err(_) => {
@@ -389,6 +384,7 @@ impl Etcd {
                     return Ok(Follow::Entries { entries, stirred });
                 }
             };
+            // History does not go back that far, or the server has other reasons.
             if message["canceled"].as_bool() == Some(true) {
                 cursor.lines = None;
                 return self.read_again(cursor);

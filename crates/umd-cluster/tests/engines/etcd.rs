@@ -4,6 +4,7 @@
 //! etcd is taken from the folder of oracles (`cargo xtask oracle`) or from `PATH`. Without it these
 //! tests say loudly that they are skipped, and fail where `CI` is `true`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::server::{Gate, Servers, or_skip};
 use crate::suite::node::PATIENCE;
 use crate::suite::{Bench, Harness, Held, Node, Subject};
 use umd_cluster::etcd::Etcd;
-use umd_cluster::{LogEngine, Setup};
+use umd_cluster::{Appended, Follow, Ledger, LogEngine, Renewal, Setup, Snapshot};
 use umd_core::cluster::{
     AckStatus, Answered, Right, ServiceCommand as Command, ServiceEvent as Event, SlotValue,
 };
@@ -44,7 +45,7 @@ impl Harness for Hosts<'_> {
     }
 }
 
-const SESSION: Duration = Duration::from_secs(3);
+const SESSION: Duration = Duration::from_secs(4);
 
 #[test]
 fn etcd_with_one_member_keeps_the_promises() {
@@ -196,9 +197,19 @@ fn an_etcd_that_was_made_anew_has_no_members() {
         };
         Bench::new(&harness).members(4)
     };
+    let place = umd_cluster::etcd::Servers {
+        urls: vec![format!("http://{}", servers.addresses()[0])],
+        ..Default::default()
+    };
+    let ledger = Etcd::new(&place, [9; 16], harness_session).unwrap();
+    ledger.begin(harness_session).unwrap();
     servers.kill(0);
     servers.forget(0);
     servers.start(0);
+    servers.wait_until_well();
+    let error = ledger.marks().unwrap_err().to_string();
+    assert!(error.starts_with("etcd is not the one it was"), "{error}");
+    assert_eq!(ledger.follow(1, harness_session), Ok(Follow::Missed));
     for node in &mut nodes {
         let valid = node.valid_until();
         node.hears(&Event::Lost);
@@ -213,7 +224,7 @@ fn node(place: &umd_cluster::etcd::Servers, array: u8) -> Node {
     let mut setup = Setup::new([array; 16], "blue", "host");
     setup.past = umd_cluster::Past::New;
     setup.session = Duration::from_secs(5);
-    setup.join_within = Duration::from_secs(4);
+    setup.join_within = Duration::from_secs(2);
     let etcd = Etcd::new(place, setup.array, setup.session).unwrap();
     Node::new(Box::new(Held {
         engine: LogEngine::new(etcd, setup, Arc::new(|| ())),
@@ -328,4 +339,68 @@ fn over_tls_both_sides_show_who_they_are() {
         one.join(2);
     }
     is_well(&mut nodes);
+}
+
+#[test]
+fn a_log_in_etcd_is_as_one_in_memory() {
+    let Some(servers) = or_skip("a_log_in_etcd_is_as_one_in_memory", 1) else {
+        return;
+    };
+    let place = umd_cluster::etcd::Servers {
+        urls: vec![format!("http://{}", servers.addresses()[0])],
+        ..Default::default()
+    };
+    let memory = umd_cluster::memory::Memory::new();
+    ledger_keeps_its_word(|| memory.link());
+    let session = Duration::from_secs(10);
+    ledger_keeps_its_word(|| Etcd::new(&place, [3; 16], session).unwrap());
+}
+
+fn ledger_keeps_its_word<L: Ledger>(link: impl Fn() -> L) {
+    let long = Duration::from_secs(60);
+    let (a, b) = (link(), link());
+    let (one, two) = (a.begin(long).unwrap(), b.begin(long).unwrap());
+    assert_eq!(a.marks().unwrap(), BTreeSet::from([one, two]));
+    // Once, however often it is said, and only under a mark.
+    for _ in 0..2 {
+        assert_eq!(b.append(two, 1, "first", &[]), Ok(Appended::Done));
+    }
+    assert_eq!(a.append(one, 1, "strike", &[two]), Ok(Appended::Done));
+    assert_eq!(b.append(two, 2, "late", &[]), Ok(Appended::Ended));
+    assert_eq!(b.append(two, 1, "first", &[]), Ok(Appended::Done));
+    assert_eq!(b.renew(two), Ok(Renewal::Ended));
+    assert_eq!(a.renew(one), Ok(Renewal::Held));
+    for number in 2..=250 {
+        a.append(one, number, "more", &[]).unwrap();
+    }
+    let opened = a.open().unwrap();
+    let places: Vec<u64> = opened.entries.iter().map(|entry| entry.place).collect();
+    assert_eq!(places.len(), 251);
+    assert!(places.is_sorted_by(|a, b| a < b));
+    assert_eq!(
+        [&opened.entries[0].text, &opened.entries[1].text],
+        ["first", "strike"]
+    );
+    // Whoever follows from somewhere is told what lies behind.
+    let wait = Duration::from_secs(5);
+    let Ok(Follow::Entries { entries, .. }) = link().follow(places[248], wait) else {
+        panic!("nothing came");
+    };
+    assert_eq!(entries, opened.entries[249..249 + entries.len()]);
+    // What was trimmed is gone, and who needed it is told so.
+    let snapshot = |place, trimmed| Snapshot {
+        place,
+        trimmed,
+        text: "{}".into(),
+    };
+    let new = snapshot(places[240], places[230]);
+    a.trim(None, &new).unwrap();
+    a.trim(None, &snapshot(1, 0)).unwrap(); // Somebody else was faster.
+    let opened = b.open().unwrap();
+    assert_eq!(opened.snapshot, Some(new));
+    assert_eq!(opened.entries.len(), 10);
+    let newer = snapshot(places[245], places[240]);
+    a.trim(Some(places[240]), &newer).unwrap();
+    assert_eq!(b.open().unwrap().snapshot, Some(newer));
+    assert_eq!(b.open().unwrap().entries.len(), 5);
 }

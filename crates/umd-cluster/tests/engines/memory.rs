@@ -10,6 +10,7 @@ use crate::suite::{self, node};
 use crate::suite::{Bench, Harness, Held, Subject};
 use umd_cluster::memory::Memory;
 use umd_cluster::{LogEngine, Setup};
+use umd_core::cluster::{ServiceCommand as Command, ServiceEvent as Event};
 
 /// A log for each array.
 #[derive(Default)]
@@ -37,6 +38,32 @@ impl Harness for InProcess {
 #[test]
 fn the_engine_for_one_process_keeps_its_promises() {
     crate::suite::run(&InProcess::default());
+}
+
+#[test]
+fn who_hears_nothing_of_its_expulsion_is_over_all_the_same() {
+    let harness = InProcess::default();
+    let bench = Bench::new(&harness);
+    let mut a = bench.node("a");
+    a.join(2);
+    let link = harness.logs.lock().unwrap()[&bench.array].link();
+    let engine = LogEngine::new(link.clone(), bench.setup("b"), Arc::new(|| ()));
+    let mut b = crate::suite::Node::new(Box::new(Held {
+        engine,
+        cut: Box::new(|_| panic!("nobody cuts it")),
+    }));
+    b.join(2);
+    link.deafen(true);
+    // It renews its session, and nobody minds.
+    let valid = b.valid_until();
+    while b.engine.now() <= valid {
+        assert!(b.step(node::PATIENCE).is_some(), "renewed");
+    }
+    a.drain();
+    a.say(Command::Expel(b.me()));
+    b.hears(&Event::Lost);
+    let over = b.engine.now();
+    assert!(over < a.down(b.me()));
 }
 
 /// What is wanted in vain here is not waited for as long as elsewhere.

@@ -159,6 +159,8 @@ impl Servers {
             .args(["--listen-peer-urls", &peer])
             .args(["--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &cluster.join(",")])
+            // Members are killed here, and machines are not.
+            .arg("--unsafe-no-fsync")
             .args(&self.extra)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Harness --> nodes of an array, with links that can be cut
-//!   CASES: (promise, name, fn(&Harness))      all of them at once, each with an array of its own
+//!   CASES: (promise, name, fn(&Harness))      several at once, each with an array of its own
 //!   sabotage.rs: an engine that breaks one promise, and the case that notices
 //! ```
 
@@ -12,6 +12,7 @@ pub mod sabotage;
 pub mod trouble;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant as Moment};
 
@@ -133,26 +134,28 @@ pub fn attempt(case: &Case, bench: &Bench) -> Result<(), String> {
     })
 }
 
-/// Runs all cases at once: most of their time is waiting.
+/// How many cases run at once: most of their time is waiting.
+const AT_ONCE: usize = 10;
+
+/// Runs all cases.
 pub fn run(harness: &dyn Harness) {
-    let failed: Vec<String> = std::thread::scope(|scope| {
-        let all = cases::CASES.iter().chain(&trouble::CASES);
-        let threads: Vec<_> = all
-            .map(|case| {
-                let run = || {
+    let all: Vec<&Case> = cases::CASES.iter().chain(&trouble::CASES).collect();
+    let next = AtomicU64::new(0);
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                let take = || usize::try_from(next.fetch_add(1, Ordering::SeqCst)).ok();
+                while let Some(case) = take().and_then(|at| all.get(at)) {
                     let begin = Moment::now();
                     let result = attempt(case, &Bench::new(harness));
                     println!("{:6.2} s  {}", begin.elapsed().as_secs_f64(), case.0);
-                    result
-                };
-                (case.0, scope.spawn(run))
-            })
-            .collect();
-        let ended = threads.into_iter().filter_map(|(name, thread)| {
-            let result = thread.join().expect("panics are caught");
-            result.err().map(|why| format!("{name}: {why}"))
-        });
-        ended.collect()
+                    let failure = result.err().map(|why| format!("{}: {why}", case.0));
+                    failed.lock().unwrap().extend(failure);
+                }
+            });
+        }
     });
+    let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
