@@ -22,6 +22,7 @@ mod reader;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -229,6 +230,12 @@ impl<L: Ledger> Shared<L> {
         };
     }
 
+    /// Ends the session because of something that is this engine's own.
+    fn fail(&self, thread: &'static str, why: &str) {
+        self.trouble(thread, Some(why.into()));
+        self.with(self.lock(), State::lose);
+    }
+
     fn timer(&self) {
         loop {
             let next = self.with(self.enter(), State::tick);
@@ -241,11 +248,26 @@ impl<L: Ledger> Shared<L> {
     }
 }
 
-fn spawn<L: Ledger>(shared: &Arc<Shared<L>>, name: &str, run: fn(&Shared<L>)) {
-    let shared = Arc::clone(shared);
+/// Starts a thread of an engine. One that cannot be had, or breaks, ends the session: a node that
+/// renews and hears nothing would be worse than none.
+fn spawn<L: Ledger>(shared: &Arc<Shared<L>>, name: &'static str, run: fn(&Arc<Shared<L>>)) {
     let thread = thread::Builder::new().name(format!("cluster {name}"));
-    let spawned = thread.spawn(move || run(&shared));
-    spawned.expect("the system gives a thread");
+    let owned = Arc::clone(shared);
+    let spawned = thread.spawn(move || {
+        let ran = catch_unwind(AssertUnwindSafe(|| run(&owned)));
+        if ran.is_err() {
+            owned.fail(
+                name,
+                "a part of umd broke that speaks with the lock service",
+            );
+        }
+    });
+    if spawned.is_err() {
+        shared.fail(
+            name,
+            "the system gives no thread to speak with the lock service",
+        );
+    }
 }
 
 /// A lock service on a log. See [`Engine`].
@@ -330,11 +352,8 @@ impl<L: Ledger> LogEngine<L> {
             new
         });
         if begun {
-            spawn(&self.shared, "timer", Shared::timer);
-            let shared = Arc::clone(&self.shared);
-            let writer = thread::Builder::new().name("cluster writer".into());
-            let spawned = writer.spawn(move || writer::run(&shared));
-            spawned.expect("the system gives a thread");
+            spawn(&self.shared, "timer", |shared| shared.timer());
+            spawn(&self.shared, "writer", writer::run);
         }
     }
 }
@@ -429,5 +448,68 @@ impl<L: Ledger> Drop for LogEngine<L> {
                 state.phase = Phase::Over { end: false };
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::{Appended, Follow, Opened, Renewal, Snapshot, Trouble};
+    use crate::memory::{Link, Memory};
+
+    /// A ledger with something in it that breaks.
+    struct Broken(Link);
+
+    impl Ledger for Broken {
+        fn begin(&self, session: Duration) -> Result<Mark, Trouble> {
+            self.0.begin(session)
+        }
+        fn renew(&self, mark: Mark) -> Result<Renewal, Trouble> {
+            self.0.renew(mark)
+        }
+        fn end(&self, mark: Mark) -> Result<(), Trouble> {
+            self.0.end(mark)
+        }
+        fn append(&self, m: Mark, n: u64, text: &str, s: &[Mark]) -> Result<Appended, Trouble> {
+            self.0.append(m, n, text, s)
+        }
+        fn open(&self) -> Result<Opened, Trouble> {
+            self.0.open()
+        }
+        fn follow(&self, place: u64, wait: Duration) -> Result<Follow, Trouble> {
+            let followed = self.0.follow(place, wait)?;
+            match &followed {
+                Follow::Entries { entries, .. } if place > 1 && !entries.is_empty() => {
+                    panic!("it breaks on purpose")
+                }
+                _ => Ok(followed),
+            }
+        }
+        fn marks(&self) -> Result<BTreeSet<Mark>, Trouble> {
+            self.0.marks()
+        }
+        fn trim(&self, old: Option<u64>, new: &Snapshot) -> Result<(), Trouble> {
+            self.0.trim(old, new)
+        }
+    }
+
+    #[test]
+    fn a_thread_that_breaks_ends_the_session_and_not_only_itself() {
+        let setup = Setup::new([1; 16], "blue", "host");
+        let ledger = Broken(Memory::new().link());
+        let mut engine = LogEngine::new(ledger, setup, Arc::new(|| ()));
+        let (capacity, version) = (1, 1);
+        engine.submit(ServiceCommand::Join { capacity, version });
+        let mut next = || engine.wait_event(Duration::from_secs(10));
+        assert!(matches!(next(), Some(ServiceEvent::Joined(_))));
+        // Its session would hold for long, and be renewed.
+        engine.submit(ServiceCommand::Acquire(umd_core::cluster::Right::Token));
+        let mut told = Vec::new();
+        while let Some(event) = engine.wait_event(Duration::from_secs(3)) {
+            told.push(event);
+        }
+        assert_eq!(told.last(), Some(&ServiceEvent::Lost), "{told:?}");
+        let trouble = engine.trouble().unwrap();
+        assert!(trouble.contains("broke"), "{trouble}");
     }
 }

@@ -24,8 +24,8 @@ const NAME: &str = "writer";
 
 pub(super) fn run<L: Ledger>(shared: &Arc<Shared<L>>) {
     if let Some(mark) = begin(shared) {
-        spawn(shared, "reader", Shared::read);
-        spawn(shared, "keeper", Shared::keep);
+        spawn(shared, "reader", |shared| shared.read());
+        spawn(shared, "keeper", |shared| shared.keep());
         write(shared, mark);
     }
 }
