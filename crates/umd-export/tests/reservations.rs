@@ -38,6 +38,9 @@ fn only_who_is_registered_writes_and_everybody_reads() {
     b.pwrite(512, &[3; 512]).unwrap();
     let refused = nobody.pwrite(0, &[4; 1024]).unwrap_err().to_string();
     assert!(refused.contains("reserved"), "{refused}");
+    assert!(nobody.trim(0, 4096).is_err(), "a trim writes");
+    assert!(nobody.write_zeroes(0, 4096, false).is_err(), "so do zeroes");
+    nobody.flush().unwrap();
     server.reservations.preempt_abort(0xa, 0xb, SOON).unwrap();
     assert!(b.pwrite(512, &[5; 512]).is_err());
     // Neither does it help to come again.
