@@ -58,7 +58,9 @@ pub enum Past {
     /// Nobody ever ran it: it was just made.
     New,
     /// Somebody may have: all other slots have to be recovered. `fenced` says why it is certain
-    /// that nobody runs it still, where that is so.
+    /// that nobody runs it still, where that is so. Who joins first takes over a slot, too, whose
+    /// last owner nobody knows: a proof or a confirmation for the others has to be meant for it as
+    /// well.
     Unknown {
         /// The proof that counts for each of them.
         fenced: Option<ProofKind>,
