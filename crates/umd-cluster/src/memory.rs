@@ -64,6 +64,7 @@ impl Memory {
             memory: Arc::clone(self),
             cut: Arc::default(),
             deaf: Arc::default(),
+            mute: Arc::default(),
         }
     }
 
@@ -81,12 +82,18 @@ pub struct Link {
     memory: Arc<Memory>,
     cut: Arc<AtomicBool>,
     deaf: Arc<AtomicBool>,
+    mute: Arc<AtomicBool>,
 }
 
 impl Link {
     /// Lets it hear nothing of the log, or again: for tests. All else goes on.
     pub fn deafen(&self, deaf: bool) {
         self.deaf.store(deaf, Ordering::SeqCst);
+    }
+
+    /// Lets nothing it says reach the log, or again: for tests. All else goes on.
+    pub fn mute(&self, mute: bool) {
+        self.mute.store(mute, Ordering::SeqCst);
     }
 
     /// Cuts it, or mends it: for tests.
@@ -139,6 +146,9 @@ impl Ledger for Link {
         strike: &[Mark],
     ) -> Result<Appended, Trouble> {
         let mut log = self.reach()?;
+        if self.mute.load(Ordering::SeqCst) {
+            return Err(Trouble("the lock service takes nothing".into()));
+        }
         if log.numbers.contains(&(mark, number)) {
             return Ok(Appended::Done);
         }

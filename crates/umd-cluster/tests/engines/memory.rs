@@ -41,6 +41,30 @@ fn the_engine_for_one_process_keeps_its_promises() {
 }
 
 #[test]
+fn who_cannot_say_that_it_leaves_is_over_in_time_though_its_session_could_go_on() {
+    let harness = InProcess::default();
+    let bench = Bench::new(&harness);
+    let mut a = bench.node("a");
+    a.join(2);
+    let link = harness.logs.lock().unwrap()[&bench.array].link();
+    let engine = LogEngine::new(link.clone(), bench.setup("b"), Arc::new(|| ()));
+    let mut b = crate::suite::Node::new(Box::new(Held {
+        engine,
+        cut: Box::new(|_| panic!("nobody cuts it")),
+    }));
+    b.join(2);
+    link.mute(true);
+    b.drain();
+    let valid = b.valid_until();
+    b.say(Command::Leave(umd_core::cluster::Leave::Clean));
+    b.hears(&Event::Lost);
+    // One renewal may have been under way.
+    let late = umd_core::value::Span::secs(1);
+    assert!(b.engine.now() < valid + late + late);
+    a.down(b.me());
+}
+
+#[test]
 fn who_hears_nothing_of_its_expulsion_is_over_all_the_same() {
     let harness = InProcess::default();
     let bench = Bench::new(&harness);
