@@ -78,6 +78,7 @@ pub fn run(data: &[u8]) {
         input: input.bytes(usize::from(choice >> 4)).to_vec(),
         output: Vec::new(),
         pass: None,
+        key: None,
     };
     let pool = Pool::new();
     let mut door = Connection::new(transmission, 7, pool.clone());

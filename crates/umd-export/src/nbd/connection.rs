@@ -26,7 +26,8 @@ use super::negotiation::{Transmission, clipped};
 use super::output::Output;
 use super::pending::{Entry, Pending, REQUESTS_MAX};
 use super::proto::{REQUEST_BYTES, RequestHeader, chunk, cmd, only_chunk, simple_reply};
-use super::request::{Kind, Refusal, Terms, Verdict, judge};
+use super::request::{CUT_OFF, Kind, Refusal, Terms, Verdict, judge};
+use super::reservation::Reservations;
 use super::status;
 use super::visitor::Pass;
 
@@ -93,6 +94,9 @@ pub struct Connection {
     pending: Pending,
     output: Output,
     phase: Phase,
+    /// The key that the client gave, and who decides what it may write with it.
+    key: Option<u64>,
+    reservations: Option<Reservations>,
     /// Dropped with the connection.
     _pass: Option<Pass>,
 }
@@ -109,6 +113,7 @@ impl Connection {
             input,
             output,
             pass,
+            key,
         } = transmission;
         let mut queue = Output::default();
         queue.push(&output);
@@ -121,8 +126,17 @@ impl Connection {
             pending: Pending::new(number),
             output: queue,
             phase: Phase::Open,
+            key,
+            reservations: None,
             _pass: pass,
         }
+    }
+
+    /// The same where a table says who may write. To be said before the first request.
+    pub fn under(mut self, reservations: Reservations) -> Connection {
+        assert!(self.pending.is_empty(), "nothing was let in before");
+        self.reservations = Some(reservations);
+        self
     }
 
     /// Whether the socket's readability is of interest.
@@ -314,8 +328,18 @@ impl Connection {
 
     fn admit(&mut self, cookie: u64, kind: Kind, data: Option<Slice>, requests: &mut Vec<Request>) {
         let id = self.pending.insert(Entry { cookie, kind });
+        // When all of it is here: its key may have been taken away while it came.
+        if kind.writes() && !self.may_write(id) {
+            self.pending.remove(id);
+            return self.refuse(cookie, CUT_OFF);
+        }
         let op = kind.into_op(data);
         requests.push(Request { id, op });
+    }
+
+    fn may_write(&self, id: RequestId) -> bool {
+        let table = self.reservations.as_ref();
+        table.is_none_or(|table| table.begin(id, self.key))
     }
 
     /// Queues the engine's answer. Ignored when the connection is closed already.
@@ -323,6 +347,9 @@ impl Connection {
     /// Panics when the request is not one of this connection's in flight, or when the answer does
     /// not fit it (data to a write, too little data to a read): the engine would be broken.
     pub fn complete(&mut self, id: RequestId, result: Result<Reply, RequestError>) {
+        if let Some(table) = &self.reservations {
+            table.ended(id);
+        }
         if self.phase == Phase::Closed {
             return;
         }

@@ -29,6 +29,9 @@
 //!    an error, and when the poller reports a hang-up.
 //! 4. Over TLS the socket may hold what it has decrypted: while [`Connection::wants_read`] and
 //!    [`Socket::holds_input`], it reads on instead of waiting.
+//! 5. Where an export has [`Reservations`], it tells them of each request that ends without its
+//!    connection ([`Reservations::ended`]): what was answered after the connection was dropped, and
+//!    what came out of it and was thrown away.
 
 mod address;
 pub mod client;
@@ -42,6 +45,7 @@ mod pending;
 mod proto;
 mod reception;
 mod request;
+mod reservation;
 mod session;
 mod socket;
 mod status;
@@ -54,5 +58,6 @@ pub use listener::{ListenError, Listener, listen, listen_here};
 pub use negotiation::{Negotiation, Progress, Transmission};
 pub use pending::{REQUESTS_MAX, connection_of};
 pub use reception::Reception;
+pub use reservation::{Refused, Reservations, State as ReservationState};
 pub use socket::Socket;
 pub use visitor::{Opened, Opening, Pass, Peer, Waiting};

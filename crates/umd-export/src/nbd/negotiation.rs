@@ -22,6 +22,7 @@ use super::proto::{
     BASE_ALLOCATION, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Fields, NBD_MAGIC, OPTION_MAGIC,
     OPTION_REPLY_MAGIC, STRING_BYTES_MAX, info, opt, rep,
 };
+use super::reservation::split_key;
 use super::visitor::{Opened, Opening, Pass, Peer, Waiting};
 
 /// Longest option data taken in. GO with a name of the longest kind needs less than a tenth.
@@ -49,6 +50,8 @@ pub struct Transmission {
     pub output: Vec<u8>,
     /// What is to be kept while the export is open.
     pub pass: Option<Pass>,
+    /// The key that the client gave with the export's name (see [`super::Reservations`]).
+    pub key: Option<u64>,
 }
 
 /// Where a negotiation stands.
@@ -95,6 +98,8 @@ pub struct Negotiation {
     allocation_of: Option<String>,
     options: u32,
     who: Peer,
+    /// The key that came with the name of the export being opened.
+    key: Option<u64>,
     /// An open that has no answer yet: no further option is looked at before.
     asked: Option<Asked>,
 }
@@ -137,6 +142,7 @@ impl Negotiation {
             allocation_of: None,
             options: 0,
             who,
+            key: None,
             asked: None,
         }
     }
@@ -381,9 +387,14 @@ impl Negotiation {
         let name = std::str::from_utf8(data)
             .ok()
             .filter(|name| name.len() <= STRING_BYTES_MAX);
-        let Some(name) = name.and_then(|name| canonical(exports, name)) else {
+        let (name, key) = name.map_or((None, None), |name| {
+            let (name, key) = split_key(name);
+            (canonical(exports, name), key)
+        });
+        let Some(name) = name else {
             return Progress::Closed;
         };
+        self.key = key;
         self.open(&name, Way::ExportName, exports)
     }
 
@@ -430,9 +441,11 @@ impl Negotiation {
             self.refuse(option, rep::ERR_INVALID, "the option's data is malformed");
             return Progress::Continue;
         };
+        let (name, key) = split_key(name);
         if option == opt::GO
             && let Some(found) = canonical(exports, name)
         {
+            self.key = key;
             return self.open(&found, Way::Go(name.to_owned(), wanted), exports);
         }
         let Some(export) = find(exports, name) else {
@@ -481,6 +494,7 @@ impl Negotiation {
         let Some((name, queries)) = parse_meta_context(data) else {
             return self.refuse(option, rep::ERR_INVALID, "the option's data is malformed");
         };
+        let (name, _) = split_key(name);
         let Some(export) = canonical(exports, name) else {
             return self.refuse(option, rep::ERR_UNKNOWN, "no export has this name");
         };
@@ -504,6 +518,7 @@ impl Negotiation {
             allocation_context: selected.then_some(ALLOCATION_ID),
             export,
             pass,
+            key: self.key,
             // Both are filled in by `receive`, which holds them.
             input: Vec::new(),
             output: Vec::new(),

@@ -78,6 +78,12 @@ pub(super) struct Refusal {
     pub text: &'static str,
 }
 
+/// What a write of a client hears that may not write: see `reservation`.
+pub(super) const CUT_OFF: Refusal = Refusal {
+    errno: errno::PERM,
+    text: "the export is reserved, and this client's key is not registered or was preempted",
+};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Admit(Kind),
@@ -183,6 +189,14 @@ fn judge_range(header: &RequestHeader, terms: &Terms) -> Option<Verdict> {
 }
 
 impl Kind {
+    /// Whether it changes what others read.
+    pub fn writes(&self) -> bool {
+        match self {
+            Kind::Write { .. } | Kind::WriteZeroes { .. } | Kind::Trim { .. } => true,
+            Kind::Read { .. } | Kind::Flush | Kind::Status { .. } => false,
+        }
+    }
+
     /// Memory the request ties up until it is answered.
     pub fn payload_bytes(&self) -> u64 {
         match *self {

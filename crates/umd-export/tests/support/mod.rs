@@ -21,7 +21,8 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use umd_core::array::{Extent, Reply, Request, RequestError, RequestOp};
 use umd_core::value::{Pool, RequestId};
 use umd_export::nbd::{
-    Address, Connection, ExportInfo, Exports, Reception, Socket, connection_of, listen,
+    Address, Connection, ExportInfo, Exports, Reception, Reservations, Socket, connection_of,
+    listen,
 };
 
 const SECTOR: usize = 512;
@@ -221,6 +222,8 @@ pub struct Server {
     pool: Pool,
     pub memory: Arc<Mutex<Memory>>,
     pub knobs: Arc<Knobs>,
+    /// Who may write.
+    pub reservations: Reservations,
     held: Vec<Request>,
     requests: Vec<Request>,
 }
@@ -259,6 +262,7 @@ impl Server {
             pool,
             memory: Arc::new(Mutex::new(memory)),
             knobs: Arc::default(),
+            reservations: Reservations::default(),
             held: Vec::new(),
             requests: Vec::new(),
         })
@@ -308,6 +312,7 @@ impl Server {
         for (socket, transmission) in arrived {
             self.numbers += 1;
             let connection = Connection::new(transmission, self.numbers, self.pool.clone());
+            let connection = connection.under(self.reservations.clone());
             let interest = EventFlags::IN;
             let mark = EventData::new_u64(self.numbers.into());
             epoll::add(&self.epoll, &socket, mark, interest)?;
@@ -372,7 +377,9 @@ impl Server {
                 break;
             }
         }
-        self.requests.clear();
+        for Request { id, .. } in self.requests.drain(..) {
+            self.reservations.ended(id);
+        }
         if !alive || guest.connection.is_finished() {
             self.guests.remove(&number);
         } else {
@@ -409,8 +416,9 @@ impl Server {
     }
 
     fn complete(&mut self, id: RequestId, result: Result<Reply, RequestError>) {
-        if let Some(guest) = self.guests.get_mut(&connection_of(id)) {
-            guest.connection.complete(id, result);
+        match self.guests.get_mut(&connection_of(id)) {
+            Some(guest) => guest.connection.complete(id, result),
+            None => self.reservations.ended(id),
         }
     }
 }
@@ -420,6 +428,7 @@ pub struct Running {
     pub address: Address,
     pub memory: Arc<Mutex<Memory>>,
     pub knobs: Arc<Knobs>,
+    pub reservations: Reservations,
     thread: Option<JoinHandle<()>>,
     _directory: tempfile::TempDir,
 }
@@ -459,6 +468,7 @@ impl Running {
             address: server.address().clone(),
             memory: server.memory.clone(),
             knobs: server.knobs.clone(),
+            reservations: server.reservations.clone(),
             thread: Some(std::thread::spawn(move || server.run().expect("the loop"))),
             _directory: directory,
         }

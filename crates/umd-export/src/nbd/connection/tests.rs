@@ -77,6 +77,7 @@ fn connection_with(structured: bool, read_only: bool, input: Vec<u8>) -> Connect
         input,
         output: Vec::new(),
         pass: None,
+        key: None,
     };
     Connection::new(transmission, 3, Pool::new())
 }

@@ -142,6 +142,22 @@ fn export_name_has_its_zeroes() {
 }
 
 #[test]
+fn a_name_may_carry_a_key_in_both_ways_of_opening() {
+    for (name, key) in [("r6", None), ("r6@key=2a", Some(0x2a))] {
+        let mut negotiation = begun(3, &two());
+        let old = option(opt::EXPORT_NAME, name.as_bytes());
+        let agreed = ready(negotiation.receive(&old, &two()));
+        assert_eq!((agreed.export.name.as_str(), agreed.key), ("r6", key));
+        let mut negotiation = begun(3, &two());
+        // Asking about it, with or without a key, leaves none behind.
+        let answers = ask(&mut negotiation, opt::INFO, &go("r5@key=1", &[]));
+        assert_eq!(kinds(&answers), [rep::INFO, rep::ACK]);
+        let agreed = ready(negotiation.receive(&option(opt::GO, &go(name, &[])), &two()));
+        assert_eq!((agreed.export.name.as_str(), agreed.key), ("r6", key));
+    }
+}
+
+#[test]
 fn unknown_names() {
     let mut negotiation = begun(3, &two());
     for code in [opt::INFO, opt::GO] {
