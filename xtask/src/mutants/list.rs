@@ -4,7 +4,7 @@
 //!   cargo mutants --list --json -> Mutant 1, 2, 3 ... -> numbers that the program is told
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -38,6 +38,8 @@ pub struct Mutant {
     pub number: u32,
     /// `file:line:column: what`.
     pub name: String,
+    /// `file: what`, and which of them from the top: it stays when lines above it come or go.
+    pub key: String,
     pub file: String,
     pub genre: Genre,
     pub from: Place,
@@ -69,6 +71,7 @@ pub fn list(args: &[&str]) -> Result<Vec<Mutant>> {
 fn parse(all: &Value) -> Result<Vec<Mutant>> {
     let all = all.as_array().context("a list of mutants")?;
     let mut names = HashSet::new();
+    let mut alike: HashMap<String, u32> = HashMap::new();
     let mut mutants = Vec::new();
     for one in all {
         let text = |key: &str| one[key].as_str().with_context(|| format!("no {key}"));
@@ -85,9 +88,15 @@ fn parse(all: &Value) -> Result<Vec<Mutant>> {
         };
         let name = text("name")?.to_owned();
         ensure!(names.insert(name.clone()), "{name} is there twice");
+        let what = name.splitn(4, ':').nth(3).context("a place in a name")?;
+        let key = format!("{}:{what}", text("file")?);
+        let nth = alike.entry(key.clone()).or_default();
+        *nth += 1;
+        let key = format!("{key} {nth}");
         mutants.push(Mutant {
             number: u32::try_from(mutants.len() + 1)?,
             name,
+            key,
             file: text("file")?.to_owned(),
             genre,
             from: (number("line")? as usize, number("column")? as usize),
@@ -95,4 +104,42 @@ fn parse(all: &Value) -> Result<Vec<Mutant>> {
         });
     }
     Ok(mutants)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What cargo-mutants says of a change of `f` at the start of a line.
+    fn change(line: u32, what: &str) -> Value {
+        let name = format!("src/a.rs:{line}:1: {what}");
+        serde_json::json!({
+            "file": "src/a.rs", "genre": "BinaryOperator", "name": name, "replacement": "-",
+            "span": { "start": { "line": line, "column": 1 } },
+        })
+    }
+
+    fn keys(all: &[Value]) -> Vec<String> {
+        let all = parse(&Value::Array(all.to_vec())).unwrap();
+        all.into_iter().map(|mutant| mutant.key).collect()
+    }
+
+    #[test]
+    fn a_key_stays_when_lines_move_and_is_there_once() {
+        let what = [
+            "replace + with - in f",
+            "replace + with - in f",
+            "replace f -> u8 with 0",
+        ];
+        let here: Vec<Value> = (1..)
+            .zip(what)
+            .map(|(line, what)| change(line, what))
+            .collect();
+        let lower: Vec<Value> = (7..)
+            .zip(what)
+            .map(|(line, what)| change(line, what))
+            .collect();
+        assert_eq!(keys(&here), keys(&lower));
+        assert_eq!(keys(&here).iter().collect::<HashSet<_>>().len(), 3);
+    }
 }

@@ -401,6 +401,7 @@ mod tests {
         Mutant {
             number,
             name: String::new(),
+            key: String::new(),
             file: String::new(),
             genre,
             from,
