@@ -18,6 +18,7 @@ mod records;
 mod rest;
 mod resume;
 mod rungs;
+mod shown;
 mod states;
 mod swap;
 mod untrusted;

@@ -13,6 +13,7 @@
 //! missed is judged again.
 
 mod copy;
+mod equivalent;
 mod judge;
 mod list;
 mod report;
@@ -29,6 +30,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::workspace;
 use copy::{Built, Copy};
+use equivalent::Equivalent;
 use judge::{Checks, judge_all};
 use list::{Mutant, list};
 use report::Report;
@@ -113,6 +115,7 @@ pub fn run(words: &[&str]) -> Result<()> {
     let folder = workspace::target().join("mutants");
     fs::create_dir_all(&folder)?;
     let mutants = list(&[])?;
+    let equivalent = Equivalent::load(&mutants)?;
     let mut wanted = wanted(&args, &mutants)?;
     let copy = Copy::make(&folder, &mutants)?;
     let built = build(&copy, &mutants, &folder)?;
@@ -149,10 +152,10 @@ pub fn run(words: &[&str]) -> Result<()> {
         })?;
     }
     let verdicts = results.into_all();
-    let report = Report::new(&judged, &unjudged, &verdicts);
+    let report = Report::new(&judged, &unjudged, &verdicts, &equivalent);
     report.write(&folder)?;
     println!("{report}");
-    Ok(())
+    report.fail_if_noticed()
 }
 
 /// Builds the copy; what does not compile is kept for the next time.

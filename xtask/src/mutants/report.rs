@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   score = caught / judged; what could not be judged is said, and counts nowhere
+//!   and once more without those of the judged that change nothing
 //! ```
 
 use std::collections::BTreeMap;
@@ -9,8 +10,9 @@ use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
+use super::equivalent::Equivalent;
 use super::judge::Verdict;
 use super::list::Mutant;
 
@@ -19,6 +21,7 @@ use super::list::Mutant;
 pub struct Report<'a> {
     judged: Vec<(&'a Mutant, Verdict)>,
     unjudged: Vec<&'a Mutant>,
+    equivalent: &'a Equivalent,
 }
 
 /// How many were caught, of how many.
@@ -60,6 +63,7 @@ impl<'a> Report<'a> {
         judged: &[&'a Mutant],
         unjudged: &[&'a Mutant],
         verdicts: &BTreeMap<String, Verdict>,
+        equivalent: &'a Equivalent,
     ) -> Report<'a> {
         let known = judged.iter().filter_map(|&mutant| {
             let verdict = verdicts.get(&mutant.name)?;
@@ -69,7 +73,11 @@ impl<'a> Report<'a> {
         judged.sort_by_key(|(mutant, _)| mutant.number);
         let mut unjudged = unjudged.to_vec();
         unjudged.sort_by_key(|mutant| mutant.number);
-        Report { judged, unjudged }
+        Report {
+            judged,
+            unjudged,
+            equivalent,
+        }
     }
 
     /// Writes the names of survivors and of what was not judged.
@@ -77,22 +85,39 @@ impl<'a> Report<'a> {
         let lines = |names: &mut dyn Iterator<Item = &str>| -> String {
             names.map(|name| format!("{name}\n")).collect()
         };
-        let survivors = self.judged.iter().filter(|(_, v)| !v.is_caught());
+        let missed = |(m, v): &&(&Mutant, Verdict)| !v.is_caught() && !self.equivalent.has(m);
+        let survivors = self.judged.iter().filter(missed);
         let mut survivors = survivors.map(|(mutant, _)| mutant.name.as_str());
         fs::write(folder.join("missed.txt"), lines(&mut survivors))?;
         let mut unjudged = self.unjudged.iter().map(|mutant| mutant.name.as_str());
         fs::write(folder.join("unjudged.txt"), lines(&mut unjudged))?;
         Ok(())
     }
+
+    /// What is listed as changing nothing, and was noticed.
+    pub fn fail_if_noticed(&self) -> Result<()> {
+        let listed = self.judged.iter().filter(|(m, _)| self.equivalent.has(m));
+        let noticed: Vec<&str> = listed
+            .filter(|(_, verdict)| verdict.is_caught())
+            .map(|(mutant, _)| mutant.key.as_str())
+            .collect();
+        if noticed.is_empty() {
+            return Ok(());
+        }
+        bail!("listed as changing nothing, and noticed:\n{}", noticed.join("\n"))
+    }
 }
 
 impl Display for Report<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut rooms: BTreeMap<&str, Score> = BTreeMap::new();
-        let mut all = Score::default();
+        let (mut all, mut telling) = (Score::default(), Score::default());
         for (mutant, verdict) in &self.judged {
             rooms.entry(mutant.room()).or_default().add(*verdict);
             all.add(*verdict);
+            if !self.equivalent.has(mutant) {
+                telling.add(*verdict);
+            }
         }
         for (room, score) in rooms {
             writeln!(f, "  {room:14}{score}")?;
@@ -103,7 +128,8 @@ impl Display for Report<'_> {
         }
         writeln!(f, "  {:14}{:6}", "not judged", self.unjudged.len())?;
         let (low, high) = all.interval();
-        write!(f, "score {all}; as a sample: {low:.1} to {high:.1} %")
+        writeln!(f, "score {all}; as a sample: {low:.1} to {high:.1} %")?;
+        write!(f, "without what is listed as changing nothing: {telling}")
     }
 }
 

@@ -470,6 +470,18 @@ impl World {
         self.queue.extend(out);
     }
 
+    /// Writes, without waiting for the answer.
+    pub fn ask_to_write(&mut self, offset_sectors: u64, bytes: &[u8]) -> u64 {
+        let data: Slice = self.pool.copy_of(bytes);
+        let id = self.submit(RequestOp::Write {
+            offset_sectors,
+            data,
+            fua: false,
+        });
+        self.drain();
+        id
+    }
+
     /// What is to be done, for a driver of its own that decides when.
     pub fn take_commands(&mut self) -> VecDeque<Command> {
         std::mem::take(&mut self.queue)
