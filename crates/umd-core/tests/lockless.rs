@@ -2,7 +2,9 @@
 
 mod world;
 
-use umd_core::array::{ArrayState, BitmapWish, Control, ControlError, MemberRole};
+use umd_core::array::{
+    ArrayState, BitmapWish, Control, ControlError, MemberRole, SyncLimits, SyncRequest,
+};
 use umd_core::value::{MAX_SECTOR, MemberId};
 use umd_format::bitmap::{self, STATES_OFFSET, State};
 use umd_format::{Format, Level, Role, SuperblockV1, Uuid};
@@ -601,4 +603,35 @@ fn a_lockless_bitmap_is_not_taken_away() {
     let no = world.control(Control::Bitmap(BitmapWish::None));
     assert!(matches!(no, Err(ControlError::Invalid(_))), "{no:?}");
     assert_eq!(states(&world, 0), before);
+}
+
+/// Members may hold different rubbish where nobody ever wrote, and a replacement that was half
+/// filled has that of another member. It begins anew, and no superblock says otherwise for a
+/// moment: with an old reach a resync could end, and make it count again.
+#[test]
+fn a_replacement_of_a_lockless_array_begins_anew_after_a_stop() {
+    let mut world = created(&shape(Level::Raid5, 2, 3, 8));
+    world.add(7).expect("added");
+    let limits = SyncLimits {
+        to_sectors: Some(640),
+        ..SyncLimits::default()
+    };
+    world
+        .control(Control::Limits(limits, None))
+        .expect("limited");
+    let replace = Control::Replace {
+        member: MemberId(1),
+        with: None,
+    };
+    world.control(replace).expect("begun");
+    world.pass(1);
+    let reach = |world: &World| world.superblock(7).fields.recovery_offset_sectors();
+    world.stop();
+    assert_eq!(reach(&world), Some(640));
+    start(&mut world);
+    world
+        .control(Control::Sync(SyncRequest::Frozen))
+        .expect("frozen");
+    world.drain();
+    assert_eq!(reach(&world), Some(0));
 }

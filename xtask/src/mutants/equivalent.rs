@@ -31,7 +31,10 @@ impl Equivalent {
         let listed = Equivalent::parse(&text)?;
         let there: BTreeSet<&str> = mutants.iter().map(|m| m.key.as_str()).collect();
         for key in &listed.keys {
-            ensure!(there.contains(key.as_str()), "{LIST}: no such change: {key}");
+            ensure!(
+                there.contains(key.as_str()),
+                "{LIST}: no such change: {key}"
+            );
         }
         Ok(listed)
     }
@@ -45,10 +48,7 @@ impl Equivalent {
                 continue;
             }
             ensure!(reason, "{LIST}: a change without a reason: {line}");
-            ensure!(
-                listed.keys.insert(line.to_owned()),
-                "{LIST}: twice: {line}"
-            );
+            ensure!(listed.keys.insert(line.to_owned()), "{LIST}: twice: {line}");
         }
         Ok(listed)
     }

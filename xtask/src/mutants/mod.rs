@@ -16,6 +16,7 @@ mod copy;
 mod equivalent;
 mod judge;
 mod list;
+mod museum;
 mod report;
 mod results;
 mod rewrite;

@@ -104,7 +104,10 @@ impl<'a> Report<'a> {
         if noticed.is_empty() {
             return Ok(());
         }
-        bail!("listed as changing nothing, and noticed:\n{}", noticed.join("\n"))
+        bail!(
+            "listed as changing nothing, and noticed:\n{}",
+            noticed.join("\n")
+        )
     }
 }
 

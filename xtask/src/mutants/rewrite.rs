@@ -20,6 +20,7 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 use super::list::{Genre, Mutant, Place};
+use super::museum::{self, Names, decided};
 
 const ON: &str = "crate::mutagen::on";
 
@@ -56,6 +57,7 @@ pub fn rewrite(source: &str, mutants: &[&Mutant], off: &HashSet<u32>) -> Result<
         lines: line_starts(source),
         wanted: HashMap::new(),
         constant: 0,
+        names: Names::new(),
         edits: Vec::new(),
     };
     for mutant in mutants
@@ -128,8 +130,11 @@ struct Finder<'a> {
     source: &'a str,
     lines: Vec<usize>,
     wanted: HashMap<(Genre, Place), Vec<&'a Mutant>>,
-    /// How many things around must be known to the compiler: nothing can be asked there.
+    /// How many things around must be known to the compiler, so that nothing can be asked there, or
+    /// count only with a switch of the museum.
     constant: u32,
+    /// What of a function is known as long as no such switch is on.
+    names: Names,
     edits: Vec<Edit>,
 }
 
@@ -203,6 +208,7 @@ impl<'a> Finder<'a> {
     }
 
     fn function(&mut self, signature: &syn::Signature, block: &syn::Block) -> bool {
+        self.names.clear();
         let constant = signature.constness.is_some();
         self.constant += u32::from(constant);
         self.body(signature, block);
@@ -210,9 +216,14 @@ impl<'a> Finder<'a> {
     }
 
     fn constantly(&mut self, inside: impl FnOnce(&mut Self)) {
-        self.constant += 1;
+        self.unless(true, inside);
+    }
+
+    /// Looks at what nothing can be asked in, if so.
+    fn unless(&mut self, so: bool, inside: impl FnOnce(&mut Self)) {
+        self.constant += u32::from(so);
         inside(self);
-        self.constant -= 1;
+        self.constant -= u32::from(so);
     }
 }
 
@@ -220,6 +231,17 @@ impl<'a> Finder<'a> {
 fn key(genre: Genre, node: &impl Spanned) -> (Genre, Place) {
     let start = node.span().start();
     (genre, (start.line, start.column + 1))
+}
+
+/// What a pattern of a condition says.
+fn says(pat: &syn::Pat) -> Option<bool> {
+    match pat {
+        syn::Pat::Lit(lit) => match &lit.lit {
+            syn::Lit::Bool(is) => Some(is.value),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Whether a chain of conditions binds something.
@@ -304,7 +326,44 @@ impl<'ast> Visit<'ast> for Finder<'_> {
             let choices: Vec<_> = mutants.iter().map(|m| (choice(m), *m)).collect();
             self.choose(all, &choices);
         }
-        visit::visit_expr_binary(self, node);
+        // Where one side decides, the other is not looked at, or need not be.
+        let decider = museum::decider(&node.op);
+        let decides =
+            |side: &syn::Expr, names: &Names| decider.is_some() && decided(side, names) == decider;
+        let left = decides(&node.left, &self.names);
+        let right = decides(&node.right, &self.names);
+        self.unless(right, |finder| finder.visit_expr(&node.left));
+        self.unless(left, |finder| finder.visit_expr(&node.right));
+    }
+
+    fn visit_local(&mut self, node: &'ast syn::Local) {
+        visit::visit_local(self, node);
+        if let (syn::Pat::Ident(name), Some(init)) = (&node.pat, &node.init) {
+            let name = name.ident.to_string();
+            match decided(&init.expr, &self.names) {
+                Some(is) => self.names.insert(name, is),
+                None => self.names.remove(&name),
+            };
+        }
+    }
+
+    fn visit_block(&mut self, node: &'ast syn::Block) {
+        let mut left = false;
+        for stmt in &node.stmts {
+            self.unless(left, |finder| finder.visit_stmt(stmt));
+            left |= museum::leaves(stmt, &self.names);
+        }
+    }
+
+    fn visit_expr_if(&mut self, node: &'ast syn::ExprIf) {
+        self.visit_expr(&node.cond);
+        let is = decided(&node.cond, &self.names);
+        self.unless(is == Some(false), |finder| {
+            finder.visit_block(&node.then_branch)
+        });
+        if let Some((_, other)) = &node.else_branch {
+            self.unless(is == Some(true), |finder| finder.visit_expr(other));
+        }
     }
 
     fn visit_expr_unary(&mut self, node: &'ast syn::ExprUnary) {
@@ -318,6 +377,15 @@ impl<'ast> Visit<'ast> for Finder<'_> {
 
     fn visit_expr_match(&mut self, node: &'ast syn::ExprMatch) {
         // That a value has no arm is said of what is matched, not of the arms.
+        let is = decided(&node.expr, &self.names);
+        if is.is_some() {
+            self.visit_expr(&node.expr);
+            for arm in &node.arms {
+                let other = is.is_some() && says(&arm.pat).is_some_and(|it| Some(it) != is);
+                self.unless(other, |finder| finder.visit_arm(arm));
+            }
+            return;
+        }
         let arms = node
             .arms
             .iter()
@@ -336,6 +404,12 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_arm(&mut self, node: &'ast syn::Arm) {
+        let guard = node.guard.as_ref();
+        let never = guard.is_some_and(|(_, guard)| decided(guard, &self.names) == Some(false));
+        if never && let Some((_, guard)) = guard {
+            self.visit_expr(guard);
+            return self.constantly(|finder| finder.visit_expr(&node.body));
+        }
         let mutants = self.take(Genre::Arm, node);
         if let Some(gone) = mutants.first() {
             let (at, before, after) = match &node.guard {
@@ -459,6 +533,25 @@ mod tests {
         let done = rewrite(source, &mutants, &HashSet::new()).unwrap();
         assert!(done.placed.is_empty());
         assert_eq!(done.text, source);
+    }
+
+    #[test]
+    fn what_only_the_museum_looks_at_is_left_alone() {
+        let source = "fn f(m: M, a: u8) -> u8 {\n\
+            let odd = a + 1 > 2 && m.on(Exhibit::M01);\n\
+            if odd { return a + 2; }\n\
+            match m.on(Exhibit::M02) { true => a + 3, false => a + 4 }\n}";
+        let add = |number, from| mutant(number, Genre::Binary, from, "-");
+        let all = [
+            add(1, (2, 13)),
+            mutant(2, Genre::Binary, (2, 21), "||"),
+            add(3, (3, 19)),
+            add(4, (4, 38)),
+            add(5, (4, 54)),
+        ];
+        let mutants: Vec<&Mutant> = all.iter().collect();
+        let done = rewrite(source, &mutants, &HashSet::new()).unwrap();
+        assert_eq!(done.placed, HashSet::from([2, 5]));
     }
 
     #[test]

@@ -135,7 +135,8 @@ impl Raid0 {
         let alternate = self.alternate || self.museum.on(Exhibit::M01);
         let counted_from = if alternate { relative } else { sector };
         let index = (counted_from / chunk) % width;
-        let left = (chunk - within).min(zone.end_sectors - sector);
+        // Zones end where chunks do.
+        let left = chunk - within;
         assert!(left > 0 && left <= chunk, "a run lies in its chunk");
         let zone_rows = (zone.end_sectors - zone.start_sectors) / (chunk * width);
         assert!(row < zone_rows, "a row of its zone");

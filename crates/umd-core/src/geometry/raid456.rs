@@ -206,16 +206,12 @@ fn raid6_row(layout: u32, n: u16, row: u64) -> Row {
     };
     let q = match layout {
         10 => (p + n - 1) % n,
-        4 => 1,
-        5 => k + 1,
         _ => (p + 1) % n,
     };
     let data = (0..k)
         .map(|i| match layout {
             2 | 3 => (p + 2 + i) % n,
             10 => (p + 1 + i) % n,
-            4 => i + 2,
-            5 => i,
             _ if p == n - 1 => i + 1,
             _ if i >= p => i + 2,
             _ => i,

@@ -530,3 +530,30 @@ impl HostRequest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever has a range suspended must not be told that it is at rest while it is written.
+    #[test]
+    fn a_write_is_within_what_it_shares_a_sector_with() {
+        let mut request = HostRequest::new(RequestId(1), Answer::Done);
+        assert!(!request.writes_within(0, u64::MAX), "a read, or a flush");
+        request.span = Some((16, 8));
+        for (start, end, shared) in [
+            (0, 15, false),
+            (0, 16, false),
+            (0, 17, true),
+            (17, 18, true),
+            (16, 24, true),
+            (23, 99, true),
+            (24, 99, false),
+            (25, 99, false),
+            (20, 20, false),
+            (22, 18, false),
+        ] {
+            assert_eq!(request.writes_within(start, end), shared, "{start}..{end}");
+        }
+    }
+}

@@ -98,3 +98,72 @@ impl Epoch {
         self.columns.iter().flatten().filter(|c| c.in_sync)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use umd_format::Level;
+
+    use super::*;
+    use crate::geometry::{Raid10, Raid456};
+
+    fn column(in_sync: bool, write_mostly: bool) -> Option<Column> {
+        Some(Column {
+            member: MemberId(1),
+            data_offset_sectors: 0,
+            in_sync,
+            write_mostly,
+        })
+    }
+
+    fn epoch(columns: &[Option<Column>]) -> Epoch {
+        Epoch {
+            number: 1,
+            columns: columns.to_vec(),
+        }
+    }
+
+    #[test]
+    fn ordinary_legs_are_asked_before_write_mostly_ones_and_those_before_what_is_rebuilt() {
+        let epoch = epoch(&[
+            column(false, false),
+            column(true, true),
+            column(true, false),
+            column(true, false),
+            None,
+            column(false, true),
+        ]);
+        let mut slots: Vec<u16> = (0..6).collect();
+        slots.sort_by_key(|slot| epoch.rank(*slot));
+        assert_eq!(slots, [2, 3, 1, 0, 4, 5]);
+        assert_eq!(epoch.degraded(), 3);
+        assert_eq!(epoch.in_sync().count(), 3);
+    }
+
+    /// One copy, or the last parity, has nothing to be compared with.
+    #[test]
+    fn members_can_agree_where_there_is_redundancy_to_spare() {
+        let (in_sync, rebuilt) = (column(true, false), column(false, false));
+        let mirror = Geometry::Mirrored { legs: 3 };
+        assert!(epoch(&[in_sync, in_sync, None]).can_agree(&mirror, 0));
+        assert!(!epoch(&[in_sync, rebuilt, None]).can_agree(&mirror, 0));
+        let rows = |level| {
+            let map = Raid456::new(level, 2, 5, 8, 800).expect("a map");
+            Geometry::Parity(map)
+        };
+        let lost = |count: usize| {
+            let mut columns = [in_sync; 5];
+            columns[..count].fill(rebuilt);
+            epoch(&columns)
+        };
+        assert!(lost(0).can_agree(&rows(Level::Raid5), 0));
+        assert!(!lost(1).can_agree(&rows(Level::Raid5), 0));
+        assert!(lost(1).can_agree(&rows(Level::Raid6), 0));
+        assert!(!lost(2).can_agree(&rows(Level::Raid6), 0));
+        // Slots 0 and 1 hold the first chunk, 2 and 3 the second.
+        let map = Raid10::new(0x102, 4, 8, 800).expect("a map");
+        let copied = Geometry::Copied(map);
+        let half = epoch(&[in_sync, in_sync, in_sync, None]);
+        assert!(half.can_agree(&copied, 0) && half.can_agree(&copied, 7));
+        assert!(!half.can_agree(&copied, 8) && half.can_agree(&copied, 16));
+    }
+}

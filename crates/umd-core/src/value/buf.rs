@@ -213,16 +213,6 @@ impl Slice {
             len: range.len(),
         }
     }
-
-    /// The buffer itself again, writable, if nobody else holds a part of it and this piece is all
-    /// of it; otherwise the piece comes back unchanged.
-    pub fn try_thaw(self) -> Result<Buf, Slice> {
-        let Slice { buf, start, len } = self;
-        if start != 0 || len != buf.len {
-            return Err(Slice { buf, start, len });
-        }
-        Arc::try_unwrap(buf).map_err(|buf| Slice { buf, start, len })
-    }
 }
 
 impl fmt::Debug for Slice {
@@ -289,6 +279,14 @@ mod tests {
         assert_eq!(kept(&pool), (62 << 20) + 4096, "a page more than it may");
         pool.trim();
         assert_eq!(kept(&pool), 0);
+    }
+
+    #[test]
+    fn only_what_holds_no_byte_is_empty() {
+        let pool = Pool::new();
+        assert!(!pool.take(1).is_empty() && !pool.copy_of(&[1]).is_empty());
+        assert!(pool.take(0).is_empty() && pool.copy_of(&[]).is_empty());
+        assert!(pool.copy_of(&[1]).sub(1..1).is_empty());
     }
 
     #[test]

@@ -63,10 +63,3 @@ impl Events {
         Events(self.0.checked_add(1).expect("event counter exhausted"))
     }
 }
-
-impl Slot {
-    /// The slot as an index into per-slot tables.
-    pub fn index(self) -> usize {
-        usize::from(self.0)
-    }
-}

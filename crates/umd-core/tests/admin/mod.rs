@@ -4,7 +4,8 @@ use umd_core::array::{
     BitmapWish, Control, ControlError, ControlReply, MemberRole, MemberStatus, NewBitmap,
 };
 use umd_core::value::MemberId;
-use umd_format::{Format, SuperblockV1};
+use umd_format::v1::Features;
+use umd_format::{Format, Role, SuperblockV1};
 
 use crate::world::{DISK_BYTES, Disk, Shape, World};
 
@@ -100,6 +101,82 @@ fn who_has_seen_more_than_the_array_is_not_taken_back() {
     assert!(text.contains("ran without members"), "{text}");
     assert_eq!(world.released, [SECOND, NEW]);
     come_back(&mut world, superblock).expect("as it was when it left");
+}
+
+/// Taken back as one who lacks only what the bitmap marks, each of these would give old data or
+/// rubbish for the rest.
+#[test]
+fn who_may_lack_more_than_the_bitmap_knows_is_not_taken_back() {
+    let mut world = World::running(&Shape::mirror(3));
+    // What is marked is cleared, so that the bitmap knows from when on it can tell.
+    world.write(0, &[1; 512]).expect("written");
+    world.pass(60);
+    let left = leave(&mut world, SECOND);
+    world.add(9).expect("added");
+    world.add(10).expect("added");
+    world.pass(1);
+    let spare = member(&mut world, MemberId(10)).expect("it is there");
+    assert_eq!(spare.role, MemberRole::InSync, "it took the slot");
+    world.control(Control::Fail(MemberId(10))).expect("failed");
+    let before = world.array().status();
+    let bytes = |world: &World| {
+        world
+            .disks
+            .values()
+            .map(|d| d.bytes.clone())
+            .collect::<Vec<_>>()
+    };
+    let stored = bytes(&world);
+    let marked = |superblock: &mut SuperblockV1, bit| {
+        superblock.fields.features = superblock.fields.features.with(bit);
+    };
+    let changes: [(&str, &dyn Fn(&mut SuperblockV1)); 9] = [
+        ("another array", &|one| one.fields.set_uuid.0[0] ^= 1),
+        ("had no slot", &|one| one.fields.set_role(1, Role::Spare)),
+        ("slot is taken", &|one| {
+            one.fields.set_role(1, Role::Active(2))
+        }),
+        ("slot is taken", &|one| {
+            one.fields.set_role(1, Role::Active(3))
+        }),
+        ("has bad blocks", &|one| marked(one, Features::BAD_BLOCKS)),
+        ("was not in sync", &|one| {
+            marked(one, Features::RECOVERY_OFFSET)
+        }),
+        ("ran without members", &|one| {
+            one.fields.set_role(2, Role::Faulty)
+        }),
+        ("no longer knows", &|one| one.fields.events = 0),
+        ("number is taken", &|one| {
+            one.fields.set_role(3, Role::Active(1));
+            one.fields.dev_number = 3;
+        }),
+    ];
+    for (reason, change) in changes {
+        let mut superblock = left.clone();
+        change(&mut superblock);
+        world.released.clear();
+        let text = why(come_back(&mut world, superblock));
+        assert!(text.contains(reason), "{reason}: {text}");
+        assert_eq!(world.released, [NEW], "{reason}");
+        assert_eq!(world.array().status(), before, "{reason}");
+    }
+    let text = why(world.control(Control::ReAdd(world.new_member(NEW.0, None))));
+    assert!(text.contains("has no superblock"), "{text}");
+    assert!(bytes(&world) == stored, "nothing was written");
+    come_back(&mut world, left).expect("as it was when it left");
+}
+
+/// Without a bitmap nobody knows what it missed.
+#[test]
+fn nobody_is_taken_back_without_a_bitmap() {
+    let mut world = World::running(&Shape {
+        bitmap: false,
+        ..Shape::mirror(2)
+    });
+    let left = leave(&mut world, SECOND);
+    let text = why(come_back(&mut world, left));
+    assert!(text.contains("no bitmap"), "{text}");
 }
 
 /// Where the array ends it would have to write behind the member's data.

@@ -8,7 +8,7 @@ use umd_core::array::{
 };
 use umd_core::assembly::Wish;
 use umd_core::value::{MAX_SECTOR, MemberId};
-use umd_format::Level;
+use umd_format::{Format, Level};
 
 fn between(lo: u64, hi: u64) -> Control {
     Control::Settings(Settings {
@@ -278,5 +278,56 @@ fn an_unclean_degraded_array_starts_if_it_may() {
             world.disks.remove(&MemberId(id));
         }
         assert!(world.start(&may, Options::default()).is_err());
+    }
+}
+
+/// A write that ended half-way leaves a row whose parity is of neither the old data nor the new:
+/// what is computed from it may be anything. A mirror or a stripe is only as bad as itself.
+#[test]
+fn nothing_is_computed_with_the_member_that_an_array_broke_over() {
+    let format = Format::V1_0;
+    for (shape, reads_on) in [
+        (
+            Shape {
+                format,
+                ..Shape::parity(Level::Raid5, 3)
+            },
+            false,
+        ),
+        (
+            Shape {
+                format,
+                ..Shape::mirror(2)
+            },
+            true,
+        ),
+        (
+            Shape {
+                level: Level::Raid10,
+                layout: 0x102,
+                chunk_sectors: 16,
+                ..Shape::mirror(2)
+            },
+            true,
+        ),
+    ] {
+        let mut world = World::running(&shape);
+        world.write(0, &[1; 4096]).expect("written");
+        world.control(Control::Fail(MemberId(0))).expect("fails");
+        let size = world.array().array_sectors() as u32;
+        world.read(0, size).expect("one may be missing");
+        world.disks.get_mut(&MemberId(1)).expect("there").stuck = true;
+        for at in [0, 16, 32] {
+            drop(world.write(at, &[2; 4096]));
+        }
+        let status = world.array().status();
+        assert_eq!(status.state, ArrayState::Broken, "{}", shape.level);
+        let role = if reads_on {
+            MemberRole::InSync
+        } else {
+            MemberRole::Faulty
+        };
+        assert_eq!(status.members[1].role, role, "{}", shape.level);
+        assert_eq!(world.read(0, size).is_ok(), reads_on, "{}", shape.level);
     }
 }

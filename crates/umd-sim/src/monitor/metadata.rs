@@ -312,7 +312,7 @@ impl Monitor {
                 Some((_, sb)) => LogView::of(sb, view.super_sector),
                 None => LogView::on(disk, view.super_sector),
             };
-            columns[slot.index()] = Some(super::media::Column {
+            columns[usize::from(slot.0)] = Some(super::media::Column {
                 member: m.id,
                 disk,
                 data_offset: view.data_offset,

@@ -217,6 +217,48 @@ fn a_bitmap_serves_when_it_is_as_recent_as_the_array() {
     ));
 }
 
+/// Bits that reach over what belongs to others would be written over that.
+#[test]
+fn a_bitmap_has_to_lie_between_superblock_data_and_the_end_of_the_device() {
+    let members = array(Level::Raid1, 1);
+    let fields = &members[0].superblock.as_ref().expect("it has one").fields;
+    let Some(Ok(superblock)) = &members[0].bitmap else {
+        panic!("it has one")
+    };
+    let regions = superblock.regions(fields.size_sectors);
+    let area = superblock.area_bytes(regions).div_ceil(512);
+    let super_sector = fields.super_offset_sectors;
+    let behind = super_sector
+        + members[0]
+            .superblock
+            .as_ref()
+            .map_or(0, SuperblockV1::sectors);
+    // Where the bitmap begins, where the data does and how much there is, and whether that can be.
+    let end = DEVICE_SECTORS;
+    for (at, data, data_sectors, fits) in [
+        (16, 2048, end - 2048, true),
+        (16, 16 + area, end - 16 - area, true),
+        (16, 16 + area - 1, end - 16 - area, false),
+        (behind, 2048, end - 2048, true),
+        (behind - 1, 2048, end - 2048, false),
+        (super_sector - area, 2048, end - 2048, true),
+        (super_sector - area + 1, 2048, end - 2048, false),
+        (end - area, 2048, end - 2048 - area, true),
+        (end - area, 2048, end - 2048 - area + 1, false),
+        (end - area + 1, 2048, end - 2048 - area, false),
+        (end - area + 9, 2048, end - 2048 - area, false),
+    ] {
+        let mut members = members.clone();
+        let fields = &mut sb(&mut members[0]).fields;
+        fields.bitmap_offset_raw = (at as i32 - super_sector as i32) as u32;
+        fields.data_offset_sectors = data;
+        fields.data_size_sectors = data_sectors;
+        fields.size_sectors = fields.size_sectors.min(data_sectors);
+        let found = plain(&members);
+        assert_eq!(found.is_ok(), fits, "{at} {data} {data_sectors}: {found:?}");
+    }
+}
+
 #[test]
 fn a_bitmap_damaged_everywhere_needs_force() {
     let mut members = array(Level::Raid1, 2);

@@ -1,0 +1,90 @@
+//! What is decided without the museum: its switches are off in all that ships.
+//!
+//! ```text
+//!   museum.on(Exhibit::M01)               is false
+//!   a && museum.on(..)                    is false, whatever a is: changes in a change nothing
+//!   let odd = a && museum.on(..)          so is odd, from here on
+//!   if museum.on(..) { never } else { .. }
+//!   if !museum.on(..) { return } never
+//! ```
+
+use std::collections::HashMap;
+
+/// Names that are bound to what is decided.
+pub type Names = HashMap<String, bool>;
+
+/// What a condition is in a build without the museum, if no more is needed to know it.
+pub fn decided(expr: &syn::Expr, names: &Names) -> Option<bool> {
+    match expr {
+        syn::Expr::Paren(inner) => decided(&inner.expr, names),
+        syn::Expr::Unary(one) if matches!(one.op, syn::UnOp::Not(_)) => {
+            decided(&one.expr, names).map(|is| !is)
+        }
+        syn::Expr::MethodCall(call) => is_switch(call).then_some(false),
+        syn::Expr::Path(path) => names.get(&path.path.get_ident()?.to_string()).copied(),
+        syn::Expr::Binary(both) => {
+            let decides = decider(&both.op)?;
+            match (decided(&both.left, names), decided(&both.right, names)) {
+                (Some(one), _) | (_, Some(one)) if one == decides => Some(decides),
+                (Some(_), Some(_)) => Some(!decides),
+                _ => None,
+            }
+        }
+        _ => None,
+    }
+}
+
+/// The side of `&&` or `||` that decides it alone.
+pub fn decider(op: &syn::BinOp) -> Option<bool> {
+    match op {
+        syn::BinOp::And(_) => Some(false),
+        syn::BinOp::Or(_) => Some(true),
+        _ => None,
+    }
+}
+
+/// `museum.on(Exhibit::M01)`.
+fn is_switch(call: &syn::ExprMethodCall) -> bool {
+    let Some(syn::Expr::Path(argument)) = call.args.first() else {
+        return false;
+    };
+    let exhibit = argument.path.segments.first();
+    call.method == "on" && exhibit.is_some_and(|first| first.ident == "Exhibit")
+}
+
+/// Whether a statement always leaves the function.
+pub fn leaves(stmt: &syn::Stmt, names: &Names) -> bool {
+    match stmt {
+        syn::Stmt::Expr(syn::Expr::Return(_), _) => true,
+        syn::Stmt::Expr(syn::Expr::If(one), _) if one.else_branch.is_none() => {
+            let last = one.then_branch.stmts.last();
+            decided(&one.cond, names) == Some(true) && last.is_some_and(|s| leaves(s, names))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is(text: &str) -> Option<bool> {
+        let names = Names::from([("odd".to_owned(), false)]);
+        decided(&syn::parse_str(text).unwrap(), &names)
+    }
+
+    #[test]
+    fn switches_are_off_and_decide_what_they_can() {
+        assert_eq!(is("self.io.museum.on(Exhibit::M01)"), Some(false));
+        assert_eq!(is("!museum.on(Exhibit::M01)"), Some(true));
+        assert_eq!(is("a > 1 && museum.on(Exhibit::M01)"), Some(false));
+        assert_eq!(is("odd && b"), Some(false));
+        assert_eq!(is("!odd && !museum.on(Exhibit::M01)"), Some(true));
+        assert_eq!(is("!odd && b"), None);
+        assert_eq!(is("odd || b"), None);
+        assert_eq!(is("odd || museum.on(Exhibit::M01)"), Some(false));
+        assert_eq!(is("b || !museum.on(Exhibit::M01)"), Some(true));
+        assert_eq!(is("(a || b) == museum.on(Exhibit::M01)"), None);
+        assert_eq!(is("lamp.on(Wall)"), None);
+    }
+}
