@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use umd_core::geometry::{Geometry, Raid0, Raid10, Raid456};
+use umd_core::geometry::{Geometry, Linear, Raid0, Raid10, Raid456};
 use umd_format::Level;
 use umd_format::v1::Raid0Layout;
 
@@ -325,5 +325,22 @@ fn a_place_of_a_raid10_that_holds_nothing_says_so() {
                 }
             }
         }
+    }
+}
+
+/// A rebuild walks what lies on one member, a resync what can differ between them.
+#[test]
+fn a_rebuild_and_a_resync_walk_what_is_theirs() {
+    let rows = Raid456::new(Level::Raid5, 2, 4, 8, 800).expect("a map");
+    let copies = Raid10::new(0x102, 4, 8, 800).expect("a map");
+    let single = Linear::new(&[80, 80], 8).expect("a map");
+    for (geometry, array, sync, rebuild) in [
+        (Geometry::Mirrored { legs: 2 }, 800, 800, 800),
+        (Geometry::Parity(rows), 2400, 800, 800),
+        (Geometry::Copied(copies), 1600, 1600, 800),
+        (Geometry::Linear(single), 160, 0, 0),
+    ] {
+        assert_eq!(geometry.sync_sectors(array), sync, "{geometry:?}");
+        assert_eq!(geometry.rebuild_sectors(array), rebuild, "{geometry:?}");
     }
 }

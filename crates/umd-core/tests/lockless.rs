@@ -5,6 +5,7 @@ mod world;
 use umd_core::array::{
     ArrayState, BitmapWish, Control, ControlError, MemberRole, SyncLimits, SyncRequest,
 };
+use umd_core::sync::SyncAction;
 use umd_core::value::{MAX_SECTOR, MemberId};
 use umd_format::bitmap::{self, STATES_OFFSET, State};
 use umd_format::{Format, Level, Role, SuperblockV1, Uuid};
@@ -634,4 +635,29 @@ fn a_replacement_of_a_lockless_array_begins_anew_after_a_stop() {
         .expect("frozen");
     world.drain();
     assert_eq!(reach(&world), Some(0));
+}
+
+/// Where nobody wrote members may differ, and where a resync is owed they do: neither is a fault of
+/// a disk. Elsewhere a difference is one, and it is mended.
+#[test]
+fn a_check_looks_at_what_was_written_and_agrees() {
+    let mut world = created(&shape(Level::Raid1, 0, 2, 0));
+    let region = REGION_SECTORS as usize * 512;
+    for at in [0, 2 * REGION_SECTORS] {
+        world.write(at, &vec![1; region]).expect("written");
+    }
+    world.pass(200);
+    let start = world.superblock(1).fields.data_offset_sectors as usize * 512;
+    let disk = world.disks.get_mut(&MemberId(1)).expect("a disk");
+    for at in [0, 2 * region, 3 * region] {
+        disk.bytes[start + at + 700] ^= 1;
+    }
+    assert_eq!(world.mismatch(), 2 * REGION_SECTORS);
+    let found = world.array().status().mismatches;
+    let places: Vec<u64> = found.iter().map(|one| one.array_sectors[0]).collect();
+    assert_eq!(places, [0, 2 * REGION_SECTORS]);
+    let repair = Control::Sync(SyncRequest::Start(SyncAction::Repair));
+    world.control(repair).expect("begun");
+    world.pass(1);
+    assert_eq!(world.mismatch(), 0);
 }

@@ -887,4 +887,91 @@ mod tests {
         r.mark_all_idle();
         assert_eq!(r.watch.changed, [0], "mark all idle");
     }
+
+    /// What a resync clears has to be what was known to all members: marks that one of them alone
+    /// had are written to the others first.
+    #[test]
+    fn a_resync_has_all_marks_written_first() {
+        let mut r = regions(16, &[3, 9]);
+        assert!(!r.has_open_batch());
+        r.resync_begins();
+        let (batch, pages) = r.close_batch().expect("a batch");
+        assert_eq!(pages, [0]);
+        r.batch_written(batch);
+        assert!(!r.has_open_batch());
+        r.check();
+    }
+
+    /// A bitmap that missed writes says so of every region; of a clean array none needs a resync,
+    /// of another those that reach behind where it agrees.
+    #[test]
+    fn a_stale_bitmap_is_marked_as_a_whole() {
+        let superblock = BitmapSuperblock::new(Uuid([1; 16]), 64, 4096);
+        let image = vec![0; on_disk_bytes(8) as usize];
+        for (agreed, needed) in [(MAX_SECTOR, 0), (0, 8), (63, 1), (16, 6), (15, 7), (64, 0)] {
+            let r = Regions::load(&superblock, &image, 64, agreed, true);
+            assert_eq!((r.dirty(), r.needed), (8, needed), "{agreed}");
+            assert_eq!(r.needs_any(), needed > 0);
+        }
+    }
+
+    /// Before a stop clears what is idle, all of the bitmap is written once: a member may have kept
+    /// bits of an earlier run. Where nothing was marked in this run nothing is written.
+    #[test]
+    fn a_stop_writes_the_whole_bitmap_once() {
+        let count = 3 * 8 * PAGE_BYTES as u64;
+        let mut r = regions(count, &[]);
+        r.mark_all_idle();
+        assert!(!r.has_open_batch(), "nothing was marked");
+        let ticket = r.join(0, 1);
+        let (batch, pages) = r.close_batch().expect("a batch");
+        assert_eq!(pages, [0]);
+        r.batch_written(batch);
+        r.abandon(ticket);
+        r.mark_all_idle();
+        let (batch, pages) = r.close_batch().expect("a batch");
+        assert_eq!(pages, [0, 1, 2, 3], "a superblock, and three pages of bits");
+        r.batch_written(batch);
+        r.mark_all_idle();
+        assert!(!r.has_open_batch(), "once");
+        assert_eq!(r.ripe(), [0]);
+    }
+
+    /// Nobody clears what was not idle for a while, or is not known to all members.
+    #[test]
+    fn only_what_is_idle_and_durable_is_ripe() {
+        let mut r = regions(16, &[]);
+        let ticket = r.join(0, 1);
+        r.abandon(ticket);
+        assert_eq!(r.ripe(), [] as [u64; 0], "neither");
+        r.mark_all_idle();
+        assert_eq!(r.ripe(), [] as [u64; 0], "its batch is not written");
+        let (batch, _) = r.close_batch().expect("a batch");
+        r.batch_written(batch);
+        assert_eq!(r.ripe(), [0]);
+        let other = r.join(8, 1);
+        r.abandon(other);
+        let (batch, _) = r.close_batch().expect("a batch");
+        r.batch_written(batch);
+        assert_eq!(r.ripe(), [0], "the other one was never idle");
+    }
+
+    /// The last batch is written, and with it the checks look at everything that waited for it.
+    #[test]
+    fn who_waits_for_a_written_batch_is_noticed_wherever_it_lies() {
+        let mut r = regions(4 * BLOCK_REGIONS as u64, &[]);
+        let far = 3 * BLOCK_REGIONS as u64;
+        let ticket = r.join(far * r.region_sectors, 1);
+        r.check_changed();
+        let (batch, _) = r.close_batch().expect("a batch");
+        r.batch_written(batch);
+        r.check_changed();
+        r.pending.insert(far, batch);
+        r.check_changed();
+        r.watch.touch(far);
+        let why = "a region waits for a written batch";
+        assert_eq!(complaint(|| r.check_changed()), why);
+        assert_eq!(complaint(|| r.check()), why);
+        r.abandon(ticket);
+    }
 }

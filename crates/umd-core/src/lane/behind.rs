@@ -139,4 +139,15 @@ mod tests {
         assert_eq!(behind.take_ready(), [7]);
         assert!(behind.has_room(9, 512));
     }
+
+    #[test]
+    #[should_panic(expected = "who can go on goes on")]
+    fn whoever_waits_for_nothing_is_noticed() {
+        let mut behind = Behind::default();
+        behind.begin(512);
+        behind.wait(7);
+        behind.check();
+        behind.end(512);
+        behind.check();
+    }
 }

@@ -211,4 +211,11 @@ mod tests {
         assert_eq!(locks.release(a), [Holder::Job(3)]);
         assert_eq!((locks.held(), locks.waiting()), (1, 0));
     }
+
+    #[test]
+    fn ranges_are_apart_that_share_no_sector() {
+        let apart = |ranges: &[(u64, u64)]| RangeLocks::are_apart(ranges.iter().copied());
+        assert!(apart(&[]) && apart(&[(5, 9)]) && apart(&[(0, 5), (5, 9), (20, 30)]));
+        assert!(!apart(&[(0, 6), (5, 9)]) && !apart(&[(0, 1), (3, 5), (4, 5)]));
+    }
 }

@@ -95,4 +95,19 @@ mod tests {
         }
         assert!(errors.note(morning + Span::secs(30), 20));
     }
+
+    /// Each hour forgets a half of what there was, however odd that is.
+    #[test]
+    fn an_hour_forgets_a_half() {
+        for (errors, hours, left) in [(7, 1, 3), (6, 1, 3), (7, 2, 1), (9, 3, 1), (20, 1, 10)] {
+            let noted = |most: u32| {
+                let mut all = ReadErrors::default();
+                for second in 0..errors {
+                    all.note(START + Span::secs(second), u32::MAX);
+                }
+                all.note(START + Span::secs(hours * 3600), most)
+            };
+            assert!(noted(left) && !noted(left + 1), "{errors} {hours}");
+        }
+    }
 }

@@ -112,7 +112,6 @@ fn who_may_lack_more_than_the_bitmap_knows_is_not_taken_back() {
     world.write(0, &[1; 512]).expect("written");
     world.pass(60);
     let left = leave(&mut world, SECOND);
-    world.add(9).expect("added");
     world.add(10).expect("added");
     world.pass(1);
     let spare = member(&mut world, MemberId(10)).expect("it is there");

@@ -6,10 +6,10 @@ use umd_core::array::{
 };
 use umd_core::assembly::Wish;
 use umd_core::value::{Extent, MemberId};
-use umd_format::Level;
 use umd_format::v1::Features;
+use umd_format::{Format, Level};
 
-use crate::world::{DISK_BYTES, Shape, World};
+use crate::world::{DISK_BYTES, Shape, World, shapes};
 
 const FIRST: MemberId = MemberId(0);
 const SECOND: MemberId = MemberId(1);
@@ -31,6 +31,24 @@ fn data(sectors: u64) -> Vec<u8> {
 
 fn writes(world: &World) -> u64 {
     world.disks.values().map(|disk| disk.writes).sum()
+}
+
+/// Nothing is computed that can be read, and nobody is asked twice.
+#[test]
+fn each_sector_of_a_whole_array_is_read_once() {
+    for shape in shapes()
+        .into_iter()
+        .filter(|shape| shape.format == Format::V1_1)
+    {
+        let mut world = World::running(&shape);
+        let size = world.array().array_sectors();
+        for disk in world.disks.values_mut() {
+            disk.read_sectors = 0;
+        }
+        world.read(0, size as u32).expect("read");
+        let read: u64 = world.disks.values().map(|disk| disk.read_sectors).sum();
+        assert_eq!(read, size, "{} {}", shape.level, shape.layout);
+    }
 }
 
 /// Each leg has lost another sector: together they have all of it, and mend each other.

@@ -204,3 +204,29 @@ fn a_resync_goes_on_after_a_stop() {
         assert_eq!(read_sectors(&mut world), 2 * (all - 640), "{format}");
     }
 }
+
+/// Once it was taken back, and only what it missed was copied. Added anew it has nothing of what it
+/// is to hold, although it is the same disk.
+#[test]
+fn who_was_taken_back_once_is_copied_whole_when_it_is_new() {
+    let mut world = World::running(&Shape::mirror(2));
+    world.pass(60);
+    world.control(Control::Fail(SECOND)).expect("failed");
+    world.control(Control::Remove(SECOND)).expect("removed");
+    world.write(0, &[2; 512]).expect("written");
+    let superblock = world.superblock(1);
+    let back = world.new_member(1, Some(superblock));
+    world.control(Control::ReAdd(back)).expect("taken back");
+    world.pass(60);
+    assert_eq!(member(&mut world, SECOND).role, MemberRole::InSync);
+    world.control(Control::Fail(SECOND)).expect("failed");
+    world.control(Control::Remove(SECOND)).expect("removed");
+    let size = world.array().array_sectors() as u32;
+    let content = world.read(0, size).expect("read");
+    read_sectors(&mut world);
+    world.add(SECOND.0).expect("added");
+    world.pass(1);
+    assert_eq!(read_sectors(&mut world), u64::from(size), "all of it");
+    world.control(Control::Fail(FIRST)).expect("failed");
+    assert!(world.read(0, size).expect("read") == content);
+}

@@ -217,6 +217,76 @@ fn a_bitmap_serves_when_it_is_as_recent_as_the_array() {
     ));
 }
 
+/// Hosts count bytes in 64 bits.
+#[test]
+fn an_array_of_all_bytes_that_can_be_counted_is_the_largest() {
+    for level in [Level::Raid0, Level::Linear] {
+        let chunk = 128;
+        let most = u64::MAX / 512 / chunk * chunk;
+        for (more, fits) in [(0, true), (chunk, false), (u64::MAX / 2, false)] {
+            let mut members = array(Level::Raid0, 2);
+            for member in &mut members {
+                member.size_sectors = u64::MAX;
+                let fields = &mut sb(member).fields;
+                fields.level = level;
+                fields.features = Features::RAID0_LAYOUT;
+                fields.layout = if level == Level::Raid0 { 1 } else { 0 };
+                fields.data_size_sectors = 1 << 40;
+            }
+            sb(&mut members[0]).fields.data_size_sectors = most - (1 << 40) + more;
+            let found = plain(&members);
+            assert_eq!(found.is_ok(), fits, "{level} {more}: {found:?}");
+        }
+    }
+}
+
+/// What would start an array on a plan that makes no sense stops here.
+#[test]
+fn a_plan_that_makes_no_sense_is_noticed() {
+    type Break = fn(&mut Plan);
+    let good = plain(&array(Level::Raid5, 3)).expect("it starts");
+    good.check();
+    let wrong: [(&str, Break); 9] = [
+        ("an entry a slot", |plan| plan.slots.push(SlotPlan::Missing)),
+        ("one shape", |plan| {
+            plan.slots.push(SlotPlan::Missing);
+            plan.raid_disks += 1;
+        }),
+        ("every block can be read", |plan| {
+            plan.slots[..2].fill(SlotPlan::Missing)
+        }),
+        ("parity that may be wrong", |plan| {
+            plan.slots[0] = SlotPlan::Missing;
+            plan.reference = MemberId(2);
+            plan.resync_offset_sectors = 0;
+        }),
+        ("bytes fit 64 bits", |plan| plan.array_sectors = u64::MAX),
+        ("a logical block", |plan| plan.logical_block_bytes = 256),
+        ("a member is used once", |plan| {
+            plan.spares.push(MemberId(1))
+        }),
+        ("who describes the array", |plan| {
+            plan.reference = MemberId(9)
+        }),
+        ("who is ignored is not used", |plan| {
+            plan.ignored.push(Reason {
+                member: MemberId(1),
+                text: String::new(),
+            });
+        }),
+    ];
+    for (why, break_it) in wrong {
+        let mut plan = good.clone();
+        break_it(&mut plan);
+        let check = std::panic::AssertUnwindSafe(|| plan.check());
+        let panic = std::panic::catch_unwind(check).expect_err(why);
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        let text = text.expect("a panic with a text");
+        assert!(text.contains(why), "{why}: {text}");
+    }
+}
+
 /// Bits that reach over what belongs to others would be written over that.
 #[test]
 fn a_bitmap_has_to_lie_between_superblock_data_and_the_end_of_the_device() {
