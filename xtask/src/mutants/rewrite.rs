@@ -315,7 +315,15 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_expr_binary(&mut self, node: &'ast syn::ExprBinary) {
-        let mutants = self.take(Genre::Binary, &node.op);
+        // Where one side decides, the other is not looked at, or need not be; where both say the
+        // same, `&&` and `||` do.
+        let decider = museum::decider(&node.op);
+        let side = |side| decided(side, &self.names).filter(|_| decider.is_some());
+        let (left, right) = (side(&node.left), side(&node.right));
+        let mut mutants = self.take(Genre::Binary, &node.op);
+        if left.is_some() && left == right {
+            mutants.clear();
+        }
         if !binds(&node.left) && !binds(&node.right) {
             let (all, op) = (self.range(node), self.range(&node.op));
             let (left, right) = (
@@ -326,14 +334,9 @@ impl<'ast> Visit<'ast> for Finder<'_> {
             let choices: Vec<_> = mutants.iter().map(|m| (choice(m), *m)).collect();
             self.choose(all, &choices);
         }
-        // Where one side decides, the other is not looked at, or need not be.
-        let decider = museum::decider(&node.op);
-        let decides =
-            |side: &syn::Expr, names: &Names| decider.is_some() && decided(side, names) == decider;
-        let left = decides(&node.left, &self.names);
-        let right = decides(&node.right, &self.names);
-        self.unless(right, |finder| finder.visit_expr(&node.left));
-        self.unless(left, |finder| finder.visit_expr(&node.right));
+        let decides = |side: Option<bool>| side.is_some() && side == decider;
+        self.unless(decides(right), |finder| finder.visit_expr(&node.left));
+        self.unless(decides(left), |finder| finder.visit_expr(&node.right));
     }
 
     fn visit_local(&mut self, node: &'ast syn::Local) {
@@ -539,15 +542,16 @@ mod tests {
     fn what_only_the_museum_looks_at_is_left_alone() {
         let source = "fn f(m: M, a: u8) -> u8 {\n\
             let odd = a + 1 > 2 && m.on(Exhibit::M01);\n\
-            if odd { return a + 2; }\n\
+            if odd && odd { return a + 2; }\n\
             match m.on(Exhibit::M02) { true => a + 3, false => a + 4 }\n}";
         let add = |number, from| mutant(number, Genre::Binary, from, "-");
         let all = [
             add(1, (2, 13)),
             mutant(2, Genre::Binary, (2, 21), "||"),
-            add(3, (3, 19)),
+            add(3, (3, 26)),
             add(4, (4, 38)),
             add(5, (4, 54)),
+            mutant(6, Genre::Binary, (3, 8), "||"),
         ];
         let mutants: Vec<&Mutant> = all.iter().collect();
         let done = rewrite(source, &mutants, &HashSet::new()).unwrap();

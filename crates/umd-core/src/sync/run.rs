@@ -564,3 +564,104 @@ impl Run {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::MAX_SECTOR;
+
+    const START: Instant = Instant(7_000_000_000);
+
+    /// A run that has come to `cursor`, with nothing under way.
+    fn run(action: SyncAction, cursor: u64, end: u64) -> Run {
+        Run {
+            action,
+            way: RepairWay::Judged,
+            geometry: std::sync::Arc::new(Geometry::Mirrored { legs: 2 }),
+            start: 0,
+            end,
+            cursor,
+            open: BTreeMap::new(),
+            parts: Vec::new(),
+            units: Slab::default(),
+            targets: Vec::new(),
+            replaces: false,
+            slots: Vec::new(),
+            guided: false,
+            interrupted: false,
+            failed: None,
+            mismatch_sectors: 0,
+            found: Vec::new(),
+            speed: Speed::new(START, 0),
+            epoch: 1,
+            checkpoint_at: (START, 0),
+        }
+    }
+
+    /// The first sector at which a resync of `end` sectors that is to wait at `to` is recorded.
+    fn first_recorded(end: u64, to: u64) -> u64 {
+        let due = |cursor: &u64| run(SyncAction::Resync, *cursor, end).checkpoint_due(START, to);
+        (0..=end).step_by(512).find(due).expect("it is, some day")
+    }
+
+    /// A crash costs the time since the last record, and each record costs writes to all members.
+    #[test]
+    fn progress_is_recorded_after_a_sixteenth_or_half_way_to_where_it_waits() {
+        let least = CHECKPOINT_SECTORS;
+        assert_eq!(first_recorded(64 * least, MAX_SECTOR), 4 * least);
+        assert_eq!(first_recorded(64 * least, 64 * least), 4 * least);
+        assert_eq!(first_recorded(4 * least, MAX_SECTOR), least, "not for less");
+        assert_eq!(first_recorded(64 * least, 20 * least), 4 * least);
+        assert_eq!(first_recorded(64 * least, 6 * least), 3 * least);
+        assert_eq!(first_recorded(64 * least, least + 512), least);
+        assert_eq!(first_recorded(64 * least, 512), 512, "where it waits");
+    }
+
+    #[test]
+    fn progress_is_recorded_every_few_minutes_if_there_is_any() {
+        let end = 64 * CHECKPOINT_SECTORS;
+        let later = START + CHECKPOINT_EVERY;
+        for (action, cursor, now, due) in [
+            (SyncAction::Resync, 512, later, true),
+            (SyncAction::Recover, 512, later, true),
+            (SyncAction::Resync, 0, later, false),
+            (SyncAction::Resync, 512, START + Span::secs(299), false),
+            (SyncAction::Check, 512, later, false),
+            (SyncAction::Repair, end, later, false),
+        ] {
+            let mut run = run(action, cursor, end);
+            assert_eq!(
+                run.checkpoint_due(now, MAX_SECTOR),
+                due,
+                "{action:?} {cursor}"
+            );
+            assert!(!run.checkpoint_due(now, MAX_SECTOR), "once");
+            run.cursor += 512;
+            let again = now + CHECKPOINT_EVERY;
+            assert_eq!(
+                run.checkpoint_due(again, MAX_SECTOR),
+                action == SyncAction::Resync || due
+            );
+        }
+    }
+
+    #[test]
+    fn a_run_waits_where_it_is_to_wait_when_all_before_that_is_done() {
+        let at = |cursor| run(SyncAction::Check, cursor, 4096);
+        assert!(!at(512).is_held(1024) && at(1024).is_held(1024) && at(1536).is_held(1024));
+        assert!(!at(4096).is_held(1024), "it is over");
+        assert!(!at(4096).is_held(4096), "it is over");
+        let mut other = at(1024);
+        other.units.insert(None);
+        assert!(!other.is_held(1024), "a unit is under way");
+        let mut other = at(1024);
+        other.parts.push(Part::alone(512, 1024));
+        assert!(!other.is_held(1024), "a part has not begun");
+        let mut other = at(1024);
+        other.interrupted = true;
+        assert!(!other.is_held(1024), "it is about to end");
+        let mut other = at(1024);
+        other.failed = Some("sectors cannot be read".into());
+        assert!(!other.is_held(1024), "it is about to end");
+    }
+}

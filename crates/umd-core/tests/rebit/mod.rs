@@ -2,7 +2,8 @@
 
 use super::world::{DISK_BYTES, Shape, World, redundancy, shapes};
 use umd_core::array::{
-    BitmapWish, Control, ControlError, ControlReply, NewBitmap, Options, RequestOp, SyncLimits,
+    BitmapWish, Control, ControlError, ControlReply, NewBitmap, Options, Purpose, RequestOp,
+    SyncLimits,
 };
 use umd_core::assembly::Wish;
 use umd_core::value::MemberId;
@@ -174,6 +175,26 @@ fn a_bitmap_does_not_go_while_writes_lag() {
 }
 
 /// A stop meanwhile wins; who waited is told.
+/// Whoever reads may be about to mend what it finds, and that is a write that the bitmap has to
+/// know of.
+#[test]
+fn a_bitmap_does_not_go_while_somebody_reads() {
+    let mut world = started(&Shape::mirror(2));
+    world.holds = Some(Purpose::Data);
+    let read = world.submit(RequestOp::Read {
+        offset_sectors: 0,
+        len_sectors: 8,
+    });
+    let asked = world.ask(Control::Bitmap(BitmapWish::None));
+    assert!(!world.is_answered(read));
+    assert_eq!(world.asked(asked), None);
+    assert!(dirty(&mut world).is_some(), "it is there");
+    world.release_back();
+    assert!(world.is_answered(read));
+    assert_eq!(world.asked(asked), Some(Ok(ControlReply::Done)));
+    assert_eq!(dirty(&mut world), None);
+}
+
 #[test]
 fn a_stop_ends_a_change_that_waits() {
     let mut world = mirror(true, 8);
