@@ -4,7 +4,7 @@ use umd_core::array::{Control, MemberRole, Notice, Options, Purpose, SyncLimits,
 use umd_core::assembly::Wish;
 use umd_core::sync::SyncAction;
 use umd_core::value::{MAX_SECTOR, MemberId};
-use umd_format::Level;
+use umd_format::{Format, Level};
 
 use crate::world::{Shape, World};
 
@@ -228,4 +228,63 @@ fn a_rebuild_calls_bad_what_it_could_not_copy_and_no_more() {
         }
         assert!((1..=4).contains(&lost), "{layout:#x}: {lost} sectors");
     }
+}
+
+/// What nobody can read stays so until somebody does something: a rebuild that was given up is not
+/// begun anew by itself, and no further spare is spent on it.
+#[test]
+fn a_rebuild_that_was_given_up_waits_for_an_administrator() {
+    // Where the data reaches the end there is no log of bad blocks.
+    let mut world = World::running(&Shape {
+        bitmap: false,
+        format: Format::V1_0,
+        ..Shape::mirror(3)
+    });
+    let frozen = Control::Sync(SyncRequest::Frozen);
+    world.control(frozen).expect("frozen");
+    world.control(Control::Fail(SECOND)).expect("failed");
+    for id in [7, 8] {
+        world.add(id).expect("added");
+    }
+    let size = world.array().status().dev_sectors;
+    for id in [0, 2] {
+        let disk = world.disks.get_mut(&MemberId(id)).expect("a disk");
+        disk.bad.insert(size - 1);
+    }
+    let idle = Control::Sync(SyncRequest::Idle);
+    world.control(idle).expect("goes on");
+    world.pass(1);
+    let ended = |notice: &&Notice| {
+        matches!(
+            notice,
+            Notice::SyncEnded {
+                complete: false,
+                ..
+            }
+        )
+    };
+    assert_eq!(world.notices.iter().filter(ended).count(), 1);
+    let third = MemberId(2);
+    world.control(Control::Fail(third)).expect("failed");
+    world.pass(1000);
+    let status = world.array().status();
+    assert_eq!((status.degraded, status.sync), (2, None));
+    let role = |id| {
+        status
+            .members
+            .iter()
+            .find(|m| m.id == MemberId(id))
+            .map(|m| m.role)
+    };
+    assert!(
+        matches!(role(7), Some(MemberRole::Recovering { .. })),
+        "its slot waits"
+    );
+    assert_eq!(role(8), Some(MemberRole::Spare));
+    // He copies what there is from elsewhere; now it goes on.
+    let disk = world.disks.get_mut(&FIRST).expect("a disk");
+    disk.bad.clear();
+    world.control(Control::Remove(third)).expect("removed");
+    world.pass(1);
+    assert_eq!(world.array().status().degraded, 0);
 }

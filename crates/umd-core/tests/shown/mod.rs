@@ -2,8 +2,8 @@
 //! made of it and of nothing else.
 
 use umd_core::array::{
-    ArrayState, BitmapStatus, Control, LimitsStatus, MemberRole, MemberStatus, Purpose, Settings,
-    Status, SyncLimits, SyncRequest, SyncStatus,
+    ArrayState, BitmapStatus, Control, LimitsStatus, MemberRole, MemberStatus, Notice, Purpose,
+    Settings, Status, SyncLimits, SyncRequest, SyncStatus,
 };
 use umd_core::sync::SyncAction;
 use umd_core::value::{Events, MemberId, Slot, Span};
@@ -359,4 +359,120 @@ fn what_levels_and_formats_differ_in_is_shown() {
         assert_eq!((status.format, status.preferred_minor), (format, 0));
         assert_eq!((status.raid_disks, status.chunk_sectors), (4, 16));
     }
+}
+
+/// What has been told since this was asked last.
+fn told(world: &mut World) -> Vec<Notice> {
+    std::mem::take(&mut world.notices)
+}
+
+/// Whoever waits for news of an array hears all of it, once and in order.
+#[test]
+fn what_happens_to_a_member_is_told() {
+    let mut world = started(&Shape {
+        assume_clean: false,
+        bitmap: false,
+        ..Shape::mirror(3)
+    });
+    let action = SyncAction::Resync;
+    let resync = [
+        Notice::SyncStarted(action),
+        Notice::SyncEnded {
+            action,
+            complete: true,
+            mismatch_sectors: 1152,
+        },
+    ];
+    assert_eq!(told(&mut world), resync);
+    world.control(Control::Fail(MemberId(1))).expect("failed");
+    let failed = |id, why: &str| Notice::Failed {
+        member: MemberId(id),
+        why: why.into(),
+    };
+    let why = "set faulty on request";
+    assert_eq!(told(&mut world), [failed(1, why), Notice::Changed]);
+    world
+        .control(Control::Remove(MemberId(1)))
+        .expect("removed");
+    assert_eq!(told(&mut world), []);
+    world.add(7).expect("added");
+    let action = SyncAction::Recover;
+    let rebuilt = [
+        // It has a slot.
+        Notice::Changed,
+        Notice::SyncStarted(action),
+        Notice::Activated(MemberId(7)),
+        Notice::Changed,
+        Notice::SyncEnded {
+            action,
+            complete: true,
+            mismatch_sectors: 1152,
+        },
+    ];
+    assert_eq!(told(&mut world), rebuilt);
+    for id in [0, 2] {
+        world.disks.get_mut(&MemberId(id)).expect("a disk").gone = true;
+    }
+    world.write(0, &[1; 512]).expect("one is left");
+    let mut news = told(&mut world);
+    news.retain(|notice| *notice != Notice::Changed);
+    let why = "superblock write failed: device gone";
+    assert_eq!(news, [failed(0, why), failed(2, why)]);
+    world.disks.get_mut(&MemberId(7)).expect("a disk").gone = true;
+    assert!(world.write(0, &[1; 512]).is_err());
+    let [Notice::Broken(text)] = &told(&mut world)[..] else {
+        panic!("it is broken, and that is told once")
+    };
+    assert!(
+        text.contains("member d7 failed") && text.contains("writes are refused"),
+        "{text}"
+    );
+}
+
+/// A check tells what it found, a setting that it was made, and a fault of a disk what it costs.
+#[test]
+fn what_is_asked_for_and_what_is_found_is_told() {
+    let mut world = World::running(&Shape {
+        assume_clean: false,
+        bitmap: false,
+        ..Shape::mirror(2)
+    });
+    told(&mut world);
+    let disk = world.disks.get_mut(&MemberId(1)).expect("a disk");
+    disk.bytes[(128 + 700) * 512] ^= 1;
+    assert_eq!(world.mismatch(), 128);
+    let action = SyncAction::Check;
+    let check = [
+        Notice::SyncStarted(action),
+        Notice::SyncEnded {
+            action,
+            complete: true,
+            mismatch_sectors: 128,
+        },
+    ];
+    assert_eq!(told(&mut world), check);
+    world
+        .control(Control::Settings(Settings::default()))
+        .expect("set");
+    assert_eq!(told(&mut world), [Notice::Changed]);
+    // One that reads well is told nothing of.
+    world.read(0, 64).expect("read");
+    assert_eq!(told(&mut world), []);
+    let disk = world.disks.get_mut(&MemberId(1)).expect("a disk");
+    disk.worn.extend([128 + 8, 128 + 9]);
+    world.write(0, &[1; 32 * 512]).expect("written");
+    let news = told(&mut world);
+    let refused = |notice: &&Notice| {
+        matches!(notice, Notice::BadBlocks { member: MemberId(1), sectors: 1.., text }
+            if text.contains("member d1 refused to write"))
+    };
+    assert!(news.iter().any(|one| refused(&one)), "{news:?}");
+    let counted: u64 = news
+        .iter()
+        .map(|notice| match notice {
+            Notice::BadBlocks { sectors, .. } => *sectors,
+            _ => 0,
+        })
+        .sum();
+    assert_eq!(counted, world.array().status().members[1].bad_sectors);
 }
