@@ -43,6 +43,19 @@ pub fn decider(op: &syn::BinOp) -> Option<bool> {
     }
 }
 
+/// `#[cfg(feature = "museum")]`.
+pub fn is_inside(attrs: &[syn::Attribute]) -> bool {
+    attrs.iter().any(|attr| {
+        let meta: Result<syn::MetaNameValue, _> = attr.parse_args();
+        let is = |value: &syn::Expr| match value {
+            syn::Expr::Lit(lit) => matches!(&lit.lit, syn::Lit::Str(s) if s.value() == "museum"),
+            _ => false,
+        };
+        let feature = |it: &syn::MetaNameValue| it.path.is_ident("feature") && is(&it.value);
+        attr.path().is_ident("cfg") && meta.as_ref().is_ok_and(feature)
+    })
+}
+
 /// `museum.on(Exhibit::M01)`.
 fn is_switch(call: &syn::ExprMethodCall) -> bool {
     let Some(syn::Expr::Path(argument)) = call.args.first() else {
@@ -86,5 +99,16 @@ mod tests {
         assert_eq!(is("b || !museum.on(Exhibit::M01)"), Some(true));
         assert_eq!(is("(a || b) == museum.on(Exhibit::M01)"), None);
         assert_eq!(is("lamp.on(Wall)"), None);
+    }
+
+    #[test]
+    fn what_is_compiled_for_the_museum_is_inside() {
+        let inside = |text: &str| {
+            let item: syn::ItemFn = syn::parse_str(text).unwrap();
+            is_inside(&item.attrs)
+        };
+        assert!(inside("#[cfg(feature = \"museum\")] fn f() {}"));
+        assert!(!inside("#[cfg(not(feature = \"museum\"))] fn f() {}"));
+        assert!(!inside("#[cfg(test)] #[inline] fn f() {}"));
     }
 }

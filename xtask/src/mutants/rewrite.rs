@@ -340,7 +340,8 @@ impl<'ast> Visit<'ast> for Finder<'_> {
     }
 
     fn visit_local(&mut self, node: &'ast syn::Local) {
-        visit::visit_local(self, node);
+        let odd = museum::is_inside(&node.attrs);
+        self.unless(odd, |finder| visit::visit_local(finder, node));
         if let (syn::Pat::Ident(name), Some(init)) = (&node.pat, &node.init) {
             let name = name.ident.to_string();
             match decided(&init.expr, &self.names) {

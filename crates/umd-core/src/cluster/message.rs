@@ -302,4 +302,16 @@ mod tests {
         let empty = [[1, 1, 0].as_slice(), &[0; 16]].concat();
         assert_eq!(Message::decode(&empty), Err(Malformed::Bytes(19)));
     }
+
+    #[test]
+    fn windows_share_what_lies_in_both() {
+        let window = |start, end| Window::new(start, end).expect("not empty");
+        let shared = |a: (u64, u64), b: (u64, u64)| window(a.0, a.1).shared(window(b.0, b.1));
+        assert_eq!(shared((0, 8), (4, 12)), Window::new(4, 8));
+        assert_eq!(shared((4, 12), (0, 8)), Window::new(4, 8));
+        assert_eq!(shared((0, 99), (4, 8)), Window::new(4, 8));
+        assert_eq!(shared((0, 8), (8, 12)), None);
+        assert_eq!(shared((8, 12), (0, 8)), None);
+        assert_eq!(Window::new(5, 5), None);
+    }
 }

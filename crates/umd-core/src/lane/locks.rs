@@ -218,4 +218,17 @@ mod tests {
         assert!(apart(&[]) && apart(&[(5, 9)]) && apart(&[(0, 5), (5, 9), (20, 30)]));
         assert!(!apart(&[(0, 6), (5, 9)]) && !apart(&[(0, 1), (3, 5), (4, 5)]));
     }
+
+    #[test]
+    fn a_long_range_and_one_beside_it_do_not_wait_for_each_other() {
+        let mut locks = RangeLocks::default();
+        let (start, end) = (1 << 20, 1 << 30);
+        assert!(locks.acquire(Holder::Job(1), start, end).1);
+        assert!(locks.acquire(Holder::Job(2), start - 8, start).1);
+        assert!(locks.acquire(Holder::Job(3), end, end + 8).1);
+        assert!(locks.acquire(Holder::Job(4), end + 8, 1 << 40).1);
+        assert!(!locks.acquire(Holder::Job(5), end - 1, end).1);
+        assert!(!locks.acquire(Holder::Job(6), start - 1, start + 1).1);
+        locks.check();
+    }
 }

@@ -145,3 +145,136 @@ impl Held<'_> {
         lost
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use umd_format::create::{NewArray, NewMember, new_array};
+    use umd_format::v1::DeviceFlags;
+    use umd_format::{Format, Level, SuperblockV1, Uuid};
+
+    use super::*;
+    use crate::geometry::{Raid10, Raid456};
+
+    const DATA: u64 = 2048;
+
+    /// A member with an empty log.
+    fn superblock() -> SuperblockV1 {
+        let member = NewMember {
+            device_sectors: 8192,
+            device_uuid: Uuid([1; 16]),
+            flags: DeviceFlags(0),
+        };
+        let made = new_array(&NewArray {
+            format: Format::V1_2,
+            preferred_minor: 0,
+            set_uuid: Uuid([7; 16]),
+            name: "host:test".into(),
+            ctime_seconds: 1_700_000_000,
+            level: Level::Raid1,
+            layout: 0,
+            chunk_sectors: 0,
+            size_sectors: None,
+            data_offset_sectors: Some(DATA),
+            bitmap: None,
+            bad_block_log: true,
+            assume_clean: true,
+            slots: vec![Some(member)],
+            spares: Vec::new(),
+        });
+        made.expect("made").slots[0].clone().expect("a member")
+    }
+
+    /// Slots hold member 10 and up; `lost` is empty, `rebuilt` is being filled. Data sectors of
+    /// slots that logs name.
+    fn array(slots: u16, lost: u16, rebuilt: u16, named: &[(u16, u64, u64)]) -> (Epoch, BadBlocks) {
+        let member = |slot: u16| MemberId(10 + u32::from(slot));
+        let column = |slot: u16| Column {
+            member: member(slot),
+            data_offset_sectors: DATA,
+            in_sync: slot != rebuilt,
+            write_mostly: false,
+        };
+        let columns = (0..slots).map(|slot| (slot != lost).then(|| column(slot)));
+        let columns = columns.collect();
+        let mut bad = BadBlocks::default();
+        for slot in 0..slots {
+            bad.take_in(member(slot), &superblock(), None, (8192, 512));
+        }
+        for (slot, start, end) in named {
+            assert!(bad.mark(member(*slot), DATA + start, DATA + end));
+        }
+        (Epoch { number: 1, columns }, bad)
+    }
+
+    /// Sector by sector, what is found for ranges.
+    #[test]
+    fn ranges_are_held_as_each_of_their_sectors_is() {
+        let parity = |level| Geometry::Parity(Raid456::new(level, 2, 5, 8, 64).expect("a map"));
+        let copied = Geometry::Copied(Raid10::new(0x102, 5, 8, 64).expect("a map"));
+        let named = [
+            (0, 8, 16),
+            (1, 12, 20),
+            (1, 40, 44),
+            (2, 14, 15),
+            (3, 0, 64),
+        ];
+        for geometry in [
+            Geometry::Mirrored { legs: 5 },
+            parity(Level::Raid5),
+            parity(Level::Raid6),
+            copied,
+        ] {
+            for (lost, rebuilt) in [(9, 9), (4, 9), (9, 4), (9, 2)] {
+                let (epoch, bad) = array(5, lost, rebuilt, &named);
+                let named = |slot, at| named.iter().any(|n| n.0 == slot && n.1 <= at && at < n.2);
+                let holds = |copy: &Copy| {
+                    let there = copy.slot != lost && copy.slot != rebuilt;
+                    there && !named(copy.slot, copy.member_sectors)
+                };
+                let enough = |slot: u16, at: u64, own: bool| {
+                    let places = companions(&geometry, slot, at);
+                    let needed = match geometry.is_mirror() {
+                        true => 1,
+                        false => 5 - usize::from(geometry.redundancy()),
+                    };
+                    let mine = places.iter().any(|p| p.slot == slot && holds(p));
+                    let others = places.iter().filter(|p| holds(p) && p.slot != slot).count();
+                    own && (mine || others >= needed) || !own && others >= needed
+                };
+                let held = Held {
+                    epoch: &epoch,
+                    bad: &bad,
+                    except: None,
+                };
+                for (slot, at, len) in (0..5).flat_map(|slot| {
+                    let chunks = (0..64).step_by(8).map(move |at| (slot, at, 8));
+                    chunks.chain((0..64).map(move |at| (slot, at, 1)))
+                }) {
+                    let all = |own| (at..at + len).all(|at| enough(slot, at, own));
+                    let what = format!("{geometry:?} {lost} {rebuilt}: {slot} {at}+{len}");
+                    assert_eq!(held.anyhow(&geometry, (slot, at), len), all(true), "{what}");
+                    assert_eq!(
+                        held.without(&geometry, (slot, at), len),
+                        all(false),
+                        "{what}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_lost_with_a_member_is_what_no_other_can_give() {
+        let mirror = Geometry::Mirrored { legs: 3 };
+        let named = [(0, 8, 16), (1, 12, 20), (2, 14, 15)];
+        let (epoch, bad) = array(3, 9, 9, &named);
+        let held = Held {
+            epoch: &epoch,
+            bad: &bad,
+            except: None,
+        };
+        let lost = |slot: u32| held.sectors_lost_with(&mirror, MemberId(10 + slot));
+        // 12..14 and 15..16 are on the third leg alone; 14 is nowhere, whoever is lost.
+        assert_eq!((lost(0), lost(1), lost(2)), (0, 0, 6));
+    }
+}

@@ -689,3 +689,60 @@ fn an_open_that_meets_the_end_gets_the_new_one() {
     names.started(next, Started::Running, &mut out);
     assert!(out.contains(&Effect::Granted(open, ObjectId(2))));
 }
+
+/// A process that is about to end takes nothing new, and leaves what runs alone.
+#[test]
+fn no_name_is_made_once_that_is_over() {
+    let mut names = Names::new(true);
+    let mut out = Vec::new();
+    let start = names.start(NAME, Onto::Nothing, &mut out);
+    names.started(start, Started::Running, &mut out);
+    let there = names.find(NAME);
+    assert!(!names.is_closed());
+    names.close_for_new();
+    assert!(names.is_closed());
+    out.clear();
+    assert_eq!(names.probe("other", &mut out), None);
+    let open = names.open("other", &mut out);
+    let second = names.start("other", Onto::Nothing, &mut out);
+    let leaving = |ticket| Effect::Refused(ticket, Refusal::Leaving);
+    assert_eq!(out, [leaving(open), leaving(second)]);
+    assert_eq!(names.find(NAME), there);
+    names.check();
+}
+
+/// What would be a name that is gone for one and there for another is noticed.
+#[test]
+fn names_that_make_no_sense_are_noticed() {
+    type Break = fn(&mut Names);
+    let wrong: [(&str, Break); 4] = [
+        ("deleted while it is used", |names| {
+            first(names).phase = Phase::Deleting
+        }),
+        ("held dead", |names| {
+            first(names).openers.clear();
+            (first(names).held, first(names).phase) = (true, Phase::Deleting);
+        }),
+        ("a lost opener", |names| {
+            first(names).openers.insert(Ticket(99));
+        }),
+        ("a lost request", |names| {
+            first(names).controls.insert(Ticket(99));
+        }),
+    ];
+    for (why, break_it) in wrong {
+        let mut names = Names::new(true);
+        let mut out = Vec::new();
+        names.open(NAME, &mut out);
+        names.check();
+        break_it(&mut names);
+        let check = std::panic::AssertUnwindSafe(|| names.check());
+        let panic = std::panic::catch_unwind(check).expect_err(why);
+        let text = panic.downcast_ref::<String>().expect("a sentence");
+        assert!(text.contains(why), "{why}: {text}");
+    }
+}
+
+fn first(names: &mut Names) -> &mut Object {
+    names.objects.values_mut().next().expect("there is one")
+}

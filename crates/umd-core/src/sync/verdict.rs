@@ -172,4 +172,22 @@ mod tests {
         assert_eq!(all.len(), 3);
         assert_eq!(all[0], (0, 16, Wrong::Data(1)));
     }
+
+    #[test]
+    fn a_column_that_is_wrong_everywhere_is_found() {
+        let map = Raid456::new(Level::Raid6, 2, 6, 8, 800).expect("map");
+        let row = map.row(1);
+        for slot in 0..6u16 {
+            let mut all = columns(&row, 6);
+            all[usize::from(slot)]
+                .iter_mut()
+                .for_each(|byte| *byte ^= 0x5a);
+            let (p, q) = sums(&row, &all);
+            let expected = match row.power_of(slot) {
+                Some(_) => Wrong::Data(slot),
+                None => Wrong::Parity(slot),
+            };
+            assert_eq!(judge_row(&row, &p, &q), expected, "{slot}");
+        }
+    }
 }

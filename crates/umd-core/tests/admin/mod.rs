@@ -103,6 +103,10 @@ fn who_has_seen_more_than_the_array_is_not_taken_back() {
     come_back(&mut world, superblock).expect("as it was when it left");
 }
 
+fn mark(superblock: &mut SuperblockV1, bit: Features) {
+    superblock.fields.features = superblock.fields.features.with(bit);
+}
+
 /// Taken back as one who lacks only what the bitmap marks, each of these would give old data or
 /// rubbish for the rest.
 #[test]
@@ -126,27 +130,25 @@ fn who_may_lack_more_than_the_bitmap_knows_is_not_taken_back() {
             .collect::<Vec<_>>()
     };
     let stored = bytes(&world);
-    let marked = |superblock: &mut SuperblockV1, bit| {
-        superblock.fields.features = superblock.fields.features.with(bit);
-    };
-    let changes: [(&str, &dyn Fn(&mut SuperblockV1)); 9] = [
-        ("another array", &|one| one.fields.set_uuid.0[0] ^= 1),
-        ("had no slot", &|one| one.fields.set_role(1, Role::Spare)),
-        ("slot is taken", &|one| {
+    type Change = fn(&mut SuperblockV1);
+    let changes: [(&str, Change); 9] = [
+        ("another array", |one| one.fields.set_uuid.0[0] ^= 1),
+        ("had no slot", |one| one.fields.set_role(1, Role::Spare)),
+        ("slot is taken", |one| {
             one.fields.set_role(1, Role::Active(2))
         }),
-        ("slot is taken", &|one| {
+        ("slot is taken", |one| {
             one.fields.set_role(1, Role::Active(3))
         }),
-        ("has bad blocks", &|one| marked(one, Features::BAD_BLOCKS)),
-        ("was not in sync", &|one| {
-            marked(one, Features::RECOVERY_OFFSET)
+        ("has bad blocks", |one| mark(one, Features::BAD_BLOCKS)),
+        ("was not in sync", |one| {
+            mark(one, Features::RECOVERY_OFFSET)
         }),
-        ("ran without members", &|one| {
+        ("ran without members", |one| {
             one.fields.set_role(2, Role::Faulty)
         }),
-        ("no longer knows", &|one| one.fields.events = 0),
-        ("number is taken", &|one| {
+        ("no longer knows", |one| one.fields.events = 0),
+        ("number is taken", |one| {
             one.fields.set_role(3, Role::Active(1));
             one.fields.dev_number = 3;
         }),

@@ -111,6 +111,27 @@ fn reads_fail_by_their_period() {
     assert_unharmed(&mut world);
 }
 
+/// It is reads that fail. Who asks what is allocated, or wants all of it durable, takes no read's
+/// turn.
+#[test]
+fn questions_and_flushes_are_no_reads() {
+    let mut world = started("rt3");
+    let question = RequestOp::Allocation {
+        offset_sectors: 0,
+        len_sectors: 8,
+    };
+    for op in [RequestOp::Flush, question] {
+        world.read(0, 8).expect("the first");
+        world.read(0, 8).expect("the second");
+        let id = world.submit(op);
+        if let Err(RequestError::Io(why)) = world.reply(id) {
+            assert!(!why.contains("level faulty"), "{why}");
+        }
+        assert_pretended(world.read(0, 8));
+    }
+    assert_unharmed(&mut world);
+}
+
 #[test]
 fn a_place_stays_bad_or_is_mended_by_a_write() {
     let mut world = started("rp");

@@ -247,6 +247,21 @@ fn what_makes_no_sense_changes_nothing() {
     assert!(!world.array().status().members[0].write_mostly);
 }
 
+/// Whoever asked is told that it could not be kept, and does not wait for ever.
+#[test]
+fn a_switch_that_nobody_can_record_any_more_is_refused() {
+    let mut world = mirror(Format::V1_2, 2, 0);
+    world.holds = Some(Purpose::Super);
+    let asked = world.ask(Control::Flags(SECOND, fast(true)));
+    assert_eq!(world.asked(asked), None, "it is being recorded");
+    for id in [FIRST, SECOND] {
+        world.disks.get_mut(&id).expect("a disk").gone = true;
+    }
+    world.release_back();
+    let refused = world.asked(asked).expect("answered");
+    assert!(matches!(refused, Err(ControlError::Io(_))), "{refused:?}");
+}
+
 /// A stop does not wait for a wish that waits for what lags, and both are answered.
 #[test]
 fn a_stop_takes_a_wish_that_waits_back() {

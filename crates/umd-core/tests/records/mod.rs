@@ -175,3 +175,20 @@ fn who_comes_back_from_a_cluster_has_left_it() {
     let features = world.superblock(1).fields.features;
     assert!(!features.contains(Features::CLUSTERED));
 }
+
+/// Whoever wanted a member out is told that this could not be recorded: at the next start it may be
+/// a member again.
+#[test]
+fn what_no_superblock_tells_of_was_not_done() {
+    let mut world = started(&Shape::mirror(3));
+    world.control(Control::Fail(SECOND)).expect("failed");
+    world.holds = Some(Purpose::Super);
+    let asked = world.ask(Control::Remove(SECOND));
+    assert_eq!(world.asked(asked), None, "it is being recorded");
+    for id in [0, 2] {
+        world.disks.get_mut(&MemberId(id)).expect("a disk").gone = true;
+    }
+    world.release_back();
+    let answer = world.asked(asked).expect("answered");
+    assert!(matches!(answer, Err(ControlError::Io(_))), "{answer:?}");
+}

@@ -7,6 +7,7 @@ use umd_core::array::{
 };
 use umd_core::sync::SyncAction;
 use umd_core::value::{Events, MemberId, Slot, Span};
+use umd_format::badblocks::BadRange;
 use umd_format::{Format, Level};
 
 use crate::world::{DISK_BYTES, Shape, World};
@@ -168,6 +169,17 @@ fn an_array_that_is_written_shows_it_until_it_is_idle() {
         ..waits.clone()
     };
     assert_eq!(world.array().status(), active);
+    // Nobody writes any more: caches are flushed, and then superblocks say clean.
+    world.holds = Some(Purpose::Flush);
+    world.pass(1);
+    let idle = Status {
+        state: ArrayState::ActiveIdle,
+        ..active.clone()
+    };
+    let shown = world.array().status();
+    let events = shown.events;
+    assert_eq!(shown, Status { events, ..idle });
+    world.release_back();
     world.pass(60);
     let clean = Status {
         state: ArrayState::Clean,
@@ -475,4 +487,62 @@ fn what_is_asked_for_and_what_is_found_is_told() {
         })
         .sum();
     assert_eq!(counted, world.array().status().members[1].bad_sectors);
+}
+
+/// A part of the picture with one dirty region in it is never shown as clean.
+#[test]
+fn the_map_shows_where_regions_are_dirty_and_blocks_are_bad() {
+    let mut world = World::running(&Shape::mirror(2));
+    world.pass(60);
+    assert_eq!(world.array().map(3).dirty_percent, Some(vec![0, 0, 0]));
+    for region in [0, 7, 8] {
+        world.write(region * 128, &[1; 512]).expect("written");
+    }
+    for (cells, percent) in [
+        (0, vec![34]),
+        (1, vec![34]),
+        (2, vec![25, 40]),
+        (3, vec![34, 0, 67]),
+        (9, vec![100, 0, 0, 0, 0, 0, 0, 100, 100]),
+        (100, vec![100, 0, 0, 0, 0, 0, 0, 100, 100]),
+    ] {
+        assert_eq!(
+            world.array().map(cells).dirty_percent,
+            Some(percent),
+            "{cells}"
+        );
+    }
+    let places = |world: &mut World| -> Vec<(MemberId, Vec<(u64, u64)>)> {
+        let all = world.array().map(1).bad.into_iter();
+        let pair = |range: BadRange| (range.start_sectors, range.length_sectors);
+        all.map(|(id, bad)| (id, bad.into_iter().map(pair).collect()))
+            .collect()
+    };
+    assert_eq!(
+        places(&mut world),
+        [(MemberId(0), vec![]), (MemberId(1), vec![])]
+    );
+    world
+        .disks
+        .get_mut(&MemberId(1))
+        .expect("a disk")
+        .worn
+        .insert(128 + 40);
+    world
+        .write(32, &[1; 16 * 512])
+        .expect("the other one holds it");
+    let shown = world.array().status().members[1].bad_blocks.clone();
+    assert!(
+        shown.iter().any(|(at, len)| (*at..at + len).contains(&168)),
+        "{shown:?}"
+    );
+    assert_eq!(
+        places(&mut world),
+        [(MemberId(0), vec![]), (MemberId(1), shown)]
+    );
+    let mut world = World::running(&Shape {
+        bitmap: false,
+        ..Shape::mirror(2)
+    });
+    assert_eq!(world.array().map(3).dirty_percent, None);
 }

@@ -6,7 +6,7 @@ use umd_core::array::{
 use umd_core::value::{MAX_SECTOR, MemberId, Slot};
 use umd_format::{Format, Level};
 
-use crate::world::{Shape, World};
+use crate::world::{DISK_BYTES, Disk, Shape, World};
 
 const FIRST: MemberId = MemberId(0);
 const SECOND: MemberId = MemberId(1);
@@ -78,6 +78,51 @@ fn each_member_is_replaced_by_the_spare_that_was_named() {
     for (new, slot) in [(8, Some(Slot(0))), (7, Some(Slot(1))), (6, None)] {
         assert_eq!(member(&mut world, new).slot, slot, "{new}");
     }
+}
+
+/// A disk has to hold all that is used of the other one, and may have more.
+#[test]
+fn a_replacement_has_room_for_all() {
+    let mut world = with_spares(&[]);
+    let used = world.array().status().dev_sectors;
+    for (id, more, fits) in [(7, -8, false), (8, 0, true), (9, 1024, true)] {
+        let bytes = DISK_BYTES as i64 + more * 512;
+        let disk = Disk {
+            bytes: vec![0x5a; bytes as usize],
+            ..Disk::default()
+        };
+        world.disks.insert(MemberId(id), disk);
+        let mut new = world.new_member(id, None);
+        new.size_sectors = bytes as u64 / 512;
+        let taken = world.control(Control::Add(new));
+        assert_eq!(taken.is_ok(), fits, "{id}: {taken:?}");
+        if fits {
+            assert!(member(&mut world, id).data_size_sectors >= used);
+            replace(&mut world, SECOND, Some(id)).expect("it is large enough");
+        }
+    }
+    sync(&mut world, SyncRequest::Idle);
+    world.pass(5);
+    assert_eq!(member(&mut world, 9).slot, Some(Slot(1)));
+}
+
+/// When one of two members dies that are to be replaced, the spare for the other one stays that.
+#[test]
+fn a_spare_that_was_named_for_another_stays_named() {
+    let mut world = World::running(&Shape::mirror(3));
+    sync(&mut world, SyncRequest::Frozen);
+    for id in [7, 8] {
+        world.add(id).expect("added");
+    }
+    replace(&mut world, FIRST, Some(8)).expect("named");
+    replace(&mut world, SECOND, Some(7)).expect("named");
+    world.control(Control::Fail(SECOND)).expect("failed");
+    let no = replace(&mut world, MemberId(2), Some(8)).expect_err("it is for the first");
+    assert!(no.to_string().contains("another member already"), "{no}");
+    replace(&mut world, MemberId(2), Some(7)).expect("its member is gone");
+    sync(&mut world, SyncRequest::Idle);
+    world.pass(5);
+    assert_eq!(member(&mut world, 8).slot, Some(Slot(0)));
 }
 
 /// Who names another spare for the same slot frees the first one.
