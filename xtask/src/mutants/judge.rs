@@ -121,7 +121,7 @@ struct Check {
 pub struct Checks {
     checks: Vec<Check>,
     folder: PathBuf,
-    /// Who takes more seconds is not asked.
+    /// A slow one that takes more seconds is not asked.
     longest: f64,
 }
 
@@ -188,7 +188,7 @@ impl Checks {
         })
     }
 
-    /// Without checks that take more seconds than this: what the others do not notice stays in
+    /// Without slow checks that take more seconds than this: what the others do not notice stays in
     /// doubt.
     pub fn no_longer_than(&mut self, seconds: f64) {
         self.longest = seconds;
@@ -202,7 +202,7 @@ impl Checks {
             if check.quick != quick {
                 continue;
             }
-            if check.seconds > self.longest {
+            if !quick && check.seconds > self.longest {
                 all_asked = false;
                 continue;
             }
