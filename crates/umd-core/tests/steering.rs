@@ -156,6 +156,8 @@ fn limits_that_make_no_sense_change_nothing() {
         }
     }
     assert_eq!(limits(&mut world), (32, Some(64)));
+    let one_speed = Control::Limits(speed(Some(500), Some(500)), None);
+    world.control(one_speed).expect("no faster and no slower");
     let mut world = started(&shape(Level::Raid0, 2, 2, 8), DISK_BYTES);
     let answer = world.control(Control::Limits(between(None, Some(64)), None));
     assert!(

@@ -118,3 +118,30 @@ impl Array {
         self.stopping.is_some() || self.read_only
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_shares_a_sector_with_the_range_waits() {
+        let mut range = Suspension::default();
+        assert!(!range.covers(0, u64::MAX), "nothing is suspended");
+        range.set(16, 24);
+        for (at, len, covered) in [
+            (0, 16, false),
+            (0, 17, true),
+            (16, 1, true),
+            (23, 1, true),
+            (24, 8, false),
+            (8, 64, true),
+            (20, u64::MAX, true),
+        ] {
+            assert_eq!(range.covers(at, len), covered, "{at}+{len}");
+        }
+        for (lo, hi) in [(24, 24), (24, 16)] {
+            range.set(lo, hi);
+            assert!(!range.covers(0, 64), "{lo}..{hi} is empty");
+        }
+    }
+}

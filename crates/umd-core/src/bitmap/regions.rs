@@ -766,8 +766,9 @@ mod tests {
         r.resync_begins();
         r.resynced_below(20);
         assert!(!r.needs_resync(0) && !r.needs_resync(15) && r.needs_resync(16));
+        assert!(r.needs_any());
         r.resynced();
-        assert!(!r.needs_resync(63));
+        assert!(!r.needs_resync(63) && !r.needs_any());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use super::epoch::Column;
 use crate::bitmap::Regions;
-use crate::value::{Exhibit, MAX_SECTOR, MemberId, Museum};
+use crate::value::{Exhibit, MemberId, Museum};
 
 /// What can be done with a slot in a range of its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +196,7 @@ impl Cover {
         assert!(start < end, "a range that is asked about");
         let states = regions.is_some_and(Regions::has_states);
         let below = if states { 0 } else { self.synced_below_sectors };
-        if end <= below || below == MAX_SECTOR {
+        if end <= below {
             return true;
         }
         let mut at = start.max(below);
@@ -216,6 +216,7 @@ impl Cover {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::MAX_SECTOR;
 
     #[test]
     fn a_rebuilt_member_is_usable_below_its_reach() {

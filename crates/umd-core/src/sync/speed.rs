@@ -65,4 +65,23 @@ mod tests {
         assert_eq!(speed.finish_seconds(at(60), 60 * 2048, 70 * 2048), Some(10));
         assert_eq!(Speed::new(at(0), 5).finish_seconds(at(9), 5, 10), None);
     }
+
+    /// Who was fast an hour ago and is slow now is shown as slow, at once and not for ever.
+    #[test]
+    fn what_was_before_the_last_half_minute_is_forgotten() {
+        let mut speed = Speed::new(at(0), 0);
+        let mut done = 0;
+        for s in 1..=600 {
+            done += 20_480;
+            speed.mark(at(s), done);
+        }
+        for s in 601..=700 {
+            done += 2048;
+            speed.mark(at(s), done);
+        }
+        assert_eq!(speed.kib_per_second(at(700), done), 1024);
+        assert!(speed.marks.len() <= MARKS);
+        let (since, _) = *speed.marks.front().expect("never empty");
+        assert!((at(670)..=at(673)).contains(&since), "{since:?}");
+    }
 }

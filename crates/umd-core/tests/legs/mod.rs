@@ -1,8 +1,8 @@
 //! Who is read and written when some of the members cannot be, here and there.
 
 use umd_core::array::{
-    Completion, Control, Event, IoDone, Notice, Options, Purpose, Reply, RequestOp, SyncLimits,
-    SyncRequest,
+    Completion, Control, Event, IoDone, Notice, Options, Purpose, Reply, RequestError, RequestOp,
+    SyncLimits, SyncRequest,
 };
 use umd_core::assembly::Wish;
 use umd_core::value::{Extent, MemberId};
@@ -48,6 +48,28 @@ fn each_sector_of_a_whole_array_is_read_once() {
         world.read(0, size as u32).expect("read");
         let read: u64 = world.disks.values().map(|disk| disk.read_sectors).sum();
         assert_eq!(read, size, "{} {}", shape.level, shape.layout);
+    }
+}
+
+/// Whoever reads the error has to know which disk to look at.
+#[test]
+fn an_error_names_the_member_that_cannot_be_read() {
+    for level in [Level::Linear, Level::Raid0] {
+        let mut world = World::running(&Shape {
+            level,
+            chunk_sectors: 16,
+            bitmap: false,
+            ..Shape::mirror(2)
+        });
+        let size = world.array().array_sectors();
+        let last = if level == Level::Linear { size - 1 } else { 16 };
+        let from = world.superblock(1).fields.data_offset_sectors;
+        let disk = world.disks.get_mut(&SECOND).expect("a disk");
+        disk.bad.extend(from..from + size);
+        let Err(RequestError::Io(why)) = world.read(last, 1) else {
+            panic!("{level}: nobody else has it")
+        };
+        assert!(why.contains("member d1 cannot be read"), "{level}: {why}");
     }
 }
 

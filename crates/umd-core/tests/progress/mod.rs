@@ -85,17 +85,24 @@ fn a_resync_that_is_owed_is_shown_as_pending() {
     world.pass(1);
     let status = world.array().status();
     assert!(status.sync_pending && status.sync.is_none());
+    assert_eq!(status.resync_from_sectors, Some(0));
     let limit = Control::Limits(limits(None, Some(640)), None);
     world.control(limit).expect("limited");
     world.control(Control::ReadOnly(false)).expect("writable");
     world.pass(1);
     let status = world.array().status();
     assert!(!status.sync_pending && status.sync.is_some(), "it runs");
+    assert_eq!(
+        status.resync_from_sectors,
+        Some(640),
+        "recorded where it waits"
+    );
     let limit = Control::Limits(limits(None, Some(MAX_SECTOR)), None);
     world.control(limit).expect("raised");
     world.pass(1);
     let status = world.array().status();
     assert!(!status.sync_pending && status.sync.is_none(), "it is over");
+    assert_eq!(status.resync_from_sectors, None);
 }
 
 /// A rebuild that waits at a limit is recorded there: a crash does not begin it again.

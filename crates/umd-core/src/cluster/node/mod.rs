@@ -180,11 +180,6 @@ impl Node {
         all.min()
     }
 
-    /// Who this is, as a member.
-    pub fn me(&self) -> Option<Peer> {
-        self.me
-    }
-
     /// Whether the array serves here; writes may wait all the same.
     pub fn is_active(&self) -> bool {
         self.phase == Phase::Active && !self.lost
