@@ -239,7 +239,7 @@ mod tests {
                     };
                     let mine = places.iter().any(|p| p.slot == slot && holds(p));
                     let others = places.iter().filter(|p| holds(p) && p.slot != slot).count();
-                    own && (mine || others >= needed) || !own && others >= needed
+                    others >= needed || own && mine
                 };
                 let held = Held {
                     epoch: &epoch,
