@@ -484,6 +484,7 @@ impl Options {
             true => all,
             false => rng.range(1, all - 1),
         };
+        self.rare.begun_sectors = 0;
         let bytes = 4096 << rng.below(6);
         self.bitmap_bytes.get_or_insert(bytes);
         let slower = rng.pick(&[1, 10, 100]);
@@ -569,6 +570,7 @@ impl Options {
         }
         self.minor = OLD;
         self.data_offset_sectors = None;
+        self.rare.begun_sectors = 0;
         // It has no bad-block log.
         self.logged = None;
         self.faults.remove(&Fault::Worn);
@@ -590,6 +592,7 @@ impl Options {
         (self.marks, self.bitmap_file) = (Marks::Bits, false);
         (self.write_mostly, self.write_behind) = (0, 0);
         (self.logged, self.limits, self.rare.alone) = (None, false, false);
+        self.rare.begun_sectors = 0;
         self.workload.stream_sectors = 0;
         // One disk, and no log: where it refuses a write nobody else has the data.
         self.faults

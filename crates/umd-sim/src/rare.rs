@@ -34,6 +34,9 @@ pub struct Rare {
     pub dormant: bool,
     /// It is suspended and stopped while hosts and sync actions are at work.
     pub embedded: bool,
+    /// The last member of a new array has been rebuilt so far, on disks that were blank; 0: it is in
+    /// sync.
+    pub begun_sectors: u64,
 }
 
 impl Options {

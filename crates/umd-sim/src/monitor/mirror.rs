@@ -57,13 +57,15 @@ impl Monitor {
         })
     }
 
-    /// Whether anything is being written to a sector of the walk on any leg.
+    /// Whether anything is being written to a sector of the walk on any leg, or about to be written
+    /// again there.
     fn is_moving(&self, scene: Scene<'_>, walk: u64) -> bool {
         let legs = self.legs_at(walk, self.active(scene.status));
-        legs.into_iter().any(|(_, view, relative)| {
+        legs.into_iter().any(|(id, view, relative)| {
             let at = view.data_offset + relative;
             let mut flying = scene.disks[view.disk].writes_in_flight();
             flying.any(|write| write.offset_sectors <= at && at < write.end_sectors())
+                || self.refused.is_of_a_host(id, at)
         })
     }
 

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
 
-use umd_core::array::{IoOp, MemberIo, Status};
+use umd_core::array::{IoOp, MemberIo, Purpose, Status};
 use umd_core::value::MemberId;
 
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
@@ -25,12 +25,27 @@ use crate::metaview::{SuperView, is_logged_bad, is_stored_bad};
 
 /// By member: sectors of the device that it took no more.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Refused(BTreeMap<MemberId, BTreeSet<u64>>);
+pub(super) struct Refused {
+    any: Sectors,
+    /// Those that a host's write had for it: that write is under way as long as this is not settled.
+    hosts: Sectors,
+}
+
+type Sectors = BTreeMap<MemberId, BTreeSet<u64>>;
+
+fn has(sectors: &Sectors, member: MemberId, sector: u64) -> bool {
+    let sectors = sectors.get(&member);
+    sectors.is_some_and(|sectors| sectors.contains(&sector))
+}
 
 impl Refused {
     fn holds(&self, member: MemberId, sector: u64) -> bool {
-        let sectors = self.0.get(&member);
-        sectors.is_some_and(|sectors| sectors.contains(&sector))
+        has(&self.any, member, sector)
+    }
+
+    /// Whether a host's write there has been refused, and not been written since.
+    pub fn is_of_a_host(&self, member: MemberId, sector: u64) -> bool {
+        has(&self.hosts, member, sector)
     }
 }
 
@@ -51,7 +66,7 @@ impl Monitor {
         &mut self,
         status: &Status,
         disks: &[SimDisk],
-        (member, range): (MemberId, &Range<u64>),
+        (member, range, purpose): (MemberId, &Range<u64>, Purpose),
     ) -> bool {
         let Some((_, _, view)) = self.in_sync(status).find(|(id, ..)| *id == member) else {
             return false;
@@ -61,20 +76,29 @@ impl Monitor {
         if log.is_none_or(|(offset, ..)| offset == 0) || !self.is_redundant() {
             return false;
         }
-        let sectors = self.refused.0.entry(member).or_default();
-        sectors.extend(range.clone());
+        let all = match purpose {
+            Purpose::Data => [&mut self.refused.any, &mut self.refused.hosts]
+                .into_iter()
+                .collect(),
+            _ => vec![&mut self.refused.any],
+        };
+        for sectors in all {
+            sectors.entry(member).or_default().extend(range.clone());
+        }
         true
     }
 
     /// Whether any member refused what it has not taken since.
     pub fn has_refusals(&self) -> bool {
-        self.refused.0.values().any(|sectors| !sectors.is_empty())
+        self.refused.any.values().any(|sectors| !sectors.is_empty())
     }
 
     /// A member took a write of data.
     pub fn note_taken(&mut self, member: MemberId, range: &Range<u64>) {
-        if let Some(sectors) = self.refused.0.get_mut(&member) {
-            sectors.retain(|at| !range.contains(at));
+        for sectors in [&mut self.refused.any, &mut self.refused.hosts] {
+            if let Some(sectors) = sectors.get_mut(&member) {
+                sectors.retain(|at| !range.contains(at));
+            }
         }
     }
 

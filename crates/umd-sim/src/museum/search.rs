@@ -76,7 +76,7 @@ fn may_show(exhibit: Exhibit, options: &Options) -> bool {
         U23 => matches!(options.level, 1 | 10) && options.beyond,
         U50 => matches!(options.level, 1 | 10) && options.actions_per_boot == 8,
         U24 => options.rare.late,
-        U49 => options.limits && options.missing > 0,
+        U49 => options.rare.begun_sectors > 0,
         U25 => options.actions.contains(&Action::Replace),
         U26 => options.bitmap_file,
         U27 => options.level > 0 && options.spares + options.drawer > 0,

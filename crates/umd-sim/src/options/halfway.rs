@@ -12,27 +12,26 @@ use super::{Action, Ending, Fault, Forks, Marks, OLD, Options, Trigger};
 use crate::rng::{Rng, Stream, mix};
 
 impl Options {
-    /// One mirror of sixteen begins with a member that is to be rebuilt, and how far that goes is
-    /// changed all the time, until the power goes.
+    /// One mirror of sixteen begins with a member that has been rebuilt in part; how far that goes
+    /// is changed all the time, until the power goes.
     pub(super) fn draw_halfway(&mut self, rng: &mut Rng) {
-        if self.has_room_for_halves() && rng.permille(120) {
+        if self.has_room_for_halves() && rng.permille(60) {
             self.cut_often(rng);
-            self.begin_with_rebuild(rng);
+            self.begin_half_way(rng);
         }
     }
 
     fn has_room_for_halves(&self) -> bool {
         let plain = self.marks == Marks::Bits && !self.rare.alone && self.logged.is_none();
-        matches!(self.level, 1 | 10) && plain && self.spares + self.drawer > 0
+        let whole = self.missing == 0 && self.minor != OLD;
+        matches!(self.level, 1 | 10) && plain && whole
     }
 
-    /// How far that has come is recorded when the array is stopped, before the power goes.
-    fn begin_with_rebuild(&mut self, rng: &mut Rng) {
-        self.boots[0] = (Ending::Stop, Trigger::Answers(rng.range(1, 12)));
-        self.boots[1].1 = Trigger::Answers(rng.range(1, 12));
-        let more = self.spares + self.drawer;
-        (self.missing, self.spares, self.drawer) = (1, 1, more - 1);
-        (self.assume_clean, self.limits) = (false, true);
+    fn begin_half_way(&mut self, rng: &mut Rng) {
+        (self.assume_clean, self.old_disks, self.limits) = (true, false, true);
+        self.rare.begun_sectors = 8 * rng.range(1, 50);
+        let answers = rng.range(1, 12);
+        self.boots[0].1 = Trigger::Answers(answers);
     }
 
     /// The power goes twice before the last boot.
@@ -59,7 +58,7 @@ impl Options {
         (self.workload.hot_sectors, self.workload.disjoint) = (64, false);
         self.faults = BTreeSet::from([Fault::Hiccup]);
         if self.has_room_for_halves() && rng.permille(500) {
-            return self.begin_with_rebuild(rng);
+            return self.begin_half_way(rng);
         }
         if ![0, OLD].contains(&self.minor) && self.missing == 0 && rng.permille(500) {
             self.logged = self.logged.or(Some(0));

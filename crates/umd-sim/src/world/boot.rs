@@ -231,6 +231,12 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
     for sb in created.slots.iter_mut().flatten() {
         sb.fields.chunk_sectors = options.chunk_sectors;
     }
+    if options.rare.begun_sectors > 0 {
+        let last = created.slots.iter_mut().flatten().next_back();
+        let fields = &mut last.expect("somebody is there").fields;
+        fields.features = fields.features.with(Features::RECOVERY_OFFSET);
+        fields.recovery_offset_raw = options.rare.begun_sectors;
+    }
     let image = bitmap_image(options, &mut created, rng);
     let mut carries = vec![false; disks.len()];
     let mut sizes = Vec::new();

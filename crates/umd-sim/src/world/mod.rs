@@ -350,7 +350,7 @@ impl World<'_> {
             live.monitor.note_taken(info.member, range);
         }
         let refused = data && matches!(result, Err(IoError::Media)) && {
-            let which = (info.member, range);
+            let which = (info.member, range, info.view.purpose);
             live.monitor.note_refused(&live.status, &self.disks, which)
         };
         if let (Err(error), false) = (&result, info.query || known || refused) {
