@@ -240,6 +240,23 @@ impl Unverified {
             fields: self.fields,
         })
     }
+
+    /// Checks that it is the bitmap of a node of the cluster that runs `array`.
+    ///
+    /// # Errors
+    /// Any kind of `BitmapError` but those of `parse`; `UnknownVersion` where it is none of a
+    /// cluster.
+    pub fn verify_node(self, array: Uuid) -> Result<BitmapSuperblock, BitmapError> {
+        if self.fields.version != VERSION_CLUSTERED {
+            return Err(BitmapError::UnknownVersion(self.fields.version));
+        }
+        slots::check_node(&self.fields, array)?;
+        slots::check_nodes(&self.fields)?;
+        Ok(BitmapSuperblock {
+            raw: self.raw,
+            fields: self.fields,
+        })
+    }
 }
 
 fn check(fields: &Fields) -> Result<(), BitmapError> {
@@ -263,8 +280,9 @@ fn check(fields: &Fields) -> Result<(), BitmapError> {
     Ok(())
 }
 
-/// A bitmap superblock of version 3, 4 or 6 that passed `Unverified::verify`, or was made here.
-/// Bytes without a field stay as they were found.
+/// A bitmap superblock of version 3, 4 or 6 that passed `Unverified::verify`, of version 5 that
+/// passed `Unverified::verify_node`, or one that was made here. Bytes without a field stay as they
+/// were found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BitmapSuperblock {
     raw: [u8; SUPERBLOCK_BYTES],
@@ -322,12 +340,19 @@ impl BitmapSuperblock {
     /// True when every region must be taken as dirty, whatever the bits say: the array's metadata
     /// went on without this bitmap, or it says so itself.
     pub fn is_stale(&self, array_events: u64) -> bool {
-        self.fields.events < array_events || self.fields.state.contains(State::STALE)
+        let behind = self.fields.events < array_events && !self.is_clustered();
+        behind || self.fields.state.contains(State::STALE)
     }
 
     /// The regions a member of `member_sectors` has.
     pub fn regions(&self, member_sectors: u64) -> u64 {
         member_sectors.div_ceil(self.fields.region_bytes() / SECTOR_BYTES as u64)
+    }
+
+    /// Whether it is that of a node of a cluster: what it marks may differ between members,
+    /// whatever superblocks say, and its events are not those of the array.
+    pub fn is_clustered(&self) -> bool {
+        self.fields.version == VERSION_CLUSTERED
     }
 
     /// Whether each region has a byte of state instead of a bit.

@@ -117,6 +117,14 @@ impl Array {
         moved
     }
 
+    /// What waits is not going to be recorded from here.
+    pub(super) fn refuse_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            let text = "the array was left before this could be recorded on all nodes";
+            self.answer(waiting.id, Err(ControlError::Io(text.into())));
+        }
+    }
+
     fn added(&mut self, id: MemberId) -> Answer {
         let member = self.members.get(id).filter(|m| m.state != State::Faulty);
         if let Some(member) = member {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use umd_format::{FaultyLayout, Format, Level, SuperblockV1};
 
+use super::clustered::Shared;
 use super::control::Waiting;
 use super::flags::Switching;
 use super::rebit::Rebit;
@@ -95,6 +96,8 @@ pub struct Array {
     pub(super) suspension: Suspension,
     /// Who left an array without superblocks, by name, and how: nothing on them tells.
     pub(super) left: BTreeMap<String, SuperblockV1>,
+    /// In a cluster: what other nodes have to do with it.
+    pub(super) shared: Option<Box<Shared>>,
     safe_mode_armed: bool,
     timeout_armed: bool,
     /// Members that were late when hung I/O was last looked for.
@@ -135,6 +138,7 @@ impl Array {
             parked: Vec::new(),
             suspension: Suspension::default(),
             left: BTreeMap::new(),
+            shared: None,
             safe_mode_armed: false,
             timeout_armed: false,
             late: Vec::new(),
@@ -180,7 +184,7 @@ impl Array {
         *out = self.io.end();
     }
 
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         loop {
             let mut moved = false;
             while let Some((owner, member, result)) = self.io.next_ready() {
@@ -210,7 +214,9 @@ impl Array {
         if self.read_auto && self.would_write(&request.op) {
             self.read_write();
         }
+        let leaving = self.shared.as_ref().is_some_and(|one| one.is_leaving());
         let refusal = match &self.stopping {
+            _ if leaving || self.io.is_cut_off() => Some(RequestError::Stopping),
             Some(stopping) if stopping.is_stop() => Some(RequestError::Stopping),
             _ => self.refusal(&request.op),
         };
@@ -268,6 +274,7 @@ impl Array {
             }
             Owner::Bitmap => self.bitmap.done(&mut self.io, member, result),
             Owner::Metadata => self.metadata.done(&mut self.io, member, result),
+            Owner::Cluster { tag } => self.cluster_done(tag, member, result),
         }
     }
 
@@ -299,8 +306,12 @@ impl Array {
     }
 
     fn apply_effects(&mut self) -> bool {
-        let effects = std::mem::take(&mut self.io.effects);
+        let mut effects = std::mem::take(&mut self.io.effects);
         let moved = !effects.is_empty();
+        if self.io.is_cut_off() {
+            // What this node is kept from is not its members' fault.
+            effects.clear();
+        }
         for effect in effects {
             match effect {
                 Effect::Fail(member, why) => self.fail_member(member, &why),
@@ -347,9 +358,10 @@ impl Array {
         // M09 (2417b9869b81): a request that had missed a member ended like any other, so nothing
         // kept its bits.
         let whole = (!degraded || museum.on(Exhibit::M09)) && self.metadata.is_quiet();
+        let drained = self.shared.as_ref().is_some_and(|one| one.is_drained());
         Leave {
             may_write: self.may_write(),
-            may_clear: self.may_write() && whole,
+            may_clear: self.may_write() && whole && !drained,
             degraded,
             events: self.metadata.events(),
         }
@@ -392,6 +404,7 @@ impl Array {
         moved |= self.with_lane(|lane, rig| lane.settle(rig));
         moved |= self.with_lane(|lane, rig| lane.release_held(rig));
         moved |= self.maintain_sync();
+        moved |= self.maintain_cluster();
         moved |= self.answer_waiting();
         moved |= self.maintain_suspension();
         moved |= self.maintain_stop();

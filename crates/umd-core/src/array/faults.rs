@@ -254,6 +254,7 @@ impl Array {
         let now = self.io.now().mono;
         if self.sync.running().is_some() {
             let (mut moved, ended) = self.with_sync(|sync, rig| sync.advance(rig));
+            moved |= self.ask_window();
             // What has just been done counts, too.
             if self.sync.checkpoint_due(now) {
                 self.with_sync(|sync, rig| sync.checkpoint(rig));
@@ -261,6 +262,7 @@ impl Array {
             }
             if let Some(ended) = ended {
                 self.sync_ended(&ended);
+                self.run_over();
             }
             if let Some((action, at)) = self.sync.newly_held() {
                 let word = action.word();
@@ -269,21 +271,34 @@ impl Array {
             }
             return moved;
         }
-        if !self.may_write() || self.stopping.is_some() || !self.metadata.is_quiet() {
+        let leaving = self.shared.as_ref().is_some_and(|one| one.is_leaving());
+        if !self.may_write() || self.stopping.is_some() || !self.metadata.is_quiet() || leaving {
             return false;
         }
         if !self.geometry.is_redundant() || self.waits_for_landing() || self.rebit.is_some() {
             return false;
         }
-        if self.activate_spares() {
+        // In a cluster it is decided under the token who gets a slot.
+        if self.shared.is_none() && self.activate_spares() {
             return true;
         }
-        let Some(action) = self.sync.choose(&self.members, self.epoch.degraded() > 0) else {
+        let Some(action) = self.due_action() else {
             return false;
         };
+        if !self.may_begin_run(action) {
+            return false;
+        }
         self.with_sync(|sync, rig| sync.begin(rig, action));
+        self.run_begun(action);
         self.notify(Notice::SyncStarted(action));
         true
+    }
+
+    /// What is to be run next. In a cluster regions that a dead node left do not wait for a missing
+    /// member: until they agree all nodes read one mirror only.
+    pub(super) fn due_action(&self) -> Option<SyncAction> {
+        let degraded = self.epoch.degraded() > 0 && self.shared.is_none();
+        self.sync.choose(&self.members, degraded)
     }
 
     /// Gives spares to empty slots, and to members that are to be replaced. Each gets its copy of

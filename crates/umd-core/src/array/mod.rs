@@ -1,5 +1,6 @@
 //! The running array: control, and the one way in and out.
 
+mod clustered;
 mod control;
 mod engine;
 mod faults;
@@ -19,6 +20,7 @@ pub use crate::value::{
     Event, Extent, FlagWish, IoDone, IoError, IoOp, MemberIo, NewBitmap, NewMember, Notice,
     Purpose, Reply, Request, RequestError, RequestOp, Settings, SyncLimits, SyncRequest, Timer,
 };
+pub use clustered::{Clustered, Input, Output};
 pub use engine::Array;
 pub use map::Map;
 pub use setup::{Options, Setup};

@@ -11,7 +11,7 @@ use crate::bitmap::{Bitmap, Place};
 use crate::member::{Cover, Epoch, Io, Member, Members, ReadErrors, State};
 use crate::metadata::Metadata;
 use crate::sync::Sync;
-use crate::value::{Events, Exhibit, MemberId, Museum, Pool, Slot, Span};
+use crate::value::{Events, Exhibit, MAX_SECTOR, MemberId, Museum, Pool, Slot, Span};
 
 /// What can be chosen when an array is started.
 #[derive(Debug, Clone)]
@@ -34,6 +34,9 @@ pub struct Options {
     /// The file that holds the bitmap, and its name: the identity under which I/O to it is asked
     /// for. It is the source of the plan's bitmap.
     pub bitmap_file: Option<(MemberId, String)>,
+    /// The slot of this node, if it is one of the cluster that runs the array: the bitmap is that
+    /// slot's. See `array::Clustered`.
+    pub node: Option<u16>,
     /// A mistake to be made; none outside the simulator.
     pub museum: Museum,
 }
@@ -48,6 +51,7 @@ impl Default for Options {
             max_read_errors: 20,
             fail_last_dev: false,
             bitmap_file: None,
+            node: None,
             museum: Museum::NONE,
         }
     }
@@ -88,6 +92,7 @@ impl Array {
             true => plan,
             false => distrusting_rebuilds(plan),
         };
+        let plan = trusting_bits(plan, options.node);
         let mut io = Io::new(pool);
         io.museum = museum;
         io.bad.exhibit(museum);
@@ -229,6 +234,14 @@ fn distrusting_rebuilds(mut plan: Plan) -> Plan {
     plan
 }
 
+/// In a cluster superblocks never say that all agrees, and bits say where it may not.
+fn trusting_bits(mut plan: Plan, node: Option<u16>) -> Plan {
+    if node.is_some() {
+        plan.resync_offset_sectors = MAX_SECTOR;
+    }
+    plan
+}
+
 fn info_of(plan: &Plan, superblock: &SuperblockV1) -> Info {
     Info {
         uuid: plan.uuid.0,
@@ -358,9 +371,17 @@ fn place_of(plan: &Plan, reference: &SuperblockV1, options: &Options) -> Place {
         None => {
             assert!(internal, "the plan says so");
             let offset = reference.fields.bitmap_offset_sectors();
-            Place::Members(offset.expect("checked above"))
+            let offset = offset.expect("checked above");
+            Place::Members(offset + slot_offset(plan, options.node))
         }
     }
+}
+
+/// How far behind the first bitmap that of a node lies.
+fn slot_offset(plan: &Plan, node: Option<u16>) -> i32 {
+    let each = bitmap_sectors(&plan.bitmap);
+    let offset = node.map_or(0, |slot| u64::from(slot) * each);
+    i32::try_from(offset).expect("all bitmaps lie before the data")
 }
 
 fn bitmap_of(plan: &Plan, place: Place, area: Option<&[u8]>, sync_sectors: u64) -> Bitmap {

@@ -30,13 +30,13 @@ pub(super) fn decide(
     let mut outdated = None;
     let mut fault = (reference.name(), "it was not read".to_owned());
     for (index, candidate) in sources.iter().enumerate() {
+        if let Some(what) = unsupported(candidate, wish) {
+            let (what, member) = (what.to_owned(), candidate.name().to_owned());
+            return Err(RefusalKind::NotSupported { what, member });
+        }
         let superblock = match bitmap_of(candidate) {
             Ok(superblock) => superblock.clone(),
             Err(why) => {
-                if let Some(what) = unsupported(candidate) {
-                    let (what, member) = (what.to_owned(), candidate.name().to_owned());
-                    return Err(RefusalKind::NotSupported { what, member });
-                }
                 fault = (candidate.name(), why);
                 continue;
             }
@@ -61,10 +61,16 @@ pub(super) fn decide(
     })
 }
 
-fn unsupported(candidate: &Candidate<'_>) -> Option<&'static str> {
+fn unsupported(candidate: &Candidate<'_>, wish: &Wish) -> Option<&'static str> {
     match &candidate.facts.bitmap {
         Some(Err(BitmapError::FirstUse)) => Some("a lockless bitmap that was never initialised"),
         Some(Err(BitmapError::Clustered)) => Some("a clustered bitmap (version 5)"),
+        Some(Ok(one)) if one.is_clustered() && !wish.clustered => {
+            Some("a clustered bitmap (version 5)")
+        }
+        Some(Ok(one)) if !one.is_clustered() && wish.clustered => {
+            Some("a plain bitmap in a cluster")
+        }
         _ => None,
     }
 }
@@ -88,8 +94,12 @@ fn bitmap_of<'a>(candidate: &Candidate<'a>) -> Result<&'a BitmapSuperblock, Stri
     let start = fields
         .bitmap_sector()
         .ok_or("its place is not on the device")?;
-    let bytes = superblock.area_bytes(superblock.regions(covered_sectors(fields)));
-    let end = start.saturating_add(bytes.div_ceil(SECTOR_BYTES));
+    let regions = superblock.regions(covered_sectors(fields));
+    let sectors = match superblock.is_clustered() {
+        true => superblock.area_sectors(regions) * u64::from(superblock.fields.nodes),
+        false => superblock.area_bytes(regions).div_ceil(SECTOR_BYTES),
+    };
+    let end = start.saturating_add(sectors);
     let data_end = fields.data_offset_sectors + fields.data_size_sectors;
     let super_end = fields.super_offset_sectors + candidate.superblock.sectors();
     let overlaps = |from: u64, to: u64| start < to && from < end;

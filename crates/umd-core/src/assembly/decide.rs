@@ -46,7 +46,7 @@ fn decide(
 ) -> Result<Plan, RefusalKind> {
     let selection = select(facts, wish, ignored)?;
     let verdict = judge(&selection, wish.museum)?;
-    let mut lineup = Lineup::of(&verdict);
+    let mut lineup = Lineup::of(&verdict, wish.clustered);
     let raised = lineup.raise(&verdict);
     let useless = verdict
         .useless
@@ -88,10 +88,12 @@ struct Lineup<'a> {
     forced: Vec<Candidate<'a>>,
     /// By device number.
     spares: Vec<Candidate<'a>>,
+    /// It is run as a node of its cluster.
+    clustered: bool,
 }
 
 impl<'a> Lineup<'a> {
-    fn of(verdict: &Judgement<'a>) -> Lineup<'a> {
+    fn of(verdict: &Judgement<'a>, clustered: bool) -> Lineup<'a> {
         let disks = verdict
             .reference
             .map_or(0, |one| one.superblock.fields.raid_disks);
@@ -118,6 +120,7 @@ impl<'a> Lineup<'a> {
             replacements,
             forced: Vec::new(),
             spares: Vec::new(),
+            clustered,
         }
     }
 
@@ -163,6 +166,7 @@ impl<'a> Lineup<'a> {
             replacements: Vec::new(),
             forced: Vec::new(),
             spares: Vec::new(),
+            clustered: self.clustered,
         };
         for candidate in willing {
             if trial.is_enough() {
@@ -243,7 +247,7 @@ impl<'a> Lineup<'a> {
             let member = candidate.name().to_owned();
             Err(RefusalKind::NotSupported { what, member })
         };
-        if let Some(what) = unsupported_array(fields) {
+        if let Some(what) = unsupported_array(fields, self.clustered) {
             return refuse(what, reference);
         }
         for candidate in self.members().chain(&self.replacements) {
@@ -288,7 +292,7 @@ impl<'a> Lineup<'a> {
         if let Some(what) = difference(&reference, spare) {
             return Some(format!("its {what} is not that of {}", reference.name()));
         }
-        if let Some(what) = unsupported_array(fields) {
+        if let Some(what) = unsupported_array(fields, self.clustered) {
             return Some(format!("it belongs to {what}"));
         }
         if array.bitmap_offset_sectors() != fields.bitmap_offset_sectors() {
@@ -639,7 +643,7 @@ pub(super) fn raid10(fields: &Fields) -> Result<Raid10, Raid10Error> {
 }
 
 /// What an array uses that cannot be run yet.
-fn unsupported_array(fields: &Fields) -> Option<String> {
+fn unsupported_array(fields: &Fields, clustered: bool) -> Option<String> {
     let level = fields.level;
     let plain = matches!(level, Level::Linear | Level::Raid0 | Level::Faulty);
     let known = plain || level.is_redundant();
@@ -659,11 +663,15 @@ fn unsupported_array(fields: &Fields) -> Option<String> {
         (Features::PPL, "a partial parity log"),
         (Features::MULTIPLE_PPLS, "a partial parity log"),
     ];
+    let meant = |feature: Features| clustered && feature == Features::CLUSTERED;
     let used = table
         .into_iter()
-        .find(|(feature, _)| fields.features.contains(*feature));
+        .find(|(feature, _)| fields.features.contains(*feature) && !meant(*feature));
     if let Some((_, what)) = used {
         return Some(what.to_owned());
+    }
+    if clustered && let Some(what) = unfit_for_cluster(fields) {
+        return Some(what);
     }
     let block = fields.logical_block_bytes;
     if block > BLOCK_BYTES_MAX {
@@ -671,4 +679,22 @@ fn unsupported_array(fields: &Fields) -> Option<String> {
     }
     let bitmap = fields.features.contains(Features::BITMAP_OFFSET);
     (bitmap && !level.is_redundant()).then(|| format!("a bitmap on {level}"))
+}
+
+/// Why an array cannot be that of a cluster: mirrors with bitmaps only. (cluster.md section 15)
+fn unfit_for_cluster(fields: &Fields) -> Option<String> {
+    let features = fields.features;
+    if !features.contains(Features::CLUSTERED) {
+        return Some("an array that is none of a cluster as one of its nodes".to_owned());
+    }
+    if !features.contains(Features::BITMAP_OFFSET) {
+        return Some("a clustered array without bitmaps".to_owned());
+    }
+    let near = raid10(fields).is_ok() && fields.layout & !0xff == 0x100;
+    match fields.level {
+        Level::Raid1 => None,
+        Level::Raid10 if near => None,
+        Level::Raid10 => Some("a clustered raid10 of another layout than near".to_owned()),
+        level => Some(format!("a clustered {level}")),
+    }
 }

@@ -50,6 +50,9 @@ pub struct Wish {
     pub no_degraded: bool,
     /// Nothing will be written.
     pub readonly: bool,
+    /// It is run as a node of its cluster, and bitmaps are those of that node's slot: an array
+    /// that is none of a cluster is refused.
+    pub clustered: bool,
     /// Only members of this array; others are passed over instead of refused.
     pub uuid: Option<Uuid>,
     /// Only members of an array of this name, with or without "host:"; likewise.

@@ -100,7 +100,7 @@ impl Bitmap {
     /// Whether regions need a resync that superblocks know nothing of.
     pub fn owes_resync(&self) -> bool {
         self.regions()
-            .is_some_and(|regions| regions.has_states() && regions.needs_any())
+            .is_some_and(|regions| regions.tell_all() && regions.needs_any())
     }
 
     /// The regions, if there is a bitmap.

@@ -145,6 +145,9 @@ pub struct Regions {
     written_batch: u64,
     /// Regions below this were found not to need a resync any more.
     swept: u64,
+    /// Marks alone say who needs a resync, whatever superblocks say: states do, and the bits of a
+    /// node of a cluster.
+    tell_all: bool,
     /// Every page was written to every member, or is about to be.
     whole: bool,
     /// Regions that need a resync.
@@ -181,6 +184,7 @@ impl Regions {
             demanded: false,
             written_batch: 0,
             swept: 0,
+            tell_all: superblock.is_lockless() || superblock.is_clustered(),
             whole: false,
             needed: 0,
             degraded: false,
@@ -194,9 +198,8 @@ impl Regions {
                 regions.dirty += 1;
                 regions.pending.insert(region, regions.open_batch);
                 regions.open_pages.insert(regions.marks.page_of(region));
-                // States say themselves who needs a resync, whatever superblocks say.
                 let owed = regions.end_sectors(region) > resync_from_sectors;
-                if owed || regions.marks.has_states() {
+                if owed || regions.tell_all {
                     regions.need(region);
                 }
             }
@@ -215,7 +218,9 @@ impl Regions {
         for region in 0..self.count {
             self.mark(region);
             self.watch.touch(region);
-            if resync_from_sectors != MAX_SECTOR && self.end_sectors(region) > resync_from_sectors {
+            let owed =
+                resync_from_sectors != MAX_SECTOR && self.end_sectors(region) > resync_from_sectors;
+            if owed || self.tell_all {
                 self.need(region);
             }
         }
@@ -248,6 +253,11 @@ impl Regions {
     /// Whether regions have states: then they alone say who needs a resync.
     pub fn has_states(&self) -> bool {
         self.marks.has_states()
+    }
+
+    /// Whether marks alone say who needs a resync.
+    pub fn tell_all(&self) -> bool {
+        self.tell_all
     }
 
     /// Whether some region needs a resync.
@@ -443,6 +453,27 @@ impl Regions {
         self.demanded && !self.open_pages.is_empty()
     }
 
+    /// Marks these regions as those of a node that died: members may differ there. A resync that is
+    /// under way does not count for them. Returns the batch that makes it durable.
+    pub fn take_over(&mut self, regions: &[u64]) -> u64 {
+        assert!(self.tell_all, "bits of a cluster");
+        let mut batch = self.written_batch;
+        for region in regions {
+            self.mark(*region);
+            self.watch.touch(*region);
+            self.flags[*region as usize] &= !(IDLE | RIPE | SYNCING);
+            self.need(*region);
+            batch = batch.max(self.pending.get(region).copied().unwrap_or(0));
+        }
+        self.demand();
+        batch
+    }
+
+    /// Whether a batch is on every member.
+    pub fn is_written(&self, batch: u64) -> bool {
+        self.written_batch >= batch
+    }
+
     /// Has everything that is marked in memory written to every member.
     pub fn demand(&mut self) {
         self.demanded = true;
@@ -573,7 +604,7 @@ impl Regions {
     fn was_resynced(&self, region: u64) -> bool {
         // U21: the end of a resync counted for regions as well that were first written after it
         // had passed over them.
-        let all = !self.has_states() || self.museum.on(Exhibit::U21);
+        let all = !self.tell_all || self.museum.on(Exhibit::U21);
         all || self.flags[region as usize] & SYNCING != 0
     }
 

@@ -124,6 +124,11 @@ impl Writer {
         Events(self.superblock.fields.events_cleared)
     }
 
+    /// What its superblock says.
+    pub fn superblock_fields(&self) -> &umd_format::bitmap::Fields {
+        &self.superblock.fields
+    }
+
     /// Seconds between clearing passes.
     pub fn daemon_sleep_seconds(&self) -> u32 {
         self.superblock.fields.daemon_sleep_s

@@ -27,7 +27,7 @@ mod node;
 mod rules;
 mod service;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod wait;
 mod work;
 

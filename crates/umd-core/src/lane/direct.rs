@@ -257,6 +257,13 @@ impl Direct {
         self.piece.len_sectors * 512
     }
 
+    /// Whether members are being written for it between these array sectors.
+    pub fn is_writing_within(&self, start: u64, end: u64) -> bool {
+        let (from, len) = (self.piece.array_sectors, self.piece.len_sectors);
+        let writing = self.left + self.lagging > 0 || !self.narrow.is_idle();
+        writing && from < end && start < from + len
+    }
+
     /// The host has its answer, or gets it without this job.
     pub fn is_answered(&self) -> bool {
         self.answered

@@ -22,6 +22,7 @@ mod gather;
 mod ladder;
 mod locks;
 mod narrow;
+mod others;
 mod read;
 mod reconstruct;
 mod request;
@@ -37,6 +38,7 @@ use umd_format::FaultyLayout;
 pub use doubt::Doubt;
 pub use locks::{Holder, LockId, NOWHERE, RangeLocks};
 pub use narrow::Scribe;
+pub use others::Others;
 pub use request::HostRequest;
 pub use split::{Piece, fine_middle, member_span, pieces};
 
@@ -128,6 +130,8 @@ pub struct Lane {
     faults: Option<Faults>,
     /// How long writes stood on the rungs of the ladder.
     pub rungs: Rungs,
+    /// In a cluster: what other nodes keep this one from.
+    others: Option<Box<Others>>,
 }
 
 impl Lane {
@@ -152,6 +156,7 @@ impl Lane {
             zeros: None,
             faults: None,
             rungs: Rungs::default(),
+            others: None,
         }
     }
 

@@ -205,6 +205,7 @@ impl Read {
         // U23: reads were balanced there as elsewhere, and gave the old and the new by turns.
         let broken = rig.broken && !rig.io.museum.on(Exhibit::U23);
         let agrees = !broken && rig.cover.agrees(rig.bitmap.regions(), start, end);
+        let agrees = agrees && !lane.reads_first();
         if !agrees && !rig.io.museum.on(Exhibit::M15) {
             let in_sync = good.iter().copied().filter(|leg| column(leg).in_sync);
             return in_sync.min_by_key(|leg| rig.epoch.rank(leg.slot));
@@ -247,7 +248,7 @@ impl Read {
                 .push(Effect::Fail(member, "the device is gone".into()));
         }
         let (start, end) = (self.piece.member_sectors, self.end());
-        let in_doubt = !rig.cover.agrees(rig.bitmap.regions(), start, end);
+        let in_doubt = lane.reads_first() || !rig.cover.agrees(rig.bitmap.regions(), start, end);
         match &*lane.geometry {
             Geometry::Linear(_) | Geometry::Striped(_) => {
                 let why = format!("member {} cannot be read: {error}", name(rig, member));
@@ -290,7 +291,10 @@ impl Read {
                     let at = (leg.member_sectors, self.piece.len_sectors);
                     leg.slot == *slot && known_bad(rig, leg.slot, at)
                 });
-            if there && !known && rig.writable && !rig.broken {
+            if there && lane.is_shared() {
+                // Another node may be writing there: it is only counted.
+                rig.io.effects.push(Effect::Corrected(*member));
+            } else if there && !known && rig.writable && !rig.broken {
                 let mend = Mend::new(*slot, *member, self.piece);
                 lane.add_job(rig, Job::Mend(mend));
             }

@@ -310,6 +310,10 @@ impl Lane {
         if rig.broken {
             return Gate::Refuse(eio("too many members are lost, writes are refused"));
         }
+        if self.is_unrecordable(rig) {
+            let why = "this node leaves the cluster before a failure could be recorded";
+            return Gate::Refuse(eio(why));
+        }
         let request = self.requests.get_mut(index).expect("a job has its request");
         assert!(rig.writable, "no write is under way in a read-only array");
         let marked = (request.ticket.is_some(), request.intent.is_some());
@@ -331,7 +335,10 @@ impl Lane {
         let now = rig.io.now().mono;
         request.climb.at_gate(now, there, &mut self.rungs);
         match recorded {
-            Some(recorded) if marked == (true, true) => Gate::Open(recorded),
+            Some(recorded) if marked == (true, true) => match &self.others {
+                Some(others) => others.word(request.span, recorded),
+                None => Gate::Open(recorded),
+            },
             _ => Gate::Wait,
         }
     }
@@ -427,7 +434,10 @@ impl Lane {
         // What was bad on a member until it was written is bad again after a crash, until its log
         // says otherwise.
         let owed = rig.io.bad.is_owed() && !rig.io.museum.on(Exhibit::U40);
+        // Who leaves records nothing any more: see `answer`.
+        let unrecorded = self.is_unrecordable(rig);
         let hold = (rig.metadata.fault_pending() || owed)
+            && !unrecorded
             && !rig.broken
             && rig.writable
             && !rig.io.museum.on(Exhibit::M10);
@@ -444,6 +454,10 @@ impl Lane {
                 && !is_held(&self.geometry, rig, span)
             {
                 let why = "members refused what was written, and no others hold it";
+                request.error.get_or_insert(eio(why));
+            }
+            if unrecorded && request.waits_for_faults {
+                let why = "this node left the cluster before a failure was recorded";
                 request.error.get_or_insert(eio(why));
             }
             request.answer(rig);

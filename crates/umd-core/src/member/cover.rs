@@ -190,11 +190,11 @@ impl Cover {
     }
 
     /// Whether redundancy is known to agree in `start..end` (no resync owed), for a holder of the
-    /// lock. Where regions have states nothing else is asked: one may need a resync again after
+    /// lock. Where regions tell all nothing else is asked: one may need a resync again after
     /// the resync has passed it.
     pub fn agrees(&self, regions: Option<&Regions>, start: u64, end: u64) -> bool {
         assert!(start < end, "a range that is asked about");
-        let states = regions.is_some_and(Regions::has_states);
+        let states = regions.is_some_and(Regions::tell_all);
         let below = if states { 0 } else { self.synced_below_sectors };
         if end <= below {
             return true;

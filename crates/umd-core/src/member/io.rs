@@ -44,6 +44,11 @@ pub enum Owner {
     Bitmap,
     /// The superblock writer.
     Metadata,
+    /// What is done for other nodes of a cluster; the tag is that room's own.
+    Cluster {
+        /// What it is for.
+        tag: u32,
+    },
 }
 
 /// Something a lower room found out and the array has to act on.
@@ -131,6 +136,8 @@ pub struct Io {
     /// When each member last answered.
     answered: BTreeMap<MemberId, Instant>,
     ready: VecDeque<(Owner, MemberId, Result<IoDone, IoError>)>,
+    /// Nothing is submitted any more: others may write the members by now, or fence this node.
+    cut_off: bool,
 }
 
 /// What the failure of an I/O is that nobody may go on after: of a flush, and of what a host wrote.
@@ -164,7 +171,18 @@ impl Io {
             twins: BTreeMap::new(),
             answered: BTreeMap::new(),
             ready: VecDeque::new(),
+            cut_off: false,
         }
+    }
+
+    /// From here on nothing is submitted. What is under way ends as it may.
+    pub fn cut_off(&mut self) {
+        self.cut_off = true;
+    }
+
+    /// Whether nothing is submitted any more.
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off
     }
 
     /// Time, as given with the event being handled.
@@ -231,6 +249,9 @@ impl Io {
         }
         let flushes = matches!(op, IoOp::Flush);
         assert_eq!(flushes, purpose == Purpose::Flush, "a flush says so");
+        if self.cut_off {
+            return self.ended(end, member, Err(IoError::Gone));
+        }
         if self.bad.hides_from(member, &op) {
             return self.ended(end, member, Err(IoError::Media));
         }

@@ -15,6 +15,8 @@ pub struct Head {
     pub utime_seconds: u64,
     /// Everything below this agrees.
     pub resync_offset_sectors: u64,
+    /// The array is that of a cluster.
+    pub clustered: bool,
 }
 
 /// One superblock to write.
@@ -104,6 +106,9 @@ fn encode(
     // Who comes back from a cluster that the array has left since says so from now on.
     let gone = Features::REPLACEMENT.with(Features::CLUSTERED);
     fields.features = fields.features.without(gone);
+    if head.clustered {
+        fields.features = fields.features.with(Features::CLUSTERED);
+    }
     if member.replacement && format.keeps_members_apart() {
         fields.features = fields.features.with(Features::REPLACEMENT);
     }

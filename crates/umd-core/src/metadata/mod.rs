@@ -14,9 +14,12 @@
 //! data is whole. Events only ever rise. Facts: superblocks.md section 5; design.md section 4.
 
 mod encode;
+mod turns;
 
 use umd_format::SuperblockV1;
 use umd_format::v1::Features;
+
+use turns::Turns;
 
 use crate::bitmap::Bitmap;
 use crate::member::{Effect, Io, Members, Owner, State};
@@ -87,6 +90,8 @@ pub struct Metadata {
     uneven: bool,
     /// The disks still say unclean, and the first update leaves it so.
     declared_clean: bool,
+    /// In a cluster: whether this node may write, and what the others have yet to follow.
+    turns: Option<Turns>,
     stage: Stage,
     content: Content,
     left: usize,
@@ -121,6 +126,7 @@ impl Metadata {
             flush_for_change: tracks_activity,
             uneven: false,
             declared_clean: false,
+            turns: None,
             stage: Stage::Idle,
             content: Content::default(),
             left: 0,
@@ -191,12 +197,16 @@ impl Metadata {
         self.fault != self.fault_recorded || !outrun
     }
 
+    /// Whether something has to be recorded.
+    pub fn owes(&self) -> bool {
+        self.fault_pending() || self.change != self.change_recorded
+    }
+
     /// Whether everything known is on the disks and no update is under way.
     pub fn is_quiet(&self) -> bool {
         self.stage == Stage::Idle
             && self.left == 0
-            && !self.fault_pending()
-            && self.change == self.change_recorded
+            && !self.owes()
             && !(self.wants_active && self.clean)
     }
 
@@ -402,7 +412,10 @@ impl Metadata {
             && self.writers == 0
             && !self.wants_active
             && self.tracks_activity;
-        let owed = self.fault_pending() || self.change != self.change_recorded;
+        let owed = match &self.turns {
+            None => self.owes(),
+            Some(turns) => turns.may_begin(),
+        };
         if !go_active && !go_clean && !owed {
             self.wants_clean &= !self.clean;
             return false;
@@ -494,8 +507,9 @@ impl Metadata {
             self.content.clean = false;
             self.content.change = self.change_recorded;
         }
-        // While writes may be in flight nothing is known to agree.
+        // While writes may be in flight nothing is known to agree; in a cluster bits alone tell.
         let agrees = self.content.clean || !self.tracks_activity;
+        let agrees = agrees && self.turns.is_none();
         // U03: an update that began before a resync ended recorded the offset of its beginning,
         // and counted the end as recorded.
         #[cfg(feature = "museum")]
@@ -512,6 +526,7 @@ impl Metadata {
             0
         };
         let head = encode::Head {
+            clustered: self.turns.is_some(),
             events: self.events,
             utime_seconds: self.utime_seconds,
             resync_offset_sectors,
@@ -573,8 +588,11 @@ impl Metadata {
             self.content.change <= self.change,
             "a change is recorded before it is known"
         );
-        self.fault_recorded = self.content.fault;
-        self.change_recorded = self.content.change;
+        let recorded = (self.content.fault, self.content.change);
+        if let Some(turns) = &mut self.turns {
+            return turns.written(recorded);
+        }
+        (self.fault_recorded, self.change_recorded) = recorded;
         if self.tracks_activity {
             self.clean = self.content.clean;
             assert!(

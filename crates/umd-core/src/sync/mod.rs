@@ -82,6 +82,8 @@ pub struct Sync {
     way: RepairWay,
     reach: Reach,
     pace: Pace,
+    /// Nothing of a run is begun behind this: in a cluster the end of its window.
+    within: u64,
     /// What `sync_min` and `sync_max` are multiples of.
     grain_sectors: u64,
     /// Somebody was told that the run waits at `sync_max`.
@@ -113,6 +115,7 @@ impl Sync {
         };
         Sync {
             reach: Reach::ALL,
+            within: MAX_SECTOR,
             pace: Pace::default(),
             grain_sectors,
             hold_told: false,
@@ -150,6 +153,11 @@ impl Sync {
     /// Whether a resync is owed.
     pub fn owes_resync(&self) -> bool {
         self.agreed_sectors != MAX_SECTOR
+    }
+
+    /// From here on runs begin nothing behind this sector of their walk.
+    pub fn confine(&mut self, within: u64) {
+        self.within = within;
     }
 
     /// The bitmap has regions that need a resync although superblocks say that all agree.
@@ -350,6 +358,7 @@ impl Sync {
         };
         let mut limits = Limits {
             to: self.reach.to,
+            within: self.within,
             pace: &mut self.pace,
             again: None,
         };

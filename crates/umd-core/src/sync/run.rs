@@ -57,6 +57,8 @@ pub struct Ended {
 pub(super) struct Limits<'a> {
     /// It waits here.
     pub to: u64,
+    /// Nothing is begun behind this: other nodes may write there.
+    pub within: u64,
     /// How fast it may go.
     pub pace: &'a mut Pace,
     /// When it has to be looked at again.
@@ -264,14 +266,16 @@ impl Run {
                 continue;
             }
             self.skip(rig, limit);
-            if self.cursor >= limit {
+            if self.cursor >= limit.min(limits.within) {
                 break;
             }
             limits.again = limits.pace.wait(now);
             if limits.again.is_some() {
                 break;
             }
-            limits.pace.spend(self.begin_next(rig, limit));
+            limits
+                .pace
+                .spend(self.begin_next(rig, limit.min(limits.within)));
             moved = true;
         }
         self.speed.mark(rig.io.now().mono, self.frontier());
@@ -304,7 +308,7 @@ impl Run {
             // Where nobody ever wrote there is nothing to rebuild, or to compare.
             (_, Some(regions)) if regions.is_unwritten(sector) => false,
             // What waits to be made to agree is no mismatch.
-            (SyncAction::Check | SyncAction::Repair, Some(regions)) if regions.has_states() => {
+            (SyncAction::Check | SyncAction::Repair, Some(regions)) if regions.tell_all() => {
                 !regions.needs_resync(sector)
             }
             (SyncAction::Resync, Some(regions)) => regions.needs_resync(sector),

@@ -60,10 +60,7 @@ impl Slots {
             return Err(BitmapError::UnknownVersion(fields.version));
         }
         check_node(&fields, array)?;
-        if !(1..=NODES_MAX).contains(&fields.nodes) {
-            let text = format!("{} nodes (1 to {NODES_MAX} are possible)", fields.nodes);
-            return Err(BitmapError::Impossible(text));
-        }
+        check_nodes(&fields)?;
         let region = fields.region_bytes() / SECTOR_BYTES as u64;
         let regions = fields.sync_size_sectors.div_ceil(region);
         Ok(Slots {
@@ -185,7 +182,17 @@ impl Slots {
     }
 }
 
-fn check_node(fields: &Fields, array: Uuid) -> Result<(), BitmapError> {
+pub(super) fn check_nodes(fields: &Fields) -> Result<(), BitmapError> {
+    match (1..=NODES_MAX).contains(&fields.nodes) {
+        true => Ok(()),
+        false => {
+            let text = format!("{} nodes (1 to {NODES_MAX} are possible)", fields.nodes);
+            Err(BitmapError::Impossible(text))
+        }
+    }
+}
+
+pub(super) fn check_node(fields: &Fields, array: Uuid) -> Result<(), BitmapError> {
     if fields.uuid != array {
         return Err(BitmapError::WrongArray {
             found: fields.uuid,

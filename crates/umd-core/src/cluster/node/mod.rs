@@ -204,6 +204,16 @@ impl Node {
         self.told_frozen.as_ref()
     }
 
+    /// Who this is, as a member.
+    pub fn me(&self) -> Option<Peer> {
+        self.me
+    }
+
+    /// Whether all reads go to the first good mirror.
+    pub fn reads_first(&self) -> bool {
+        self.told_read_first
+    }
+
     /// All that is waited for.
     pub fn waits(&self) -> Vec<Wait> {
         let mut waits: Vec<Wait> = self.phase.wait().into_iter().collect();

@@ -209,6 +209,8 @@ impl Node {
                 death.at = At::Clearing { any };
                 self.owes |= any;
                 if any {
+                    // A resync that is just ending began before these bits came.
+                    self.resync.does_not_count();
                     self.show(out);
                 }
                 if self.keep(Rule::CopyFirst) {

@@ -58,6 +58,13 @@ impl Resync {
         matches!(self, Resync::Ending { finished: true, .. })
     }
 
+    /// More is left to do than it knew.
+    pub(super) fn does_not_count(&mut self) {
+        if let Resync::Ending { finished, .. } = self {
+            *finished = false;
+        }
+    }
+
     /// What is going to be told is shown to who joins from now on.
     pub(super) fn begin_errand(&mut self, errand: Errand) {
         if let Resync::Held { shown, .. } | Resync::Ending { shown, .. } = self {

@@ -54,6 +54,21 @@ impl Engine {
         }
     }
 
+    /// Whether this host was given a right.
+    pub fn holds(&self, host: usize, right: Right) -> bool {
+        let of = match right {
+            Right::Token => &self.token,
+            Right::Resync => &self.resync,
+        };
+        of.holder.is_some_and(|(holder, _)| holder == host)
+    }
+
+    /// Whether this host may take the slot of somebody who died.
+    pub fn takes(&self, host: usize, slot: NodeSlot) -> bool {
+        let dead = self.dead.get(&slot);
+        dead.is_some_and(|dead| dead.taker == Some(host))
+    }
+
     fn all(&self, but: usize, event: &ServiceEvent, told: &mut Told) {
         let others = self.members.keys().filter(|host| **host != but);
         told.extend(others.map(|host| (*host, event.clone())));

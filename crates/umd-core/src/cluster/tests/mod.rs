@@ -7,7 +7,7 @@
 //!
 //! The search is breadth first, so what it finds is as short as it can be.
 
-mod engine;
+pub(crate) mod engine;
 mod lives;
 mod scenes;
 mod single;

@@ -1,0 +1,344 @@
+//! An array that several nodes run at the same time, as one of them runs it.
+//!
+//! ```text
+//!   driver --- Input -----> Clustered -----------------------> Output --> driver
+//!                            |     ^ wishes, answers, resync calls
+//!                            v     |
+//!                    Node (cluster/) <---> Array + Shared
+//!                 what the others say      superblocks in turns, the bitmap of this node's slot,
+//!                                          windows, reload, the slots of the dead, leaving
+//! ```
+//!
+//! The node says when, the array does. Between them are [`Task`]s and their answers only; neither
+//! calls the other while it is stepped. An array of one host has no `Shared` and is asked for it
+//! in the places named in `shared.rs`.
+
+mod drain;
+mod reload;
+mod shared;
+mod takeover;
+#[cfg(test)]
+mod tests;
+mod update;
+mod windows;
+
+pub(super) use shared::Shared;
+
+use super::{Array, Command, Commands, Event, Setup};
+use crate::cluster::{
+    Answer, Blame, Cannot, Desk, Effect, End, Event as NodeEvent, FenceProof, Freeze, JoinRefusal,
+    Message, Node, NodeSlot, Peer, ServiceCommand, ServiceEvent, Setup as NodeSetup, Task, Window,
+};
+use crate::value::{Control, ControlError, Instant, Now, RequestError};
+
+/// What reaches a clustered array.
+#[derive(Debug)]
+pub enum Input {
+    /// Join the cluster.
+    Start,
+    /// Leave it. Answered with [`Output::Over`].
+    Stop,
+    /// The answer to [`Output::Load`]: what was read, or why it could not be.
+    Loaded(Result<Box<Setup>, Cannot>),
+    /// The lock service says.
+    Service(ServiceEvent),
+    /// For the array: requests of hosts, ends of member I/O, timers, control.
+    Array(Event),
+    /// Somebody writes no more.
+    Fenced(FenceProof),
+    /// No proof could be had yet.
+    NotFenced(Peer),
+    /// Time has passed; see [`Clustered::next_deadline`].
+    Tick,
+}
+
+/// What a clustered array wants done, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// What any array wants.
+    Array(Command),
+    /// Tell the lock service.
+    Service(ServiceCommand),
+    /// Read superblocks and the bitmap of this slot now, and plan the array as one of a cluster.
+    /// (What was read before is old: others may have written since.)
+    Load(NodeSlot),
+    /// See to it that this life of a node writes no more.
+    Fence(Peer),
+    /// The array serves.
+    Ready,
+    /// It cannot be started: this node is not let in.
+    NotJoined(JoinRefusal),
+    /// It cannot be started: its members are not as they have to be.
+    NotLoaded(Cannot),
+    /// A message was refused by somebody.
+    Refused(Message, Blame),
+    /// Writes wait, or may go on.
+    Frozen(Option<Freeze>),
+    /// All is over; what serves messages may be taken down.
+    Over(End),
+}
+
+/// What came with the task to load.
+struct Loading {
+    windows: Vec<(NodeSlot, Window)>,
+    most_sectors: Option<u64>,
+}
+
+/// A clustered array on one node.
+pub struct Clustered {
+    node: Node,
+    capacity: u16,
+    window_sectors: u64,
+    array: Option<Box<Array>>,
+    loading: Option<Loading>,
+    /// Answers to what was asked of an array that could not be started.
+    answers: Vec<NodeEvent>,
+    over: bool,
+}
+
+impl Clustered {
+    /// One that has not begun.
+    pub fn new(setup: NodeSetup) -> Clustered {
+        Clustered {
+            node: Node::new(setup),
+            capacity: setup.capacity,
+            window_sectors: windows::WINDOW_SECTORS,
+            array: None,
+            loading: None,
+            answers: Vec::new(),
+            over: false,
+        }
+    }
+
+    /// With windows of so many sectors at first, instead of 32 MiB.
+    ///
+    /// # Panics
+    /// When that is nothing.
+    #[must_use]
+    pub fn with_windows(mut self, sectors: u64) -> Clustered {
+        assert!(sectors > 0, "a window covers something");
+        self.window_sectors = sectors;
+        self
+    }
+
+    /// The node, to be looked at.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// The array, once it was loaded, to be looked at.
+    pub fn array(&self) -> Option<&Array> {
+        self.array.as_deref()
+    }
+
+    /// When to come back with [`Input::Tick`] if nothing else happens.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.over {
+            return None;
+        }
+        let shared = self.array.as_ref().and_then(|array| array.shared.as_ref());
+        let again = shared.and_then(|shared| shared.deadline());
+        self.node.next_deadline().into_iter().chain(again).min()
+    }
+
+    /// The one way in and out: takes what happened, appends what has to be done to `out`.
+    ///
+    /// # Panics
+    /// When an invariant of the engine does not hold, or an answer comes that was not asked for.
+    pub fn handle(&mut self, now: Now, input: Input, out: &mut Vec<Output>) {
+        if self.over {
+            return;
+        }
+        // Who has passed the end of its session must not begin anything, whatever the event is.
+        if self.node.next_deadline().is_some_and(|at| at <= now.mono) {
+            self.tell(now, NodeEvent::Tick, out);
+        }
+        match input {
+            Input::Start => self.tell(now, NodeEvent::Start, out),
+            Input::Stop => self.tell(now, NodeEvent::Stop, out),
+            Input::Service(event) => self.tell(now, NodeEvent::Service(event), out),
+            Input::Fenced(proof) => self.tell(now, NodeEvent::Fenced(proof), out),
+            Input::NotFenced(peer) => self.tell(now, NodeEvent::NotFenced(peer), out),
+            Input::Loaded(read) => self.loaded(now, read, out),
+            Input::Tick => self.array_event(now, None, out),
+            Input::Array(event) => match refusal(&event) {
+                None => self.array_event(now, Some(event), out),
+                Some(answer) => out.push(Output::Array(answer)),
+            },
+        }
+    }
+
+    /// Something for the node; what comes of it is done, and what comes of that.
+    fn tell(&mut self, now: Now, event: NodeEvent, out: &mut Vec<Output>) {
+        let mut effects = Vec::new();
+        self.node.handle(now.mono, event, &mut effects);
+        for effect in effects {
+            self.effect(now, effect, out);
+        }
+        self.pass_on(now, out);
+    }
+
+    fn array_event(&mut self, now: Now, event: Option<Event>, out: &mut Vec<Output>) {
+        let Some(array) = &mut self.array else {
+            if let Some(Event::Request(request)) = event {
+                let result = Err(RequestError::Io("the array is being started".into()));
+                let id = request.id;
+                out.push(Output::Array(Command::Complete { id, result }));
+            }
+            return;
+        };
+        let mut commands = Commands::new();
+        match event {
+            Some(event) => array.handle(now, event, &mut commands),
+            None => array.look_again(now, &mut commands),
+        }
+        out.extend(commands.into_iter().map(Output::Array));
+        self.pass_on(now, out);
+    }
+
+    /// What the array has to say to its node.
+    fn pass_on(&mut self, now: Now, out: &mut Vec<Output>) {
+        loop {
+            let shared = self.array.as_mut().and_then(|array| array.shared.as_mut());
+            let mut words = shared.map(|shared| shared.take_words()).unwrap_or_default();
+            words.append(&mut self.answers);
+            if words.is_empty() || self.over {
+                return;
+            }
+            for word in words {
+                let mut effects = Vec::new();
+                self.node.handle(now.mono, word, &mut effects);
+                for effect in effects {
+                    self.effect(now, effect, out);
+                }
+            }
+        }
+    }
+
+    fn effect(&mut self, now: Now, effect: Effect, out: &mut Vec<Output>) {
+        match effect {
+            Effect::Service(command) => out.push(Output::Service(command)),
+            Effect::Fence(peer) => out.push(Output::Fence(peer)),
+            Effect::NotJoined(why) => out.push(Output::NotJoined(why)),
+            Effect::NotLoaded(why) => out.push(Output::NotLoaded(why)),
+            Effect::Refused(message, blame) => out.push(Output::Refused(message, blame)),
+            Effect::Task(
+                Desk::Door,
+                Task::Load {
+                    windows,
+                    most_sectors,
+                },
+            ) => {
+                let slot = self.node.me().expect("who loads is a member").slot;
+                self.loading = Some(Loading {
+                    windows,
+                    most_sectors,
+                });
+                out.push(Output::Load(slot));
+            }
+            Effect::Over(end) => {
+                if let Some(array) = &mut self.array {
+                    let mut commands = Commands::new();
+                    array.release_all(now, &mut commands);
+                    out.extend(commands.into_iter().map(Output::Array));
+                }
+                self.over = true;
+                out.push(Output::Over(end));
+            }
+            effect => {
+                match &effect {
+                    Effect::Ready => out.push(Output::Ready),
+                    Effect::Frozen(why) => out.push(Output::Frozen(why.clone())),
+                    _ => {}
+                }
+                let Some(array) = &mut self.array else {
+                    self.answers.extend(answer_of_none(&effect));
+                    return;
+                };
+                let mut commands = Commands::new();
+                array.hear(now, effect, &mut commands);
+                out.extend(commands.into_iter().map(Output::Array));
+            }
+        }
+    }
+
+    fn loaded(&mut self, now: Now, read: Result<Box<Setup>, Cannot>, out: &mut Vec<Output>) {
+        let loading = self.loading.take().expect("an answer to a load");
+        let array = read.and_then(|setup| self.start(*setup, &loading));
+        let answer = match array {
+            Ok(mut array) => {
+                // What was said before there was an array still holds.
+                array.freeze_writes(self.node.frozen());
+                array.read_first(self.node.reads_first());
+                let dirty = array.bitmap.regions().is_some_and(|one| one.dirty() > 0);
+                let sectors = array.info.array_sectors;
+                let mut commands = Commands::new();
+                array.begin(now, &mut commands);
+                out.extend(commands.into_iter().map(Output::Array));
+                self.array = Some(Box::new(array));
+                Answer::Loaded { dirty, sectors }
+            }
+            Err(why) => Answer::Cannot(why),
+        };
+        self.tell(now, NodeEvent::Answer(Desk::Door, answer), out);
+    }
+
+    fn start(&self, mut setup: Setup, loading: &Loading) -> Result<Array, Cannot> {
+        let slot = self.node.me().expect("who loads is a member").slot;
+        let place = shared::place_of(&setup, slot, self.capacity)?;
+        let sectors = setup.plan.array_sectors;
+        // Another size than that of all is one that is being agreed on.
+        if loading.most_sectors.is_some_and(|most| most != sectors) {
+            return Err(Cannot::Follow);
+        }
+        // Others write to a member that is not seen here, and would read from it what was not
+        // written there from here.
+        let absent = shared::absent(&setup);
+        if !absent.is_empty() && self.node.peers().next().is_some() {
+            return Err(Cannot::SeeDisk);
+        }
+        setup.options.node = Some(slot.0);
+        let mut array = Array::start(setup);
+        if !absent.is_empty() {
+            array.metadata.note_fault();
+        }
+        array.share(Shared::new(place, self.window_sectors, absent));
+        for (owner, window) in &loading.windows {
+            let window = (window.start_sectors(), window.end_sectors());
+            array.lane.others_mut().suspend(owner.0, Some(window));
+        }
+        Ok(array)
+    }
+}
+
+/// Where nothing is loaded there is nothing that could be kept from anything.
+fn answer_of_none(effect: &Effect) -> Option<NodeEvent> {
+    let Effect::Task(desk, task) = effect else {
+        return None;
+    };
+    let answer = match task {
+        Task::Suspend { .. } => Answer::Done,
+        Task::Drain => Answer::Drained { dirty: false },
+        Task::Recheck(_) => Answer::Holds(Vec::new()),
+        _ => Answer::Cannot(Cannot::Work),
+    };
+    Some(NodeEvent::Answer(*desk, answer))
+}
+
+/// What cannot be asked of an array that others run as well.
+fn refusal(event: &Event) -> Option<Command> {
+    let Event::Control(id, control) = event else {
+        return None;
+    };
+    let why = match control {
+        Control::Fail(_) | Control::Lost(..) | Control::Sync(_) | Control::Limits(..) => {
+            return None;
+        }
+        Control::Stop => "to stop it here this node has to leave the cluster first",
+        _ => "this cannot be changed yet while the array is run by a cluster",
+    };
+    Some(Command::Answer {
+        id: *id,
+        result: Err(ControlError::Invalid(why.into())),
+    })
+}

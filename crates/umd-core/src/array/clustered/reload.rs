@@ -1,0 +1,330 @@
+//! Superblocks as another node has written them.
+//!
+//! ```text
+//!   Reload --(own update over)--> read all that work --> judged --> adopted -> Done
+//!                                                          |
+//!                                                          '--> Cannot(Read | Follow): as before
+//! ```
+//!
+//! The device that was named says who has which role; what each member holds its own superblock
+//! says, if it is of the same update. Without a name (somebody died) the newest counts. Failures
+//! that are known only here stay known, and are recorded by this node's own update.
+
+use std::collections::BTreeMap;
+
+use umd_format::v1::Features;
+use umd_format::{Role, SuperblockV1};
+
+use super::shared::RELOAD;
+use crate::array::Array;
+use crate::cluster::{Answer, Cannot, Desk, DeviceNumber};
+use crate::member::{Io, Member, Owner, State};
+use crate::value::{Events, IoDone, IoError, MemberId, Notice, Purpose, Slot};
+
+/// Superblocks are looked for in so many sectors.
+const SUPER_SECTORS: u64 = 8;
+
+/// A reload under way.
+#[derive(Debug)]
+pub(super) struct Reload {
+    from: Option<DeviceNumber>,
+    use_spares: bool,
+    at: At,
+    found: BTreeMap<MemberId, SuperblockV1>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum At {
+    Waiting,
+    Reading(usize),
+    /// New members get this node's bitmap first.
+    Copying,
+}
+
+/// What a member is from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Keep,
+    Failed,
+    InSync(Slot),
+    Filled { slot: Slot, done_sectors: u64 },
+    Spare,
+}
+
+impl Reload {
+    pub(super) fn new(from: Option<DeviceNumber>, use_spares: bool) -> Reload {
+        Reload {
+            from,
+            use_spares,
+            at: At::Waiting,
+            found: BTreeMap::new(),
+        }
+    }
+}
+
+impl Array {
+    pub(super) fn maintain_reload(&mut self) -> bool {
+        let (rests, cut_off) = (self.metadata.rests(), self.io.is_cut_off());
+        let writing = self.shared_mut().update.is_writing();
+        let copying = self.may_write() && !self.bitmap.has_events(Events(0));
+        let Some(reload) = &self.shared_mut().reload else {
+            return false;
+        };
+        match reload.at {
+            _ if cut_off => self.reload_over(Err(Cannot::Read)),
+            At::Waiting | At::Reading(0) if writing || !rests => return false,
+            At::Waiting => self.begin_reload(),
+            At::Reading(0) => match self.judge() {
+                Ok(verdicts) => self.adopt(&verdicts),
+                Err(why) => self.reload_over(Err(why)),
+            },
+            At::Reading(_) => return false,
+            At::Copying if copying => return false,
+            At::Copying => self.reload_over(Ok(())),
+        }
+        true
+    }
+
+    fn reload_over(&mut self, result: Result<(), Cannot>) {
+        let shared = self.shared_mut();
+        shared.reload = None;
+        shared.answer(
+            Desk::Inbox,
+            match result {
+                Ok(()) => Answer::Done,
+                Err(why) => Answer::Cannot(why),
+            },
+        );
+    }
+
+    fn begin_reload(&mut self) {
+        let working = self.members.iter().filter(|m| m.state != State::Faulty);
+        let places = working.map(|m| (m.id, m.superblock.fields.super_offset_sectors));
+        let places: Vec<(MemberId, u64)> = places.collect();
+        for (id, sector) in &places {
+            let owner = Owner::Cluster { tag: RELOAD };
+            self.io
+                .read(*id, *sector, SUPER_SECTORS, Purpose::Super, owner);
+        }
+        let reload = self.shared_mut().reload.as_mut().expect("it is due");
+        reload.at = At::Reading(places.len());
+    }
+
+    pub(super) fn superblock_read(&mut self, member: MemberId, result: Result<IoDone, IoError>) {
+        let found = self.members.get(member).and_then(|known| {
+            let buf = Io::read_result(result).ok()?;
+            let format = known.superblock.format();
+            SuperblockV1::load(buf.freeze().as_slice(), format, known.size_sectors).ok()
+        });
+        let Some(reload) = &mut self.shared_mut().reload else {
+            return; // It was answered when the cluster was lost.
+        };
+        let At::Reading(left) = &mut reload.at else {
+            unreachable!("nothing is read at {:?}", reload.at);
+        };
+        *left -= 1;
+        reload.found.extend(found.map(|found| (member, found)));
+    }
+
+    /// What each member is by the superblocks found, if that can be followed.
+    fn judge(&self) -> Result<Vec<(MemberId, Verdict)>, Cannot> {
+        let shared = self.shared.as_ref().expect("in a cluster");
+        let reload = shared.reload.as_ref().expect("superblocks were read");
+        let reference = match reload.from {
+            Some(number) => {
+                let named = self.members.iter().find(|m| m.number() == number.0);
+                named.and_then(|member| reload.found.get(&member.id))
+            }
+            None => {
+                let in_sync = |id: &MemberId| {
+                    let member = self.members.get(*id);
+                    member.is_some_and(|m| m.state == State::InSync)
+                };
+                let held = reload.found.iter().filter(|(id, _)| in_sync(id));
+                held.map(|(_, one)| one).max_by_key(|one| one.fields.events)
+            }
+        };
+        let reference = reference.ok_or(Cannot::Read)?;
+        let known = self.members.iter().next().ok_or(Cannot::Follow)?;
+        if !follows(known, reference) || reference.fields.events < self.metadata.events().0 {
+            return Err(Cannot::Follow);
+        }
+        let verdicts: Result<Vec<_>, Cannot> = self
+            .members
+            .iter()
+            .map(|m| Ok((m.id, verdict(m, reference, reload.found.get(&m.id))?)))
+            .collect();
+        let verdicts = verdicts?;
+        let held = |slot: u16| {
+            let serves = |(id, verdict): &(MemberId, Verdict)| match verdict {
+                Verdict::InSync(at) => at.0 == slot,
+                Verdict::Keep => {
+                    let member = self.members.get(*id);
+                    member.is_some_and(|m| m.state == State::InSync && m.slot == Some(Slot(slot)))
+                }
+                _ => false,
+            };
+            verdicts.iter().any(serves)
+        };
+        let known = |number: u32| {
+            let here = self.members.iter().any(|m| m.number() == number);
+            here || shared.absent.contains(&number)
+        };
+        let roles = reference.fields.roles.iter().zip(0u32..);
+        let mut strangers = roles.filter(|(role, number)| is_active(**role) && !known(*number));
+        if !self.geometry.survives(held) || strangers.next().is_some() {
+            return Err(Cannot::Follow);
+        }
+        Ok(verdicts)
+    }
+
+    fn adopt(&mut self, verdicts: &[(MemberId, Verdict)]) {
+        let shared = self.shared_mut();
+        let reload = shared.reload.as_mut().expect("it was judged");
+        reload.at = At::Copying;
+        let found = std::mem::take(&mut reload.found);
+        shared.spares_wait = !reload.use_spares;
+        let events = found.values().map(|one| one.fields.events);
+        let (least, most) = (events.clone().min(), events.max().unwrap_or(0));
+        let changed = verdicts
+            .iter()
+            .filter(|(_, verdict)| *verdict != Verdict::Keep)
+            .map(|(id, verdict)| self.apply_verdict(*id, *verdict))
+            .fold(false, |changed, one| changed | one);
+        for member in self.members.iter_mut() {
+            if let Some(one) = found.get(&member.id) {
+                member.superblock.fields.events = one.fields.events;
+                member.superblock.fields.corrected_reads = one.fields.corrected_reads;
+            }
+        }
+        self.metadata.adopt(Events(most), least == Some(most));
+        if changed {
+            self.publish();
+            self.cover_recovering();
+        }
+    }
+
+    /// Returns whether requests have to see it.
+    fn apply_verdict(&mut self, id: MemberId, verdict: Verdict) -> bool {
+        let member = self.members.get_mut(id).expect("it was judged");
+        let before = (member.state, member.slot);
+        match verdict {
+            Verdict::Keep => return false,
+            Verdict::Failed => {
+                return self.adopt_failure(id);
+            }
+            Verdict::Spare => {
+                (member.state, member.slot) = (State::Spare, None);
+                self.cover.forget(id);
+            }
+            Verdict::InSync(slot) => {
+                (member.state, member.slot) = (State::InSync, Some(slot));
+                self.cover.forget(id);
+            }
+            Verdict::Filled { slot, done_sectors } => {
+                let known = self.cover.done_sectors(id).max(done_sectors);
+                member.slot = Some(slot);
+                member.state = State::Recovering {
+                    checkpoint_sectors: done_sectors,
+                };
+                if before.0 == State::InSync {
+                    self.cover.forget(id);
+                }
+                self.cover.set_rebuilt(id, known, known.max(done_sectors));
+            }
+        }
+        let member = self.members.get(id).expect("it was judged");
+        let now = (member.state, member.slot);
+        let kind = |state: State| (state == State::InSync, state == State::Spare);
+        if !matches!(before.0, State::InSync | State::Recovering { .. }) && member.is_active() {
+            self.bitmap.want_copy(id);
+        }
+        if now.0 == State::InSync && before.0 != State::InSync {
+            self.notify(Notice::Activated(id));
+        }
+        (kind(before.0), before.1) != (kind(now.0), now.1)
+    }
+
+    /// Another node has recorded that this member failed: nothing is recorded here.
+    fn adopt_failure(&mut self, id: MemberId) -> bool {
+        let why = "another node of the cluster has failed it";
+        let member = self.members.get_mut(id).expect("it was judged");
+        let active = member.is_active();
+        member.state = State::Faulty;
+        member.fault = Some(why.into());
+        (member.replacement, member.want_replacement) = (false, false);
+        if !active {
+            (member.slot, member.meant_for) = (None, None);
+        }
+        self.cover.forget(id);
+        self.io.retire(id);
+        self.notify(Notice::Failed {
+            member: id,
+            why: why.into(),
+        });
+        active
+    }
+}
+
+fn is_active(role: Role) -> bool {
+    matches!(role, Role::Active(_))
+}
+
+/// Whether a superblock describes the array as it is run here.
+fn follows(known: &Member, found: &SuperblockV1) -> bool {
+    let (a, b) = (&known.superblock.fields, &found.fields);
+    let alien = [
+        Features::RESHAPE_ACTIVE,
+        Features::JOURNAL,
+        Features::REPLACEMENT,
+    ];
+    a.set_uuid == b.set_uuid
+        && a.level == b.level
+        && a.layout == b.layout
+        && a.chunk_sectors == b.chunk_sectors
+        && a.raid_disks == b.raid_disks
+        && a.size_sectors == b.size_sectors
+        && a.bitmap_offset_raw == b.bitmap_offset_raw
+        && b.features.contains(Features::CLUSTERED)
+        && !alien.iter().any(|one| b.features.contains(*one))
+}
+
+/// What a member is by the superblock that tells of all, and its own.
+fn verdict(
+    member: &Member,
+    reference: &SuperblockV1,
+    own: Option<&SuperblockV1>,
+) -> Result<Verdict, Cannot> {
+    let role = reference.fields.role_of(member.number());
+    if member.state == State::Faulty {
+        return Ok(Verdict::Keep);
+    }
+    let slot = match role {
+        Role::Faulty => return Ok(Verdict::Failed),
+        Role::Active(slot) => Slot(slot),
+        // Who wrote this began without it.
+        Role::Spare if member.state == State::InSync => return Ok(Verdict::Failed),
+        Role::Spare if member.state == State::Spare => return Ok(Verdict::Keep),
+        Role::Spare => return Ok(Verdict::Spare),
+        _ => return Err(Cannot::Follow),
+    };
+    let same_slot = member.slot == Some(slot);
+    let current = own.filter(|one| one.fields.events == reference.fields.events);
+    let from = current.map(|one| one.fields.recovery_offset_sectors());
+    Ok(match (from, member.state) {
+        (Some(None), State::InSync) | (None, State::InSync) if same_slot => Verdict::Keep,
+        (Some(None), _) => Verdict::InSync(slot),
+        (Some(Some(from)), _) => Verdict::Filled {
+            slot,
+            done_sectors: from,
+        },
+        (None, State::Recovering { checkpoint_sectors }) if same_slot => Verdict::Filled {
+            slot,
+            done_sectors: checkpoint_sectors,
+        },
+        (None, _) => Verdict::Filled {
+            slot,
+            done_sectors: 0,
+        },
+    })
+}

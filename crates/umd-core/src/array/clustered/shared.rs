@@ -1,0 +1,380 @@
+//! What an array is besides, when it is one of a cluster.
+//!
+//! | asked | where | for |
+//! |---|---|---|
+//! | `Array::shared` | `engine.rs` (maintain, completions), `faults.rs` (runs) | all of this room |
+//! | `Lane::others` | `lane/others.rs` | windows, freezes, reads |
+//! | `Metadata::turns` | `metadata/turns.rs` | superblocks under the token |
+//! | `Regions::tell_all` | `bitmap/regions.rs` | bits alone say what may differ |
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use umd_format::Role;
+
+use super::drain::Drain;
+use super::reload::Reload;
+use super::takeover::Takeover;
+use super::update::Update;
+use super::windows::Turn;
+use crate::array::{Array, Setup};
+use crate::assembly::{BitmapPlan, SlotPlan};
+use crate::cluster::{
+    Answer, Cannot, Desk, DeviceNumber, Effect, Event, Failure, Freeze, NodeSlot, Task,
+};
+use crate::member::State;
+use crate::value::{
+    Command, Commands, Instant, IoDone, IoError, MAX_SECTOR, MemberId, Notice, Now,
+};
+
+/// Where the bitmaps of all nodes lie on each member.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// This node.
+    pub slot: NodeSlot,
+    /// How many nodes have one.
+    pub nodes: u16,
+    /// Sectors of each.
+    pub each_sectors: u64,
+}
+
+/// The place that a setup gives this node, if the array is one of a cluster with such a slot.
+pub(super) fn place_of(setup: &Setup, slot: NodeSlot, capacity: u16) -> Result<Place, Cannot> {
+    let (BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. }) =
+        &setup.plan.bitmap
+    else {
+        return Err(Cannot::Follow);
+    };
+    let nodes = u16::try_from(superblock.fields.nodes).map_err(|_| Cannot::Follow)?;
+    let fits = superblock.is_clustered() && slot.0 < nodes && nodes == capacity;
+    if !fits || !setup.plan.geometry.is_mirror() || setup.options.read_only {
+        return Err(Cannot::Follow);
+    }
+    let regions = superblock.regions(setup.plan.sync_sectors());
+    Ok(Place {
+        slot,
+        nodes,
+        each_sectors: superblock.area_sectors(regions),
+    })
+}
+
+/// Devices that superblocks call active and that are not there, or not up to date.
+pub(super) fn absent(setup: &Setup) -> BTreeSet<u32> {
+    let used = |slot: &SlotPlan| match slot {
+        SlotPlan::InSync(member) | SlotPlan::Recovering { member, .. } => Some(*member),
+        SlotPlan::Stale(_) | SlotPlan::Missing => None,
+    };
+    let used: Vec<MemberId> = setup.plan.slots.iter().filter_map(used).collect();
+    let read = setup
+        .facts
+        .iter()
+        .filter_map(|fact| Some((fact.id, fact.superblock.as_ref().ok()?)));
+    let read: Vec<_> = read.filter(|(id, _)| used.contains(id)).collect();
+    let newest = read.iter().max_by_key(|(_, one)| one.fields.events);
+    let roles = newest.map_or(&[][..], |(_, one)| &one.fields.roles);
+    let there = |number: u32| read.iter().any(|(_, one)| one.fields.dev_number == number);
+    let active = roles.iter().zip(0u32..);
+    let active = active.filter(|(role, _)| matches!(role, Role::Active(_)));
+    let numbers = active.map(|(_, number)| number);
+    numbers.filter(|number| !there(*number)).collect()
+}
+
+/// The part of an array that others take part in.
+#[derive(Debug)]
+pub(in crate::array) struct Shared {
+    pub(super) place: Place,
+    /// To the node, in order.
+    words: Vec<Event>,
+    /// It serves: the node takes part in the resync.
+    pub(super) ready: bool,
+    pub(super) frozen: bool,
+    pub(super) update: Update,
+    /// Writes in there have to end before the other node hears so.
+    pub(super) suspending: Option<(u64, u64)>,
+    pub(super) reload: Option<Reload>,
+    /// Devices without which it was started: recorded by its first update.
+    pub(super) absent: BTreeSet<u32>,
+    /// Slots of dead nodes.
+    pub(super) takeovers: BTreeMap<NodeSlot, Takeover>,
+    pub(super) turn: Turn,
+    /// How much of the walk a window covers at first.
+    pub(super) window_sectors: u64,
+    /// A new disk waits until its adder has begun to fill it.
+    pub(super) spares_wait: bool,
+    pub(super) drain: Option<Drain>,
+}
+
+/// Whose I/O it is.
+pub(super) const RELOAD: u32 = 0;
+
+/// The same for the slot of a dead node.
+pub(super) fn tag_of(slot: NodeSlot) -> u32 {
+    u32::from(slot.0) + 1
+}
+
+impl Shared {
+    pub(super) fn new(place: Place, window_sectors: u64, absent: BTreeSet<u32>) -> Shared {
+        assert!(place.slot.0 < place.nodes, "a node has its bitmap");
+        Shared {
+            place,
+            words: Vec::new(),
+            ready: false,
+            frozen: false,
+            update: Update::default(),
+            suspending: None,
+            reload: None,
+            absent,
+            takeovers: BTreeMap::new(),
+            turn: Turn::Idle,
+            window_sectors,
+            spares_wait: false,
+            drain: None,
+        }
+    }
+
+    pub(super) fn take_words(&mut self) -> Vec<Event> {
+        std::mem::take(&mut self.words)
+    }
+
+    pub(super) fn say(&mut self, event: Event) {
+        self.words.push(event);
+    }
+
+    pub(super) fn answer(&mut self, desk: Desk, answer: Answer) {
+        self.say(Event::Answer(desk, answer));
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let (update, turn) = (self.update.deadline(), self.turn.deadline());
+        update.into_iter().chain(turn).min()
+    }
+
+    /// Whether it is on its way out, or out.
+    pub(in crate::array) fn is_leaving(&self) -> bool {
+        self.drain.is_some()
+    }
+
+    /// Whether nothing of its own is written any more.
+    pub(in crate::array) fn is_drained(&self) -> bool {
+        self.drain == Some(Drain::Over)
+    }
+}
+
+impl Array {
+    /// From here on others run it, too.
+    pub(super) fn share(&mut self, shared: Shared) {
+        assert!(self.shared.is_none(), "an array joins once");
+        self.lane.share();
+        self.metadata.take_turns();
+        // Bits alone say what may differ, so superblocks must not say that all agrees: a kernel
+        // that runs the array next would believe them. Before anything is written.
+        let agreed = |m: &crate::member::Member| m.superblock.fields.resync_offset_sectors != 0;
+        if self.members.iter().any(agreed) {
+            self.metadata.note_fault();
+        }
+        self.shared = Some(Box::new(shared));
+        self.cover_recovering();
+    }
+
+    /// Something that the node said.
+    pub(super) fn hear(&mut self, now: Now, effect: Effect, out: &mut Commands) {
+        if self.stopped {
+            return;
+        }
+        self.io.begin(now, std::mem::take(out));
+        match effect {
+            Effect::Task(desk, task) => self.task(desk, task),
+            Effect::Done(id, result) => self.wish_over(id, result.as_ref().err()),
+            Effect::Resync(word) => self.resync_word(word),
+            Effect::ResyncNeeded => self.sync.owe_regions(),
+            Effect::Frozen(why) => self.freeze_writes(why.as_ref()),
+            Effect::ReadFirst(first) => self.read_first(first),
+            Effect::Ready => self.shared_mut().ready = true,
+            other => unreachable!("{other:?} is not for the array"),
+        }
+        self.settle();
+        *out = self.io.end();
+    }
+
+    /// Time has passed.
+    pub(super) fn look_again(&mut self, now: Now, out: &mut Commands) {
+        if self.stopped {
+            return;
+        }
+        self.io.begin(now, std::mem::take(out));
+        self.settle();
+        *out = self.io.end();
+    }
+
+    pub(super) fn shared_mut(&mut self) -> &mut Shared {
+        self.shared.as_mut().expect("in a cluster")
+    }
+
+    pub(super) fn read_first(&mut self, first: bool) {
+        self.lane.others_mut().read_first = first;
+    }
+
+    /// Writes wait, or may go on; a node that lost the cluster does nothing any more.
+    pub(super) fn freeze_writes(&mut self, why: Option<&Freeze>) {
+        self.lane.others_mut().frozen = why.is_some();
+        self.shared_mut().frozen = why.is_some();
+        self.confine_sync();
+        if let Some(lost @ Freeze::Lost) = why
+            && !self.io.is_cut_off()
+        {
+            let text = lost.to_string();
+            self.broken = Some(text.clone());
+            self.io.cut_off();
+            self.sync.interrupt();
+            let others = self.lane.others_mut();
+            (others.leaving, others.unrecordable) = (true, true);
+            self.lift_suspension();
+            self.notify(Notice::Broken(text));
+        }
+    }
+
+    fn task(&mut self, desk: Desk, task: Task) {
+        let answer = match task {
+            Task::Load { .. } => unreachable!("it is loaded"),
+            Task::Recheck(ids) => Some(self.recheck(ids)),
+            Task::Write(_) => {
+                self.shared_mut().update.write_wanted = true;
+                None
+            }
+            Task::Reload { from, use_spares } => {
+                self.shared_mut().reload = Some(Reload::new(from, use_spares));
+                None
+            }
+            Task::Suspend { owner, window } => {
+                let window = window.map(|one| (one.start_sectors(), one.end_sectors()));
+                self.lane.others_mut().suspend(owner.0, window);
+                let shared = self.shared_mut();
+                shared.spares_wait = false;
+                shared.suspending = window;
+                window.is_none().then_some(Answer::Done)
+            }
+            Task::CopyBits(slot) => {
+                self.begin_takeover(slot, false);
+                None
+            }
+            Task::ClearBits(slot) => {
+                self.begin_takeover(slot, true);
+                None
+            }
+            Task::Drain => {
+                self.begin_drain();
+                None
+            }
+            Task::Remove(device) => Some(self.remove_for_other(device)),
+            Task::Publish { sectors } if sectors == self.info.array_sectors => Some(Answer::Done),
+            Task::Publish { .. } | Task::ResizeBitmap { .. } => {
+                Some(Answer::Cannot(Cannot::Follow))
+            }
+            Task::FindDisk { .. } => Some(Answer::Cannot(Cannot::SeeDisk)),
+            Task::ReAdd(_) => Some(Answer::Cannot(Cannot::Device)),
+            Task::Apply(_) | Task::Undo(_) => Some(Answer::Cannot(Cannot::Work)),
+        };
+        if let Some(answer) = answer {
+            self.shared_mut().answer(desk, answer);
+        }
+    }
+
+    /// Another node takes a device out of the array.
+    fn remove_for_other(&mut self, device: DeviceNumber) -> Answer {
+        let found = self.members.iter().find(|m| m.number() == device.0);
+        let Some((id, state)) = found.map(|m| (m.id, m.state)) else {
+            return Answer::Done;
+        };
+        if !matches!(state, State::Faulty | State::Spare) || self.members.iter().count() < 2 {
+            return Answer::Cannot(Cannot::Device);
+        }
+        self.members.remove(id);
+        self.io.out.push(Command::Release(id));
+        self.notify(Notice::Changed);
+        Answer::Done
+    }
+
+    /// A member I/O of this room ended.
+    pub(in crate::array) fn cluster_done(
+        &mut self,
+        tag: u32,
+        member: MemberId,
+        result: Result<IoDone, IoError>,
+    ) {
+        match tag {
+            RELOAD => self.superblock_read(member, result),
+            tag => {
+                let slot = NodeSlot(u16::try_from(tag - 1).expect("a slot of the cluster"));
+                self.takeover_done(slot, member, result);
+            }
+        }
+    }
+
+    /// Carries on with what others wait for. Returns whether anything changed.
+    pub(in crate::array) fn maintain_cluster(&mut self) -> bool {
+        if self.shared.is_none() {
+            return false;
+        }
+        let mut moved = self.maintain_suspending();
+        moved |= self.maintain_reload();
+        moved |= self.maintain_update();
+        moved |= self.maintain_takeovers();
+        moved |= self.maintain_turn();
+        moved |= self.maintain_drain();
+        moved
+    }
+
+    fn maintain_suspending(&mut self) -> bool {
+        let Some((start, end)) = self.shared_mut().suspending else {
+            return false;
+        };
+        if self.lane.is_writing_within(start, end) && !self.io.is_cut_off() {
+            return false;
+        }
+        let shared = self.shared_mut();
+        shared.suspending = None;
+        shared.answer(Desk::Inbox, Answer::Done);
+        true
+    }
+
+    /// Who is being filled takes all writes, whoever fills it: what is filled by another node here
+    /// and now is not known.
+    pub(in crate::array) fn cover_recovering(&mut self) {
+        // A run that goes on knows better; when it ends this is called.
+        let fills = self
+            .sync
+            .running()
+            .is_some_and(|run| !run.targets().is_empty());
+        if self.shared.is_none() || fills {
+            return;
+        }
+        let end = self.geometry.rebuild_sectors(self.info.array_sectors);
+        self.cover.close_all();
+        let partly = |m: &&crate::member::Member| matches!(m.state, State::Recovering { .. });
+        let ids: Vec<MemberId> = self.members.iter().filter(partly).map(|m| m.id).collect();
+        for id in &ids {
+            let done = self.cover.done_sectors(*id);
+            self.cover.set_rebuilt(*id, done, done.max(end));
+        }
+        if !ids.is_empty() {
+            self.cover.open(0, MAX_SECTOR);
+        }
+    }
+
+    /// The cluster was left: nothing is done any more.
+    pub(super) fn release_all(&mut self, now: Now, out: &mut Commands) {
+        self.io.begin(now, std::mem::take(out));
+        self.refuse_waiting();
+        let members: Vec<MemberId> = self.members.iter().map(|m| m.id).collect();
+        for member in members {
+            self.io.out.push(Command::Release(member));
+        }
+        self.io.out.push(Command::Stopped);
+        self.stopped = true;
+        *out = self.io.end();
+    }
+
+    /// A wish of this array is over.
+    fn wish_over(&mut self, id: crate::cluster::WishId, failure: Option<&Failure>) {
+        self.update_over(id, failure);
+    }
+}

@@ -1,0 +1,167 @@
+//! Drawn runs: nodes come, write, read, lose a disk, stop and die in any order, and what lands when
+//! is drawn, too.
+
+use super::world::{Lcg, World};
+use crate::array::clustered::Input;
+use crate::cluster::End;
+
+struct Read {
+    host: usize,
+    id: u64,
+    block: u64,
+    may: Vec<u8>,
+}
+
+/// One run. What has to hold at any time is checked by the world.
+fn run(seed: u64) {
+    let mut draw = Lcg(seed);
+    let legs = 2 + (seed % 2) as u16;
+    let mut world = World::new(legs).running(2 + draw.below(2));
+    world.rng = Some(Lcg(seed ^ 0x5eed));
+    let mut reads: Vec<Read> = Vec::new();
+    let mut losses = usize::from(legs) - 1;
+    let (mut deaths, mut stops) = (draw.below(3), draw.below(3));
+    for _ in 0..300 + draw.below(300) {
+        let host = draw.below(world.hosts.len());
+        match draw.below(40) {
+            0..=3 => write(&mut world, &mut draw, host),
+            4 => {
+                if let Some(read) = read(&mut world, &mut draw, host) {
+                    reads.push(read);
+                }
+            }
+            5 if losses > 0 && draw.below(8) == 0 => {
+                losses -= 1;
+                let disk = world.disks.len() as u32 - 1 - losses as u32;
+                let all = draw.below(2) == 0;
+                for other in 0..world.hosts.len() {
+                    if all || other == host {
+                        world.hosts[other].cut.insert(disk);
+                    }
+                }
+            }
+            6 if deaths > 0 && draw.below(4) == 0 && world.serves(host) => {
+                deaths -= 1;
+                world.crash(host);
+            }
+            7 if stops > 0 && draw.below(4) == 0 && world.serves(host) => {
+                stops -= 1;
+                world.input(host, Input::Stop);
+            }
+            8 => notice(&mut world),
+            9 => restart(&mut world, host),
+            10 => {
+                world.now.mono = world.now.mono + crate::value::Span::millis(700);
+                world.fire();
+            }
+            _ => {
+                world.step();
+            }
+        }
+        judge(&world, &mut reads);
+    }
+    end(world, &mut reads);
+}
+
+fn write(world: &mut World, draw: &mut Lcg, host: usize) {
+    let near = draw.below(3) == 0;
+    let block = match near {
+        true => draw.below(24) as u64,
+        false => draw.below(world.blocks() as usize) as u64,
+    };
+    if world.serves(host) && !world.is_busy(block) {
+        world.write(host, block);
+    }
+}
+
+fn read(world: &mut World, draw: &mut Lcg, host: usize) -> Option<Read> {
+    let block = draw.below(world.blocks() as usize) as u64;
+    if !world.serves(host) || world.is_busy(block) {
+        return None;
+    }
+    let may = world.may(block);
+    let id = world.read(host, block);
+    Some(Read {
+        host,
+        id,
+        block,
+        may,
+    })
+}
+
+/// What was read is what was there, unless somebody has begun to write it since.
+fn judge(world: &World, reads: &mut Vec<Read>) {
+    reads.retain(|read| {
+        if world.is_busy(read.block) || world.may(read.block) != read.may {
+            return false;
+        }
+        match world.replied(read.host, read.id) {
+            Some(true) => {
+                let byte = world.byte(read.host, read.id);
+                assert!(read.may.contains(&byte), "read {byte} of {:?}", read.may);
+                false
+            }
+            Some(false) => false,
+            None => true,
+        }
+    });
+}
+
+fn notice(world: &mut World) {
+    for host in 0..world.hosts.len() {
+        if world.hosts[host].array.is_none() {
+            world.expel(host);
+        }
+    }
+}
+
+/// A host that left comes back, and one that died once it was fenced.
+fn restart(world: &mut World, host: usize) {
+    let one = &world.hosts[host];
+    let left = one.over.is_some_and(|end| end != End::Lost);
+    let me = one.me.map(|me| me.incarnation);
+    let dead = one.array.is_none() && me.is_some_and(|me| world.fenced.contains(&me));
+    if (left || dead) && world.hosts[host].flights.is_empty() {
+        world.start(host);
+    }
+}
+
+/// Everything comes to rest: nobody waits for ever, and mirrors are equal.
+fn end(mut world: World, reads: &mut Vec<Read>) {
+    notice(&mut world);
+    world.settle();
+    notice(&mut world);
+    if !(0..world.hosts.len()).any(|host| world.serves(host)) {
+        let host = world.add_host();
+        world.hosts[host].cut = world.lost();
+        world.boot(host);
+    }
+    world.pass(100);
+    judge(&world, reads);
+    for host in 0..world.hosts.len() {
+        let one = &world.hosts[host];
+        if let Some(array) = one.array.as_ref().filter(|_| one.over.is_none()) {
+            assert_eq!(array.node().waits(), [], "host {host} waits");
+        }
+    }
+    let disks = world.in_sync();
+    world.check_data(&disks);
+    if disks.len() == world.disks.len() {
+        for slot in 0..super::world::NODES {
+            assert!(world.bits(slot).is_empty(), "bits of slot {slot} are left");
+        }
+    }
+}
+
+#[test]
+fn drawn_lives_end_with_equal_mirrors() {
+    let seeds = std::env::var("CLUSTER_SEEDS").ok();
+    let seeds = seeds.and_then(|text| text.parse().ok()).unwrap_or(150);
+    for seed in 0..seeds {
+        let run = std::panic::catch_unwind(|| run(seed));
+        if let Err(why) = run {
+            println!("seed {seed}");
+            std::panic::resume_unwind(why);
+        }
+    }
+}

@@ -1,0 +1,882 @@
+//! Nodes with whole arrays on the same disks in memory, and a lock service that keeps its word.
+//!
+//! ```text
+//!   host 0: Clustered      host 1: Clustered     events of the service wait in a queue per host,
+//!      |  \      queue <--- Engine ---> queue    member I/O until it lands: what comes next is
+//!      |   '----------- disks ------------'      drawn, or the first
+//! ```
+//!
+//! What must never happen is checked where an I/O is submitted: superblocks only under the token,
+//! a bitmap only by its owner or who takes it over, no write of a host where another node resyncs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use umd_format::bitmap::{SUPERBLOCK_BYTES, Slots, Unverified, initial_slots};
+use umd_format::create::{NewArray, NewMember as NewDevice, new_array};
+use umd_format::space::RegionWish;
+use umd_format::v1::{DeviceFlags, Features};
+use umd_format::{Format, Level, SuperblockV1, Uuid};
+
+use crate::array::clustered::{Clustered, Input, Output};
+use crate::array::{Array, Options, Setup};
+use crate::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
+use crate::cluster::tests::engine::{Engine, Told};
+use crate::cluster::{
+    End, FenceProof, Freeze, Incarnation, NodeSlot, Peer, ProofKind, Right, ServiceCommand,
+    ServiceEvent, Setup as NodeSetup,
+};
+use crate::value::{
+    Command, Completion, Control, ControlId, Event, Instant, IoDone, IoError, IoId, IoOp, MemberId,
+    MemberIo, Notice, Now, Pool, Purpose, Reply, Request, RequestError, RequestId, RequestOp,
+    Slice, Span, Timer,
+};
+
+pub const NODES: u16 = 6;
+pub const BLOCK: u64 = 8;
+const DISK_BYTES: usize = 640 << 10;
+const WINDOW: u64 = 256;
+
+/// A small deterministic generator.
+#[derive(Clone)]
+pub struct Lcg(pub u64);
+
+impl Lcg {
+    pub fn below(&mut self, n: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) % n as u64) as usize
+    }
+}
+
+#[derive(Default)]
+pub struct Host {
+    pub array: Option<Clustered>,
+    pub me: Option<Peer>,
+    pub queue: VecDeque<ServiceEvent>,
+    pub flights: Vec<MemberIo>,
+    pub load: Option<NodeSlot>,
+    pub fences: Vec<Peer>,
+    pub timers: BTreeMap<Timer, Instant>,
+    pub replies: BTreeMap<u64, Result<Reply, RequestError>>,
+    pub notices: Vec<Notice>,
+    pub answers: Vec<String>,
+    pub frozen: Option<Freeze>,
+    pub ready: bool,
+    pub over: Option<End>,
+    pub refusals: Vec<String>,
+    pub stopped: bool,
+    /// It hears nothing, and nothing of it lands.
+    pub paused: bool,
+    /// Its session ends then.
+    pub lease: Option<Instant>,
+    /// Disks that it does not reach.
+    pub cut: BTreeSet<u32>,
+    /// Disks of which it cannot read superblocks.
+    pub blind: BTreeSet<u32>,
+    /// Disks of which it cannot read data.
+    pub worn: BTreeSet<u32>,
+}
+
+/// What a block may hold.
+#[derive(Debug, Clone, Default)]
+struct Block {
+    /// Of these one, on all mirrors alike.
+    may: Vec<u8>,
+    /// Who writes it, and what.
+    busy: Option<(usize, u64, u8)>,
+}
+
+pub struct World {
+    pub hosts: Vec<Host>,
+    pub disks: Vec<Vec<u8>>,
+    pub engine: Engine,
+    pub fenced: BTreeSet<Incarnation>,
+    pub fencing: bool,
+    pub now: Now,
+    pub rng: Option<Lcg>,
+    pool: Pool,
+    blocks: Vec<Block>,
+    next: u64,
+    value: u8,
+    /// I/O for these purposes does not land.
+    pub held: BTreeSet<(usize, Purpose)>,
+    pub log: Vec<(usize, Purpose)>,
+    pub supers: u64,
+}
+
+impl World {
+    /// A mirror of so many legs; nothing is dirty.
+    pub fn new(legs: u16) -> World {
+        World::made(Level::Raid1, 0, legs, 0)
+    }
+
+    pub fn made(level: Level, layout: u32, legs: u16, chunk_sectors: u32) -> World {
+        let device = |n: u16| NewDevice {
+            device_sectors: (DISK_BYTES / 512) as u64,
+            device_uuid: Uuid([n as u8 + 1; 16]),
+            flags: DeviceFlags(0),
+        };
+        let new = NewArray {
+            format: Format::V1_2,
+            preferred_minor: 0,
+            set_uuid: Uuid([7; 16]),
+            name: "c:test".into(),
+            ctime_seconds: 1_700_000_000,
+            level,
+            layout,
+            chunk_sectors,
+            size_sectors: None,
+            data_offset_sectors: Some(128),
+            bitmap: Some(RegionWish::Bytes(32768)),
+            bad_block_log: false,
+            assume_clean: true,
+            slots: (0..legs).map(|n| Some(device(n))).collect(),
+            spares: Vec::new(),
+        };
+        let made = new_array(&new).expect("created");
+        let plain = made.bitmap.clone().expect("a bitmap");
+        let mut name = [0; 64];
+        name[..4].copy_from_slice(b"hall");
+        let mut area = initial_slots(&plain, u32::from(NODES), name);
+        area[SUPERBLOCK_BYTES..4096].fill(0);
+        let disk = |superblock: &Option<SuperblockV1>| {
+            let mut one = superblock.clone().expect("all slots");
+            one.fields.features = one.fields.features.with(Features::CLUSTERED);
+            let mut bytes = vec![0; DISK_BYTES];
+            put(
+                &mut bytes,
+                one.fields.super_offset_sectors,
+                &one.encode(512),
+            );
+            put(
+                &mut bytes,
+                one.fields.bitmap_sector().expect("bitmap"),
+                &area,
+            );
+            bytes
+        };
+        let first = made.slots[0].as_ref().expect("a leg");
+        let sectors = match level {
+            Level::Raid10 => first.fields.size_sectors / 16 * 16 * u64::from(legs) / 2,
+            _ => first.fields.size_sectors,
+        };
+        World {
+            hosts: Vec::new(),
+            disks: made.slots.iter().map(disk).collect(),
+            engine: Engine::default(),
+            fenced: BTreeSet::new(),
+            fencing: true,
+            now: Now {
+                mono: Instant(1),
+                wall_seconds: 1_700_000_100,
+            },
+            rng: None,
+            pool: Pool::new(),
+            blocks: vec![
+                Block {
+                    may: vec![0],
+                    busy: None
+                };
+                (sectors / BLOCK) as usize
+            ],
+            next: 1,
+            value: 0,
+            held: BTreeSet::new(),
+            log: Vec::new(),
+            supers: 0,
+        }
+    }
+
+    /// The last disk holds nothing yet: it is to be filled.
+    pub fn unfilled(mut self) -> World {
+        let disk = self.disks.len() - 1;
+        let mut one = self.super_place(disk);
+        one.fields.features = one.fields.features.with(Features::RECOVERY_OFFSET);
+        one.fields.recovery_offset_raw = 0;
+        let at = one.fields.super_offset_sectors;
+        put(&mut self.disks[disk], at, &one.encode(512));
+        let data = &mut self.disks[disk][128 * 512..];
+        data.fill(0xee);
+        self
+    }
+
+    /// With so many nodes that serve.
+    pub fn running(mut self, hosts: usize) -> World {
+        for _ in 0..hosts {
+            let host = self.add_host();
+            self.boot(host);
+        }
+        self
+    }
+
+    pub fn add_host(&mut self) -> usize {
+        self.hosts.push(Host::default());
+        self.hosts.len() - 1
+    }
+
+    pub fn boot(&mut self, host: usize) {
+        self.start(host);
+        self.settle();
+        assert!(self.hosts[host].ready, "{:?}", self.hosts[host].refusals);
+    }
+
+    pub fn start(&mut self, host: usize) {
+        let array = Clustered::new(NodeSetup::new(NODES)).with_windows(WINDOW);
+        let old = std::mem::take(&mut self.hosts[host]);
+        self.hosts[host] = Host {
+            array: Some(array),
+            lease: old.lease,
+            cut: old.cut,
+            blind: old.blind,
+            ..Host::default()
+        };
+        self.input(host, Input::Start);
+    }
+
+    pub fn blocks(&self) -> u64 {
+        self.blocks.len() as u64
+    }
+
+    pub fn array(&self, host: usize) -> &Array {
+        let array = self.hosts[host].array.as_ref().expect("it lives");
+        array.array().expect("it is loaded")
+    }
+
+    pub fn input(&mut self, host: usize, input: Input) {
+        let mut out = Vec::new();
+        let now = self.now;
+        let Some(array) = self.hosts[host].array.as_mut() else {
+            return;
+        };
+        array.handle(now, input, &mut out);
+        if let Some(array) = array.array() {
+            array.check_invariants();
+        }
+        for output in out {
+            self.output(host, output);
+        }
+    }
+
+    fn output(&mut self, host: usize, output: Output) {
+        let one = &mut self.hosts[host];
+        match output {
+            Output::Array(command) => self.command(host, command),
+            Output::Service(command) => self.service(host, command),
+            Output::Load(slot) => one.load = Some(slot),
+            Output::Fence(peer) => one.fences.push(peer),
+            Output::Ready => one.ready = true,
+            Output::NotJoined(why) => one.refusals.push(why.to_string()),
+            Output::NotLoaded(why) => one.refusals.push(why.to_string()),
+            Output::Refused(_, blame) => one.refusals.push(blame.to_string()),
+            Output::Frozen(why) => one.frozen = why,
+            Output::Over(end) => one.over = Some(end),
+        }
+    }
+
+    fn command(&mut self, host: usize, command: Command) {
+        let one = &mut self.hosts[host];
+        match command {
+            Command::Io(io) => {
+                self.look_at(host, &io);
+                self.log.push((host, io.purpose));
+                self.hosts[host].flights.push(io);
+            }
+            Command::Complete { id, result } => {
+                one.replies.insert(id.0, result);
+                self.answered(host, id.0);
+            }
+            Command::Arm(timer, at) => {
+                one.timers.insert(timer, at);
+            }
+            Command::Answer { result, .. } => one.answers.push(format!("{result:?}")),
+            Command::Notify(notice) => one.notices.push(notice),
+            Command::Release(_) => {}
+            Command::Stopped => one.stopped = true,
+        }
+    }
+
+    fn service(&mut self, host: usize, command: ServiceCommand) {
+        if let ServiceCommand::Leave(how) = command
+            && let Some(me) = self.hosts[host].me
+        {
+            let flights = &self.hosts[host].flights;
+            let writing = |io: &&MemberIo| matches!(io.op, IoOp::Write { .. });
+            assert!(flights.iter().find(writing).is_none(), "left writing");
+            if how == crate::cluster::Leave::Clean {
+                assert!(self.bits(me.slot.0).is_empty(), "left clean with bits set");
+            }
+        }
+        let mut told = Told::new();
+        self.engine.command(host, command, &mut told);
+        self.tell(told);
+    }
+
+    pub fn tell(&mut self, told: Told) {
+        for (to, event) in told {
+            if self.hosts[to].array.is_some() {
+                self.hosts[to].queue.push_back(event);
+            }
+        }
+    }
+
+    fn super_place(&self, disk: usize) -> SuperblockV1 {
+        let bytes = &self.disks[disk][4096..8192];
+        SuperblockV1::load(bytes, Format::V1_2, (DISK_BYTES / 512) as u64).expect("a superblock")
+    }
+
+    pub fn superblock(&self, disk: usize) -> SuperblockV1 {
+        self.super_place(disk)
+    }
+
+    fn slots(&self, disk: usize) -> (usize, Slots) {
+        let at = self
+            .super_place(disk)
+            .fields
+            .bitmap_sector()
+            .expect("bitmap") as usize
+            * 512;
+        let slots = Slots::of(&self.disks[disk][at..], Uuid([7; 16])).expect("slots");
+        (at, slots)
+    }
+
+    /// The regions that a slot calls dirty on any disk in sync.
+    pub fn bits(&self, slot: u16) -> BTreeSet<u64> {
+        self.in_sync()
+            .into_iter()
+            .flat_map(|disk| self.bits_on(disk, slot))
+            .collect()
+    }
+
+    pub fn bits_on(&self, disk: usize, slot: u16) -> Vec<u64> {
+        let (at, slots) = self.slots(disk);
+        let len = slots.all_sectors() as usize * 512;
+        let nodes = slots.read(&self.disks[disk][at..at + len], Uuid([7; 16]));
+        let node = &nodes[usize::from(slot)];
+        assert!(node.fields.is_ok(), "the superblock of a slot is kept");
+        node.dirty.clone()
+    }
+
+    // What must not be submitted.
+
+    fn look_at(&mut self, host: usize, io: &MemberIo) {
+        let me = self.hosts[host].me.expect("only members touch disks");
+        assert!(
+            self.engine.members.contains_key(&host)
+                || self.hosts[host].paused
+                || self.hosts[host].queue.contains(&ServiceEvent::Lost)
+                || !matches!(io.op, IoOp::Write { .. }),
+            "host {host} writes after it left: {io:?}"
+        );
+        let (at, slots) = self.slots(io.member.0 as usize);
+        let member = self.engine.members.contains_key(&host);
+        match (&io.op, io.purpose) {
+            (IoOp::Write { .. }, Purpose::Super) => {
+                self.supers += 1;
+                let holds = self.engine.holds(host, Right::Token);
+                assert!(holds || !member, "superblocks out of turn");
+            }
+            (IoOp::Write { offset_sectors, .. }, Purpose::Bitmap) => {
+                let slot = (*offset_sectors - at as u64 / 512) / slots.each_sectors();
+                let slot = NodeSlot(slot as u16);
+                let takes = self.engine.takes(host, slot) || !member;
+                assert!(slot == me.slot || takes, "the bitmap of another node");
+            }
+            (op, Purpose::Data | Purpose::Resync) => {
+                let Some(range) = range_of(op) else { return };
+                let resync = io.purpose == Purpose::Resync;
+                if !resync && !is_write(op) {
+                    return;
+                }
+                for other in (0..self.hosts.len()).filter(|other| *other != host) {
+                    let meets = |one: &&MemberIo| {
+                        let sync = one.purpose == Purpose::Resync;
+                        let write = is_write(&one.op) && one.purpose == Purpose::Data;
+                        let crosses = range_of(&one.op)
+                            .is_some_and(|(from, to)| from < range.1 && range.0 < to);
+                        crosses && (resync && write || !resync && sync)
+                    };
+                    let live = self.engine.members.contains_key(&other);
+                    let met = self.hosts[other].flights.iter().find(meets);
+                    assert!(
+                        met.is_none() || !live || !member,
+                        "host {host} {:?} meets {:?} of host {other}",
+                        (io.purpose, range),
+                        met.map(|one| one.purpose),
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    // What happens.
+
+    /// All that can happen by itself.
+    fn due(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (index, host) in self.hosts.iter().enumerate() {
+            if host.paused {
+                continue;
+            }
+            let alive = host.array.is_some();
+            if alive && !host.queue.is_empty() {
+                steps.push(Step::Hear(index));
+            }
+            if alive && host.load.is_some() {
+                steps.push(Step::Load(index));
+            }
+            if alive && !host.fences.is_empty() && self.fencing {
+                steps.push(Step::Fence(index));
+            }
+            for place in 0..host.flights.len() {
+                if !self.held.contains(&(index, host.flights[place].purpose)) {
+                    steps.push(Step::Land(index, place));
+                }
+            }
+        }
+        steps
+    }
+
+    /// Lets one of these happen.
+    pub fn step(&mut self) -> bool {
+        let due = self.due();
+        if due.is_empty() {
+            return false;
+        }
+        let which = self.rng.as_mut().map_or(0, |rng| rng.below(due.len()));
+        match due[which] {
+            Step::Hear(host) => {
+                let event = self.hosts[host].queue.pop_front().expect("due");
+                self.hear(host, event);
+            }
+            Step::Load(host) => self.load(host),
+            Step::Fence(host) => self.fence(host),
+            Step::Land(host, place) => self.land(host, place),
+        }
+        true
+    }
+
+    fn hear(&mut self, host: usize, event: ServiceEvent) {
+        let event = match event {
+            ServiceEvent::Joined(mut session) => {
+                self.hosts[host].me = Some(session.me);
+                if let Some(lease) = self.hosts[host].lease {
+                    session.valid_until = lease;
+                }
+                ServiceEvent::Joined(session)
+            }
+            other => other,
+        };
+        self.input(host, Input::Service(event));
+    }
+
+    pub fn settle(&mut self) {
+        for _ in 0..100_000 {
+            if !self.step() {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    /// Lets so many seconds pass.
+    pub fn pass(&mut self, seconds: u64) {
+        let end = self.now.mono + Span::secs(seconds);
+        for _ in 0..10_000 {
+            self.settle();
+            let at = self.next_timer().filter(|at| *at <= end);
+            let Some(at) = at else {
+                self.now.mono = end;
+                return;
+            };
+            self.now.mono = self.now.mono.max(at);
+            self.fire();
+        }
+        panic!("timers for ever");
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        let hosts = self.hosts.iter().filter(|host| !host.paused);
+        let live = hosts.filter(|host| host.array.is_some() && host.over.is_none());
+        let all = live.flat_map(|host| {
+            let deadline = host.array.as_ref().and_then(Clustered::next_deadline);
+            let timers = host.timers.values().copied();
+            timers.chain(deadline).collect::<Vec<_>>()
+        });
+        all.min()
+    }
+
+    /// What is due by now.
+    pub fn fire(&mut self) {
+        let now = self.now.mono;
+        for host in 0..self.hosts.len() {
+            if self.hosts[host].paused || self.hosts[host].array.is_none() {
+                continue;
+            }
+            let timers = &mut self.hosts[host].timers;
+            let due: Vec<Timer> = timers
+                .iter()
+                .filter(|(_, at)| **at <= now)
+                .map(|(timer, _)| *timer)
+                .collect();
+            for timer in due {
+                self.hosts[host].timers.remove(&timer);
+                self.input(host, Input::Array(Event::Timer(timer)));
+            }
+            let array = self.hosts[host].array.as_ref();
+            let deadline = array.and_then(Clustered::next_deadline);
+            if deadline.is_some_and(|at| at <= now) {
+                self.input(host, Input::Tick);
+            }
+        }
+    }
+
+    fn facts(&self, host: usize, slot: NodeSlot) -> Vec<MemberFacts> {
+        let seen =
+            (0..self.disks.len()).filter(|disk| !self.hosts[host].cut.contains(&(*disk as u32)));
+        seen.map(|disk| {
+            let superblock = self.super_place(disk);
+            let (at, slots) = self.slots(disk);
+            let at = at + usize::from(slot.0) * slots.each_sectors() as usize * 512;
+            let found = Unverified::parse(&self.disks[disk][at..at + 256]);
+            let bitmap = found.and_then(|found| found.verify_node(superblock.bitmap_uuid()));
+            MemberFacts {
+                id: MemberId(disk as u32),
+                name: format!("d{disk}"),
+                size_sectors: (DISK_BYTES / 512) as u64,
+                logical_block_bytes: 512,
+                superblock: Ok(superblock),
+                bitmap: Some(bitmap),
+                bad_blocks: None,
+            }
+        })
+        .collect()
+    }
+
+    fn load(&mut self, host: usize) {
+        let slot = self.hosts[host].load.take().expect("due");
+        let facts = self.facts(host, slot);
+        let wish = Wish {
+            clustered: true,
+            ..Wish::default()
+        };
+        let plan = assemble(&facts, &wish).expect("a plan");
+        let BitmapPlan::Usable { source, .. } = &plan.bitmap else {
+            panic!("no bitmap: {:?}", plan.bitmap);
+        };
+        let disk = source.0 as usize;
+        let (at, slots) = self.slots(disk);
+        let each = slots.each_sectors() as usize * 512;
+        let at = at + usize::from(slot.0) * each;
+        let setup = Setup {
+            bitmap_area: Some(self.disks[disk][at..at + each].to_vec()),
+            plan,
+            facts,
+            pool: self.pool.clone(),
+            options: Options::default(),
+        };
+        self.input(host, Input::Loaded(Ok(Box::new(setup))));
+    }
+
+    fn fence(&mut self, host: usize) {
+        let peer = self.hosts[host].fences.remove(0);
+        self.fenced.insert(peer.incarnation);
+        for other in &mut self.hosts {
+            if other
+                .me
+                .is_some_and(|me| me.incarnation == peer.incarnation)
+                && other.array.is_none()
+            {
+                other.flights.clear();
+            }
+        }
+        // Only now somebody else may write what it was writing.
+        for block in &mut self.blocks {
+            let by = block.busy.map(|(by, ..)| by);
+            let dead = |by: usize| {
+                let one = &self.hosts[by];
+                one.array.is_none() && one.me.is_some_and(|me| me == peer)
+            };
+            if by.is_some_and(dead) {
+                block.busy = None;
+            }
+        }
+        let kind = ProofKind::Command;
+        self.input(host, Input::Fenced(FenceProof { peer, kind }));
+    }
+
+    fn land(&mut self, host: usize, place: usize) {
+        let MemberIo {
+            io,
+            member,
+            purpose,
+            op,
+        } = self.hosts[host].flights.remove(place);
+        let one = &self.hosts[host];
+        let fenced = one
+            .me
+            .is_some_and(|me| self.fenced.contains(&me.incarnation));
+        let hidden = purpose == Purpose::Super
+            && one.blind.contains(&member.0)
+            && matches!(op, IoOp::Read { .. });
+        let worn = one.worn.contains(&member.0)
+            && purpose == Purpose::Data
+            && matches!(op, IoOp::Read { .. });
+        let result = match one.cut.contains(&member.0) || fenced || hidden {
+            true => Err(IoError::Gone),
+            false if worn => Err(IoError::Media),
+            false => Ok(self.carry_out(member, op)),
+        };
+        self.done(host, io, result);
+    }
+
+    fn done(&mut self, host: usize, io: IoId, result: Result<IoDone, IoError>) {
+        let done = Completion { io, result };
+        self.input(host, Input::Array(Event::Done(done)));
+    }
+
+    fn carry_out(&mut self, member: MemberId, op: IoOp) -> IoDone {
+        let disk = &mut self.disks[member.0 as usize];
+        match op {
+            IoOp::Read {
+                offset_sectors,
+                mut buf,
+            } => {
+                let at = offset_sectors as usize * 512;
+                let len = buf.len();
+                buf.as_mut_slice().copy_from_slice(&disk[at..at + len]);
+                IoDone::Read(buf)
+            }
+            IoOp::Write {
+                offset_sectors,
+                data,
+                ..
+            } => {
+                let mut at = offset_sectors;
+                for part in data {
+                    put(disk, at, part.as_slice());
+                    at += (part.len() / 512) as u64;
+                }
+                IoDone::Done
+            }
+            IoOp::Flush => IoDone::Done,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    // What is done to it.
+
+    pub fn is_busy(&self, block: u64) -> bool {
+        self.blocks[block as usize].busy.is_some()
+    }
+
+    /// A host writes a block that nobody else writes. Returns the request.
+    pub fn write(&mut self, host: usize, block: u64) -> u64 {
+        self.value = self.value % 250 + 1;
+        let (id, value) = (self.next, self.value);
+        self.next += 1;
+        let one = &mut self.blocks[block as usize];
+        assert!(one.busy.is_none(), "file systems keep apart who writes");
+        one.busy = Some((host, id, value));
+        one.may.push(value);
+        let data = self.pool.copy_of(&[value; (BLOCK * 512) as usize]);
+        let op = RequestOp::Write {
+            offset_sectors: block * BLOCK,
+            data,
+            fua: false,
+        };
+        let id = RequestId(id);
+        self.input(host, Input::Array(Event::Request(Request { id, op })));
+        id.0
+    }
+
+    pub fn read(&mut self, host: usize, block: u64) -> u64 {
+        let id = RequestId(self.next);
+        self.next += 1;
+        let op = RequestOp::Read {
+            offset_sectors: block * BLOCK,
+            len_sectors: BLOCK as u32,
+        };
+        self.input(host, Input::Array(Event::Request(Request { id, op })));
+        id.0
+    }
+
+    pub fn control(&mut self, host: usize, control: Control) {
+        let id = ControlId(self.next);
+        self.next += 1;
+        self.input(host, Input::Array(Event::Control(id, control)));
+    }
+
+    pub fn replied(&self, host: usize, id: u64) -> Option<bool> {
+        self.hosts[host].replies.get(&id).map(Result::is_ok)
+    }
+
+    fn answered(&mut self, host: usize, id: u64) {
+        let ok = self.replied(host, id) == Some(true);
+        for block in &mut self.blocks {
+            if block.busy.is_some_and(|(_, request, _)| request == id) {
+                let (_, _, value) = block.busy.take().expect("just looked at");
+                if ok {
+                    block.may = vec![value];
+                }
+            }
+        }
+    }
+
+    /// The byte that a read gave.
+    pub fn byte(&self, host: usize, id: u64) -> u8 {
+        match &self.hosts[host].replies[&id] {
+            Ok(Reply::Data(parts)) => {
+                let first = parts[0].as_slice()[0];
+                let same = |part: &Slice| part.as_slice().iter().all(|byte| *byte == first);
+                assert!(parts.iter().all(same), "a torn block");
+                first
+            }
+            other => panic!("no data: {other:?}"),
+        }
+    }
+
+    /// Whether hosts may use it here.
+    pub fn serves(&self, host: usize) -> bool {
+        let one = &self.hosts[host];
+        one.ready && one.over.is_none() && one.array.is_some()
+    }
+
+    /// What a block may hold.
+    pub fn may(&self, block: u64) -> Vec<u8> {
+        self.blocks[block as usize].may.clone()
+    }
+
+    /// Disks that somebody does not reach, or that failed.
+    pub fn lost(&self) -> BTreeSet<u32> {
+        let cut = self.hosts.iter().flat_map(|host| host.cut.iter().copied());
+        cut.collect()
+    }
+
+    /// Whether a block may hold this.
+    pub fn may_hold(&self, block: u64, byte: u8) -> bool {
+        self.blocks[block as usize].may.contains(&byte)
+    }
+
+    /// The machine of a host dies. What it has sent to the disks may still land.
+    pub fn crash(&mut self, host: usize) {
+        let one = &mut self.hosts[host];
+        one.array = None;
+        one.ready = false;
+        one.queue.clear();
+        one.load = None;
+        one.timers.clear();
+        one.flights.retain(|io| is_write(&io.op));
+    }
+
+    /// The others notice.
+    pub fn expel(&mut self, host: usize) {
+        if self.engine.members.contains_key(&host) {
+            let mut told = Told::new();
+            self.engine.expel(host, &mut told);
+            self.tell(told);
+        }
+    }
+
+    /// Mirrors are equal, and hold what was answered.
+    pub fn check_data(&self, disks: &[usize]) {
+        for (index, block) in self.blocks.iter().enumerate() {
+            assert!(block.busy.is_none(), "block {index} is being written");
+            let mut bytes: Vec<u8> = Vec::new();
+            for disk in disks {
+                let at = (128 + index * BLOCK as usize) * 512;
+                let data = &self.disks[*disk][at..at + (BLOCK * 512) as usize];
+                assert!(data.iter().all(|byte| *byte == data[0]), "torn {index}");
+                bytes.push(data[0]);
+            }
+            assert!(
+                bytes.iter().all(|byte| *byte == bytes[0]),
+                "mirrors differ at {index}: {bytes:?}"
+            );
+            assert!(
+                block.may.contains(&bytes[0]),
+                "block {index}: {} of {:?}",
+                bytes[0],
+                block.may
+            );
+        }
+    }
+
+    /// Lets all I/O of a host to one disk land.
+    pub fn land_on(&mut self, host: usize, disk: u32) {
+        let here = |io: &MemberIo| io.member == MemberId(disk);
+        while let Some(place) = self.hosts[host].flights.iter().position(here) {
+            self.land(host, place);
+        }
+    }
+
+    /// I/O of a host for this purpose that is under way.
+    pub fn flying(&self, host: usize, purpose: Purpose) -> usize {
+        let flights = self.hosts[host].flights.iter();
+        flights.filter(|io| io.purpose == purpose).count()
+    }
+
+    /// Whether a host takes a member for faulty.
+    pub fn is_faulty(&self, host: usize, disk: u32) -> bool {
+        let array = self.array(host);
+        let member = array.members.get(MemberId(disk));
+        member.is_some_and(|member| member.state == crate::member::State::Faulty)
+    }
+
+    /// Disks in sync by the newest superblock.
+    pub fn in_sync(&self) -> Vec<usize> {
+        let all: Vec<SuperblockV1> = (0..self.disks.len())
+            .map(|disk| self.superblock(disk))
+            .collect();
+        let newest = all
+            .iter()
+            .max_by_key(|one| one.fields.events)
+            .expect("disks");
+        let role = |one: &SuperblockV1| newest.fields.role_of(one.fields.dev_number);
+        let active = |one: &SuperblockV1| matches!(role(one), umd_format::Role::Active(_));
+        (0..all.len()).filter(|disk| active(&all[*disk])).collect()
+    }
+
+    /// Legs of this block, as they are.
+    pub fn legs(&self, block: u64) -> Vec<u8> {
+        let at = (128 + block * BLOCK) as usize * 512;
+        self.disks.iter().map(|disk| disk[at]).collect()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Hear(usize),
+    Load(usize),
+    Fence(usize),
+    Land(usize, usize),
+}
+
+fn is_write(op: &IoOp) -> bool {
+    matches!(op, IoOp::Write { .. } | IoOp::WriteZeroes { .. })
+}
+
+fn range_of(op: &IoOp) -> Option<(u64, u64)> {
+    match op {
+        IoOp::Read {
+            offset_sectors,
+            buf,
+        } => Some((*offset_sectors, *offset_sectors + (buf.len() / 512) as u64)),
+        IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } => {
+            let len: usize = data.iter().map(Slice::len).sum();
+            Some((*offset_sectors, *offset_sectors + (len / 512) as u64))
+        }
+        _ => None,
+    }
+}
+
+fn put(disk: &mut [u8], sector: u64, bytes: &[u8]) {
+    let at = sector as usize * 512;
+    disk[at..at + bytes.len()].copy_from_slice(bytes);
+}

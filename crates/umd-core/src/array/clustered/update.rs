@@ -1,0 +1,131 @@
+//! Superblocks under the token.
+//!
+//! ```text
+//!   owes --> wished --> (token) Recheck --> Write --> written --> told to all --> Ok: recorded
+//!    ^                                                              | a node could not follow
+//!    '------------------------ later <------------------------------'
+//! ```
+//!
+//! A failure holds whoever says so: that another node has recorded it does not tell that all have
+//! followed, so it is recorded again.
+
+use crate::array::Array;
+use crate::cluster::{Answer, Cannot, Desk, DeviceNumber, Event, Failure, Wish, WishId};
+use crate::member::State;
+use crate::value::{Instant, Span};
+
+/// A node that could not follow gets another chance after that time.
+const AGAIN_AFTER: Span = Span::secs(10);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum At {
+    #[default]
+    Idle,
+    Wished(WishId),
+    Resting(Instant),
+    /// This node leaves: nothing is taken from it any more.
+    Never,
+}
+
+/// The update that is wanted, or under way.
+#[derive(Debug, Default)]
+pub(super) struct Update {
+    at: At,
+    wishes: u64,
+    /// It is this node's turn to write.
+    pub(super) write_wanted: bool,
+    writing: bool,
+}
+
+impl Update {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.at {
+            At::Resting(until) => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Whether superblocks are being written, or are about to be.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing
+    }
+}
+
+impl Array {
+    pub(super) fn recheck(&self, ids: Vec<WishId>) -> Answer {
+        match self.may_write() && self.metadata.owes() {
+            true => Answer::Holds(ids),
+            false => Answer::Holds(Vec::new()),
+        }
+    }
+
+    pub(super) fn update_over(&mut self, id: WishId, failure: Option<&Failure>) {
+        let now = self.io.now().mono;
+        let update = &mut self.shared_mut().update;
+        assert!(update.at == At::Wished(id), "an answer to a wish of ours");
+        update.at = match failure {
+            None | Some(Failure::Moot) => At::Idle,
+            Some(Failure::Nodes(_)) => At::Resting(now + AGAIN_AFTER),
+            Some(Failure::Leaving) => At::Never,
+        };
+        match failure {
+            None => self.metadata.confirm(),
+            Some(Failure::Leaving) => self.lane.others_mut().unrecordable = true,
+            Some(Failure::Moot | Failure::Nodes(_)) => {}
+        }
+    }
+
+    pub(super) fn maintain_update(&mut self) -> bool {
+        let moved = self.maintain_writing();
+        let now = self.io.now().mono;
+        let owes = self.may_write() && self.metadata.owes();
+        let update = &mut self.shared_mut().update;
+        let free = match update.at {
+            At::Idle => true,
+            At::Resting(until) => now >= until,
+            At::Wished(_) | At::Never => false,
+        };
+        if !free || !owes {
+            return moved;
+        }
+        update.wishes += 1;
+        let id = WishId(update.wishes);
+        update.at = At::Wished(id);
+        self.shared_mut().say(Event::Wish(id, Wish::Update));
+        true
+    }
+
+    /// The write that it is this node's turn to make.
+    fn maintain_writing(&mut self) -> bool {
+        let may_write = self.may_write();
+        let reading = self.shared_mut().reload.is_some();
+        let update = &mut self.shared_mut().update;
+        // Nothing is read while it is written, and the other way round.
+        if update.write_wanted && (!reading || !may_write) {
+            update.write_wanted = false;
+            update.writing = true;
+            if may_write {
+                self.metadata.permit();
+            }
+            return true;
+        }
+        if !update.writing {
+            return false;
+        }
+        let in_sync = self.members.iter().find(|m| m.state == State::InSync);
+        let good = in_sync.map(|m| DeviceNumber(m.number()));
+        let answer = match (self.metadata.has_written(), good) {
+            (true, Some(good)) => Answer::Written(good),
+            (false, _) if may_write => return false,
+            _ if !self.metadata.rests() && !self.io.is_cut_off() => return false,
+            _ => {
+                self.metadata.withdraw();
+                Answer::Cannot(Cannot::Work)
+            }
+        };
+        let shared = self.shared_mut();
+        shared.update.writing = false;
+        shared.answer(Desk::Turn, answer);
+        true
+    }
+}
