@@ -107,6 +107,7 @@ impl Members {
             run: flags & 2 != 0,
             no_degraded: flags & 4 != 0,
             readonly: flags & 8 != 0,
+            clustered: flags & 0x20 != 0,
             uuid: None,
             name: None,
             museum: Museum::NONE,

@@ -485,8 +485,7 @@ impl Options {
             false => rng.range(1, all - 1),
         };
         self.rare.begun_sectors = 0;
-        let bytes = 4096 << rng.below(6);
-        self.bitmap_bytes.get_or_insert(bytes);
+        self.bitmap_bytes.get_or_insert(4096 << rng.below(6));
         let slower = rng.pick(&[1, 10, 100]);
         for disk in 0..usize::from(self.slots) {
             if self.write_mostly >> disk & 1 == 1 {
@@ -521,8 +520,7 @@ impl Options {
             true => Marks::Mixed,
             false => Marks::States,
         };
-        let bytes = 4096 << rng.below(6);
-        self.bitmap_bytes.get_or_insert(bytes);
+        self.bitmap_bytes.get_or_insert(4096 << rng.below(6));
         self.minor = 2;
         self.data_offset_sectors = Some(rng.pick(&[288, 296, 320]));
         for sectors in &mut self.disk_sectors {
@@ -546,8 +544,7 @@ impl Options {
     /// The bitmap lies in a file.
     pub fn keep_bitmap_in_a_file(&mut self, rng: &mut Rng) {
         self.bitmap_file = true;
-        let bytes = 4096 << rng.below(6);
-        self.bitmap_bytes.get_or_insert(bytes);
+        self.bitmap_bytes.get_or_insert(4096 << rng.below(6));
         // It is there at every start, or missed; while the array runs it is taken away and made
         // anew. An internal one would be in its way at the next start.
         self.actions.remove(&Action::Bitmap);
@@ -568,9 +565,8 @@ impl Options {
         if self.marks != Marks::Bits {
             return;
         }
-        self.minor = OLD;
+        (self.minor, self.rare.begun_sectors) = (OLD, 0);
         self.data_offset_sectors = None;
-        self.rare.begun_sectors = 0;
         // It has no bad-block log.
         self.logged = None;
         self.faults.remove(&Fault::Worn);
@@ -589,10 +585,9 @@ impl Options {
         self.disk_sectors.truncate(1);
         self.latency.truncate(1);
         self.bitmap_bytes = None;
-        (self.marks, self.bitmap_file) = (Marks::Bits, false);
+        (self.marks, self.bitmap_file, self.rare.begun_sectors) = (Marks::Bits, false, 0);
         (self.write_mostly, self.write_behind) = (0, 0);
         (self.logged, self.limits, self.rare.alone) = (None, false, false);
-        self.rare.begun_sectors = 0;
         self.workload.stream_sectors = 0;
         // One disk, and no log: where it refuses a write nobody else has the data.
         self.faults

@@ -34,8 +34,7 @@ pub struct Rare {
     pub dormant: bool,
     /// It is suspended and stopped while hosts and sync actions are at work.
     pub embedded: bool,
-    /// The last member of a new array has been rebuilt so far, on disks that were blank; 0: it is in
-    /// sync.
+    /// The last member of a new array has been rebuilt so far, on blank disks; 0: it is in sync.
     pub begun_sectors: u64,
 }
 

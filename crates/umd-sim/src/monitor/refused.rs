@@ -27,7 +27,7 @@ use crate::metaview::{SuperView, is_logged_bad, is_stored_bad};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Refused {
     any: Sectors,
-    /// Those that a host's write had for it: that write is under way as long as this is not settled.
+    /// Those that a host's write had for it, which is under way as long as this is not settled.
     hosts: Sectors,
 }
 
