@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::suite::sabotage::{self, Sabotaged};
 use crate::suite::{self, node};
-use crate::suite::{Bench, Harness, Held, Subject};
-use umd_cluster::memory::Memory;
+use crate::suite::{Bench, Harness, Held, Node, Subject};
+use umd_cluster::memory::{Link, Memory};
 use umd_cluster::{LogEngine, Setup};
 use umd_core::cluster::{ServiceCommand as Command, ServiceEvent as Event};
 
@@ -35,6 +35,19 @@ impl Harness for InProcess {
     }
 }
 
+impl InProcess {
+    /// Another node of the bench's array, in its cluster, and its link to the log.
+    fn beside(&self, bench: &Bench<'_>) -> (Link, Node) {
+        let link = self.logs.lock().unwrap()[&bench.array].link();
+        let mut node = Node::new(Box::new(Held {
+            engine: LogEngine::new(link.clone(), bench.setup("b"), Arc::new(|| ())),
+            cut: Box::new(|_| panic!("nobody cuts it")),
+        }));
+        node.join(2);
+        (link, node)
+    }
+}
+
 #[test]
 fn the_engine_for_one_process_keeps_its_promises() {
     crate::suite::run(&InProcess::default());
@@ -46,13 +59,7 @@ fn who_cannot_say_that_it_leaves_is_over_in_time_though_its_session_could_go_on(
     let bench = Bench::new(&harness);
     let mut a = bench.node("a");
     a.join(2);
-    let link = harness.logs.lock().unwrap()[&bench.array].link();
-    let engine = LogEngine::new(link.clone(), bench.setup("b"), Arc::new(|| ()));
-    let mut b = crate::suite::Node::new(Box::new(Held {
-        engine,
-        cut: Box::new(|_| panic!("nobody cuts it")),
-    }));
-    b.join(2);
+    let (link, mut b) = harness.beside(&bench);
     link.mute(true);
     b.drain();
     let valid = b.valid_until();
@@ -70,13 +77,7 @@ fn who_hears_nothing_of_its_expulsion_is_over_all_the_same() {
     let bench = Bench::new(&harness);
     let mut a = bench.node("a");
     a.join(2);
-    let link = harness.logs.lock().unwrap()[&bench.array].link();
-    let engine = LogEngine::new(link.clone(), bench.setup("b"), Arc::new(|| ()));
-    let mut b = crate::suite::Node::new(Box::new(Held {
-        engine,
-        cut: Box::new(|_| panic!("nobody cuts it")),
-    }));
-    b.join(2);
+    let (link, mut b) = harness.beside(&bench);
     link.deafen(true);
     // It renews its session, and nobody minds.
     let valid = b.valid_until();
