@@ -206,16 +206,23 @@ impl Monitor {
     }
 
     /// A write of these array sectors is answered well: each of them can be had, from where it
-    /// lies or from others, counted sector by sector.
-    pub fn check_given_back(&self, scene: Scene<'_>, request: u64, sectors: &[u64]) -> Verdict {
+    /// lies or from others, counted sector by sector. Where another request writes beside (`alone`
+    /// has those where none does), what is refused and in no log is that one's: it tries again.
+    pub fn check_given_back(
+        &self,
+        scene: Scene<'_>,
+        request: u64,
+        (sectors, alone): (&[u64], &[u64]),
+    ) -> Verdict {
         for &sector in sectors {
+            let is_alone = alone.binary_search(&sector).is_ok();
             let places = self.geometry.places(sector);
             let first = places.first().expect("a sector lies somewhere");
             let fellows = self.fellows(scene, first.slot, first.relative_sector);
             let good = |(id, view, at): &(MemberId, &MemberView, u64)| {
                 let disk = &scene.disks[view.disk];
                 let logged = is_logged_bad(disk, view.super_sector, *at, at + 1);
-                !logged && !self.refused.holds(*id, *at)
+                !logged && !(is_alone && self.refused.holds(*id, *at))
             };
             let slots: BTreeSet<u16> = places.iter().map(|place| place.slot).collect();
             let own = self

@@ -229,9 +229,10 @@ impl World<'_> {
         if self.options.logged.is_none() {
             return Ok(());
         }
+        let alone = self.alone_in_rows(id, sectors);
+        live.monitor.check_refused(scene, id.0, &alone)?;
         live.monitor
-            .check_refused(scene, id.0, &self.alone_in_rows(id, sectors))?;
-        live.monitor.check_given_back(scene, id.0, sectors)
+            .check_given_back(scene, id.0, (sectors, &alone))
     }
 
     /// Those of these sectors that no other request writes beside: what that one has met is not
