@@ -687,7 +687,7 @@ pub(crate) mod tests {
             sync_limits: LimitsStatus::default(),
             last_sync: None,
             mismatch_sectors: 0,
-            mismatches: Vec::new(),
+            mismatches: std::sync::Arc::default(),
             bitmap: None,
             faulty: None,
             logical_block_bytes: 512,

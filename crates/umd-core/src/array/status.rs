@@ -1,5 +1,7 @@
 //! What can be seen of an array: plain data, taken at any moment, rendered elsewhere.
 
+use std::sync::Arc;
+
 use umd_format::Format;
 
 use crate::personality::faulty::FaultyStatus;
@@ -80,8 +82,8 @@ pub struct Status {
     pub last_sync: Option<SyncAction>,
     /// Sectors found to differ by the last check or repair.
     pub mismatch_sectors: u64,
-    /// Where, up to a limit.
-    pub mismatches: Vec<Mismatch>,
+    /// Where, up to a limit; shared with the array until it finds more.
+    pub mismatches: Arc<Vec<Mismatch>>,
     /// The write-intent bitmap, if there is one.
     pub bitmap: Option<BitmapStatus>,
     /// The faults that an array of level faulty pretends.

@@ -30,9 +30,7 @@ impl Array {
 
     /// A picture of the array as it is now.
     pub fn status(&self) -> Status {
-        let mut status = self.picture(Vec::new(), String::new());
-        status.mismatches.extend_from_slice(self.sync.found());
-        status
+        self.picture(Vec::new(), String::new())
     }
 
     /// Brings an older picture up to date, in its own memory: for a caller that looks after each
@@ -40,16 +38,10 @@ impl Array {
     pub fn refresh(&self, status: &mut Status) {
         let members = std::mem::take(&mut status.members);
         let set_name = std::mem::take(&mut status.set_name);
-        let mut mismatches = std::mem::take(&mut status.mismatches);
         *status = self.picture(members, set_name);
-        // The list is long, of lists, and seldom another.
-        if mismatches != self.sync.found() {
-            mismatches = self.sync.found().to_vec();
-        }
-        status.mismatches = mismatches;
     }
 
-    /// A picture of the array, but for the mismatches, in memory that held an older one.
+    /// A picture of the array, in memory that held an older one.
     fn picture(&self, mut members: Vec<MemberStatus>, mut set_name: String) -> Status {
         let info = &self.info;
         set_name.clone_from(&info.name);
@@ -89,7 +81,7 @@ impl Array {
             sync_limits: self.limits_status(),
             last_sync: self.sync.last(),
             mismatch_sectors: self.sync.mismatch_sectors(),
-            mismatches: Vec::new(),
+            mismatches: self.sync.found().clone(),
             bitmap: self.bitmap_status(),
             faulty: self.lane.pretended(),
             logical_block_bytes: info.logical_block_bytes,

@@ -100,7 +100,7 @@ pub struct Sync {
     guided: BTreeSet<MemberId>,
     last: Option<SyncAction>,
     mismatch_sectors: u64,
-    found: Vec<Mismatch>,
+    found: Arc<Vec<Mismatch>>,
     commits: Commits,
     museum: Museum,
 }
@@ -134,7 +134,7 @@ impl Sync {
             guided: BTreeSet::new(),
             last: None,
             mismatch_sectors: 0,
-            found: Vec::new(),
+            found: Arc::default(),
             commits: Commits::default(),
             museum: Museum::NONE,
         }
@@ -197,7 +197,7 @@ impl Sync {
     }
 
     /// Where, up to a limit.
-    pub fn found(&self) -> &[Mismatch] {
+    pub fn found(&self) -> &Arc<Vec<Mismatch>> {
         &self.found
     }
 
@@ -346,9 +346,17 @@ impl Sync {
         }
         if action != SyncAction::Recover {
             self.mismatch_sectors = 0;
-            self.found.clear();
+            self.found = Arc::default();
         }
         self.run = Some(run);
+    }
+
+    fn note_found(&mut self, more: Vec<Mismatch>) {
+        let room = FOUND_MAX.saturating_sub(self.found.len());
+        // What a picture shares is copied when there is more, which is seldom.
+        if !more.is_empty() && room > 0 {
+            Arc::make_mut(&mut self.found).extend(more.into_iter().take(room));
+        }
     }
 
     /// Goes on: begins units, and ends the run when it is through. Returns whether anything moved.
@@ -366,8 +374,7 @@ impl Sync {
         let again = limits.again;
         self.look_again(rig, again);
         self.mismatch_sectors += run.take_mismatch();
-        self.found.extend(run.take_found());
-        self.found.truncate(FOUND_MAX);
+        self.note_found(run.take_found());
         self.keep(&run, rig);
         let Some(ended) = run.ended(&self.geometry) else {
             self.run = Some(run);

@@ -69,7 +69,7 @@ fn at_rest(shape: &Shape, (offset, room, used): (u64, u64, u64), array_sectors: 
         sync_limits: LimitsStatus::default(),
         last_sync: None,
         mismatch_sectors: 0,
-        mismatches: Vec::new(),
+        mismatches: std::sync::Arc::default(),
         bitmap: None,
         faulty: None,
         logical_block_bytes: 512,

@@ -6,15 +6,14 @@
 //!   remove      |##|                            may leave two where one was
 //! ```
 
-use std::collections::BTreeMap;
-
 use super::BadRange;
 
 /// The sectors that cannot be read, in absolute device sectors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BadRanges {
-    /// Ends, by start.
-    ranges: BTreeMap<u64, u64>,
+    /// Starts and ends, in order. A log has room for a few hundred: they are copied and compared
+    /// far more often than one is put in between.
+    ranges: Vec<(u64, u64)>,
 }
 
 impl BadRanges {
@@ -47,23 +46,24 @@ impl BadRanges {
     /// For an empty range.
     pub fn insert(&mut self, start: u64, end: u64) {
         assert!(start < end, "a bad range has at least one sector");
-        let (mut from, mut to) = (start, end);
-        let before = self.ranges.range(..=start).next_back();
-        if let Some((at, until)) = before.filter(|(_, until)| **until >= start) {
-            (from, to) = (*at, end.max(*until));
-        }
-        while let Some((at, until)) = self.ranges.range(from..=to).next() {
-            let (at, until) = (*at, *until);
-            self.ranges.remove(&at);
-            to = to.max(until);
-        }
-        self.ranges.insert(from, to);
+        let first = self.ranges.partition_point(|(_, until)| *until < start);
+        let touched = self.ranges[first..].partition_point(|(at, _)| *at <= end);
+        let joined = &self.ranges[first..first + touched];
+        let from = joined.first().map_or(start, |(at, _)| start.min(*at));
+        let to = joined.last().map_or(end, |(_, until)| end.max(*until));
+        self.ranges.splice(first..first + touched, [(from, to)]);
     }
 
     /// Adds all of `other`.
     pub fn insert_all(&mut self, other: &BadRanges) {
+        if self.is_empty() {
+            self.ranges.clone_from(&other.ranges);
+            return;
+        }
         for (start, end) in &other.ranges {
-            self.insert(*start, *end);
+            if !self.covers(*start, *end) {
+                self.insert(*start, *end);
+            }
         }
     }
 
@@ -73,33 +73,33 @@ impl BadRanges {
     /// For an empty range.
     pub fn remove(&mut self, start: u64, end: u64) {
         assert!(start < end, "something is cleared");
-        for range in self.within(start, end) {
-            let (at, until) = (
-                range.start_sectors,
-                range.start_sectors + range.length_sectors,
-            );
-            let known = self.ranges.range(..=at).next_back();
-            let (first, last) = known.map(|(a, b)| (*a, *b)).expect("it lies in a range");
-            self.ranges.remove(&first);
-            if first < at {
-                self.ranges.insert(first, at);
-            }
-            if until < last {
-                self.ranges.insert(until, last);
-            }
-        }
+        let (first, count) = self.overlapped(start, end);
+        let hit = &self.ranges[first..first + count];
+        let before = hit.first().filter(|(at, _)| *at < start);
+        let behind = hit.last().filter(|(_, until)| end < *until);
+        let before = before.map(|(at, _)| (*at, start));
+        let behind = behind.map(|(_, until)| (end, *until));
+        let left = before.into_iter().chain(behind);
+        self.ranges.splice(first..first + count, left);
+    }
+
+    /// Which ranges have a sector of `start..end`: the first of them, and how many.
+    fn overlapped(&self, start: u64, end: u64) -> (usize, usize) {
+        let first = self.ranges.partition_point(|(_, until)| *until <= start);
+        let count = self.ranges[first..].partition_point(|(at, _)| *at < end);
+        (first, count)
     }
 
     /// Whether a sector of `start..end` is bad.
     pub fn overlaps(&self, start: u64, end: u64) -> bool {
-        let before = self.ranges.range(..end).next_back();
-        start < end && before.is_some_and(|(_, until)| *until > start)
+        start < end && self.overlapped(start, end).1 > 0
     }
 
     /// Whether all of `start..end` is bad.
     pub fn covers(&self, start: u64, end: u64) -> bool {
-        let before = self.ranges.range(..=start).next_back();
-        before.is_some_and(|(_, until)| *until >= end)
+        let behind = self.ranges.partition_point(|(at, _)| *at <= start);
+        let before = behind.checked_sub(1).map(|index| self.ranges[index]);
+        before.is_some_and(|(_, until)| until >= end)
     }
 
     /// Whether all of these sectors are in `other`, too.
@@ -111,14 +111,12 @@ impl BadRanges {
 
     /// What of `start..end` is bad.
     pub fn within(&self, start: u64, end: u64) -> Vec<BadRange> {
-        let before = self.ranges.range(..start).next_back();
-        let first = before.filter(|(_, until)| **until > start);
-        let rest = self.ranges.range(start..end.max(start));
-        let cut = |(at, until): (&u64, &u64)| BadRange {
+        let (first, count) = self.overlapped(start, end);
+        let cut = |(at, until): &(u64, u64)| BadRange {
             start_sectors: (*at).max(start),
             length_sectors: (*until).min(end) - (*at).max(start),
         };
-        first.into_iter().chain(rest).map(cut).collect()
+        self.ranges[first..first + count].iter().map(cut).collect()
     }
 }
 
@@ -171,11 +169,8 @@ mod tests {
                 .sum();
             assert_eq!(within, bad);
             assert_eq!(ranges.sectors(), model.len() as u64);
-            let ends = ranges.ranges.values().zip(ranges.ranges.keys().skip(1));
-            assert!(
-                ends.into_iter().all(|(end, next)| end < next),
-                "ranges lie apart"
-            );
+            let apart = ranges.ranges.windows(2).all(|two| two[0].1 < two[1].0);
+            assert!(apart, "ranges lie apart");
         }
     }
 

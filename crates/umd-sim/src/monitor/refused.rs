@@ -222,7 +222,8 @@ impl Monitor {
             let good = |(id, view, at): &(MemberId, &MemberView, u64)| {
                 let disk = &scene.disks[view.disk];
                 let logged = is_logged_bad(disk, view.super_sector, *at, at + 1);
-                !logged && !(is_alone && self.refused.holds(*id, *at))
+                let refused = is_alone && self.refused.holds(*id, *at);
+                !logged && !refused
             };
             let slots: BTreeSet<u16> = places.iter().map(|place| place.slot).collect();
             let own = self

@@ -392,7 +392,7 @@ impl Maker for Mirrors {
             sync_limits: umd_core::array::LimitsStatus::default(),
             last_sync: None,
             mismatch_sectors: 0,
-            mismatches: Vec::new(),
+            mismatches: std::sync::Arc::default(),
             bitmap: None,
             logical_block_bytes: 512,
             requests_in_flight: 0,

@@ -156,7 +156,7 @@ fn empty_status() -> Status {
         sync_limits: umd_core::array::LimitsStatus::default(),
         last_sync: None,
         mismatch_sectors: 0,
-        mismatches: Vec::new(),
+        mismatches: std::sync::Arc::default(),
         bitmap: None,
         faulty: None,
         logical_block_bytes: 512,

@@ -577,11 +577,10 @@ Consistency Policy : resync
             wrong: wrong.iter().map(|slot| Slot(*slot)).collect(),
             repaired,
         };
-        status.mismatches = vec![place(&[], false), place(&[], true), place(&[1], false)];
-        status.mismatches[2].array_sectors.clear();
-        status
-            .mismatches
-            .extend([(); 6].map(|()| place(&[2], true)));
+        let mut found = vec![place(&[], false), place(&[], true), place(&[1], false)];
+        found[2].array_sectors.clear();
+        found.extend([(); 6].map(|()| place(&[2], true)));
+        status.mismatches = std::sync::Arc::new(found);
         let text = detail("r5", &doc(&status), &context());
         let lines: Vec<&str> = text.lines().filter(|l| l.contains("Mismatch : ")).collect();
         assert_eq!(lines.len(), 9);
