@@ -6,6 +6,9 @@
 //!    +------------- memory returns when the last owner is gone ----------------------+
 //! ```
 //!
+//! What makes the memory shared (a count of its owners) is made once, with the memory, and comes back
+//! with it: a buffer that the pool has costs no allocation.
+//!
 //! A buffer outlives the request it was taken for whenever a member I/O still holds it (a hung
 //! write may complete long after the host was answered): ownership is what keeps the memory, so a
 //! late completion never touches a buffer that is in use again.
@@ -28,9 +31,51 @@ const CLASSES: usize = 10;
 #[repr(C, align(4096))]
 struct Page([u8; PAGE_BYTES]);
 
+/// Memory, and the pool that it goes back to while somebody has it.
+struct Pages {
+    pages: Vec<Page>,
+    pool: Option<Pool>,
+}
+
+/// A share of it. Whoever has the last one gives it back; where two let go of the last two in the
+/// same instant, it goes to the system.
+#[derive(Clone)]
+struct Share(Option<Arc<Pages>>);
+
+impl Share {
+    fn pages(&self) -> &Pages {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.pages().pages.as_slice().as_bytes()
+    }
+
+    /// # Panics
+    /// When others have a share.
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        let memory = self.0.as_mut().and_then(Arc::get_mut);
+        let memory = memory.expect("what can be written has one owner");
+        memory.pages.as_mut_slice().as_mut_bytes()
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let Some(mut memory) = self.0.take() else {
+            return;
+        };
+        let last = Arc::get_mut(&mut memory);
+        if let Some(pool) = last.and_then(|last| last.pool.take()) {
+            pool.give_back(memory);
+        }
+    }
+}
+
 #[derive(Default)]
 struct Shelf {
-    free: [Vec<Vec<Page>>; CLASSES],
+    /// Nobody else has any of these.
+    free: [Vec<Arc<Pages>>; CLASSES],
     bytes: usize,
 }
 
@@ -59,25 +104,26 @@ impl Pool {
     /// what an earlier user left): whoever takes it fills it.
     pub fn take(&self, len: usize) -> Buf {
         let pages = len.div_ceil(PAGE_BYTES).max(1);
-        let memory = match class_of(pages) {
-            Some(class) => {
-                let mut shelf = self.0.lock().expect("pool lock is never poisoned");
-                match shelf.free[class].pop() {
-                    Some(memory) => {
-                        assert_eq!(memory.len(), 1 << class, "a shelf holds one size");
-                        shelf.bytes -= memory.len() * PAGE_BYTES;
-                        memory
-                    }
-                    None => new_pages(1 << class),
-                }
-            }
+        let mut memory = match class_of(pages) {
+            Some(class) => self
+                .from_shelf(class)
+                .unwrap_or_else(|| new_pages(1 << class)),
             None => new_pages(pages),
         };
+        let only = Arc::get_mut(&mut memory).expect("what lies on a shelf has no owner");
+        only.pool = Some(self.clone());
         Buf {
-            memory,
+            memory: Share(Some(memory)),
             len,
-            pool: Some(self.clone()),
         }
+    }
+
+    fn from_shelf(&self, class: usize) -> Option<Arc<Pages>> {
+        let mut shelf = self.0.lock().expect("pool lock is never poisoned");
+        let memory = shelf.free[class].pop()?;
+        assert_eq!(memory.pages.len(), 1 << class, "a shelf holds one size");
+        shelf.bytes -= memory.pages.len() * PAGE_BYTES;
+        Some(memory)
     }
 
     /// A buffer of `len` zero bytes.
@@ -99,14 +145,12 @@ impl Pool {
         *self.0.lock().expect("pool lock is never poisoned") = Shelf::default();
     }
 
-    fn give_back(&self, memory: Vec<Page>) {
-        let Some(class) = class_of(memory.len()) else {
+    fn give_back(&self, memory: Arc<Pages>) {
+        let pages = memory.pages.len();
+        let Some(class) = class_of(pages).filter(|class| pages == 1 << class) else {
             return;
         };
-        if memory.len() != 1 << class {
-            return;
-        }
-        let bytes = memory.len() * PAGE_BYTES;
+        let bytes = pages * PAGE_BYTES;
         let mut shelf = self.0.lock().expect("pool lock is never poisoned");
         assert!(
             shelf.bytes <= POOL_BYTES_MAX,
@@ -119,15 +163,15 @@ impl Pool {
     }
 }
 
-fn new_pages(count: usize) -> Vec<Page> {
-    Page::new_vec_zeroed(count).expect("memory for an I/O buffer")
+fn new_pages(count: usize) -> Arc<Pages> {
+    let pages = Page::new_vec_zeroed(count).expect("memory for an I/O buffer");
+    Arc::new(Pages { pages, pool: None })
 }
 
 /// An owned, writable buffer, aligned to 4 KiB.
 pub struct Buf {
-    memory: Vec<Page>,
+    memory: Share,
     len: usize,
-    pool: Option<Pool>,
 }
 
 impl Buf {
@@ -143,30 +187,22 @@ impl Buf {
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        &self.memory.as_slice().as_bytes()[..self.len]
+        &self.memory.bytes()[..self.len]
     }
 
     /// The bytes, writable.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.memory.as_mut_slice().as_mut_bytes()[..self.len]
+        &mut self.memory.bytes_mut()[..self.len]
     }
 
     /// Makes the content final: from here on it can be shared and never changes.
     pub fn freeze(self) -> Slice {
         let len = self.len;
-        assert!(len <= self.memory.len() * PAGE_BYTES, "its pages hold it");
+        assert!(len <= self.memory.bytes().len(), "its pages hold it");
         Slice {
-            buf: Arc::new(self),
+            memory: self.memory,
             start: 0,
             len,
-        }
-    }
-}
-
-impl Drop for Buf {
-    fn drop(&mut self) {
-        if let Some(pool) = self.pool.take() {
-            pool.give_back(std::mem::take(&mut self.memory));
         }
     }
 }
@@ -180,7 +216,7 @@ impl fmt::Debug for Buf {
 /// A shared, read-only piece of a frozen buffer. Cloning shares the memory.
 #[derive(Clone)]
 pub struct Slice {
-    buf: Arc<Buf>,
+    memory: Share,
     start: usize,
     len: usize,
 }
@@ -198,7 +234,7 @@ impl Slice {
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        &self.buf.as_slice()[self.start..self.start + self.len]
+        &self.memory.bytes()[self.start..self.start + self.len]
     }
 
     /// A part of this piece. Panics when `range` does not lie inside it.
@@ -208,7 +244,7 @@ impl Slice {
             "slice out of bounds"
         );
         Slice {
-            buf: self.buf.clone(),
+            memory: self.memory.clone(),
             start: self.start + range.start,
             len: range.len(),
         }
@@ -279,6 +315,27 @@ mod tests {
         assert_eq!(kept(&pool), (62 << 20) + 4096, "a page more than it may");
         pool.trim();
         assert_eq!(kept(&pool), 0);
+    }
+
+    /// Whoever is last, on whichever thread, gives the memory back or frees it: nobody else has it.
+    #[test]
+    fn the_last_two_may_let_go_at_once() {
+        let pool = Pool::new();
+        for round in 0..2000_u32 {
+            let slice = pool.copy_of(&round.to_le_bytes());
+            let other = slice.clone();
+            std::thread::scope(|scope| {
+                let beside = scope.spawn(move || other.as_slice() == round.to_le_bytes());
+                assert_eq!(slice.as_slice(), round.to_le_bytes());
+                drop(slice);
+                assert!(beside.join().expect("it ends"));
+            });
+            let shelf = pool.0.lock().expect("lock");
+            let free: usize = shelf.free.iter().map(Vec::len).sum();
+            assert!(free <= 1 && shelf.bytes == free * PAGE_BYTES);
+            let memory = shelf.free.iter().flatten();
+            assert!(memory.into_iter().all(|one| one.pool.is_none()));
+        }
     }
 
     #[test]
