@@ -367,6 +367,9 @@ fn who_takes_a_slot_leaves_when_it_has_answered() {
     assert_eq!(out, [Effect::Task(desk, Task::CopyBits(NodeSlot(2)))]);
     let (mut node, out) = drained(node, 3, CLEAN);
     assert_eq!(out, []);
+    // It is over its time, and has nothing to come back for before the array has answered.
+    assert_eq!(feed(&mut node, 40, Event::Tick), []);
+    assert_eq!(node.next_deadline(), Some(at(1000)));
     let out = feed(&mut node, 50, answer(desk, Answer::Copied { any: false }));
     assert_eq!(out, [Effect::Task(desk, Task::ClearBits(NodeSlot(2)))]);
     let out = feed(&mut node, 51, answer(desk, Answer::Done));

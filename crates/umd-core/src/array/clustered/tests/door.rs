@@ -160,6 +160,8 @@ fn who_leaves_waits_for_what_is_under_way_and_clears_its_bits() {
     assert_eq!(world.hosts[1].over, None);
     assert_eq!(world.replied(1, id), None);
     assert!(!world.bits(1).is_empty());
+    let late = world.write(1, 60);
+    assert_eq!(world.replied(1, late), Some(false), "it is leaving");
     let flushes = |world: &World| {
         let all = world.log.iter();
         all.filter(|one| **one == (1, Purpose::Flush)).count()

@@ -197,6 +197,98 @@ fn a_member_that_others_left_out_has_failed_here_too() {
     }
 }
 
+/// A member of this number keeps the slot it had, for messages; one without had none.
+#[test]
+fn several_that_failed_at_once_are_all_left_out() {
+    let mut world = World::with_spares(Level::Raid1, 0, (3, 1), 0).running(2);
+    let answer = told(&mut world, |fields| {
+        (1..4).for_each(|disk| fields.set_role(disk, Role::Faulty));
+    });
+    assert_eq!(answer, AckStatus::Done);
+    assert_eq!(world.array(1).status().degraded, 2);
+    let slot = |disk| {
+        world
+            .array(1)
+            .members
+            .get(MemberId(disk))
+            .expect("it is there")
+            .slot
+    };
+    assert_eq!([1, 2, 3].map(slot), [Some(Slot(1)), Some(Slot(2)), None]);
+    world.log.clear();
+    let id = world.write(1, 6);
+    let flights = world.hosts[1].flights.iter();
+    let data = flights.filter(|io| io.purpose == Purpose::Data);
+    assert!(
+        data.clone().all(|io| io.member == MemberId(0)),
+        "it goes to one leg"
+    );
+    world.settle();
+    assert_eq!(world.replied(1, id), Some(true));
+    let legs = world.legs(6);
+    assert!(legs[0] != legs[1] && legs[0] != legs[2], "{legs:?}");
+}
+
+/// Another node is filling a member that was whole: what lies behind is not read here.
+#[test]
+fn a_member_that_has_to_be_filled_again_is_not_read_where_it_is_not() {
+    let mut world = raid1();
+    world.deliver(0, 1, new_disk());
+    world.settle();
+    world.disks[2][(128 + 400) * 512..(128 + 408) * 512].fill(0xee);
+    for disk in 0..3 {
+        world.rewrite(disk, |fields| fields.events += 1);
+    }
+    world.rewrite(2, |fields| {
+        fields.features = fields.features.with(Features::RECOVERY_OFFSET);
+        fields.recovery_offset_raw = 64;
+    });
+    assert_eq!(hear_last(&mut world), AckStatus::Done);
+    let filled = State::Recovering {
+        checkpoint_sectors: 64,
+    };
+    assert_eq!(state(&world, 2), filled);
+    assert_eq!(world.array(1).status().degraded, 1);
+    // So many at a time that they would be spread over all legs.
+    for _ in 0..3 {
+        let reads: Vec<u64> = (0..9).map(|_| world.read(1, 50)).collect();
+        world.settle();
+        for read in reads {
+            assert_eq!(world.byte(1, read), 0);
+        }
+    }
+    let id = world.write(1, 60);
+    world.settle();
+    assert_eq!(world.replied(1, id), Some(true));
+    let legs = world.legs(60);
+    assert_eq!(legs[2], legs[0], "and written everywhere");
+}
+
+/// Another program may put two legs in each other's place.
+#[test]
+fn members_are_where_superblocks_say() {
+    let mut world = raid1();
+    let answer = told(&mut world, |fields| {
+        fields.set_role(0, Role::Active(1));
+        fields.set_role(1, Role::Active(0));
+    });
+    assert_eq!(answer, AckStatus::Done);
+    let slot = |disk| {
+        world
+            .array(1)
+            .members
+            .get(MemberId(disk))
+            .expect("it is there")
+            .slot
+    };
+    assert_eq!([0, 1].map(slot), [Some(Slot(1)), Some(Slot(0))]);
+    assert_eq!(world.array(1).status().degraded, 0);
+    let id = world.write(1, 6);
+    world.settle();
+    assert_eq!(world.replied(1, id), Some(true));
+    world.check_data(&[0, 1, 2]);
+}
+
 /// Three legs, and a spare.
 fn spare() -> World {
     World::with_spares(Level::Raid1, 0, (3, 1), 0).running(2)

@@ -1,5 +1,6 @@
 //! Whole arrays of several nodes on the same disks.
 
+mod asked;
 mod door;
 mod drawn;
 mod follow;

@@ -121,6 +121,29 @@ fn a_window_that_was_refused_is_asked_for_again_after_ten_seconds() {
     assert_eq!(windows(&world, 0).last().expect("some").1, end);
 }
 
+/// The time to ask again comes while nobody may write: it is not asked then, nor all the time.
+#[test]
+fn a_refused_window_is_not_asked_for_while_all_is_frozen() {
+    let mut world = World::new(2).running(3);
+    world.hosts[1].refuses = true;
+    check(&mut world, 0);
+    world.settle();
+    world.fencing = false;
+    world.crash(2);
+    world.expel(2);
+    world.settle();
+    assert!(world.hosts[0].frozen.is_some());
+    let asked = windows(&world, 0).len();
+    world.pass(30);
+    assert_eq!(windows(&world, 0).len(), asked);
+    world.hosts[1].refuses = false;
+    world.fencing = true;
+    world.settle();
+    world.pass(30);
+    assert_eq!(world.array(0).status().sync, None);
+    world.check_data(&[0, 1]);
+}
+
 /// Who waits at the end of its window gets a longer one, up to 32 times the first.
 #[test]
 fn a_resync_that_waits_for_its_window_asks_for_longer_ones() {
