@@ -506,7 +506,7 @@ fn a_resync_that_is_not_wanted_any_more_is_asked_for_no_more() {
     let mut other = node.clone();
     let ended = Effect::Resync(ResyncWord::Ended);
     let out = hear(&mut node, 3, ServiceEvent::Cancelled(Right::Resync));
-    assert_eq!(out, [ended.clone()]);
+    assert_eq!(out, std::slice::from_ref(&ended));
     assert_eq!(node.waits(), []);
     // Or it had come before.
     let granted = ServiceEvent::Granted(Right::Resync, Fencing(9));

@@ -181,7 +181,10 @@ fn a_member_that_others_left_out_has_failed_here_too() {
         world.settle();
         assert_eq!(set(&mut world, 2, role), AckStatus::Done);
         assert_eq!(state(&world, 2), State::Faulty, "{role:?}");
-        let failed = |notice: &Notice| matches!(notice, Notice::Failed { member, .. } if *member == MemberId(2));
+        let failed = |notice: &Notice| match notice {
+            Notice::Failed { member, .. } => *member == MemberId(2),
+            _ => false,
+        };
         assert!(world.hosts[1].notices.iter().any(failed));
         assert_eq!(world.array(1).status().degraded, 1);
         // What is under way to it is nobody's.
