@@ -205,6 +205,38 @@ fn a_member_of_a_raid10_is_filled_while_all_write() {
     }
 }
 
+/// The rows that it walks hold `legs / near` chunks of the array each.
+#[test]
+fn windows_of_a_rebuild_are_where_its_rows_are_in_the_array() {
+    for (layout, legs, near) in [(0x102, 4, 2), (0x102, 3, 2), (0x103, 4, 3)] {
+        let mut world = World::made(Level::Raid10, layout, legs, 16).unfilled();
+        world.window = 64;
+        for host in 0..2 {
+            world.held.insert((host, Purpose::Resync));
+        }
+        let mut world = world.running(2);
+        let runner = (0..2).find(|host| world.flying(*host, Purpose::Resync) > 0);
+        let runner = runner.expect("one fills it");
+        world.held.clear();
+        while world.step_of(runner) || world.step_of(1 - runner) {}
+        let size = world.array(0).status().array_sectors;
+        let rows = |sectors: u64| sectors / 16 * u64::from(legs);
+        let first = |from: u64| rows(from) / near * 16;
+        let last = |to: u64| (rows(to).div_ceil(near) * 16).min(size);
+        let all = windows(&world, runner);
+        assert_eq!(all[..2], [(0, last(64)), (0, last(192))]);
+        // Each of the others begins where the walk was at the end of one before.
+        for index in 2..all.len() {
+            let ends: Vec<u64> = all[..index].iter().map(|one| one.1).collect();
+            let was = (0..1200).step_by(16).filter(|at| ends.contains(&last(*at)));
+            let begins = was.map(first).any(|at| at == all[index].0);
+            assert!(begins || all[index].0 == 0, "{legs}, {near}: {all:?}");
+        }
+        assert!(all.iter().any(|one| one.0 > 0), "{all:?}");
+        assert_eq!(all.last().expect("some").1, size);
+    }
+}
+
 /// What was filled holds what was written, also when it is all that is read.
 fn read_all(world: &mut World, layout: u32, seed: u64) {
     let last = world.disks.len() as u32 - 1;
