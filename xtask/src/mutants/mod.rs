@@ -189,7 +189,8 @@ fn is_there() -> bool {
 /// The changes that are asked for.
 fn wanted(args: &Args, all: &[Mutant]) -> Result<Vec<Mutant>> {
     let names: HashSet<String> = match &args.file {
-        Some(glob) => list(&["--file", glob])?
+        // With the configuration `--file` would add to what is named there.
+        Some(glob) => list(&["--no-config", "--file", glob])?
             .into_iter()
             .map(|m| m.name)
             .collect(),

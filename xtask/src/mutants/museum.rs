@@ -1,7 +1,9 @@
-//! What is decided without the museum: its switches are off in all that ships.
+//! What is decided without the museum: its switches are off in all that ships, and the rules of
+//! clusters are kept.
 //!
 //! ```text
 //!   museum.on(Exhibit::M01)               is false
+//!   keep(Rule::D1), self.keep(Rule::D1)   is true
 //!   a && museum.on(..)                    is false, whatever a is: changes in a change nothing
 //!   let odd = a && museum.on(..)          so is odd, from here on
 //!   if museum.on(..) { never } else { .. }
@@ -20,7 +22,12 @@ pub fn decided(expr: &syn::Expr, names: &Names) -> Option<bool> {
         syn::Expr::Unary(one) if matches!(one.op, syn::UnOp::Not(_)) => {
             decided(&one.expr, names).map(|is| !is)
         }
+        syn::Expr::MethodCall(call) if call.method == "keep" => is_rule(&call.args).then_some(true),
         syn::Expr::MethodCall(call) => is_switch(call).then_some(false),
+        syn::Expr::Call(call) => {
+            let keep = matches!(&*call.func, syn::Expr::Path(path) if path.path.is_ident("keep"));
+            (keep && is_rule(&call.args)).then_some(true)
+        }
         syn::Expr::Path(path) => names.get(&path.path.get_ident()?.to_string()).copied(),
         syn::Expr::Binary(both) => {
             let decides = decider(&both.op)?;
@@ -58,11 +65,22 @@ pub fn is_inside(attrs: &[syn::Attribute]) -> bool {
 
 /// `museum.on(Exhibit::M01)`.
 fn is_switch(call: &syn::ExprMethodCall) -> bool {
-    let Some(syn::Expr::Path(argument)) = call.args.first() else {
+    call.method == "on" && names_one_of(&call.args, "Exhibit")
+}
+
+/// The argument of `keep(Rule::D1)`.
+fn is_rule(args: &Args) -> bool {
+    names_one_of(args, "Rule")
+}
+
+type Args = syn::punctuated::Punctuated<syn::Expr, syn::Token![,]>;
+
+fn names_one_of(args: &Args, of: &str) -> bool {
+    let Some(syn::Expr::Path(argument)) = args.first() else {
         return false;
     };
-    let exhibit = argument.path.segments.first();
-    call.method == "on" && exhibit.is_some_and(|first| first.ident == "Exhibit")
+    let first = argument.path.segments.first();
+    first.is_some_and(|first| first.ident == of)
 }
 
 /// Whether a statement always leaves the function.
@@ -99,6 +117,10 @@ mod tests {
         assert_eq!(is("b || !museum.on(Exhibit::M01)"), Some(true));
         assert_eq!(is("(a || b) == museum.on(Exhibit::M01)"), None);
         assert_eq!(is("lamp.on(Wall)"), None);
+        assert_eq!(is("!self.keep(Rule::D1)"), Some(false));
+        assert_eq!(is("a && !keep(Rule::D1)"), Some(false));
+        assert_eq!(is("a && self.keep(Rule::D1)"), None);
+        assert_eq!(is("self.keep(rule) || keep(one)"), None);
     }
 
     #[test]

@@ -80,12 +80,11 @@ impl Array {
         let now = self.io.now().mono;
         let owes = self.may_write() && self.metadata.owes();
         let update = &mut self.shared_mut().update;
-        let free = match update.at {
-            At::Idle => true,
-            At::Resting(until) => now >= until,
-            At::Wished(_) | At::Never => false,
-        };
-        if !free || !owes {
+        // Also where nothing can be written any more: a deadline that has passed is none.
+        if matches!(update.at, At::Resting(until) if now >= until) {
+            update.at = At::Idle;
+        }
+        if update.at != At::Idle || !owes {
             return moved;
         }
         update.wishes += 1;

@@ -223,6 +223,10 @@ impl Array {
 
     /// Gives the turn back when nothing is to be done with it any more.
     pub(super) fn maintain_turn(&mut self) -> bool {
+        let now = self.io.now().mono;
+        if let Turn::Held { again, .. } = &mut self.shared_mut().turn {
+            *again = again.filter(|at| now < *at);
+        }
         let wants = self.may_write() && self.due_action().is_some();
         let shared = self.shared_mut();
         let held = matches!(shared.turn, Turn::Held { .. } | Turn::Wanted);

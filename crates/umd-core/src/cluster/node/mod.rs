@@ -173,11 +173,10 @@ impl Node {
     pub fn next_deadline(&self) -> Option<Instant> {
         let session = (!self.lost && self.me.is_some()).then_some(self.valid_until);
         let deaths = self.deaths.values().filter_map(Death::deadline);
+        // What the array has to do goes on, however late it is.
+        let phase = self.phase.deadline().filter(|_| self.tasks.is_empty());
         let all = session.into_iter().chain(deaths);
-        let all = all
-            .chain(self.inbox.deadline())
-            .chain(self.phase.deadline());
-        all.min()
+        all.chain(self.inbox.deadline()).chain(phase).min()
     }
 
     /// Whether the array serves here; writes may wait all the same.

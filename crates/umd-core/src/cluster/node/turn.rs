@@ -93,7 +93,8 @@ impl Sender {
             return false;
         };
         match &job.at {
-            At::Settle => true,
+            // A handing over waits for nothing before it is told.
+            At::Settle => job.first() != Errand::HandOver,
             At::Answers { missing, .. } => {
                 let proofs = missing.values().all(|what| *what == Missing::Proof);
                 job.abandoned || (proofs && !missing.is_empty())

@@ -9,8 +9,10 @@
 
 pub(crate) mod engine;
 mod lives;
+mod parting;
 mod scenes;
 mod single;
+mod turns;
 mod world;
 
 use std::collections::{BTreeSet, VecDeque};

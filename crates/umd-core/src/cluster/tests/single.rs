@@ -5,31 +5,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::*;
 use crate::value::{Instant, Span};
 
-const MINE: Peer = peer(0);
+pub(super) const MINE: Peer = peer(0);
 
-const SHOWN: SlotValue = SlotValue {
+pub(super) const SHOWN: SlotValue = SlotValue {
     window: None,
     owes_resync: false,
     shown_sectors: Some(100),
 };
 
-const LOADED: Answer = Answer::Loaded {
+pub(super) const LOADED: Answer = Answer::Loaded {
     dirty: false,
     sectors: 100,
 };
 
-const fn peer(slot: u16) -> Peer {
+pub(super) const fn peer(slot: u16) -> Peer {
     Peer {
         slot: NodeSlot(slot),
         incarnation: Incarnation(slot as u64 + 10),
     }
 }
 
-fn at(seconds: u64) -> Instant {
+pub(super) fn at(seconds: u64) -> Instant {
     Instant(0) + Span::secs(seconds)
 }
 
-fn session(peers: &[Peer]) -> Session {
+pub(super) fn session(peers: &[Peer]) -> Session {
     Session {
         me: MINE,
         epoch: MembershipEpoch(1),
@@ -41,18 +41,18 @@ fn session(peers: &[Peer]) -> Session {
     }
 }
 
-fn feed(node: &mut Node, now: u64, event: Event) -> Vec<Effect> {
+pub(super) fn feed(node: &mut Node, now: u64, event: Event) -> Vec<Effect> {
     let mut out = Vec::new();
     node.handle(at(now), event, &mut out);
     out
 }
 
-fn hear(node: &mut Node, now: u64, event: ServiceEvent) -> Vec<Effect> {
+pub(super) fn hear(node: &mut Node, now: u64, event: ServiceEvent) -> Vec<Effect> {
     feed(node, now, Event::Service(event))
 }
 
 /// One that serves, beside these.
-fn active(peers: &[Peer]) -> Node {
+pub(super) fn active(peers: &[Peer]) -> Node {
     let mut node = Node::new(Setup::new(4));
     feed(&mut node, 0, Event::Start);
     hear(&mut node, 0, ServiceEvent::Joined(session(peers)));
@@ -63,13 +63,13 @@ fn active(peers: &[Peer]) -> Node {
     node
 }
 
-fn told(node: &Node, now: u64) -> Vec<String> {
+pub(super) fn told(node: &Node, now: u64) -> Vec<String> {
     let waits = node.waits();
     waits.iter().map(|wait| wait.told(at(now))).collect()
 }
 
 /// Up to the moment when an update waits for acknowledgements.
-fn updating(node: &mut Node, to: &[Peer]) {
+pub(super) fn updating(node: &mut Node, to: &[Peer]) {
     feed(node, 1, Event::Wish(WishId(1), Wish::Update));
     assert_eq!(told(node, 3), ["waiting for the right to send, 2 s"]);
     hear(node, 2, ServiceEvent::Granted(Right::Token, Fencing(5)));

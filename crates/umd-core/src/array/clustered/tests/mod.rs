@@ -1,5 +1,10 @@
 //! Whole arrays of several nodes on the same disks.
 
+mod asked;
+mod door;
 mod drawn;
+mod follow;
 mod scenes;
+mod slots;
+mod walk;
 mod world;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use umd_format::bitmap::{SUPERBLOCK_BYTES, Slots, Unverified, initial_slots};
 use umd_format::create::{NewArray, NewMember as NewDevice, new_array};
 use umd_format::space::RegionWish;
-use umd_format::v1::{DeviceFlags, Features};
+use umd_format::v1::{DeviceFlags, Features, Fields};
 use umd_format::{Format, Level, SuperblockV1, Uuid};
 
 use crate::array::clustered::{Clustered, Input, Output};
@@ -22,8 +22,9 @@ use crate::array::{Array, Options, Setup};
 use crate::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
 use crate::cluster::tests::engine::{Engine, Told};
 use crate::cluster::{
-    End, FenceProof, Freeze, Incarnation, NodeSlot, Peer, ProofKind, Right, ServiceCommand,
-    ServiceEvent, Setup as NodeSetup,
+    AckStatus, Cannot, DeliveryId, DeviceNumber, End, FenceProof, Freeze, Incarnation, Leave,
+    Message, NodeSlot, Peer, ProofKind, Right, ServiceCommand, ServiceEvent, Setup as NodeSetup,
+    Window,
 };
 use crate::value::{
     Command, Completion, Control, ControlId, Event, Instant, IoDone, IoError, IoId, IoOp, MemberId,
@@ -77,6 +78,24 @@ pub struct Host {
     pub blind: BTreeSet<u32>,
     /// Disks of which it cannot read data.
     pub worn: BTreeSet<u32>,
+    /// Disks of which it cannot read bitmaps.
+    pub mute: BTreeSet<u32>,
+    /// Disks of which it cannot write bitmaps.
+    pub stiff: BTreeSet<u32>,
+    /// How it answered messages.
+    pub acks: Vec<AckStatus>,
+    /// It knows no windows, and says so.
+    pub refuses: bool,
+    announced: BTreeSet<DeliveryId>,
+    /// The windows that it announced, and when.
+    pub windows: Vec<(Instant, Window)>,
+    /// How its node is set up, if not as usual.
+    pub capacity: Option<u16>,
+    pub options: Options,
+    /// What its driver makes of what it has read.
+    pub tamper: Option<fn(&mut Setup)>,
+    /// How it left.
+    pub left: Option<Leave>,
 }
 
 /// What a block may hold.
@@ -96,6 +115,9 @@ pub struct World {
     pub fencing: bool,
     pub now: Now,
     pub rng: Option<Lcg>,
+    /// Sectors of the first window.
+    pub window: u64,
+    bitmap_sector: u64,
     pool: Pool,
     blocks: Vec<Block>,
     next: u64,
@@ -103,6 +125,8 @@ pub struct World {
     /// I/O for these purposes does not land.
     pub held: BTreeSet<(usize, Purpose)>,
     pub log: Vec<(usize, Purpose)>,
+    /// Where resyncs have written: host, first sector of the member.
+    pub resynced: Vec<(usize, u64)>,
     pub supers: u64,
 }
 
@@ -113,8 +137,27 @@ impl World {
     }
 
     pub fn made(level: Level, layout: u32, legs: u16, chunk_sectors: u32) -> World {
+        World::with_spares(level, layout, (legs, 0), chunk_sectors)
+    }
+
+    pub fn with_spares(
+        level: Level,
+        layout: u32,
+        (legs, spares): (u16, u16),
+        chunk_sectors: u32,
+    ) -> World {
+        World::sized(level, layout, (legs, spares), chunk_sectors, DISK_BYTES)
+    }
+
+    pub fn sized(
+        level: Level,
+        layout: u32,
+        (legs, spares): (u16, u16),
+        chunk_sectors: u32,
+        disk_bytes: usize,
+    ) -> World {
         let device = |n: u16| NewDevice {
-            device_sectors: (DISK_BYTES / 512) as u64,
+            device_sectors: (disk_bytes / 512) as u64,
             device_uuid: Uuid([n as u8 + 1; 16]),
             flags: DeviceFlags(0),
         };
@@ -133,7 +176,7 @@ impl World {
             bad_block_log: false,
             assume_clean: true,
             slots: (0..legs).map(|n| Some(device(n))).collect(),
-            spares: Vec::new(),
+            spares: (legs..legs + spares).map(device).collect(),
         };
         let made = new_array(&new).expect("created");
         let plain = made.bitmap.clone().expect("a bitmap");
@@ -141,10 +184,9 @@ impl World {
         name[..4].copy_from_slice(b"hall");
         let mut area = initial_slots(&plain, u32::from(NODES), name);
         area[SUPERBLOCK_BYTES..4096].fill(0);
-        let disk = |superblock: &Option<SuperblockV1>| {
-            let mut one = superblock.clone().expect("all slots");
+        let disk = |mut one: SuperblockV1| {
             one.fields.features = one.fields.features.with(Features::CLUSTERED);
-            let mut bytes = vec![0; DISK_BYTES];
+            let mut bytes = vec![0; disk_bytes];
             put(
                 &mut bytes,
                 one.fields.super_offset_sectors,
@@ -157,14 +199,20 @@ impl World {
             );
             bytes
         };
+        let all = made.slots.iter().flatten().chain(&made.spares).cloned();
         let first = made.slots[0].as_ref().expect("a leg");
         let sectors = match level {
-            Level::Raid10 => first.fields.size_sectors / 16 * 16 * u64::from(legs) / 2,
+            Level::Raid10 => {
+                let chunks = first.fields.size_sectors / 16 * u64::from(legs);
+                chunks / u64::from(layout & 0xff) * 16
+            }
             _ => first.fields.size_sectors,
         };
         World {
             hosts: Vec::new(),
-            disks: made.slots.iter().map(disk).collect(),
+            disks: all.map(disk).collect(),
+            bitmap_sector: first.fields.bitmap_sector().expect("bitmap"),
+            window: WINDOW,
             engine: Engine::default(),
             fenced: BTreeSet::new(),
             fencing: true,
@@ -185,6 +233,7 @@ impl World {
             value: 0,
             held: BTreeSet::new(),
             log: Vec::new(),
+            resynced: Vec::new(),
             supers: 0,
         }
     }
@@ -192,11 +241,10 @@ impl World {
     /// The last disk holds nothing yet: it is to be filled.
     pub fn unfilled(mut self) -> World {
         let disk = self.disks.len() - 1;
-        let mut one = self.super_place(disk);
-        one.fields.features = one.fields.features.with(Features::RECOVERY_OFFSET);
-        one.fields.recovery_offset_raw = 0;
-        let at = one.fields.super_offset_sectors;
-        put(&mut self.disks[disk], at, &one.encode(512));
+        self.rewrite(disk, |fields| {
+            fields.features = fields.features.with(Features::RECOVERY_OFFSET);
+            fields.recovery_offset_raw = 0;
+        });
         let data = &mut self.disks[disk][128 * 512..];
         data.fill(0xee);
         self
@@ -223,13 +271,16 @@ impl World {
     }
 
     pub fn start(&mut self, host: usize) {
-        let array = Clustered::new(NodeSetup::new(NODES)).with_windows(WINDOW);
         let old = std::mem::take(&mut self.hosts[host]);
+        let setup = NodeSetup::new(old.capacity.unwrap_or(NODES));
         self.hosts[host] = Host {
-            array: Some(array),
+            array: Some(Clustered::new(setup).with_windows(self.window)),
             lease: old.lease,
             cut: old.cut,
             blind: old.blind,
+            capacity: old.capacity,
+            options: old.options,
+            tamper: old.tamper,
             ..Host::default()
         };
         self.input(host, Input::Start);
@@ -281,6 +332,11 @@ impl World {
             Command::Io(io) => {
                 self.look_at(host, &io);
                 self.log.push((host, io.purpose));
+                if let (true, Purpose::Resync, Some((from, _))) =
+                    (is_write(&io.op), io.purpose, range_of(&io.op))
+                {
+                    self.resynced.push((host, from));
+                }
                 self.hosts[host].flights.push(io);
             }
             Command::Complete { id, result } => {
@@ -304,13 +360,37 @@ impl World {
             let flights = &self.hosts[host].flights;
             let writing = |io: &&MemberIo| matches!(io.op, IoOp::Write { .. });
             assert!(flights.iter().find(writing).is_none(), "left writing");
-            if how == crate::cluster::Leave::Clean {
+            if how == Leave::Clean {
                 assert!(self.bits(me.slot.0).is_empty(), "left clean with bits set");
             }
+            self.hosts[host].left = Some(how);
         }
+        let command = self.noted(host, command);
         let mut told = Told::new();
         self.engine.command(host, command, &mut told);
         self.tell(told);
+    }
+
+    /// Remembers what tests look at.
+    fn noted(&mut self, host: usize, command: ServiceCommand) -> ServiceCommand {
+        let now = self.now.mono;
+        let one = &mut self.hosts[host];
+        match command {
+            ServiceCommand::Ack(id, mut status) => {
+                if one.refuses && one.announced.contains(&id) {
+                    status = AckStatus::Cannot(Cannot::Understand);
+                }
+                one.acks.push(status);
+                ServiceCommand::Ack(id, status)
+            }
+            ServiceCommand::Broadcast { message, .. } => {
+                if let Message::Resyncing { window, .. } = message {
+                    one.windows.extend(window.map(|window| (now, window)));
+                }
+                command
+            }
+            other => other,
+        }
     }
 
     pub fn tell(&mut self, told: Told) {
@@ -323,7 +403,36 @@ impl World {
 
     fn super_place(&self, disk: usize) -> SuperblockV1 {
         let bytes = &self.disks[disk][4096..8192];
-        SuperblockV1::load(bytes, Format::V1_2, (DISK_BYTES / 512) as u64).expect("a superblock")
+        let sectors = (self.disks[disk].len() / 512) as u64;
+        SuperblockV1::load(bytes, Format::V1_2, sectors).expect("a superblock")
+    }
+
+    /// The superblock of a disk is another one: some node has written it.
+    pub fn rewrite(&mut self, disk: usize, change: impl Fn(&mut Fields)) {
+        let mut one = self.super_place(disk);
+        change(&mut one.fields);
+        let at = one.fields.super_offset_sectors;
+        put(&mut self.disks[disk], at, &one.encode(512));
+    }
+
+    /// Other bytes in the bitmap that a disk has for a slot.
+    pub fn scribble(&mut self, disk: usize, slot: u16, from: usize, bytes: &[u8]) {
+        let (at, slots) = self.slots(disk);
+        let at = at + usize::from(slot) * slots.each_sectors() as usize * 512 + from;
+        self.disks[disk][at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// A message that another host has sent.
+    pub fn deliver(&mut self, from: usize, to: usize, message: Message) {
+        let peer = self.hosts[from].me.expect("a member sends");
+        let event = ServiceEvent::Deliver(DeliveryId(u64::MAX), peer, message);
+        self.hosts[to].queue.push_back(event);
+    }
+
+    /// A host hears that another one has written superblocks, this one for certain.
+    pub fn announce(&mut self, from: usize, to: usize, good: u32) {
+        let good = DeviceNumber(good);
+        self.deliver(from, to, Message::MetadataUpdated { good });
     }
 
     pub fn superblock(&self, disk: usize) -> SuperblockV1 {
@@ -331,12 +440,7 @@ impl World {
     }
 
     fn slots(&self, disk: usize) -> (usize, Slots) {
-        let at = self
-            .super_place(disk)
-            .fields
-            .bitmap_sector()
-            .expect("bitmap") as usize
-            * 512;
+        let at = self.bitmap_sector as usize * 512;
         let slots = Slots::of(&self.disks[disk][at..], Uuid([7; 16])).expect("slots");
         (at, slots)
     }
@@ -446,7 +550,25 @@ impl World {
             return false;
         }
         let which = self.rng.as_mut().map_or(0, |rng| rng.below(due.len()));
-        match due[which] {
+        self.carry(due[which]);
+        true
+    }
+
+    /// Lets something happen at one host.
+    pub fn step_of(&mut self, host: usize) -> bool {
+        let due = self.due();
+        let of = |step: &&Step| match **step {
+            Step::Hear(at) | Step::Load(at) | Step::Fence(at) | Step::Land(at, _) => at == host,
+        };
+        let Some(step) = due.iter().find(of) else {
+            return false;
+        };
+        self.carry(*step);
+        true
+    }
+
+    fn carry(&mut self, step: Step) {
+        match step {
             Step::Hear(host) => {
                 let event = self.hosts[host].queue.pop_front().expect("due");
                 self.hear(host, event);
@@ -455,7 +577,6 @@ impl World {
             Step::Fence(host) => self.fence(host),
             Step::Land(host, place) => self.land(host, place),
         }
-        true
     }
 
     fn hear(&mut self, host: usize, event: ServiceEvent) {
@@ -466,6 +587,10 @@ impl World {
                     session.valid_until = lease;
                 }
                 ServiceEvent::Joined(session)
+            }
+            ServiceEvent::Deliver(id, _, Message::Resyncing { .. }) => {
+                self.hosts[host].announced.insert(id);
+                event
             }
             other => other,
         };
@@ -545,7 +670,7 @@ impl World {
             MemberFacts {
                 id: MemberId(disk as u32),
                 name: format!("d{disk}"),
-                size_sectors: (DISK_BYTES / 512) as u64,
+                size_sectors: (self.disks[disk].len() / 512) as u64,
                 logical_block_bytes: 512,
                 superblock: Ok(superblock),
                 bitmap: Some(bitmap),
@@ -570,13 +695,16 @@ impl World {
         let (at, slots) = self.slots(disk);
         let each = slots.each_sectors() as usize * 512;
         let at = at + usize::from(slot.0) * each;
-        let setup = Setup {
+        let mut setup = Setup {
             bitmap_area: Some(self.disks[disk][at..at + each].to_vec()),
             plan,
             facts,
             pool: self.pool.clone(),
-            options: Options::default(),
+            options: self.hosts[host].options.clone(),
         };
+        if let Some(tamper) = self.hosts[host].tamper {
+            tamper(&mut setup);
+        }
         self.input(host, Input::Loaded(Ok(Box::new(setup))));
     }
 
@@ -624,6 +752,11 @@ impl World {
         let worn = one.worn.contains(&member.0)
             && purpose == Purpose::Data
             && matches!(op, IoOp::Read { .. });
+        let bitmap = match op {
+            IoOp::Read { .. } => one.mute.contains(&member.0),
+            _ => one.stiff.contains(&member.0),
+        };
+        let hidden = hidden || purpose == Purpose::Bitmap && bitmap;
         let result = match one.cut.contains(&member.0) || fenced || hidden {
             true => Err(IoError::Gone),
             false if worn => Err(IoError::Media),
