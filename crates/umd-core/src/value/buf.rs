@@ -6,8 +6,8 @@
 //!    +------------- memory returns when the last owner is gone ----------------------+
 //! ```
 //!
-//! What makes the memory shared (a count of its owners) is made once, with the memory, and comes back
-//! with it: a buffer that the pool has costs no allocation.
+//! What makes the memory shared (a count of its owners) is made once, with the memory, and comes
+//! back with it: a buffer that the pool has costs no allocation.
 //!
 //! A buffer outlives the request it was taken for whenever a member I/O still holds it (a hung
 //! write may complete long after the host was answered): ownership is what keeps the memory, so a
@@ -105,9 +105,7 @@ impl Pool {
     pub fn take(&self, len: usize) -> Buf {
         let pages = len.div_ceil(PAGE_BYTES).max(1);
         let mut memory = match class_of(pages) {
-            Some(class) => self
-                .from_shelf(class)
-                .unwrap_or_else(|| new_pages(1 << class)),
+            Some(class) => self.shelved(class).unwrap_or_else(|| new_pages(1 << class)),
             None => new_pages(pages),
         };
         let only = Arc::get_mut(&mut memory).expect("what lies on a shelf has no owner");
@@ -118,7 +116,7 @@ impl Pool {
         }
     }
 
-    fn from_shelf(&self, class: usize) -> Option<Arc<Pages>> {
+    fn shelved(&self, class: usize) -> Option<Arc<Pages>> {
         let mut shelf = self.0.lock().expect("pool lock is never poisoned");
         let memory = shelf.free[class].pop()?;
         assert_eq!(memory.pages.len(), 1 << class, "a shelf holds one size");
