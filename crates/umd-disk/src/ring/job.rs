@@ -29,6 +29,10 @@ pub(super) enum Next {
     Fail(IoError),
 }
 
+#[allow(
+    clippy::large_enum_variant,
+    reason = "jobs lie in a slab; a box would be an allocation for each write"
+)]
 pub(super) enum Job {
     Read {
         offset: u64,
