@@ -355,11 +355,10 @@ const PLACES_SHOWN: usize = 16;
 /// With the exit code and sentence for the user.
 pub fn action(args: &ActionArgs, reach: &Reach) -> Outcome {
     let name = values::array_name(&args.array)?;
-    let words = ["check", "repair", "resync", "recover", "idle", "frozen"];
+    let words = [
+        "check", "repair", "resync", "recover", "reshape", "idle", "frozen",
+    ];
     if let Some(action) = &args.action {
-        if action == "reshape" {
-            return Err(Failure::usage("reshape is not available in this version"));
-        }
         if !words.contains(&action.as_str()) {
             let list = words.join(", ");
             return Err(Failure::usage(format!(
