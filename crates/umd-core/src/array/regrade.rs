@@ -16,9 +16,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use umd_format::v1::Features;
-use umd_format::v1::Raid0Layout;
-use umd_format::{Level, space};
+use umd_format::v1::{Features, Raid0Layout};
+use umd_format::{Format, Level, space};
 
 use super::engine::Array;
 use super::reshape::Reshape;
@@ -409,13 +408,21 @@ impl Array {
             _ => unreachable!("these become no other level"),
         };
         assert_eq!(array_sectors, self.info.array_sectors, "the same data");
+        let was_raid0 = self.info.level == Level::Raid0;
         self.give_up_slots(shape);
         (self.info.level, self.info.layout) = (shape.level, shape.layout);
         self.info.raid_disks = shape.raid_disks;
         self.info.dev_sectors = dev_sectors;
         let has = Features::RAID0_LAYOUT;
+        let format = self.info.format;
         for member in self.members.iter_mut() {
+            let size = member.size_sectors;
             let fields = &mut member.superblock.fields;
+            if was_raid0 && matches!(format, Format::V1_1 | Format::V1_2) {
+                // It was told to give no more than is used; there may be more.
+                let room = size - fields.data_offset_sectors;
+                fields.data_size_sectors = fields.data_size_sectors.max(room);
+            }
             (fields.level, fields.layout) = (shape.level, shape.layout);
             fields.raid_disks = shape.raid_disks.into();
             fields.size_sectors = dev_sectors;
@@ -505,14 +512,42 @@ impl Array {
         self.notify(Notice::SyncStarted(SyncAction::Reshape));
     }
 
+    /// Spares have nothing that could be moved. Those whose data would begin where that of the
+    /// others began go along, so that all have room on the same side the next time.
+    fn spares_that_move(&self) -> Vec<(MemberId, i64)> {
+        let (format, bitmap) = (self.info.format, self.io.bad.bitmap_sectors());
+        let mut active = self.members.iter().filter(|m| m.is_active());
+        let first = active.next().expect("an array has members");
+        let (from, by) = (first.data_offset_sectors(), first.moves_by_sectors());
+        let same = |m: &Member| m.data_offset_sectors() == from && m.moves_by_sectors() == by;
+        if !active.all(same) {
+            return Vec::new();
+        }
+        let goes = |m: &&Member| {
+            let fields = &m.superblock.fields;
+            let behind = fields
+                .data_size_sectors
+                .saturating_sub(self.info.dev_sectors);
+            let room = match by > 0 {
+                true => behind,
+                false => space::free_before_data(format, fields, bitmap),
+            };
+            m.state == State::Spare && m.data_offset_sectors() == from && room >= by.unsigned_abs()
+        };
+        let spares = self.members.iter().filter(goes);
+        spares.map(|m| (m.id, by)).collect()
+    }
+
     /// Everything has been moved, and superblocks say so.
     fn finish_reshape(&mut self) {
         let reshape = self.reshape.take().expect("one that is over");
         assert!(reshape.is_over(), "nothing is left in the old layout");
         let layout = reshape.layout();
         self.info.layout = layout;
+        let others = self.spares_that_move();
         for member in self.members.iter_mut() {
-            let by = member.moves_by_sectors();
+            let along = others.iter().find(|(id, _)| *id == member.id);
+            let by = along.map_or(member.moves_by_sectors(), |(_, by)| *by);
             member.superblock.fields.forget_reshape(by);
             member.superblock.fields.layout = layout;
         }

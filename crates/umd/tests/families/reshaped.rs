@@ -49,7 +49,10 @@ fn m05r6tor0() {
     let rig = Rig::create(5, "-l6 -n5 -c32 -e 1.2 -z 6M --bitmap=none");
     is(&rig, "raid6", Some("left-symmetric"), 5);
     let said = rig.umd("grow r --level=5").err;
-    assert!(said.contains("reshaped from left-symmetric to left-symmetric-6"), "{said}");
+    assert!(
+        said.contains("reshaped from left-symmetric to left-symmetric-6"),
+        "{said}"
+    );
     rig.verify("on its way to raid5");
     becomes(&rig, "raid5");
     is(&rig, "raid5", Some("left-symmetric"), 4);
@@ -70,7 +73,9 @@ fn m05r6tor0() {
     rig.verify("as raid0, started again");
 
     let new = paths(&rig, &["m3", "m4"]);
-    let said = rig.umd(&format!("grow r --level=5 --force --add {new}")).err;
+    let said = rig
+        .umd(&format!("grow r --level=5 --force --add {new}"))
+        .err;
     assert!(said.contains("level of r changed to raid5"), "{said}");
     rig.verify("on its way back to raid5");
     becomes(&rig, "raid5");
@@ -93,7 +98,7 @@ fn m05r6tor0() {
 #[test]
 fn m05r6tor0_killed() {
     let mut rig = Rig::create(5, "-l6 -n5 -c32 -z 24M --bitmap=none");
-    rig.umd("grow r --layout=parity-last-6");
+    rig.umd("grow r --layout=left-symmetric-6");
     let mut kills = 0;
     for round in 0..6 {
         let detail = rig.home.detail("r");
@@ -112,7 +117,7 @@ fn m05r6tor0_killed() {
     assert!(kills > 0, "it was killed on the way");
     rig.home.settle("r");
     becomes(&rig, "raid6");
-    is(&rig, "raid6", Some("parity-last-6"), 5);
+    is(&rig, "raid6", Some("left-symmetric-6"), 5);
     rig.verify("at the end");
     rig.agrees("at the end");
 }
@@ -131,7 +136,11 @@ fn levels_are_planned_and_refused() {
          would make r a raid0 of 3 devices; all data stays where it is\n"
     );
     for (line, code, sentence) in [
-        ("grow r --level=0", 1, "raid0 has no bitmap: remove it first"),
+        (
+            "grow r --level=0",
+            1,
+            "raid0 has no bitmap: remove it first",
+        ),
         ("grow r --level=6", 1, "add 1 with --add"),
         ("grow r --level=5", 1, "the array is raid5 already"),
         ("grow r --level=1", 1, "raid5 cannot become raid1"),
