@@ -171,10 +171,18 @@ impl Reshape {
         frontier * u64::from(self.map().data_disks())
     }
 
-    /// The next window: as long as the distance allows.
-    fn next(&self) -> (u64, u64) {
+    /// Whether it waits: so many member sectors are to be moved (md's `sync_max`).
+    fn is_held(&self, to: u64) -> bool {
         let chunk = self.map().chunk_sectors();
+        !self.is_over() && self.window.is_none() && self.done() >= to - to % chunk
+    }
+
+    /// The next window: as long as the distance allows.
+    fn next(&self, to: u64) -> (u64, u64) {
+        let chunk = self.map().chunk_sectors();
+        assert!(!self.is_held(to), "nothing is moved behind that");
         let most = self.distance.min(WINDOW_SECTORS.max(chunk));
+        let most = most.min(to - to % chunk - self.done());
         let most = most - most % chunk;
         assert!(most > 0 && !self.is_over(), "each window moves a row");
         match self.backwards {
@@ -343,7 +351,11 @@ impl Array {
             self.regrade = Some(Regrade::finish(reshape.last));
             return true;
         }
-        let (start, end) = reshape.next();
+        let to = self.sync.reach().to;
+        if reshape.is_held(to) {
+            return false;
+        }
+        let (start, end) = reshape.next(to);
         let holder = Holder::Unit(UnitId::Reshape);
         let (lock, held) = self.lane.locks.acquire(holder, start, end);
         reshape.window = Some(Window {
@@ -614,7 +626,7 @@ impl Array {
             total_sectors: total,
             speed_kib_s: reshape.speed.kib_per_second(now, done),
             finish_seconds: reshape.speed.finish_seconds(now, done, total),
-            held: false,
+            held: reshape.is_held(self.sync.reach().to),
         })
     }
 }
