@@ -127,14 +127,15 @@ fn data_stays_whatever_the_array_becomes() {
                 let bare = [from.level, wish.level].contains(&Level::Raid0);
                 // Version 1.0 has room nowhere in this world, but for what is no move.
                 let (level, layout) = (from.level, from.layout);
-                let moves = !matches!(
+                let stays = matches!(
                     (level, layout, wish.level),
                     (Level::Raid6, 18, Level::Raid5)
                         | (Level::Raid5, 5, Level::Raid6)
                         | (Level::Raid4, _, Level::Raid0)
                         | (Level::Raid0, _, Level::Raid4)
-                ) && !(level == Level::Raid0 && wish.layout == LayoutWish::Number(5));
-                if bare && bitmap || format == Format::V1_0 && moves {
+                );
+                let stays = stays || wish.layout == LayoutWish::Number(5) && level == Level::Raid0;
+                if bare && bitmap || format == Format::V1_0 && !stays {
                     continue;
                 }
                 let from = Shape {

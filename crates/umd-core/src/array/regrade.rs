@@ -261,7 +261,8 @@ impl Array {
         let chunk = u64::from(chunk_sectors);
         let bitmap = self.io.bad.bitmap_sectors();
         let format = self.info.format;
-        let bad = |m: &&Member| m.is_active() && self.io.bad.of(m.id).is_some_and(|b| b.len() > 0);
+        let bad =
+            |m: &&Member| m.is_active() && self.io.bad.of(m.id).is_some_and(|b| !b.is_empty());
         if let Some(member) = self.members.iter().find(bad) {
             return busy(format!(
                 "{} has bad blocks: write them, or replace it, before the array is reshaped",

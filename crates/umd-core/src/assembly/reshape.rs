@@ -59,7 +59,7 @@ fn new_map(fields: &Fields) -> Option<Raid456> {
     )?;
     let row = chunk * u64::from(map.data_disks());
     let position = fields.reshape_position_sectors;
-    (position % row == 0 && position <= map.array_sectors()).then_some(map)
+    (position.is_multiple_of(row) && position <= map.array_sectors()).then_some(map)
 }
 
 /// Whether the reshape that this superblock tells of is one that can go on.

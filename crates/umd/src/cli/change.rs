@@ -358,13 +358,13 @@ pub fn action(args: &ActionArgs, reach: &Reach) -> Outcome {
     let words = [
         "check", "repair", "resync", "recover", "reshape", "idle", "frozen",
     ];
-    if let Some(action) = &args.action {
-        if !words.contains(&action.as_str()) {
-            let list = words.join(", ");
-            return Err(Failure::usage(format!(
-                "{action} is no sync action; there are {list}"
-            )));
-        }
+    if let Some(action) = &args.action
+        && !words.contains(&action.as_str())
+    {
+        let list = words.join(", ");
+        return Err(Failure::usage(format!(
+            "{action} is no sync action; there are {list}"
+        )));
     }
     let request = action_request(args)?;
     let changes = request != ActionRequest::default();
