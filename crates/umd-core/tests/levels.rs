@@ -690,6 +690,87 @@ fn it_goes_on_from_where_it_stood() {
     assert_eq!(world.mismatch(), 0);
 }
 
+/// Superblocks that no crash can leave together are believed no more than others: members that say
+/// different things of a reshape, and one that says that it was moved out of its device.
+#[test]
+fn superblocks_that_contradict_each_other_are_not_mixed() {
+    let (mut world, _) = filled(&shape(Level::Raid5, 2, 4));
+    world.holds = Some(Purpose::Reshape);
+    world.ask(Control::Level(with(Level::Raid5, 5)));
+    world.kill();
+    world.holds = None;
+    world.kept_back.clear();
+    let whole = world.disks.clone();
+    assert!(world.plan().expect("a plan").reshape.is_some());
+    let edit = |world: &mut World, id: u32, change: &dyn Fn(&mut Fields)| {
+        let mut superblock = world.superblock(id);
+        change(&mut superblock.fields);
+        let at = superblock.fields.super_offset_sectors as usize * 512;
+        let bytes = superblock.encode(512);
+        let disk = world.disks.get_mut(&MemberId(id)).expect("a disk");
+        disk.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
+    };
+    let all = Features::RESHAPE_ACTIVE.with(Features::NEW_OFFSET);
+    for (what, older, change) in [
+        (
+            "position",
+            0,
+            (&|f: &mut Fields| f.reshape_position_sectors = 48) as &dyn Fn(&mut Fields),
+        ),
+        ("unknown", 0, &|f: &mut Fields| {
+            f.features = f.features.without(all)
+        }),
+        ("room", 0, &|f: &mut Fields| f.new_offset_sectors = -4096),
+        ("too little", 0, &|f: &mut Fields| f.new_offset_sectors = -8),
+        ("up", 0, &|f: &mut Fields| f.new_offset_sectors = 96),
+        ("no offset", 0, &|f: &mut Fields| {
+            f.features = f.features.without(Features::NEW_OFFSET)
+        }),
+        ("elsewhere", 1, &|f: &mut Fields| f.new_layout = 3),
+    ] {
+        world.disks = whole.clone();
+        edit(&mut world, 1, &|fields| {
+            change(fields);
+            fields.events -= older;
+        });
+        let plan = world.plan();
+        let used = plan.as_ref().map(|plan| plan.degraded());
+        let begun = what == "no offset";
+        assert!(plan.is_err() || begun || used == Ok(1), "{what}: {plan:?}");
+        if begun {
+            // It has not heard where it goes: nothing of it was moved.
+            assert_eq!(used, Ok(0), "{what}");
+        }
+    }
+    // One update behind, and not yet told: it is taken.
+    world.disks = whole.clone();
+    edit(&mut world, 1, &|fields| {
+        fields.features = fields.features.without(all);
+        fields.events -= 1;
+    });
+    assert_eq!(world.plan().expect("a plan").degraded(), 0);
+    // The others have finished, and this one says that it was moved out of its device.
+    world.disks = whole;
+    for id in [0, 2, 3] {
+        edit(&mut world, id, &|fields| {
+            let by = i64::from(fields.new_offset_sectors);
+            fields.forget_reshape(by);
+            fields.layout = 5;
+        });
+    }
+    edit(&mut world, 1, &|fields| {
+        fields.reshape_position_sectors = 3 * (fields.size_sectors - fields.size_sectors % 16);
+        fields.events -= 1;
+    });
+    assert_eq!(
+        world.plan().expect("a plan").degraded(),
+        0,
+        "it is finished as well"
+    );
+    edit(&mut world, 1, &|fields| fields.new_offset_sectors = -4096);
+    assert_eq!(world.plan().map(|plan| plan.degraded()), Ok(1));
+}
+
 /// It waits at `sync_max`, whichever way it goes, and goes on when that is raised.
 #[test]
 fn it_waits_where_it_is_told_to() {

@@ -14,7 +14,7 @@ use umd_format::Role;
 use umd_format::v1::{Features, Fields, Node};
 
 use super::refusal::RefusalKind;
-use super::reshape::is_one_step;
+use super::reshape::{self, is_one_step};
 use super::select::{Candidate, Selection};
 use crate::value::{Exhibit, Museum};
 
@@ -313,6 +313,7 @@ pub(super) fn difference(a: &Candidate<'_>, b: &Candidate<'_>) -> Option<&'stati
         ("chunk size", a.chunk_sectors == b.chunk_sectors),
         ("number of devices", a.raid_disks == b.raid_disks),
         ("size", a.size_sectors == b.size_sectors),
+        ("reshape", reshape::is_same(a, b)),
     ];
     checks
         .into_iter()

@@ -4,7 +4,7 @@
 //! other reshapes (more members, another chunk, a backup file) are refused.
 
 use umd_format::v1::{Features, Fields};
-use umd_format::{Level, space};
+use umd_format::{Level, Role, space};
 
 use super::select::Candidate;
 use crate::geometry::{Geometry, Raid456, Shape, same_bytes};
@@ -38,14 +38,12 @@ fn shape(fields: &Fields) -> Option<Shape> {
 
 /// The map that the reshape leads to, if it is one that can go on.
 fn new_map(fields: &Fields) -> Option<Raid456> {
-    let features = fields.features;
-    let moved = features.contains(Features::NEW_OFFSET);
     let same = fields.new_level == fields.level
         && fields.new_chunk_sectors == fields.chunk_sectors
         && fields.delta_disks == 0
         && fields.new_layout != fields.layout;
     let level = matches!(fields.level, Level::Raid5 | Level::Raid6);
-    if !moved || !same || !level {
+    if !same || !level {
         return None;
     }
     let disks = u16::try_from(fields.raid_disks).ok()?;
@@ -64,7 +62,25 @@ fn new_map(fields: &Fields) -> Option<Raid456> {
 
 /// Whether the reshape that this superblock tells of is one that can go on.
 pub(super) fn can_go_on(fields: &Fields) -> bool {
-    new_map(fields).is_some()
+    fields.features.contains(Features::NEW_OFFSET) && new_map(fields).is_some()
+}
+
+/// Whether two superblocks say the same of a reshape.
+pub(super) fn is_same(a: &Fields, b: &Fields) -> bool {
+    let said = |one: &Fields| (one.new_layout, one.reshape_position_sectors, backwards(one));
+    is_active(a) == is_active(b) && (!is_active(a) || said(a) == said(b))
+}
+
+/// Whether its data has been moved to where there is room for it.
+fn can_be_finished(fields: &Fields) -> bool {
+    if !matches!(fields.own_role(), Role::Active(_)) {
+        return true;
+    }
+    let by = i64::from(fields.new_offset_sectors);
+    let start = fields.data_offset_sectors.checked_add_signed(by);
+    let room = fields.data_size_sectors.checked_add_signed(-by);
+    let fits = room.is_some_and(|room| room >= fields.size_sectors);
+    fields.features.contains(Features::NEW_OFFSET) && start.is_some() && fits
 }
 
 /// Where moved rows end, or begin.
@@ -109,9 +125,26 @@ pub(super) fn is_one_step(newer: &Fields, older: &Fields) -> bool {
                 layout: older.new_layout,
                 ..old
             };
-            is_over(older) && moved == new
+            is_over(older) && can_be_finished(older) && moved == new
         }
-        _ => false,
+        // It goes on, or it has just begun.
+        (true, knows) => {
+            let begins = new_map(newer).is_some_and(|map| {
+                let begin = if backwards(newer) {
+                    map.dev_sectors()
+                } else {
+                    0
+                };
+                frontier(newer, &map) == begin
+            });
+            let way = |one: &Fields| (one.new_layout, backwards(one));
+            old == new
+                && if knows {
+                    way(newer) == way(older)
+                } else {
+                    begins
+                }
+        }
     }
 }
 

@@ -69,7 +69,8 @@ impl Member {
     /// How far a reshape that is under way moves its data, in sectors.
     pub fn moves_by_sectors(&self) -> i64 {
         let fields = &self.superblock.fields;
-        match fields.features.contains(Features::NEW_OFFSET) {
+        let moves = Features::RESHAPE_ACTIVE.with(Features::NEW_OFFSET);
+        match fields.features.contains(moves) {
             true if self.is_active() => i64::from(fields.new_offset_sectors),
             _ => 0,
         }
