@@ -119,8 +119,8 @@ fn the_kernel_reads_what_levels_became() {
     umd.ok(&["stop", "a"]).unwrap();
 }
 
-/// Where the kernel waits, and records where it is: member sectors. Between two such places one that
-/// began a reshape while it ran does not say how far it came, whatever it has written over.
+/// Where the kernel waits, and records where it is: member sectors. Between two such places one
+/// that began a reshape while it ran does not say how far it came, whatever it has written over.
 const HALF: u64 = 10_240;
 /// What is cut short: level, layout before and after, devices.
 const RESHAPES: [(&str, &str, &str, usize); 3] = [

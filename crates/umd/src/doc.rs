@@ -399,16 +399,22 @@ pub fn action_word(action: SyncAction) -> &'static str {
     }
 }
 
-fn reshape_doc(reshape: &ReshapeStatus, level: i32) -> ReshapeDoc {
-    let number = i32::try_from(reshape.new_layout).unwrap_or(-1);
-    ReshapeDoc {
-        new_layout: words::layout_name(level, number),
-        new_layout_number: number,
-        position_sectors: reshape.position_sectors,
-        backwards: reshape.backwards,
-        then_level: reshape.then_level.map(level_word),
-        waits: reshape.waits.clone(),
+fn reshape_doc(level: i32) -> impl Fn(&ReshapeStatus) -> ReshapeDoc {
+    move |reshape| {
+        let number = i32::try_from(reshape.new_layout).unwrap_or(-1);
+        ReshapeDoc {
+            new_layout: words::layout_name(level, number),
+            new_layout_number: number,
+            position_sectors: reshape.position_sectors,
+            backwards: reshape.backwards,
+            then_level: reshape.then_level.map(level_word),
+            waits: reshape.waits.clone(),
+        }
     }
+}
+
+fn last_word(action: SyncAction) -> String {
+    action_word(action).to_owned()
 }
 
 /// How many lost members a level with `raid_disks` slots survives.
@@ -463,19 +469,14 @@ impl ArrayDoc {
             faulty: status.faulty.as_ref().map(faulty_doc),
             sync_action,
             sync,
-            reshape: status
-                .reshape
-                .as_ref()
-                .map(|one| reshape_doc(one, status.level)),
+            reshape: status.reshape.as_ref().map(reshape_doc(status.level)),
             sync_pending: status.sync_pending,
             resync_from_sectors: status.resync_from_sectors,
             sync_min_sectors: status.sync_limits.from_sectors,
             sync_max_sectors: status.sync_limits.to_sectors,
             sync_speed_min_kib_s: status.sync_limits.speed_min_kib_s,
             sync_speed_max_kib_s: status.sync_limits.speed_max_kib_s,
-            last_sync_action: status
-                .last_sync
-                .map(|action| action_word(action).to_owned()),
+            last_sync_action: status.last_sync.map(last_word),
             mismatch_cnt: status.mismatch_sectors,
             mismatches: mismatch_docs(status),
             scrubs: Vec::new(), // The household remembers them.

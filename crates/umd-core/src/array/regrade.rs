@@ -27,7 +27,7 @@ use crate::value::{
     Command, ControlError, ControlId, ControlReply, LevelWish, MemberId, Notice, Slot, SyncAction,
 };
 
-/// The most that data is moved by: more makes fewer updates, and leaves less room for the next time.
+/// The most that data is moved by: more makes fewer updates, and leaves less room for next time.
 const DISTANCE_MAX_SECTORS: u64 = 16_384;
 
 /// A change on its way.

@@ -56,7 +56,7 @@ pub struct Plan {
     pub forced: Vec<Forced>,
     /// The array was unclean and degraded, and the user insists: parity is taken as right.
     pub marked_clean: bool,
-    /// The reshape that goes on; `level`, `layout` and `geometry` are those of what it has not moved.
+    /// The reshape that goes on; `level`, `layout` and `geometry` are of what it has not moved.
     pub reshape: Option<ReshapePlan>,
     /// The write-intent bitmap.
     pub bitmap: BitmapPlan,

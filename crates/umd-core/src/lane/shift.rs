@@ -70,7 +70,10 @@ impl Lane {
         map.row(sector / map.chunk_sectors())
     }
 
-    /// The array is another one from here on, of the same bytes. Panics while anything is under way.
+    /// The array is another one from here on, of the same bytes.
+    ///
+    /// # Panics
+    /// While anything is under way.
     pub fn regrade(&mut self, geometry: Arc<Geometry>) {
         assert!(self.is_idle(), "nobody knows the old geometry");
         assert_eq!(self.locks.held(), 0, "nor holds a lock of it");

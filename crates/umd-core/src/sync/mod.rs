@@ -145,7 +145,10 @@ impl Sync {
         self.museum = museum;
     }
 
-    /// The array is another one from here on, of the same bytes. Panics while anything runs.
+    /// The array is another one from here on, of the same bytes.
+    ///
+    /// # Panics
+    /// While anything runs.
     pub fn regrade(&mut self, geometry: Arc<Geometry>, array_sectors: u64) {
         assert!(self.is_idle(), "nobody knows the old geometry");
         if let Geometry::Parity(map) = &*geometry {

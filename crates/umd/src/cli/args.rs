@@ -584,7 +584,7 @@ pub struct ManageArgs {
 #[derive(Debug, Clone, Args)]
 #[command(
     override_usage = "umd grow NAME --bitmap=internal|none|/path/file [OPTIONS]\n       \
-                            umd grow NAME --level=LEVEL [--layout=LAYOUT] [--add DEVICE...]\n       \
+                            umd grow NAME --level=LEVEL [--layout=LAYOUT] [--add DEV...]\n       \
                             umd grow NAME --layout=LAYOUT|MODE [OPTIONS]"
 )]
 pub struct GrowArgs {
@@ -605,7 +605,8 @@ pub struct GrowArgs {
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "256")]
     pub write_behind: Option<String>,
-    /// Write over a bitmap file that is there already; take a level with fewer devices than it needs
+    /// Write over a bitmap file that is there already; take a level with fewer devices than it
+    /// needs
     #[arg(short, long)]
     pub force: bool,
     /// With --level: how many devices it is to have, to be sure
@@ -621,8 +622,8 @@ pub struct GrowArgs {
     #[arg(short, long, hide = true)]
     pub chunk: Option<String>,
     /// The layout it is to have (left-symmetric, parity-last, left-symmetric-6 ...; preserve: the
-    /// one in which nothing is moved). Or one more way in which level faulty fails: wt, rt, wp, rp, rf, wa, and a period (rt100);
-    /// clear ends all, flush forgets places that are bad
+    /// one in which nothing is moved). Or one more way in which level faulty fails: wt, rt, wp, rp,
+    /// rf, wa, and a period (rt100); clear ends all, flush forgets places that are bad
     #[arg(short = 'p', long, visible_alias = "parity", value_name = "LAYOUT")]
     pub layout: Option<String>,
     /// Not there yet
@@ -642,7 +643,8 @@ pub struct ActionArgs {
     /// The array
     #[arg(value_name = "NAME")]
     pub array: String,
-    /// check, repair, resync, recover, reshape, idle or frozen; the current one is printed without it
+    /// check, repair, resync, recover, reshape, idle or frozen; the current one is printed without
+    /// it
     #[arg(value_name = "ACTION")]
     pub action: Option<String>,
     /// What a repair believes where members differ: the others, where they show that one is wrong
