@@ -513,6 +513,23 @@ pub fn free_for_bitmap(format: Format, fields: &Fields) -> u64 {
     to.saturating_sub(from).min(BITMAP_SECTORS_MAX)
 }
 
+/// Sectors that nothing needs right before the data of this member, whose bitmap is so long.
+pub fn free_before_data(format: Format, fields: &Fields, bitmap_sectors: u64) -> u64 {
+    let data = fields.data_offset_sectors;
+    let own = match format {
+        Format::Bare | Format::V090 => return 0,
+        _ => (fields.super_offset_sectors, SUPERBLOCK_SECTORS),
+    };
+    let bitmap = fields.bitmap_sector().map(|at| (at, bitmap_sectors));
+    let log = fields
+        .bblog_sector()
+        .map(|at| (at, u64::from(fields.bblog_size_sectors)));
+    let all = [Some(own), bitmap, log].into_iter().flatten();
+    let before = all.filter(|(at, _)| *at < data);
+    let used = before.map(|(at, len)| at + len).max().unwrap_or(0);
+    data.saturating_sub(used)
+}
+
 /// Sectors that are free on this member from so far behind (or before) its superblock on, in whole
 /// pages of a bitmap. Kernels write there what `bitmap/location` says, under the same conditions.
 ///

@@ -17,6 +17,7 @@
 //! | `POST /v1/arrays/NAME/action`       | [`ActionRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/bitmap`       | [`BitmapRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/layout`       | [`LayoutRequest`] -> [`DoneDoc`]                |
+//! | `POST /v1/arrays/NAME/level`        | [`LevelRequest`] -> [`DoneDoc`]                 |
 //! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
 //! | `POST /v1/arrays/NAME/settings`     | [`SettingsRequest`] -> [`DoneDoc`]              |
 //! | `GET  /v1/parameters`                | [`ParametersDoc`]                               |
@@ -320,6 +321,26 @@ pub struct BitmapRequest {
 pub struct LayoutRequest {
     /// mdadm's word, with the period behind it: `write-transient3`, `rp`, `clear`, `flush`.
     pub layout: String,
+}
+
+/// What a running array is to become.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LevelRequest {
+    /// mdadm's word: `raid5`, `6`; without one the level stays.
+    #[serde(default)]
+    pub level: Option<String>,
+    /// mdadm's word, or `preserve` for the one in which nothing has to be moved.
+    #[serde(default)]
+    pub layout: Option<String>,
+    /// How many devices it is to have then, to be sure.
+    #[serde(default)]
+    pub raid_devices: Option<u16>,
+    /// Devices to be added, by absolute paths.
+    #[serde(default)]
+    pub devices: Vec<String>,
+    /// Also if it has fewer devices then than it needs, and whatever is on those that are added.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Read-only or not.

@@ -11,8 +11,8 @@
 
 use serde::{Deserialize, Serialize};
 use umd_core::array::{
-    ArrayState, BitmapStatus, FaultyStatus, MemberRole, MemberStatus, PretendedMode, Status,
-    SyncStatus,
+    ArrayState, BitmapStatus, FaultyStatus, MemberRole, MemberStatus, PretendedMode, ReshapeStatus,
+    Status, SyncStatus,
 };
 use umd_core::value::SyncAction;
 use umd_core::value::{Mismatch, SECTOR_BYTES, Slot};
@@ -104,10 +104,13 @@ pub struct ArrayDoc {
     /// The faults that an array of level faulty pretends.
     #[serde(default)]
     pub faulty: Option<FaultyDoc>,
-    /// `idle`, `frozen`, `resync`, `recover`, `check`, `repair`.
+    /// `idle`, `frozen`, `resync`, `recover`, `check`, `repair`, `reshape`.
     pub sync_action: String,
     /// Progress of the action, while one runs.
     pub sync: Option<SyncDoc>,
+    /// The array is being reshaped: `level` and `layout` are those of what has not been moved yet.
+    #[serde(default)]
+    pub reshape: Option<ReshapeDoc>,
     /// A resync is needed and does not run.
     pub sync_pending: bool,
     /// md's `resync_start`: superblocks say that redundancy is right below this; `null`:
@@ -269,7 +272,7 @@ pub struct BadBlockDoc {
 /// A sync action under way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SyncDoc {
-    /// `resync`, `recover`, `check` or `repair`.
+    /// `resync`, `recover`, `check`, `repair` or `reshape`.
     pub action: String,
     /// Done so far, in sectors of the range that is walked.
     pub done_sectors: u64,
@@ -283,6 +286,23 @@ pub struct SyncDoc {
     pub finish_seconds: Option<u64>,
     /// It waits at `sync_max`.
     pub held: bool,
+}
+
+/// A reshape that is under way, or waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReshapeDoc {
+    /// The layout it leads to.
+    pub new_layout: Option<String>,
+    /// The same as md stores it.
+    pub new_layout_number: i32,
+    /// md's `reshape_position`: what lies below it has been moved, or from it on.
+    pub position_sectors: u64,
+    /// From the end to the start.
+    pub backwards: bool,
+    /// The level the array gets when it is over, if that is another one.
+    pub then_level: Option<String>,
+    /// Why it does not go on.
+    pub waits: Option<String>,
 }
 
 /// The faults that an array of level faulty pretends.
@@ -375,7 +395,26 @@ pub fn action_word(action: SyncAction) -> &'static str {
         SyncAction::Recover => "recover",
         SyncAction::Check => "check",
         SyncAction::Repair => "repair",
+        SyncAction::Reshape => "reshape",
     }
+}
+
+fn reshape_doc(level: i32) -> impl Fn(&ReshapeStatus) -> ReshapeDoc {
+    move |reshape| {
+        let number = i32::try_from(reshape.new_layout).unwrap_or(-1);
+        ReshapeDoc {
+            new_layout: words::layout_name(level, number),
+            new_layout_number: number,
+            position_sectors: reshape.position_sectors,
+            backwards: reshape.backwards,
+            then_level: reshape.then_level.map(level_word),
+            waits: reshape.waits.clone(),
+        }
+    }
+}
+
+fn last_word(action: SyncAction) -> String {
+    action_word(action).to_owned()
 }
 
 /// How many lost members a level with `raid_disks` slots survives.
@@ -430,15 +469,14 @@ impl ArrayDoc {
             faulty: status.faulty.as_ref().map(faulty_doc),
             sync_action,
             sync,
+            reshape: status.reshape.as_ref().map(reshape_doc(status.level)),
             sync_pending: status.sync_pending,
             resync_from_sectors: status.resync_from_sectors,
             sync_min_sectors: status.sync_limits.from_sectors,
             sync_max_sectors: status.sync_limits.to_sectors,
             sync_speed_min_kib_s: status.sync_limits.speed_min_kib_s,
             sync_speed_max_kib_s: status.sync_limits.speed_max_kib_s,
-            last_sync_action: status
-                .last_sync
-                .map(|action| action_word(action).to_owned()),
+            last_sync_action: status.last_sync.map(last_word),
             mismatch_cnt: status.mismatch_sectors,
             mismatches: mismatch_docs(status),
             scrubs: Vec::new(), // The household remembers them.
@@ -509,7 +547,8 @@ fn percent(done: u64, total: u64) -> f64 {
     tenths as f64 / 10.0
 }
 
-fn level_word(level: i32) -> String {
+/// The name of a level, or its number.
+pub fn level_word(level: i32) -> String {
     words::level_name(level).map_or_else(|| format!("level {level}"), str::to_owned)
 }
 
@@ -680,6 +719,7 @@ pub(crate) mod tests {
                 .map(|n| member(n, Some(n as u16), MemberRole::InSync))
                 .collect(),
             sync: None,
+            reshape: None,
             sync_pending: false,
             resync_from_sectors: None,
             sync_requested: None,

@@ -168,25 +168,20 @@ fn modes_that_there_are_not_are_refused_and_so_are_other_levels() {
         (
             "grow f -l raid1 -p rt3",
             2,
-            "grow --level (reshape) is not available",
+            "layout rt3 not understood for raid1",
         ),
-        (
-            "grow f -p ls",
-            2,
-            "grow --layout (reshape) is not available",
-        ),
-        (
-            "grow m -p ls",
-            2,
-            "grow --layout (reshape) is not available",
-        ),
+        ("grow f -p ls", 2, "layout ls not understood for faulty"),
+        ("grow m -p ls", 2, "layout ls not understood for raid1"),
         (
             "grow m -l faulty -p rt3",
             1,
-            "umd: cannot change the layout of m: raid1 keeps its layout: reshape is not available \
-             in this version\n",
+            "umd: cannot change the layout of m: raid1 does not fail on purpose\n",
         ),
-        ("grow m -p rt3 --dry-run", 1, "raid1 keeps its layout"),
+        (
+            "grow m -p rt3 --dry-run",
+            1,
+            "raid1 does not fail on purpose",
+        ),
         (
             "grow x -p rt3",
             1,

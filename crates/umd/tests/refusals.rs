@@ -208,8 +208,19 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     ),
     (
         "grow md0 --level=6",
+        1,
+        "umd: md0 does not appear to be an active array\n",
+    ),
+    ("grow md0 --level=7", 2, "umd: invalid raid level: 7\n"),
+    (
+        "grow md0 --level=6 --bitmap=none",
         2,
-        "umd: grow --level (reshape) is not available in this version\n",
+        "umd: --level, --layout and --bitmap are changed one after the other\n",
+    ),
+    (
+        "grow md0 --bitmap=none --add x.img",
+        2,
+        "umd: devices are put in with umd manage --add, or for a new level with --level --add\n",
     ),
     (
         "grow md0",
@@ -220,8 +231,8 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "grow md0 x.img --bitmap=none",
         2,
-        "umd: x.img: devices are put in with umd manage --add; reshape is not available in this \
-         version\n",
+        "umd: x.img: devices are put in with umd manage --add, or for a new level with umd grow \
+         --level --add\n",
     ),
     (
         "grow md0 --bitmap=foo",
@@ -325,8 +336,8 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     ),
     (
         "action md0 reshape",
-        2,
-        "umd: reshape is not available in this version\n",
+        1,
+        "umd: md0 does not appear to be an active array\n",
     ),
     (
         "serve md0 zero.img --nbd tcp",

@@ -53,6 +53,7 @@ impl Array {
                 let result = self.control_layout(layout);
                 return self.answer(id, result.map(|()| ControlReply::Done));
             }
+            Control::Level(wish) => return self.control_level(id, wish),
             Control::BitmapRoom(new) => {
                 let room = self.bitmap_room(new);
                 return self.answer(id, room.map(|sectors| ControlReply::Room { sectors }));
@@ -311,6 +312,10 @@ impl Array {
             CreateError::Space(space) => ControlError::TooSmall(format!("{}: {space}", new.name)),
             other => ControlError::Invalid(format!("{}: {other}", new.name)),
         })?;
+        // It has no data that a reshape would move.
+        let fields = &mut made.fields;
+        fields.features = fields.features.without(Features::NEW_OFFSET);
+        fields.new_offset_sectors = 0;
         if !new.bad_block_log {
             made.drop_bad_block_log();
         }
@@ -361,6 +366,7 @@ impl Array {
 
     fn control_re_add(&mut self, new: &NewMember) -> Result<Until, ControlError> {
         let prepared = self.redundant().and_then(|()| self.writable());
+        let prepared = prepared.and_then(|()| self.not_reshaping("no member comes back"));
         let prepared = prepared.and_then(|()| self.returning(new));
         let (superblock, slot) = self.keep_or_release(new, prepared)?;
         self.left.remove(&new.name);
@@ -463,7 +469,7 @@ impl Array {
         let level = self.info.level;
         if level != Level::Faulty {
             return Err(ControlError::Invalid(format!(
-                "{level} keeps its layout: reshape is not available in this version"
+                "{level} does not fail on purpose"
             )));
         }
         if self.stopping.as_ref().is_some_and(Stopping::is_stop) {
@@ -508,6 +514,7 @@ impl Array {
             SyncRequest::Idle => {
                 self.sync.idle();
                 self.sync.unblock();
+                self.unblock_reshape();
                 return Ok(());
             }
             SyncRequest::Frozen => {
@@ -522,6 +529,10 @@ impl Array {
             let word = run.action().word();
             return Err(ControlError::Busy(format!("{word} is running")));
         }
+        if !matches!(action, SyncAction::Reshape | SyncAction::Resync) {
+            self.not_reshaping("nothing is checked or rebuilt")?;
+        }
+        self.unblock_reshape();
         self.sync.unblock();
         match action {
             SyncAction::Check | SyncAction::Repair => {
@@ -533,6 +544,11 @@ impl Array {
             }
             // These happen when they are owed; asking for them lifts what holds them back.
             SyncAction::Resync | SyncAction::Recover => self.sync.idle(),
+            SyncAction::Reshape if self.reshape.is_some() => self.sync.idle(),
+            SyncAction::Reshape => {
+                let text = "no reshape is under way; umd grow --level or --layout begins one";
+                return Err(ControlError::Invalid(text.into()));
+            }
         }
         Ok(())
     }

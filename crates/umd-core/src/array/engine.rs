@@ -20,6 +20,8 @@ use super::clustered::Shared;
 use super::control::Waiting;
 use super::flags::Switching;
 use super::rebit::Rebit;
+use super::regrade::Regrade;
+use super::reshape::Reshape;
 use super::setup::Options;
 use super::stop::Stopping;
 use super::suspend::Suspension;
@@ -31,7 +33,7 @@ use crate::metadata::{Facts, Metadata};
 use crate::sync::{Sync, SyncRig};
 use crate::value::{
     Command, Commands, Event, Exhibit, Instant, IoDone, IoError, MemberId, Notice, Now, Request,
-    RequestError, RequestOp, Span, Timer,
+    RequestError, RequestOp, Span, Timer, UnitId,
 };
 
 /// What does not change while an array runs.
@@ -63,6 +65,7 @@ pub(super) struct Parts {
     pub sync: Sync,
     pub io: Io,
     pub options: Options,
+    pub reshape: Option<Reshape>,
 }
 
 /// A running array.
@@ -91,6 +94,10 @@ pub struct Array {
     pub(super) switching: Vec<Switching>,
     /// A change of the bitmap, and the requests that wait until it is over.
     pub(super) rebit: Option<Rebit>,
+    /// A change of level or layout, before or after what has to be moved for it.
+    pub(super) regrade: Option<Regrade>,
+    /// What is being moved.
+    pub(super) reshape: Option<Reshape>,
     pub(super) parked: Vec<(Instant, Request)>,
     /// Where hosts do not write for a while.
     pub(super) suspension: Suspension,
@@ -135,6 +142,8 @@ impl Array {
             waiting: Vec::new(),
             switching: Vec::new(),
             rebit: None,
+            regrade: None,
+            reshape: parts.reshape,
             parked: Vec::new(),
             suspension: Suspension::default(),
             left: BTreeMap::new(),
@@ -144,6 +153,7 @@ impl Array {
             late: Vec::new(),
         };
         array.pair_up();
+        array.show_shift();
         array
     }
 
@@ -205,7 +215,7 @@ impl Array {
 
     /// A request that came then, and may have waited.
     pub(super) fn request_again(&mut self, came: Instant, request: Request) {
-        if self.rebit.is_some() {
+        if self.rebit.is_some() || self.regrade.is_some() {
             return self.parked.push((came, request));
         }
         let Some(request) = self.suspend(came, request) else {
@@ -269,6 +279,10 @@ impl Array {
             Owner::Job { job, tag } => {
                 self.with_lane(|lane, rig| lane.done(rig, job, tag, member, result));
             }
+            Owner::Sync {
+                unit: UnitId::Reshape,
+                tag,
+            } => self.reshape_done(tag, member, result),
             Owner::Sync { unit, tag } => {
                 self.with_sync(|sync, rig| sync.done(rig, unit, tag, member, result));
             }
@@ -380,7 +394,10 @@ impl Array {
         let mut moved = self.finish_replacements();
         let units = self.with_lane(|lane, rig| lane.resume(rig, &mut moved));
         for unit in units {
-            self.with_sync(|sync, rig| sync.locked(rig, unit));
+            match unit {
+                UnitId::Reshape => self.reshape_locked(),
+                _ => self.with_sync(|sync, rig| sync.locked(rig, unit)),
+            }
         }
         let may_commit = self.may_commit();
         moved |= self.with_sync(|sync, rig| sync.commit(rig, may_commit));
@@ -399,10 +416,12 @@ impl Array {
             .advance(&mut self.io, &mut self.members, &mut self.bitmap, facts);
         moved |= self.maintain_flags();
         moved |= self.maintain_rebit();
+        moved |= self.maintain_regrade();
         // Before answers are given: what is answered counts by the new order, or by the old one.
         moved |= self.finish_replacements();
         moved |= self.with_lane(|lane, rig| lane.settle(rig));
         moved |= self.with_lane(|lane, rig| lane.release_held(rig));
+        moved |= self.maintain_reshape();
         moved |= self.maintain_sync();
         moved |= self.maintain_cluster();
         moved |= self.answer_waiting();
@@ -532,7 +551,9 @@ impl Array {
                 "the epoch shows the members"
             );
         }
-        if self.lane.is_idle() && self.sync.running().is_none() {
+        self.check_reshape();
+        let moves = self.reshape.as_ref().is_some_and(Reshape::is_moving);
+        if self.lane.is_idle() && self.sync.is_idle() && !moves {
             assert_eq!(self.lane.locks.held(), 0, "nobody is there to hold a lock");
         }
     }

@@ -275,8 +275,12 @@ impl Array {
         if !self.may_write() || self.stopping.is_some() || !self.metadata.is_quiet() || leaving {
             return false;
         }
-        if !self.geometry.is_redundant() || self.waits_for_landing() || self.rebit.is_some() {
+        let changes = self.rebit.is_some() || self.regrade.is_some();
+        if !self.geometry.is_redundant() || self.waits_for_landing() || changes {
             return false;
+        }
+        if self.reshape.is_some() {
+            return self.maintain_sync_of_reshape();
         }
         // In a cluster it is decided under the token who gets a slot.
         if self.shared.is_none() && self.activate_spares() {

@@ -7,7 +7,9 @@ mod faults;
 mod flags;
 mod map;
 mod rebit;
+mod regrade;
 mod replace;
+mod reshape;
 mod setup;
 mod status;
 mod stop;
@@ -17,13 +19,15 @@ mod view;
 pub use crate::personality::faulty::{FaultyStatus, PretendedMode};
 pub use crate::value::{
     BitmapFile, BitmapWish, Command, Commands, Completion, Control, ControlError, ControlReply,
-    Event, Extent, FlagWish, IoDone, IoError, IoOp, MemberIo, NewBitmap, NewMember, Notice,
-    Purpose, Reply, Request, RequestError, RequestOp, Settings, SyncLimits, SyncRequest, Timer,
+    Event, Extent, FlagWish, IoDone, IoError, IoOp, LayoutWish, LevelWish, MemberIo, NewBitmap,
+    NewMember, Notice, Purpose, Reply, Request, RequestError, RequestOp, Settings, SyncLimits,
+    SyncRequest, Timer,
 };
 pub use clustered::{Clustered, Input, Output};
 pub use engine::Array;
 pub use map::Map;
 pub use setup::{Options, Setup};
 pub use status::{
-    ArrayState, BitmapStatus, LimitsStatus, MemberRole, MemberStatus, Status, SyncStatus,
+    ArrayState, BitmapStatus, LimitsStatus, MemberRole, MemberStatus, ReshapeStatus, Status,
+    SyncStatus,
 };

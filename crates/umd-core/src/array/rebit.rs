@@ -99,6 +99,7 @@ impl Array {
             )));
         }
         self.writable()?;
+        self.not_reshaping("the bitmap stays as it is")?;
         let busy = |what: &str| {
             Err(ControlError::Busy(format!(
                 "{what}: the bitmap can be changed when that is over"
@@ -345,7 +346,7 @@ impl Array {
     }
 
     /// Nothing is under way that knows the bitmap, or needs the one that is to come.
-    fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         let lane = self.lane.is_idle() && self.lane.locks.held() == 0;
         lane && self.bitmap.is_quiet() && self.metadata.is_quiet()
     }

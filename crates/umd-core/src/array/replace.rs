@@ -60,6 +60,7 @@ impl Array {
     ) -> Result<(), ControlError> {
         self.redundant()?;
         self.writable()?;
+        self.not_reshaping("no member is replaced")?;
         let format = self.info.format;
         if !format.is_stored() || !format.keeps_members_apart() {
             return Err(ControlError::Invalid(format!(

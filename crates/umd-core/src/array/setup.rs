@@ -6,12 +6,13 @@ use umd_format::SuperblockV1;
 use umd_format::v1::{DeviceFlags, Features};
 
 use super::engine::{Array, Info, Parts};
-use crate::assembly::{BitmapPlan, MemberFacts, Plan, SlotPlan};
+use super::reshape::Reshape;
+use crate::assembly::{BitmapPlan, MemberFacts, Plan, SlotPlan, agree};
 use crate::bitmap::{Bitmap, Place};
 use crate::member::{Cover, Epoch, Io, Member, Members, ReadErrors, State};
 use crate::metadata::Metadata;
 use crate::sync::Sync;
-use crate::value::{Events, Exhibit, MAX_SECTOR, MemberId, Museum, Pool, Slot, Span};
+use crate::value::{Events, Exhibit, Instant, MAX_SECTOR, MemberId, Museum, Pool, Slot, Span};
 
 /// What can be chosen when an array is started.
 #[derive(Debug, Clone)]
@@ -99,6 +100,7 @@ impl Array {
         io.bad.set_bitmap(bitmap_sectors(&plan.bitmap));
         let members = members_of(&plan, facts, &mut io);
         let members = agreed_on_bitmap(members, plan.reference);
+        let members = agreed_on_shape(members, plan.reference);
         let reference = members
             .get(plan.reference)
             .expect("the plan's reference is used");
@@ -123,6 +125,16 @@ impl Array {
         }
         let block_sectors = members.block_sectors();
         resume_rebuilds(&plan, block_sectors, (&mut cover, &mut sync), museum);
+        let reshape = plan.reshape.as_ref().map(|plan| {
+            let geometry = Arc::new(plan.geometry.clone());
+            let from = (plan.frontier_sectors, plan.backwards);
+            Reshape::new(
+                Instant(0),
+                (geometry, plan.layout),
+                from,
+                plan.distance_sectors,
+            )
+        });
         Array::assemble_parts(Parts {
             info: info_of(&plan, &superblock),
             geometry,
@@ -134,6 +146,7 @@ impl Array {
             sync,
             io,
             options,
+            reshape,
         })
     }
 }
@@ -342,6 +355,17 @@ fn agreed_on_bitmap(mut members: Members, reference: MemberId) -> Members {
             };
             fields.bitmap_offset_raw = at;
         }
+    }
+    members
+}
+
+/// So does a change of level or layout: each step of it leaves the data where it was.
+fn agreed_on_shape(mut members: Members, reference: MemberId) -> Members {
+    let reference = members.get(reference).expect("the reference is used");
+    let fields = reference.superblock.fields.clone();
+    for member in members.iter_mut() {
+        let active = member.is_active();
+        agree(&mut member.superblock.fields, &fields, active);
     }
     members
 }

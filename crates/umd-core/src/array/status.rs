@@ -68,6 +68,8 @@ pub struct Status {
     pub members: Vec<MemberStatus>,
     /// What the sync machine does; `None` when idle.
     pub sync: Option<SyncStatus>,
+    /// The array is being reshaped.
+    pub reshape: Option<ReshapeStatus>,
     /// A resync is needed and not running (read-only, frozen).
     pub sync_pending: bool,
     /// Superblocks say that redundancy is right below this; `None`: everywhere.
@@ -173,6 +175,21 @@ pub struct SyncStatus {
     pub finish_seconds: Option<u64>,
     /// It waits at `sync_max`.
     pub held: bool,
+}
+
+/// A reshape that is under way, or waits: level and layout of the status are the old ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReshapeStatus {
+    /// The layout it leads to.
+    pub new_layout: u32,
+    /// Array sectors below it lie in the new layout; backwards: those from it on.
+    pub position_sectors: u64,
+    /// From the end to the start.
+    pub backwards: bool,
+    /// The level the array gets when it is over, if that is another one.
+    pub then_level: Option<i32>,
+    /// Why it does not go on.
+    pub waits: Option<String>,
 }
 
 /// What limits sync actions, as it stands.

@@ -6,6 +6,7 @@
 //! ```
 
 use super::engine::Array;
+use super::reshape::Reshape;
 use crate::value::{Command, ControlError, ControlId, ControlReply, Exhibit, MemberId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,9 +79,13 @@ impl Array {
         let Some(stopping) = &self.stopping else {
             return false;
         };
+        if self.regrade.is_some() {
+            return false;
+        }
         match stopping.stage {
             Stage::Drain => {
-                if !self.lane.is_idle() || self.sync_is_awaited() {
+                let moves = self.reshape.as_ref().is_some_and(Reshape::is_moving);
+                if !self.lane.is_idle() || self.sync_is_awaited() || moves {
                     return false;
                 }
                 // Bits may go only when nothing is left to be recorded.

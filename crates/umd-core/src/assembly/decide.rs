@@ -8,6 +8,7 @@ use super::facts::{MemberFacts, Wish};
 use super::judge::{Judgement, difference, judge};
 use super::plan::{BitmapPlan, Drives, Forced, Plan, Reason, ReplacementPlan, SlotPlan};
 use super::refusal::{Refusal, RefusalKind};
+use super::reshape::{self, ReshapePlan};
 use super::select::{Candidate, select};
 use crate::geometry::{Geometry, Linear, Raid0, Raid10, Raid10Error, Raid456};
 use crate::value::{Events, Exhibit, Museum, SECTOR_BYTES, Slot};
@@ -289,10 +290,14 @@ impl<'a> Lineup<'a> {
             return Some("its metadata version is not that of the array".to_owned());
         }
         // Once it has a slot, its superblock has to say what those of the others say.
-        if let Some(what) = difference(&reference, spare) {
+        let step = reshape::is_one_step(array, fields);
+        if let Some(what) = difference(&reference, spare).filter(|_| !step) {
             return Some(format!("its {what} is not that of {}", reference.name()));
         }
-        if let Some(what) = unsupported_array(fields, self.clustered) {
+        // It is told of a reshape, and has no part in it.
+        let mut alone = fields.clone();
+        alone.features = alone.features.without(Features::RESHAPE_ACTIVE);
+        if let Some(what) = unsupported_array(&alone, self.clustered) {
             return Some(format!("it belongs to {what}"));
         }
         if array.bitmap_offset_sectors() != fields.bitmap_offset_sectors() {
@@ -332,6 +337,7 @@ impl<'a> Lineup<'a> {
             self.resync_offset(verdict, fields, wish, &mut warnings)?;
         let geometry = self.geometry(&reference, wish.museum)?;
         let bitmap = self.bitmap(&reference, wish, &mut warnings)?;
+        let reshape = self.reshape(&reference)?;
         let bitmap_version = match &bitmap {
             BitmapPlan::None => None,
             BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
@@ -374,6 +380,7 @@ impl<'a> Lineup<'a> {
             ignored: Vec::new(),
             forced: self.forced.iter().map(|one| forced(one, events)).collect(),
             marked_clean,
+            reshape,
             bitmap,
             logical_block_bytes: logical_block_bytes.expect("the list is not empty"),
             warnings,
@@ -452,6 +459,16 @@ impl<'a> Lineup<'a> {
             true => Ok((recorded, false)),
             false => Ok((SECTOR_MAX, true)),
         }
+    }
+
+    /// How the reshape goes on that was under way.
+    fn reshape(&self, reference: &Candidate<'_>) -> Result<Option<ReshapePlan>, RefusalKind> {
+        let used = self.members().chain(&self.replacements);
+        let used: Vec<Candidate<'_>> = used.copied().collect();
+        reshape::plan(reference, &used).map_err(|(what, one)| {
+            let member = one.name().to_owned();
+            RefusalKind::NotSupported { what, member }
+        })
     }
 
     /// Of all slots, in order.
@@ -650,11 +667,13 @@ fn unsupported_array(fields: &Fields, clustered: bool) -> Option<String> {
     if !known {
         return Some(format!("level {level}"));
     }
+    if fields.features.contains(Features::RESHAPE_ACTIVE) && !reshape::can_go_on(fields) {
+        return Some("a reshape that is under way".to_owned());
+    }
     if level == Level::Faulty && FaultyLayout::parse(fields.layout).is_none() {
         return Some(format!("level faulty with layout {:#x}", fields.layout));
     }
     let table = [
-        (Features::RESHAPE_ACTIVE, "a reshape that is under way"),
         (
             Features::CLUSTERED,
             "a clustered array (--update=no-cluster=NAME makes it a plain one)",

@@ -14,6 +14,7 @@ use umd_format::Role;
 use umd_format::v1::{Features, Fields, Node};
 
 use super::refusal::RefusalKind;
+use super::reshape::{self, is_one_step};
 use super::select::{Candidate, Selection};
 use crate::value::{Exhibit, Museum};
 
@@ -228,7 +229,10 @@ fn judge_older<'a>(
         verdict.stale.push(Stale { candidate, why });
         return;
     };
-    if let Some(what) = difference(&reference, &candidate) {
+    let (new, old) = (&reference.superblock.fields, &candidate.superblock.fields);
+    let next = reference.events() - candidate.events() == 1;
+    let one_step = next && is_one_step(new, old);
+    if let Some(what) = difference(&reference, &candidate).filter(|_| !one_step) {
         let text = format!(
             "ignoring {name}: its {what} is not that of {}",
             reference.name()
@@ -309,6 +313,7 @@ pub(super) fn difference(a: &Candidate<'_>, b: &Candidate<'_>) -> Option<&'stati
         ("chunk size", a.chunk_sectors == b.chunk_sectors),
         ("number of devices", a.raid_disks == b.raid_disks),
         ("size", a.size_sectors == b.size_sectors),
+        ("reshape", reshape::is_same(a, b)),
     ];
     checks
         .into_iter()

@@ -30,6 +30,7 @@ mod facts;
 mod judge;
 mod plan;
 mod refusal;
+mod reshape;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -38,3 +39,5 @@ pub use decide::assemble;
 pub use facts::{MemberFacts, NoSuperblock, Wish};
 pub use plan::{BitmapPlan, Forced, Plan, Reason, ReplacementPlan, SlotPlan};
 pub use refusal::{Refusal, RefusalKind};
+pub use reshape::ReshapePlan;
+pub(crate) use reshape::agree;

@@ -6,6 +6,7 @@ use umd_format::bitmap::BitmapSuperblock;
 use umd_format::v1::UnixTime;
 use umd_format::{Format, Level, Uuid};
 
+use super::reshape::ReshapePlan;
 use crate::geometry::Geometry;
 use crate::value::{Events, MAX_SECTOR, MemberId, SECTOR_BYTES, Slot};
 
@@ -55,6 +56,8 @@ pub struct Plan {
     pub forced: Vec<Forced>,
     /// The array was unclean and degraded, and the user insists: parity is taken as right.
     pub marked_clean: bool,
+    /// The reshape that goes on; `level`, `layout` and `geometry` are of what it has not moved.
+    pub reshape: Option<ReshapePlan>,
     /// The write-intent bitmap.
     pub bitmap: BitmapPlan,
     /// The logical block size to present: the largest that a member or the metadata asks for.

@@ -1,11 +1,13 @@
 //! Pure maps from array sectors to members. Facts: layouts.md sections 1-4, checked there against
 //! real arrays.
 
+mod convert;
 mod linear;
 mod raid0;
 mod raid10;
 mod raid456;
 
+pub use convert::{Conversion, Shape, convert, same_bytes, takeover};
 pub use linear::Linear;
 pub use raid0::{Raid0, Raid0Error};
 pub use raid10::{Copy, Raid10, Raid10Error};

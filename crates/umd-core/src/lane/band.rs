@@ -166,6 +166,9 @@ impl Band {
         }
         self.since = now;
         self.epoch = rig.epoch.number;
+        if lane.shift().is_some() {
+            self.row = lane.row_at(self.start);
+        }
         // M30 (9c4bdf697c39): with two members missing, one of them being rebuilt, what it held was
         // used before it was right.
         let unfilled = rig.epoch.degraded() == 2 && rig.io.museum.on(Exhibit::M30);
@@ -196,7 +199,7 @@ impl Band {
         self.kind = plan.kind;
         self.stage = Stage::Reading;
         let round = Round {
-            epoch: rig.epoch,
+            epoch: rig.epoch.side(lane.has_moved(self.start)),
             start_sectors: self.start,
             len_sectors: self.len,
             purpose: Purpose::Preread,
@@ -248,9 +251,9 @@ impl Band {
             pool: &rig.io.pool.clone(),
         };
         assert_eq!(self.left, 0, "a band is written once");
+        let epoch = rig.epoch.side(lane.has_moved(self.start));
         for write in parity::compute_write(self.kind, band) {
-            let column = rig
-                .epoch
+            let column = epoch
                 .column(write.slot)
                 .expect("a slot to write has a member");
             let owner = Lane::owner(index, u32::from(write.slot));

@@ -27,6 +27,7 @@ mod read;
 mod reconstruct;
 mod request;
 mod service;
+mod shift;
 mod split;
 mod zero;
 
@@ -40,6 +41,7 @@ pub use locks::{Holder, LockId, NOWHERE, RangeLocks};
 pub use narrow::Scribe;
 pub use others::Others;
 pub use request::HostRequest;
+pub use shift::Shift;
 pub use split::{Piece, fine_middle, member_span, pieces};
 
 use crate::bitmap::Bitmap;
@@ -132,6 +134,8 @@ pub struct Lane {
     pub rungs: Rungs,
     /// In a cluster: what other nodes keep this one from.
     others: Option<Box<Others>>,
+    /// While the array is reshaped: what lies where by now.
+    shift: Option<Shift>,
 }
 
 impl Lane {
@@ -157,6 +161,7 @@ impl Lane {
             faults: None,
             rungs: Rungs::default(),
             others: None,
+            shift: None,
         }
     }
 

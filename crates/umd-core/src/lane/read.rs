@@ -109,6 +109,10 @@ impl Read {
 
     /// Starts it where members agree, or nothing can be done about it.
     pub fn start_settled(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+        if lane.shift().is_some() {
+            // Where it lies is known under its lock only.
+            return self.reconstruct(lane, rig, index, false);
+        }
         let mut from_sectors = self.piece.member_sectors;
         let column = match &*lane.geometry {
             geometry if geometry.is_mirror() => self.choose_leg(lane, rig).and_then(|leg| {
@@ -451,7 +455,16 @@ impl Mend {
 /// Whether what could not be read is known to be bad. It is left to hosts and sync actions to write
 /// it again: a member must not fail because somebody has read what everybody knows.
 pub(super) fn known_bad(rig: &Rig<'_>, slot: u16, (start, len): (u64, u64)) -> bool {
-    rig.epoch.column(slot).is_some_and(|column| {
+    is_known_bad(rig, rig.epoch.column(slot), (start, len))
+}
+
+/// The same of a column as it is where the sectors are.
+pub(super) fn is_known_bad(
+    rig: &Rig<'_>,
+    column: Option<&Column>,
+    (start, len): (u64, u64),
+) -> bool {
+    column.is_some_and(|column| {
         let start = column.data_offset_sectors + start;
         rig.io.bad.hides(column.member, start, start + len)
     })

@@ -10,10 +10,10 @@ use smallvec::SmallVec;
 
 use super::locks::LockId;
 use super::narrow::mending_refused;
-use super::read::{Read, known_bad, rewrite_allowed};
+use super::read::{Read, is_known_bad, rewrite_allowed};
 use super::split::{Piece, fine_middle};
 use super::{Job, Lane, Rig, Step, bytes, eio};
-use crate::geometry::{Geometry, Row};
+use crate::geometry::Row;
 use crate::member::{Access, Effect, Gather, Round};
 use crate::personality::parity::{plan_reconstruct, rebuild};
 use crate::value::{Buf, IoDone, IoError, IoOp, MemberId, Purpose, Slice};
@@ -64,17 +64,20 @@ impl Reconstruct {
     }
 
     pub fn locked(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
-        let Geometry::Parity(map) = &*lane.geometry else {
-            unreachable!("a parity array")
-        };
         let (start, end) = self.range();
+        let map = lane.map_at(start);
         let row = map.row(start / map.chunk_sectors());
         let last = (end - 1) / map.chunk_sectors();
         assert_eq!(start / map.chunk_sectors(), last, "a piece lies in a row");
+        if lane.shift().is_some() {
+            let index = map.locate(self.piece.array_sectors).index;
+            self.piece.slot = row.data[usize::from(index)];
+        }
+        let epoch = rig.epoch.side(lane.has_moved(start));
         assert!(!self.rewriting, "read before it is rewritten");
         let access: SmallVec<[Access; 16]> = (0..map.raid_disks())
             .map(
-                |slot| match rig.cover.locked_access(rig.epoch.column(slot), start, end) {
+                |slot| match rig.cover.locked_access(epoch.column(slot), start, end) {
                     Access::Usable if self.others.unreadable().contains(&slot) => Access::Lost,
                     access => access,
                 },
@@ -97,7 +100,7 @@ impl Reconstruct {
         };
         self.row = Some(row);
         let round = Round {
-            epoch: rig.epoch,
+            epoch,
             start_sectors: start,
             len_sectors: end - start,
             purpose: Purpose::Preread,
@@ -137,7 +140,7 @@ impl Reconstruct {
         }
         let data = self.rebuilt(rig);
         lane.piece_read(self.request, self.piece.array_sectors, data.clone());
-        if !self.rewrite(rig, index, data) {
+        if !self.rewrite(lane, rig, index, data) {
             return self.over(lane);
         }
         self.rewriting = true;
@@ -178,14 +181,15 @@ impl Reconstruct {
     }
 
     /// Writes back what the member could not read.
-    fn rewrite(&self, rig: &mut Rig<'_>, index: u32, data: Slice) -> bool {
+    fn rewrite(&self, lane: &Lane, rig: &mut Rig<'_>, index: u32, data: Slice) -> bool {
         let slot = self.piece.slot;
-        let column = rig.epoch.column(slot).filter(|c| c.in_sync);
+        let epoch = rig.epoch.side(lane.has_moved(self.piece.member_sectors));
+        let column = epoch.column(slot).filter(|c| c.in_sync);
         let Some(column) = column.filter(|_| self.others.unreadable().contains(&slot)) else {
             return false;
         };
         let at = (self.piece.member_sectors, self.piece.len_sectors);
-        if !rewrite_allowed(rig) || known_bad(rig, slot, at) {
+        if !rewrite_allowed(rig) || is_known_bad(rig, Some(column), at) {
             return false;
         }
         let offset_sectors = column.data_offset_sectors + self.piece.member_sectors;

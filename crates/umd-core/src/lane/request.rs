@@ -450,7 +450,8 @@ impl Lane {
                 self.ended.push(index);
                 continue;
             }
-            if let Some(span) = request.span.filter(|_| rig.io.bad.is_any())
+            let asks = rig.io.bad.is_any() && self.shift.is_none();
+            if let Some(span) = request.span.filter(|_| asks)
                 && !is_held(&self.geometry, rig, span)
             {
                 let why = "members refused what was written, and no others hold it";

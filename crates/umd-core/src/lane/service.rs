@@ -143,7 +143,8 @@ impl Allocation {
 
     pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         for (tag, piece) in self.pieces.iter().enumerate() {
-            let in_sync = |slot: u16| rig.epoch.column(slot).filter(|c| c.in_sync);
+            let moves = lane.shift().is_some();
+            let in_sync = |slot: u16| rig.epoch.column(slot).filter(|c| c.in_sync && !moves);
             let found = match lane.geometry.is_mirror() {
                 true => {
                     let copies = lane.geometry.copies(piece.array_sectors);

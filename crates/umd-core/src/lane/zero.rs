@@ -202,7 +202,9 @@ impl Zeroes {
         let row_sectors = map.chunk_sectors() * u64::from(map.data_disks());
         let (start, row) = (self.at, self.at / row_sectors);
         let whole = (self.end - start) / row_sectors;
-        if start == row * row_sectors && whole > 0 {
+        // While the array is reshaped rows lie on two sides, and each is asked for by its own job.
+        let plain = lane.shift().is_none();
+        if start == row * row_sectors && whole > 0 && plain {
             let rows = whole.min((ZERO_SECTORS_MAX / map.chunk_sectors()).max(1));
             self.at = start + rows * row_sectors;
             let piece = Piece {

@@ -43,6 +43,8 @@ pub struct BadBlocks {
     /// Changes that somebody was told of.
     told: u64,
     bitmap_sectors: u64,
+    /// Data is being moved: nothing more is recorded as bad.
+    moving: bool,
     museum: Museum,
 }
 
@@ -188,7 +190,17 @@ impl BadBlocks {
     /// Whether this member has a log that can be written.
     pub fn has_log(&self, member: MemberId) -> bool {
         let marked = self.members.get(&member);
-        marked.is_some_and(|marked| marked.log.is_some())
+        !self.moving && marked.is_some_and(|marked| marked.log.is_some())
+    }
+
+    /// How long the bitmap on each member is.
+    pub fn bitmap_sectors(&self) -> u64 {
+        self.bitmap_sectors
+    }
+
+    /// While data is being moved no log takes more: who refuses a write fails.
+    pub fn set_moving(&mut self, moving: bool) {
+        self.moving = moving;
     }
 
     /// Whether anything is bad on any member.

@@ -34,6 +34,8 @@ pub struct Epoch {
     pub number: u64,
     /// By slot; `None` where nothing usable is.
     pub columns: Vec<Option<Column>>,
+    /// During a reshape: the same, where data starts that has been moved.
+    pub moved: Option<Box<Epoch>>,
 }
 
 impl Epoch {
@@ -52,7 +54,34 @@ impl Epoch {
             .collect();
         assert!(number > 0, "epochs are counted from 1");
         assert_eq!(columns.len(), usize::from(raid_disks), "a column a slot");
-        Arc::new(Epoch { number, columns })
+        let moved = members.iter().any(|m| m.moves_by_sectors() != 0);
+        let moved = moved.then(|| {
+            let columns = columns.iter().map(|column| {
+                let mut column = (*column)?;
+                let by = members.get(column.member)?.moves_by_sectors();
+                let moved = column.data_offset_sectors.checked_add_signed(by);
+                column.data_offset_sectors = moved.expect("assembly has looked at it");
+                Some(column)
+            });
+            Box::new(Epoch {
+                number,
+                columns: columns.collect(),
+                moved: None,
+            })
+        });
+        Arc::new(Epoch {
+            number,
+            columns,
+            moved,
+        })
+    }
+
+    /// The snapshot for sectors that a reshape has moved already, or has not.
+    pub fn side(&self, moved: bool) -> &Epoch {
+        match &self.moved {
+            Some(epoch) if moved => epoch,
+            _ => self,
+        }
     }
 
     /// The column of a slot.
@@ -119,6 +148,7 @@ mod tests {
         Epoch {
             number: 1,
             columns: columns.to_vec(),
+            moved: None,
         }
     }
 

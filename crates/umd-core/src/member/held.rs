@@ -203,7 +203,15 @@ mod tests {
         for (slot, start, end) in named {
             assert!(bad.mark(member(*slot), DATA + start, DATA + end));
         }
-        (Epoch { number: 1, columns }, bad)
+        let moved = None;
+        (
+            Epoch {
+                number: 1,
+                columns,
+                moved,
+            },
+            bad,
+        )
     }
 
     /// Sector by sector, what is found for ranges.

@@ -1,5 +1,6 @@
 //! The members of a running array.
 
+use umd_format::v1::Features;
 use umd_format::{Format, Role, SuperblockV1};
 
 use super::read_errors::ReadErrors;
@@ -63,6 +64,16 @@ impl Member {
     /// Where array data starts on it.
     pub fn data_offset_sectors(&self) -> u64 {
         self.superblock.fields.data_offset_sectors
+    }
+
+    /// How far a reshape that is under way moves its data, in sectors.
+    pub fn moves_by_sectors(&self) -> i64 {
+        let fields = &self.superblock.fields;
+        let moves = Features::RESHAPE_ACTIVE.with(Features::NEW_OFFSET);
+        match fields.features.contains(moves) {
+            true if self.is_active() => i64::from(fields.new_offset_sectors),
+            _ => 0,
+        }
     }
 
     /// Whether it takes part in I/O with a slot.

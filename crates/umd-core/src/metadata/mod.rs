@@ -159,6 +159,18 @@ impl Metadata {
         self.declared_clean = true;
     }
 
+    /// The array has become one with redundancy, or without: then it is never marked active.
+    ///
+    /// # Panics
+    /// While a write or an update is under way.
+    pub fn track_activity(&mut self, tracks: bool) {
+        assert!(self.is_quiet() && self.writers == 0, "nothing is under way");
+        self.tracks_activity = tracks;
+        if !tracks {
+            (self.clean, self.wants_active, self.wants_clean) = (true, false, false);
+        }
+    }
+
     /// The events that superblocks carry, or are about to.
     pub fn events(&self) -> Events {
         self.events

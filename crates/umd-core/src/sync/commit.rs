@@ -189,6 +189,11 @@ impl Commits {
     }
 
     /// What must hold between two events.
+    /// Nobody waits.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
     pub fn check(&self) {
         assert!(self.running.len() <= COMMITS_MAX, "too many at a time");
         for (_, commit) in self.running.iter() {

@@ -42,7 +42,7 @@ impl Unit {
         let asked = match self.action {
             SyncAction::Check => true,
             SyncAction::Repair => self.way == RepairWay::Judged,
-            SyncAction::Resync | SyncAction::Recover => false,
+            SyncAction::Resync | SyncAction::Recover | SyncAction::Reshape => false,
         };
         asked && rig.cover.agrees(rig.bitmap.regions(), self.start, self.end)
     }

@@ -145,6 +145,25 @@ impl Sync {
         self.museum = museum;
     }
 
+    /// The array is another one from here on, of the same bytes.
+    ///
+    /// # Panics
+    /// While anything runs.
+    pub fn regrade(&mut self, geometry: Arc<Geometry>, array_sectors: u64) {
+        assert!(self.is_idle(), "nobody knows the old geometry");
+        if let Geometry::Parity(map) = &*geometry {
+            self.grain_sectors = map.chunk_sectors();
+        }
+        (self.geometry, self.array_sectors) = (geometry, array_sectors);
+        self.reach = Reach::ALL;
+        self.guided.clear();
+    }
+
+    /// Nothing runs, and nobody waits for members to agree.
+    pub fn is_idle(&self) -> bool {
+        self.run.is_none() && self.commits.is_idle()
+    }
+
     /// What superblocks of a clean array say about resync.
     pub fn checkpoint_sectors(&self) -> u64 {
         self.checkpoint_sectors
@@ -412,7 +431,7 @@ impl Sync {
                     rig.cover.set_rebuilt(*member, done, done.max(run.cursor()));
                 }
             }
-            SyncAction::Check | SyncAction::Repair => {}
+            SyncAction::Check | SyncAction::Repair | SyncAction::Reshape => {}
         }
     }
 
@@ -531,6 +550,7 @@ impl Sync {
                 run.done(rig, unit, tag, member, result);
             }
             UnitId::Commit(unit) => self.commits.done(rig, unit, tag, (member, result)),
+            UnitId::Reshape => unreachable!("the window of a reshape is none of ours"),
         }
     }
 
@@ -542,6 +562,7 @@ impl Sync {
                 run.locked(rig, unit);
             }
             UnitId::Commit(unit) => self.commits.locked(rig, unit),
+            UnitId::Reshape => unreachable!("the window of a reshape is none of ours"),
         }
     }
 

@@ -139,6 +139,7 @@ impl Run {
                 None => start = sync.agreed_sectors,
             },
             SyncAction::Check | SyncAction::Repair => start = sync.reach.from,
+            SyncAction::Reshape => unreachable!("no run"),
         }
         let named = action != SyncAction::Recover || !targets.is_empty();
         assert!(named, "a recovery rebuilds somebody");
@@ -351,6 +352,9 @@ impl Run {
             Geometry::Copied(map) => (at / map.chunk_sectors() + 1) * map.chunk_sectors(),
             _ => self.end,
         };
+        // A reshape that waits for this: a unit lies on one side of it.
+        let frontier = rig.lane.shift().map(|shift| shift.frontier_sectors);
+        end = frontier.filter(|f| *f > at).map_or(end, |f| end.min(f));
         let copies = self.copies_at(at);
         let sectors: SmallVec<[u64; 4]> = match &copies {
             Some(copies) => copies.iter().map(|(_, sector)| *sector).collect(),

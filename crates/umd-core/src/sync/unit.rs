@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use super::{RepairWay, SyncRig};
 use crate::geometry::{Copy, Geometry};
 use crate::lane::{Holder, LockId, NOWHERE, Scribe, fine_middle};
-use crate::member::{Access, Effect, Gather, Io, Owner, Round};
+use crate::member::{Access, Effect, Epoch, Gather, Io, Owner, Round};
 use crate::value::{
     Exhibit, IoDone, IoError, IoOp, MemberId, Mismatch, Purpose, Slice, Slot, SyncAction, UnitId,
 };
@@ -112,6 +112,8 @@ pub(super) struct Unit {
     /// What it locks: array sectors of a mirror, else member data sectors.
     pub(super) start: u64,
     pub(super) end: u64,
+    /// A reshape has moved its range.
+    moved: bool,
     window: Option<SyncWindow>,
     lock: Option<LockId>,
     stage: Stage,
@@ -148,6 +150,7 @@ impl Unit {
             start: part.sector,
             end: part.sector + (part.end - part.start),
             part,
+            moved: false,
             window: None,
             lock: None,
             stage: Stage::Locking,
@@ -219,6 +222,10 @@ impl Unit {
 
     pub fn locked(&mut self, rig: &mut SyncRig<'_>, index: UnitId) -> Option<UnitEnd> {
         let lock = self.lock.expect("just granted");
+        if rig.lane.shift().is_some() {
+            self.moved = rig.lane.has_moved(self.start);
+            self.geometry = rig.lane.geometry_at(self.start).clone();
+        }
         assert_eq!(self.stage, Stage::Locking, "a lock is granted once");
         self.window = Some(SyncWindow {
             start: self.start,
@@ -242,7 +249,11 @@ impl Unit {
         let len = self.end - self.start;
         let mut places = self.places().into_iter();
         places.any(|place| {
-            let column = rig.epoch.column(place.slot).filter(|c| !c.in_sync);
+            let column = rig
+                .epoch
+                .side(self.moved)
+                .column(place.slot)
+                .filter(|c| !c.in_sync);
             let reach = column.map_or(0, |c| rig.cover.done_sectors(c.member));
             place.member_sectors < reach && reach < place.member_sectors + len
         })
@@ -286,7 +297,7 @@ impl Unit {
             .iter()
             .filter(|place| !known_bad(place.slot) && !self.is_target(rig, place.slot))
             .filter(|place| {
-                let column = rig.epoch.column(place.slot);
+                let column = rig.epoch.side(self.moved).column(place.slot);
                 let (from, len) = (place.member_sectors, self.end - self.start);
                 rig.cover.locked_access(column, from, from + len) == Access::Usable
             })
@@ -328,7 +339,7 @@ impl Unit {
     ) -> Option<UnitEnd> {
         self.stage = Stage::Reading;
         let round = Round {
-            epoch: rig.epoch,
+            epoch: rig.epoch.side(self.moved),
             start_sectors: self.start,
             len_sectors: self.end - self.start,
             purpose: self.purpose(),
@@ -342,6 +353,7 @@ impl Unit {
         match self.action {
             SyncAction::Resync | SyncAction::Recover => Purpose::Resync,
             SyncAction::Check | SyncAction::Repair => Purpose::Scrub,
+            SyncAction::Reshape => unreachable!("no unit of a run"),
         }
     }
 
@@ -376,7 +388,7 @@ impl Unit {
 
     /// The sectors of a place on the device of this member.
     fn on_device(&self, rig: &SyncRig<'_>, slot: u16) -> Option<(MemberId, u64, u64)> {
-        let column = rig.epoch.column(slot)?;
+        let column = rig.epoch.side(self.moved).column(slot)?;
         let places = self.places();
         let place = places.iter().find(|place| place.slot == slot)?;
         let start = column.data_offset_sectors + place.member_sectors;
@@ -507,7 +519,11 @@ impl Unit {
         let block = rig.members.block_sectors();
         let failed = &self.columns.unreadable()[self.sounded..];
         for slot in failed {
-            let column = rig.epoch.column(*slot).expect("it was just read");
+            let column = rig
+                .epoch
+                .side(self.moved)
+                .column(*slot)
+                .expect("it was just read");
             for at in (self.start..self.end).step_by(block as usize) {
                 let sector = column.data_offset_sectors + at;
                 let tag = u32::from(*slot);
@@ -580,7 +596,7 @@ impl Unit {
         };
         let mut scribe = Scribe {
             geometry: &self.geometry,
-            epoch: rig.epoch,
+            epoch: rig.epoch.side(self.moved),
             members: rig.members,
             metadata: rig.metadata,
             io: rig.io,
@@ -621,7 +637,8 @@ impl Unit {
             let place = places.iter().find(|place| place.slot == mend.slot);
             let place = place.expect("what is mended lies there");
             let onto_new = replaced.contains(&mend.slot);
-            let Some((member, data_sectors)) = holder(rig, mend.slot, onto_new) else {
+            let epoch = rig.epoch.side(self.moved);
+            let Some((member, data_sectors)) = holder(rig, epoch, mend.slot, onto_new) else {
                 continue;
             };
             let window = self.window.as_ref().expect("locked");
@@ -662,11 +679,11 @@ fn is_failing(rig: &SyncRig<'_>) -> bool {
 }
 
 /// Who is written in a slot, and where its data starts: the member there, or its replacement.
-fn holder(rig: &SyncRig<'_>, slot: u16, onto_new: bool) -> Option<(MemberId, u64)> {
+fn holder(rig: &SyncRig<'_>, epoch: &Epoch, slot: u16, onto_new: bool) -> Option<(MemberId, u64)> {
     if onto_new {
         let new = rig.members.replacement_in(Slot(slot))?;
         return Some((new.id, new.data_offset_sectors()));
     }
-    let column = rig.epoch.column(slot)?;
+    let column = epoch.column(slot)?;
     Some((column.member, column.data_offset_sectors))
 }

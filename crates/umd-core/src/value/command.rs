@@ -121,6 +121,8 @@ pub enum Purpose {
     Resync,
     /// Check or repair.
     Scrub,
+    /// Rows read where they were, and written where a reshape moves them.
+    Reshape,
     /// A cache flush.
     Flush,
     /// An allocation query.

@@ -1,7 +1,7 @@
 //! What an administrator can ask a running array to do.
 
-use umd_format::FaultyLayout;
 use umd_format::v1::DeviceFlags;
+use umd_format::{FaultyLayout, Level};
 
 use super::ids::MemberId;
 use super::sync_action::SyncAction;
@@ -40,6 +40,9 @@ pub enum Control {
     /// Fail in one more way, or in none, at level faulty. Not recorded: superblocks keep the layout
     /// that the array was made with.
     Layout(FaultyLayout),
+    /// Become an array of another level, or get another layout (mdadm `--grow --level`). Answered
+    /// when that is recorded; what has to be moved is moved afterwards.
+    Level(LevelWish),
     /// Could it get such a bitmap in a file now, and how long would the file be?
     BitmapRoom(NewBitmap),
     /// Start or stop a sync action.
@@ -70,6 +73,7 @@ impl Control {
             | Control::Replace { .. }
             | Control::Flags(..)
             | Control::Bitmap(_)
+            | Control::Level(_)
             | Control::Sync(_) => true,
             Control::Limits(_, wish) => wish.is_some(),
             Control::Lost(..)
@@ -82,6 +86,30 @@ impl Control {
             | Control::Stop => false,
         }
     }
+}
+
+/// What layout an array of another level is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayoutWish {
+    /// The usual one.
+    Default,
+    /// The one in which nothing has to be moved.
+    Preserve,
+    /// This one.
+    Number(u32),
+}
+
+/// What an array is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LevelWish {
+    /// The level.
+    pub level: Level,
+    /// Its layout.
+    pub layout: LayoutWish,
+    /// So many devices are about to be added.
+    pub coming: u16,
+    /// Also if it has fewer devices afterwards than it needs.
+    pub force: bool,
 }
 
 /// How an array goes about its work; what is not said stays as it is.

@@ -55,6 +55,8 @@ pub enum UnitId {
     Run(u32),
     /// Of a read that waits until members agree.
     Commit(u32),
+    /// The window of a reshape.
+    Reshape,
 }
 
 impl Events {

@@ -12,6 +12,8 @@ pub enum SyncAction {
     Check,
     /// Read everything, mend differences.
     Repair,
+    /// Move everything into another layout. The sync machine has no part in it.
+    Reshape,
 }
 
 impl SyncAction {
@@ -22,6 +24,7 @@ impl SyncAction {
             SyncAction::Recover => "recover",
             SyncAction::Check => "check",
             SyncAction::Repair => "repair",
+            SyncAction::Reshape => "reshape",
         }
     }
 }

@@ -285,10 +285,7 @@ fn other_levels_keep_their_layouts() {
     world.start(&wish, Options::default()).expect("started");
     match world.control(Control::Layout(layout)) {
         Err(ControlError::Invalid(why)) => {
-            assert_eq!(
-                why,
-                "raid1 keeps its layout: reshape is not available in this version"
-            );
+            assert_eq!(why, "raid1 does not fail on purpose");
         }
         other => panic!("{other:?}"),
     }

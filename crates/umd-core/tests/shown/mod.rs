@@ -62,6 +62,7 @@ fn at_rest(shape: &Shape, (offset, room, used): (u64, u64, u64), array_sectors: 
             .map(|n| serves(n, (offset, room)))
             .collect(),
         sync: None,
+        reshape: None,
         sync_pending: false,
         resync_from_sectors: None,
         sync_requested: None,

@@ -320,6 +320,25 @@ impl Fields {
         }
     }
 
+    /// Says of a reshape that it is over: data was moved by so many sectors on this member.
+    ///
+    /// # Panics
+    /// When there is no such place on a device.
+    pub fn forget_reshape(&mut self, by: i64) {
+        let moved =
+            |from: u64, by: i64| from.checked_add_signed(by).expect("there was room for it");
+        self.data_offset_sectors = moved(self.data_offset_sectors, by);
+        self.data_size_sectors = moved(self.data_size_sectors, -by);
+        let all = Features::RESHAPE_ACTIVE
+            .with(Features::RESHAPE_BACKWARDS)
+            .with(Features::NEW_OFFSET);
+        self.features = self.features.without(all);
+        self.new_offset_sectors = 0;
+        self.reshape_position_sectors = 0;
+        self.new_level = Level::Raid0;
+        (self.new_layout, self.new_chunk_sectors) = (0, 0);
+    }
+
     /// Writes all fields into `image`; the checksum is left to the caller.
     pub(super) fn patch(&self, image: &mut [u8]) {
         put(image, 8, &self.features.0.to_le_bytes());

@@ -66,6 +66,7 @@ fn status() -> Status {
         degraded: 0,
         members: (0..2).map(member).collect(),
         sync: None,
+        reshape: None,
         sync_pending: false,
         resync_from_sectors: None,
         sync_requested: None,

@@ -385,6 +385,7 @@ impl Maker for Mirrors {
             degraded: 0,
             members,
             sync: None,
+            reshape: None,
             sync_pending: false,
             resync_from_sectors: None,
             sync_requested: None,

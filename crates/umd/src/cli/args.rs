@@ -584,12 +584,16 @@ pub struct ManageArgs {
 #[derive(Debug, Clone, Args)]
 #[command(
     override_usage = "umd grow NAME --bitmap=internal|none|/path/file [OPTIONS]\n       \
-                            umd grow NAME --layout=MODE [OPTIONS]"
+                            umd grow NAME --level=LEVEL [--layout=LAYOUT] [--add DEV...]\n       \
+                            umd grow NAME --layout=LAYOUT|MODE [OPTIONS]"
 )]
 pub struct GrowArgs {
-    /// The array
+    /// The array, and with --add the devices that are put in
     #[arg(value_name = "NAME")]
     pub targets: Vec<String>,
+    /// Put the devices in that follow, for the new level
+    #[arg(short, long)]
+    pub add: bool,
     /// Write-intent bitmap: internal, none, or a file (a path with a '/'; it is named again with
     /// each assemble)
     #[arg(short, long)]
@@ -601,14 +605,15 @@ pub struct GrowArgs {
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "256")]
     pub write_behind: Option<String>,
-    /// Write over a bitmap file that is there already
+    /// Write over a bitmap file that is there already; take a level with fewer devices than it
+    /// needs
     #[arg(short, long)]
     pub force: bool,
-    /// Not there yet
-    #[arg(short = 'n', long, value_name = "COUNT", hide = true)]
+    /// With --level: how many devices it is to have, to be sure
+    #[arg(short = 'n', long, visible_alias = "raid-disks", value_name = "COUNT")]
     pub raid_devices: Option<String>,
-    /// Only with --layout: faulty
-    #[arg(short, long, hide = true)]
+    /// The level it is to have: 0, 4, 5 or 6
+    #[arg(short, long)]
     pub level: Option<String>,
     /// Not there yet
     #[arg(short = 'z', long, hide = true)]
@@ -616,9 +621,10 @@ pub struct GrowArgs {
     /// Not there yet
     #[arg(short, long, hide = true)]
     pub chunk: Option<String>,
-    /// One more way in which level faulty fails: wt, rt, wp, rp, rf, wa, and a period (rt100);
-    /// clear ends all, flush forgets places that are bad
-    #[arg(short = 'p', long, visible_alias = "parity", value_name = "MODE")]
+    /// The layout it is to have (left-symmetric, parity-last, left-symmetric-6 ...; preserve: the
+    /// one in which nothing is moved). Or one more way in which level faulty fails: wt, rt, wp, rp,
+    /// rf, wa, and a period (rt100); clear ends all, flush forgets places that are bad
+    #[arg(short = 'p', long, visible_alias = "parity", value_name = "LAYOUT")]
     pub layout: Option<String>,
     /// Not there yet
     #[arg(short = 'k', long, hide = true)]
@@ -637,7 +643,8 @@ pub struct ActionArgs {
     /// The array
     #[arg(value_name = "NAME")]
     pub array: String,
-    /// check, repair, resync, recover, idle or frozen; the current one is printed without it
+    /// check, repair, resync, recover, reshape, idle or frozen; the current one is printed without
+    /// it
     #[arg(value_name = "ACTION")]
     pub action: Option<String>,
     /// What a repair believes where members differ: the others, where they show that one is wrong

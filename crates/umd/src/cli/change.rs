@@ -355,17 +355,16 @@ const PLACES_SHOWN: usize = 16;
 /// With the exit code and sentence for the user.
 pub fn action(args: &ActionArgs, reach: &Reach) -> Outcome {
     let name = values::array_name(&args.array)?;
-    let words = ["check", "repair", "resync", "recover", "idle", "frozen"];
-    if let Some(action) = &args.action {
-        if action == "reshape" {
-            return Err(Failure::usage("reshape is not available in this version"));
-        }
-        if !words.contains(&action.as_str()) {
-            let list = words.join(", ");
-            return Err(Failure::usage(format!(
-                "{action} is no sync action; there are {list}"
-            )));
-        }
+    let words = [
+        "check", "repair", "resync", "recover", "reshape", "idle", "frozen",
+    ];
+    if let Some(action) = &args.action
+        && !words.contains(&action.as_str())
+    {
+        let list = words.join(", ");
+        return Err(Failure::usage(format!(
+            "{action} is no sync action; there are {list}"
+        )));
     }
     let request = action_request(args)?;
     let changes = request != ActionRequest::default();

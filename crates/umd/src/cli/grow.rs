@@ -1,13 +1,15 @@
-//! `umd grow`: what a running array is made with is changed. Today that is its bitmap, and how
-//! level faulty fails.
+//! `umd grow`: what a running array is made with is changed: its level and layout, its bitmap, and
+//! how level faulty fails.
 
-use umd_format::FaultyLayout;
+use umd_core::geometry::{Shape, convert};
+use umd_format::{FaultyLayout, Level};
 
 use super::args::GrowArgs;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::Reach;
 use super::values::{self, BitmapWord};
-use crate::api::{BitmapRequest, DoneDoc, LayoutRequest};
+use crate::api::{BitmapRequest, DoneDoc, LayoutRequest, LevelRequest};
+use crate::daemon::level::wish;
 use crate::doc::ArrayDoc;
 use crate::words;
 
@@ -15,6 +17,7 @@ use crate::words;
 enum Change {
     Bitmap(BitmapRequest),
     Layout(FaultyLayout),
+    Level(LevelRequest),
 }
 
 /// Runs the command.
@@ -27,10 +30,11 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
             return Err(Failure::usage("an md device must be given in this mode"));
         }
         [name] => values::array_name(name)?,
+        [name, ..] if args.add => values::array_name(name)?,
         [_, other, ..] => {
             return Err(Failure::usage(format!(
-                "{other}: devices are put in with umd manage --add; reshape is not available in \
-                 this version"
+                "{other}: devices are put in with umd manage --add, or for a new level with umd \
+                 grow --level --add"
             )));
         }
     };
@@ -48,6 +52,7 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
             let layout = layout.to_string();
             reach.post(&name, "layout", &LayoutRequest { layout })?
         }
+        Change::Level(request) => reach.post(&name, "level", request)?,
     };
     if !quiet {
         done.messages.iter().for_each(|line| say(line));
@@ -65,18 +70,25 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
     };
     // What no mode is called may be a layout of another level.
     let mode = args.layout.as_deref().map(FaultyLayout::from_word);
+    let level = args.level.is_some() && !faulty;
     let later = [
-        ("--raid-devices", args.raid_devices.is_some()),
-        ("--level", args.level.is_some() && !faulty),
+        ("--raid-devices", args.raid_devices.is_some() && !level),
         ("--size", args.size.is_some()),
         ("--chunk", args.chunk.is_some()),
-        ("--layout", mode == Some(None) && !faulty),
         ("--consistency-policy", args.consistency_policy.is_some()),
     ];
     if let Some((option, _)) = later.iter().find(|(_, given)| *given) {
         return Err(Failure::usage(format!(
             "grow {option} (reshape) is not available in this version"
         )));
+    }
+    if level || mode == Some(None) && !faulty {
+        return level_request(args).map(Change::Level);
+    }
+    if args.add {
+        return Err(Failure::usage(
+            "devices are put in with umd manage --add, or for a new level with --level --add",
+        ));
     }
     match mode {
         None if faulty => Err(Failure::usage(
@@ -92,6 +104,29 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
             mode.map(Change::Layout).ok_or_else(text)
         }
     }
+}
+
+fn level_request(args: &GrowArgs) -> Result<LevelRequest, Failure> {
+    let bitmap = [&args.bitmap, &args.bitmap_chunk, &args.write_behind];
+    if bitmap.iter().any(|option| option.is_some()) {
+        return Err(Failure::usage(
+            "--level, --layout and --bitmap are changed one after the other",
+        ));
+    }
+    if let Some(word) = &args.level {
+        values::level(word)?;
+    }
+    let devices = args.targets.iter().skip(1);
+    let devices = devices.map(|one| Ok(values::absolute(one)?.display().to_string()));
+    let devices: Result<Vec<String>, Failure> = devices.collect();
+    let count = args.raid_devices.as_deref().map(values::raid_devices);
+    Ok(LevelRequest {
+        level: args.level.clone(),
+        layout: args.layout.clone(),
+        raid_devices: count.transpose()?,
+        devices: devices?,
+        force: args.force,
+    })
 }
 
 /// Whether anything was said that only a bitmap has.
@@ -154,11 +189,49 @@ fn planned(array: &ArrayDoc, change: &Change) -> Result<Vec<String>, Failure> {
              the one it was made with"
         )]),
         Change::Layout(_) => Err(Failure::failed(format!(
-            "cannot change the layout of {name}: {} keeps its layout: reshape is not available in \
-             this version",
+            "cannot change the layout of {name}: {} does not fail on purpose",
             array.level
         ))),
+        Change::Level(request) => planned_level(array, request),
     }
+}
+
+fn planned_level(array: &ArrayDoc, request: &LevelRequest) -> Result<Vec<String>, Failure> {
+    let name = &array.name;
+    let wish = wish(request, array.level_number).map_err(Failure::usage)?;
+    let from = Shape {
+        level: Level::from_raw(array.level_number),
+        layout: u32::try_from(array.layout_number).unwrap_or(0),
+        raid_disks: array.raid_disks,
+    };
+    let made = convert(from, wish.level, wish.layout).map_err(|why| {
+        Failure::failed(format!(
+            "cannot change the level or layout of {name}: {why}"
+        ))
+    })?;
+    let word = |level: Level, layout: u32| {
+        let number = layout as i32;
+        let known = words::layout_name(level.to_raw(), number);
+        known.unwrap_or_else(|| format!("layout {layout}"))
+    };
+    let takes = |shape: Shape| {
+        let (level, disks) = (shape.level, shape.raid_disks);
+        format!("would make {name} a {level} of {disks} devices; all data stays where it is")
+    };
+    let mut lines = Vec::new();
+    lines.extend(made.first.map(takes));
+    if let Some(layout) = made.reshape {
+        let level = made.first.map_or(from.level, |shape| shape.level);
+        let old = made.first.map_or(from.layout, |shape| shape.layout);
+        let (old, new) = (word(level, old), word(level, layout));
+        lines.push(format!(
+            "would reshape {name} from {old} to {new}: all data is moved on every member"
+        ));
+    }
+    lines.extend(made.last.map(takes));
+    let adds = request.devices.iter();
+    lines.extend(adds.map(|device| format!("would add {device} to {name}")));
+    Ok(lines)
 }
 
 fn planned_bitmap(array: &ArrayDoc, request: &BitmapRequest) -> Vec<String> {

@@ -26,7 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::household::{Answer, Household};
-use super::{metrics, page, parameters, web};
+use super::{level, metrics, page, parameters, web};
 use crate::api::{
     API, ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc,
     ErrorDoc, EventDoc, GoneRequest, IncrementalDoc, IncrementalRequest, LayoutRequest,
@@ -146,6 +146,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(action))
         .routes(routes!(bitmap))
         .routes(routes!(layout))
+        .routes(routes!(level::level))
         .routes(routes!(readonly))
         .routes(routes!(wait))
         .routes(routes!(events))
@@ -364,7 +365,7 @@ async fn device_gone(State(shared): State<Shared>, body: Body<GoneRequest>) -> R
 
 /// A control request to what has a name: it stays until that is answered, and nobody holds it for
 /// whoever only opened it any longer, unless the request makes no sense.
-async fn asked<T: Serialize>(
+pub(super) async fn asked<T: Serialize>(
     shared: &Shared,
     name: &str,
     work: impl Future<Output = Answer<T>>,

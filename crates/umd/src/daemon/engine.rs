@@ -149,6 +149,7 @@ fn empty_status() -> Status {
         degraded: 0,
         members: Vec::new(),
         sync: None,
+        reshape: None,
         sync_pending: false,
         resync_from_sectors: None,
         sync_requested: None,

@@ -431,6 +431,7 @@ impl Waiting {
             faulty: None,
             sync_action: "idle".to_owned(),
             sync: None,
+            reshape: None,
             sync_pending: false,
             resync_from_sectors: None,
             sync_min_sectors: 0,

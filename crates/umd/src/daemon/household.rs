@@ -584,6 +584,7 @@ fn sync_request(word: &str, plain: bool) -> Answer<SyncRequest> {
         "repair" => SyncRequest::Repair(RepairWay::Judged),
         "resync" => SyncRequest::Start(SyncAction::Resync),
         "recover" => SyncRequest::Start(SyncAction::Recover),
+        "reshape" => SyncRequest::Start(SyncAction::Reshape),
         other => return Err(ErrorDoc::new(format!("{other} is no sync action"))),
     })
 }

@@ -38,7 +38,7 @@ pub const KINDS: [(Kind, &str); 5] = [
 ];
 
 /// All purposes with their words, in their order.
-pub const PURPOSES: [(Purpose, &str); 11] = [
+pub const PURPOSES: [(Purpose, &str); 12] = [
     (Purpose::Data, "data"),
     (Purpose::Parity, "parity"),
     (Purpose::Preread, "preread"),
@@ -48,6 +48,7 @@ pub const PURPOSES: [(Purpose, &str); 11] = [
     (Purpose::BadBlocks, "badblocks"),
     (Purpose::Resync, "resync"),
     (Purpose::Scrub, "scrub"),
+    (Purpose::Reshape, "reshape"),
     (Purpose::Flush, "flush"),
     (Purpose::Query, "query"),
 ];

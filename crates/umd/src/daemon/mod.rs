@@ -15,6 +15,7 @@
 //! | `memory`    | what runs, for the next daemon                                   |
 //! | `meter`     | how long requests and member I/O take                             |
 //! | `metrics`   | all that as Prometheus reads it                                  |
+//! | `level`     | another level or layout                                          |
 //! | `registry`  | the names, on the core's machine; who waits for whom             |
 //! | `admission` | a client's claim on what it has open                             |
 //! | `lobby`     | clients of what is no array                                      |
@@ -41,6 +42,8 @@ pub mod gathering;
 pub mod household;
 pub mod incremental;
 pub mod listener;
+
+pub mod level;
 pub mod lobby;
 pub mod memory;
 pub mod meter;

@@ -42,7 +42,7 @@ fn fixed(name: &str) -> Node {
 fn geometry(array: &ArrayDoc) -> Entries {
     named([
         ("level", writable(&array.level)),
-        ("layout", writable(array.layout_number)),
+        ("layout", writable(layout(array))),
         ("raid_disks", writable(array.raid_disks)),
         ("uuid", read_only(&array.uuid_canonical)),
         ("chunk_size", writable(array.chunk_bytes)),
@@ -50,9 +50,32 @@ fn geometry(array: &ArrayDoc) -> Entries {
         ("metadata_version", writable(&array.metadata)),
         ("new_dev", attribute(None, true)),
         ("array_size", writable("default")),
-        ("reshape_position", writable("none")),
-        ("reshape_direction", writable("forwards")),
+        ("reshape_position", writable(reshape_position(array))),
+        ("reshape_direction", writable(reshape_direction(array))),
     ])
+}
+
+/// The layout; while the array is reshaped the new one, and the old one behind it.
+fn layout(array: &ArrayDoc) -> String {
+    let old = array.layout_number;
+    match &array.reshape {
+        Some(reshape) => format!("{} ({old})", reshape.new_layout_number),
+        None => old.to_string(),
+    }
+}
+
+/// How far a reshape has come, in array sectors.
+pub fn reshape_position(array: &ArrayDoc) -> String {
+    let reshape = array.reshape.as_ref();
+    reshape.map_or("none".to_owned(), |one| one.position_sectors.to_string())
+}
+
+/// Which way it goes.
+pub fn reshape_direction(array: &ArrayDoc) -> &'static str {
+    match array.reshape.as_ref().is_some_and(|one| one.backwards) {
+        true => "backwards",
+        false => "forwards",
+    }
 }
 
 /// What each member gives, in KiB; 0 where they need not be alike.

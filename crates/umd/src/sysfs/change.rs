@@ -2,7 +2,9 @@
 
 use umd_format::FaultyLayout;
 
-use super::attributes::{FIXED, component_kib, resync_start, state_word};
+use super::attributes::{
+    FIXED, component_kib, reshape_direction, reshape_position, resync_start, state_word,
+};
 use super::{Errno, bitmap, device_state, is_inactive, is_read_only, is_redundant, members};
 use crate::api::{
     ActionRequest, BitmapRequest, LayoutRequest, Limit, ManageRequest, SettingsRequest,
@@ -72,8 +74,12 @@ fn to_array(array: &ArrayDoc, name: &str, text: &str) -> Answer {
         }),
         "safe_mode_delay" | "max_read_errors" | "fail_last_dev" => settings(array, name, text),
         "array_size" => array_size(array, text),
-        "reshape_position" => settled(text, "none", |text| text.parse::<u64>().is_ok()),
-        "reshape_direction" => settled(text, "forwards", |text| text == "backwards"),
+        "reshape_position" => settled(text, &reshape_position(array), |text| {
+            text == "none" || text.parse::<u64>().is_ok()
+        }),
+        "reshape_direction" => settled(text, reshape_direction(array), |text| {
+            matches!(text, "forwards" | "backwards")
+        }),
         "consistency_policy" => policy(array, text),
         "serialize_policy" => match array.level_number {
             1 => settled(text, "0", |text| text == "1"),

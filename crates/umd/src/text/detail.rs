@@ -162,6 +162,17 @@ fn syncing(array: &ArrayDoc) -> String {
         let percent = format!("{}% complete\n", sync.percent as u64);
         line(sync_label(sync), percent);
     }
+    if let Some(reshape) = &array.reshape {
+        let number = || reshape.new_layout_number.to_string();
+        let layout = reshape.new_layout.clone().unwrap_or_else(number);
+        line("New Layout", format!("{layout}\n"));
+        if let Some(level) = &reshape.then_level {
+            line("Then Level", format!("{level}\n"));
+        }
+        if let Some(why) = &reshape.waits {
+            line("Reshape Waits", format!("{why}\n"));
+        }
+    }
     if let Some(text) = sync_range(array) {
         line("Sync Range", format!("{text}\n"));
     }
@@ -210,6 +221,7 @@ fn sync_label(sync: &SyncDoc) -> &'static str {
     match sync.action.as_str() {
         "recover" => "Rebuild Status",
         "check" => "Check Status",
+        "reshape" => "Reshape Status",
         _ => "Resync Status",
     }
 }
@@ -332,6 +344,7 @@ pub fn state(array: &ArrayDoc) -> String {
         words.push_str(match sync.action.as_str() {
             "recover" => ", recovering",
             "check" => ", checking",
+            "reshape" => ", reshaping",
             _ => ", resyncing",
         });
     } else if array.sync_pending {

@@ -201,6 +201,7 @@ pub fn how_far(sync: &SyncDoc) -> String {
     let word = match sync.action.as_str() {
         "check" => "check",
         "recover" => "recovery",
+        "reshape" => "reshape",
         _ => "resync",
     };
     format!(

@@ -9,6 +9,7 @@
 //!   changes 04*   what `--update=` leaves
 //!   bitmaps 05*   what a bitmap saves, counted on the members themselves
 //!   grown         the same of bitmaps that come and go while the array runs
+//!   reshaped      05r6tor0: an array becomes others, and back
 //!   manners 06*   names and write-mostly members
 //!   sysfs   06*   all that scripts do with /sys/block/mdX/md, on a real mount
 //!   parity  19*   a check that knows who is wrong, and a repair that does no harm
@@ -30,6 +31,7 @@ mod losses;
 mod manners;
 mod parity;
 mod replaced;
+mod reshaped;
 mod starts;
 mod sysfs;
 
