@@ -170,9 +170,16 @@ pub struct CreateArgs {
     /// Metadata version: 0.90, 1.0, 1.1, 1.2 [default: what CREATE in mdadm.conf says, or 1.2]
     #[arg(short = 'e', long, value_name = "VERSION")]
     pub metadata: Option<String>,
-    /// Write-intent bitmap: internal, lockless, none, or a file for it (a path with a / in it)
+    /// Write-intent bitmap: internal, lockless, clustered, none, or a file for it (a path with a
+    /// / in it)
     #[arg(short, long)]
     pub bitmap: Option<String>,
+    /// How many hosts can run it at the same time (with --bitmap=clustered) [default: 4]
+    #[arg(long, value_name = "COUNT")]
+    pub nodes: Option<String>,
+    /// The name of their cluster [default: HOMECLUSTER of mdadm.conf]
+    #[arg(long, value_name = "NAME")]
+    pub home_cluster: Option<String>,
     /// Size of what one bit of the bitmap covers
     #[arg(long, value_name = "SIZE")]
     pub bitmap_chunk: Option<String>,
