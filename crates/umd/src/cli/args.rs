@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::args_cluster::{ClusterArgs, ClusterCommandArgs};
 use super::args_daemon::{DaemonArgs, DoorArgs};
 use super::args_incremental::IncrementalArgs;
 use super::args_monitor::MonitorArgs;
@@ -128,6 +129,8 @@ pub enum Command {
     Stop(StopArgs),
     /// Show the state of an array in md's words, or change it
     ArrayState(ArrayStateArgs),
+    /// Say what only an administrator can know of a clustered array
+    Cluster(ClusterCommandArgs),
     /// Erase the md superblock of devices
     ZeroSuperblock(ZeroArgs),
     /// Run the arrays of all other commands (they start it by themselves)
@@ -371,6 +374,9 @@ pub struct AssembleArgs {
     /// With --update=name, homehost or metadata: the host to store
     #[arg(long, value_name = "HOST")]
     pub homehost: Option<String>,
+    /// How it is run as one node of a cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Show what would be started and written, and do nothing
     #[arg(long)]
     pub dry_run: bool,

@@ -147,6 +147,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(bitmap))
         .routes(routes!(layout))
         .routes(routes!(readonly))
+        .routes(routes!(super::confirm::confirm_dead))
         .routes(routes!(wait))
         .routes(routes!(events))
         .routes(routes!(mdstat_text))
@@ -364,7 +365,7 @@ async fn device_gone(State(shared): State<Shared>, body: Body<GoneRequest>) -> R
 
 /// A control request to what has a name: it stays until that is answered, and nobody holds it for
 /// whoever only opened it any longer, unless the request makes no sense.
-async fn asked<T: Serialize>(
+pub(super) async fn asked<T: Serialize>(
     shared: &Shared,
     name: &str,
     work: impl Future<Output = Answer<T>>,

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use umd_format::Raid10Layout;
 
-use crate::doc::{ArrayDoc, MemberDoc, MismatchDoc, MismatchMemberDoc, SyncDoc};
+use crate::doc::{ArrayDoc, ClusterDoc, MemberDoc, MismatchDoc, MismatchMemberDoc, SyncDoc};
 use crate::units::human_tail;
 
 use super::Context;
@@ -76,6 +76,9 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     out.push_str(&syncing(array));
     if stored {
         out.push_str(&identity(array, context));
+    }
+    if let Some(cluster) = &array.cluster {
+        out.push_str(&of_cluster(cluster));
     }
     out.push_str(&table(array));
     out.push_str(&faults(array));
@@ -338,6 +341,37 @@ pub fn state(array: &ArrayDoc) -> String {
         words.push_str(", resyncing (PENDING)");
     }
     words
+}
+
+/// The cluster: its name as mdadm has it, its nodes, and what is waited for.
+fn of_cluster(cluster: &ClusterDoc) -> String {
+    let mut out = String::new();
+    let mut line = |label: &str, value: &str| {
+        let _ = writeln!(out, "{label:>18} : {value}");
+    };
+    line("Cluster Name", &cluster.name);
+    line("Lock Service", &cluster.engine);
+    for (label, text) in [
+        ("Cluster Frozen", &cluster.frozen),
+        ("Service Trouble", &cluster.trouble),
+    ] {
+        if let Some(text) = text {
+            line(label, text);
+        }
+    }
+    for wait in &cluster.waits {
+        line("Cluster Waits", wait);
+    }
+    out.push_str("\n      Node   State    Host\n");
+    for node in &cluster.nodes {
+        let host = node.host.as_deref().unwrap_or("-");
+        let _ = writeln!(out, "{:>10}   {:<6}   {host}", node.node, node.state);
+        if let Some(reason) = &node.reason {
+            let _ = writeln!(out, "             {reason}");
+        }
+    }
+    out.push('\n');
+    out
 }
 
 fn table(array: &ArrayDoc) -> String {
