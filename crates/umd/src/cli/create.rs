@@ -170,7 +170,6 @@ pub fn request(
     // What only bits have.
     let bits = matches!(bitmap, Some(BitmapWord::Internal | BitmapWord::File(_)));
     let clustered = bitmap == Some(BitmapWord::Clustered);
-    let write_behind = write_behind(args, level, bits)?;
     let host = Context::system().host;
     let homehost = args.homehost.as_deref().or(config.stored_home());
     let stored = args.name.as_deref().unwrap_or(&name);
@@ -210,7 +209,7 @@ pub fn request(
             .map(values::bitmap_chunk_bytes)
             .transpose()?,
         bitmap_delay_seconds: delay(args, bits || clustered)?,
-        write_behind,
+        write_behind: write_behind(args, level, bits)?,
         bad_block_log: log_wanted(args, config, clustered)?,
         assume_clean: args.assume_clean,
         slots,

@@ -3,7 +3,7 @@
 //! ```text
 //!   loop --- events, tend ----> ClusterNode -----------> commands --- loop
 //!                                |  |  ^
-//!                  service <-----'  |  '---- events of the lock service, proofs: they wake the loop
+//!                  service <-----'  |  '---- events of the lock service, proofs: they wake it
 //!      umd_cluster::Engine          v
 //!                             fencing: a thread for each attempt
 //! ```

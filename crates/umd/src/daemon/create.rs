@@ -505,11 +505,7 @@ fn plan_array(
         slots,
         spares,
     };
-    let created = match cluster {
-        Some(cluster) => create::new_clustered(&array, cluster),
-        None => create::new_array(&array),
-    };
-    let mut created = created.map_err(|error| create_error(&error, devices))?;
+    let mut created = created(&array, cluster).map_err(|error| create_error(&error, devices))?;
     created.regions = first_state(array.level, created.regions);
     if let Some(bitmap) = &mut created.bitmap {
         bitmap.fields.write_behind = request.write_behind;
@@ -521,6 +517,13 @@ fn plan_array(
     let size_sectors = first.map_or(0, |superblock| superblock.fields.size_sectors);
     check_copies(request, size_sectors)?;
     Ok(created)
+}
+
+fn created(array: &NewArray, cluster: Option<&Cluster>) -> Result<Created, create::CreateError> {
+    match cluster {
+        Some(cluster) => create::new_clustered(array, cluster),
+        None => create::new_array(array),
+    }
 }
 
 /// The md device's number for version 0.90: that of `mdN`, else the one mdadm begins with for

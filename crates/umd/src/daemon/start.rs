@@ -390,14 +390,8 @@ pub fn start(
         None => around.reserve(&name)?,
     };
     let name = reservation.name().to_owned();
-    let wanted = wishes.how.cluster.as_ref();
-    let wanted = wanted
-        .map(|one| Wanted::of(one, &plan, &opened, &facts))
-        .transpose()?;
-    let looks = match wanted {
-        Some(_) => looks(&opened, wishes)?,
-        None => Vec::new(),
-    };
+    let wanted = wanted(&opened, &plan, &facts, wishes)?;
+    let looks = looks(&opened, wishes)?;
     let (bitmap, bitmap_area) = bitmap(&opened, &mut plan, &facts, wishes)?;
     let (uuid, drives) = (plan.uuid, plan.drives());
     let export = export_of(&name, &plan, wishes.how.readonly);
@@ -418,34 +412,14 @@ pub fn start(
     let system = |error: std::io::Error| refused(format!("cannot start {name}: {error}"));
     let (handle, inbox) =
         Handle::new(export, around.events.clone(), wishes.how.clone()).map_err(system)?;
-    let members = opened
-        .into_iter()
-        .enumerate()
-        .map(|(index, one)| (MemberId(u32::try_from(index).expect("few devices")), one))
-        // A member that is not used is closed, and so unlocked, here.
-        .filter(|(id, _)| used.contains(id))
-        .chain(bitmap)
-        .collect();
-    let (report, joined) = mpsc::sync_channel(1);
-    let driven = match wanted {
-        None => Driven::Array(Box::new(setup)),
-        Some(wanted) => {
-            let service = wanted.connect(handle.waker())?;
-            let parts = cluster::Parts {
-                name: name.clone(),
-                before: not_read(&setup.plan),
-                request: wanted.request,
-                capacity: wanted.capacity,
-                looks,
-                wish: around.granting(wishes.clone()).wish,
-                pool: pool.clone(),
-                report,
-            };
-            let node = ClusterNode::new(parts, service, handle.waker());
-            Driven::Node(Box::new(node))
-        }
+    let members = kept(opened, &used).chain(bitmap).collect();
+    let joining = Joining {
+        name: &name,
+        wanted,
+        looks,
+        wish: around.granting(wishes.clone()).wish,
     };
-    let of_cluster = matches!(driven, Driven::Node(_));
+    let (driven, joined) = joining.driven(setup, &handle)?;
     let parts = LoopParts {
         name: name.clone(),
         driven,
@@ -457,11 +431,7 @@ pub fn start(
         .fill(uuid, handle)
         .map_err(|taken| refused(taken.to_string()))?;
     spawn(around, id, parts).map_err(system)?;
-    if of_cluster {
-        let gone = || Err("its thread has ended".to_owned());
-        let outcome = joined.recv().unwrap_or_else(|_| gone());
-        outcome.map_err(|why| refused(format!("{name} cannot join its cluster: {why}")))?;
-    }
+    has_joined(&name, joined)?;
     tell(around, &name, "NewArray");
     Ok(Started {
         name,
@@ -481,8 +451,74 @@ fn used_members(plan: &Plan) -> Vec<MemberId> {
     holders.chain(plan.spares.iter().copied()).collect()
 }
 
+/// Those that are used, with their identities; the others are closed, and so unlocked, here.
+fn kept(opened: Vec<Opened>, used: &[MemberId]) -> impl Iterator<Item = (MemberId, Opened)> {
+    let id = |index: usize| MemberId(u32::try_from(index).expect("few devices"));
+    let numbered = opened.into_iter().enumerate();
+    let numbered = numbered.map(move |(index, one)| (id(index), one));
+    numbered.filter(|(id, _)| used.contains(id))
+}
+
+/// What the cluster of an array that is run by one asks for.
+fn wanted(
+    opened: &[Opened],
+    plan: &Plan,
+    facts: &[MemberFacts],
+    wishes: &Wishes,
+) -> Answer<Option<Wanted>> {
+    let request = wishes.how.cluster.as_ref();
+    let wanted = request.map(|one| Wanted::of(one, plan, opened, facts));
+    wanted.transpose()
+}
+
+/// An array that is about to be driven, as that of this host or as a node of its cluster.
+struct Joining<'a> {
+    name: &'a str,
+    wanted: Option<Wanted>,
+    looks: Vec<Opened>,
+    wish: Wish,
+}
+
+/// Told when a node serves, or why it does not.
+type Joined = Option<mpsc::Receiver<Result<(), String>>>;
+
+impl Joining<'_> {
+    fn driven(self, setup: Setup, handle: &Handle) -> Answer<(Driven, Joined)> {
+        let Some(wanted) = self.wanted else {
+            return Ok((Driven::Array(Box::new(setup)), None));
+        };
+        let (report, joined) = mpsc::sync_channel(1);
+        let service = wanted.connect(handle.waker())?;
+        let parts = cluster::Parts {
+            name: self.name.to_owned(),
+            before: not_read(&setup.plan),
+            request: wanted.request,
+            capacity: wanted.capacity,
+            looks: self.looks,
+            wish: self.wish,
+            pool: setup.pool,
+            report,
+        };
+        let node = ClusterNode::new(parts, service, handle.waker());
+        Ok((Driven::Node(Box::new(node)), Some(joined)))
+    }
+}
+
+/// Waits until a node serves.
+fn has_joined(name: &str, joined: Joined) -> Answer<()> {
+    let Some(joined) = joined else {
+        return Ok(());
+    };
+    let gone = || Err("its thread has ended".to_owned());
+    let outcome = joined.recv().unwrap_or_else(|_| gone());
+    outcome.map_err(|why| refused(format!("{name} cannot join its cluster: {why}")))
+}
+
 /// The members once more, without a lock: a node reads them after it has joined.
 fn looks(opened: &[Opened], wishes: &Wishes) -> Answer<Vec<Opened>> {
+    if !wishes.wish.clustered {
+        return Ok(Vec::new());
+    }
     let look = |one: &Opened| {
         let file = MemberFile::open(one.file.path(), Mode::Examine, wishes.how.engine);
         let name = one.name.clone();

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use umd_format::Raid10Layout;
 
-use crate::doc::{ArrayDoc, ClusterDoc, MemberDoc, MismatchDoc, MismatchMemberDoc, SyncDoc};
+use crate::doc::{ArrayDoc, MemberDoc, MismatchDoc, MismatchMemberDoc, SyncDoc};
 use crate::units::human_tail;
 
 use super::Context;
@@ -77,10 +77,7 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     if stored {
         out.push_str(&identity(array, context));
     }
-    if let Some(cluster) = &array.cluster {
-        out.push_str(&of_cluster(cluster));
-    }
-    out.push_str(&table(array));
+    out.push_str(&(of_cluster(array) + &table(array)));
     out.push_str(&faults(array));
     out.push_str(&mismatches(array));
     out + &scrubs(array, context)
@@ -344,8 +341,11 @@ pub fn state(array: &ArrayDoc) -> String {
 }
 
 /// The cluster: its name as mdadm has it, its nodes, and what is waited for.
-fn of_cluster(cluster: &ClusterDoc) -> String {
+fn of_cluster(array: &ArrayDoc) -> String {
     let mut out = String::new();
+    let Some(cluster) = &array.cluster else {
+        return out;
+    };
     let mut line = |label: &str, value: &str| {
         let _ = writeln!(out, "{label:>18} : {value}");
     };
@@ -492,9 +492,51 @@ pub fn test_code(array: &ArrayDoc) -> u8 {
 mod tests {
     use super::*;
     use crate::doc::tests::{doc, member, raid5};
+    use crate::doc::{ClusterDoc, NodeDoc};
     use crate::text::tests::context;
     use umd_core::array::{ArrayState, MemberRole, Status, SyncStatus};
     use umd_core::value::{Mismatch, Slot, SyncAction};
+
+    /// Who is there, who is not, and what that keeps from going on.
+    #[test]
+    fn the_nodes_of_a_cluster_are_told_with_what_is_waited_for() {
+        let node = |node, host: Option<&str>, state: &str, reason: Option<&str>| NodeDoc {
+            node,
+            host: host.map(Into::into),
+            state: state.into(),
+            reason: reason.map(Into::into),
+        };
+        let mut array = doc(&raid5());
+        array.cluster = Some(ClusterDoc {
+            name: "hall".into(),
+            engine: "etcd".into(),
+            node: Some(0),
+            nodes: vec![
+                node(0, Some("alpha"), "this", None),
+                node(1, Some("beta"), "dead", Some("nobody has confirmed it")),
+                node(2, None, "free", None),
+            ],
+            waits: vec!["waiting for node 3 to acknowledge METADATA_UPDATED, 12 s".into()],
+            frozen: Some("writes wait".into()),
+            trouble: None,
+        });
+        let shown = of_cluster(&array);
+        let expected = "      Cluster Name : hall
+      Lock Service : etcd
+    Cluster Frozen : writes wait
+     Cluster Waits : waiting for node 3 to acknowledge METADATA_UPDATED, 12 s
+
+      Node   State    Host
+         0   this     alpha
+         1   dead     beta
+             nobody has confirmed it
+         2   free     -
+
+";
+        assert_eq!(shown, expected);
+        array.cluster = None;
+        assert_eq!(of_cluster(&array), "");
+    }
 
     #[test]
     fn a_clean_raid5() {

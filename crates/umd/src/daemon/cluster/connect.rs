@@ -173,5 +173,5 @@ fn just_made(opened: &[Opened], facts: &[MemberFacts]) -> bool {
 fn memory(array: [u8; 16]) -> Arc<Memory> {
     static LOGS: Mutex<BTreeMap<[u8; 16], Arc<Memory>>> = Mutex::new(BTreeMap::new());
     let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
-    Arc::clone(logs.entry(array).or_insert_with(Memory::new))
+    Arc::clone(logs.entry(array).or_default())
 }
