@@ -189,12 +189,48 @@ fn two_daemons_write_to_one_array_and_one_is_killed() {
         join(&alpha, "alpha", name, &etcd, &set).unwrap();
         alpha.until(name, settled).unwrap();
         qemu_io(&oracle, &alpha.daemon_uri(name), &reads(1, 0x44)).unwrap();
-        alpha.ok(&["stop", name]).unwrap();
+        stops_amid_messages((&alpha, &beta), name, || {
+            join(&alpha, "alpha", name, &etcd, &set).unwrap();
+        });
         let left = |array: &Value| states(array)[0] == "- free";
         beta.until(name, left).unwrap();
         beta.ok(&["stop", name]).unwrap();
         assert_legs_alike(&set);
     }
+}
+
+/// The session runs out, and nobody else can be certain of this node any more: it ends by itself,
+/// whatever is under way, and its clients are told.
+#[test]
+fn without_its_lock_service_an_array_ends() {
+    let what = "clustered arrays that lose etcd";
+    let (Some(oracle), Some(alpha)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let Some(mut etcd) = Etcd::start(&oracle, &scratch.path("")) else {
+        return;
+    };
+    let set = made(&alpha, &scratch, ARRAYS[0]);
+    let joined = join(&alpha, "alpha", "pair", &etcd, &set);
+    if joined.as_ref().is_err_and(|said| said.contains("without")) {
+        skipped(what, "this umd was built without the feature etcd");
+        return;
+    }
+    joined.unwrap();
+    let uri = alpha.daemon_uri("pair");
+    qemu_io(&oracle, &uri, &writes(0, 0x11)).unwrap();
+    etcd.child.kill().unwrap();
+    let begin = Instant::now();
+    while alpha.detail("pair").is_ok() {
+        let late = begin.elapsed() > Duration::from_secs(30);
+        assert!(!late, "it goes on without a session");
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert!(begin.elapsed() > Duration::from_secs(2), "it had a session");
+    assert!(qemu_io(&oracle, &uri, &writes(0, 0x22)).is_err());
+    let said = join(&alpha, "alpha", "pair", &etcd, &set).unwrap_err();
+    assert!(said.contains("the lock service does not answer"), "{said}");
 }
 
 /// Who does not come as a node gets no member.
@@ -227,6 +263,23 @@ fn both_write(oracle: &Oracle, (alpha, beta): (&Umd, &Umd), name: &str) {
     });
     qemu_io(oracle, &alpha.daemon_uri(name), &reads(1, 0x22)).unwrap();
     qemu_io(oracle, &beta.daemon_uri(name), &reads(0, 0x11)).unwrap();
+}
+
+/// One leaves while the other sends: it repairs, and says where. That neither waits for the other's
+/// patience (30 seconds) to run out is what is shown.
+fn stops_amid_messages((alpha, beta): (&Umd, &Umd), name: &str, join: impl Fn()) {
+    for round in 0..6 {
+        if round > 0 {
+            join();
+        }
+        beta.ok(&["action", name, "repair"]).unwrap();
+        thread::sleep(Duration::from_millis(round * 15));
+        let begin = Instant::now();
+        alpha.ok(&["stop", name]).unwrap();
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(15), "round {round}: {took:?}");
+        beta.until(name, settled).unwrap();
+    }
 }
 
 /// One is killed while it writes. The other waits for a word, and goes on.

@@ -26,7 +26,7 @@ use umd_core::array::{
     Options, Output, Request, RequestError, Setup, Status,
 };
 use umd_core::assembly::{self, BitmapPlan, MemberFacts, Wish};
-use umd_core::cluster::{Cannot, End, NodeSlot, ServiceEvent, WaitFor};
+use umd_core::cluster::{Cannot, End, Freeze, NodeSlot, ServiceEvent, WaitFor};
 use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, Rungs, SECTOR_BYTES};
 use umd_format::bitmap::{SUPERBLOCK_BYTES, Unverified};
 use umd_format::v1::Features;
@@ -72,6 +72,8 @@ pub struct ClusterNode {
     inputs: VecDeque<Input>,
     /// Who wants it stopped.
     stopping: Vec<ControlId>,
+    /// It was told to leave.
+    leaving: bool,
     /// Why the members could not be read.
     unread: Option<String>,
     reported: bool,
@@ -116,6 +118,7 @@ impl ClusterNode {
             fencing: Fencing::new(&parts.request, waker),
             inputs: VecDeque::new(),
             stopping: Vec::new(),
+            leaving: false,
             unread: None,
             reported: false,
             parts,
@@ -164,6 +167,12 @@ impl ClusterNode {
             Output::Refused(message, blame) => {
                 let name = &self.parts.name;
                 say(&format!("{name}: {message} was refused: {blame}"));
+            }
+            Output::Frozen(Some(Freeze::Lost)) => {
+                // Nobody has to say so: what waits is answered, and the members are let go.
+                if !std::mem::replace(&mut self.leaving, true) {
+                    self.inputs.push_back(Input::Stop);
+                }
             }
             Output::Frozen(why) => {
                 let name = &self.parts.name;
@@ -295,9 +304,8 @@ impl Engine for ClusterNode {
     fn handle(&mut self, now: Now, event: Event, out: &mut Commands) {
         match event {
             Event::Control(id, Control::Stop) => {
-                let first = self.stopping.is_empty();
                 self.stopping.push(id);
-                if first {
+                if !std::mem::replace(&mut self.leaving, true) {
                     self.step(now, Input::Stop, out);
                 }
             }
