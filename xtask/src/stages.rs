@@ -148,6 +148,8 @@ fn lint(run: &mut Run) {
 /// Builds everything once. The tests that need a umd say so themselves when there is none.
 fn build(run: &mut Run) -> Programs {
     let mut command = cargo(&["build", "--workspace", "--all-targets", "--keep-going"]);
+    // For the tests of clusters.
+    command.args(["--features", "umd/etcd"]);
     command.arg("--message-format=json-render-diagnostics");
     command.arg("--quiet");
     let mut programs = Programs::default();

@@ -76,10 +76,19 @@ pub enum Mode {
     /// Reading and writing; nobody else may have it open.
     #[default]
     ReadWrite,
+    /// Reading and writing, as may whoever else opens it so: nodes of a cluster. A device is still
+    /// not shared with another process of this machine.
+    Shared,
     /// Reading; others may read too, nobody may write.
     ReadOnly,
     /// A look at a member that may be in use: no lock is taken, and nothing is promised.
     Examine,
+}
+
+impl Mode {
+    pub(crate) fn writes(self) -> bool {
+        matches!(self, Mode::ReadWrite | Mode::Shared)
+    }
 }
 
 /// What a sparse file may still ask of its filesystem.

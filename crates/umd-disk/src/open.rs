@@ -46,7 +46,7 @@ pub(crate) fn open(
     lock_wait: Duration,
 ) -> Result<MemberFile, OpenError> {
     let path = std::path::absolute(path).map_err(|e| OpenError::io(path, "find it", e))?;
-    let writable = mode == Mode::ReadWrite && engine != Engine::Memory;
+    let writable = mode.writes() && engine != Engine::Memory;
     let (file, stat, is_block) = open_file(&path, mode, writable, lock_wait)?;
     if mode != Mode::Examine {
         let wait = wait_for(is_block, lock_wait);
@@ -238,7 +238,7 @@ fn choose(
         engine_name: name.name(),
         size_sectors: raw.size_bytes / SECTOR_BYTES,
         logical_block_bytes,
-        read_only: mode != Mode::ReadWrite,
+        read_only: !mode.writes(),
         can_unmap: engine == Engine::Memory || can_unmap(&raw),
         raw: Some(raw),
         path,

@@ -17,7 +17,7 @@
 //! (An array that is not clean and lacks a member may not be started at level 4, 5 or 6, so the
 //! last row cannot simply ask for a resync.)
 
-use crate::bitmap::{self, BitmapSuperblock, RegionState};
+use crate::bitmap::{self, BitmapSuperblock, NODES_MAX, RegionState};
 use crate::place::Format;
 use crate::raid10::Raid10Layout;
 use crate::space::{
@@ -68,6 +68,29 @@ pub struct NewArray {
     pub spares: Vec<NewMember>,
 }
 
+/// The fewest nodes that a new cluster has.
+pub const NODES_MIN: u32 = 2;
+/// The longest name of a cluster in bytes; shorter than the field, which ends with a NUL.
+pub const CLUSTER_NAME_BYTES_MAX: usize = 63;
+
+/// The cluster of hosts that is to run a new array.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// How many hosts can run it at the same time: each has a bitmap of its own.
+    pub nodes: u32,
+    /// Its name.
+    pub name: String,
+}
+
+impl Cluster {
+    /// The name as bitmaps have it.
+    fn padded_name(&self) -> [u8; 64] {
+        let mut name = [0; 64];
+        name[..self.name.len()].copy_from_slice(self.name.as_bytes());
+        name
+    }
+}
+
 /// A device of a new array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewMember {
@@ -86,8 +109,11 @@ pub struct Created {
     pub slots: Vec<Option<SuperblockV1>>,
     /// One per spare.
     pub spares: Vec<SuperblockV1>,
-    /// The bitmap to write to every member with a slot, at its `bitmap_sector`.
+    /// The bitmap to write to every member with a slot, at its `bitmap_sector`; in a cluster to
+    /// spares as well. That of a node is made from it.
     pub bitmap: Option<BitmapSuperblock>,
+    /// The cluster that runs it.
+    pub cluster: Option<Cluster>,
     /// What a lockless bitmap says of every region.
     pub regions: RegionState,
 }
@@ -95,9 +121,10 @@ pub struct Created {
 impl Created {
     /// The bytes of the bitmap, if there is one.
     pub fn bitmap_image(&self) -> Option<Vec<u8>> {
-        let image = |bitmap: &BitmapSuperblock| match bitmap.is_lockless() {
-            true => bitmap.lockless_image(self.regions),
-            false => bitmap::initial_image(bitmap),
+        let image = |bitmap: &BitmapSuperblock| match &self.cluster {
+            Some(of) => bitmap::initial_slots(bitmap, of.nodes, of.padded_name()),
+            None if bitmap.is_lockless() => bitmap.lockless_image(self.regions),
+            None => bitmap::initial_image(bitmap),
         };
         self.bitmap.as_ref().map(image)
     }
@@ -122,6 +149,19 @@ pub enum CreateError {
 /// # Errors
 /// When the description is no array, or does not fit.
 pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
+    new_one(array, None)
+}
+
+/// The same for an array that a cluster of hosts runs. (cluster.md section 13)
+///
+/// # Errors
+/// When the description is no array, none that a cluster can run, or does not fit.
+pub fn new_clustered(array: &NewArray, cluster: &Cluster) -> Result<Created, CreateError> {
+    check_cluster(array, cluster).map_err(CreateError::Shape)?;
+    new_one(array, Some(cluster))
+}
+
+fn new_one(array: &NewArray, cluster: Option<&Cluster>) -> Result<Created, CreateError> {
     check_shape(array)?;
     let present = array.slots.iter().flatten().chain(&array.spares);
     let device_sectors: Vec<u64> = present.map(|member| member.device_sectors).collect();
@@ -131,12 +171,16 @@ pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
         raid10: raid10(array),
         chunk_sectors: array.chunk_sectors,
         bitmap: array.bitmap,
+        bitmaps: cluster.map_or(1, |cluster| cluster.nodes),
         bad_block_log: array.bad_block_log,
         data_offset_sectors: array.data_offset_sectors,
         size_sectors: array.size_sectors,
     };
     let space = space::plan(&wish, &device_sectors)?;
-    let common = common_fields(array, &space);
+    let mut common = common_fields(array, &space);
+    if cluster.is_some() {
+        common.features = common.features.with(Features::CLUSTERED);
+    }
     let rebuilt = rebuilt_slot(array);
     let listed = listed(array, rebuilt);
     let mut places = space.members.iter();
@@ -171,6 +215,7 @@ pub fn new_array(array: &NewArray) -> Result<Created, CreateError> {
         slots,
         spares,
         bitmap,
+        cluster: cluster.cloned(),
         regions: match array.assume_clean {
             true => RegionState::Clean,
             false => RegionState::Unwritten,
@@ -245,6 +290,53 @@ fn check_shape(array: &NewArray) -> Result<(), CreateError> {
             "name {:?} is longer than 31 bytes or has a NUL",
             array.name
         ));
+    }
+    Ok(())
+}
+
+/// What a cluster cannot run. (cluster.md section 15)
+fn check_cluster(array: &NewArray, cluster: &Cluster) -> Result<(), String> {
+    if array.format != Format::V1_2 {
+        let format = array.format;
+        return Err(format!(
+            "a clustered array needs metadata version 1.2, not {format}"
+        ));
+    }
+    let near = |layout: Raid10Layout| layout.far == 1;
+    match array.level {
+        Level::Raid1 => {}
+        Level::Raid10 if raid10(array).is_none_or(near) => {}
+        Level::Raid10 => {
+            return Err("a clustered raid10 has a near layout, as n2".into());
+        }
+        level => return Err(format!("a cluster runs raid1 and raid10, not {level}")),
+    }
+    if !(NODES_MIN..=NODES_MAX).contains(&cluster.nodes) {
+        return Err(format!(
+            "a clustered array has {NODES_MIN} to {NODES_MAX} nodes, not {}",
+            cluster.nodes
+        ));
+    }
+    let (name, most) = (&cluster.name, CLUSTER_NAME_BYTES_MAX);
+    if name.is_empty() || name.len() > most || name.contains(char::is_control) {
+        return Err(format!(
+            "the name of a cluster has 1 to {most} bytes and no control characters, unlike \
+             {name:?}"
+        ));
+    }
+    match array.bitmap {
+        Some(RegionWish::Default | RegionWish::Bytes(_)) => {}
+        _ => return Err("a clustered array needs a bitmap of bits for each node".into()),
+    }
+    if array.bad_block_log {
+        return Err("a clustered array has no bad-block log".into());
+    }
+    let devices = array.slots.iter().flatten().chain(&array.spares);
+    if devices
+        .into_iter()
+        .any(|one| one.flags.contains(DeviceFlags::WRITE_MOSTLY))
+    {
+        return Err("a clustered array has no write-mostly devices".into());
     }
     Ok(())
 }

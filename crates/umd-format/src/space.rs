@@ -49,6 +49,8 @@ pub struct SpaceWish {
     pub chunk_sectors: u32,
     /// Room for a bitmap, and what its regions should be.
     pub bitmap: Option<RegionWish>,
+    /// Bitmaps, one behind the other: 1, or one for each node of a cluster.
+    pub bitmaps: u32,
     /// Room for a bad-block log.
     pub bad_block_log: bool,
     /// The data offset the user asks for.
@@ -319,17 +321,24 @@ fn place_at_start(format: Format) -> Option<u64> {
 
 /// What is set aside on every member.
 struct Reserved {
-    /// Sectors a bitmap may take.
+    /// Sectors a bitmap may take, or those of all nodes together.
     room_sectors: u64,
+    /// How many share the room.
+    bitmaps: u32,
     /// Where data begins.
     data_offset_sectors: u64,
 }
 
 impl Reserved {
     fn of(wish: &SpaceWish, device_sectors: u64) -> Result<Reserved, SpaceError> {
+        let bitmaps = wish.bitmaps;
+        assert!(bitmaps > 0, "a bitmap is at least one");
+        let pages = u64::from(bitmaps) * PAGE_SECTORS;
         let room_sectors = match wish.format {
             Format::V090 => v090::BITMAP_ROOM_SECTORS,
             _ if wish.bitmap == Some(RegionWish::Lockless) => u64::from(SECTORS_RESERVED),
+            // Each node has a page at least.
+            _ if bitmaps > 1 => bitmap_room_sectors(device_sectors).max(pages),
             _ => bitmap_room_sectors(device_sectors),
         };
         let Some(super_offset) = place_at_start(wish.format) else {
@@ -338,6 +347,7 @@ impl Reserved {
             }
             return Ok(Reserved {
                 room_sectors,
+                bitmaps,
                 data_offset_sectors: 0,
             });
         };
@@ -346,15 +356,16 @@ impl Reserved {
             let data_offset_sectors = default_data_offset(device_sectors, chunk, room_sectors);
             return Ok(Reserved {
                 room_sectors,
+                bitmaps,
                 data_offset_sectors,
             });
         };
-        // What lies before the data: superblock, one page of bitmap or all of a lockless one,
+        // What lies before the data: superblock, a page of each bitmap or all of a lockless one,
         // bad-block log.
         let fixed = super_offset + SUPERBLOCK_SECTORS;
         let page = match wish.bitmap {
             Some(RegionWish::Lockless) => room_sectors,
-            Some(_) => 8,
+            Some(_) => pages,
             None => 0,
         };
         let log = if wish.bad_block_log {
@@ -372,6 +383,7 @@ impl Reserved {
         let room_sectors = room_sectors.max(page).min(wanted_sectors - fixed - log);
         Ok(Reserved {
             room_sectors,
+            bitmaps,
             data_offset_sectors: wanted_sectors,
         })
     }
@@ -426,10 +438,11 @@ impl Reserved {
                 covered_sectors,
             });
         }
-        let least_bytes = least_region_bytes(covered_sectors, self.room_sectors)
-            .ok_or(SpaceError::NoRoomForBitmap)?;
+        let room_sectors = self.each_sectors();
+        let least_bytes =
+            least_region_bytes(covered_sectors, room_sectors).ok_or(SpaceError::NoRoomForBitmap)?;
         let region_bytes = match region {
-            RegionWish::Default => default_region_bytes(covered_sectors, self.room_sectors)
+            RegionWish::Default => default_region_bytes(covered_sectors, room_sectors)
                 .expect("when the least region fits, a larger one does"),
             RegionWish::Bytes(wanted_bytes)
                 if wanted_bytes < least_bytes || !wanted_bytes.is_power_of_two() =>
@@ -453,6 +466,17 @@ impl Reserved {
             lockless: false,
             covered_sectors,
         })
+    }
+
+    /// Sectors that one bitmap may take; those of nodes are whole pages.
+    fn each_sectors(&self) -> u64 {
+        match self.bitmaps {
+            1 => self.room_sectors,
+            nodes => {
+                let each = self.room_sectors / u64::from(nodes);
+                each - each % PAGE_SECTORS
+            }
+        }
     }
 
     /// The place of the bad-block log; 0 when there is none left.
@@ -601,6 +625,7 @@ pub fn bitmap_in(
 ) -> Result<BitmapSpace, SpaceError> {
     let reserved = Reserved {
         room_sectors,
+        bitmaps: 1,
         data_offset_sectors: 0,
     };
     reserved.bitmap(format, region, covered_sectors)

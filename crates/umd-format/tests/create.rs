@@ -16,6 +16,7 @@ fn wish(minor: Format, level: Level, chunk_sectors: u32, bitmap: bool) -> SpaceW
         raid10: None,
         chunk_sectors,
         bitmap: bitmap.then_some(RegionWish::Default),
+        bitmaps: 1,
         bad_block_log: true,
         data_offset_sectors: None,
         size_sectors: None,

@@ -14,6 +14,14 @@
 //!                     |
 //!                     v
 //!   kernel: assemble, check: no mismatches
+//!
+//!   umd create --bitmap=clustered     mdadm -E, -X = umd -E, -X
+//!          |
+//!          v
+//!   kernel, as node 0 of the cluster: resyncs, writes, leaves
+//!          |
+//!          v
+//!   umd: no bit of any node is set, and what the kernel wrote is there
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -290,5 +298,100 @@ fn a_node_of_the_kernel_dies_and_umd_goes_on() {
         let checked = umd.until(name, over("check")).unwrap();
         assert_eq!(checked["mismatch_cnt"], 0, "{checked}");
         umd.ok(&["stop", name]).unwrap();
+    }
+}
+
+/// Arrays that umd makes for a cluster are those of mdadm: shown alike, run by md-cluster, which
+/// resyncs what slot 0 says and leaves nothing behind, and read back.
+#[test]
+fn the_kernel_runs_what_umd_creates_for_a_cluster() {
+    let what = "clustered arrays that umd makes";
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let total = ARRAYS.iter().map(|(.., count)| count).sum();
+    let set = scratch.images("m", total, 24 * MIB).unwrap();
+    refused_without_a_trace(&umd, &set);
+    let mut script = String::from("cluster_up hall\n");
+    let golden = scratch.path("golden");
+    let bytes: Vec<u8> = (0..4 * MIB).map(|at| ((at * at) >> 7) as u8).collect();
+    fs::write(&golden, &bytes).unwrap();
+    for (index, (name, options, _)) in ARRAYS.iter().enumerate() {
+        let mut args = vec!["create", name, "--bitmap=clustered", "--home-cluster=hall"];
+        args.extend(["--nodes=3", "--bitmap-chunk=1M", "--config=none"]);
+        args.extend(options.split(' '));
+        args.extend(set[members_of(index)].iter().map(|path| text(path)));
+        umd.ok(&args).unwrap();
+        let devices: String = members_of(index).map(|n| format!("$D{n} ")).collect();
+        script.push_str(&format!(
+            "cluster_start md{index} {devices}
+            wait_idle md{index}
+            dd if=$H{} of=/dev/md{index} bs=1M conv=fsync 2>/dev/null
+            mdadm -D /dev/md{index} | grep -E 'Cluster Name|Consistency'
+            sleep 12\ncluster_stop md{index}\n",
+            text(&golden)
+        ));
+    }
+    script.push_str("dmesg | grep 'Joined cluster'\n");
+    for member in &set {
+        let nodes = dirty(member);
+        assert!(!nodes[0].is_empty() && nodes[1].is_empty() && nodes[2].is_empty());
+    }
+    let kernel = Kernel::new(&oracle).members(&set);
+    shown_alike(&oracle, &umd, &kernel, &set);
+    let run = kernel.cluster().script(&script).run_ok().unwrap();
+    let joined = run.stdout.matches("Joined cluster").count();
+    assert_eq!(joined, ARRAYS.len(), "{}", run.stdout);
+    for (index, (name, ..)) in ARRAYS.iter().enumerate() {
+        let members = &set[members_of(index)];
+        for member in members {
+            let nodes = dirty(member);
+            assert!(nodes.iter().all(Vec::is_empty), "{name}: {nodes:?}");
+        }
+        let mut args = vec!["assemble", name, "--update=no-cluster=hall"];
+        args.extend(members.iter().map(|path| text(path)));
+        umd.ok(&args).unwrap();
+        let copy = scratch.path("copy");
+        copy_out(&oracle, &umd.daemon_uri(name), &copy).unwrap();
+        assert!(fs::read(&copy).unwrap()[..bytes.len()] == bytes, "{name}");
+        umd.ok(&["stop", name]).unwrap();
+    }
+}
+
+/// Every request that makes no clustered array: its exit code, what it says, and not a byte.
+fn refused_without_a_trace(umd: &Umd, set: &[PathBuf]) {
+    let before: Vec<Vec<u8>> = set.iter().map(|one| fs::read(one).unwrap()).collect();
+    let long = format!("--home-cluster={}", "n".repeat(64));
+    let hall = "--home-cluster=hall";
+    let bad: [(&str, usize, &[&str], u8, &str); 10] = [
+        ("-l1", 2, &[], 2, "the name of the cluster"),
+        ("-l1", 2, &[&long], 2, "1 to 63 bytes"),
+        ("-l1", 2, &[hall, "--nodes=0"], 2, "has 2 to 64"),
+        ("-l1", 2, &[hall, "--nodes=1"], 2, "has 2 to 64"),
+        ("-l1", 2, &[hall, "--nodes=65"], 2, "has 2 to 64"),
+        ("-l1", 2, &[hall, "-e1.0"], 2, "metadata version 1.2"),
+        ("-l1", 2, &[hall, "--bbl=yes"], 2, "no bad-block log"),
+        ("-l5", 3, &[hall], 2, "not raid5"),
+        ("-l10", 4, &[hall, "-pf2"], 2, "near layout"),
+        ("-l1", 2, &[hall, "--data-offset=20K"], 1, "too small"),
+    ];
+    for (level, count, options, code, sentence) in bad {
+        let devices = count.to_string();
+        let mut args = vec!["create", "bad", level, "-n", &devices, "--config=none"];
+        args.push("--bitmap=clustered");
+        args.extend(options);
+        args.extend(set[..count].iter().map(|path| text(path)));
+        for dry in [true, false] {
+            args.extend(dry.then_some("--dry-run"));
+            let output = umd.output(&args).unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(code.into()), "{said}");
+            assert!(said.contains(sentence), "{said}");
+            args.retain(|word| *word != "--dry-run");
+        }
+    }
+    for (one, before) in set.iter().zip(before) {
+        assert!(fs::read(one).unwrap() == before, "{}", one.display());
     }
 }

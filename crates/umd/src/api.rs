@@ -19,6 +19,7 @@
 //! | `POST /v1/arrays/NAME/layout`       | [`LayoutRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/level`        | [`LevelRequest`] -> [`DoneDoc`]                 |
 //! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
+//! | `POST /v1/arrays/NAME/cluster/confirm-dead` | [`ConfirmDeadRequest`] -> [`DoneDoc`]   |
 //! | `POST /v1/arrays/NAME/settings`     | [`SettingsRequest`] -> [`DoneDoc`]              |
 //! | `GET  /v1/parameters`                | [`ParametersDoc`]                               |
 //! | `POST /v1/parameters`               | [`ParametersRequest`] -> [`ParametersDoc`]      |
@@ -177,6 +178,33 @@ pub struct AssembleRequest {
     pub io_engine: Option<String>,
     /// Faults to inject, for tests.
     pub faults: Vec<String>,
+    /// How an array of a cluster is run here; without, only plain arrays are started.
+    #[serde(default)]
+    pub cluster: Option<ClusterRequest>,
+}
+
+/// How a host runs an array as one node of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterRequest {
+    /// The cluster's name: the one in the array's bitmaps.
+    pub name: String,
+    /// The lock service: `etcd`, or `memory` for an array that only this host runs.
+    pub engine: String,
+    /// Where etcd is: `http://HOST:PORT` of each of its members.
+    #[serde(default)]
+    pub servers: Vec<String>,
+    /// The name of this host, as others show it and fence agents know it.
+    pub node: String,
+    /// A fence agent: an absolute path. An administrator can confirm in any case.
+    #[serde(default)]
+    pub fence_agent: Option<String>,
+}
+
+/// A node that is dead for certain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ConfirmDeadRequest {
+    /// Its number.
+    pub node: u16,
 }
 
 /// An array that was started.

@@ -101,6 +101,9 @@ pub struct ArrayDoc {
     pub consistency_policy: String,
     /// The write-intent bitmap.
     pub bitmap: Option<BitmapDoc>,
+    /// Its cluster, where it is run as one of its nodes.
+    #[serde(default)]
+    pub cluster: Option<ClusterDoc>,
     /// The faults that an array of level faulty pretends.
     #[serde(default)]
     pub faulty: Option<FaultyDoc>,
@@ -429,6 +432,38 @@ pub fn tolerated(level: i32, raid_disks: u16) -> u16 {
     }
 }
 
+/// The cluster that runs an array, as this node of it sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterDoc {
+    /// Its name.
+    pub name: String,
+    /// The lock service: `memory` or `etcd`.
+    pub engine: String,
+    /// This node's number; `null` before it has joined.
+    pub node: Option<u16>,
+    /// All numbers that nodes can have.
+    pub nodes: Vec<NodeDoc>,
+    /// What this node waits for, a sentence each.
+    pub waits: Vec<String>,
+    /// Why writes wait.
+    pub frozen: Option<String>,
+    /// What keeps the lock service from its work.
+    pub trouble: Option<String>,
+}
+
+/// A node of a cluster: who has one of its bitmaps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeDoc {
+    /// Its number, from 0: that of its bitmap.
+    pub node: u16,
+    /// The host that it runs on, or ran on, where that is known.
+    pub host: Option<String>,
+    /// `this`, `member`, `dead` or `free`.
+    pub state: String,
+    /// Why there is no proof yet that a dead one writes no more.
+    pub reason: Option<String>,
+}
+
 impl ArrayDoc {
     /// The document for an array.
     pub fn new(status: &Status, around: &Surroundings) -> ArrayDoc {
@@ -466,6 +501,7 @@ impl ArrayDoc {
             events: status.events.0,
             consistency_policy: policy_word(status).to_owned(),
             bitmap: status.bitmap.as_ref().map(bitmap_doc),
+            cluster: None,
             faulty: status.faulty.as_ref().map(faulty_doc),
             sync_action,
             sync,

@@ -187,8 +187,23 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "-C md0 -l 1 -n 2 -b clustered a b",
         2,
-        "umd: clustered bitmaps are not available in this version; internal, lockless, none and \
-         files are\n",
+        "umd: --bitmap=clustered needs the name of the cluster: --home-cluster=NAME, or \
+         HOMECLUSTER in mdadm.conf\n",
+    ),
+    (
+        "-C md0 -l 1 -n 2 -b internal --nodes=3 a b",
+        2,
+        "umd: --nodes needs --bitmap=clustered\n",
+    ),
+    (
+        "-C md0 -l 1 -n 2 --home-cluster=hall a b",
+        2,
+        "umd: --home-cluster needs --bitmap=clustered\n",
+    ),
+    (
+        "-C md0 -l 1 -n 2 -b clustered --home-cluster=hall --nodes=1 a b",
+        2,
+        "umd: invalid number of nodes: 1; a clustered array has 2 to 64\n",
     ),
     (
         "-C md0 -l 0 -n 2 -b internal a b",

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
+use super::args_cluster::{ClusterArgs, ClusterCommandArgs};
 use super::args_daemon::{DaemonArgs, DoorArgs};
 use super::args_incremental::IncrementalArgs;
 use super::args_monitor::MonitorArgs;
@@ -128,6 +129,8 @@ pub enum Command {
     Stop(StopArgs),
     /// Show the state of an array in md's words, or change it
     ArrayState(ArrayStateArgs),
+    /// Say what only an administrator can know of a clustered array
+    Cluster(ClusterCommandArgs),
     /// Erase the md superblock of devices
     ZeroSuperblock(ZeroArgs),
     /// Run the arrays of all other commands (they start it by themselves)
@@ -170,9 +173,16 @@ pub struct CreateArgs {
     /// Metadata version: 0.90, 1.0, 1.1, 1.2 [default: what CREATE in mdadm.conf says, or 1.2]
     #[arg(short = 'e', long, value_name = "VERSION")]
     pub metadata: Option<String>,
-    /// Write-intent bitmap: internal, lockless, none, or a file for it (a path with a / in it)
+    /// Write-intent bitmap: internal, lockless, clustered, none, or a file for it (a path with a
+    /// / in it)
     #[arg(short, long)]
     pub bitmap: Option<String>,
+    /// How many hosts can run it at the same time (with --bitmap=clustered) [default: 4]
+    #[arg(long, value_name = "COUNT")]
+    pub nodes: Option<String>,
+    /// The name of their cluster [default: HOMECLUSTER of mdadm.conf]
+    #[arg(long, value_name = "NAME")]
+    pub home_cluster: Option<String>,
     /// Size of what one bit of the bitmap covers
     #[arg(long, value_name = "SIZE")]
     pub bitmap_chunk: Option<String>,
@@ -364,6 +374,9 @@ pub struct AssembleArgs {
     /// With --update=name, homehost or metadata: the host to store
     #[arg(long, value_name = "HOST")]
     pub homehost: Option<String>,
+    /// How it is run as one node of a cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Show what would be started and written, and do nothing
     #[arg(long)]
     pub dry_run: bool,

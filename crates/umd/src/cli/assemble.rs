@@ -36,6 +36,12 @@ pub fn run(args: &AssembleArgs, reach: &Reach, (quiet, verbose): (bool, bool)) -
     request.metadata = metadata.map(|format| format.to_string());
     request.update.clone_from(&args.update);
     request.homehost.clone_from(&args.homehost);
+    request.cluster = super::cluster::request(&args.cluster, args.config.as_deref())?;
+    if request.cluster.is_some() && (args.scan || request.devices.is_empty() || args.dry_run) {
+        return Err(Failure::usage(
+            "--cluster-engine starts one array: name its devices, without --scan and --dry-run",
+        ));
+    }
     if args.scan && args.start.bitmap.is_some() {
         return Err(Failure::usage(
             "--bitmap is for one array: name its devices, without --scan",
@@ -125,6 +131,7 @@ fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
         },
         io_engine: args.io_engine.clone(),
         faults: Vec::new(),
+        cluster: None,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use umd_format::Format;
+use umd_format::create::Cluster;
 
 use super::args::CreateArgs;
 use super::flags::Flags;
@@ -11,7 +12,7 @@ use super::reach::{Reach, from_doc};
 use super::values::{self, BitmapWord};
 use crate::api::{CreateRequest, DeviceRequest, StartedDoc};
 use crate::conf::Config;
-use crate::daemon::create::{OCCUPIED, prepare};
+use crate::daemon::create::{OCCUPIED, prepare_for};
 use crate::text::Context;
 use crate::words;
 
@@ -21,14 +22,20 @@ use crate::words;
 /// With the exit code and sentence for the user.
 pub fn run(args: &CreateArgs, device_flags: &[Flags], reach: &Reach, quiet: bool) -> Outcome {
     let config = super::scan::config(args.config.as_deref())?;
+    let cluster = cluster(args, &config)?;
     let mut request = request(args, device_flags, &config)?;
     if args.dry_run {
-        let prepared = prepare(&request, true).map_err(|error| from_doc(&error))?;
-        print(&lines(&prepared.describe()))?;
+        let prepared = prepare_for(&request, cluster.as_ref(), true);
+        print(&lines(
+            &prepared.map_err(|error| from_doc(&error))?.describe(),
+        ))?;
         return Ok(0);
     }
     if args.metadata.is_none() && config.create.metadata.is_none() && !quiet {
         say("Defaulting to version 1.2 metadata");
+    }
+    if let Some(cluster) = cluster {
+        return written(args, &mut request, &cluster, quiet);
     }
     let started: StartedDoc = match reach.post_to_daemon("/v1/create", &request) {
         Err(failure) if failure.text.ends_with(OCCUPIED) => {
@@ -46,6 +53,78 @@ pub fn run(args: &CreateArgs, device_flags: &[Flags], reach: &Reach, quiet: bool
     }
     Ok(0)
 }
+
+/// An array of a cluster is only written here: its hosts start it, each for itself.
+fn written(
+    args: &CreateArgs,
+    request: &mut CreateRequest,
+    cluster: &Cluster,
+    quiet: bool,
+) -> Outcome {
+    if args.json {
+        return Err(Failure::usage(
+            "--json shows a running array, and a clustered one is only written by create",
+        ));
+    }
+    let prepare = |request: &CreateRequest| {
+        let prepared = prepare_for(request, Some(cluster), false);
+        prepared.map_err(|error| from_doc(&error))
+    };
+    let prepared = match prepare(request) {
+        Err(failure) if failure.text.ends_with(OCCUPIED) => {
+            ask(&failure)?;
+            request.destroy_all = true;
+            prepare(request)?
+        }
+        other => other?,
+    };
+    let devices = prepared.write().map_err(|error| from_doc(&error))?.len();
+    if !quiet {
+        let Cluster { nodes, name } = cluster;
+        say(&format!(
+            "array {} was written to {devices} devices, for {nodes} nodes of cluster '{name}', \
+             and not started",
+            request.name
+        ));
+    }
+    Ok(0)
+}
+
+/// The cluster that is to run the array, where its bitmap is one of a cluster.
+fn cluster(args: &CreateArgs, config: &Config) -> Result<Option<Cluster>, Failure> {
+    let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
+    if word != Some(BitmapWord::Clustered) {
+        let given = [
+            ("--nodes", args.nodes.is_some()),
+            ("--home-cluster", args.home_cluster.is_some()),
+        ];
+        return match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(Failure::usage(format!("{option} needs --bitmap=clustered"))),
+            None => Ok(None),
+        };
+    }
+    let name = args.home_cluster.as_ref().or(config.homecluster.as_ref());
+    let Some(name) = name else {
+        return Err(Failure::usage(
+            "--bitmap=clustered needs the name of the cluster: --home-cluster=NAME, or \
+             HOMECLUSTER in mdadm.conf",
+        ));
+    };
+    if args.readonly {
+        return Err(Failure::usage(
+            "--readonly is for an array that is started, and a clustered one is only written by \
+             create",
+        ));
+    }
+    let nodes = args.nodes.as_deref().map(values::nodes).transpose()?;
+    Ok(Some(Cluster {
+        nodes: nodes.unwrap_or(NODES_DEFAULT),
+        name: name.clone(),
+    }))
+}
+
+/// mdadm's number of nodes.
+const NODES_DEFAULT: u32 = 4;
 
 fn lines(lines: &[String]) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
@@ -90,7 +169,7 @@ pub fn request(
     let bitmap = bitmap(args, level, metadata)?;
     // What only bits have.
     let bits = matches!(bitmap, Some(BitmapWord::Internal | BitmapWord::File(_)));
-    let write_behind = write_behind(args, level, bits)?;
+    let clustered = bitmap == Some(BitmapWord::Clustered);
     let host = Context::system().host;
     let homehost = args.homehost.as_deref().or(config.stored_home());
     let stored = args.name.as_deref().unwrap_or(&name);
@@ -118,7 +197,7 @@ pub fn request(
             .transpose()?,
         bitmap: bitmap
             .as_ref()
-            .map(|word| matches!(word, BitmapWord::Internal | BitmapWord::Lockless)),
+            .map(|word| !matches!(word, BitmapWord::None | BitmapWord::File(_))),
         bitmap_lockless: bitmap == Some(BitmapWord::Lockless),
         bitmap_file: match &bitmap {
             Some(BitmapWord::File(path)) => Some(path.clone()),
@@ -129,9 +208,9 @@ pub fn request(
             .as_deref()
             .map(values::bitmap_chunk_bytes)
             .transpose()?,
-        bitmap_delay_seconds: delay(args, bits)?,
-        write_behind,
-        bad_block_log: bad_block_log(args)?.or(config.create.bbl).unwrap_or(true),
+        bitmap_delay_seconds: delay(args, bits || clustered)?,
+        write_behind: write_behind(args, level, bits)?,
+        bad_block_log: log_wanted(args, config, clustered)?,
         assume_clean: args.assume_clean,
         slots,
         spares,
@@ -328,6 +407,15 @@ fn write_behind(args: &CreateArgs, level: i32, bitmap: bool) -> Result<u32, Fail
         return Err(Failure::usage("--write-behind needs --bitmap=internal"));
     }
     Ok(count)
+}
+
+/// A cluster has no bad-block log; one that is asked for by name is refused with the array.
+fn log_wanted(args: &CreateArgs, config: &Config, clustered: bool) -> Result<bool, Failure> {
+    let said = bad_block_log(args)?;
+    Ok(match clustered {
+        true => said.unwrap_or(false),
+        false => said.or(config.create.bbl).unwrap_or(true),
+    })
 }
 
 fn bad_block_log(args: &CreateArgs) -> Result<Option<bool>, Failure> {

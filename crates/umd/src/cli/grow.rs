@@ -145,6 +145,11 @@ fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
         BitmapWord::Internal => (true, None),
         BitmapWord::None => (false, None),
         BitmapWord::File(path) => (false, Some(path)),
+        BitmapWord::Clustered => {
+            return Err(Failure::usage(
+                "a plain array is not made clustered: create one with --bitmap=clustered",
+            ));
+        }
         BitmapWord::Lockless => {
             return Err(Failure::usage(
                 "a running array gets no lockless bitmap: it tells from the first day what was \

@@ -14,8 +14,6 @@ const LATER: &[(&str, &str)] = &[
     ("--continue", "reshape"),
     ("--add-journal", "a write journal"),
     ("--write-journal", "a write journal"),
-    ("--nodes", "a clustered array"),
-    ("--home-cluster", "a clustered array"),
     ("--cluster-confirm", "a clustered array"),
     ("--add-spare", "adding without rebuilding"),
     ("--readwrite-auto", "read-auto"),

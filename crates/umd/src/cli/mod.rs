@@ -1,6 +1,7 @@
 //! The command line: from arguments to an exit code.
 
 pub mod args;
+pub mod args_cluster;
 pub mod args_daemon;
 pub mod args_incremental;
 pub mod args_monitor;
@@ -11,6 +12,7 @@ pub mod bad_blocks;
 pub mod bitmap;
 pub mod build;
 pub mod change;
+pub mod cluster;
 pub mod create;
 pub mod flags;
 pub mod generate;
@@ -118,6 +120,7 @@ fn dispatch(cli: &Cli, matches: &ArgMatches) -> Outcome {
         Command::Wait(args) => change::wait(args, &reach()?, quiet),
         Command::ArrayState(args) => state::array_state(args, &reach()?),
         Command::Stop(args) => change::stop(args, &reach()?, quiet),
+        Command::Cluster(args) => cluster::run(args, &reach()?, quiet),
         Command::ZeroSuperblock(args) => change::zero(args, &reach()?, quiet),
         Command::Daemon(args) => run_daemon(args, &reach()?),
         Command::Demo(args) => crate::demo::run(args, &reach()?),

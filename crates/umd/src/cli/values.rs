@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use umd_format::Format;
+use umd_format::bitmap::NODES_MAX;
+use umd_format::create::NODES_MIN;
 
 use crate::api::Limit;
 use crate::units;
@@ -207,6 +209,8 @@ pub enum BitmapWord {
     Internal,
     /// States on the members, version 6.
     Lockless,
+    /// Bits for each host of a cluster, version 5.
+    Clustered,
     /// Bits in this file: an absolute path.
     File(String),
 }
@@ -229,22 +233,17 @@ pub fn bitmap_file(word: &str) -> Result<String, Failure> {
 /// What a bitmap option asks for.
 ///
 /// # Errors
-/// When it belongs to a later round.
+/// When it is none.
 pub fn bitmap(word: &str) -> Result<BitmapWord, Failure> {
-    let later = |what: &str| {
-        Err(Failure::usage(format!(
-            "{what} bitmaps are not available in this version; internal, lockless, none and files \
-             are"
-        )))
-    };
     match word {
         "internal" => Ok(BitmapWord::Internal),
         "lockless" => Ok(BitmapWord::Lockless),
         "none" => Ok(BitmapWord::None),
-        "clustered" => later(word),
+        "clustered" => Ok(BitmapWord::Clustered),
         _ if word.contains('/') => bitmap_file(word).map(BitmapWord::File),
         _ => Err(Failure::usage(format!(
-            "'{word}' is not a bitmap this version knows; internal, lockless, none and ./FILE are"
+            "'{word}' is not a bitmap this version knows; internal, lockless, clustered, none and \
+             ./FILE are"
         ))),
     }
 }
@@ -259,6 +258,20 @@ pub fn bitmap_chunk_bytes(text: &str) -> Result<u32, Failure> {
         Some(bytes) if bytes.is_power_of_two() && bytes >= 4096 => Ok(bytes),
         _ => Err(Failure::usage(format!(
             "invalid bitmap chunksize: {text}; it is a power of two from 4K to 2G"
+        ))),
+    }
+}
+
+/// How many hosts can run a clustered array at the same time.
+///
+/// # Errors
+/// When it is no number from 2 to 64.
+pub fn nodes(text: &str) -> Result<u32, Failure> {
+    let (least, most) = (NODES_MIN, NODES_MAX);
+    match text.parse() {
+        Ok(count) if (least..=most).contains(&count) => Ok(count),
+        _ => Err(Failure::usage(format!(
+            "invalid number of nodes: {text}; a clustered array has {least} to {most}"
         ))),
     }
 }
@@ -414,7 +427,6 @@ mod tests {
         for refused in [
             text(level("multipath")),
             text(metadata("ddf")),
-            text(bitmap("clustered")),
             text(consistency_policy("ppl")),
             text(data_offset_sectors("variable")),
         ] {

@@ -24,7 +24,7 @@ use umd_format::SuperblockV1;
 use super::meter::Counted;
 use super::open::How;
 use crate::api::{EventDoc, OpenerDoc};
-use crate::doc::{ArrayDoc, Surroundings};
+use crate::doc::{ArrayDoc, ClusterDoc, Surroundings};
 
 /// The answer to a control request.
 pub type ControlAnswer = Result<ControlReply, ControlError>;
@@ -69,6 +69,8 @@ pub enum Message {
     Evict,
     /// What can be seen of it?
     Look(oneshot::Sender<Snapshot>),
+    /// This node of its cluster is dead for certain.
+    ConfirmDead(u16, oneshot::Sender<Result<(), String>>),
     /// Where dirty regions, in so many parts, and bad blocks lie?
     Map(u16, oneshot::Sender<Map>),
 }
@@ -88,6 +90,8 @@ pub struct Snapshot {
     pub counted: Box<Counted>,
     /// Clients connected.
     pub clients: usize,
+    /// Its cluster.
+    pub cluster: Option<ClusterDoc>,
 }
 
 /// Everybody else's way to a running array. Cheap to clone.
@@ -160,6 +164,25 @@ impl Handle {
         Ok(())
     }
 
+    /// What wakes the array's thread, from any other.
+    pub fn waker(&self) -> umd_cluster::Waker {
+        let wake = self.wake.clone();
+        Arc::new(move || {
+            // As in `send`.
+            let _ = rustix::io::write(&*wake, &1u64.to_ne_bytes());
+        })
+    }
+
+    /// Says that a node of its cluster is dead for certain. The outer error: it has stopped.
+    ///
+    /// # Errors
+    /// When it has stopped.
+    pub async fn confirm_dead(&self, node: u16) -> Result<Result<(), String>, Stopped> {
+        let (sender, receiver) = oneshot::channel();
+        self.send(Message::ConfirmDead(node, sender))?;
+        receiver.await.map_err(|_| Stopped)
+    }
+
     /// What can be seen of the array.
     ///
     /// # Errors
@@ -228,6 +251,9 @@ impl Snapshot {
             devices: self.devices.clone(),
             openers,
         };
-        ArrayDoc::new(&self.status, &around)
+        ArrayDoc {
+            cluster: self.cluster.clone(),
+            ..ArrayDoc::new(&self.status, &around)
+        }
     }
 }

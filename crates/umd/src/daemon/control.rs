@@ -148,6 +148,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(layout))
         .routes(routes!(level::level))
         .routes(routes!(readonly))
+        .routes(routes!(super::confirm::confirm_dead))
         .routes(routes!(wait))
         .routes(routes!(events))
         .routes(routes!(mdstat_text))

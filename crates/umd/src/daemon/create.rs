@@ -23,7 +23,7 @@ use umd_core::value::{IoError, MemberId, SECTOR_BYTES};
 use umd_disk::{MemberFile, Mode};
 use umd_format::Format;
 use umd_format::bitmap::{self, BitmapSuperblock, RegionState};
-use umd_format::create::{self, Created, NewArray, NewMember};
+use umd_format::create::{self, Cluster, Created, NewArray, NewMember};
 use umd_format::signature::Kind;
 use umd_format::space::{RegionWish, SpaceError, SpaceWish, plan};
 use umd_format::v1::DeviceFlags;
@@ -86,6 +86,19 @@ fn format_of(request: &CreateRequest) -> Format {
 /// # Errors
 /// When anything about the array or its devices is in the way; nothing has been written then.
 pub fn prepare(request: &CreateRequest, dry_run: bool) -> Result<Prepared, ErrorDoc> {
+    prepare_for(request, None, dry_run)
+}
+
+/// The same for an array that a cluster runs. Such an array is written by the command line and
+/// started by nobody: it is not known yet which lock service keeps its hosts of one mind.
+///
+/// # Errors
+/// As for [`prepare`].
+pub fn prepare_for(
+    request: &CreateRequest,
+    cluster: Option<&Cluster>,
+    dry_run: bool,
+) -> Result<Prepared, ErrorDoc> {
     let requests: Vec<&DeviceRequest> = request
         .slots
         .iter()
@@ -102,6 +115,7 @@ pub fn prepare(request: &CreateRequest, dry_run: bool) -> Result<Prepared, Error
             slots: Vec::new(),
             spares: Vec::new(),
             bitmap: None,
+            cluster: None,
             regions: RegionState::Unwritten,
         },
         dry_run,
@@ -116,10 +130,11 @@ pub fn prepare(request: &CreateRequest, dry_run: bool) -> Result<Prepared, Error
         ..How::default()
     };
     for device in requests {
-        prepared.devices.push(take(device, request, &how, dry_run)?);
+        let taken = take(device, (request, cluster), &how, dry_run)?;
+        prepared.devices.push(taken);
     }
     check_contents(&mut prepared.devices, request)?;
-    prepared.created = plan_array(&prepared.devices, request)?;
+    prepared.created = plan_array(&prepared.devices, request, cluster)?;
     Ok(prepared)
 }
 
@@ -166,7 +181,7 @@ fn check_delay(request: &CreateRequest) -> Result<(), ErrorDoc> {
 
 fn take(
     device: &DeviceRequest,
-    request: &CreateRequest,
+    (request, cluster): (&CreateRequest, Option<&Cluster>),
     how: &How,
     dry_run: bool,
 ) -> Result<Device, ErrorDoc> {
@@ -183,7 +198,7 @@ fn take(
         && error.kind() == io::ErrorKind::NotFound
         && format_of(request).is_stored()
     {
-        taken.sectors = file_sectors(request, size)?;
+        taken.sectors = file_sectors(request, cluster, size)?;
         taken.made = true;
         if dry_run {
             return Ok(taken);
@@ -227,13 +242,18 @@ fn make_file(path: &Path, sectors: u64) -> io::Result<()> {
     file.sync_all()
 }
 
-fn wish(request: &CreateRequest, bitmap: Option<RegionWish>) -> SpaceWish {
+fn wish(
+    request: &CreateRequest,
+    cluster: Option<&Cluster>,
+    bitmap: Option<RegionWish>,
+) -> SpaceWish {
     SpaceWish {
         format: format_of(request),
         level: Level::from_raw(request.level),
         raid10: raid10(request),
         chunk_sectors: request.chunk_sectors,
         bitmap,
+        bitmaps: cluster.map_or(1, |cluster| cluster.nodes.max(1)),
         bad_block_log: request.bad_block_log,
         data_offset_sectors: request.data_offset_sectors,
         size_sectors: size_wish(request),
@@ -275,7 +295,11 @@ fn copied(request: &CreateRequest, size_sectors: u64) -> Result<Raid10, ErrorDoc
 }
 
 /// How long a file must be so that `size` sectors of it can be used.
-fn file_sectors(request: &CreateRequest, size: u64) -> Result<u64, ErrorDoc> {
+fn file_sectors(
+    request: &CreateRequest,
+    cluster: Option<&Cluster>,
+    size: u64,
+) -> Result<u64, ErrorDoc> {
     // Metadata never needs more than this; a first plan on it tells what is needed.
     let roomy = size
         .checked_add(size / 256)
@@ -283,8 +307,8 @@ fn file_sectors(request: &CreateRequest, size: u64) -> Result<u64, ErrorDoc> {
         .filter(|sectors| *sectors < u64::MAX / SECTOR_BYTES)
         .ok_or_else(|| usage(format!("a size of {size} sectors is too large")))?;
     let region = wants_bitmap(request, size).then_some(region_wish(request));
-    let space =
-        plan(&wish(request, region), &[roomy]).map_err(|error| refused(error.to_string()))?;
+    let space = plan(&wish(request, cluster, region), &[roomy])
+        .map_err(|error| refused(error.to_string()))?;
     let member = space.members[0];
     let used = member.data_offset_sectors + size;
     Ok(match format_of(request) {
@@ -427,7 +451,11 @@ fn flags_of(request: &DeviceRequest) -> DeviceFlags {
     wish.of(DeviceFlags::default())
 }
 
-fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, ErrorDoc> {
+fn plan_array(
+    devices: &[Device],
+    request: &CreateRequest,
+    cluster: Option<&Cluster>,
+) -> Result<Created, ErrorDoc> {
     let uuid = match &request.uuid {
         Some(text) => text
             .parse::<Uuid>()
@@ -477,7 +505,7 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
         slots,
         spares,
     };
-    let mut created = create::new_array(&array).map_err(|error| create_error(&error, devices))?;
+    let mut created = created(&array, cluster).map_err(|error| create_error(&error, devices))?;
     created.regions = first_state(array.level, created.regions);
     if let Some(bitmap) = &mut created.bitmap {
         bitmap.fields.write_behind = request.write_behind;
@@ -489,6 +517,13 @@ fn plan_array(devices: &[Device], request: &CreateRequest) -> Result<Created, Er
     let size_sectors = first.map_or(0, |superblock| superblock.fields.size_sectors);
     check_copies(request, size_sectors)?;
     Ok(created)
+}
+
+fn created(array: &NewArray, cluster: Option<&Cluster>) -> Result<Created, create::CreateError> {
+    match cluster {
+        Some(cluster) => create::new_clustered(array, cluster),
+        None => create::new_array(array),
+    }
 }
 
 /// The md device's number for version 0.90: that of `mdN`, else the one mdadm begins with for
@@ -584,6 +619,11 @@ impl Prepared {
         bitmap_file::make(path, &superblock, over).map(Some)
     }
 
+    /// Spares of a cluster have bitmaps from the start: whichever node activates one finds all.
+    fn on_spares(&self) -> bool {
+        self.created.cluster.is_some()
+    }
+
     /// What would be written where, a line each.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();
@@ -614,7 +654,8 @@ impl Prepared {
                     "would erase the superblock at sector {sector} of {path}"
                 ));
             }
-            if let (Some(image), Some(sector), true) = (&bitmap, fields.bitmap_sector(), active) {
+            let bitmap = bitmap.as_ref().filter(|_| active || self.on_spares());
+            if let (Some(image), Some(sector)) = (bitmap, fields.bitmap_sector()) {
                 let sectors = image.len() as u64 / SECTOR_BYTES;
                 lines.push(format!(
                     "would write a bitmap at sector {sector} of {path} ({sectors} sectors)"
@@ -652,7 +693,7 @@ impl Prepared {
                 file,
                 device,
                 superblock,
-                bitmap.as_deref().filter(|_| active),
+                bitmap.as_deref().filter(|_| active || self.on_spares()),
             )
             .map_err(|error| {
                 refused(format!("cannot write to {}: {error}", device.request.path))

@@ -11,7 +11,9 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use umd_core::array::{ArrayState, Commands, Event, Map, Status};
-use umd_core::value::{Now, Rungs};
+use umd_core::value::{Instant, Now, Rungs};
+
+use crate::doc::ClusterDoc;
 
 /// What the loop drives.
 pub trait Engine: Send {
@@ -25,6 +27,28 @@ pub trait Engine: Send {
     fn map(&self, cells: u16) -> Map;
     /// How long writes stood on the rungs of the ladder.
     fn rungs(&self) -> Rungs;
+    /// The time now, where something else than the loop decides on it: all it is told and all it
+    /// asks for is on that clock.
+    fn clock(&self) -> Option<Instant> {
+        None
+    }
+    /// When to come back with `tend` at the latest.
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+    /// Takes in what came by other ways than events.
+    fn tend(&mut self, _now: Now, _out: &mut Commands) {}
+    /// What can be seen of its cluster, if it is a node of one.
+    fn cluster(&self) -> Option<ClusterDoc> {
+        None
+    }
+    /// An administrator is certain that this node of its cluster is dead.
+    ///
+    /// # Errors
+    /// Why that is of no use.
+    fn confirm_dead(&mut self, _node: u16, _now: Now, _out: &mut Commands) -> Result<(), String> {
+        Err("it is not run by a cluster".into())
+    }
 }
 
 /// An engine, or what is left of it.
@@ -69,6 +93,55 @@ impl<E: Engine> Contained<E> {
     #[must_use]
     pub fn begin(&mut self, now: Now, out: &mut Commands) -> bool {
         self.guard(out, |engine, out| engine.begin(now, out))
+    }
+
+    /// Lets the engine take in what came by other ways. Otherwise as `handle`, but a frozen one has
+    /// nothing to take in.
+    #[must_use]
+    pub fn tend(&mut self, now: Now, out: &mut Commands) -> bool {
+        match self {
+            Contained::Running(_) => self.guard(out, |engine, out| engine.tend(now, out)),
+            Contained::Frozen { .. } => true,
+        }
+    }
+
+    /// Passes on that a node is dead, and what comes of it; `None` when the engine broke over it.
+    /// A frozen array takes no part in a cluster.
+    pub fn confirm_dead(
+        &mut self,
+        (node, now): (u16, Now),
+        out: &mut Commands,
+    ) -> Option<Result<(), String>> {
+        if self.frozen().is_some() {
+            return Some(Err("it is frozen, and no node any more".into()));
+        }
+        let mut answer = Ok(());
+        let works = self.guard(out, |engine, out| {
+            answer = engine.confirm_dead(node, now, out);
+        });
+        works.then_some(answer)
+    }
+
+    /// The engine's own time, if it has one.
+    pub fn clock(&self) -> Option<Instant> {
+        self.running().and_then(E::clock)
+    }
+
+    /// When to tend to it at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.running().and_then(E::next_deadline)
+    }
+
+    /// What can be seen of its cluster.
+    pub fn cluster(&self) -> Option<ClusterDoc> {
+        self.running().and_then(E::cluster)
+    }
+
+    fn running(&self) -> Option<&E> {
+        match self {
+            Contained::Running(engine) => Some(engine),
+            Contained::Frozen { .. } => None,
+        }
     }
 
     fn guard(&mut self, out: &mut Commands, step: impl FnOnce(&mut E, &mut Commands)) -> bool {
@@ -130,7 +203,8 @@ pub fn panic_text(payload: &(dyn Any + Send)) -> String {
     text.unwrap_or_else(|| "an invariant of the engine did not hold".to_owned())
 }
 
-fn empty_status() -> Status {
+/// Of an array of which nothing is known.
+pub(super) fn empty_status() -> Status {
     Status {
         state: ArrayState::Frozen,
         uuid: [0; 16],

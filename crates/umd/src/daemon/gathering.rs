@@ -428,6 +428,7 @@ impl Waiting {
             events: fields.events,
             consistency_policy: "unknown".to_owned(),
             bitmap: None,
+            cluster: None,
             faulty: None,
             sync_action: "idle".to_owned(),
             sync: None,

@@ -219,6 +219,7 @@ fn request(name: &str, handle: &Handle, snapshot: &Snapshot) -> Option<AssembleR
         overlay: how.overlay.as_ref().map(|dir| dir.display().to_string()),
         io_engine: Some(how.engine.to_string()),
         faults: how.faults.clone(),
+        cluster: how.cluster.clone(),
         ..AssembleRequest::default()
     })
 }

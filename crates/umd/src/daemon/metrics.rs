@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 
 use super::household::Household;
 use super::meter::{Counted, KINDS, PURPOSES};
-use crate::doc::ArrayDoc;
+use crate::doc::{ArrayDoc, ClusterDoc};
 use umd_core::value::{Histogram, RUNGS, Span};
 
 /// The content type of [`render`].
@@ -73,10 +73,43 @@ impl Collector for Samples {
         health(&mut page)?;
         sync(&mut page)?;
         bitmap(&mut page)?;
+        cluster(&mut page)?;
         requests(&mut page)?;
         rungs(&mut page)?;
         member_io(&mut page)
     }
+}
+
+/// What other nodes of its cluster are, and whether they keep writes waiting.
+fn cluster(page: &mut Page<'_, '_>) -> Result<(), Error> {
+    const STATES: [&str; 4] = ["this", "member", "dead", "free"];
+    let name = "umd_cluster_nodes";
+    let help = "Nodes of the array's cluster, by state.";
+    page.numbers((name, help, MetricType::Gauge), |sample| {
+        let Some(cluster) = &sample.array.cluster else {
+            return Vec::new();
+        };
+        let count = |state: &str| {
+            let nodes = cluster.nodes.iter();
+            nodes.filter(|node| node.state == state).count() as f64
+        };
+        let labelled = |state| (vec![("state", state)], count(state));
+        STATES.into_iter().map(labelled).collect()
+    })?;
+    let of = |sample: &Sample, value: fn(&ClusterDoc) -> f64| {
+        let cluster = sample.array.cluster.as_ref();
+        cluster.map(value)
+    };
+    page.gauge(
+        "umd_cluster_frozen",
+        "Whether writes wait for what has to be known of another node.",
+        |sample| of(sample, |cluster| f64::from(cluster.frozen.is_some())),
+    )?;
+    page.gauge(
+        "umd_cluster_waits",
+        "What this node of the array's cluster waits for.",
+        |sample| of(sample, |cluster| cluster.waits.len() as f64),
+    )
 }
 
 /// Labels of one value, the device first.

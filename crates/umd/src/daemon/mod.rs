@@ -33,6 +33,8 @@ pub mod admission;
 pub mod array;
 pub mod beneath;
 pub mod bitmap_file;
+pub mod cluster;
+pub mod confirm;
 pub mod control;
 pub mod create;
 pub mod doors;

@@ -18,6 +18,8 @@ use umd_format::v1::{Fields, Unverified};
 use umd_format::v090::SuperblockV090;
 use umd_format::{ParseError, SuperblockV1, Uuid};
 
+use crate::api::ClusterRequest;
+
 /// How long a lock that a dying process still holds is waited for: its last writes may be on
 /// their way.
 const LOCK_WAIT: Duration = Duration::from_millis(1500);
@@ -33,6 +35,16 @@ pub struct How {
     pub engine: Engine,
     /// Faults to inject, `MEMBER:RULE`, for tests.
     pub faults: Vec<String>,
+    /// As a node of a cluster: who else is one may have them open, too.
+    pub cluster: Option<ClusterRequest>,
+}
+
+impl How {
+    /// Whether other nodes may have the members open.
+    pub fn is_shared(&self) -> bool {
+        let several = |one: &ClusterRequest| one.engine != super::cluster::MEMORY;
+        self.cluster.as_ref().is_some_and(several)
+    }
 }
 
 /// A member, open and locked.
@@ -58,10 +70,10 @@ pub fn engine(word: Option<&str>) -> Result<Engine, String> {
 /// When it is in use, of the wrong kind, or the system refuses.
 pub fn open(name: &str, how: &How) -> Result<Opened, String> {
     let untouched = how.readonly || how.overlay.is_some();
-    let mode = if untouched {
-        Mode::ReadOnly
-    } else {
-        Mode::ReadWrite
+    let mode = match untouched {
+        true => Mode::ReadOnly,
+        false if how.is_shared() => Mode::Shared,
+        false => Mode::ReadWrite,
     };
     let path = Path::new(name);
     let file = MemberFile::open_waiting(path, mode, how.engine, LOCK_WAIT).map_err(open_text)?;

@@ -167,10 +167,10 @@ impl<E: Engine, B: Backend> Loop<E, B> {
     }
 
     fn now(&self) -> Now {
-        let nanos = self.started.elapsed().as_nanos();
+        let nanos = || u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         Now {
-            mono: Instant(u64::try_from(nanos).unwrap_or(u64::MAX)),
+            mono: self.engine.clock().unwrap_or_else(|| Instant(nanos())),
             wall_seconds: wall.map_or(0, |since| since.as_secs()),
         }
     }
@@ -392,6 +392,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
             self.reap();
         }
         self.fire_timers();
+        self.tend();
         self.house_keeping();
         Ok(())
     }
@@ -404,9 +405,11 @@ impl<E: Engine, B: Backend> Loop<E, B> {
         let until_check = self
             .next_check
             .saturating_duration_since(std::time::Instant::now());
+        let deadline = self.engine.next_deadline();
         let timers = self
             .timers
             .values()
+            .chain(deadline.as_ref())
             .map(|at| Duration::from_nanos((*at - now).0));
         timers.chain([until_check]).min().unwrap_or(until_check)
     }
@@ -422,6 +425,15 @@ impl<E: Engine, B: Backend> Loop<E, B> {
         for timer in due {
             self.timers.remove(&timer);
             self.feed(now, Event::Timer(timer));
+        }
+        self.carry_out();
+    }
+
+    /// What the engine hears from others than us.
+    fn tend(&mut self) {
+        let now = self.now();
+        if !self.engine.tend(now, &mut self.commands) {
+            self.freeze();
         }
         self.carry_out();
     }
@@ -446,6 +458,14 @@ impl<E: Engine, B: Backend> Loop<E, B> {
                 Message::Evict => self.doors.stop(),
                 Message::Look(sender) => {
                     let _ = sender.send(self.snapshot());
+                }
+                Message::ConfirmDead(node, sender) => {
+                    let told = (node, self.now());
+                    match self.engine.confirm_dead(told, &mut self.commands) {
+                        // Nobody may be waiting for the answer any more.
+                        Some(answer) => drop(sender.send(answer)),
+                        None => self.freeze(),
+                    }
                 }
                 Message::Map(cells, sender) => {
                     let _ = sender.send(self.engine.map(cells));
@@ -568,6 +588,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
                 .collect(),
             counted: Box::new(self.meter.counted(self.engine.rungs())),
             clients: self.doors.len(),
+            cluster: self.engine.cluster(),
         }
     }
 

@@ -6,20 +6,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 
 use tokio::sync::broadcast;
-use umd_core::array::{Array, Commands, Event, Map, Options, Setup, Status};
+use umd_core::array::{Array, ArrayState, Commands, Event, Map, Options, Setup, Status};
 use umd_core::assembly::{
     self, BitmapPlan, MemberFacts, Plan, Refusal, RefusalKind, SlotPlan, Wish,
 };
+use umd_core::cluster::NodeSlot;
 use umd_core::registry::ObjectId;
 use umd_core::value::{MemberId, Now, Pool, Rungs, SECTOR_BYTES};
-use umd_disk::{Backend, Mux};
+use umd_disk::{Backend, MemberFile, Mode, Mux};
 use umd_export::nbd::ExportInfo;
 use umd_format::update::Update;
+use umd_format::v1::Features;
 use umd_format::{Format, SuperblockV1};
 
 use super::array::{Handle, Inbox};
 use super::bitmap_file;
-use super::engine::{Engine, panic_text};
+use super::cluster::{self, ClusterNode, Wanted};
+use super::engine::{Engine, empty_status, panic_text};
 use super::household::Answer;
 use super::open::{self, How, Opened};
 use super::registry::{Registry, Reservation, Taken};
@@ -153,6 +156,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
             readonly: request.readonly,
             uuid,
             name: request.set_name.clone(),
+            clustered: request.cluster.is_some(),
             ..Wish::default()
         },
         only,
@@ -164,6 +168,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
             overlay: request.overlay.as_ref().map(Into::into),
             engine: open::engine(request.io_engine.as_deref()).map_err(usage)?,
             faults: request.faults.clone(),
+            cluster: request.cluster.clone(),
         },
     })
 }
@@ -173,6 +178,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
 /// # Errors
 /// When it is refused; nothing has been written then.
 pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Started> {
+    cluster::check(request)?;
     let wishes = wishes(request)?;
     if request.devices.is_empty() {
         return Err(refused("no devices were given to assemble an array from"));
@@ -253,10 +259,17 @@ pub struct Planned {
 /// # Errors
 /// When the array is refused.
 pub fn plan(opened: &[Opened], wishes: &Wishes) -> Answer<Planned> {
-    let read = || read_facts(opened, wishes.only);
+    let read = || match wishes.wish.clustered {
+        true => cluster_facts(opened),
+        false => read_facts(opened, wishes.only),
+    };
     let facts: Vec<MemberFacts> = wishes.facts.clone().unwrap_or_else(read);
-    let plan = assembly::assemble(&facts, &wishes.wish)
-        .map_err(|refusal| refusal_doc(&refusal, wishes.name.as_deref()))?;
+    let plan = assembly::assemble(&facts, &wishes.wish).map_err(|refusal| {
+        match needs_cluster(&facts, wishes) {
+            Some(text) => refused(text),
+            None => refusal_doc(&refusal, wishes.name.as_deref()),
+        }
+    })?;
     let name = match &wishes.name {
         Some(name) => name.clone(),
         None => {
@@ -277,6 +290,32 @@ pub fn plan(opened: &[Opened], wishes: &Wishes) -> Answer<Planned> {
         name,
         messages,
     })
+}
+
+/// Why a clustered array is not started like any other.
+fn needs_cluster(facts: &[MemberFacts], wishes: &Wishes) -> Option<String> {
+    let shared = |fact: &&MemberFacts| {
+        let found = fact.superblock.as_ref();
+        found.is_ok_and(|found| found.fields.features.contains(Features::CLUSTERED))
+    };
+    let fact = facts
+        .iter()
+        .find(shared)
+        .filter(|_| !wishes.wish.clustered)?;
+    Some(format!(
+        "{} is of a clustered array, which other hosts may be running: start it as a node of its \
+         cluster (--cluster-engine), or make it a plain one (--update=no-cluster=NAME); the \
+         members are left as they are",
+        fact.name
+    ))
+}
+
+/// What every node can see before it has joined: the bitmap of the first.
+fn cluster_facts(opened: &[Opened]) -> Vec<MemberFacts> {
+    let id = |index: usize| MemberId(u32::try_from(index).expect("fewer than 2^32 devices"));
+    let numbered = opened.iter().enumerate();
+    let facts = numbered.map(|(index, one)| cluster::facts(id(index), one, NodeSlot(0)));
+    facts.collect()
 }
 
 fn read_facts(opened: &[Opened], only: Option<Format>) -> Vec<MemberFacts> {
@@ -351,6 +390,8 @@ pub fn start(
         None => around.reserve(&name)?,
     };
     let name = reservation.name().to_owned();
+    let wanted = wanted(&opened, &plan, &facts, wishes)?;
+    let looks = looks(&opened, wishes)?;
     let (bitmap, bitmap_area) = bitmap(&opened, &mut plan, &facts, wishes)?;
     let (uuid, drives) = (plan.uuid, plan.drives());
     let export = export_of(&name, &plan, wishes.how.readonly);
@@ -371,17 +412,17 @@ pub fn start(
     let system = |error: std::io::Error| refused(format!("cannot start {name}: {error}"));
     let (handle, inbox) =
         Handle::new(export, around.events.clone(), wishes.how.clone()).map_err(system)?;
-    let members = opened
-        .into_iter()
-        .enumerate()
-        .map(|(index, one)| (MemberId(u32::try_from(index).expect("few devices")), one))
-        // A member that is not used is closed, and so unlocked, here.
-        .filter(|(id, _)| used.contains(id))
-        .chain(bitmap)
-        .collect();
+    let members = kept(opened, &used).chain(bitmap).collect();
+    let joining = Joining {
+        name: &name,
+        wanted,
+        looks,
+        wish: around.granting(wishes.clone()).wish,
+    };
+    let (driven, joined) = joining.driven(setup, &handle)?;
     let parts = LoopParts {
         name: name.clone(),
-        setup,
+        driven,
         members,
         pool,
         ends: (handle.clone(), inbox),
@@ -390,6 +431,7 @@ pub fn start(
         .fill(uuid, handle)
         .map_err(|taken| refused(taken.to_string()))?;
     spawn(around, id, parts).map_err(system)?;
+    has_joined(&name, joined)?;
     tell(around, &name, "NewArray");
     Ok(Started {
         name,
@@ -409,6 +451,96 @@ fn used_members(plan: &Plan) -> Vec<MemberId> {
     holders.chain(plan.spares.iter().copied()).collect()
 }
 
+/// Those that are used, with their identities; the others are closed, and so unlocked, here.
+fn kept(opened: Vec<Opened>, used: &[MemberId]) -> impl Iterator<Item = (MemberId, Opened)> {
+    let id = |index: usize| MemberId(u32::try_from(index).expect("few devices"));
+    let numbered = opened.into_iter().enumerate();
+    let numbered = numbered.map(move |(index, one)| (id(index), one));
+    numbered.filter(|(id, _)| used.contains(id))
+}
+
+/// What the cluster of an array that is run by one asks for.
+fn wanted(
+    opened: &[Opened],
+    plan: &Plan,
+    facts: &[MemberFacts],
+    wishes: &Wishes,
+) -> Answer<Option<Wanted>> {
+    let request = wishes.how.cluster.as_ref();
+    let wanted = request.map(|one| Wanted::of(one, plan, opened, facts));
+    wanted.transpose()
+}
+
+/// An array that is about to be driven, as that of this host or as a node of its cluster.
+struct Joining<'a> {
+    name: &'a str,
+    wanted: Option<Wanted>,
+    looks: Vec<Opened>,
+    wish: Wish,
+}
+
+/// Told when a node serves, or why it does not.
+type Joined = Option<mpsc::Receiver<Result<(), String>>>;
+
+impl Joining<'_> {
+    fn driven(self, setup: Setup, handle: &Handle) -> Answer<(Driven, Joined)> {
+        let Some(wanted) = self.wanted else {
+            return Ok((Driven::Array(Box::new(setup)), None));
+        };
+        let (report, joined) = mpsc::sync_channel(1);
+        let service = wanted.connect(handle.waker())?;
+        let parts = cluster::Parts {
+            name: self.name.to_owned(),
+            before: not_read(&setup.plan),
+            request: wanted.request,
+            capacity: wanted.capacity,
+            looks: self.looks,
+            wish: self.wish,
+            pool: setup.pool,
+            report,
+        };
+        let node = ClusterNode::new(parts, service, handle.waker());
+        Ok((Driven::Node(Box::new(node)), Some(joined)))
+    }
+}
+
+/// Waits until a node serves.
+fn has_joined(name: &str, joined: Joined) -> Answer<()> {
+    let Some(joined) = joined else {
+        return Ok(());
+    };
+    let gone = || Err("its thread has ended".to_owned());
+    let outcome = joined.recv().unwrap_or_else(|_| gone());
+    outcome.map_err(|why| refused(format!("{name} cannot join its cluster: {why}")))
+}
+
+/// The members once more, without a lock: a node reads them after it has joined.
+fn looks(opened: &[Opened], wishes: &Wishes) -> Answer<Vec<Opened>> {
+    if !wishes.wish.clustered {
+        return Ok(Vec::new());
+    }
+    let look = |one: &Opened| {
+        let file = MemberFile::open(one.file.path(), Mode::Examine, wishes.how.engine);
+        let name = one.name.clone();
+        file.map(|file| Opened { name, file })
+            .map_err(|error| refused(open::open_text(error)))
+    };
+    opened.iter().map(look).collect()
+}
+
+/// What is shown of an array that has not read its members yet.
+fn not_read(plan: &Plan) -> Status {
+    Status {
+        state: ArrayState::Inactive,
+        uuid: plan.uuid.0,
+        set_name: plan.name.clone(),
+        level: plan.level.to_raw(),
+        raid_disks: plan.raid_disks,
+        array_sectors: plan.array_sectors,
+        ..empty_status()
+    }
+}
+
 /// A bitmap's file with its identity, and a bitmap's bytes.
 type Bitmap = (Option<(MemberId, Opened)>, Option<Vec<u8>>);
 
@@ -419,6 +551,9 @@ fn bitmap(
     facts: &[MemberFacts],
     wishes: &Wishes,
 ) -> Answer<Bitmap> {
+    if wishes.wish.clustered {
+        return Ok((None, None)); // A node reads that of its slot when it has joined.
+    }
     let Some(path) = &wishes.bitmap_file else {
         return Ok((None, bitmap_area(opened, plan, facts)?));
     };
@@ -469,25 +604,64 @@ fn export_of(name: &str, plan: &Plan, read_only: bool) -> ExportInfo {
     }
 }
 
+/// What the loop drives.
+enum Driven {
+    /// An array of this host.
+    Array(Box<Setup>),
+    /// One that others run as well.
+    Node(Box<ClusterNode>),
+}
+
 /// What an array's thread builds its loop from. The backend is made by the thread itself: a ring
 /// belongs to one thread.
 struct LoopParts {
     name: String,
-    setup: Setup,
+    driven: Driven,
     members: Vec<(MemberId, Opened)>,
     pool: Pool,
     ends: (Handle, Inbox),
 }
 
 impl LoopParts {
-    fn build(self) -> std::io::Result<Loop<Array, Mux>> {
+    /// Runs until the array has stopped; `ready` is told when all is there that it needs.
+    fn run(self, ready: &mpsc::SyncSender<std::io::Result<()>>) -> std::io::Result<()> {
+        match self.driven {
+            Driven::Array(_) => self.drive(ready, |driven| match driven {
+                Driven::Array(setup) => Array::start(*setup),
+                Driven::Node(_) => unreachable!("just looked at"),
+            }),
+            Driven::Node(_) => self.drive(ready, |driven| match driven {
+                Driven::Node(node) => *node,
+                Driven::Array(_) => unreachable!("just looked at"),
+            }),
+        }
+    }
+
+    fn drive<E: Engine>(
+        self,
+        ready: &mpsc::SyncSender<std::io::Result<()>>,
+        engine: impl FnOnce(Driven) -> E,
+    ) -> std::io::Result<()> {
+        match self.build(engine) {
+            Ok(run) => {
+                let _ = ready.send(Ok(()));
+                run.run()
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Ok(())
+            }
+        }
+    }
+
+    fn build<E: Engine>(self, engine: impl FnOnce(Driven) -> E) -> std::io::Result<Loop<E, Mux>> {
         let mut backend = Mux::new()?;
         let mut attached = BTreeMap::new();
         for (id, one) in self.members {
             attached.insert(id, Attached::of(&one.file, &one.name));
             backend.attach(id, one.file);
         }
-        let engine = Array::start(self.setup);
+        let engine = engine(self.driven);
         Loop::new(&self.name, engine, backend, attached, self.pool, self.ends)
     }
 }
@@ -514,16 +688,7 @@ fn spawn(around: &Surroundings, id: ObjectId, parts: LoopParts) -> std::io::Resu
         .stack_size(STACK_BYTES);
     let spawned = thread.spawn(move || {
         // Everything the array had is dropped inside: its members are free when it is taken out.
-        let work = || match parts.build() {
-            Ok(run) => {
-                let _ = report.send(Ok(()));
-                run.run()
-            }
-            Err(error) => {
-                let _ = report.send(Err(error));
-                Ok(())
-            }
-        };
+        let work = || parts.run(&report);
         match catch_unwind(AssertUnwindSafe(work)) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => say(&format!("{name}: its loop failed: {error}")),

@@ -77,7 +77,7 @@ pub fn detail(title: &str, array: &ArrayDoc, context: &Context) -> String {
     if stored {
         out.push_str(&identity(array, context));
     }
-    out.push_str(&table(array));
+    out.push_str(&(of_cluster(array) + &table(array)));
     out.push_str(&faults(array));
     out.push_str(&mismatches(array));
     out + &scrubs(array, context)
@@ -353,6 +353,40 @@ pub fn state(array: &ArrayDoc) -> String {
     words
 }
 
+/// The cluster: its name as mdadm has it, its nodes, and what is waited for.
+fn of_cluster(array: &ArrayDoc) -> String {
+    let mut out = String::new();
+    let Some(cluster) = &array.cluster else {
+        return out;
+    };
+    let mut line = |label: &str, value: &str| {
+        let _ = writeln!(out, "{label:>18} : {value}");
+    };
+    line("Cluster Name", &cluster.name);
+    line("Lock Service", &cluster.engine);
+    for (label, text) in [
+        ("Cluster Frozen", &cluster.frozen),
+        ("Service Trouble", &cluster.trouble),
+    ] {
+        if let Some(text) = text {
+            line(label, text);
+        }
+    }
+    for wait in &cluster.waits {
+        line("Cluster Waits", wait);
+    }
+    out.push_str("\n      Node   State    Host\n");
+    for node in &cluster.nodes {
+        let host = node.host.as_deref().unwrap_or("-");
+        let _ = writeln!(out, "{:>10}   {:<6}   {host}", node.node, node.state);
+        if let Some(reason) = &node.reason {
+            let _ = writeln!(out, "             {reason}");
+        }
+    }
+    out.push('\n');
+    out
+}
+
 fn table(array: &ArrayDoc) -> String {
     let mut out = String::from("    Number   Major   Minor   RaidDevice State\n");
     for slot in 0..array.raid_disks {
@@ -471,9 +505,51 @@ pub fn test_code(array: &ArrayDoc) -> u8 {
 mod tests {
     use super::*;
     use crate::doc::tests::{doc, member, raid5};
+    use crate::doc::{ClusterDoc, NodeDoc};
     use crate::text::tests::context;
     use umd_core::array::{ArrayState, MemberRole, Status, SyncStatus};
     use umd_core::value::{Mismatch, Slot, SyncAction};
+
+    /// Who is there, who is not, and what that keeps from going on.
+    #[test]
+    fn the_nodes_of_a_cluster_are_told_with_what_is_waited_for() {
+        let node = |node, host: Option<&str>, state: &str, reason: Option<&str>| NodeDoc {
+            node,
+            host: host.map(Into::into),
+            state: state.into(),
+            reason: reason.map(Into::into),
+        };
+        let mut array = doc(&raid5());
+        array.cluster = Some(ClusterDoc {
+            name: "hall".into(),
+            engine: "etcd".into(),
+            node: Some(0),
+            nodes: vec![
+                node(0, Some("alpha"), "this", None),
+                node(1, Some("beta"), "dead", Some("nobody has confirmed it")),
+                node(2, None, "free", None),
+            ],
+            waits: vec!["waiting for node 3 to acknowledge METADATA_UPDATED, 12 s".into()],
+            frozen: Some("writes wait".into()),
+            trouble: None,
+        });
+        let shown = of_cluster(&array);
+        let expected = "      Cluster Name : hall
+      Lock Service : etcd
+    Cluster Frozen : writes wait
+     Cluster Waits : waiting for node 3 to acknowledge METADATA_UPDATED, 12 s
+
+      Node   State    Host
+         0   this     alpha
+         1   dead     beta
+             nobody has confirmed it
+         2   free     -
+
+";
+        assert_eq!(shown, expected);
+        array.cluster = None;
+        assert_eq!(of_cluster(&array), "");
+    }
 
     #[test]
     fn a_clean_raid5() {

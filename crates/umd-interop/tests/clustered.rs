@@ -1,0 +1,312 @@
+//! One array, two daemons: each runs it as one node of its cluster, with etcd between them, on the
+//! same member files.
+//!
+//! ```text
+//!   qemu-io --NBD--> umd alpha --+            +-- m0, m1
+//!                                 >-- members <
+//!   qemu-io --NBD--> umd beta  --+            +-- all legs alike afterwards
+//!                        \    /
+//!                         etcd
+//!
+//!   SIGKILL to alpha, in the middle of writes: beta freezes, is told that alpha is dead, takes its
+//!   bitmap over, resyncs what alpha had under way, and writes again
+//! ```
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy knows only #[test] functions"
+)]
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use umd_format::{Format, SuperblockV1};
+use umd_interop::oracle::{Oracle, skipped};
+use umd_interop::scratch::Scratch;
+use umd_interop::umd::{Umd, qemu_io, text};
+
+const MIB: usize = 1 << 20;
+const BLOCK: usize = 64 << 10;
+
+/// An etcd of one member on loopback. It ends with this.
+struct Etcd {
+    child: Child,
+    url: String,
+}
+
+impl Etcd {
+    fn start(oracle: &Oracle, dir: &Path) -> Option<Etcd> {
+        if oracle.find("etcd").is_none() {
+            skipped("clustered arrays", "there is no etcd (cargo xtask oracle)");
+            return None;
+        }
+        let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [client, peer] = held.map(|one| one.local_addr().unwrap());
+        let (url, peer) = (format!("http://{client}"), format!("http://{peer}"));
+        let log = fs::File::create(dir.join("etcd.log")).unwrap();
+        let mut command = oracle.command("etcd").unwrap();
+        command.args(["--name", "one", "--data-dir", text(&dir.join("etcd"))]);
+        command.args(["--listen-client-urls", &url]);
+        command.args(["--advertise-client-urls", &url]);
+        command.args(["--listen-peer-urls", &peer]);
+        command.args(["--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &format!("one={peer}")]);
+        command.stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().unwrap();
+        wait_for(client);
+        Some(Etcd { child, url })
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn wait_for(address: SocketAddr) {
+    let begin = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        let late = begin.elapsed() > Duration::from_secs(60);
+        assert!(!late, "etcd does not start");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Level and layout, members.
+const ARRAYS: [(&str, &str, usize); 2] = [("pair", "-l1 -n2", 2), ("ten", "-l10 -n4 -c64", 4)];
+
+fn made(umd: &Umd, scratch: &Scratch, (name, options, count): (&str, &str, usize)) -> Vec<PathBuf> {
+    let set = scratch.images(name, count, 24 * MIB as u64).unwrap();
+    let mut args = vec!["create", name, "--bitmap=clustered", "--home-cluster=hall"];
+    args.extend(["--nodes=2", "--bitmap-chunk=1M", "--config=none"]);
+    args.extend(options.split(' '));
+    args.extend(set.iter().map(|path| text(path)));
+    umd.ok(&args).unwrap();
+    set
+}
+
+/// Starts it on one host; what was said, where it is refused.
+fn join(umd: &Umd, node: &str, name: &str, etcd: &Etcd, set: &[PathBuf]) -> Result<(), String> {
+    let server = format!("--cluster-server={}", etcd.url);
+    let node = format!("--cluster-node={node}");
+    let mut args = vec![
+        "assemble",
+        name,
+        "--cluster-engine=etcd",
+        "--home-cluster=hall",
+    ];
+    args.extend([server.as_str(), &node]);
+    args.extend(set.iter().map(|path| text(path)));
+    let output = umd.output(&args).unwrap();
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+fn states(array: &Value) -> Vec<String> {
+    let nodes = array["cluster"]["nodes"].as_array().unwrap().iter();
+    nodes
+        .map(|node| {
+            format!(
+                "{} {}",
+                node["host"].as_str().unwrap_or("-"),
+                node["state"].as_str().unwrap()
+            )
+        })
+        .collect()
+}
+
+/// Every second block, from this one on.
+fn writes(first: usize, pattern: u8) -> Vec<String> {
+    let blocks = (first..192).step_by(2);
+    blocks
+        .map(|block| format!("write -P {pattern} {} {BLOCK}", block * BLOCK))
+        .collect()
+}
+
+fn reads(first: usize, pattern: u8) -> Vec<String> {
+    let commands = writes(first, pattern).into_iter();
+    commands
+        .map(|one| one.replacen("write", "read", 1))
+        .collect()
+}
+
+fn settled(array: &Value) -> bool {
+    let rests = array["sync"].is_null() && array["sync_pending"] == false;
+    rests && array["cluster"]["waits"].as_array().unwrap().is_empty()
+}
+
+/// The data of the members that hold the same, pair by pair.
+fn assert_legs_alike(set: &[PathBuf]) {
+    let data = |member: &PathBuf| {
+        let bytes = fs::read(member).unwrap();
+        let sectors = bytes.len() as u64 / 512;
+        let found = SuperblockV1::load(&bytes[4096..8192], Format::V1_2, sectors).unwrap();
+        bytes[found.fields.data_offset_sectors as usize * 512..].to_vec()
+    };
+    for pair in set.chunks(2) {
+        assert!(data(&pair[0]) == data(&pair[1]), "{pair:?} differ");
+    }
+}
+
+#[test]
+fn two_daemons_write_to_one_array_and_one_is_killed() {
+    let what = "clustered arrays with etcd";
+    let (Some(oracle), Some(alpha)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let beta = Umd::or_skip(what).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let Some(etcd) = Etcd::start(&oracle, &scratch.path("")) else {
+        return;
+    };
+    for array in ARRAYS {
+        let set = made(&alpha, &scratch, array);
+        let name = array.0;
+        let joined = join(&alpha, "alpha", name, &etcd, &set);
+        if joined.as_ref().is_err_and(|said| said.contains("without")) {
+            skipped(what, "this umd was built without the feature etcd");
+            return;
+        }
+        joined.unwrap();
+        alone(&beta, name, &set);
+        join(&beta, "beta", name, &etcd, &set).unwrap();
+        assert_eq!(
+            states(&beta.detail(name).unwrap()),
+            ["alpha member", "beta this"]
+        );
+        full(&etcd, name, &set);
+        both_write(&oracle, (&alpha, &beta), name);
+        killed(&oracle, (&alpha, &beta), name);
+        // Its slot is free again.
+        join(&alpha, "alpha", name, &etcd, &set).unwrap();
+        alpha.until(name, settled).unwrap();
+        qemu_io(&oracle, &alpha.daemon_uri(name), &reads(1, 0x44)).unwrap();
+        stops_amid_messages((&alpha, &beta), name, || {
+            join(&alpha, "alpha", name, &etcd, &set).unwrap();
+        });
+        let left = |array: &Value| states(array)[0] == "- free";
+        beta.until(name, left).unwrap();
+        beta.ok(&["stop", name]).unwrap();
+        assert_legs_alike(&set);
+    }
+}
+
+/// The session runs out, and nobody else can be certain of this node any more: it ends by itself,
+/// whatever is under way, and its clients are told.
+#[test]
+fn without_its_lock_service_an_array_ends() {
+    let what = "clustered arrays that lose etcd";
+    let (Some(oracle), Some(alpha)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let Some(mut etcd) = Etcd::start(&oracle, &scratch.path("")) else {
+        return;
+    };
+    let set = made(&alpha, &scratch, ARRAYS[0]);
+    let joined = join(&alpha, "alpha", "pair", &etcd, &set);
+    if joined.as_ref().is_err_and(|said| said.contains("without")) {
+        skipped(what, "this umd was built without the feature etcd");
+        return;
+    }
+    joined.unwrap();
+    let uri = alpha.daemon_uri("pair");
+    qemu_io(&oracle, &uri, &writes(0, 0x11)).unwrap();
+    etcd.child.kill().unwrap();
+    let begin = Instant::now();
+    while alpha.detail("pair").is_ok() {
+        let late = begin.elapsed() > Duration::from_secs(30);
+        assert!(!late, "it goes on without a session");
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert!(begin.elapsed() > Duration::from_secs(2), "it had a session");
+    assert!(qemu_io(&oracle, &uri, &writes(0, 0x22)).is_err());
+    let said = join(&alpha, "alpha", "pair", &etcd, &set).unwrap_err();
+    assert!(said.contains("the lock service does not answer"), "{said}");
+}
+
+/// Who does not come as a node gets no member.
+fn alone(umd: &Umd, name: &str, set: &[PathBuf]) {
+    let mut args = vec!["assemble", name, "--update=no-cluster=hall"];
+    args.extend(set.iter().map(|path| text(path)));
+    let output = umd.output(&args).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && said.contains("in use"),
+        "{said}"
+    );
+}
+
+/// A third host finds no slot, and leaves no trace.
+fn full(etcd: &Etcd, name: &str, set: &[PathBuf]) {
+    let gamma = Umd::or_skip("a third host").unwrap();
+    let said = join(&gamma, "gamma", name, etcd, set).unwrap_err();
+    assert!(said.contains("all 2 node slots are taken"), "{said}");
+    assert!(gamma.detail(name).is_err());
+}
+
+/// Both at the same time; each reads what the other wrote.
+fn both_write(oracle: &Oracle, (alpha, beta): (&Umd, &Umd), name: &str) {
+    thread::scope(|scope| {
+        for (umd, first, pattern) in [(alpha, 0, 0x11), (beta, 1, 0x22)] {
+            let uri = umd.daemon_uri(name);
+            scope.spawn(move || qemu_io(oracle, &uri, &writes(first, pattern)).unwrap());
+        }
+    });
+    qemu_io(oracle, &alpha.daemon_uri(name), &reads(1, 0x22)).unwrap();
+    qemu_io(oracle, &beta.daemon_uri(name), &reads(0, 0x11)).unwrap();
+}
+
+/// One leaves while the other sends: it repairs, and says where. That neither waits for the other's
+/// patience (30 seconds) to run out is what is shown.
+fn stops_amid_messages((alpha, beta): (&Umd, &Umd), name: &str, join: impl Fn()) {
+    for round in 0..6 {
+        if round > 0 {
+            join();
+        }
+        beta.ok(&["action", name, "repair"]).unwrap();
+        thread::sleep(Duration::from_millis(round * 15));
+        let begin = Instant::now();
+        alpha.ok(&["stop", name]).unwrap();
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(15), "round {round}: {took:?}");
+        beta.until(name, settled).unwrap();
+    }
+}
+
+/// One is killed while it writes. The other waits for a word, and goes on.
+fn killed(oracle: &Oracle, (alpha, beta): (&Umd, &Umd), name: &str) {
+    let uri = alpha.daemon_uri(name);
+    thread::scope(|scope| {
+        scope.spawn(move || (0..50).all(|_| qemu_io(oracle, &uri, &writes(0, 0x33)).is_ok()));
+        thread::sleep(Duration::from_millis(300));
+        alpha.kill_daemon(name).unwrap();
+    });
+    let early = beta
+        .output(&["cluster", "confirm-dead", name, "0"])
+        .unwrap();
+    assert!(!early.status.success(), "nobody is down yet");
+    let down = |array: &Value| {
+        let told = array["cluster"]["nodes"][0]["reason"].is_string();
+        states(array)[0] == "alpha dead" && array["cluster"]["frozen"].is_string() && told
+    };
+    beta.until(name, down).unwrap();
+    let said = beta.ok(&["detail", name]).unwrap();
+    assert!(said.contains("waiting for a proof that node 0"), "{said}");
+    let wrong = beta
+        .output(&["cluster", "confirm-dead", name, "1"])
+        .unwrap();
+    assert!(!wrong.status.success(), "it is alive");
+    beta.ok(&["cluster", "confirm-dead", name, "0"]).unwrap();
+    let over = |array: &Value| settled(array) && array["cluster"]["frozen"].is_null();
+    beta.until(name, over).unwrap();
+    qemu_io(oracle, &beta.daemon_uri(name), &writes(1, 0x44)).unwrap();
+}

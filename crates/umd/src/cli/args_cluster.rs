@@ -1,0 +1,47 @@
+//! Options about clusters: of `umd assemble`, and `umd cluster`.
+
+use clap::{Args, Subcommand};
+
+/// An array of a cluster.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ClusterArgs {
+    /// Run it as one node of its cluster, kept of one mind with others by this lock service: etcd,
+    /// or memory for an array that no other host runs
+    #[arg(long, value_name = "ENGINE")]
+    pub cluster_engine: Option<String>,
+    /// Where etcd is: http://HOST:PORT (repeat for each of its members)
+    #[arg(long, value_name = "URL", requires = "cluster_engine")]
+    pub cluster_server: Vec<String>,
+    /// The name of this host in its cluster, as the fence agent knows it [default: host name]
+    #[arg(long, value_name = "NAME", requires = "cluster_engine")]
+    pub cluster_node: Option<String>,
+    /// A fence agent, which is asked to switch off the host of a node that died
+    #[arg(long, value_name = "PROGRAM", requires = "cluster_engine")]
+    pub cluster_fence: Option<String>,
+    /// The name of the cluster [default: HOMECLUSTER of mdadm.conf]
+    #[arg(long, value_name = "NAME", requires = "cluster_engine")]
+    pub home_cluster: Option<String>,
+}
+
+/// `umd cluster WHAT ...`
+#[derive(Debug, Clone, Args)]
+pub struct ClusterCommandArgs {
+    /// What.
+    #[command(subcommand)]
+    pub what: ClusterCommand,
+}
+
+/// What can be told a clustered array.
+#[derive(Debug, Clone, Subcommand)]
+pub enum ClusterCommand {
+    /// Say that a node is dead for certain: others take its bitmap over and write again. A wrong
+    /// word destroys data: two hosts would write without knowing of each other
+    ConfirmDead {
+        /// The array
+        #[arg(value_name = "ARRAY")]
+        array: String,
+        /// The number of the node, as `umd detail` shows it
+        #[arg(value_name = "NODE")]
+        node: u16,
+    },
+}

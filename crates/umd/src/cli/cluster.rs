@@ -1,0 +1,61 @@
+//! `umd cluster`, and what `umd assemble` is told of a cluster.
+
+use super::args_cluster::{ClusterArgs, ClusterCommand, ClusterCommandArgs};
+use super::outcome::{Failure, Outcome, say};
+use super::reach::Reach;
+use super::values;
+use crate::api::{ClusterRequest, ConfirmDeadRequest, DoneDoc};
+use crate::text::Context;
+
+/// Runs `umd cluster`.
+///
+/// # Errors
+/// With the exit code and sentence for the user.
+pub fn run(args: &ClusterCommandArgs, reach: &Reach, quiet: bool) -> Outcome {
+    let ClusterCommand::ConfirmDead { array, node } = &args.what;
+    let request = ConfirmDeadRequest { node: *node };
+    let done: DoneDoc = reach.post(array, "cluster/confirm-dead", &request)?;
+    if !quiet {
+        done.messages.iter().for_each(|line| say(line));
+    }
+    Ok(0)
+}
+
+/// How an array is to be run as a node, if it is.
+///
+/// # Errors
+/// When the cluster has no name.
+pub fn request(
+    args: &ClusterArgs,
+    config: Option<&str>,
+) -> Result<Option<ClusterRequest>, Failure> {
+    let Some(engine) = &args.cluster_engine else {
+        return Ok(None);
+    };
+    let name = match &args.home_cluster {
+        Some(name) => Some(name.clone()),
+        None => super::scan::config(config)?.homecluster,
+    };
+    let name = name.ok_or_else(|| {
+        Failure::usage(
+            "--cluster-engine needs the name of the cluster: --home-cluster=NAME, or HOMECLUSTER \
+             in mdadm.conf",
+        )
+    })?;
+    let agent = args.cluster_fence.as_deref().map(values::absolute);
+    let agent = agent.transpose()?.map(|path| match path.to_str() {
+        Some(text) => Ok(text.to_owned()),
+        None => Err(Failure::usage(format!(
+            "{} is not a UTF-8 path",
+            path.display()
+        ))),
+    });
+    let node = args.cluster_node.clone();
+    Ok(Some(ClusterRequest {
+        name,
+        engine: engine.clone(),
+        servers: args.cluster_server.clone(),
+        node: node.unwrap_or_else(|| Context::system().host),
+        fence_agent: agent.transpose()?,
+    }))
+}
