@@ -252,7 +252,8 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "grow md0 --bitmap=foo",
         2,
-        "umd: 'foo' is not a bitmap this version knows; internal, lockless, none and ./FILE are\n",
+        "umd: 'foo' is not a bitmap this version knows; internal, lockless, clustered, none and \
+         ./FILE are\n",
     ),
     (
         "grow md0 --bitmap=none --bitmap-chunk=64K",

@@ -36,6 +36,7 @@ pub const COMMANDS: &[&str] = &[
     "stop",
     "array-state",
     "zero-superblock",
+    "cluster",
     "daemon",
     "demo",
     "web",
