@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   boot 0      a b c   in good order
-//!   boot 1      a       writes, and nothing that is promised to last; the power goes
+//!   boot 1      a       writes, and nothing that is promised to last; the power goes, or it stops
 //!   boot 2, 3     b c   a lies beside them: it can be added, not taken back by their bitmap
 //! ```
 //!
@@ -101,9 +101,14 @@ impl World<'_> {
         known.is_none_or(|known| known <= 1)
     }
 
+    /// One leg runs without the others.
+    pub(super) fn runs_alone(&self) -> bool {
+        self.alone.as_ref().is_some_and(|alone| alone.runs)
+    }
+
     /// What a host asks of the lonely one is not said to be durable.
     pub(super) fn as_it_will_be_lost(&self, plan: Plan) -> Plan {
-        if !self.alone.as_ref().is_some_and(|alone| alone.runs) {
+        if !self.runs_alone() {
             return plan;
         }
         let kind = match plan.kind {
