@@ -51,8 +51,8 @@ fn a_seed_is_all_there_is() {
 /// (7202234); the last leg was read while a resync wrote to it (9100315); zeroes refused in several
 /// places cost a member (7900359). Of the monitor: a write that lags is answered before all of its
 /// refusals are known (7901083, 9001174), and so is one beside which another is tried again in
-/// parts (9400543); a leg that ran alone and was stopped loses what it was given as if the power had
-/// gone (920740). Whoever changes what seeds mean looks for other ones.
+/// parts (9400543); a leg that ran alone and was stopped loses what it was given as if the power
+/// had gone (920740). Whoever changes what seeds mean looks for other ones.
 #[test]
 fn seeds_that_found_something_stay_quiet() {
     let of_the_engine = [2778, 810_983, 7_901_632, 7_202_234, 9_100_315, 7_900_359];

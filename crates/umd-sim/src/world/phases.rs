@@ -297,8 +297,8 @@ impl World<'_> {
     pub(super) fn boot_over(&mut self) -> Verdict {
         self.note(format_args!("stopped"));
         if self.atlas.exceeded() || self.runs_alone() {
-            // Members that are gone may have held answered writes in their caches; and what a leg was
-            // given that ran alone is lost with it, however it ended.
+            // Members that are gone may have held answered writes in their caches; and what a leg
+            // was given that ran alone is lost with it, however it ended.
             self.oracle.crashed(true);
         } else {
             self.let_go_of_unlanded();
