@@ -10,7 +10,7 @@ use umd_core::array::{
     MemberRole, Purpose, Request, RequestOp, SyncLimits, SyncRequest,
 };
 use umd_core::sync::SyncAction;
-use umd_core::value::{MemberId, RequestId};
+use umd_core::value::{ControlId, MemberId, RequestId};
 use umd_format::v1::{Features, Fields};
 use umd_format::{Format, Level};
 use world::{Lcg, Shape, World};
@@ -632,6 +632,81 @@ fn hosts_see_their_data_while_it_is_moved() {
         }
     }
     assert!(killed > 20, "{killed} were killed in the middle");
+}
+
+/// Carries out what is to be done, and asks for a stop when so many member I/Os are over. Whether
+/// it came to that.
+fn stopped_after(world: &mut World, wish: LevelWish, ios: u64) -> bool {
+    world.event(Event::Control(ControlId(1_000_001), Control::Level(wish)));
+    let (mut done, mut asked, mut answered) = (0, false, false);
+    let mut queue = world.take_commands();
+    while let Some(command) = queue.pop_front() {
+        match command {
+            Command::Io(io) => {
+                if done == ios && !asked {
+                    asked = true;
+                    world.event(Event::Control(ControlId(1_000_002), Control::Stop));
+                }
+                let over = world.carry_out(io);
+                done += 1;
+                world.event(Event::Done(over));
+            }
+            Command::Answer { id, result } if id == ControlId(1_000_002) => {
+                assert!(result.is_ok() && world.array().is_stopped(), "{result:?}");
+                answered = true;
+            }
+            _ => {}
+        }
+        queue.extend(world.take_commands());
+    }
+    assert_eq!(
+        asked, answered,
+        "after {ios}: it stops, and nothing is left to be done"
+    );
+    asked
+}
+
+/// A stop between any two member I/Os of a change ends it where it is, in order: superblocks say
+/// how far it came, the array is clean, and the next start goes on.
+#[test]
+fn a_stop_at_any_moment_ends_and_is_gone_on_from() {
+    for (from, wish) in [
+        (shape(Level::Raid6, 2, 4), to(Level::Raid5)),
+        (shape(Level::Raid5, 2, 3), with(Level::Raid5, 5)),
+    ] {
+        let (mut world, data) = filled(&from);
+        world.stop();
+        let disks = world.disks.clone();
+        let mut midway = 0;
+        for ios in 0.. {
+            let mut world = World::over(disks.clone());
+            world.begin();
+            world.pass(1);
+            if !stopped_after(&mut world, wish, ios) {
+                assert!(ios > 20, "{ios} boundaries");
+                break;
+            }
+            world.kill();
+            let moves = world.plan().expect("a plan").reshape.is_some();
+            midway += u32::from(moves);
+            for id in 0..from.disks {
+                let fields = world.superblock(u32::from(id)).fields;
+                assert!(
+                    fields.is_clean(),
+                    "after {ios}: member {id} was left unclean"
+                );
+                let says = fields.features.contains(Features::RESHAPE_ACTIVE);
+                assert_eq!(says, moves, "after {ios}: all say the same");
+            }
+            world.begin();
+            assert!(all(&mut world) == data, "after {ios}: on both sides");
+            world.pass(2);
+            assert!(world.array().status().reshape.is_none(), "after {ios}");
+            assert!(all(&mut world) == data, "after {ios}");
+            assert_eq!(world.mismatch(), 0, "after {ios}");
+        }
+        assert!(midway > 10, "{midway} stops were on the way");
+    }
 }
 
 /// Stopped and frozen on the way it stands still where it is, and goes on from there (M43).
