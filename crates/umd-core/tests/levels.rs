@@ -760,6 +760,7 @@ fn it_goes_on_from_where_it_stood() {
         Some(at / 3)
     );
     world.pass(1);
+    assert_eq!(world.array().status().last_sync, Some(SyncAction::Reshape));
     assert!(world.array().status().reshape.is_none());
     assert!(all(&mut world) == data);
     assert_eq!(world.mismatch(), 0);

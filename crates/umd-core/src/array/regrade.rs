@@ -556,6 +556,7 @@ impl Array {
         self.geometry = geometry.clone();
         self.lane.regrade(geometry.clone());
         self.sync.regrade(geometry, self.info.array_sectors);
+        self.sync.reshaped();
         self.show_shift();
         self.publish();
         self.notify(Notice::SyncEnded {

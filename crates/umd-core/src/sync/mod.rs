@@ -205,6 +205,11 @@ impl Sync {
         self.frozen
     }
 
+    /// A reshape ended, which is nobody's run.
+    pub fn reshaped(&mut self) {
+        self.last = Some(SyncAction::Reshape);
+    }
+
     /// The last action that ended.
     pub fn last(&self) -> Option<SyncAction> {
         self.last
