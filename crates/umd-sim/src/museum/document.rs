@@ -42,11 +42,11 @@ const TAIL: &str = "
 | exhibits of the study | why |
 |---|---|
 | M04 | the split of a discard is one computation here, there is nothing to restart from |
-| M23, M24 | no reshape yet |
+| M23, M24 | RAID10 is not reshaped |
 | M32 | the engine has no such decision: a write is addressed by the members as they are at that \
 moment, and a unit that met a failure writes nothing |
 | M38, M39, M40 | no partial parity log and no journal yet |
-| M43 to M50 | no reshape yet |
+| M43 to M50 | the simulator draws no reshapes yet; M43, M44, M47 and M48 have tests of the core (`levels.rs`) |
 | M64 | the refusal is there; all simulated disks of an array have sectors of one size, of 512 or \
 of 4096 bytes |
 | M64b | simulated arrays have no names; the core's names are explored event by event \
