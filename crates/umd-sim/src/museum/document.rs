@@ -46,7 +46,7 @@ const TAIL: &str = "
 | M32 | the engine has no such decision: a write is addressed by the members as they are at that \
 moment, and a unit that met a failure writes nothing |
 | M38, M39, M40 | no partial parity log and no journal yet |
-| M43 to M50 | the simulator draws no reshapes yet; M43, M44, M47 and M48 have tests of the core (`levels.rs`) |
+| M43 to M50 | none in the simulator yet; four have tests of the core (`umd-core/tests/levels.rs`) |
 | M64 | the refusal is there; all simulated disks of an array have sectors of one size, of 512 or \
 of 4096 bytes |
 | M64b | simulated arrays have no names; the core's names are explored event by event \
