@@ -959,3 +959,78 @@ fn what_cannot_be_now_is_refused() {
         .expect_err("0.90");
     assert!(refused.to_string().contains("0.90"), "{refused}");
 }
+
+/// What left before everything was moved lies where it lay then, and no bitmap tells of that.
+#[test]
+fn who_left_before_a_change_is_not_taken_back() {
+    for change in [None, Some(with(Level::Raid5, 5)), Some(to(Level::Raid6))] {
+        let (mut world, data) = filled(&Shape {
+            bitmap: true,
+            ..shape(Level::Raid5, 2, 4)
+        });
+        let left = MemberId(1);
+        world.control(Control::Fail(left)).expect("failed");
+        world.control(Control::Remove(left)).expect("removed");
+        if let Some(wish) = change {
+            world.control(Control::Level(wish)).expect("changed");
+            world.pass(1);
+            assert!(world.array().status().reshape.is_none(), "it is over");
+        }
+        let superblock = world.superblock(left.0);
+        let disk = world.disks.remove(&left).expect("a disk");
+        world.disks.insert(MemberId(9), disk);
+        let back = world.new_member(9, Some(superblock));
+        let answer = world.control(Control::ReAdd(back));
+        match change {
+            None => assert!(answer.is_ok(), "{answer:?}"),
+            Some(_) => {
+                let why = answer.expect_err("refused").to_string();
+                assert!(why.contains("use --add"), "{why}");
+            }
+        }
+        world.pass(2);
+        assert!(all(&mut world) == data);
+    }
+}
+
+/// A raid0 that a crash left half made is whole on all its members before anything is written:
+/// parity that nobody keeps must not pass for parity when one of them is missing.
+#[test]
+fn a_raid0_is_one_on_all_members_before_it_is_written() {
+    let (mut world, _) = filled(&shape(Level::Raid5, 5, 3));
+    world.stop();
+    let disks = world.disks.clone();
+    let mut mixed = 0;
+    for cut in 0.. {
+        let mut world = World::over(disks.clone());
+        world.begin();
+        world.pass(1);
+        world.power_for = Some(cut);
+        world.ask(Control::Level(to(Level::Raid0)));
+        let dark = world.dark;
+        world.kill();
+        let level = |world: &World, id: u32| world.superblock(id).fields.level;
+        let here = [level(&world, 0), level(&world, 1)];
+        mixed += u32::from(here[0] != here[1]);
+        world.begin();
+        world.write(0, &[7; 512]).expect("written");
+        let (now, ..) = what(&mut world);
+        for id in [0, 1] {
+            let says = level(&world, id).to_raw();
+            assert_eq!(says, now, "cut at {cut}: member {id}");
+        }
+        if !dark {
+            break;
+        }
+    }
+    assert!(mixed > 0, "some cuts left two descriptions");
+}
+
+#[test]
+fn a_mirror_by_parity_becomes_no_raid0_of_one() {
+    let (mut world, data) = filled(&shape(Level::Raid5, 5, 2));
+    let wish = Control::Level(to(Level::Raid0));
+    let refused = world.control(wish).expect_err("refused");
+    assert!(refused.to_string().contains("one device"), "{refused}");
+    assert!(all(&mut world) == data);
+}

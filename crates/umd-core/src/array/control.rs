@@ -1,7 +1,7 @@
 //! What administrators ask for.
 
 use umd_format::create::{CreateError, NewMember as NewDevice, spare_for};
-use umd_format::v1::{DeviceFlags, Features};
+use umd_format::v1::{DeviceFlags, Features, Fields};
 use umd_format::{FaultyLayout, Format, Level, Role, SuperblockV1, Uuid, v090};
 
 use super::engine::Array;
@@ -414,6 +414,11 @@ impl Array {
         if slot.0 >= self.info.raid_disks || self.members.in_slot(slot).is_some() {
             return Err(no("its slot is taken"));
         }
+        if !self.lies_as_here(fields) {
+            return Err(no(
+                "level or layout of the array were changed since it left; use --add",
+            ));
+        }
         if fields.features.contains(Features::BAD_BLOCKS) {
             return Err(no("it has bad blocks; --add it instead"));
         }
@@ -453,6 +458,16 @@ impl Array {
         superblock.fields.features = superblock.fields.features.with(Features::RECOVERY_BITMAP);
         superblock.fields.flags = new.flags.of(superblock.fields.flags);
         Ok((superblock, slot))
+    }
+
+    /// Whether what a returning member holds lies where the array has it now: level and layout may
+    /// have been changed since it left.
+    fn lies_as_here(&self, fields: &Fields) -> bool {
+        let info = &self.info;
+        let rows = (fields.level, fields.layout, fields.chunk_sectors)
+            == (info.level, info.layout, info.chunk_sectors);
+        let disks = info.level == Level::Raid1 || fields.raid_disks == u32::from(info.raid_disks);
+        rows && disks && !fields.features.contains(Features::RESHAPE_ACTIVE)
     }
 
     /// Whether a returning member knows every in-sync member in the slot it has here. One that

@@ -38,6 +38,9 @@ pub(super) struct Regrade {
     steps: VecDeque<Step>,
     /// The change that records the first step, once it was made.
     noted: Option<u64>,
+    /// The change before the first step by which superblocks that a crash left uneven are made
+    /// even: two descriptions would otherwise stand on members with the same events.
+    even: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,7 @@ impl Regrade {
             id: Some(id),
             steps,
             noted: None,
+            even: None,
         }
     }
 
@@ -78,6 +82,7 @@ impl Regrade {
             id: None,
             steps: [Step::Finish].into_iter().chain(after).collect(),
             noted: None,
+            even: None,
         }
     }
 }
@@ -102,7 +107,12 @@ impl Array {
     /// An administrator wants another level or layout.
     pub(super) fn control_level(&mut self, id: ControlId, wish: LevelWish) {
         match self.may_regrade(&wish) {
-            Ok(conversion) => self.regrade = Some(Regrade::of(id, &conversion)),
+            Ok(conversion) => {
+                let mut regrade = Regrade::of(id, &conversion);
+                let uneven = self.metadata.is_uneven();
+                regrade.even = uneven.then(|| self.metadata.note_change(true));
+                self.regrade = Some(regrade);
+            }
             Err(error) => self.answer(id, Err(error)),
         }
     }
@@ -124,6 +134,11 @@ impl Array {
                 "a chunk of {chunk} sectors is none that parity levels have: it is a power of two, \
                  and 4 KiB at least"
             ));
+        }
+        if result.level == Level::Raid0 && result.raid_disks < 2 {
+            return invalid(
+                "a raid0 of one device is none: what held its parity would pass for it, too",
+            );
         }
         self.enough_devices(wish, result)?;
         if let Some(first) = conversion.first {
@@ -161,11 +176,15 @@ impl Array {
         if let Some(action) = self.sync.requested() {
             return busy(format!("{} is about to begin", action.word()));
         }
+        self.nobody_is_rebuilt()
+    }
+
+    fn nobody_is_rebuilt(&self) -> Result<(), ControlError> {
         let partly = |m: &&Member| matches!(m.state, State::Recovering { .. });
-        if let Some(member) = self.members.iter().find(partly) {
-            return busy(format!("{} is being rebuilt", member.name));
+        match self.members.iter().find(partly) {
+            Some(member) => busy(format!("{} is being rebuilt", member.name)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether there are members for all slots that there will be.
@@ -306,7 +325,9 @@ impl Array {
             return false;
         };
         let recorded = regrade.noted.map(|n| self.metadata.has_recorded(n));
+        let even = regrade.even.is_none_or(|n| self.metadata.has_recorded(n));
         match recorded {
+            None if !even && self.may_write() => return false,
             Some(false) if self.may_write() => return false,
             Some(true) => self.step_recorded(),
             _ if !self.may_write() => {
@@ -340,7 +361,8 @@ impl Array {
                 may.map(|()| self.take_over(shape))
             }
             Step::Begin { layout, last } => {
-                let room = self.room_to_move(chunk);
+                let room = self.nobody_is_rebuilt();
+                let room = room.and_then(|()| self.room_to_move(chunk));
                 room.map(|(by, up)| self.begin_reshape(layout, last, (by, up)))
             }
             Step::Finish => {

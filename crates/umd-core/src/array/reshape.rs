@@ -272,10 +272,13 @@ impl Array {
 
     /// What is not to be had while everything is being moved.
     pub(super) fn not_reshaping(&self, what: &str) -> Result<(), ControlError> {
-        match &self.reshape {
-            None => Ok(()),
-            Some(_) => Err(ControlError::Busy(format!(
+        match (&self.reshape, &self.regrade) {
+            (None, None) => Ok(()),
+            (Some(_), _) => Err(ControlError::Busy(format!(
                 "the array is being reshaped: {what} until that is over"
+            ))),
+            (None, Some(_)) => Err(ControlError::Busy(format!(
+                "the level of the array is being changed: {what} until that is over"
             ))),
         }
     }
@@ -388,7 +391,7 @@ impl Array {
             window.left == 0 && window.columns.is_idle(),
             "no I/O is left"
         );
-        self.lane.unlock(window.lock);
+        self.lane.abandon(window.lock, UnitId::Reshape);
         true
     }
 

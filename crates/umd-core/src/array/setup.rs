@@ -167,6 +167,12 @@ fn metadata_of(
     }
     if is_uneven(members, plan) {
         metadata.note_uneven();
+        if !redundant {
+            // Nothing else would ever write them: a change of level that a crash cut short would
+            // leave some members telling of parity that nobody keeps. Before any write goes in.
+            metadata.note_fault();
+            metadata.note_change(true);
+        }
     }
     // Those begin again: that is on the disks before a resync can end and make their old reach
     // count again.

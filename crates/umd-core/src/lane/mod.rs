@@ -284,6 +284,13 @@ impl Lane {
         self.granted.extend(granted);
     }
 
+    /// Gives up a lock that may just have been granted to this unit, which does not hear of it any
+    /// more. It has no other.
+    pub fn abandon(&mut self, lock: LockId, unit: UnitId) {
+        self.granted.retain(|holder| *holder != Holder::Unit(unit));
+        self.unlock(lock);
+    }
+
     /// Resumes jobs whose lock was granted and jobs at the gate. Units that were granted theirs
     /// are returned. `changed` tells whether anything moved.
     pub fn resume(&mut self, rig: &mut Rig<'_>, changed: &mut bool) -> Vec<UnitId> {

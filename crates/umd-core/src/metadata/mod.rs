@@ -151,6 +151,11 @@ impl Metadata {
         self.uneven = !self.museum.on(Exhibit::U05);
     }
 
+    /// Whether they are still to be made even.
+    pub fn is_uneven(&self) -> bool {
+        self.uneven
+    }
+
     /// An unclean array was declared clean by force. Superblocks say so only after every one of
     /// them says how little of a rebuild still counts: a power cut in between would otherwise
     /// leave a clean array with a rebuild made from parity that nobody vouches for.
