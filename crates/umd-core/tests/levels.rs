@@ -651,7 +651,10 @@ fn stopped_after(world: &mut World, wish: LevelWish, ios: u64) -> bool {
                 done += 1;
                 world.event(Event::Done(over));
             }
-            Command::Answer { id, result } if id == ControlId(1_000_002) => {
+            Command::Answer {
+                id: ControlId(1_000_002),
+                result,
+            } => {
                 assert!(result.is_ok() && world.array().is_stopped(), "{result:?}");
                 answered = true;
             }
