@@ -720,7 +720,7 @@ fn former(request: &ManageRequest, how: &How) -> Answer<Offer> {
 }
 
 /// Opens a device for `add`, and makes sure that nothing of value is on it.
-fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Offer> {
+pub(super) fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Offer> {
     let opened = open::open(&request.device, how).map_err(ErrorDoc::new)?;
     let unreadable = |error: umd_core::value::IoError| {
         ErrorDoc::new(format!("cannot read {}: {error}", request.device))

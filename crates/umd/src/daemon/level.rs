@@ -6,8 +6,9 @@ use umd_core::array::{Control, LayoutWish, LevelWish, Status};
 use umd_core::geometry::{Shape, convert};
 use umd_format::Level;
 
+use super::array::Handle;
 use super::control::{Body, Refusals, Shared, asked, understood};
-use super::household::{Answer, Household, nonsense, refused, stopped};
+use super::household::{Answer, Household, blocking, nonsense, open_offer, refused, stopped};
 use crate::api::{DoneDoc, ErrorDoc, LevelRequest, ManageRequest};
 use crate::doc::level_word;
 use crate::words;
@@ -42,6 +43,18 @@ pub fn wish(request: &LevelRequest, current: i32) -> Result<LevelWish, String> {
     })
 }
 
+fn adding(device: &str, force: bool) -> ManageRequest {
+    ManageRequest {
+        operation: "add".into(),
+        device: device.into(),
+        with: None,
+        write_mostly: None,
+        failfast: None,
+        force,
+        bad_block_log: None,
+    }
+}
+
 fn shape(status: &Status) -> Shape {
     Shape {
         level: Level::from_raw(status.level),
@@ -70,6 +83,7 @@ impl Household {
                 target.level, target.raid_disks
             )));
         }
+        self.may_come(request, status, &handle).await?;
         let answer = handle.control(Control::Level(wish)).await;
         let what = format!("cannot change the level or layout of {name}");
         let answer = answer.map_err(stopped(name))?;
@@ -77,16 +91,8 @@ impl Household {
         let (now, _) = self.look(name, &handle).await?;
         let mut messages = self.told(name, status, &now.status);
         for device in &request.devices {
-            let add = ManageRequest {
-                operation: "add".into(),
-                device: device.clone(),
-                with: None,
-                write_mostly: None,
-                failfast: None,
-                force: request.force,
-                bad_block_log: None,
-            };
-            let added = self.manage(name, add).await.map_err(|error| {
+            let add = self.manage(name, adding(device, request.force));
+            let added = add.await.map_err(|error| {
                 let text = error.error;
                 ErrorDoc::new(format!("{}; {text}", messages.join("; ")))
             })?;
@@ -96,6 +102,40 @@ impl Household {
             messages,
             ..DoneDoc::plain()
         })
+    }
+
+    /// Whether all devices that are to be added can be, before anything is changed for them.
+    async fn may_come(
+        &self,
+        request: &LevelRequest,
+        status: &Status,
+        handle: &Handle,
+    ) -> Answer<()> {
+        let holding = status.members.iter().filter(|one| one.slot.is_some());
+        let least = holding.map(|one| one.data_size_sectors).min();
+        let used = match status.dev_sectors {
+            0 => least.unwrap_or(0),
+            used => used,
+        };
+        let (devices, force) = (request.devices.clone(), request.force);
+        let (uuid, how) = (status.uuid, handle.how.clone());
+        let opened = blocking(move || {
+            // All of them at the same time: none is named twice.
+            let mut offers = Vec::new();
+            for device in &devices {
+                let offer = open_offer(&adding(device, force), uuid, &how)?;
+                if offer.file.size_sectors() < used {
+                    let text = format!("{device} not large enough to join array");
+                    return Err(ErrorDoc::new(text));
+                }
+                offers.push(offer);
+            }
+            Ok(())
+        });
+        match opened.await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.explain(error).await),
+        }
     }
 
     fn told(&self, name: &str, before: &Status, now: &Status) -> Vec<String> {

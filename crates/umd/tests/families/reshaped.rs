@@ -127,6 +127,11 @@ fn m05r6tor0_killed() {
 fn levels_are_planned_and_refused() {
     let rig = Rig::create(4, "-l5 -n4 -c32 -z 2M --bitmap=internal");
     rig.stop();
+    std::fs::write(rig.home.path("small"), [0; 4096]).expect("a file");
+    std::fs::write(rig.home.path("good"), vec![0; 16 << 20]).expect("a file");
+    let mut used = vec![0; 16 << 20];
+    used[1080..1082].copy_from_slice(&[0x53, 0xef]);
+    std::fs::write(rig.home.path("used"), &used).expect("a file");
     let before = rig.home.hashes();
     rig.start();
     let planned = rig.umd("grow r --level=0 --dry-run").out;
@@ -135,6 +140,19 @@ fn levels_are_planned_and_refused() {
         "would reshape r from left-symmetric to parity-last: all data is moved on every member\n\
          would make r a raid0 of 3 devices; all data stays where it is\n"
     );
+    for (names, sentence) in [
+        (&["nowhere"][..], "No such file"),
+        (&["small"], "not large enough"),
+        (&["used"], "appears to contain"),
+        (&["m1"], "is in use by array r"),
+        (&["good", "good"], "in use"),
+        (&["good", "nowhere"], "No such file"),
+    ] {
+        let devices = paths(&rig, names);
+        let said = rig.home.umd(&format!("grow r --level=6 --add {devices}"));
+        let said = said.fails(1);
+        assert!(said.contains(sentence), "{names:?}: {said}");
+    }
     for (line, code, sentence) in [
         (
             "grow r --level=0",
