@@ -85,7 +85,7 @@ pub struct Status {
     /// Sectors found to differ by the last check or repair.
     pub mismatch_sectors: u64,
     /// Where, up to a limit; shared with the array until it finds more.
-    pub mismatches: Arc<Vec<Mismatch>>,
+    pub mismatches: Arc<Vec<Arc<Mismatch>>>,
     /// The write-intent bitmap, if there is one.
     pub bitmap: Option<BitmapStatus>,
     /// The faults that an array of level faulty pretends.

@@ -100,7 +100,7 @@ pub struct Sync {
     guided: BTreeSet<MemberId>,
     last: Option<SyncAction>,
     mismatch_sectors: u64,
-    found: Arc<Vec<Mismatch>>,
+    found: Arc<Vec<Arc<Mismatch>>>,
     commits: Commits,
     museum: Museum,
 }
@@ -221,7 +221,7 @@ impl Sync {
     }
 
     /// Where, up to a limit.
-    pub fn found(&self) -> &Arc<Vec<Mismatch>> {
+    pub fn found(&self) -> &Arc<Vec<Arc<Mismatch>>> {
         &self.found
     }
 
@@ -377,9 +377,10 @@ impl Sync {
 
     fn note_found(&mut self, more: Vec<Mismatch>) {
         let room = FOUND_MAX.saturating_sub(self.found.len());
-        // What a picture shares is copied when there is more, which is seldom.
+        // A list that a picture shows is copied when there is more: of what it lists nothing is.
         if !more.is_empty() && room > 0 {
-            Arc::make_mut(&mut self.found).extend(more.into_iter().take(room));
+            let more = more.into_iter().take(room).map(Arc::new);
+            Arc::make_mut(&mut self.found).extend(more);
         }
     }
 

@@ -32,7 +32,8 @@ fn run(world: &mut World, action: SyncAction) -> Vec<Mismatch> {
     assert!(status.sync.is_none(), "it is over");
     let sectors: u64 = status.mismatches.iter().map(|one| one.len_sectors).sum();
     assert_eq!(sectors, status.mismatch_sectors, "places tell all of it");
-    status.mismatches.to_vec()
+    let found = status.mismatches.iter();
+    found.map(|one| Mismatch::clone(one)).collect()
 }
 
 /// Legs are compared in blocks of 64 KiB. In a mirror of two nobody is to blame.

@@ -669,7 +669,8 @@ Consistency Policy : resync
         let mut found = vec![place(&[], false), place(&[], true), place(&[1], false)];
         found[2].array_sectors.clear();
         found.extend([(); 6].map(|()| place(&[2], true)));
-        status.mismatches = std::sync::Arc::new(found);
+        let found = found.into_iter().map(std::sync::Arc::new);
+        status.mismatches = std::sync::Arc::new(found.collect());
         let text = detail("r5", &doc(&status), &context());
         let lines: Vec<&str> = text.lines().filter(|l| l.contains("Mismatch : ")).collect();
         assert_eq!(lines.len(), 9);
