@@ -70,37 +70,31 @@ fn allocations(shape: &Shape, load: Load) -> u64 {
     counted
 }
 
-/// Allocations for each read and each write.
-const ALLOWED: [(&str, Level, u32, u16, [u64; 2]); 5] = [
-    ("raid0", Level::Raid0, 0, 3, [5, 3]),
-    ("raid1", Level::Raid1, 0, 2, [5, 3]),
-    ("raid10", Level::Raid10, 0x102, 4, [5, 3]),
-    ("raid5", Level::Raid5, 2, 4, [5, 5]),
-    ("raid6", Level::Raid6, 2, 5, [5, 6]),
-];
+/// How many requests may pass for each allocation: lists that last still grow, once in a while.
+const REQUESTS_EACH: u64 = 50;
 
-/// What remains are the lists of a request: its pieces, its jobs, what was read for it. Whoever
-/// makes one of them unnecessary lowers the figures; nobody raises them.
+/// Lists of a request (its pieces, its jobs, what was read for it) lie in the request itself, and
+/// buffers are used again: nothing is asked for once the array has warmed up.
 #[test]
-fn serving_asks_for_little_memory() {
-    for (name, level, layout, disks, allowed) in ALLOWED {
+fn serving_asks_for_no_memory() {
+    for (name, level, layout, disks) in [
+        ("raid0", Level::Raid0, 0, 3),
+        ("raid1", Level::Raid1, 0, 2),
+        ("raid10", Level::Raid10, 0x102, 4),
+        ("raid5", Level::Raid5, 2, 4),
+        ("raid6", Level::Raid6, 2, 5),
+    ] {
         let shape = Shape {
             layout,
             bitmap: level.is_redundant(),
             chunk_sectors: if level == Level::Raid1 { 0 } else { 16 },
             ..Shape::parity(level, disks)
         };
-        for (load, allowed) in [Load::Read, Load::Write].into_iter().zip(allowed) {
+        for load in [Load::Read, Load::Write] {
             let count = allocations(&shape, load);
-            // A list that grows once in a while counts for less than one.
-            let each = count as f64 / COUNTED as f64;
-            eprintln!("{name} {load:?}: {each:.2} allocations per request");
-            let least = allowed * COUNTED - COUNTED / 2;
-            let most = allowed * COUNTED + COUNTED / 20;
-            assert!(
-                (least..=most).contains(&count),
-                "{name} {load:?}: {each:.2} instead of {allowed}"
-            );
+            eprintln!("{name} {load:?}: {count} allocations for {COUNTED} requests");
+            let most = COUNTED / REQUESTS_EACH;
+            assert!(count <= most, "{name} {load:?}: {count} for {COUNTED}");
         }
     }
 }

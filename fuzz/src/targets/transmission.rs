@@ -37,7 +37,7 @@ fn answer(pool: &Pool, request: &Request, ok: bool) -> Result<Reply, RequestErro
     }
     Ok(match &request.op {
         RequestOp::Read { len_sectors, .. } => {
-            Reply::Data(vec![pool.take(*len_sectors as usize * 512).freeze()])
+            Reply::Data([pool.take(*len_sectors as usize * 512).freeze()].into())
         }
         RequestOp::Write { .. } | RequestOp::WriteZeroes { .. } | RequestOp::Trim { .. } => {
             Reply::Done

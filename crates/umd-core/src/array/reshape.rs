@@ -202,7 +202,7 @@ type Columns = Vec<SmallVec<[Slice; 4]>>;
 fn moved(
     (old, new): (&Raid456, &Raid456),
     (at, len): (u64, u64),
-    read: Vec<Option<Buf>>,
+    read: impl IntoIterator<Item = Option<Buf>>,
     (access, pool): (&[Access], &Pool),
 ) -> Columns {
     let read: Vec<Option<Slice>> = read.into_iter().map(|buf| Some(buf?.freeze())).collect();
@@ -249,7 +249,7 @@ fn moved(
                 row: &new.row(from / chunk),
                 access,
                 new: &data,
-                old: Vec::new(),
+                old: SmallVec::new(),
                 len_bytes: range.len(),
                 pool,
             },

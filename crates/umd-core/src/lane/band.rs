@@ -37,7 +37,7 @@ pub(super) struct Band {
     start: u64,
     len: u64,
     /// By data index.
-    new: Vec<Option<Slice>>,
+    new: SmallVec<[Option<Slice>; 4]>,
     lock: Option<LockId>,
     epoch: u64,
     access: SmallVec<[Access; 16]>,
@@ -47,7 +47,7 @@ pub(super) struct Band {
     /// Writes under way.
     left: usize,
     /// What was sent, by slot, until it is over.
-    sent: SmallVec<[(u16, Slice, Purpose); 2]>,
+    sent: SmallVec<[(u16, Slice, Purpose); 3]>,
     /// What members refused.
     narrow: Narrow,
     stage: Stage,
@@ -70,7 +70,8 @@ impl Band {
         (map, range): (&Raid456, &BandRange),
         parts: impl Iterator<Item = (u16, Slice)>,
     ) -> Band {
-        let mut new = vec![None; usize::from(map.data_disks())];
+        let columns = usize::from(map.data_disks());
+        let mut new: SmallVec<[Option<Slice>; 4]> = SmallVec::from_elem(None, columns);
         for (index, part) in parts {
             assert_eq!(part.len(), bytes(range.len_sectors), "all of the band");
             let before = new[usize::from(index)].replace(part);

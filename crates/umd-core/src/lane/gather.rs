@@ -11,8 +11,10 @@
 //! waits for itself, and random writes are never held. Nothing here can deadlock: a lane that has
 //! nothing else to do lets go of everything.
 
+use smallvec::SmallVec;
+
 use super::band::Band;
-use super::split::BandRange;
+use super::split::BandRanges;
 use super::{Job, Lane, Rig};
 use crate::geometry::Raid456;
 use crate::value::Slice;
@@ -69,7 +71,7 @@ impl Lane {
         map: &Raid456,
         request: u32,
         (offset, data): (u64, &Slice),
-        ranges: Vec<BandRange>,
+        ranges: BandRanges,
     ) {
         let len = (data.len() / 512) as u64;
         let follows = self.gathering.follows(offset, len);
@@ -82,7 +84,7 @@ impl Lane {
             let new = range.touched.iter().map(|(i, at)| (*i, part(*at)));
             Band::new(now, request, (map, range), new)
         });
-        let mut jobs = Vec::new();
+        let mut jobs: SmallVec<[Job; 1]> = SmallVec::new();
         let (mut parts, mut whole) = (0, Vec::new());
         for band in bands {
             parts += 1;

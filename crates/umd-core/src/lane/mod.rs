@@ -122,7 +122,7 @@ pub struct Lane {
     /// Ranges in doubt that jobs wait for, and jobs that waited long enough.
     doubts: Vec<Doubt>,
     answered: VecDeque<u32>,
-    ended: Vec<u32>,
+    ended: VecDeque<u32>,
     gathering: gather::Gathering,
     /// Requests of which all is over that was begun, and not all was.
     unfinished: Vec<u32>,
@@ -153,7 +153,7 @@ impl Lane {
             granted: VecDeque::new(),
             doubts: Vec::new(),
             answered: VecDeque::new(),
-            ended: Vec::new(),
+            ended: VecDeque::new(),
             gathering: gather::Gathering::default(),
             unfinished: Vec::new(),
             balance,

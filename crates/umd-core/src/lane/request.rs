@@ -1,7 +1,9 @@
 //! Host requests: admitted once, answered once.
 
+use smallvec::SmallVec;
+
 use super::climb::Climb;
-use super::split::{self, BandRange, bands, member_span, pieces, pieces_from};
+use super::split::{self, BandRanges, bands, member_span, pieces, pieces_from};
 use super::zero::{ZeroWish, Zeroes};
 use super::{Job, Lane, Rig, direct, eio, read, service};
 use crate::bitmap::{Intent, Ticket};
@@ -11,14 +13,14 @@ use crate::metadata::{Active, FaultRecorded};
 use crate::personality::faulty::Verdict;
 use crate::value::{
     Command, Exhibit, Extent, Instant, Reply, Request, RequestError, RequestId, RequestOp, Rung,
-    Slice,
+    Slice, Slices,
 };
 
 /// What the answer will be.
 #[derive(Debug)]
 enum Answer {
     /// Parts in the order they came in, each with its first array sector.
-    Data(Vec<(u64, Slice)>),
+    Data(SmallVec<[(u64, Slice); 1]>),
     Extents(Vec<Extent>),
     Done,
 }
@@ -94,7 +96,7 @@ impl HostRequest {
 }
 
 /// The bands of a write.
-fn touched(rig: &Rig<'_>, map: &Raid456, offset: u64, len: u64) -> Vec<BandRange> {
+fn touched(rig: &Rig<'_>, map: &Raid456, offset: u64, len: u64) -> BandRanges {
     let mut bands = bands(map, offset, len);
     // M37 (linux-raid 2022-07-07): the set of stripes to do had room for those of an aligned
     // request; an unaligned one of the largest size touches one more, which was forgotten.
@@ -106,7 +108,7 @@ fn touched(rig: &Rig<'_>, map: &Raid456, offset: u64, len: u64) -> Vec<BandRange
 }
 
 /// The pieces of a read in order; together they are one run of sectors.
-fn joined(mut pieces: Vec<(u64, Slice)>) -> Vec<Slice> {
+fn joined(mut pieces: SmallVec<[(u64, Slice); 1]>) -> Slices {
     pieces.sort_by_key(|(sector, _)| *sector);
     for pair in pieces.windows(2) {
         let end = pair[0].0 + (pair[0].1.len() / 512) as u64;
@@ -195,13 +197,13 @@ impl Lane {
                     .requests
                     .insert(HostRequest::new(id, Answer::Extents(Vec::new())));
                 let job = service::Allocation::new(self, index, offset_sectors, len_sectors);
-                self.begin(rig, index, vec![Job::Allocation(job)]);
+                self.begin(rig, index, std::iter::once(Job::Allocation(job)));
                 index
             }
         }
     }
 
-    fn begin(&mut self, rig: &mut Rig<'_>, index: u32, jobs: Vec<Job>) {
+    fn begin(&mut self, rig: &mut Rig<'_>, index: u32, jobs: impl ExactSizeIterator<Item = Job>) {
         self.begin_parts(index, jobs.len());
         for job in jobs {
             self.add_job(rig, job);
@@ -214,18 +216,17 @@ impl Lane {
         assert_eq!(request.parts_left, 0, "a request begins once");
         request.parts_left = parts;
         if parts == 0 {
-            self.ended.push(index);
+            self.ended.push_back(index);
         }
     }
 
     fn admit_read(&mut self, rig: &mut Rig<'_>, id: RequestId, offset: u64, len: u64) -> u32 {
         let pieces = pieces(&self.geometry, offset, len);
-        let answer = Answer::Data(Vec::with_capacity(pieces.len()));
+        let answer = Answer::Data(SmallVec::with_capacity(pieces.len()));
         let index = self.requests.insert(HostRequest::new(id, answer));
         let jobs = pieces
             .into_iter()
-            .map(|piece| Job::Read(read::Read::new(index, piece)))
-            .collect();
+            .map(|piece| Job::Read(read::Read::new(index, piece)));
         self.begin(rig, index, jobs);
         index
     }
@@ -268,7 +269,7 @@ impl Lane {
             Job::Direct(direct::Direct::new(index, piece, payload))
         };
         let jobs = pieces(&geometry, offset, len).into_iter().map(job);
-        self.begin(rig, index, jobs.collect());
+        self.begin(rig, index, jobs);
         index
     }
 
@@ -294,14 +295,15 @@ impl Lane {
         let jobs = zeroes.next(self, rig, index);
         let request = self.requests.get_mut(index).expect("it is not answered");
         request.zeroes = Some(zeroes).filter(|zeroes| !zeroes.is_over());
-        self.begin(rig, index, jobs);
+        self.begin(rig, index, jobs.into_iter());
     }
 
     fn admit_flush(&mut self, rig: &mut Rig<'_>, id: RequestId) -> u32 {
         let mut request = HostRequest::new(id, Answer::Done);
         request.waits_for_faults = true;
         let index = self.requests.insert(request);
-        self.begin(rig, index, vec![Job::Flush(service::Flush::new(index))]);
+        let flush = Job::Flush(service::Flush::new(index));
+        self.begin(rig, index, std::iter::once(flush));
         index
     }
 
@@ -356,7 +358,7 @@ impl Lane {
         }
         match request.zeroes.is_some() && request.error.is_none() {
             true => self.unfinished.push(index),
-            false => self.ended.push(index),
+            false => self.ended.push_back(index),
         }
     }
 
@@ -443,11 +445,12 @@ impl Lane {
             && !rig.io.museum.on(Exhibit::M10);
         let now = rig.io.now().mono;
         let mut changed = false;
-        for index in std::mem::take(&mut self.ended) {
+        for _ in 0..self.ended.len() {
+            let index = self.ended.pop_front().expect("as many as there were");
             let request = self.requests.get_mut(index).expect("ended once");
             request.climb.ended(now);
             if hold && request.waits_for_faults {
-                self.ended.push(index);
+                self.ended.push_back(index);
                 continue;
             }
             let asks = rig.io.bad.is_any() && self.shift.is_none();

@@ -1,6 +1,6 @@
 //! Flush, and allocation queries.
 
-use super::split::{JOB_SECTORS_MAX, Piece};
+use super::split::{JOB_SECTORS_MAX, Piece, Pieces};
 use super::{Job, Lane, Rig, Step, eio, pieces};
 use crate::geometry::Geometry;
 use crate::member::Effect;
@@ -110,7 +110,7 @@ const QUERY_PIECES_MAX: usize = 64;
 pub(super) struct Allocation {
     request: u32,
     mirrored: bool,
-    pieces: Vec<Piece>,
+    pieces: Pieces,
     found: Vec<Vec<Extent>>,
     left: usize,
 }
@@ -119,12 +119,13 @@ impl Allocation {
     pub fn new(lane: &Lane, request: u32, start: u64, len: u64) -> Allocation {
         let mirrored = matches!(*lane.geometry, Geometry::Mirrored { .. });
         let pieces = if mirrored {
-            vec![Piece {
+            let whole = Piece {
                 array_sectors: start,
                 slot: 0,
                 member_sectors: start,
                 len_sectors: len,
-            }]
+            };
+            Pieces::from_slice(&[whole])
         } else {
             let enough = JOB_SECTORS_MAX * QUERY_PIECES_MAX as u64;
             let mut all = pieces(&lane.geometry, start, len.min(enough));

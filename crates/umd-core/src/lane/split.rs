@@ -20,6 +20,9 @@ pub struct Piece {
     pub len_sectors: u64,
 }
 
+/// The pieces of a range; most ranges have few.
+pub type Pieces = SmallVec<[Piece; 4]>;
+
 /// Ranges with unreadable sectors are tried again in parts, down to this size.
 pub const PART_SECTORS: u64 = 8;
 
@@ -59,7 +62,7 @@ impl Piece {
 
 /// The pieces of a range, in array order. A RAID1 has one piece (slot 0) per `JOB_SECTORS_MAX`, a
 /// RAID10 one (slot 0) per chunk.
-pub fn pieces(geometry: &Geometry, start: u64, len: u64) -> Vec<Piece> {
+pub fn pieces(geometry: &Geometry, start: u64, len: u64) -> Pieces {
     pieces_from(geometry, start, start + len, JOB_SECTORS_MAX).collect()
 }
 
@@ -113,11 +116,14 @@ pub struct BandRange {
     pub touched: SmallVec<[(u16, u64); 8]>,
 }
 
+/// The bands of a write; most writes have one.
+pub type BandRanges = SmallVec<[BandRange; 1]>;
+
 /// The bands of a write to a parity array.
-pub fn bands(map: &Raid456, start: u64, len: u64) -> Vec<BandRange> {
+pub fn bands(map: &Raid456, start: u64, len: u64) -> BandRanges {
     let row_sectors = map.chunk_sectors() * u64::from(map.data_disks());
     let (mut at, end) = (start, start + len);
-    let mut out = Vec::new();
+    let mut out = BandRanges::new();
     while at < end {
         let row = at / row_sectors;
         let row_end = ((row + 1) * row_sectors).min(end);
@@ -137,7 +143,7 @@ pub fn bands(map: &Raid456, start: u64, len: u64) -> Vec<BandRange> {
 }
 
 /// Bands of `from..to`, which are data sectors within row `row`.
-fn row_bands(map: &Raid456, row: u64, from: u64, to: u64, out: &mut Vec<BandRange>) {
+fn row_bands(map: &Raid456, row: u64, from: u64, to: u64, out: &mut BandRanges) {
     let chunk = map.chunk_sectors();
     let base = row * chunk * u64::from(map.data_disks());
     let (first, last) = (from / chunk, (to - 1) / chunk);

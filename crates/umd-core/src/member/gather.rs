@@ -14,10 +14,13 @@ use super::io::{Effect, Io, Owner};
 use crate::geometry::Copy;
 use crate::value::{Buf, IoDone, IoError, MemberId, Purpose};
 
+/// What was read of each slot; more columns than these are kept on the heap.
+pub type Columns = SmallVec<[Option<Buf>; 6]>;
+
 /// The machine: one round of reads at a time. The tag of each read is its slot.
 #[derive(Debug, Default)]
 pub struct Gather {
-    columns: Vec<Option<Buf>>,
+    columns: Columns,
     /// Slots whose sectors here could not be read, in any round.
     unreadable: SmallVec<[u16; 2]>,
     left: usize,
@@ -144,7 +147,7 @@ impl Gather {
     }
 
     /// What was read, by slot, to keep.
-    pub fn take(&mut self) -> Vec<Option<Buf>> {
+    pub fn take(&mut self) -> Columns {
         assert_eq!(self.left, 0, "not all is read yet");
         std::mem::take(&mut self.columns)
     }

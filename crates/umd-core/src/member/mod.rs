@@ -12,7 +12,7 @@ mod table;
 pub use bad_blocks::{BadBlocks, LogWrite};
 pub use cover::{Access, Cover};
 pub use epoch::{Column, Epoch};
-pub use gather::{Gather, Round};
+pub use gather::{Columns, Gather, Round};
 pub use held::{Held, companions};
 pub use io::{Effect, Io, Owner, Twin};
 pub use read_errors::ReadErrors;

@@ -13,6 +13,7 @@
 //! write may complete long after the host was answered): ownership is what keeps the memory, so a
 //! late completion never touches a buffer that is in use again.
 
+use smallvec::SmallVec;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -210,6 +211,9 @@ impl fmt::Debug for Buf {
         write!(f, "Buf({})", self.len)
     }
 }
+
+/// Pieces of one run of bytes, in order; mostly there is one.
+pub type Slices = SmallVec<[Slice; 1]>;
 
 /// A shared, read-only piece of a frozen buffer. Cloning shares the memory.
 #[derive(Clone)]

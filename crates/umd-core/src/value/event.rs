@@ -1,6 +1,6 @@
 //! What goes into the core.
 
-use super::buf::{Buf, Slice};
+use super::buf::{Buf, Slice, Slices};
 use super::ids::{ControlId, IoId, RequestId};
 
 use super::control::Control;
@@ -133,7 +133,7 @@ impl RequestOp {
 #[derive(Debug)]
 pub enum Reply {
     /// The bytes read, in order, in one or more pieces.
-    Data(Vec<Slice>),
+    Data(Slices),
     /// Done.
     Done,
     /// Allocation, from the start of the range asked for.

@@ -16,7 +16,7 @@ mod slab;
 mod sync_action;
 mod time;
 
-pub use buf::{Buf, Pool, Slice, slices_len};
+pub use buf::{Buf, Pool, Slice, Slices, slices_len};
 pub use command::{Command, Commands, IoOp, MemberIo, Notice, Purpose};
 pub use control::{
     BitmapFile, BitmapWish, Control, ControlError, ControlReply, FlagWish, LayoutWish, LevelWish,

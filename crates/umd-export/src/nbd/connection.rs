@@ -19,7 +19,7 @@
 use std::io::{self, Read, Write};
 
 use umd_core::array::{Extent, Reply, Request, RequestError};
-use umd_core::value::{Pool, RequestId, Slice, slices_len};
+use umd_core::value::{Pool, RequestId, Slice, Slices, slices_len};
 
 use super::input::{Filling, Input, Received};
 use super::negotiation::{Transmission, clipped};
@@ -370,7 +370,7 @@ impl Connection {
         }
     }
 
-    fn data(&mut self, cookie: u64, offset: u64, len: u32, slices: Vec<Slice>) {
+    fn data(&mut self, cookie: u64, offset: u64, len: u32, slices: Slices) {
         assert_eq!(
             slices_len(&slices),
             len as usize,

@@ -90,8 +90,8 @@ impl Memory {
                 let cut = range.start + range.len() / 2;
                 let piece = |range| self.pool.copy_of(&self.bytes[range]);
                 Ok(Reply::Data(match len_sectors {
-                    0..=32 => vec![piece(range)],
-                    _ => vec![piece(range.start..cut), piece(cut..range.end)],
+                    0..=32 => [piece(range)].into(),
+                    _ => vec![piece(range.start..cut), piece(cut..range.end)].into(),
                 }))
             }
             RequestOp::Write {

@@ -281,7 +281,7 @@ impl Mirror {
                         if self.flaw == Flaw::Garbles && id.0.is_multiple_of(9) {
                             buf.as_mut_slice()[100] ^= 1;
                         }
-                        Reply::Data(vec![buf.freeze()])
+                        Reply::Data([buf.freeze()].into())
                     }
                     _ => Reply::Done,
                 };

@@ -72,7 +72,7 @@ impl Copycat {
     fn done(&mut self, done: Completion, out: &mut Commands) {
         let id = self.pending.remove(&done.io.0).expect("asked for");
         let result = match done.result {
-            Ok(IoDone::Read(buf)) => Ok(Reply::Data(vec![buf.freeze()])),
+            Ok(IoDone::Read(buf)) => Ok(Reply::Data([buf.freeze()].into())),
             Ok(_) => Ok(Reply::Done),
             Err(error) => Err(RequestError::Io(error.to_string())),
         };

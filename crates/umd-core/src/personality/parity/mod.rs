@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use umd_parity::{Loss, Lost};
 
 use crate::geometry::Row;
-use crate::member::Access;
+use crate::member::{Access, Columns};
 use crate::value::{Buf, Pool, Purpose, Slice};
 
 /// How a band will be written.
@@ -230,7 +230,7 @@ pub struct Band<'a> {
     /// New data by data index.
     pub new: &'a [Option<Slice>],
     /// What was read, by slot.
-    pub old: Vec<Option<Buf>>,
+    pub old: Columns,
     /// Length of the band.
     pub len_bytes: usize,
     /// Where parity buffers come from.

@@ -159,7 +159,7 @@ fn a_batch_is_taken_at_once() {
 
     let data = Pool::new().copy_of(&[5; 1024]);
     let parts = vec![data.sub(0..512), data.sub(512..1024)];
-    door.complete(requests[1].id, Ok(Reply::Data(parts)));
+    door.complete(requests[1].id, Ok(Reply::Data(parts.into())));
     door.complete(requests[0].id, Ok(Reply::Done));
     door.complete(requests[3].id, Err(RequestError::Stopping));
     door.complete(
@@ -192,7 +192,7 @@ fn structured_replies() {
     assert_eq!(requests.len(), 2);
     door.complete(
         requests[0].id,
-        Ok(Reply::Data(vec![Pool::new().copy_of(&[8; 512])])),
+        Ok(Reply::Data([Pool::new().copy_of(&[8; 512])].into())),
     );
     let extents = vec![
         Extent {
@@ -336,7 +336,7 @@ fn no_more_than_the_limit_of_payload_is_held() {
     assert_eq!(requests.len(), 2);
     // An answered read that the client does not take still counts.
     let data = Pool::new().take_zeroed(32 << 20).freeze();
-    door.complete(requests[0].id, Ok(Reply::Data(vec![data])));
+    door.complete(requests[0].id, Ok(Reply::Data([data].into())));
     door.take_requests(&mut requests).unwrap();
     assert_eq!(requests.len(), 2);
     let mut output = Vec::new();
@@ -427,7 +427,7 @@ fn a_broken_connection_takes_answers_and_drops_them() {
     ));
     assert!(door.is_finished() && !door.wants_write() && !door.wants_read());
     let late = Pool::new().copy_of(&[0; 4096]);
-    door.complete(requests[1].id, Ok(Reply::Data(vec![late])));
+    door.complete(requests[1].id, Ok(Reply::Data([late].into())));
     assert!(!door.wants_write());
 }
 
@@ -447,7 +447,7 @@ fn a_short_read_is_the_engines_fault() {
     let requests = read(&mut door, &request(cmd::READ, 0, 1, 0, 1024));
     door.complete(
         requests[0].id,
-        Ok(Reply::Data(vec![Pool::new().copy_of(&[0; 512])])),
+        Ok(Reply::Data([Pool::new().copy_of(&[0; 512])].into())),
     );
 }
 
@@ -494,9 +494,8 @@ fn seen(structured: bool, pieces: &[&[u8]]) -> Seen {
             let result = match &op {
                 RequestOp::Read { len_sectors, .. } => {
                     let len = *len_sectors as usize * 512;
-                    Ok(Reply::Data(vec![
-                        Pool::new().copy_of(&vec![len_sectors.to_le_bytes()[0]; len]),
-                    ]))
+                    let data = vec![len_sectors.to_le_bytes()[0]; len];
+                    Ok(Reply::Data([Pool::new().copy_of(&data)].into()))
                 }
                 RequestOp::Allocation { len_sectors, .. } => Ok(Reply::Extents(vec![Extent {
                     len_sectors: *len_sectors,
