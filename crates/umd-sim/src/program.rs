@@ -61,7 +61,9 @@ impl Broken {
     /// Its kind and its disk.
     pub fn kind(self) -> (Fault, usize) {
         match self {
-            Broken::Armed(disk, Armed::WriteError) => (Fault::WriteError, disk),
+            Broken::Armed(disk, Armed::WriteError | Armed::WriteErrorAt(..)) => {
+                (Fault::WriteError, disk)
+            }
             Broken::Armed(disk, Armed::MetadataWriteError) => (Fault::MetadataError, disk),
             Broken::Armed(disk, Armed::FlushError) => (Fault::FlushError, disk),
             Broken::Armed(disk, Armed::Hang(span)) if span.0 < 30_000_000_000 => {
@@ -220,6 +222,7 @@ fn parse_broken(text: &str) -> Option<Broken> {
     let mut more = || numbers.next()?.parse::<u64>().ok();
     Some(match kind {
         "w" => Broken::Armed(disk, Armed::WriteError),
+        "a" => Broken::Armed(disk, Armed::WriteErrorAt(more()?, more()?)),
         "m" => Broken::Armed(disk, Armed::MetadataWriteError),
         "l" => Broken::Armed(disk, Armed::FlushError),
         "t" => Broken::Armed(disk, Armed::Hang(Span(more()?))),
@@ -276,6 +279,7 @@ impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Broken::Armed(disk, Armed::WriteError) => write!(f, "w{disk}"),
+            Broken::Armed(disk, Armed::WriteErrorAt(at, len)) => write!(f, "a{disk}.{at}.{len}"),
             Broken::Armed(disk, Armed::MetadataWriteError) => write!(f, "m{disk}"),
             Broken::Armed(disk, Armed::FlushError) => write!(f, "l{disk}"),
             Broken::Armed(disk, Armed::Hang(span)) => write!(f, "t{disk}.{}", span.0),

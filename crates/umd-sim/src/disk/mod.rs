@@ -17,6 +17,7 @@ mod silent;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::rc::Rc;
 
 use umd_core::array::{Extent, IoDone, IoError, IoOp, Purpose};
@@ -49,6 +50,8 @@ pub struct Latency {
 pub enum Armed {
     /// The next write fails; the medium keeps old, new or torn content.
     WriteError,
+    /// The next write that touches these sectors fails in the same way: first one, and how many.
+    WriteErrorAt(u64, u64),
     /// The next write to metadata (superblock or bitmap) fails.
     MetadataWriteError,
     /// The next flush fails and the cache forgets what it held.
@@ -157,6 +160,31 @@ fn is_metadata(purpose: Purpose) -> bool {
     )
 }
 
+/// What an operation reads or writes: first sector, and how many.
+fn extent_of(op: &IoOp) -> Option<(u64, u64)> {
+    match op {
+        IoOp::Read {
+            offset_sectors,
+            buf,
+        } => Some((*offset_sectors, buf.len() as u64 / 512)),
+        IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } => Some((*offset_sectors, slices_len(data) as u64 / 512)),
+        IoOp::WriteZeroes {
+            offset_sectors,
+            len_sectors,
+            ..
+        } => Some((*offset_sectors, *len_sectors)),
+        IoOp::Flush | IoOp::Allocation { .. } => None,
+    }
+}
+
+fn touches(op: &IoOp, range: Range<u64>) -> bool {
+    extent_of(op).is_some_and(|(start, len)| start < range.end && range.start < start + len)
+}
+
 impl SimDisk {
     /// A disk of zeros.
     pub fn new(sectors: u64, latency: Latency, rng: Rng) -> SimDisk {
@@ -197,22 +225,8 @@ impl SimDisk {
     }
 
     fn assert_whole_blocks(&self, op: &IoOp) {
-        let (start, len) = match op {
-            IoOp::Read {
-                offset_sectors,
-                buf,
-            } => (*offset_sectors, buf.len() as u64 / 512),
-            IoOp::Write {
-                offset_sectors,
-                data,
-                ..
-            } => (*offset_sectors, slices_len(data) as u64 / 512),
-            IoOp::WriteZeroes {
-                offset_sectors,
-                len_sectors,
-                ..
-            } => (*offset_sectors, *len_sectors),
-            IoOp::Flush | IoOp::Allocation { .. } => return,
+        let Some((start, len)) = extent_of(op) else {
+            return;
         };
         let whole = (start | len).is_multiple_of(self.block_sectors);
         assert!(whole, "{start}+{len} on a disk of 4 KiB blocks");
@@ -370,6 +384,7 @@ impl SimDisk {
         let writes = matches!(op, IoOp::Write { .. } | IoOp::WriteZeroes { .. });
         let fits = |fault: &Armed| match fault {
             Armed::WriteError => writes && !is_metadata(purpose),
+            Armed::WriteErrorAt(at, len) => writes && touches(op, *at..at + len),
             Armed::MetadataWriteError => writes && is_metadata(purpose),
             Armed::FlushError => matches!(op, IoOp::Flush),
             Armed::Hang(_) => true,
@@ -397,7 +412,9 @@ impl SimDisk {
                 length = self.rng.spread(20_000);
                 Fate::Gone
             }
-            (_, Some(Armed::WriteError | Armed::MetadataWriteError)) => Fate::Media,
+            (_, Some(Armed::WriteError | Armed::WriteErrorAt(..) | Armed::MetadataWriteError)) => {
+                Fate::Media
+            }
             (_, Some(Armed::FlushError)) => Fate::FlushLost,
             (_, Some(Armed::LostWrite)) => Fate::Astray(0),
             (_, Some(Armed::Misdirected(shift))) => Fate::Astray(shift),

@@ -206,9 +206,12 @@ impl World<'_> {
         if !disks.is_empty() {
             let disk = self.fault_rng.pick(&disks);
             let struck = self.strike_disk(kind, disk);
-            if struck && kind == Fault::Latent && self.fault_rng.permille(300) {
+            if let Some(Broken::Damaged { at, len, .. }) = struck
+                && self.fault_rng.permille(300)
+                && self.may_break(Fault::WriteError, disk)
+            {
                 // Nor can what is unreadable be written again.
-                self.strike_disk(Fault::WriteError, disk);
+                self.strike_with(Broken::Armed(disk, Armed::WriteErrorAt(at, len)));
             }
         }
         let pause = self
@@ -242,16 +245,19 @@ impl World<'_> {
         self.note(format_args!("disk {disk} takes {} ms", span.0 / 1_000_000));
     }
 
-    pub(super) fn strike_disk(&mut self, kind: Fault, disk: usize) -> bool {
-        let Some(broken) = self.choose_fault(kind, disk) else {
-            return false;
-        };
+    pub(super) fn strike_disk(&mut self, kind: Fault, disk: usize) -> Option<Broken> {
+        let broken = self.choose_fault(kind, disk)?;
+        self.strike_with(broken);
+        Some(broken)
+    }
+
+    fn strike_with(&mut self, broken: Broken) {
         self.record_fault(broken);
         self.break_it(broken);
         self.counts.faults += 1;
+        let (kind, disk) = broken.kind();
         self.note(format_args!("fault {kind:?} on disk {disk}"));
         self.trigger_by_fault();
-        true
     }
 
     /// Faults, administrators and the end of a boot like to come while a sync runs.
