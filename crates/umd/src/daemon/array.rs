@@ -12,7 +12,6 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
 
 use tokio::sync::{broadcast, oneshot};
 use umd_core::array::{Control, ControlError, ControlReply, FlagWish, Map, NewBitmap, Status};
@@ -23,6 +22,7 @@ use umd_format::SuperblockV1;
 
 use super::meter::Counted;
 use super::open::How;
+use super::sync::{self, mpsc};
 use crate::api::{EventDoc, OpenerDoc};
 use crate::doc::{ArrayDoc, ClusterDoc, Surroundings};
 
@@ -159,18 +159,14 @@ impl Handle {
     /// When the thread is gone.
     pub fn send(&self, message: Message) -> Result<(), Stopped> {
         self.sender.send(message).map_err(|_| Stopped)?;
-        // A counter at its limit is readable anyway; nothing else can go wrong.
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        sync::ring(&self.wake);
         Ok(())
     }
 
     /// What wakes the array's thread, from any other.
     pub fn waker(&self) -> umd_cluster::Waker {
         let wake = self.wake.clone();
-        Arc::new(move || {
-            // As in `send`.
-            let _ = rustix::io::write(&*wake, &1u64.to_ne_bytes());
-        })
+        Arc::new(move || sync::ring(&wake))
     }
 
     /// Says that a node of its cluster is dead for certain. The outer error: it has stopped.
