@@ -212,11 +212,17 @@ mod tests {
         let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let command = agent(dir.path(), "echo no power; echo to it >&2; exit 3");
-        let why = command.fence(&target(Some("beta"), &|| true)).unwrap_err().0;
+        let why = command
+            .fence(&target(Some("beta"), &|| true))
+            .unwrap_err()
+            .0;
         assert!(why.contains("exit status: 3"), "{why}");
         assert!(why.contains("no power / to it"), "{why}");
         let command = agent(dir.path(), "kill -9 $$");
-        let why = command.fence(&target(Some("beta"), &|| true)).unwrap_err().0;
+        let why = command
+            .fence(&target(Some("beta"), &|| true))
+            .unwrap_err()
+            .0;
         assert!(why.contains("signal: 9"), "{why}");
         let none = Command {
             program: dir.path().join("none"),
@@ -237,7 +243,10 @@ mod tests {
             ..agent(dir.path(), &script)
         };
         let begin = Instant::now();
-        let why = command.fence(&target(Some("beta"), &|| true)).unwrap_err().0;
+        let why = command
+            .fence(&target(Some("beta"), &|| true))
+            .unwrap_err()
+            .0;
         assert!(why.contains("did not end in 0.3 s"), "{why}");
         assert!(begin.elapsed() < Duration::from_secs(10));
         thread::sleep(Duration::from_millis(2500));
@@ -249,13 +258,20 @@ mod tests {
         let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let (begun, after) = (dir.path().join("begun"), dir.path().join("after"));
-        let script = format!("touch {}; sleep 2; touch {}", begun.display(), after.display());
+        let script = format!(
+            "touch {}; sleep 2; touch {}",
+            begun.display(),
+            after.display()
+        );
         let command = agent(dir.path(), &script);
         let begin = Instant::now();
         let why = command.fence(&target(Some("beta")), &|| !begun.exists());
         let why = why.unwrap_err().0;
         assert!(why.contains("nobody waits for its answer"), "{why}");
-        assert!(begin.elapsed() < Duration::from_secs(2), "it was waited for");
+        assert!(
+            begin.elapsed() < Duration::from_secs(2),
+            "it was waited for"
+        );
         thread::sleep(Duration::from_millis(2500));
         assert!(!after.exists(), "it went on");
     }
@@ -278,9 +294,15 @@ mod tests {
         let command = agent(dir.path(), &format!("touch {}", ran.display()));
         let why = command.fence(&target(None), &|| true).unwrap_err().0;
         assert!(why.contains("nobody remembers"), "{why}");
-        let why = command.fence(&target(Some("alpha"), &|| true)).unwrap_err().0;
+        let why = command
+            .fence(&target(Some("alpha"), &|| true))
+            .unwrap_err()
+            .0;
         assert!(why.contains("this very host"), "{why}");
-        let why = command.fence(&target(Some("b\naction=on"), &|| true)).unwrap_err().0;
+        let why = command
+            .fence(&target(Some("b\naction=on"), &|| true))
+            .unwrap_err()
+            .0;
         assert!(why.contains("one line"), "{why}");
         assert!(!ran.exists());
     }

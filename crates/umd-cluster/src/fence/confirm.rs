@@ -91,7 +91,10 @@ mod tests {
             ..peer
         };
         assert!(desk.confirm(later).is_err());
-        assert!(desk.fence(&target, &|| true).is_err(), "another life was confirmed");
+        assert!(
+            desk.fence(&target, &|| true).is_err(),
+            "another life was confirmed"
+        );
         assert_eq!(desk.confirm(peer).unwrap().kind, ProofKind::Confirmed);
         assert_eq!(desk.fence(&target, &|| true).unwrap().peer, peer);
         assert!(desk.waiting().is_empty());

@@ -149,7 +149,10 @@ pub(crate) mod tests {
         );
         let target = target(Some("beta"));
         let fencers = Fencers::new(vec![no(), yes, Box::new(Way(Some(ProofKind::Storage)))]);
-        assert_eq!(fencers.fence(&target, &|| true).unwrap().kind, ProofKind::Command);
+        assert_eq!(
+            fencers.fence(&target, &|| true).unwrap().kind,
+            ProofKind::Command
+        );
         let why = Fencers::new(vec![no(), no()]);
         let why = why.fence(&target, &|| true).unwrap_err();
         let both = "the switch is off; the switch is off";

@@ -270,7 +270,10 @@ mod tests {
         let mut disks = [Disk::default(), Disk::default()];
         let me = take(&disks, peer(0, 1));
         take(&disks, target.peer);
-        assert_eq!(me.fence(&target, &|| true).unwrap().kind, ProofKind::Storage);
+        assert_eq!(
+            me.fence(&target, &|| true).unwrap().kind,
+            ProofKind::Storage
+        );
         for disk in &disks {
             assert_eq!(
                 *disk.keys.lock().unwrap(),

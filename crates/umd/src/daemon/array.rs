@@ -12,6 +12,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 use tokio::sync::{broadcast, oneshot};
 use umd_core::array::{Control, ControlError, ControlReply, FlagWish, Map, NewBitmap, Status};
@@ -22,7 +23,7 @@ use umd_format::SuperblockV1;
 
 use super::meter::Counted;
 use super::open::How;
-use super::sync::{self, mpsc};
+use super::sync;
 use crate::api::{EventDoc, OpenerDoc};
 use crate::doc::{ArrayDoc, ClusterDoc, Surroundings};
 
@@ -158,6 +159,7 @@ impl Handle {
     /// # Errors
     /// When the thread is gone.
     pub fn send(&self, message: Message) -> Result<(), Stopped> {
+        sync::step();
         self.sender.send(message).map_err(|_| Stopped)?;
         sync::ring(&self.wake);
         Ok(())

@@ -14,9 +14,9 @@
 #[path = "start_shuttle_service.rs"]
 mod service;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use shuttle::sync::atomic::{AtomicUsize, Ordering};
 use shuttle::{Config, Runner};
 use tokio::sync::Notify;
 use umd_cluster::fence::{Fencer, NotFenced, Target, Wanted as Waited};
@@ -47,6 +47,7 @@ const STACK: usize = 1 << 20;
 const DEVICE_SECTORS: u64 = 20_480;
 
 fn explore(scene: Scene, schedules: usize) {
+    println!("{scene:?}"); // Shown when a schedule of it fails.
     use shuttle::scheduler::{PctScheduler, RandomScheduler};
     let config = || {
         let mut config = Config::new();
@@ -89,7 +90,7 @@ enum Mistake {
     Outlives,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Scene {
     cast: Cast,
     /// The peer speaks.
@@ -102,21 +103,34 @@ struct Scene {
     stoppers: usize,
     /// Somebody looks at it, and confirms a death.
     looked_at: bool,
+    /// Somebody fails a member.
+    fails: bool,
     /// Time passes while the array's thread sleeps.
     time: bool,
     agent: Agent,
     mistake: Option<Mistake>,
 }
 
-/// Fence agents that run.
+/// Fence agents that began, and that ended.
 #[derive(Clone, Default)]
-struct Running(Arc<AtomicUsize>);
+struct Running(Arc<[AtomicUsize; 2]>);
+
+impl Running {
+    fn begun(&self) -> usize {
+        self.0[0].load(Ordering::SeqCst)
+    }
+
+    fn now(&self) -> usize {
+        let ended = self.0[1].load(Ordering::SeqCst);
+        self.begun() - ended
+    }
+}
 
 struct Runs(Running);
 
 impl Drop for Runs {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.0[1].fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -124,7 +138,7 @@ struct TestAgent(Agent, Running);
 
 impl Fencer for TestAgent {
     fn fence(&self, target: &Target, wanted: &Waited<'_>) -> Result<FenceProof, NotFenced> {
-        self.1.0.fetch_add(1, Ordering::SeqCst);
+        self.1.0[0].fetch_add(1, Ordering::SeqCst);
         let _runs = Runs(self.1.clone());
         step();
         match self.0 {
@@ -146,20 +160,37 @@ impl Fencer for TestAgent {
 
 /// The node, with a mistake or none.
 struct Actor {
-    node: ClusterNode,
+    node: Option<ClusterNode>,
     service: Arc<Hall>,
     mistake: Option<Mistake>,
-    kept: Option<Arc<Hall>>,
+}
+
+impl Drop for Actor {
+    fn drop(&mut self) {
+        if self.mistake == Some(Mistake::Outlives) {
+            std::mem::forget(self.node.take());
+        }
+    }
+}
+
+impl Actor {
+    fn node(&self) -> &ClusterNode {
+        self.node.as_ref().expect("until it ends")
+    }
+
+    fn node_mut(&mut self) -> &mut ClusterNode {
+        self.node.as_mut().expect("until it ends")
+    }
 }
 
 impl Engine for Actor {
     fn begin(&mut self, now: Now, out: &mut Commands) {
-        self.node.begin(now, out);
+        self.node_mut().begin(now, out);
     }
 
     fn handle(&mut self, now: Now, event: Event, out: &mut Commands) {
         let stop = matches!(event, Event::Control(_, Control::Stop));
-        self.node.handle(now, event, out);
+        self.node_mut().handle(now, event, out);
         match self.mistake.filter(|_| stop) {
             Some(Mistake::EndsFirst) => out.push(Command::Stopped),
             Some(Mistake::LeavesTwice) => {
@@ -173,37 +204,37 @@ impl Engine for Actor {
     }
 
     fn status(&self) -> Status {
-        self.node.status()
+        self.node().status()
     }
 
     fn map(&self, cells: u16) -> Map {
-        self.node.map(cells)
+        self.node().map(cells)
     }
 
     fn rungs(&self) -> Rungs {
-        self.node.rungs()
+        self.node().rungs()
     }
 
     fn clock(&self) -> Option<Instant> {
-        self.node.clock()
+        self.node().clock()
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.node.next_deadline()
+        self.node().next_deadline()
     }
 
     fn tend(&mut self, now: Now, out: &mut Commands) {
         if self.mistake != Some(Mistake::Deaf) {
-            self.node.tend(now, out);
+            self.node_mut().tend(now, out);
         }
     }
 
     fn cluster(&self) -> Option<ClusterDoc> {
-        self.node.cluster()
+        self.node().cluster()
     }
 
     fn confirm_dead(&mut self, node: u16, now: Now, out: &mut Commands) -> Result<(), String> {
-        self.node.confirm_dead(node, now, out)
+        self.node_mut().confirm_dead(node, now, out)
     }
 }
 
@@ -288,7 +319,6 @@ struct Stage {
     hall: Arc<Hall>,
     faults: Faults,
     agents: Running,
-    /// Kept by a mistake only.
     id: ObjectId,
 }
 
@@ -331,10 +361,9 @@ fn set(scene: Scene) -> (Stage, LoopParts, Joined) {
     let fencing = Fencing::with(vec![agent], waker);
     let node = ClusterNode::with(parts, Box::new(End(Arc::clone(&hall))), fencing);
     let mut actor = Actor {
-        node,
+        node: Some(node),
         service: Arc::clone(&hall),
         mistake: scene.mistake,
-        kept: None,
     };
     if scene.mistake == Some(Mistake::TooEarly) {
         actor.tend(Now::default(), &mut Commands::new());
@@ -383,7 +412,7 @@ fn has_ended(stage: &Stage) {
     if !stage.hall.is_gone() {
         stage.faults.note("the lock service is held on to");
     }
-    if stage.agents.0.load(Ordering::SeqCst) > 0 {
+    if stage.agents.now() > 0 {
         stage.faults.note("a fence agent goes on");
     }
 }
@@ -409,6 +438,20 @@ fn look(stage: &Stage) {
     }
 }
 
+/// Fails a member; an answer says what has happened.
+fn fail(stage: &Stage) {
+    let Some(handle) = stage.around.registry.get("r1") else {
+        return;
+    };
+    let mut news = stage.around.events.subscribe();
+    let answer = shuttle::future::block_on(handle.control(Control::Fail(MemberId(1))));
+    let mut told = std::iter::from_fn(|| news.try_recv().ok());
+    let failed = told.any(|event| event.event == "Fail");
+    if matches!(answer, Ok(Ok(_))) && !failed {
+        stage.faults.note("what was not done is answered as done");
+    }
+}
+
 fn play(scene: Scene) {
     Time::begin(scene.time);
     let (stage, parts, joined) = set(scene);
@@ -423,10 +466,15 @@ fn play(scene: Scene) {
     };
     run("service", |stage| stage.hall.serve());
     for (happens, name, work) in [
-        (scene.speaks, "speaks", (|stage| stage.hall.speak()) as fn(&Stage)),
+        (
+            scene.speaks,
+            "speaks",
+            (|stage| stage.hall.speak()) as fn(&Stage),
+        ),
         (scene.dies, "dies", |stage| stage.hall.die()),
         (scene.lost, "loses", |stage| stage.hall.lose()),
         (scene.looked_at, "looks", look),
+        (scene.fails, "fails", fail),
     ] {
         if happens {
             run(name, work);
@@ -437,10 +485,13 @@ fn play(scene: Scene) {
     }
     let launched = launch(&stage.around, stage.id, parts, joined);
     if launched.is_err() && stage.around.registry.is_there(stage.id) {
-        stage.faults.note("a start that failed left its name behind");
+        stage
+            .faults
+            .note("a start that failed left its name behind");
     }
     stage.around.registry.wait_until_gone(stage.id);
     has_ended(&stage);
+    stage.faults.check();
     for thread in threads {
         thread.join().expect("no rule was broken");
     }
@@ -449,7 +500,8 @@ fn play(scene: Scene) {
             stage.faults.note(event.text);
         }
     }
-    if stage.hall.leaves() != 1 && !scene.lost && !scene.time && !scene.cast.refuses {
+    let ends_itself = scene.lost || scene.cast.refuses || scene.cast.session_s < 1000;
+    if stage.hall.leaves() != 1 && !ends_itself {
         let leaves = stage.hall.leaves();
         stage.faults.note(format!("it has left {leaves} times"));
     }
@@ -461,9 +513,10 @@ const PEERED: Cast = Cast {
     refuses: false,
     peer: true,
     was_dead: false,
+    session_s: 10_000,
 };
 
-/// One that is stopped by two while its peer speaks.
+/// Two stop a node whose peer speaks.
 const SPOKEN_TO: Scene = Scene {
     cast: PEERED,
     speaks: true,
@@ -471,26 +524,232 @@ const SPOKEN_TO: Scene = Scene {
     lost: false,
     stoppers: 2,
     looked_at: false,
+    fails: false,
     time: false,
     agent: Agent::Proves,
     mistake: None,
 };
 
+/// One stops a node whose peer dies while it speaks.
+const WIDOWED: Scene = Scene {
+    dies: true,
+    stoppers: 1,
+    ..SPOKEN_TO
+};
+
+const AGENTS: [Agent; 4] = [Agent::Proves, Agent::Fails, Agent::Hangs, Agent::Breaks];
+
 #[test]
 fn shuttle_a_node_stops_while_its_peer_speaks() {
     explore(SPOKEN_TO, SCHEDULES);
-}
-
-#[test]
-fn shuttle_a_node_stops_while_it_joins() {
-    let cast = Cast::default();
-    let speaks = false;
+    let looked_at = true;
     explore(
         Scene {
-            cast,
-            speaks,
+            looked_at,
             ..SPOKEN_TO
         },
         SCHEDULES,
     );
+}
+
+#[test]
+fn shuttle_a_node_stops_while_it_speaks() {
+    let fails = true;
+    explore(Scene { fails, ..SPOKEN_TO }, SCHEDULES);
+}
+
+#[test]
+fn shuttle_a_node_stops_while_it_joins() {
+    for refuses in [false, true] {
+        let (speaks, peer) = (false, false);
+        let cast = Cast {
+            refuses,
+            peer,
+            ..PEERED
+        };
+        explore(
+            Scene {
+                cast,
+                speaks,
+                ..SPOKEN_TO
+            },
+            SCHEDULES,
+        );
+    }
+}
+
+#[test]
+fn shuttle_a_node_is_not_let_in() {
+    let (speaks, stoppers) = (false, 0);
+    let cast = Cast {
+        refuses: true,
+        ..PEERED
+    };
+    explore(
+        Scene {
+            cast,
+            speaks,
+            stoppers,
+            ..SPOKEN_TO
+        },
+        SCHEDULES,
+    );
+}
+
+#[test]
+fn shuttle_a_node_stops_while_it_fences() {
+    for agent in AGENTS {
+        // Without a proof the stop is waited for, but not for ever.
+        let time = agent != Agent::Proves;
+        explore(
+            Scene {
+                agent,
+                time,
+                ..WIDOWED
+            },
+            SCHEDULES,
+        );
+        let (was_dead, peer) = (true, false);
+        let cast = Cast {
+            was_dead,
+            peer,
+            ..PEERED
+        };
+        let (dies, speaks) = (false, false);
+        explore(
+            Scene {
+                cast,
+                dies,
+                speaks,
+                agent,
+                time,
+                ..WIDOWED
+            },
+            SCHEDULES,
+        );
+    }
+}
+
+#[test]
+fn shuttle_a_death_is_confirmed_while_the_node_stops() {
+    for agent in [Agent::Fails, Agent::Hangs] {
+        let (looked_at, time) = (true, true);
+        explore(
+            Scene {
+                agent,
+                looked_at,
+                time,
+                ..WIDOWED
+            },
+            SCHEDULES,
+        );
+    }
+}
+
+#[test]
+fn shuttle_a_session_is_lost_while_the_node_stops() {
+    for stoppers in 0..=2 {
+        let lost = true;
+        explore(
+            Scene {
+                lost,
+                stoppers,
+                ..SPOKEN_TO
+            },
+            SCHEDULES,
+        );
+        let agent = Agent::Hangs;
+        explore(
+            Scene {
+                lost,
+                stoppers,
+                agent,
+                time: true,
+                ..WIDOWED
+            },
+            SCHEDULES,
+        );
+    }
+}
+
+#[test]
+fn shuttle_a_session_runs_out() {
+    let cast = Cast {
+        session_s: 10,
+        ..PEERED
+    };
+    for stoppers in 0..=1 {
+        let (time, fails) = (true, true);
+        explore(
+            Scene {
+                cast,
+                stoppers,
+                time,
+                fails,
+                ..WIDOWED
+            },
+            SCHEDULES,
+        );
+    }
+}
+
+/// What was recovered by others is not fenced any more, and waits for no confirmation.
+fn fencing_forgets(agent: Agent) {
+    let running = Running::default();
+    let ways: Vec<Box<dyn Fencer>> = vec![Box::new(TestAgent(agent, running.clone()))];
+    let mut fencing = Fencing::with(ways, Arc::new(|| ()));
+    fencing.begin(PEER, None, Instant(1));
+    step();
+    fencing.forget(PEER);
+    for _ in 0..3 {
+        let answers = fencing.answers();
+        assert!(answers.is_empty(), "{answers:?}");
+        let confirmed = fencing.confirm(PEER.slot);
+        assert!(confirmed.is_err(), "it was recovered");
+        step();
+    }
+    drop(fencing);
+    assert_eq!(running.now(), 0, "an agent goes on");
+}
+
+#[test]
+fn shuttle_what_was_recovered_is_not_fenced() {
+    for agent in AGENTS {
+        shuttle::check_random(move || fencing_forgets(agent), SCHEDULES);
+    }
+}
+
+fn noticed(mistake: Mistake, scene: Scene) {
+    let mistake = Some(mistake);
+    explore(Scene { mistake, ..scene }, SCHEDULES);
+}
+
+#[test]
+#[should_panic(expected = "its thread ends while it is a member")]
+fn shuttle_an_end_before_the_cluster_is_left_is_noticed() {
+    noticed(Mistake::EndsFirst, SPOKEN_TO);
+}
+
+#[test]
+#[should_panic(expected = "fetches an event")]
+fn shuttle_what_comes_before_the_thread_is_there_is_noticed() {
+    noticed(Mistake::TooEarly, SPOKEN_TO);
+}
+
+#[test]
+#[should_panic(expected = "max_steps")]
+fn shuttle_a_node_that_does_not_listen_is_noticed() {
+    noticed(Mistake::Deaf, SPOKEN_TO);
+}
+
+#[test]
+#[should_panic(expected = "it leaves twice")]
+fn shuttle_who_leaves_twice_is_noticed() {
+    noticed(Mistake::LeavesTwice, SPOKEN_TO);
+}
+
+#[test]
+#[should_panic(expected = "the lock service is held on to")]
+fn shuttle_what_outlives_its_array_is_noticed() {
+    noticed(Mistake::Outlives, SPOKEN_TO);
 }

@@ -142,7 +142,7 @@ impl Desk {
             fenced: None,
         };
         let epoch = MembershipEpoch(self.next());
-        self.valid_until = Instant(Time::now()) + Span::secs(10);
+        self.valid_until = Instant(Time::now()) + Span::secs(cast.session_s);
         self.tell(ServiceEvent::Joined(Session {
             me: ME,
             epoch,
@@ -198,7 +198,7 @@ impl Desk {
 }
 
 /// What the service is like.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Cast {
     /// It lets nobody in.
     pub refuses: bool,
@@ -206,6 +206,8 @@ pub struct Cast {
     pub peer: bool,
     /// There was one, which died and was not fenced.
     pub was_dead: bool,
+    /// How long its sessions hold, in seconds; they are not renewed.
+    pub session_s: u64,
 }
 
 /// The lock service of one array.

@@ -18,8 +18,8 @@ use umd_core::cluster::{FenceProof, NodeSlot, Peer};
 use umd_core::value::Instant;
 
 use crate::api::ClusterRequest;
-use crate::daemon::sync::mpsc::{Receiver, Sender, channel};
-use crate::daemon::sync::{AtomicBool, Ordering, thread};
+use crate::daemon::sync::{AtomicBool, Ordering, step, thread};
+use std::sync::mpsc::{Receiver, Sender, channel};
 
 /// How long a fence agent may take.
 const AGENT_PATIENCE: Duration = Duration::from_secs(60);
@@ -119,7 +119,9 @@ impl Fencing {
             self.waker.clone(),
         );
         let work = move || {
-            let _ = sender.send((peer, attempt(&ways, &target, &asked)));
+            let outcome = attempt(&ways, &target, &asked);
+            step();
+            let _ = sender.send((peer, outcome));
             waker();
         };
         let spawned = thread::Builder::new().name("md-fence".into()).spawn(work);
