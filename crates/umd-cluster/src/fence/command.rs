@@ -197,13 +197,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let heard = dir.path().join("heard");
         let command = agent(dir.path(), &format!("cat > {}", heard.display()));
-        let proof = command.fence(&target(Some("beta"), &|| true)).unwrap();
+        let proof = command.fence(&target(Some("beta")), &|| true).unwrap();
         let peer = target(None).peer;
         let kind = ProofKind::Command;
         assert_eq!(proof, FenceProof { peer, kind });
         let told = "action=off\nport=7\nplug=7\nnodename=beta\nip=10.0.0.1\n";
         assert_eq!(fs::read_to_string(&heard).unwrap(), told);
-        command.fence(&target(Some("gamma"), &|| true)).unwrap();
+        command.fence(&target(Some("gamma")), &|| true).unwrap();
         assert!(fs::read_to_string(heard).unwrap().contains("plug=gamma\n"));
     }
 
@@ -213,14 +213,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let command = agent(dir.path(), "echo no power; echo to it >&2; exit 3");
         let why = command
-            .fence(&target(Some("beta"), &|| true))
+            .fence(&target(Some("beta")), &|| true)
             .unwrap_err()
             .0;
         assert!(why.contains("exit status: 3"), "{why}");
         assert!(why.contains("no power / to it"), "{why}");
         let command = agent(dir.path(), "kill -9 $$");
         let why = command
-            .fence(&target(Some("beta"), &|| true))
+            .fence(&target(Some("beta")), &|| true)
             .unwrap_err()
             .0;
         assert!(why.contains("signal: 9"), "{why}");
@@ -228,7 +228,7 @@ mod tests {
             program: dir.path().join("none"),
             ..command
         };
-        let why = none.fence(&target(Some("beta"), &|| true)).unwrap_err().0;
+        let why = none.fence(&target(Some("beta")), &|| true).unwrap_err().0;
         assert!(why.contains("cannot be started"), "{why}");
     }
 
@@ -244,7 +244,7 @@ mod tests {
         };
         let begin = Instant::now();
         let why = command
-            .fence(&target(Some("beta"), &|| true))
+            .fence(&target(Some("beta")), &|| true)
             .unwrap_err()
             .0;
         assert!(why.contains("did not end in 0.3 s"), "{why}");
@@ -282,7 +282,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let command = agent(dir.path(), "sleep 8 & echo fine");
         let begin = Instant::now();
-        command.fence(&target(Some("beta"), &|| true)).unwrap();
+        command.fence(&target(Some("beta")), &|| true).unwrap();
         assert!(begin.elapsed() < Duration::from_secs(6));
     }
 
@@ -295,12 +295,12 @@ mod tests {
         let why = command.fence(&target(None), &|| true).unwrap_err().0;
         assert!(why.contains("nobody remembers"), "{why}");
         let why = command
-            .fence(&target(Some("alpha"), &|| true))
+            .fence(&target(Some("alpha")), &|| true)
             .unwrap_err()
             .0;
         assert!(why.contains("this very host"), "{why}");
         let why = command
-            .fence(&target(Some("b\naction=on"), &|| true))
+            .fence(&target(Some("b\naction=on")), &|| true)
             .unwrap_err()
             .0;
         assert!(why.contains("one line"), "{why}");
