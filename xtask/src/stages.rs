@@ -178,9 +178,15 @@ fn unit(run: &mut Run, programs: &Programs) -> Result<()> {
 /// Threads over the registry, in orders that the test chooses. A build of its own: with these locks
 /// nothing else runs.
 fn wiring(run: &mut Run) -> Result<()> {
-    let mut args = vec!["test", "--package", "umd", "--lib"];
-    args.extend(["--features", "shuttle", "--", "shuttle_"]);
-    run.tests(REST, "wiring in every order", cargo(&args))
+    for (package, name) in [
+        ("umd-cluster", "lock services in every order"),
+        ("umd", "wiring in every order"),
+    ] {
+        let mut args = vec!["test", "--package", package, "--lib"];
+        args.extend(["--features", "shuttle", "--", "shuttle_"]);
+        run.tests(REST, name, cargo(&args))?;
+    }
+    Ok(())
 }
 
 /// Known mistakes are noticed, and are not in a program that ships. umd is looked at as the build

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+#[cfg(not(feature = "shuttle"))]
 use rustix::time::{ClockId, clock_gettime};
 use umd_core::value::{Instant, Span};
 
@@ -16,6 +17,13 @@ pub struct Clock;
 
 impl Clock {
     /// What it shows.
+    #[cfg(feature = "shuttle")]
+    pub fn now(self) -> Instant {
+        Instant(crate::sync::Time::now())
+    }
+
+    /// What it shows.
+    #[cfg(not(feature = "shuttle"))]
     pub fn now(self) -> Instant {
         let time = clock_gettime(ClockId::Boottime);
         let seconds = u64::try_from(time.tv_sec).expect("the clock counts from the start");

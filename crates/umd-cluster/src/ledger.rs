@@ -130,6 +130,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// [`Trouble`].
     fn follow(&self, place: u64, wait: Duration) -> Result<Follow, Trouble>;
 
+    /// Nobody wants to hear any more: whoever is in [`Ledger::follow`] may come back at once.
+    fn hang_up(&self) {}
+
     /// The marks that are there. Read after an entry was followed, it has the mark under which that
     /// was appended, unless it has gone.
     ///

@@ -40,6 +40,7 @@ pub mod fence;
 mod ledger;
 pub mod memory;
 mod session;
+mod sync;
 pub mod wire;
 
 pub use clock::Clock;

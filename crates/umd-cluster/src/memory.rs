@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use umd_core::value::{Instant, Span};
@@ -20,6 +20,7 @@ use umd_core::value::{Instant, Span};
 use crate::Clock;
 use crate::clock::span;
 use crate::ledger::{Appended, Entry, Follow, Ledger, Mark, Opened, Renewal, Snapshot, Trouble};
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 #[derive(Debug, Default)]
 struct Log {
@@ -65,6 +66,7 @@ impl Memory {
             cut: Arc::default(),
             deaf: Arc::default(),
             mute: Arc::default(),
+            hung_up: Arc::default(),
         }
     }
 
@@ -83,6 +85,7 @@ pub struct Link {
     cut: Arc<AtomicBool>,
     deaf: Arc<AtomicBool>,
     mute: Arc<AtomicBool>,
+    hung_up: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -179,7 +182,8 @@ impl Ledger for Link {
         let gone = log.gone;
         let waits = |log: &mut Log| {
             let newest = log.entries.last().map_or(0, |entry| entry.place);
-            newest <= place && log.gone == gone
+            let listens = !self.hung_up.load(Ordering::SeqCst);
+            newest <= place && log.gone == gone && listens
         };
         let waited = self.memory.news.wait_timeout_while(log, wait, waits);
         let (mut log, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -199,6 +203,13 @@ impl Ledger for Link {
             entries: entries.cloned().collect(),
             stirred: log.gone != gone,
         })
+    }
+
+    fn hang_up(&self) {
+        let log = self.memory.lock(); // Who is about to wait, waits by now.
+        self.hung_up.store(true, Ordering::SeqCst);
+        drop(log);
+        self.memory.news.notify_all();
     }
 
     fn marks(&self) -> Result<BTreeSet<Mark>, Trouble> {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use umd_core::cluster::{FenceProof, ProofKind};
 
-use super::{Fencer, NotFenced, Target};
+use super::{Fencer, NotFenced, Target, Wanted};
 
 /// How much of a command's output is read.
 const OUTPUT_BYTES_MAX: u64 = 64 << 10;
@@ -63,7 +63,7 @@ impl Command {
         Ok(input)
     }
 
-    fn run(&self, input: &str) -> Result<(), String> {
+    fn run(&self, input: &str, wanted: &Wanted<'_>) -> Result<(), String> {
         let mut child = std::process::Command::new(&self.program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -80,7 +80,7 @@ impl Command {
             keep(child.stdout.take().expect("piped")),
             keep(child.stderr.take().expect("piped")),
         ];
-        let status = self.wait(&mut child);
+        let status = self.wait(&mut child, wanted);
         let text = outputs.map(|receiver| {
             // What it left behind may hold its output open: that is not waited for.
             let output = receiver.recv_timeout(Duration::from_secs(1));
@@ -97,23 +97,32 @@ impl Command {
         }
     }
 
-    fn wait(&self, child: &mut Child) -> Result<std::process::ExitStatus, String> {
+    fn wait(
+        &self,
+        child: &mut Child,
+        wanted: &Wanted<'_>,
+    ) -> Result<std::process::ExitStatus, String> {
         let begin = Instant::now();
-        loop {
+        let why = loop {
             match child.try_wait() {
                 Ok(Some(status)) => return Ok(status),
+                Ok(None) if !wanted() => {
+                    break "was killed: nobody waits for its answer any more".to_owned();
+                }
                 Ok(None) if begin.elapsed() < self.timeout => {
                     thread::sleep(Duration::from_millis(10));
                 }
-                Ok(None) => break,
+                Ok(None) => {
+                    let seconds = self.timeout.as_secs_f32();
+                    break format!("did not end in {seconds} s and was killed");
+                }
                 Err(error) => return Err(format!("cannot be waited for: {error}")),
             }
-        }
+        };
         let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let _ = kill_process_group(id.expect("a process has an id"), Signal::KILL);
         let _ = child.wait();
-        let seconds = self.timeout.as_secs_f32();
-        Err(format!("did not end in {seconds} s and was killed"))
+        Err(why)
     }
 }
 
@@ -132,7 +141,7 @@ fn keep(output: impl Read + Send + 'static) -> std::sync::mpsc::Receiver<Vec<u8>
 }
 
 impl Fencer for Command {
-    fn fence(&self, target: &Target) -> Result<FenceProof, NotFenced> {
+    fn fence(&self, target: &Target, wanted: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
         let program = self.program.display();
         let Some(host) = target.host() else {
             return Err(NotFenced(format!(
@@ -145,7 +154,7 @@ impl Fencer for Command {
             )));
         }
         let input = self.input(host)?;
-        let ran = self.run(&input);
+        let ran = self.run(&input, wanted);
         ran.map_err(|why| NotFenced(format!("{program} {why}")))?;
         Ok(FenceProof {
             peer: target.peer,
@@ -188,13 +197,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let heard = dir.path().join("heard");
         let command = agent(dir.path(), &format!("cat > {}", heard.display()));
-        let proof = command.fence(&target(Some("beta"))).unwrap();
+        let proof = command.fence(&target(Some("beta")), &|| true).unwrap();
         let peer = target(None).peer;
         let kind = ProofKind::Command;
         assert_eq!(proof, FenceProof { peer, kind });
         let told = "action=off\nport=7\nplug=7\nnodename=beta\nip=10.0.0.1\n";
         assert_eq!(fs::read_to_string(&heard).unwrap(), told);
-        command.fence(&target(Some("gamma"))).unwrap();
+        command.fence(&target(Some("gamma")), &|| true).unwrap();
         assert!(fs::read_to_string(heard).unwrap().contains("plug=gamma\n"));
     }
 
@@ -203,17 +212,23 @@ mod tests {
         let _alone = alone();
         let dir = tempfile::tempdir().unwrap();
         let command = agent(dir.path(), "echo no power; echo to it >&2; exit 3");
-        let why = command.fence(&target(Some("beta"))).unwrap_err().0;
+        let why = command
+            .fence(&target(Some("beta")), &|| true)
+            .unwrap_err()
+            .0;
         assert!(why.contains("exit status: 3"), "{why}");
         assert!(why.contains("no power / to it"), "{why}");
         let command = agent(dir.path(), "kill -9 $$");
-        let why = command.fence(&target(Some("beta"))).unwrap_err().0;
+        let why = command
+            .fence(&target(Some("beta")), &|| true)
+            .unwrap_err()
+            .0;
         assert!(why.contains("signal: 9"), "{why}");
         let none = Command {
             program: dir.path().join("none"),
             ..command
         };
-        let why = none.fence(&target(Some("beta"))).unwrap_err().0;
+        let why = none.fence(&target(Some("beta")), &|| true).unwrap_err().0;
         assert!(why.contains("cannot be started"), "{why}");
     }
 
@@ -228,11 +243,37 @@ mod tests {
             ..agent(dir.path(), &script)
         };
         let begin = Instant::now();
-        let why = command.fence(&target(Some("beta"))).unwrap_err().0;
+        let why = command
+            .fence(&target(Some("beta")), &|| true)
+            .unwrap_err()
+            .0;
         assert!(why.contains("did not end in 0.3 s"), "{why}");
         assert!(begin.elapsed() < Duration::from_secs(10));
         thread::sleep(Duration::from_millis(2500));
         assert!(!after.exists(), "its child went on");
+    }
+
+    #[test]
+    fn one_that_nobody_waits_for_any_more_is_killed() {
+        let _alone = alone();
+        let dir = tempfile::tempdir().unwrap();
+        let (begun, after) = (dir.path().join("begun"), dir.path().join("after"));
+        let script = format!(
+            "touch {}; sleep 2; touch {}",
+            begun.display(),
+            after.display()
+        );
+        let command = agent(dir.path(), &script);
+        let begin = Instant::now();
+        let why = command.fence(&target(Some("beta")), &|| !begun.exists());
+        let why = why.unwrap_err().0;
+        assert!(why.contains("nobody waits for its answer"), "{why}");
+        assert!(
+            begin.elapsed() < Duration::from_secs(2),
+            "it was waited for"
+        );
+        thread::sleep(Duration::from_millis(2500));
+        assert!(!after.exists(), "it went on");
     }
 
     #[test]
@@ -241,7 +282,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let command = agent(dir.path(), "sleep 8 & echo fine");
         let begin = Instant::now();
-        command.fence(&target(Some("beta"))).unwrap();
+        command.fence(&target(Some("beta")), &|| true).unwrap();
         assert!(begin.elapsed() < Duration::from_secs(6));
     }
 
@@ -251,11 +292,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ran = dir.path().join("ran");
         let command = agent(dir.path(), &format!("touch {}", ran.display()));
-        let why = command.fence(&target(None)).unwrap_err().0;
+        let why = command.fence(&target(None), &|| true).unwrap_err().0;
         assert!(why.contains("nobody remembers"), "{why}");
-        let why = command.fence(&target(Some("alpha"))).unwrap_err().0;
+        let why = command
+            .fence(&target(Some("alpha")), &|| true)
+            .unwrap_err()
+            .0;
         assert!(why.contains("this very host"), "{why}");
-        let why = command.fence(&target(Some("b\naction=on"))).unwrap_err().0;
+        let why = command
+            .fence(&target(Some("b\naction=on")), &|| true)
+            .unwrap_err()
+            .0;
         assert!(why.contains("one line"), "{why}");
         assert!(!ran.exists());
     }

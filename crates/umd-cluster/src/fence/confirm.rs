@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use umd_core::cluster::{FenceProof, Peer, ProofKind};
 
-use super::{Fencer, NotFenced, Target};
+use super::{Fencer, NotFenced, Target, Wanted};
 
 /// Who waits to be confirmed, and who was.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ impl Confirmation {
 }
 
 impl Fencer for Confirmation {
-    fn fence(&self, target: &Target) -> Result<FenceProof, NotFenced> {
+    fn fence(&self, target: &Target, _: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
         let peer = target.peer;
         match *self.lock().entry(peer).or_insert(false) {
             true => Ok(FenceProof {
@@ -66,8 +66,8 @@ impl Fencer for Confirmation {
 }
 
 impl Fencer for std::sync::Arc<Confirmation> {
-    fn fence(&self, target: &Target) -> Result<FenceProof, NotFenced> {
-        Confirmation::fence(self, target)
+    fn fence(&self, target: &Target, wanted: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
+        Confirmation::fence(self, target, wanted)
     }
 }
 
@@ -84,16 +84,19 @@ mod tests {
         let target = target(None);
         let peer = target.peer;
         assert!(desk.confirm(peer).is_err(), "nobody asked");
-        assert!(desk.fence(&target).is_err());
+        assert!(desk.fence(&target, &|| true).is_err());
         assert_eq!(desk.waiting(), [peer]);
         let later = Peer {
             incarnation: Incarnation(peer.incarnation.0 + 1),
             ..peer
         };
         assert!(desk.confirm(later).is_err());
-        assert!(desk.fence(&target).is_err(), "another life was confirmed");
+        assert!(
+            desk.fence(&target, &|| true).is_err(),
+            "another life was confirmed"
+        );
         assert_eq!(desk.confirm(peer).unwrap().kind, ProofKind::Confirmed);
-        assert_eq!(desk.fence(&target).unwrap().peer, peer);
+        assert_eq!(desk.fence(&target, &|| true).unwrap().peer, peer);
         assert!(desk.waiting().is_empty());
         desk.forget(peer);
         assert!(desk.confirm(peer).is_err());

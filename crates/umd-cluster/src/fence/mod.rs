@@ -52,14 +52,18 @@ impl Target {
 #[error("{0}")]
 pub struct NotFenced(pub String);
 
+/// Whether a proof is still waited for; may be asked as often as one likes.
+pub type Wanted<'a> = dyn Fn() -> bool + 'a;
+
 /// A way to be certain.
 pub trait Fencer: Send + Sync {
     /// Sees to it that a node writes no more. May take long, but not for ever; may be called for
-    /// the same life again, and by several nodes at once.
+    /// the same life again, and by several nodes at once. Once `wanted` says no nobody waits for
+    /// the proof any more: what has not ended by then is ended soon.
     ///
     /// # Errors
     /// [`NotFenced`]: nothing is known of what the node still does.
-    fn fence(&self, target: &Target) -> Result<FenceProof, NotFenced>;
+    fn fence(&self, target: &Target, wanted: &Wanted<'_>) -> Result<FenceProof, NotFenced>;
 }
 
 /// Several ways, in the order in which they are tried.
@@ -76,10 +80,14 @@ impl Fencers {
 }
 
 impl Fencer for Fencers {
-    fn fence(&self, target: &Target) -> Result<FenceProof, NotFenced> {
+    fn fence(&self, target: &Target, wanted: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
         let mut reasons = Vec::new();
         for way in &self.ways {
-            match way.fence(target) {
+            if !wanted() {
+                reasons.push("its end is not waited for any more".into());
+                break;
+            }
+            match way.fence(target, wanted) {
                 Ok(proof) => {
                     assert_eq!(proof.peer, target.peer, "a proof of somebody else's end");
                     return Ok(proof);
@@ -126,7 +134,7 @@ pub(crate) mod tests {
     struct Way(Option<ProofKind>);
 
     impl Fencer for Way {
-        fn fence(&self, target: &Target) -> Result<FenceProof, NotFenced> {
+        fn fence(&self, target: &Target, _: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
             let peer = target.peer;
             let proof = self.0.map(|kind| FenceProof { peer, kind });
             proof.ok_or_else(|| NotFenced("the switch is off".into()))
@@ -141,11 +149,23 @@ pub(crate) mod tests {
         );
         let target = target(Some("beta"));
         let fencers = Fencers::new(vec![no(), yes, Box::new(Way(Some(ProofKind::Storage)))]);
-        assert_eq!(fencers.fence(&target).unwrap().kind, ProofKind::Command);
-        let why = Fencers::new(vec![no(), no()]).fence(&target).unwrap_err();
+        assert_eq!(
+            fencers.fence(&target, &|| true).unwrap().kind,
+            ProofKind::Command
+        );
+        let why = Fencers::new(vec![no(), no()]);
+        let why = why.fence(&target, &|| true).unwrap_err();
         let both = "the switch is off; the switch is off";
         assert_eq!(why.0, format!("node 1 (host beta) is not fenced: {both}"));
-        let why = Fencers::default().fence(&target).unwrap_err();
+        let why = Fencers::default().fence(&target, &|| true).unwrap_err();
         assert!(why.0.ends_with("confirm by hand that it is dead"), "{why}");
+    }
+
+    #[test]
+    fn who_is_not_waited_for_is_not_fenced() {
+        let yes = Box::new(Way(Some(ProofKind::Command)));
+        let why = Fencers::new(vec![yes]).fence(&target(None), &|| false);
+        let why = why.unwrap_err();
+        assert!(why.0.ends_with("is not waited for any more"), "{why}");
     }
 }

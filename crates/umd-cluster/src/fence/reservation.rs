@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use umd_core::cluster::{FenceProof, Peer, ProofKind};
 
 use super::ioctl::{self, IGNORE_KEY, Preemption, Registration, Reservation};
-use super::{Fencer, NotFenced, Target};
+use super::{Fencer, NotFenced, Target, Wanted};
 
 /// Writes by registered hosts only, for as long as there are any (`PR_WRITE_EXCLUSIVE_ALL_REGS`).
 const WRITE_EXCLUSIVE_ALL_REGISTRANTS: u32 = 5;
@@ -174,7 +174,7 @@ impl Reservations {
 }
 
 impl Fencer for Reservations {
-    fn fence(&self, target: &Target) -> Result<FenceProof, NotFenced> {
+    fn fence(&self, target: &Target, _: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
         let victim = key(target.peer);
         assert_ne!(victim, self.key, "a node does not fence itself");
         let mut failed = Vec::new();
@@ -270,7 +270,10 @@ mod tests {
         let mut disks = [Disk::default(), Disk::default()];
         let me = take(&disks, peer(0, 1));
         take(&disks, target.peer);
-        assert_eq!(me.fence(&target).unwrap().kind, ProofKind::Storage);
+        assert_eq!(
+            me.fence(&target, &|| true).unwrap().kind,
+            ProofKind::Storage
+        );
         for disk in &disks {
             assert_eq!(
                 *disk.keys.lock().unwrap(),
@@ -280,7 +283,7 @@ mod tests {
         disks[0].broken = true;
         let me = take(&disks, peer(0, 1));
         take(&disks, target.peer);
-        let why = me.fence(&target).unwrap_err().0;
+        let why = me.fence(&target, &|| true).unwrap_err().0;
         assert!(
             why.starts_with("it may still write to 1 of 2 members: disk refuses"),
             "{why}"

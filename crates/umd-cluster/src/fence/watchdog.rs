@@ -20,7 +20,7 @@ use umd_core::cluster::{FenceProof, ProofKind};
 use umd_core::value::Instant;
 
 use super::ioctl;
-use super::{Fencer, NotFenced, Target};
+use super::{Fencer, NotFenced, Target, Wanted};
 use crate::Clock;
 use crate::clock::span;
 
@@ -52,7 +52,7 @@ impl Watchdog {
 }
 
 impl Fencer for Watchdog {
-    fn fence(&self, target: &Target) -> Result<FenceProof, NotFenced> {
+    fn fence(&self, target: &Target, _: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
         Watchdog::fence_at(target, Clock.now())
     }
 }

@@ -24,8 +24,7 @@ mod writer;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use umd_core::cluster::{
@@ -38,6 +37,7 @@ use crate::book::Book;
 use crate::clock::span;
 use crate::engine::{About, Engine, Past, Setup, Waker, hex};
 use crate::ledger::{Ledger, Mark};
+use crate::sync::{Condvar, Mutex, MutexGuard, thread};
 use crate::wire::{Join, Word};
 
 /// How long what failed rests before it is tried again.
@@ -85,6 +85,8 @@ struct State {
     trouble: BTreeMap<&'static str, String>,
     mailbox: Sender<ServiceEvent>,
     told: bool,
+    /// All that were started.
+    threads: Vec<thread::JoinHandle<()>>,
 }
 
 impl State {
@@ -241,6 +243,9 @@ impl<L: Ledger> Shared<L> {
             let next = self.with(self.enter(), State::tick);
             let Some(next) = next else { return };
             let state = self.lock();
+            if state.is_over() {
+                return; // Nobody says so again.
+            }
             // What became due meanwhile is noticed in the next round.
             let time = Clock.until(next).min(Duration::from_secs(1));
             drop(self.wait(state, time));
@@ -262,15 +267,17 @@ fn spawn<L: Ledger>(shared: &Arc<Shared<L>>, name: &'static str, run: fn(&Arc<Sh
             );
         }
     });
-    if spawned.is_err() {
-        shared.fail(
-            name,
-            "the system gives no thread to speak with the lock service",
-        );
+    match spawned {
+        Ok(thread) => shared.lock().threads.push(thread),
+        Err(_) => {
+            let why = "the system gives no thread to speak with the lock service";
+            shared.fail(name, why);
+        }
     }
 }
 
-/// A lock service on a log. See [`Engine`].
+/// A lock service on a log. See [`Engine`]. Dropping it waits until no thread of it is left, which
+/// is as long as one call to the ledger may take.
 pub struct LogEngine<L: Ledger> {
     shared: Arc<Shared<L>>,
     events: Receiver<ServiceEvent>,
@@ -297,6 +304,7 @@ impl<L: Ledger> LogEngine<L> {
             trouble: BTreeMap::new(),
             mailbox,
             told: false,
+            threads: Vec::new(),
         };
         let shared = Shared {
             ledger,
@@ -448,8 +456,23 @@ impl<L: Ledger> Drop for LogEngine<L> {
                 state.phase = Phase::Over { end: false };
             }
         });
+        shared.ledger.hang_up();
+        // A thread may have started another one before it ended.
+        loop {
+            let threads = std::mem::take(&mut shared.lock().threads);
+            if threads.is_empty() {
+                return;
+            }
+            for thread in threads {
+                let joined = thread.join();
+                joined.expect("what breaks in a thread is caught there");
+            }
+        }
     }
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+mod shuttled;
 
 #[cfg(test)]
 mod tests {

@@ -33,7 +33,8 @@
 //!    left by itself. The engine never fences: that is somebody else's, who gives a [`FenceProof`].
 //!    A recovery whose node goes is granted to the next who asked.
 //! 8. **Leaving.** `Leave` is answered at any time after `Join`, with `Left` or `Lost`, at
-//!    `valid_until` at the latest. Answers that are still owed to others count as `Gone`.
+//!    `valid_until` at the latest; who was not let in meanwhile is told that, and nothing else.
+//!    Answers that are still owed to others count as `Gone`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -23,6 +23,7 @@ use umd_format::SuperblockV1;
 
 use super::meter::Counted;
 use super::open::How;
+use super::sync;
 use crate::api::{EventDoc, OpenerDoc};
 use crate::doc::{ArrayDoc, ClusterDoc, Surroundings};
 
@@ -158,19 +159,16 @@ impl Handle {
     /// # Errors
     /// When the thread is gone.
     pub fn send(&self, message: Message) -> Result<(), Stopped> {
+        sync::step();
         self.sender.send(message).map_err(|_| Stopped)?;
-        // A counter at its limit is readable anyway; nothing else can go wrong.
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        sync::ring(&self.wake);
         Ok(())
     }
 
     /// What wakes the array's thread, from any other.
     pub fn waker(&self) -> umd_cluster::Waker {
         let wake = self.wake.clone();
-        Arc::new(move || {
-            // As in `send`.
-            let _ = rustix::io::write(&*wake, &1u64.to_ne_bytes());
-        })
+        Arc::new(move || sync::ring(&wake))
     }
 
     /// Says that a node of its cluster is dead for certain. The outer error: it has stopped.

@@ -18,7 +18,6 @@ mod connect;
 mod fencing;
 
 use std::collections::VecDeque;
-use std::sync::mpsc::SyncSender;
 
 use umd_cluster::Engine as Service;
 use umd_core::array::{
@@ -35,10 +34,11 @@ pub use connect::{MEMORY, Wanted, check};
 
 use super::engine::Engine;
 use super::open::{self, Opened};
+use super::sync::mpsc::SyncSender;
 use crate::api::ClusterRequest;
 use crate::cli::outcome::say;
 use crate::doc::{ClusterDoc, NodeDoc};
-use fencing::Fencing;
+pub(super) use fencing::Fencing;
 
 /// Told once: the array serves, or why it never will.
 pub type Report = SyncSender<Result<(), String>>;
@@ -111,11 +111,17 @@ pub fn facts(id: MemberId, opened: &Opened, slot: NodeSlot) -> MemberFacts {
 impl ClusterNode {
     /// A node that has not begun to join.
     pub fn new(parts: Parts, service: Box<dyn Service>, waker: umd_cluster::Waker) -> ClusterNode {
+        let fencing = Fencing::new(&parts.request, waker);
+        ClusterNode::with(parts, service, fencing)
+    }
+
+    /// The same, with ways to fence.
+    pub(super) fn with(parts: Parts, service: Box<dyn Service>, fencing: Fencing) -> ClusterNode {
         let setup = umd_core::cluster::Setup::new(parts.capacity);
         ClusterNode {
             array: Clustered::new(setup),
             service,
-            fencing: Fencing::new(&parts.request, waker),
+            fencing,
             inputs: VecDeque::new(),
             stopping: Vec::new(),
             leaving: false,

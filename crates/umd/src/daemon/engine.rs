@@ -52,7 +52,7 @@ pub trait Engine: Send {
 }
 
 /// An engine, or what is left of it.
-pub enum Contained<E> {
+pub enum Contained<E: ?Sized> {
     /// It works.
     Running(Box<E>),
     /// An invariant broke.
@@ -66,10 +66,10 @@ pub enum Contained<E> {
     },
 }
 
-impl<E: Engine> Contained<E> {
+impl<E: Engine + ?Sized> Contained<E> {
     /// A working engine.
-    pub fn new(engine: E) -> Contained<E> {
-        Contained::Running(Box::new(engine))
+    pub fn new(engine: Box<E>) -> Contained<E> {
+        Contained::Running(engine)
     }
 
     /// Why it is frozen, if it is.
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_broken_invariant_freezes_and_takes_its_commands_back() {
-        let mut engine = Contained::new(Fragile);
+        let mut engine = Contained::new(Box::new(Fragile));
         let mut out = Commands::new();
         assert!(engine.handle(Now::default(), Event::Timer(Timer::SafeMode), &mut out));
         assert_eq!(out.len(), 1);
@@ -300,7 +300,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "gets no events")]
     fn a_frozen_engine_gets_no_events() {
-        let mut engine = Contained::new(Fragile);
+        let mut engine = Contained::new(Box::new(Fragile));
         let mut out = Commands::new();
         let _ = engine.handle(Now::default(), Event::Timer(Timer::BitmapDaemon), &mut out);
         let _ = engine.handle(Now::default(), Event::Timer(Timer::SafeMode), &mut out);

@@ -8,6 +8,7 @@
 //! | `gathering` | arrays whose members arrive one by one, until they are enough     |
 //! | `incremental` | what the control API does about them                           |
 //! | `scrubs`    | what checks and repairs found, kept in a file for each array     |
+//! | `sync`      | threads, locks and sleep: the system's, or shuttle's               |
 //! | `rebit`     | bitmaps that come and go while an array runs                     |
 //! | `beneath`   | what the filesystem of a path lies on                            |
 //! | `room`      | sparse members and filesystems too small for them                |
@@ -65,6 +66,7 @@ pub mod run;
 pub mod scrubs;
 pub mod start;
 pub mod state;
+mod sync;
 pub mod tls;
 pub mod update;
 pub mod web;

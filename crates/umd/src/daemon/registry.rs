@@ -14,12 +14,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-#[cfg(not(feature = "shuttle"))]
-use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "shuttle")]
-use shuttle::sync::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{Notify, broadcast};
 use umd_core::registry::{
     Answered, Effect, Names, ObjectId, Onto, Phase, Refusal, Started, Stop, Ticket, Word,
@@ -30,6 +26,7 @@ use umd_format::Uuid;
 use super::admission::Visit;
 use super::array::{Handle, Message};
 use super::lobby::Lobby;
+use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::api::{EventDoc, OpenerDoc, SCHEMA};
 use crate::cli::values;
 
@@ -412,6 +409,23 @@ impl Registry {
         let body = inner.bodies.get_mut(&id).expect("what ends was there");
         body.content = Content::Nothing;
         self.event_in(&mut inner, |names, out| names.stopped(id, out));
+    }
+
+    /// Waits until an object that ends by itself is gone, but not for ever: not for a thread that
+    /// must not block.
+    pub fn wait_until_gone(&self, id: ObjectId) {
+        let until = Instant::now() + DELETION_PATIENCE;
+        let mut inner = self.lock();
+        while inner.names.name_of(id).is_some() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.0.changed.wait_timeout(inner, left);
+            inner = waited
+                .expect("no thread panics while it holds the registry")
+                .0;
+        }
     }
 
     /// Who has something open.

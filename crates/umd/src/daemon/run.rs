@@ -18,6 +18,7 @@ use super::doors::Doors;
 use super::engine::{Contained, Engine};
 use super::meter::Meter;
 use super::notices;
+use super::sync;
 use crate::words;
 
 const MARK_WAKE: u64 = 0;
@@ -79,7 +80,7 @@ impl Attached {
 }
 
 /// Everything the thread owns.
-pub struct Loop<E, B> {
+pub struct Loop<E: ?Sized, B> {
     name: String,
     handle: Handle,
     engine: Contained<E>,
@@ -111,7 +112,7 @@ pub struct Loop<E, B> {
     stopped: bool,
 }
 
-impl<E: Engine, B: Backend> Loop<E, B> {
+impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
     /// A loop around an engine that has not begun; `members` have been attached to `backend`
     /// already.
     ///
@@ -119,7 +120,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
     /// When the system has no descriptor for it.
     pub fn new(
         name: &str,
-        engine: E,
+        engine: Box<E>,
         backend: B,
         members: BTreeMap<MemberId, Attached>,
         pool: Pool,
@@ -375,10 +376,7 @@ impl<E: Engine, B: Backend> Loop<E, B> {
             data: epoll::EventData::new_u64(MARK_WAKE),
         };
         let mut events = [empty; EVENTS_PER_TURN];
-        let count = match epoll::wait(&self.epoll, &mut events, Some(&timeout)) {
-            Err(rustix::io::Errno::INTR) => 0,
-            result => result?,
-        };
+        let count = sync::sleep(&self.epoll, &mut events, &timeout)?;
         let mut completions_wait = false;
         self.doors.read_more(&mut self.requests);
         for event in &events[..count] {

@@ -157,7 +157,7 @@ fn start(name: &'static str, registry: &Registry) -> Rig {
         let file = MemberFile::in_memory(SECTORS, 512);
         let attached = BTreeMap::from([(MemberId(0), Attached::of(&file, "memory"))]);
         backend.attach(MemberId(0), file);
-        let run = Loop::new(name, engine, backend, attached, pool, ends).expect("a loop");
+        let run = Loop::new(name, Box::new(engine), backend, attached, pool, ends).expect("a loop");
         run.run().expect("runs");
     });
     Rig {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
 
 use tokio::sync::broadcast;
 use umd_core::array::{Array, ArrayState, Commands, Event, Map, Options, Setup, Status};
@@ -28,6 +27,7 @@ use super::open::{self, How, Opened};
 use super::registry::{Registry, Reservation, Taken};
 use super::room;
 use super::run::{Attached, Loop};
+use super::sync::{mpsc, thread};
 use super::update::{self, Prepared};
 use crate::api::{AssembleRequest, ErrorDoc, EventDoc};
 use crate::cli::outcome::say;
@@ -430,9 +430,7 @@ pub fn start(
     let id = reservation
         .fill(uuid, handle)
         .map_err(|taken| refused(taken.to_string()))?;
-    spawn(around, id, parts).map_err(system)?;
-    has_joined(&name, joined)?;
-    tell(around, &name, "NewArray");
+    launch(around, id, parts, joined)?;
     Ok(Started {
         name,
         drives,
@@ -504,14 +502,21 @@ impl Joining<'_> {
     }
 }
 
-/// Waits until a node serves.
-fn has_joined(name: &str, joined: Joined) -> Answer<()> {
-    let Some(joined) = joined else {
-        return Ok(());
-    };
-    let gone = || Err("its thread has ended".to_owned());
-    let outcome = joined.recv().unwrap_or_else(|_| gone());
-    outcome.map_err(|why| refused(format!("{name} cannot join its cluster: {why}")))
+/// Starts the thread of what has its name already, and waits until it serves. After an error of its
+/// cluster the name is free again.
+fn launch(around: &Surroundings, id: ObjectId, parts: LoopParts, joined: Joined) -> Answer<()> {
+    let name = parts.name.clone();
+    spawn(around, id, parts).map_err(|error| refused(format!("cannot start {name}: {error}")))?;
+    if let Some(joined) = joined {
+        let outcome = joined.recv();
+        if let Ok(Err(_)) = outcome {
+            around.registry.wait_until_gone(id); // It is leaving its cluster, and ends.
+        }
+        let outcome = outcome.unwrap_or_else(|_| Err("an invariant of it broke".into()));
+        outcome.map_err(|why| refused(format!("{name} cannot join its cluster: {why}")))?;
+    }
+    tell(around, &name, "NewArray");
+    Ok(())
 }
 
 /// The members once more, without a lock: a node reads them after it has joined.
@@ -609,7 +614,7 @@ enum Driven {
     /// An array of this host.
     Array(Box<Setup>),
     /// One that others run as well.
-    Node(Box<ClusterNode>),
+    Node(Box<dyn Engine>),
 }
 
 /// What an array's thread builds its loop from. The backend is made by the thread itself: a ring
@@ -627,20 +632,20 @@ impl LoopParts {
     fn run(self, ready: &mpsc::SyncSender<std::io::Result<()>>) -> std::io::Result<()> {
         match self.driven {
             Driven::Array(_) => self.drive(ready, |driven| match driven {
-                Driven::Array(setup) => Array::start(*setup),
+                Driven::Array(setup) => Box::new(Array::start(*setup)),
                 Driven::Node(_) => unreachable!("just looked at"),
             }),
             Driven::Node(_) => self.drive(ready, |driven| match driven {
-                Driven::Node(node) => *node,
+                Driven::Node(node) => node,
                 Driven::Array(_) => unreachable!("just looked at"),
             }),
         }
     }
 
-    fn drive<E: Engine>(
+    fn drive<E: Engine + ?Sized>(
         self,
         ready: &mpsc::SyncSender<std::io::Result<()>>,
-        engine: impl FnOnce(Driven) -> E,
+        engine: impl FnOnce(Driven) -> Box<E>,
     ) -> std::io::Result<()> {
         match self.build(engine) {
             Ok(run) => {
@@ -654,7 +659,10 @@ impl LoopParts {
         }
     }
 
-    fn build<E: Engine>(self, engine: impl FnOnce(Driven) -> E) -> std::io::Result<Loop<E, Mux>> {
+    fn build<E: Engine + ?Sized>(
+        self,
+        engine: impl FnOnce(Driven) -> Box<E>,
+    ) -> std::io::Result<Loop<E, Mux>> {
         let mut backend = Mux::new()?;
         let mut attached = BTreeMap::new();
         for (id, one) in self.members {
@@ -683,7 +691,7 @@ fn spawn(around: &Surroundings, id: ObjectId, parts: LoopParts) -> std::io::Resu
     let registry = around.registry.clone();
     let (around, name) = (around.clone(), parts.name.clone());
     let (report, ready) = mpsc::sync_channel(1);
-    let thread = std::thread::Builder::new()
+    let thread = thread::Builder::new()
         .name(format!("md:{name}"))
         .stack_size(STACK_BYTES);
     let spawned = thread.spawn(move || {
@@ -710,6 +718,10 @@ fn spawn(around: &Surroundings, id: ObjectId, parts: LoopParts) -> std::io::Resu
         ))
     })
 }
+
+#[cfg(all(test, feature = "shuttle"))]
+#[path = "start_shuttle.rs"]
+mod shuttled;
 
 #[cfg(test)]
 mod tests {

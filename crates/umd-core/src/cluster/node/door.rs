@@ -128,9 +128,14 @@ impl Node {
     }
 
     pub(super) fn join_refused(&mut self, why: JoinRefusal, out: &mut Out) {
-        if matches!(self.phase, Phase::Joining { .. }) {
-            out.push(Effect::NotJoined(why));
-            self.over(End::NeverJoined, out);
+        match self.phase {
+            Phase::Joining { .. } => {
+                out.push(Effect::NotJoined(why));
+                self.over(End::NeverJoined, out);
+            }
+            // It has said that it leaves before it heard: nobody answers that any more.
+            Phase::Leaving { .. } => self.left(),
+            _ => {}
         }
     }
 

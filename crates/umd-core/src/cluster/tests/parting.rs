@@ -100,6 +100,16 @@ fn who_stops_while_it_joins_hears_no_more_of_it() {
 }
 
 #[test]
+fn who_stops_while_it_is_refused_waits_for_nobody() {
+    let mut node = new();
+    assert_eq!(feed(&mut node, 1, Event::Stop), [leave(Leave::Dirty)]);
+    // The service had refused it before it heard that, and says no more.
+    let full = ServiceEvent::JoinRefused(JoinRefusal::Full { capacity: 2 });
+    let out = hear(&mut node, 2, full);
+    assert_eq!(out, [Effect::Over(End::NeverJoined)]);
+}
+
+#[test]
 fn who_stops_while_it_loads_leaves_when_it_is_loaded() {
     for (loaded, how) in [
         (LOADED, Leave::Clean),
