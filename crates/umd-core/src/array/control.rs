@@ -37,6 +37,9 @@ impl Array {
         if self.read_auto && self.broken.is_none() && control.changes() {
             self.read_write();
         }
+        let Some(control) = self.control_on_all(id, control) else {
+            return;
+        };
         let until = match control {
             Control::Fail(member) => self.control_fail(member),
             Control::Lost(member, why) => self.control_lost(member, &why),
@@ -123,6 +126,13 @@ impl Array {
         for waiting in std::mem::take(&mut self.waiting) {
             let text = "the array was left before this could be recorded on all nodes";
             self.answer(waiting.id, Err(ControlError::Io(text.into())));
+        }
+    }
+
+    /// What waits for superblocks is on them, and not every node of a cluster has read them.
+    pub(super) fn tell_waiting(&mut self, error: &ControlError) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            self.answer(waiting.id, Err(error.clone()));
         }
     }
 

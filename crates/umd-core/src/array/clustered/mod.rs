@@ -13,6 +13,7 @@
 //! calls the other while it is stepped. An array of one host has no `Shared` and is asked for it
 //! in the places named in `shared.rs`.
 
+mod changes;
 mod drain;
 mod reload;
 mod shared;
@@ -331,9 +332,11 @@ fn refusal(event: &Event) -> Option<Command> {
         return None;
     };
     let why = match control {
-        Control::Fail(_) | Control::Lost(..) | Control::Sync(_) | Control::Limits(..) => {
-            return None;
-        }
+        Control::Fail(_)
+        | Control::Lost(..)
+        | Control::Remove(_)
+        | Control::Sync(_)
+        | Control::Limits(..) => return None,
         Control::Stop => "to stop it here this node has to leave the cluster first",
         _ => "this cannot be changed yet while the array is run by a cluster",
     };

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use umd_format::Role;
 
+use super::changes::Changes;
 use super::drain::Drain;
 use super::reload::Reload;
 use super::takeover::Takeover;
@@ -18,12 +19,11 @@ use super::update::Update;
 use super::windows::Turn;
 use crate::array::{Array, Setup};
 use crate::assembly::{BitmapPlan, SlotPlan};
-use crate::cluster::{
-    Answer, Cannot, Desk, DeviceNumber, Effect, Event, Failure, Freeze, NodeSlot, Task,
-};
+use crate::cluster::{Answer, Cannot, Desk, Effect, Event, Failure, Freeze, NodeSlot, Task};
 use crate::member::State;
 use crate::value::{
-    Command, Commands, Instant, IoDone, IoError, MAX_SECTOR, MemberId, Notice, Now,
+    Command, Commands, Control, ControlId, Instant, IoDone, IoError, MAX_SECTOR, MemberId, Notice,
+    Now,
 };
 
 /// Where the bitmaps of all nodes lie on each member.
@@ -88,6 +88,8 @@ pub(in crate::array) struct Shared {
     pub(super) ready: bool,
     pub(super) frozen: bool,
     pub(super) update: Update,
+    /// What administrators want changed.
+    pub(super) changes: Changes,
     /// Writes in there have to end before the other node hears so.
     pub(super) suspending: Option<(u64, u64)>,
     pub(super) reload: Option<Reload>,
@@ -120,6 +122,7 @@ impl Shared {
             ready: false,
             frozen: false,
             update: Update::default(),
+            changes: Changes::new(),
             suspending: None,
             reload: None,
             absent,
@@ -173,6 +176,21 @@ impl Array {
         }
         self.shared = Some(Box::new(shared));
         self.cover_recovering();
+    }
+
+    /// A control that other nodes have to hear of before it is done.
+    pub(in crate::array) fn control_on_all(
+        &mut self,
+        id: ControlId,
+        control: Control,
+    ) -> Option<Control> {
+        match control {
+            Control::Remove(member) if self.shared.is_some() => {
+                self.remove_on_all(id, member);
+                None
+            }
+            other => Some(other),
+        }
     }
 
     /// Something that the node said.
@@ -271,26 +289,12 @@ impl Array {
             }
             Task::FindDisk { .. } => Some(Answer::Cannot(Cannot::SeeDisk)),
             Task::ReAdd(_) => Some(Answer::Cannot(Cannot::Device)),
-            Task::Apply(_) | Task::Undo(_) => Some(Answer::Cannot(Cannot::Work)),
+            Task::Apply(id) => Some(self.apply_change(id)),
+            Task::Undo(_) => Some(Answer::Cannot(Cannot::Work)),
         };
         if let Some(answer) = answer {
             self.shared_mut().answer(desk, answer);
         }
-    }
-
-    /// Another node takes a device out of the array.
-    fn remove_for_other(&mut self, device: DeviceNumber) -> Answer {
-        let found = self.members.iter().find(|m| m.number() == device.0);
-        let Some((id, state)) = found.map(|m| (m.id, m.state)) else {
-            return Answer::Done;
-        };
-        if !matches!(state, State::Faulty | State::Spare) || self.members.iter().count() < 2 {
-            return Answer::Cannot(Cannot::Device);
-        }
-        self.members.remove(id);
-        self.io.out.push(Command::Release(id));
-        self.notify(Notice::Changed);
-        Answer::Done
     }
 
     /// A member I/O of this room ended.
@@ -364,6 +368,7 @@ impl Array {
     pub(super) fn release_all(&mut self, now: Now, out: &mut Commands) {
         self.io.begin(now, std::mem::take(out));
         self.refuse_waiting();
+        self.refuse_changes();
         let members: Vec<MemberId> = self.members.iter().map(|m| m.id).collect();
         for member in members {
             self.io.out.push(Command::Release(member));
@@ -375,6 +380,9 @@ impl Array {
 
     /// A wish of this array is over.
     fn wish_over(&mut self, id: crate::cluster::WishId, failure: Option<&Failure>) {
-        self.update_over(id, failure);
+        match self.shared_mut().changes.remove(&id) {
+            Some(change) => self.change_over(&change, failure),
+            None => self.update_over(id, failure),
+        }
     }
 }

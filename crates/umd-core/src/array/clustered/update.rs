@@ -9,6 +9,7 @@
 //! A failure holds whoever says so: that another node has recorded it does not tell that all have
 //! followed, so it is recorded again.
 
+use super::changes::not_followed;
 use crate::array::Array;
 use crate::cluster::{Answer, Cannot, Desk, DeviceNumber, Event, Failure, Wish, WishId};
 use crate::member::State;
@@ -45,6 +46,12 @@ impl Update {
         }
     }
 
+    /// The name of another wish.
+    pub(super) fn next_wish(&mut self) -> WishId {
+        self.wishes += 1;
+        WishId(self.wishes)
+    }
+
     /// Whether superblocks are being written, or are about to be.
     pub(super) fn is_writing(&self) -> bool {
         self.writing
@@ -53,10 +60,15 @@ impl Update {
 
 impl Array {
     pub(super) fn recheck(&self, ids: Vec<WishId>) -> Answer {
-        match self.may_write() && self.metadata.owes() {
-            true => Answer::Holds(ids),
-            false => Answer::Holds(Vec::new()),
+        if !self.may_write() {
+            return Answer::Holds(Vec::new());
         }
+        let changes = &self.shared.as_ref().expect("in a cluster").changes;
+        let holds = |id: &WishId| match changes.get(id) {
+            Some(change) => self.still_holds(change),
+            None => self.metadata.owes(),
+        };
+        Answer::Holds(ids.into_iter().filter(holds).collect())
     }
 
     pub(super) fn update_over(&mut self, id: WishId, failure: Option<&Failure>) {
@@ -71,7 +83,8 @@ impl Array {
         match failure {
             None => self.metadata.confirm(),
             Some(Failure::Leaving) => self.lane.others_mut().unrecordable = true,
-            Some(Failure::Moot | Failure::Nodes(_)) => {}
+            Some(Failure::Nodes(_)) => self.tell_waiting(&not_followed(failure)),
+            Some(Failure::Moot) => {}
         }
     }
 
@@ -87,8 +100,7 @@ impl Array {
         if update.at != At::Idle || !owes {
             return moved;
         }
-        update.wishes += 1;
-        let id = WishId(update.wishes);
+        let id = update.next_wish();
         update.at = At::Wished(id);
         self.shared_mut().say(Event::Wish(id, Wish::Update));
         true

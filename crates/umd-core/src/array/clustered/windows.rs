@@ -227,11 +227,13 @@ impl Array {
         if let Turn::Held { again, .. } = &mut self.shared_mut().turn {
             *again = again.filter(|at| now < *at);
         }
-        let wants = self.may_write() && self.due_action().is_some();
+        let due = self.due_action().filter(|_| self.may_write());
         let shared = self.shared_mut();
         let held = matches!(shared.turn, Turn::Held { .. } | Turn::Wanted);
-        let waits = shared.spares_wait;
-        if !held || wants && !waits || self.sync.running().is_some() {
+        // As `may_begin_run` has it: else the turn is asked for and given back for ever.
+        let waits = |action| shared.spares_wait && action == SyncAction::Recover;
+        let wants = due.is_some_and(|action| !waits(action));
+        if !held || wants || self.sync.running().is_some() {
             return false;
         }
         self.end_turn();

@@ -4,7 +4,7 @@
 //!   Update        recheck  write   METADATA_UPDATED
 //!   AddDisk       recheck  NEWDISK*  apply*  write*  METADATA_UPDATED
 //!                                         * undo, METADATA_UPDATED
-//!   RemoveDisk    recheck  REMOVE  apply
+//!   RemoveDisk    recheck  REMOVE  apply  write  METADATA_UPDATED
 //!   ReAdd         recheck  RE_ADD  apply  write  METADATA_UPDATED
 //!   Resize        recheck  write*  METADATA_UPDATED*  value  CHANGE_CAPACITY  apply
 //!                                         * undo, METADATA_UPDATED
@@ -94,7 +94,13 @@ impl Errand {
                 &[Undo, Tell(Words::Metadata)]
             ),
             Errand::Wish(_, Wish::RemoveDisk(_)) => {
-                script!(&[Recheck, Tell(Words::Remove), Apply])
+                script!(&[
+                    Recheck,
+                    Tell(Words::Remove),
+                    Apply,
+                    Write,
+                    Tell(Words::Metadata)
+                ])
             }
             Errand::Wish(_, Wish::ReAdd(_)) => script!(&[
                 Recheck,

@@ -187,6 +187,11 @@ fn a_device_that_somebody_needs_is_not_removed_here_either() {
     let out = answers(&mut node, DONE, DONE);
     assert_eq!(asks(&out), Some(Task::Apply(WishId(1))));
     let out = feed(&mut node, 1, answer(Desk::Turn, Answer::Done));
+    assert_eq!(asks(&out), Some(Task::Write(vec![WishId(1)])));
+    let good = DeviceNumber(0);
+    let out = feed(&mut node, 1, answer(Desk::Turn, Answer::Written(good)));
+    assert_eq!(tells(&out), Some(Message::MetadataUpdated { good }));
+    let out = answers(&mut node, DONE, DONE);
     assert_eq!(ends(&out), Some(Ok(())));
 }
 

@@ -72,7 +72,7 @@ fn what_this_node_cannot_do_is_said_in_the_right_words() {
 fn an_administrator_is_told_how_to_stop_it_here() {
     let mut world = World::new(2).running(1);
     world.control(0, Control::Stop);
-    world.control(0, Control::Remove(MemberId(1)));
+    world.control(0, Control::ReadOnly(true));
     let said = &world.hosts[0].answers;
     assert!(
         said[0].contains("has to leave the cluster first"),

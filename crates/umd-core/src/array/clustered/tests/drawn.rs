@@ -4,6 +4,7 @@
 use super::world::{Lcg, World};
 use crate::array::clustered::Input;
 use crate::cluster::End;
+use crate::value::{Control, MemberId};
 
 struct Read {
     host: usize,
@@ -49,6 +50,7 @@ fn run(seed: u64) {
                 world.input(host, Input::Stop);
             }
             8 => notice(&mut world),
+            11 => change_members(&mut world, &mut draw, host, &mut losses),
             9 => restart(&mut world, host),
             10 => {
                 world.now.mono = world.now.mono + crate::value::Span::millis(700);
@@ -71,6 +73,21 @@ fn write(world: &mut World, draw: &mut Lcg, host: usize) {
     };
     if world.serves(host) && !world.is_busy(block) {
         world.write(host, block);
+    }
+}
+
+/// An administrator sets a disk faulty, or takes one out that has failed.
+fn change_members(world: &mut World, draw: &mut Lcg, host: usize, losses: &mut usize) {
+    if !world.serves(host) {
+        return;
+    }
+    let disk = draw.below(world.disks.len()) as u32;
+    if world.is_faulty(host, disk) {
+        world.control(host, Control::Remove(MemberId(disk)));
+    } else if *losses > 0 && draw.below(4) == 0 {
+        *losses -= 1;
+        let disk = world.disks.len() as u32 - 1 - *losses as u32;
+        world.control(host, Control::Fail(MemberId(disk)));
     }
 }
 
@@ -142,6 +159,8 @@ fn end(mut world: World, reads: &mut Vec<Read>) {
         let one = &world.hosts[host];
         if let Some(array) = one.array.as_ref().filter(|_| one.over.is_none()) {
             assert_eq!(array.node().waits(), [], "host {host} waits");
+            let (asked, told) = (one.asked, one.answers.len());
+            assert_eq!(asked, told, "host {host}: {:?}", one.answers);
         }
     }
     let disks = world.in_sync();

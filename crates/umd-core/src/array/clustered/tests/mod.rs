@@ -4,6 +4,7 @@ mod asked;
 mod door;
 mod drawn;
 mod follow;
+mod members;
 mod scenes;
 mod slots;
 mod walk;

@@ -684,7 +684,7 @@ fn a_check_is_run_under_windows_too() {
 #[test]
 fn what_changes_an_array_for_all_is_refused() {
     let mut world = World::new(3).running(1);
-    world.control(0, Control::Remove(MemberId(1)));
+    world.control(0, Control::ReadOnly(true));
     world.control(0, Control::Stop);
     let invalid = |text: &str| text.starts_with("Err(Invalid");
     assert!(world.hosts[0].answers.iter().all(|one| invalid(one)));

@@ -63,6 +63,8 @@ pub struct Host {
     pub replies: BTreeMap<u64, Result<Reply, RequestError>>,
     pub notices: Vec<Notice>,
     pub answers: Vec<String>,
+    /// How many controls it was given.
+    pub asked: usize,
     pub frozen: Option<Freeze>,
     pub ready: bool,
     pub over: Option<End>,
@@ -96,6 +98,8 @@ pub struct Host {
     pub tamper: Option<fn(&mut Setup)>,
     /// How it left.
     pub left: Option<Leave>,
+    /// Members it has let go.
+    pub released: BTreeSet<u32>,
 }
 
 /// What a block may hold.
@@ -348,7 +352,10 @@ impl World {
             }
             Command::Answer { result, .. } => one.answers.push(format!("{result:?}")),
             Command::Notify(notice) => one.notices.push(notice),
-            Command::Release(_) => {}
+            Command::Release(member) => {
+                let twice = !one.released.insert(member.0);
+                assert!(!twice, "host {host} lets {member:?} go twice");
+            }
             Command::Stopped => one.stopped = true,
         }
     }
@@ -466,6 +473,8 @@ impl World {
 
     fn look_at(&mut self, host: usize, io: &MemberIo) {
         let me = self.hosts[host].me.expect("only members touch disks");
+        let gone = self.hosts[host].released.contains(&io.member.0);
+        assert!(!gone, "host {host} has let it go: {io:?}");
         assert!(
             self.engine.members.contains_key(&host)
                 || self.hosts[host].paused
@@ -839,6 +848,7 @@ impl World {
     pub fn control(&mut self, host: usize, control: Control) {
         let id = ControlId(self.next);
         self.next += 1;
+        self.hosts[host].asked += 1;
         self.input(host, Input::Array(Event::Control(id, control)));
     }
 
