@@ -415,6 +415,10 @@ impl World<'_> {
                 self.undo_after(pause, Request::Thaw);
             }
             (Request::Thaw | Request::Idle, Ok(_)) => self.live_mut().frozen = false,
+            // It has become a raid0, which has nothing to sync.
+            (Request::Thaw | Request::Unlimit, Err(_)) if self.is_bare() => {
+                self.live_mut().frozen = false;
+            }
             (
                 Request::Stop
                 | Request::ReadWrite

@@ -529,6 +529,9 @@ impl<'a> World<'a> {
                 (id, MemberView::new(disk, sector, true, &self.disks))
             })
             .collect();
+        if status.level == 0 {
+            self.file_id = None;
+        }
         let dormant = self.is_started_dormant();
         self.live = Some(Live {
             lingering: None,

@@ -118,6 +118,11 @@ impl World<'_> {
         least.unwrap_or(u16::MAX)
     }
 
+    /// Whether a level with redundancy has become one without.
+    pub(super) fn is_bare(&self) -> bool {
+        self.options.rare.levels && self.geometry.level == 0
+    }
+
     /// What rows are, by what the engine says.
     fn geometry_in_force(&self) -> Geometry {
         let status = &self.live().status;
