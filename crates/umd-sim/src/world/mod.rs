@@ -59,6 +59,8 @@ pub use exhaust::Looked;
 use fork::ForkPlan;
 use host::{Client, Pending};
 pub(crate) use host::{Kind, Plan};
+#[cfg(feature = "museum")]
+pub(crate) use levels::number_of as level_number;
 use manual::Manual;
 pub use manual::{Ambush, Strike};
 use phases::Phase;
