@@ -437,7 +437,7 @@ const RAID: &[Entry] = &[
         "A reshape that had been interrupted began again at its beginning, over what it had moved \
          already.",
         "G9",
-        Rule::Reshape,
+        Rule::Content,
     ),
     entry(
         M44,
@@ -459,7 +459,7 @@ const RAID: &[Entry] = &[
         "How far a reshape was had been read before the lock under which that counts, and again \
          after it; a request was mapped by the geometry of before.",
         "G9",
-        Rule::Content,
+        Rule::Ack,
     ),
     entry(
         M48,
