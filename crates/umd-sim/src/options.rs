@@ -112,7 +112,7 @@ pub enum Action {
     ReadOnly,
     /// Has level faulty fail in one more way, or in none.
     Mode,
-    /// Makes the array one of another level or layout.
+    /// Makes it one of another level or layout.
     Level,
 }
 
@@ -610,11 +610,6 @@ impl Options {
         }
         (self.shorn, self.shreds, self.clones) = (true, true, true);
         self.emulated_fua = mix(self.seed);
-    }
-
-    /// All disks.
-    pub fn disks(&self) -> usize {
-        self.disk_sectors.len()
     }
 }
 

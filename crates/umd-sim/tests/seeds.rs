@@ -64,7 +64,8 @@ fn levels_and_layouts_change() {
     assert!(sum.crashes > 30 && sum.reads_checked > 20_000, "{sum:?}");
 }
 
-/// Seeds by which mistakes were found: a raid4 or raid0 of a layout that it cannot have (5102, 7572).
+/// Seeds by which mistakes were found: a raid4 or raid0 of a layout that it cannot have
+/// (5102, 7572).
 #[test]
 fn changes_that_found_something_stay_quiet() {
     for seed in [5102, 7572] {

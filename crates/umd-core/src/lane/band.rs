@@ -149,8 +149,8 @@ impl Band {
         let (lock, held) = lane.lock(index, (self.start, self.start + self.len));
         self.lock = Some(lock);
         if lane.shift().is_some() && rig.io.museum.on(Exhibit::M47) {
-            // M47 (25b3a8237a03): how far the reshape was had been asked for before the lock that it
-            // waits for, too, and rows were taken for what they were then.
+            // M47 (25b3a8237a03): how far the reshape was had been asked for before the lock,
+            // too, and rows were taken for what they were then.
             self.row = lane.row_at(self.start);
         }
         if held {

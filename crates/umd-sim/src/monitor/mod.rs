@@ -67,8 +67,8 @@ pub enum Rule {
     /// G13: no I/O after a member was released or the array stopped.
     Lifetime,
     /// G9: while everything is moved, nothing lands on what any superblock still needs where it
-    /// was; rows are believed to be moved when they are, durably, and hosts find and leave them where
-    /// all superblocks say.
+    /// was; rows are believed to be moved when they are, durably, and hosts find and leave them
+    /// where all superblocks say.
     Reshape,
     /// What a member in sync refused to write stands in its log before that is answered, and
     /// nothing else does: others hold it.

@@ -18,7 +18,7 @@ use std::ops::Range;
 use umd_core::array::{MemberIo, MemberRole, Purpose};
 use umd_core::value::MemberId;
 
-use super::media::Needs;
+use super::media::{Agreed, Needs};
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken, slot_of};
 use crate::layout::{Geometry, Moving, Place};
 use crate::metaview::{Shape, SuperView, Way};
@@ -63,7 +63,7 @@ impl Monitor {
             (view.data_offset, view.data_len) = (to, (view.data_len + from).saturating_sub(to));
         }
         self.geometry = new;
-        self.agreed = super::media::Agreed::default();
+        self.agreed = Agreed::default();
         Ok(())
     }
 
@@ -188,8 +188,8 @@ impl Monitor {
         };
         if !apart {
             let text = format!(
-                "{what} at sectors {range:?}: rows lie there from (to) {needed} on, by the least of \
-                 all superblocks, and those that were moved to (from) {live}"
+                "{what} at sectors {range:?}: rows lie there from (to) {needed} on, by the \
+                 least of all superblocks, and those that were moved to (from) {live}"
             );
             return broken(Rule::Reshape, text);
         }
@@ -248,8 +248,7 @@ impl Monitor {
         if rows.is_empty() {
             return Ok(());
         }
-        let by = claims.by;
-        let frontier = claims.frontier;
+        let Moving { by, frontier, .. } = claims;
         let moved = Geometry {
             moving: Some(Moving {
                 by,
@@ -282,13 +281,13 @@ impl Monitor {
                         _ => "is not what lay there",
                     };
                     let text = format!(
-                        "{what} claims that {rows:?} was moved, and sector {at} of slot {slot} {why}"
+                        "{what} claims that {rows:?} was moved, and {at} of slot {slot} {why}"
                     );
                     return broken(Rule::Reshape, text);
                 }
             }
         }
-        let agreed = super::media::Agreed::default();
+        let agreed = Agreed::default();
         let media = self.media(scene).as_if(&moved, &agreed);
         match media.disagreement(rows.clone(), Needs::InSync) {
             None => Ok(()),

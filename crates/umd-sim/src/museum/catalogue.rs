@@ -467,8 +467,8 @@ const RAID: &[Entry] = &[
             "486f60558607",
             "md/raid5: Check all disks in a stripe_head for reshape progress",
         ),
-        "Only the first sector of what was looked at told on which side of a reshape it lay, and it \
-         lay on both.",
+        "Only the first sector of what was looked at told on which side of a reshape it lay, and \
+         it lay on both.",
         "G9",
         Rule::Reshape,
     ),

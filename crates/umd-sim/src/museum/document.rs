@@ -46,7 +46,7 @@ const TAIL: &str = "
 | M32 | the engine has no such decision: a write is addressed by the members as they are at that \
 moment, and a unit that met a failure writes nothing |
 | M38, M39, M40 | no partial parity log and no journal yet |
-| M45 | nothing is rebuilt while an array is reshaped, and no array gets fewer devices by a reshape |
+| M45 | nothing is rebuilt while an array is reshaped, and no reshape takes devices away |
 | M46, M49 | the number of members that a reshape works on does not change |
 | M50 | one value holds the reshape that there is |
 | M64 | the refusal is there; all simulated disks of an array have sectors of one size, of 512 or \

@@ -61,8 +61,8 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
         ),
         M44 => new(
             changing(with_spares(plain(5, 3), 1)),
-            "while the layout of a RAID5 is being changed a member is to be replaced, and the power \
-             goes",
+            "while the layout of a RAID5 is being changed a member is to be replaced, and the \
+             power goes",
             amid([
                 start(admin(Admin::Replace(0))),
                 sleep_ms(10),
@@ -87,8 +87,8 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
         ),
         M48 => new(
             five(),
-            "the power goes while a RAID5 is written and its layout changed; it is resynced on both \
-             sides of where the reshape was",
+            "the power goes while a RAID5 is written and its layout changed; it is resynced on \
+             both sides of where the reshape was",
             amid([
                 start(write(0..8)),
                 until(data_writes()),
@@ -98,7 +98,14 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
                 read_all(),
             ]),
         ),
-        U60 => new(
+        _ => ours(exhibit),
+    }
+}
+
+fn ours(exhibit: Exhibit) -> Scene {
+    let five = || changing(plain(5, 3));
+    match exhibit {
+        Exhibit::U60 => new(
             changing(plain(0, 2)),
             "a RAID0 is to become a RAID4 of a layout that only a RAID5 has",
             [
@@ -111,7 +118,7 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
                 read_all(),
             ],
         ),
-        U61 => {
+        Exhibit::U61 => {
             let mut options = five();
             options.layout = 5;
             new(

@@ -434,8 +434,8 @@ pub(super) const OURS: &[Entry] = &[
             "a raid0 and a raid4 have one layout",
         ),
         "A RAID0 was asked to become a RAID4 of a layout by number, as a RAID5 has them: it was \
-         reshaped, and such a RAID4 is none that assembles. A RAID4 that was to become such a RAID0 \
-         ended the engine.",
+         reshaped, and such a RAID4 is none that assembles. A RAID4 that was to become such a \
+         RAID0 ended the engine.",
         "it assembles",
         Rule::Error,
     ),
@@ -445,9 +445,9 @@ pub(super) const OURS: &[Entry] = &[
             "found in review",
             "a raid0 is one on all its members before it is written",
         ),
-        "The power went when one member said that the RAID5 was a RAID0. Superblocks of a RAID0 are \
-         not written for writes, so it stayed so, and without that member parity that nobody had \
-         kept passed for parity.",
+        "The power went when one member said that the RAID5 was a RAID0. Superblocks of a RAID0 \
+         are not written for writes, so it stayed so, and without that member parity that nobody \
+         had kept passed for parity.",
         "G9",
         Rule::Reshape,
     ),

@@ -4,6 +4,11 @@ use super::{Action, Ending, Fault, LIES, OLD, Options, Trigger};
 use crate::rng::{Rng, Stream, mix};
 
 impl Options {
+    /// All disks.
+    pub fn disks(&self) -> usize {
+        self.disk_sectors.len()
+    }
+
     /// Whether the array of this seed can become another one.
     pub fn has_levels(&self) -> bool {
         matches!(self.level, 0 | 4..=6) && self.minor != OLD && !self.rare.alone

@@ -529,9 +529,6 @@ impl<'a> World<'a> {
                 (id, MemberView::new(disk, sector, true, &self.disks))
             })
             .collect();
-        if status.level == 0 {
-            self.file_id = None;
-        }
         let dormant = self.is_started_dormant();
         self.live = Some(Live {
             lingering: None,
@@ -561,10 +558,7 @@ impl<'a> World<'a> {
         if dormant {
             self.live_mut().monitor.note_resting(true);
         }
-        if self.options.rare.levels {
-            self.live_mut().monitor.expect_changes();
-        }
-        self.follow_shape()?;
+        self.begin_to_follow()?;
         self.tell_file();
         self.pretence = Pretence::of(&self.options);
         let live = self.live.as_mut().expect("it was just set");

@@ -167,6 +167,18 @@ impl World<'_> {
         self.counts.moves += u64::from(old.moving != new.moving && new.moving.is_some());
     }
 
+    /// The array has been started, as whatever superblocks say it is.
+    pub(super) fn begin_to_follow(&mut self) -> Verdict {
+        if self.live().status.level == 0 {
+            // It has no use for a bitmap.
+            self.file_id = None;
+        }
+        if self.options.rare.levels {
+            self.live_mut().monitor.expect_changes();
+        }
+        self.follow_shape()
+    }
+
     /// The array may have become another one, or a reshape may have come further.
     pub(super) fn follow_shape(&mut self) -> Verdict {
         if !self.options.rare.levels {
