@@ -821,28 +821,6 @@ fn superblocks_that_contradict_each_other_are_not_mixed() {
             assert_eq!(used, Ok(0), "{what}");
         }
     }
-    // Onto its bitmap.
-    let (mut bits, _) = filled(&Shape {
-        bitmap: true,
-        ..shape(Level::Raid5, 2, 4)
-    });
-    bits.holds = Some(Purpose::Reshape);
-    bits.ask(Control::Level(with(Level::Raid5, 5)));
-    bits.kill();
-    (bits.holds, bits.kept_back) = (None, Default::default());
-    let plan = bits.plan().expect("a plan");
-    assert_eq!((plan.degraded(), plan.reshape.is_some()), (0, true));
-    edit(&mut bits, 1, &|fields| {
-        let bitmap = fields.bitmap_sector().expect("it has one");
-        let to = i32::try_from(bitmap + 1).expect("near the start");
-        let from = i32::try_from(fields.data_offset_sectors).expect("near the start");
-        fields.new_offset_sectors = to - from;
-    });
-    let plan = bits.plan();
-    assert!(
-        plan.is_err() || plan.as_ref().map(|plan| plan.degraded()) == Ok(1),
-        "{plan:?}"
-    );
     // One update behind, and not yet told: it is taken.
     world.disks = whole.clone();
     edit(&mut world, 1, &|fields| {
