@@ -8,10 +8,14 @@
 //!   A --/chunk--> C, o;  C --/k--> row S, index i;  i --table of S--> slot;  S*chunk+o = relative
 //! ```
 
+mod moving;
+
 use std::cell::OnceCell;
 use std::rc::Rc;
 
 use smallvec::{SmallVec, smallvec};
+
+pub use moving::{Moving, device_ranges, device_sector};
 
 /// The places of a sector.
 pub type Places = SmallVec<[Place; 4]>;
@@ -57,6 +61,8 @@ pub struct Geometry {
     pub chunk_sectors: u64,
     /// Used part of each member; RAID0, linear: the room of each member, in slot order.
     pub member_sectors: Vec<u64>,
+    /// A reshape on its way.
+    pub moving: Option<Moving>,
     /// What follows from all that, once it was asked for: empty in a geometry of a new shape.
     pub known: Known,
 }
@@ -318,11 +324,11 @@ impl Geometry {
         let n = u64::from(self.slots);
         let (p, q) = self.parity_slots(row);
         let data = (0..self.data_slots())
-            .map(|index| self.data_slot(index, p, q) as u16)
+            .map(|index| self.data_slot(row, index, (p, q)) as u16)
             .collect();
         let mut exponent = vec![0; self.slots as usize];
         if let Some(q) = q {
-            let ddf = matches!(self.layout, 8..=10);
+            let ddf = matches!(self.layout_of(row), 8..=10);
             let mut next = 0;
             for step in 1..=n {
                 let slot = (q + step) % n;
@@ -342,14 +348,15 @@ impl Geometry {
 
     fn parity_slots(&self, row: u64) -> (u64, Option<u64>) {
         let n = u64::from(self.slots);
+        let layout = self.layout_of(row);
         if self.level != 6 {
             return (
-                self.parity5(if self.level == 4 { 5 } else { self.layout }, row, n),
+                self.parity5(if self.level == 4 { 5 } else { layout }, row, n),
                 None,
             );
         }
         let left = n - 1 - row % n;
-        match self.layout {
+        match layout {
             0 | 2 => (left, Some((left + 1) % n)),
             1 | 3 | 8 => (row % n, Some((row % n + 1) % n)),
             4 => (0, Some(1)),
@@ -359,7 +366,7 @@ impl Geometry {
                 (p, Some((p + 1) % n))
             }
             10 => (left, Some((left + n - 1) % n)),
-            16..=20 => (self.parity5(self.layout - 16, row, n - 1), Some(n - 1)),
+            16..=20 => (self.parity5(layout - 16, row, n - 1), Some(n - 1)),
             other => panic!("no RAID6 layout {other}"),
         }
     }
@@ -374,10 +381,10 @@ impl Geometry {
         }
     }
 
-    fn data_slot(&self, index: u64, p: u64, q: Option<u64>) -> u64 {
+    fn data_slot(&self, row: u64, index: u64, (p, q): (u64, Option<u64>)) -> u64 {
         let n = u64::from(self.slots);
         let shift = |parity: u64, by: u64| if index >= parity { index + by } else { index };
-        match (self.level, self.layout) {
+        match (self.level, self.layout_of(row)) {
             (4, _) | (5, 5) | (6, 5) => index,
             (5, 0 | 1) => shift(p, 1),
             (5, 2 | 3) => (p + 1 + index) % n,
@@ -411,7 +418,7 @@ impl Geometry {
                 let (row, index) = (chunk / self.data_slots(), chunk % self.data_slots());
                 let (p, q) = self.parity_slots(row);
                 smallvec![Place {
-                    slot: self.data_slot(index, p, q) as u16,
+                    slot: self.data_slot(row, index, (p, q)) as u16,
                     relative_sector: row * self.chunk_sectors + o,
                 }]
             }
@@ -584,6 +591,7 @@ mod tests {
             slots,
             chunk_sectors: 8,
             member_sectors: vec![8 * 20; slots as usize],
+            moving: None,
             known: Known::default(),
         }
     }
@@ -793,6 +801,7 @@ mod tests {
             slots: 4,
             chunk_sectors: 32,
             member_sectors: vec![9872, 5872, 14072, 9872],
+            moving: None,
             known: Known::default(),
         };
         assert_eq!(g(1).array_sectors(), 9856 + 5856 + 14048 + 9856);

@@ -32,6 +32,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
   --old       every array has metadata 0.90 (drawn: one in ten)
   --faulty    every array is one of level faulty (drawn: one of 38)
   --bitmap-file   every array with redundancy has its bitmap in a file (drawn: one in eleven)
+  --levels    only seeds whose arrays can become others; they do, again and again (drawn: none)
   --halves    mirrors lose power often, while they are rebuilt, wear out or fail (drawn: few do)
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
@@ -53,6 +54,7 @@ struct Args {
     runs: Option<u64>,
     forks: Option<u64>,
     halves: bool,
+    levels: bool,
     lies: bool,
     old: bool,
     bitmap_file: bool,
@@ -85,6 +87,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
             "--halves" => args.halves = true,
+            "--levels" => args.levels = true,
             "--lies" => args.lies = true,
             "--old" => args.old = true,
             "--bitmap-file" => args.bitmap_file = true,
@@ -127,6 +130,9 @@ fn options_of(seed: u64, args: &Args) -> Options {
     if args.lockless {
         options.use_states();
     }
+    if args.levels {
+        options.change_levels();
+    }
     if let Some(points) = args.forks {
         options.forks.points = points;
         options.forks.images = options.forks.images.max(4);
@@ -143,6 +149,7 @@ fn forced(args: &Args) -> String {
         (args.halves, " --halves"),
         (args.lies, " --lies"),
         (args.lockless, " --lockless"),
+        (args.levels, " --levels"),
     ];
     let said = words.iter().filter(|(said, _)| *said);
     said.map(|(_, word)| *word).collect()
@@ -278,6 +285,7 @@ fn run_many(args: &Args) -> ExitCode {
     let count = args.seeds.unwrap_or(u64::MAX);
     let show = args.show.unwrap_or(3);
     let (mut ran, mut failed, mut refused, mut images) = (0, 0, 0, 0);
+    let (mut changes, mut moves) = (0, 0);
     for seed in args.start..args.start.saturating_add(count) {
         if limit.is_some_and(|limit| began.elapsed() >= limit) {
             break;
@@ -291,6 +299,9 @@ fn run_many(args: &Args) -> ExitCode {
         if args.old && options_of(seed, args).minor != OLD {
             continue;
         }
+        if args.levels && !options_of(seed, args).has_levels() {
+            continue;
+        }
         let twice = seed % TWICE_EVERY == 0;
         let outcome = match twice {
             true => run_options_twice(&options_of(seed, args), &Shipped),
@@ -299,6 +310,8 @@ fn run_many(args: &Args) -> ExitCode {
         ran += 1;
         refused += outcome.counts.refusals;
         images += outcome.counts.images;
+        changes += outcome.counts.changes;
+        moves += outcome.counts.moves;
         if let Some(violation) = &outcome.violation {
             failed += 1;
             if failed <= show {
@@ -318,6 +331,9 @@ fn run_many(args: &Args) -> ExitCode {
         "{ran} seeds and {images} crash images, {failed} failed, {refused} refusals that had to \
          be, {rate:.1} seeds/s"
     );
+    if args.levels {
+        println!("{changes} changes of level or layout, in {moves} steps");
+    }
     if failed == 0 {
         ExitCode::SUCCESS
     } else {

@@ -3,12 +3,14 @@
 //! Only the few fields the order rules speak about, straight from their byte offsets (facts:
 //! superblocks sections 2, 4 and 11, bitmap sections 1, 4, 10), independent of the engine's parser.
 
+mod moved;
 mod old;
 
 use std::ops::Range;
 
 use crate::disk::SimDisk;
 use crate::stamp::SECTOR;
+pub use moved::{Shape, Way};
 use old::Old;
 
 /// Stands for version 0.90 where the minor of version 1 would stand.

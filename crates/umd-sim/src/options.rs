@@ -4,6 +4,7 @@
 //! out (swarm testing), so that what is left happens often and in many orders.
 
 mod halfway;
+mod leveled;
 mod worn;
 
 use std::collections::BTreeSet;
@@ -111,6 +112,8 @@ pub enum Action {
     ReadOnly,
     /// Has level faulty fail in one more way, or in none.
     Mode,
+    /// Makes it one of another level or layout.
+    Level,
 }
 
 const ACTIONS: [Action; 9] = [
@@ -612,11 +615,6 @@ impl Options {
         }
         (self.shorn, self.shreds, self.clones) = (true, true, true);
         self.emulated_fua = mix(self.seed);
-    }
-
-    /// All disks.
-    pub fn disks(&self) -> usize {
-        self.disk_sectors.len()
     }
 }
 

@@ -271,6 +271,7 @@ fn parse_admin(text: &str) -> Option<Admin> {
         "readwrite" => Admin::ReadWrite,
         "limit" => Admin::Limit(digits.parse().ok()?),
         "mode" => Admin::Mode(digits.parse().ok()?),
+        "level" => Admin::Level(digits.parse().ok()?),
         _ => return None,
     })
 }
@@ -316,6 +317,7 @@ fn admin_text(admin: Admin) -> String {
         Admin::ReadWrite => "readwrite".into(),
         Admin::Limit(number) => format!("limit{number}"),
         Admin::Mode(layout) => format!("mode{layout}"),
+        Admin::Level(number) => format!("level{number}"),
     }
 }
 

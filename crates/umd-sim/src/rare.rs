@@ -6,6 +6,7 @@
 //!   tardy   a stop meets superblocks that take long                world/tardy.rs
 //!   dormant    it is started read-auto                             world/rest.rs
 //!   embedded   it is suspended and stopped beside what goes on     world/rest.rs
+//!   levels     it becomes one of another level or layout           world/levels.rs
 //! ```
 
 use crate::options::Options;
@@ -36,6 +37,8 @@ pub struct Rare {
     pub embedded: bool,
     /// The last member of a new array has been rebuilt so far, on blank disks; 0: it is in sync.
     pub begun_sectors: u64,
+    /// Its level and layout change while it runs.
+    pub levels: bool,
 }
 
 impl Options {

@@ -60,6 +60,8 @@ pub enum Stream {
     Halfway,
     /// When whoever runs the array suspends it, goes on or stops, beside what goes on.
     Embedder(u16),
+    /// Which levels and layouts an array is to have.
+    Levels,
 }
 
 impl Stream {
@@ -90,6 +92,7 @@ impl Stream {
             Stream::Embedder(boot) => (43, boot, 0),
             Stream::Halfway => (44, 0, 0),
             Stream::Worn => (60, 0, 0),
+            Stream::Levels => (61, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

@@ -203,7 +203,9 @@ pub(crate) fn start_core(
         why: refusal.to_string(),
         write_hole: matches!(refusal.kind, RefusalKind::NotEnoughWhileUnclean { .. }),
     })?;
-    let bitmap_area = match how.file {
+    // A raid0 has no use for one: whoever runs the core leaves it alone.
+    let file = how.file.filter(|_| plan.geometry.is_redundant());
+    let bitmap_area = match file {
         Some((id, disk)) => Some(take_file(id, disk, &mut plan, &facts)?),
         None => bitmap_area(&plan.bitmap, candidates, &facts),
     };
@@ -215,7 +217,7 @@ pub(crate) fn start_core(
         options: Options {
             museum,
             read_auto: how.read_auto,
-            bitmap_file: how.file.map(|(id, _)| (id, "bits".into())),
+            bitmap_file: file.map(|(id, _)| (id, "bits".into())),
             ..Options::default()
         },
     };

@@ -1,7 +1,7 @@
 //! The shipped core in the tunnel: a hundred seeds with every push.
 
 use umd_sim::options::Options;
-use umd_sim::run::{Show, run_seed, run_twice};
+use umd_sim::run::{Show, run_options, run_seed, run_twice};
 use umd_sim::shipped::Shipped;
 use umd_sim::world::Counts;
 
@@ -11,6 +11,8 @@ fn add(sum: &mut Counts, counts: Counts) {
     sum.faults += counts.faults;
     sum.crashes += counts.crashes;
     sum.reads_checked += counts.reads_checked;
+    sum.changes += counts.changes;
+    sum.moves += counts.moves;
 }
 
 #[test]
@@ -35,6 +37,43 @@ fn a_hundred_seeds() {
         "{sum:?}"
     );
     assert!(sum.faults > 50, "{sum:?}");
+}
+
+/// Arrays that become others while hosts are at work, members fail and the power goes.
+#[test]
+fn levels_and_layouts_change() {
+    let mut sum = Counts::default();
+    let of = |seed| {
+        let mut options = Options::draw(seed);
+        options.change_levels();
+        options
+    };
+    for seed in (0..60).filter(|seed| of(*seed).rare.levels) {
+        let outcome = run_options(of(seed), &Shipped, Show::Tail);
+        if let Some(violation) = outcome.violation {
+            panic!(
+                "seed {seed}: {violation}\n{:?}\n{}\nrepeat with: cargo xtask sim --seed {seed} \
+                 --levels --trace",
+                of(seed),
+                outcome.tail.join("\n")
+            );
+        }
+        add(&mut sum, outcome.counts);
+    }
+    assert!(sum.changes > 30 && sum.moves > 200, "{sum:?}");
+    assert!(sum.crashes > 30 && sum.reads_checked > 20_000, "{sum:?}");
+}
+
+/// Seeds by which mistakes were found: a raid4 or raid0 of a layout that it cannot have
+/// (5102, 7572).
+#[test]
+fn changes_that_found_something_stay_quiet() {
+    for seed in [5102, 7572] {
+        let mut options = Options::draw(seed);
+        options.change_levels();
+        let outcome = run_options(options, &Shipped, Show::Hash);
+        assert_eq!(outcome.violation, None, "seed {seed}");
+    }
 }
 
 #[test]

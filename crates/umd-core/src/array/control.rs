@@ -477,7 +477,10 @@ impl Array {
         let rows = (fields.level, fields.layout, fields.chunk_sectors)
             == (info.level, info.layout, info.chunk_sectors);
         let disks = info.level == Level::Raid1 || fields.raid_disks == u32::from(info.raid_disks);
+        // U62: who had left before a reshape was taken back by the bitmap, with its data where it
+        // lay then.
         rows && disks && !fields.features.contains(Features::RESHAPE_ACTIVE)
+            || self.io.museum.on(Exhibit::U62)
     }
 
     /// Whether a returning member knows every in-sync member in the slot it has here. One that

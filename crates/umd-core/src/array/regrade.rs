@@ -24,7 +24,8 @@ use super::reshape::Reshape;
 use crate::geometry::{Conversion, Geometry, Raid0, Raid456, Shape, convert};
 use crate::member::{Member, State};
 use crate::value::{
-    Command, ControlError, ControlId, ControlReply, LevelWish, MemberId, Notice, Slot, SyncAction,
+    Command, ControlError, ControlId, ControlReply, Exhibit, LayoutWish, LevelWish, MemberId,
+    Notice, Slot, SyncAction,
 };
 
 /// The most that data is moved by: more makes fewer updates, and leaves less room for next time.
@@ -119,7 +120,7 @@ impl Array {
 
     fn may_regrade(&self, wish: &LevelWish) -> Result<Conversion, ControlError> {
         let shape = self.shape();
-        let made = convert(shape, wish.level, wish.layout);
+        let made = self.converted(shape, wish);
         let conversion = made.map_err(ControlError::Invalid)?;
         self.writable()?;
         self.may_change_level()?;
@@ -150,6 +151,20 @@ impl Array {
             self.room_to_move(chunk)?;
         }
         Ok(conversion)
+    }
+
+    fn converted(&self, shape: Shape, wish: &LevelWish) -> Result<Conversion, String> {
+        let made = convert(shape, wish.level, wish.layout);
+        // U60: a raid4, or a raid0, was to get a layout that only a raid5 has.
+        let bare = matches!(wish.level, Level::Raid0 | Level::Raid4);
+        match wish.layout {
+            LayoutWish::Number(layout) if bare && self.io.museum.on(Exhibit::U60) => {
+                let made = convert(shape, wish.level, LayoutWish::Preserve)?;
+                let reshape = made.first.map(|_| layout);
+                Ok(Conversion { reshape, ..made })
+            }
+            _ => made,
+        }
     }
 
     /// Whether the array is one that can change now, whatever into.

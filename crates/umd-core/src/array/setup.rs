@@ -97,7 +97,7 @@ impl Array {
         let mut io = Io::new(pool);
         io.museum = museum;
         io.bad.exhibit(museum);
-        io.bad.set_bitmap(bitmap_sectors(&plan.bitmap));
+        io.bad.set_bitmap(plan.bitmap.area_sectors());
         let members = members_of(&plan, facts, &mut io);
         let members = agreed_on_bitmap(members, plan.reference);
         let members = agreed_on_shape(members, plan.reference);
@@ -167,7 +167,8 @@ fn metadata_of(
     }
     if is_uneven(members, plan) {
         metadata.note_uneven();
-        if !redundant {
+        // U61: a raid5 that a crash left half a raid0 stayed so on its members.
+        if !redundant && !museum.on(Exhibit::U61) {
             // Nothing else would ever write them: a change of level that a crash cut short would
             // leave some members telling of parity that nobody keeps. Before any write goes in.
             metadata.note_fault();
@@ -376,16 +377,6 @@ fn agreed_on_shape(mut members: Members, reference: MemberId) -> Members {
     members
 }
 
-/// How long the bitmap on each member is.
-fn bitmap_sectors(plan: &BitmapPlan) -> u64 {
-    match plan {
-        BitmapPlan::None => 0,
-        BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
-            superblock.area_sectors(superblock.regions(superblock.fields.sync_size_sectors))
-        }
-    }
-}
-
 /// Where the plan's bitmap lies; where there is none the answer means nothing.
 fn place_of(plan: &Plan, reference: &SuperblockV1, options: &Options) -> Place {
     let source = match &plan.bitmap {
@@ -409,7 +400,7 @@ fn place_of(plan: &Plan, reference: &SuperblockV1, options: &Options) -> Place {
 
 /// How far behind the first bitmap that of a node lies.
 fn slot_offset(plan: &Plan, node: Option<u16>) -> i32 {
-    let each = bitmap_sectors(&plan.bitmap);
+    let each = plan.bitmap.area_sectors();
     let offset = node.map_or(0, |slot| u64::from(slot) * each);
     i32::try_from(offset).expect("all bitmaps lie before the data")
 }

@@ -337,7 +337,7 @@ impl<'a> Lineup<'a> {
             self.resync_offset(verdict, fields, wish, &mut warnings)?;
         let geometry = self.geometry(&reference, wish.museum)?;
         let bitmap = self.bitmap(&reference, wish, &mut warnings)?;
-        let reshape = self.reshape(&reference)?;
+        let reshape = self.reshape(&reference, bitmap.area_sectors(), wish.museum)?;
         let bitmap_version = match &bitmap {
             BitmapPlan::None => None,
             BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
@@ -462,10 +462,15 @@ impl<'a> Lineup<'a> {
     }
 
     /// How the reshape goes on that was under way.
-    fn reshape(&self, reference: &Candidate<'_>) -> Result<Option<ReshapePlan>, RefusalKind> {
+    fn reshape(
+        &self,
+        reference: &Candidate<'_>,
+        bitmap_sectors: u64,
+        museum: Museum,
+    ) -> Result<Option<ReshapePlan>, RefusalKind> {
         let used = self.members().chain(&self.replacements);
         let used: Vec<Candidate<'_>> = used.copied().collect();
-        reshape::plan(reference, &used).map_err(|(what, one)| {
+        reshape::plan(reference, &used, bitmap_sectors, museum).map_err(|(what, one)| {
             let member = one.name().to_owned();
             RefusalKind::NotSupported { what, member }
         })

@@ -160,6 +160,18 @@ pub enum BitmapPlan {
     },
 }
 
+impl BitmapPlan {
+    /// How long the bitmap on each member is, in sectors.
+    pub(crate) fn area_sectors(&self) -> u64 {
+        match self {
+            BitmapPlan::None => 0,
+            BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
+                superblock.area_sectors(superblock.regions(superblock.fields.sync_size_sectors))
+            }
+        }
+    }
+}
+
 impl Plan {
     /// True when redundancy may be inconsistent, so that a resync is needed.
     pub fn is_unclean(&self) -> bool {

@@ -8,6 +8,7 @@ use umd_format::{Level, Role, space};
 
 use super::select::Candidate;
 use crate::geometry::{Geometry, Raid456, Shape, same_bytes};
+use crate::value::{Exhibit, Museum};
 
 /// How a reshape goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,10 +149,13 @@ pub(super) fn is_one_step(newer: &Fields, older: &Fields) -> bool {
     }
 }
 
-/// The plan of a reshape, or who stands against it, and why.
+/// The plan of a reshape, or who stands against it, and why. `bitmap_sectors`: of the bitmap on
+/// each member.
 pub(super) fn plan<'a>(
     reference: &Candidate<'a>,
     members: &[Candidate<'a>],
+    bitmap_sectors: u64,
+    museum: Museum,
 ) -> Result<Option<ReshapePlan>, (String, Candidate<'a>)> {
     let fields = &reference.superblock.fields;
     if !is_active(fields) {
@@ -159,8 +163,12 @@ pub(super) fn plan<'a>(
     }
     let map = new_map(fields).expect("others were refused");
     let backwards = backwards(fields);
-    let frontier_sectors = frontier(fields, &map);
     let begin = if backwards { map.dev_sectors() } else { 0 };
+    // M43 (873f50ece41a): a reshape that had been frozen began again at its beginning.
+    let frontier_sectors = match museum.on(Exhibit::M43) {
+        true => begin,
+        false => frontier(fields, &map),
+    };
     let mut distance_sectors = u64::MAX;
     for member in members {
         let own = &member.superblock.fields;
@@ -178,7 +186,7 @@ pub(super) fn plan<'a>(
         let distance = u64::from(by.unsigned_abs());
         let room = match backwards {
             true => own.data_size_sectors.saturating_sub(map.dev_sectors()),
-            false => space::free_before_data(member.superblock.format(), own, 0),
+            false => space::free_before_data(member.superblock.format(), own, bitmap_sectors),
         };
         if !right || distance < map.chunk_sectors() || distance > room {
             let what = "a reshape that is under way and moves this member where it cannot";

@@ -145,7 +145,8 @@ pub fn convert(from: Shape, to: Level, wish: LayoutWish) -> Result<Conversion, S
     }
     let first = takeover(from, to).ok_or_else(few)?;
     let wanted = match (wish, to) {
-        (LayoutWish::Preserve, _) => first.layout,
+        // They have one layout, whatever is wished.
+        (_, Level::Raid0 | Level::Raid4) | (LayoutWish::Preserve, _) => first.layout,
         (LayoutWish::Number(layout), _) => layout,
         (_, Level::Raid5) => LEFT_SYMMETRIC,
         (_, Level::Raid6) => from.layout,
@@ -432,6 +433,8 @@ mod tests {
             (shape(R0, 2, 3), R6, LayoutWish::Default, "raid5 first"),
             (shape(R4, 0, 3), R6, LayoutWish::Default, "raid5 first"),
             (shape(R6, 2, 5), R6, LayoutWish::Default, "already"),
+            (shape(R4, 0, 4), R0, number(1), "cannot get layout 1"),
+            (shape(R0, 2, 3), R4, number(3), "cannot get layout 3"),
             (shape(R6, 2, 5), R6, number(2), "already"),
             (shape(R6, 2, 5), R6, number(7), "cannot get layout 7"),
             (shape(R5, 2, 5), R5, number(6), "cannot get layout 6"),

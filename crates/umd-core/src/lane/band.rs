@@ -149,6 +149,11 @@ impl Band {
     pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let (lock, held) = lane.lock(index, (self.start, self.start + self.len));
         self.lock = Some(lock);
+        if lane.shift().is_some() && rig.io.museum.on(Exhibit::M47) {
+            // M47 (25b3a8237a03): how far the reshape was had been asked for before the lock,
+            // too, and rows were taken for what they were then.
+            self.row = lane.row_at(self.start);
+        }
         if held {
             self.locked(lane, rig, index)
         } else {
@@ -167,7 +172,7 @@ impl Band {
         }
         self.since = now;
         self.epoch = rig.epoch.number;
-        if lane.shift().is_some() {
+        if lane.shift().is_some() && !rig.io.museum.on(Exhibit::M47) {
             self.row = lane.row_at(self.start);
         }
         // M30 (9c4bdf697c39): with two members missing, one of them being rebuilt, what it held was

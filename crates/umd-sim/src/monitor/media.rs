@@ -9,7 +9,7 @@ use umd_core::array::Purpose;
 use umd_core::value::MemberId;
 
 use crate::disk::{PAGE_SECTORS, SimDisk, Write};
-use crate::layout::{Geometry, Place, Row, parity_agrees};
+use crate::layout::{Geometry, Moving, Place, Row, device_ranges, device_sector, parity_agrees};
 use crate::metaview::{BitmapView, LogView, Mark};
 use crate::oracle::Oracle;
 use crate::stamp::SECTOR;
@@ -23,6 +23,8 @@ pub struct Column<'a> {
     pub disk: &'a SimDisk,
     /// Where its data starts.
     pub data_offset: u64,
+    /// What has been moved of it lies elsewhere.
+    pub moving: Option<Moving>,
     /// Its content counts below this relative sector.
     pub valid_below: u64,
     /// Its bad-block log, if something is in it.
@@ -30,9 +32,14 @@ pub struct Column<'a> {
 }
 
 impl Column<'_> {
+    /// The device sector of a relative one.
+    fn at(&self, relative: u64) -> u64 {
+        device_sector(self.moving, self.data_offset, relative)
+    }
+
     /// Whether its bad-block log names any of these relative sectors: what lies there says nothing.
     fn is_bad(&self, relative: u64, len: u64) -> bool {
-        let from = self.data_offset + relative;
+        let from = self.at(relative);
         self.log
             .is_some_and(|log| log.names(self.disk, from..from + len))
     }
@@ -149,6 +156,15 @@ impl<'a> Media<'a> {
         self
     }
 
+    /// The same media, as if everything lay by this geometry.
+    pub fn as_if(mut self, geometry: &'a Geometry, agreed: &'a Agreed) -> Media<'a> {
+        for column in self.columns.iter_mut().flatten() {
+            column.moving = geometry.moving;
+        }
+        (self.geometry, self.agreed) = (geometry, agreed);
+        self
+    }
+
     /// Whether what lies together at a sector of the walk may differ.
     fn may_differ(&self, walk: u64) -> bool {
         let Some(excuses) = &self.excuses else {
@@ -156,7 +172,7 @@ impl<'a> Media<'a> {
         };
         let untouched = |sector: u64| excuses.oracle.is_untouched(sector);
         let damaged = |(column, relative): &(&Column<'a>, u64)| {
-            let at = column.data_offset + relative;
+            let at = column.at(*relative);
             let mut cached = column.disk.cache().range(at, at + 1);
             let mut flying = column.disk.writes_in_flight();
             let mended = |write: &Write| matches!(write.purpose, Purpose::Rewrite);
@@ -231,8 +247,13 @@ impl<'a> Media<'a> {
     }
 
     fn unsettled_on(column: &Column<'a>, range: Range<u64>) -> Option<String> {
-        let start = column.data_offset + range.start;
-        let end = column.data_offset + range.end.min(column.valid_below);
+        let range = range.start..range.end.min(column.valid_below);
+        let pieces = device_ranges(column.moving, column.data_offset, range);
+        let mut pieces = pieces.into_iter();
+        pieces.find_map(|piece| Media::unsettled_between(column, piece))
+    }
+
+    fn unsettled_between(column: &Column<'a>, Range { start, end }: Range<u64>) -> Option<String> {
         let show = |write: &Write, how: &str| {
             format!(
                 "{:?} of {}..{} on {:?} is {how}",
@@ -271,10 +292,8 @@ impl<'a> Media<'a> {
     /// Whether host data for these sectors of the walk is in flight or volatile.
     fn is_busy(&self, walk: u64, len: u64) -> bool {
         self.holders(walk).into_iter().any(|(column, relative)| {
-            let (start, end) = (
-                column.data_offset + relative,
-                column.data_offset + relative + len,
-            );
+            let start = column.at(relative);
+            let end = start + len;
             let of_the_host = |write: &Write| {
                 matches!(
                     write.purpose,
@@ -291,7 +310,7 @@ impl<'a> Media<'a> {
     }
 
     fn page(column: &Column<'a>, relative: u64, len: u64) -> Option<&'a [u8]> {
-        let page = column.disk.durable().page(column.data_offset + relative)?;
+        let page = column.disk.durable().page(column.at(relative))?;
         let at = (relative % PAGE_SECTORS) as usize * SECTOR;
         Some(&page[at..at + len as usize * SECTOR])
     }
@@ -357,7 +376,7 @@ impl<'a> Media<'a> {
             return self.holders_agree(at, len, needs);
         }
         let asked = |one: &&Column<'_>| one.valid_below >= at + len;
-        let mark = |one: &Column<'_>| one.disk.durable().mark(one.data_offset + at);
+        let mark = |one: &Column<'_>| one.disk.durable().mark(one.at(at));
         let columns = self.columns.iter();
         let marks = columns.map(|one| one.as_ref().filter(asked).map_or(NOT_ASKED, mark));
         let marks: Marks = marks.collect();
@@ -409,7 +428,7 @@ impl<'a> Media<'a> {
         }
         let column = |slot: usize| self.columns[slot].as_ref().expect("all are valid");
         let slots = 0..self.columns.len();
-        let mark = |one: &Column<'_>| one.disk.durable().mark(one.data_offset + at);
+        let mark = |one: &Column<'_>| one.disk.durable().mark(one.at(at));
         let marks: Marks = slots.map(|slot| mark(column(slot))).collect();
         let page = (at / PAGE_SECTORS) as usize;
         // A piece of a page is compared each time: that is rare.

@@ -51,6 +51,7 @@ impl Monitor {
         if !self.is_redundant() {
             return Ok(());
         }
+        self.check_reshape_mark(scene, io.member, sb, what)?;
         self.check_clean_mark(scene, io.member, sb, what)?;
         self.check_recovery_mark(scene, io.member, sb, what)
     }
@@ -316,6 +317,7 @@ impl Monitor {
                 member: m.id,
                 disk,
                 data_offset: view.data_offset,
+                moving: self.geometry.moving,
                 valid_below,
                 log,
             });

@@ -17,6 +17,7 @@ mod lag;
 mod media;
 mod metadata;
 mod mirror;
+mod moved;
 mod order;
 mod refused;
 
@@ -65,6 +66,10 @@ pub enum Rule {
     Flush,
     /// G13: no I/O after a member was released or the array stopped.
     Lifetime,
+    /// G9: while everything is moved, nothing lands on what any superblock still needs where it
+    /// was; rows are believed to be moved when they are, durably, and hosts find and leave them
+    /// where all superblocks say.
+    Reshape,
     /// What a member in sync refused to write stands in its log before that is answered, and
     /// nothing else does: others hold it.
     Refused,
@@ -231,6 +236,8 @@ pub struct Monitor {
     refused: refused::Refused,
     /// Nothing is to be written now.
     resting: bool,
+    /// Level and layout may change.
+    follows: bool,
 }
 
 /// Names an I/O in messages.
@@ -301,7 +308,13 @@ impl Monitor {
             excused: BTreeSet::new(),
             refused: refused::Refused::default(),
             resting: false,
+            follows: false,
         }
+    }
+
+    /// Level and layout may change: who runs the array says so with `follow`.
+    pub fn expect_changes(&mut self) {
+        self.follows = true;
     }
 
     /// The array rests from now on, or goes on.
@@ -410,6 +423,7 @@ impl Monitor {
         match (io.purpose, writes) {
             (Purpose::Data | Purpose::Parity, true) => {
                 self.check_quarantine(scene, &what)?;
+                self.check_shape(scene, view, &range, &what)?;
                 let slot = slot_of(scene, io.member).unwrap_or(0);
                 self.check_intent(scene, view, slot, &range, &what)
             }
@@ -420,6 +434,14 @@ impl Monitor {
                     Purpose::Data => self.check_leg(scene, view, io, &range, &what),
                     _ => Ok(()),
                 }
+            }
+            (Purpose::Reshape, false) => {
+                self.check_source(scene, view, io, &range, &what)?;
+                self.check_moved_from(view, &range, &what)
+            }
+            (Purpose::Reshape, true) => {
+                self.check_quarantine(scene, &what)?;
+                self.check_moved_to(scene, view, io, &range, &what)
             }
             (Purpose::Resync | Purpose::Scrub, true) => {
                 self.check_kept(scene, view, io, &range, &what)

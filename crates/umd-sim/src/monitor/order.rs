@@ -56,7 +56,7 @@ impl Monitor {
                     offset != 0 && inside(start..start + len)
                 })
             }
-            _ => inside(view.data()),
+            _ => inside(self.data_and_room(scene, view)),
         };
         if ok {
             return Ok(());
@@ -99,7 +99,9 @@ impl Monitor {
         if !self.is_redundant() {
             return Ok(());
         }
-        let relative = range.start - view.data_offset..range.end - view.data_offset;
+        let Some(relative) = self.relative(view, range) else {
+            return broken(Rule::Reshape, format!("{what} at sectors {range:?}"));
+        };
         for (id, _, other) in self.in_sync(scene.status) {
             let sb = Monitor::durable_super(other, scene.disks);
             if sb.is_none_or(|sb| sb.is_clean()) {
@@ -235,7 +237,10 @@ impl Monitor {
         range: &Range<u64>,
         what: &dyn fmt::Display,
     ) -> Verdict {
-        let end = range.end - view.data_offset;
+        let Some(relative) = self.relative(view, range) else {
+            return broken(Rule::Reshape, format!("{what} at sectors {range:?}"));
+        };
+        let end = relative.end;
         let found = scene.status.members.iter().find(|m| m.id == io.member);
         let role = found.map(|m| m.role);
         let slot = found.and_then(|m| m.slot);
@@ -271,9 +276,12 @@ impl Monitor {
         range: &Range<u64>,
     ) -> bool {
         range.clone().all(|at| {
+            let Some(relative_sector) = self.geometry.relative_of(view.data_offset, at) else {
+                return false;
+            };
             let place = Place {
                 slot,
-                relative_sector: at - view.data_offset,
+                relative_sector,
             };
             let held = scene.disks[view.disk].visible(at).unwrap_or(&ZERO);
             self.geometry
@@ -338,7 +346,9 @@ impl Monitor {
         what: &dyn fmt::Display,
     ) -> Verdict {
         let disk = &scene.disks[view.disk];
-        let at = view.data_offset + place.relative_sector;
+        let at = self
+            .geometry
+            .on_device(view.data_offset, place.relative_sector);
         if is_logged_bad(disk, view.super_sector, at, at + 1) {
             return Ok(());
         }
@@ -387,7 +397,7 @@ impl Monitor {
             let Some((_, view)) = in_sync.iter().find(|(s, _)| *s == slot) else {
                 continue;
             };
-            let at = view.data_offset + relative;
+            let at = self.geometry.on_device(view.data_offset, relative);
             if is_logged_bad(&scene.disks[view.disk], view.super_sector, at, at + 1) {
                 continue;
             }

@@ -121,7 +121,10 @@ impl Monitor {
         let columns = self.in_sync(scene.status);
         let columns = columns.filter_map(|(id, slot, view)| {
             let place = at(slot)?;
-            Some((id, view, view.data_offset + place.relative_sector))
+            let at = self
+                .geometry
+                .on_device(view.data_offset, place.relative_sector);
+            Some((id, view, at))
         });
         columns.collect()
     }
@@ -156,10 +159,11 @@ impl Monitor {
                 let text = format!("{what}: names sector {at}, which was not refused");
                 return broken(Rule::Refused, text);
             }
-            if !self.failed.is_empty() || at < view.data_offset {
+            let relative = self.geometry.relative_of(view.data_offset, at);
+            let Some(relative) = relative.filter(|_| self.failed.is_empty()) else {
                 continue;
-            }
-            let fellows = self.fellows(scene, slot, at - view.data_offset);
+            };
+            let fellows = self.fellows(scene, slot, relative);
             let holds = |(id, other, there): &&(MemberId, &MemberView, u64)| {
                 let disk = &scene.disks[other.disk];
                 *id != io.member

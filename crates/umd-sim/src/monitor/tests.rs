@@ -141,6 +141,7 @@ impl Bench {
             slots: 2,
             chunk_sectors: 0,
             member_sectors: vec![USED; 2],
+            moving: None,
             known: crate::layout::Known::default(),
         };
         Bench {

@@ -428,6 +428,50 @@ const RAID: &[Entry] = &[
         "Liveness",
         Rule::Liveness,
     ),
+    entry(
+        M43,
+        (
+            "873f50ece41a",
+            "md: fix data corruption for raid456 when reshape restart while grow up",
+        ),
+        "A reshape that had been interrupted began again at its beginning, over what it had moved \
+         already.",
+        "G9",
+        Rule::Content,
+    ),
+    entry(
+        M44,
+        (
+            "0aecb06e2249",
+            "md/raid5: don't allow replacement while reshape is in progress/not done",
+        ),
+        "A member was replaced while a reshape was under way. After the next start the array could \
+         not be assembled any more.",
+        "it assembles",
+        Rule::Error,
+    ),
+    entry(
+        M47,
+        (
+            "25b3a8237a03",
+            "md/raid5: recheck if reshape has finished with device_lock held",
+        ),
+        "How far a reshape was had been read before the lock under which that counts, and again \
+         after it; a request was mapped by the geometry of before.",
+        "G9",
+        Rule::Ack,
+    ),
+    entry(
+        M48,
+        (
+            "486f60558607",
+            "md/raid5: Check all disks in a stripe_head for reshape progress",
+        ),
+        "Only the first sector of what was looked at told on which side of a reshape it lay, and \
+         it lay on both.",
+        "G9",
+        Rule::Reshape,
+    ),
 ];
 
 const CORE: &[Entry] = &[

@@ -46,7 +46,9 @@ const TAIL: &str = "
 | M32 | the engine has no such decision: a write is addressed by the members as they are at that \
 moment, and a unit that met a failure writes nothing |
 | M38, M39, M40 | no partial parity log and no journal yet |
-| M43 to M50 | none in the simulator yet; four have tests of the core (`umd-core/tests/levels.rs`) |
+| M45 | nothing is rebuilt while an array is reshaped, and no reshape takes devices away |
+| M46, M49 | the number of members that a reshape works on does not change |
+| M50 | one value holds the reshape that there is |
 | M64 | the refusal is there; all simulated disks of an array have sectors of one size, of 512 or \
 of 4096 bytes |
 | M64b | simulated arrays have no names; the core's names are explored event by event \

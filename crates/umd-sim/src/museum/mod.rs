@@ -9,6 +9,7 @@ mod catalogue;
 mod command;
 mod document;
 mod halves;
+mod levels;
 mod logs;
 mod ours;
 mod own;

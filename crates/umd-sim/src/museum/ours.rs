@@ -427,4 +427,36 @@ pub(super) const OURS: &[Entry] = &[
         "G2",
         Rule::Source,
     ),
+    entry(
+        U60,
+        (
+            "found by random search when level changes were first drawn",
+            "a raid0 and a raid4 have one layout",
+        ),
+        "A RAID0 was asked to become a RAID4 of a layout by number, as a RAID5 has them: it was \
+         reshaped, and such a RAID4 is none that assembles. A RAID4 that was to become such a \
+         RAID0 ended the engine.",
+        "it assembles",
+        Rule::Error,
+    ),
+    entry(
+        U61,
+        (
+            "found in review",
+            "a raid0 is one on all its members before it is written",
+        ),
+        "The power went when one member said that the RAID5 was a RAID0. Superblocks of a RAID0 \
+         are not written for writes, so it stayed so, and without that member parity that nobody \
+         had kept passed for parity.",
+        "G9",
+        Rule::Reshape,
+    ),
+    entry(
+        U62,
+        ("found in review", "who left before a change is rebuilt"),
+        "A member that had left before the layout was changed was taken back by the bitmap: what \
+         was not marked was believed to be where it had never been moved to.",
+        "G5",
+        Rule::Checkpoint,
+    ),
 ];

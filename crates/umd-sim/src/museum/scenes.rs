@@ -139,6 +139,7 @@ pub fn scene(exhibit: Exhibit) -> Scene {
         U40 | U41 | U42 | U43 | U44 => super::logs::refused(exhibit),
         U45 | U46 | U47 | U48 => super::rest::scene(exhibit),
         U49 | U50 | U51 => super::halves::scene(exhibit),
+        M43 | M44 | M47 | M48 | U60 | U61 | U62 => super::levels::scene(exhibit),
         _ => own::scene(exhibit),
     }
 }

@@ -37,12 +37,19 @@ pub struct Found {
     pub violation: Violation,
 }
 
+/// Whether a mistake is made only while an array becomes another one, or afterwards.
+fn is_of_levels(exhibit: Exhibit) -> bool {
+    use Exhibit::*;
+    matches!(exhibit, M43 | M44 | M47 | M48 | U60 | U61 | U62)
+}
+
 /// The words that change what a seed means, for mistakes that few seeds have room for.
 pub fn forced(exhibit: Exhibit) -> Option<&'static str> {
     match exhibit {
         Exhibit::U26 => Some("--bitmap-file"),
         Exhibit::U27 => Some("--old"),
         Exhibit::U49 | Exhibit::U50 | Exhibit::U51 => Some("--halves"),
+        exhibit if is_of_levels(exhibit) => Some("--levels"),
         _ => None,
     }
 }
@@ -56,6 +63,7 @@ pub fn options_for(exhibit: Exhibit, seed: u64) -> Options {
         }
         Exhibit::U27 if options.minor != OLD => options.make_old(),
         Exhibit::U49 | Exhibit::U50 | Exhibit::U51 => options.halve(),
+        exhibit if is_of_levels(exhibit) => options.change_levels(),
         _ => {}
     }
     options
@@ -84,6 +92,7 @@ fn may_show(exhibit: Exhibit, options: &Options) -> bool {
         U20 | U21 | U22 => options.marks != Marks::Bits,
         U40 | U41 | U42 | U43 | U44 | U51 => options.faults.contains(&Fault::Worn),
         U11 | U29 | U30 => matches!(options.level, 4..=6),
+        exhibit if is_of_levels(exhibit) => options.rare.levels,
         _ => true,
     }
 }

@@ -114,6 +114,8 @@ pub enum Admin {
     Limit(u32),
     /// Has level faulty fail in one more way: a layout.
     Mode(u32),
+    /// Makes the array one of another level or layout, as the number says.
+    Level(u32),
 }
 
 /// What a power cut leaves of the writes that are not durable on one disk.

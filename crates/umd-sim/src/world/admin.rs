@@ -44,6 +44,7 @@ pub(crate) enum Request {
     Limit(u32),
     Unlimit,
     Mode(u32),
+    Level(u32),
     Stop,
 }
 
@@ -111,6 +112,7 @@ impl World<'_> {
             Action::Freeze => Some(Request::Freeze),
             Action::ReadOnly => Some(Request::ReadOnly),
             Action::Mode => Some(Request::Mode(draw_mode(&mut self.admin_rng))),
+            Action::Level => self.choose_level(),
         }
     }
 
@@ -193,7 +195,12 @@ impl World<'_> {
     pub(super) fn undo(&mut self, request: Request) -> Verdict {
         let over = !self.live().phase.is_work();
         match request {
-            Request::Fail(_) | Request::Remove(_) | Request::Add { .. } if over => Ok(()),
+            Request::Fail(_) | Request::Remove(_) | Request::Add { .. } | Request::Level(_)
+                if over =>
+            {
+                Ok(())
+            }
+            Request::Level(number) if !self.may_become(number) => Ok(()),
             Request::Fail(member) if !self.may_fail(member) => Ok(()),
             Request::Add { disk, .. } if !self.is_free(disk) => Ok(()),
             request => {
@@ -273,6 +280,7 @@ impl World<'_> {
             Request::Limit(number) => self.limits_of(number),
             Request::Unlimit => super::limits::none(),
             Request::Mode(layout) => self.change_mode(layout),
+            Request::Level(number) => Control::Level(super::levels::wish_of(number)),
             Request::Stop => Control::Stop,
             Request::Added { .. } | Request::FileOffered { .. } => {
                 unreachable!("an answer, never a question")
@@ -398,12 +406,19 @@ impl World<'_> {
             (Request::Stop, Err(ControlError::Busy(_))) => {
                 self.after(10_000_000, Ev::Undo(Request::Stop));
             }
+            (Request::Level(number), Err(ControlError::Busy(_))) => {
+                self.ask_again_to_become(number);
+            }
             (Request::Freeze, Ok(_)) => {
                 self.live_mut().frozen = true;
                 let pause = self.admin_rng.spread(2_000_000_000);
                 self.undo_after(pause, Request::Thaw);
             }
             (Request::Thaw | Request::Idle, Ok(_)) => self.live_mut().frozen = false,
+            // It has become a raid0, which has nothing to sync.
+            (Request::Thaw | Request::Unlimit, Err(_)) if self.is_bare() => {
+                self.live_mut().frozen = false;
+            }
             (
                 Request::Stop
                 | Request::ReadWrite

@@ -88,7 +88,8 @@ impl World<'_> {
     }
 
     pub(super) fn needed(&self) -> usize {
-        usize::from(self.geometry.slots - self.geometry.redundancy())
+        let redundancy = self.geometry.redundancy().min(self.redundancy_to_be());
+        usize::from(self.geometry.slots - redundancy)
     }
 
     /// Whether redundancy does not cover a sector that this disk, too, cannot read.
@@ -396,14 +397,16 @@ impl World<'_> {
         let used = self.geometry.member_sectors[usize::from(slot)];
         let rng = &mut self.fault_rng;
         let len = rng.pick(&[1, 8, 8, 64, 256]).min(used);
-        let at = offset + rng.below(used - len + 1);
+        let relative = rng.below(used - len + 1);
+        let at = self.geometry.on_device(offset, relative);
         if kind == Fault::Latent {
             return Some(Broken::Damaged { disk, at, len });
         }
         let block = self.options.workload.block_sectors;
         let at = at - at % block;
         let len = len.min(64).next_multiple_of(block);
-        let covered = self.is_apart_from_others(slot, disk, at - offset..at - offset + len);
+        let relative = self.geometry.relative_of(offset, at)?;
+        let covered = self.is_apart_from_others(slot, disk, relative..relative + len);
         (covered || self.atlas.exceeded).then_some(Broken::Worn { disk, at, len })
     }
 
@@ -430,7 +433,7 @@ impl World<'_> {
             self.in_sync().iter().all(|(held, other)| {
                 let mut there = places.iter().filter(|place| place.slot == *held);
                 *other == disk
-                    || !there.any(|p| lacks(*other, self.data_offset(*held) + p.relative_sector))
+                    || !there.any(|p| lacks(*other, self.device_at(*held, p.relative_sector)))
             })
         })
     }
@@ -494,7 +497,11 @@ impl World<'_> {
         }
         for (id, disk, slot, offset) in self.believed() {
             let mut add = |from: u64, end: u64| {
-                let (from, end) = (from.saturating_sub(offset), end.saturating_sub(offset));
+                // What lay where nothing lies any more is in no doubt.
+                let Some(first) = self.geometry.relative_of(offset, from) else {
+                    return;
+                };
+                let (from, end) = (first, first + (end - from));
                 let touched = from / PAGE_SECTORS..end.div_ceil(PAGE_SECTORS);
                 let place = |page| Place {
                     slot,
@@ -583,7 +590,8 @@ impl World<'_> {
                 let first = page * PAGE_SECTORS;
                 first..(first + PAGE_SECTORS).min(self.geometry.used_sectors())
             });
-            let unreadable = sectors.filter(|at| self.is_unreadable(disk, offset + at));
+            let device = |at: &u64| self.geometry.on_device(offset, *at);
+            let unreadable = sectors.filter(|at| self.is_unreadable(disk, device(at)));
             let place = |relative_sector| Place {
                 slot,
                 relative_sector,
@@ -608,7 +616,9 @@ impl World<'_> {
     /// Forgets pages whose parity agrees with their data, on the media.
     pub(super) fn prune_holes(&mut self) {
         let in_sync = self.in_sync();
-        if in_sync.len() < usize::from(self.geometry.slots) {
+        // A raid0 that was a level with parity may, after a crash, be one again.
+        let bare = self.geometry.level == 0;
+        if bare || in_sync.len() < usize::from(self.geometry.slots) {
             return;
         }
         self.prune_spoiled(&in_sync);
@@ -635,7 +645,7 @@ impl World<'_> {
         let places = self.geometry.walk_places(page * PAGE_SECTORS);
         let held = |(slot, disk): &(u16, usize)| {
             let place = places.iter().find(|place| place.slot == *slot)?;
-            Some((*disk, self.data_offset(*slot) + place.relative_sector))
+            Some((*disk, self.device_at(*slot, place.relative_sector)))
         };
         in_sync.iter().filter_map(held).collect()
     }
@@ -648,7 +658,8 @@ impl World<'_> {
         let in_doubt = |page: &u64| {
             !whole || self.atlas.spoiled.contains(page) || !self.page_agrees(*page, &in_sync)
         };
-        self.atlas.lies > 0 || self.atlas.holes.iter().any(in_doubt)
+        let bare = self.geometry.level == 0;
+        self.atlas.lies > 0 || !bare && self.atlas.holes.iter().any(in_doubt)
     }
 
     pub(super) fn page_agrees(&self, page: u64, in_sync: &[(u16, usize)]) -> bool {
@@ -664,12 +675,8 @@ impl World<'_> {
                 .iter()
                 .find(|(s, _)| *s == slot)
                 .expect("all are in sync");
-            let offset = self.data_offset(slot);
-            Some(
-                self.disks[*disk]
-                    .visible(offset + relative)
-                    .unwrap_or(&ZERO),
-            )
+            let at = self.device_at(slot, relative);
+            Some(self.disks[*disk].visible(at).unwrap_or(&ZERO))
         })
     }
 
@@ -698,11 +705,16 @@ impl World<'_> {
     /// Whether a row says nothing: a member cannot read it, or something is on its way to it.
     fn is_left_out(&self, relative: u64, in_sync: &[(u16, usize)]) -> bool {
         in_sync.iter().any(|(slot, disk)| {
-            let at = self.data_offset(*slot) + relative;
+            let at = self.device_at(*slot, relative);
             let mut flying = self.disks[*disk].writes_in_flight();
             self.is_unreadable(*disk, at)
                 || flying.any(|write| write.offset_sectors <= at && at < write.end_sectors())
         })
+    }
+
+    /// The device sector of a relative one, of the member in sync in a slot.
+    pub(super) fn device_at(&self, slot: u16, relative: u64) -> u64 {
+        self.geometry.on_device(self.data_offset(slot), relative)
     }
 
     pub(super) fn data_offset(&self, slot: u16) -> u64 {

@@ -276,6 +276,7 @@ fn create(options: &Options, disks: &mut [SimDisk], rng: &mut Rng) -> (Vec<bool>
         slots: options.slots,
         chunk_sectors: u64::from(options.chunk_sectors),
         member_sectors,
+        moving: None,
         known: Known::default(),
     };
     (carries, geometry, any.bitmap_uuid())
@@ -552,10 +553,12 @@ impl<'a> World<'a> {
             events: 0,
             supers: 0,
             whole: false,
+            aim: None,
         });
         if dormant {
             self.live_mut().monitor.note_resting(true);
         }
+        self.begin_to_follow()?;
         self.tell_file();
         self.pretence = Pretence::of(&self.options);
         let live = self.live.as_mut().expect("it was just set");

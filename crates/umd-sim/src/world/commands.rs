@@ -264,7 +264,7 @@ impl World<'_> {
                 Rule::Panic,
                 format!("the engine froze the array: {why}"),
             )),
-            Notice::Broken(why) if !self.atlas.exceeded() && self.options.level > 0 => {
+            Notice::Broken(why) if !self.atlas.exceeded() && self.geometry.level > 0 => {
                 let text = format!("the array is broken within its redundancy: {why}");
                 Err(Violation::new(Rule::Error, text))
             }

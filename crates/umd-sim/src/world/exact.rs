@@ -93,6 +93,7 @@ impl World<'_> {
             Request::Stop => Some(Admin::Stop),
             Request::Limit(number) => Some(Admin::Limit(number)),
             Request::Mode(layout) => Some(Admin::Mode(layout)),
+            Request::Level(number) => Some(Admin::Level(number)),
             _ => None,
         };
         if let Some(admin) = admin {
@@ -264,6 +265,7 @@ impl World<'_> {
             Admin::ReadWrite => Request::ReadWrite,
             Admin::Limit(number) => Request::Limit(number),
             Admin::Mode(layout) => Request::Mode(layout),
+            Admin::Level(number) => self.may_become(number).then_some(Request::Level(number))?,
         })
     }
 }

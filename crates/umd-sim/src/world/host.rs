@@ -276,7 +276,7 @@ impl World<'_> {
             slices = vec![&whole];
         }
         let fixed = pending.read_only || self.live().read_only;
-        let read = match fixed && self.options.level > 0 {
+        let read = match fixed && self.geometry.level > 0 {
             true => self.oracle.read_ended_undecided(began, first, &slices),
             false => self.oracle.read_ended(began, first, &slices),
         };

@@ -355,6 +355,7 @@ impl World<'_> {
             Admin::ReadWrite => Request::ReadWrite,
             Admin::Limit(number) => Request::Limit(number),
             Admin::Mode(layout) => Request::Mode(layout),
+            Admin::Level(number) => Request::Level(number),
         })
     }
 

@@ -21,6 +21,7 @@ mod fork;
 mod host;
 mod lag;
 mod late;
+mod levels;
 mod limits;
 mod manual;
 mod phases;
@@ -58,6 +59,8 @@ pub use exhaust::Looked;
 use fork::ForkPlan;
 use host::{Client, Pending};
 pub(crate) use host::{Kind, Plan};
+#[cfg(feature = "museum")]
+pub(crate) use levels::number_of as level_number;
 use manual::Manual;
 pub use manual::{Ambush, Strike};
 use phases::Phase;
@@ -137,6 +140,8 @@ struct Live {
     lingering: Option<late::Lingering>,
     /// Everybody was in sync from the start, and still is.
     whole: bool,
+    /// The level that a reshape leads to, if that is another one.
+    aim: Option<i32>,
 }
 
 /// Counts of a run, for whoever wants to know whether anything happened.
@@ -162,6 +167,10 @@ pub struct Counts {
     pub refusals: u64,
     /// Sectors of reads that were checked.
     pub reads_checked: u64,
+    /// How often the array became one of another level or layout.
+    pub changes: u64,
+    /// How often a reshape had come further.
+    pub moves: u64,
 }
 
 /// The world.
@@ -374,6 +383,7 @@ impl World<'_> {
             live.engine.refresh(&mut live.status);
             live.monitor.note_status(&live.status);
             live.whole &= live.status.degraded == 0;
+            self.follow_shape()?;
         }
         self.carry_out(&mut commands)?;
         self.spare_commands = commands;

@@ -195,8 +195,13 @@ impl World<'_> {
         let role = |wanted: fn(&MemberRole) -> bool| status.members.iter().any(|m| wanted(&m.role));
         let recovering = role(|r| matches!(r, MemberRole::Recovering { .. }));
         let spare_needed = status.degraded > 0 && role(|r| *r == MemberRole::Spare);
-        let doubtful = self.options.level <= 0 || self.atlas.exceeded();
-        !doubtful && (status.sync.is_some() || status.sync_pending || recovering || spare_needed)
+        let doubtful = self.geometry.level <= 0 || self.atlas.exceeded();
+        !doubtful
+            && (status.sync.is_some()
+                || status.reshape.is_some()
+                || status.sync_pending
+                || recovering
+                || spare_needed)
     }
 
     fn poll_settle(&mut self, since: Instant, calm: u8) -> Verdict {
@@ -256,7 +261,7 @@ impl World<'_> {
     }
 
     fn read_back_over(&mut self, degraded: bool) -> Verdict {
-        let wanted = !degraded && self.options.level > 0 && !self.atlas.exceeded();
+        let wanted = !degraded && self.geometry.level > 0 && !self.atlas.exceeded();
         if wanted && self.is_last_boot() && self.fault_rng.coin() {
             let members = self.in_sync();
             let (slot, disk) = self.fault_rng.pick(&members);
@@ -306,7 +311,7 @@ impl World<'_> {
         }
         self.prune_holes();
         let settled = matches!(self.live().phase, Phase::Stopping { settled: true, .. });
-        if settled && !self.atlas.exceeded() && self.options.level > 0 {
+        if settled && !self.atlas.exceeded() && self.geometry.level > 0 {
             self.check_media()?;
             self.check_metadata_at_rest()?;
         }

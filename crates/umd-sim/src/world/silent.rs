@@ -42,7 +42,7 @@ impl World<'_> {
     pub(super) fn may_corrupt(&mut self) -> bool {
         let whole = self.in_sync().len() == usize::from(self.geometry.slots);
         let sound = self.sound() == usize::from(self.geometry.slots);
-        self.options.level > 0
+        self.geometry.level > 0
             && whole
             && sound
             && self.atlas.doomed.is_empty()
@@ -260,7 +260,7 @@ impl World<'_> {
 
     fn may_corrupt_in_crash(&self) -> bool {
         let whole = self.in_sync().len() == usize::from(self.geometry.slots);
-        self.options.level > 0
+        self.geometry.level > 0
             && whole
             && self.sound_or_silent() == usize::from(self.geometry.slots)
             && self.atlas.doomed.is_empty()
