@@ -5,6 +5,7 @@
 
 mod halfway;
 mod leveled;
+mod long;
 mod worn;
 
 use std::collections::BTreeSet;
@@ -13,6 +14,7 @@ use crate::disk::Latency;
 use crate::metaview::OLD;
 use crate::rare::Rare;
 use crate::rng::{Rng, Stream, mix};
+use long::LONG_SECTORS;
 
 /// How a boot ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,9 +271,6 @@ pub const LOG_RANGES: u64 = 512;
 /// That many and more are not strewn at random: they would merge.
 pub const MANY_RANGES: u64 = 100;
 
-/// Disks of this size have more regions of 4 KiB than bits in the first sector of a bitmap.
-const LONG_SECTORS: u64 = 18_432 + 320;
-
 fn subset<T: Copy + Ord>(rng: &mut Rng, all: &[T], most: u64) -> BTreeSet<T> {
     let count = rng.range(0, most);
     (0..count).map(|_| rng.pick(all)).collect()
@@ -306,10 +305,7 @@ impl Options {
         let old_disks = rng.permille(300);
         let bitmap = redundant && rng.permille(650);
         let bitmap_bytes = bitmap.then(|| 4096 << rng.below(6));
-        let mut workload = draw_workload(rng);
-        if long_bitmap && workload.hot_sectors == 0 {
-            workload.hot_sectors = 256;
-        }
+        let workload = draw_workload(rng);
         let mut options = Options {
             seed,
             level,
@@ -347,10 +343,8 @@ impl Options {
             rare: Rare::default(),
         };
         options.draw_more(rng);
-        if long_bitmap && missing == 0 {
-            // A resync of thousands of regions at each boot takes more time than twenty other
-            // seeds, and finds nothing that one of a smaller array does not find.
-            (options.old_disks, options.assume_clean) = (false, true);
+        if long_bitmap {
+            options.begin_in_sync();
         }
         options
     }

@@ -72,6 +72,10 @@ pub struct Rig<'a> {
 }
 
 /// One job. Each kind is a machine of its own, in its own file.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "jobs lie in a slab that is used again; a box would ask for memory at each write"
+)]
 enum Job {
     Doubtful(doubt::Doubtful),
     Read(read::Read),
