@@ -13,6 +13,9 @@ use crate::api::{DoneDoc, ErrorDoc, LevelRequest, ManageRequest};
 use crate::doc::level_word;
 use crate::words;
 
+/// The least that a superblock at the end of a member takes: itself, and what aligns it.
+const BEHIND_SECTORS: u64 = 16;
+
 /// What a request asks for, of an array of this level.
 ///
 /// # Errors
@@ -53,6 +56,21 @@ fn adding(device: &str, force: bool) -> ManageRequest {
         force,
         bad_block_log: None,
     }
+}
+
+/// What a device has to have to hold the data of a member where the others hold theirs.
+fn needed_sectors(status: &Status) -> u64 {
+    let holding = || status.members.iter().filter(|one| one.slot.is_some());
+    let least = holding().map(|one| one.data_size_sectors).min();
+    let used = match status.dev_sectors {
+        0 => least.unwrap_or(0),
+        used => used,
+    };
+    let before = holding().map(|one| one.data_offset_sectors).max();
+    // A superblock that does not lie before the data lies behind it.
+    used + before
+        .filter(|before| *before > 0)
+        .unwrap_or(BEHIND_SECTORS)
 }
 
 fn shape(status: &Status) -> Shape {
@@ -111,12 +129,7 @@ impl Household {
         status: &Status,
         handle: &Handle,
     ) -> Answer<()> {
-        let holding = status.members.iter().filter(|one| one.slot.is_some());
-        let least = holding.map(|one| one.data_size_sectors).min();
-        let used = match status.dev_sectors {
-            0 => least.unwrap_or(0),
-            used => used,
-        };
+        let (needed, block_bytes) = (needed_sectors(status), status.logical_block_bytes);
         let (devices, force) = (request.devices.clone(), request.force);
         let (uuid, how) = (status.uuid, handle.how.clone());
         let opened = blocking(move || {
@@ -124,8 +137,14 @@ impl Household {
             let mut offers = Vec::new();
             for device in &devices {
                 let offer = open_offer(&adding(device, force), uuid, &how)?;
-                if offer.file.size_sectors() < used {
+                if offer.file.size_sectors() < needed {
                     let text = format!("{device} not large enough to join array");
+                    return Err(ErrorDoc::new(text));
+                }
+                let blocks = offer.file.logical_block_bytes();
+                if blocks > block_bytes {
+                    let offered = format!("the array offers {block_bytes}");
+                    let text = format!("{device} has logical blocks of {blocks} bytes, {offered}");
                     return Err(ErrorDoc::new(text));
                 }
                 offers.push(offer);

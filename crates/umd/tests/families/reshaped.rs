@@ -128,6 +128,7 @@ fn levels_are_planned_and_refused() {
     let rig = Rig::create(4, "-l5 -n4 -c32 -z 2M --bitmap=internal");
     rig.stop();
     std::fs::write(rig.home.path("small"), [0; 4096]).expect("a file");
+    std::fs::write(rig.home.path("close"), vec![0; 2 << 20]).expect("a file");
     std::fs::write(rig.home.path("good"), vec![0; 16 << 20]).expect("a file");
     let mut used = vec![0; 16 << 20];
     used[1080..1082].copy_from_slice(&[0x53, 0xef]);
@@ -143,6 +144,7 @@ fn levels_are_planned_and_refused() {
     for (names, sentence) in [
         (&["nowhere"][..], "No such file"),
         (&["small"], "not large enough"),
+        (&["close"], "not large enough"), // For the data alone it is.
         (&["used"], "appears to contain"),
         (&["m1"], "is in use by array r"),
         (&["good", "good"], "in use"),

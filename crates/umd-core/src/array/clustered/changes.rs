@@ -69,14 +69,14 @@ impl Array {
 
     /// Everybody has been told.
     pub(super) fn apply_change(&mut self, id: WishId) -> Answer {
-        let shared = self.shared_mut();
-        let change = shared.changes.get_mut(&id).expect("a wish of ours");
-        change.applied = true;
-        let member = change.member;
+        let changes = &self.shared_mut().changes;
+        let member = changes.get(&id).expect("a wish of ours").member;
         if !self.may_write() || self.named(member).is_err() {
             return Answer::Cannot(Cannot::Work);
         }
         self.let_go(member);
+        let change = self.shared_mut().changes.get_mut(&id);
+        change.expect("a wish of ours").applied = true;
         self.metadata.note_change(false);
         Answer::Done
     }
