@@ -34,6 +34,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
   --bitmap-file   every array with redundancy has its bitmap in a file (drawn: one in eleven)
   --levels    only seeds whose arrays can become others; they do, again and again (drawn: none)
   --halves    mirrors lose power often, while they are rebuilt, wear out or fail (drawn: few do)
+  --replaces  members are replaced often, while writes and flushes fail (drawn: few are)
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
 
@@ -54,6 +55,7 @@ struct Args {
     runs: Option<u64>,
     forks: Option<u64>,
     halves: bool,
+    replaces: bool,
     levels: bool,
     lies: bool,
     old: bool,
@@ -87,6 +89,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--runs" => args.runs = Some(number()?),
             "--trace" => args.trace = true,
             "--halves" => args.halves = true,
+            "--replaces" => args.replaces = true,
             "--levels" => args.levels = true,
             "--lies" => args.lies = true,
             "--old" => args.old = true,
@@ -124,6 +127,9 @@ fn options_of(seed: u64, args: &Args) -> Options {
     if args.halves {
         options.halve();
     }
+    if args.replaces {
+        options.replace_often();
+    }
     if args.lies {
         options.lie();
     }
@@ -147,6 +153,7 @@ fn forced(args: &Args) -> String {
         (args.bitmap_file, " --bitmap-file"),
         (args.faulty, " --faulty"),
         (args.halves, " --halves"),
+        (args.replaces, " --replaces"),
         (args.lies, " --lies"),
         (args.lockless, " --lockless"),
         (args.levels, " --levels"),

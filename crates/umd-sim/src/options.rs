@@ -6,6 +6,7 @@
 mod halfway;
 mod leveled;
 mod long;
+mod replaced;
 mod worn;
 
 use std::collections::BTreeSet;

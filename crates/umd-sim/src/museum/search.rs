@@ -48,6 +48,7 @@ pub fn forced(exhibit: Exhibit) -> Option<&'static str> {
     match exhibit {
         Exhibit::U26 => Some("--bitmap-file"),
         Exhibit::U27 => Some("--old"),
+        Exhibit::U25 => Some("--replaces"),
         Exhibit::U49 | Exhibit::U50 | Exhibit::U51 => Some("--halves"),
         exhibit if is_of_levels(exhibit) => Some("--levels"),
         _ => None,
@@ -62,6 +63,7 @@ pub fn options_for(exhibit: Exhibit, seed: u64) -> Options {
             options.keep_bitmap_in_a_file(&mut Rng::new(seed, Stream::Stored));
         }
         Exhibit::U27 if options.minor != OLD => options.make_old(),
+        Exhibit::U25 => options.replace_often(),
         Exhibit::U49 | Exhibit::U50 | Exhibit::U51 => options.halve(),
         exhibit if is_of_levels(exhibit) => options.change_levels(),
         _ => {}

@@ -397,7 +397,14 @@ impl World<'_> {
         let used = self.geometry.member_sectors[usize::from(slot)];
         let rng = &mut self.fault_rng;
         let len = rng.pick(&[1, 8, 8, 64, 256]).min(used);
-        let relative = rng.below(used - len + 1);
+        // Where hosts are busy, or anywhere: what nobody reads is found by a scrub alone.
+        let load = &self.options.workload;
+        let at_the_start = self.geometry.level == 1 && !load.disjoint && !self.options.rare.late;
+        let busy = match load.hot_sectors {
+            hot if hot > 0 && at_the_start && rng.coin() => hot.clamp(len, used),
+            _ => used,
+        };
+        let relative = rng.below(busy - len + 1);
         let at = self.geometry.on_device(offset, relative);
         if kind == Fault::Latent {
             return Some(Broken::Damaged { disk, at, len });
