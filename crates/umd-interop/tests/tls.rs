@@ -8,6 +8,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -123,13 +124,13 @@ fn qemu_and_libnbd_come_in_with_their_certificate_only() {
     let address = format!("tcp:127.0.0.1:{port}");
     let options = ["--nbd", address.as_str(), "--tls", text(&server)];
     let served = umd.serve("r5", &members, &options).unwrap();
-    assert!(
-        served
-            .messages()
-            .contains(&format!("nbds://127.0.0.1:{port}/r5")),
-        "{}",
-        served.messages()
-    );
+    // Its doors are open before it says so.
+    let (door, began) = (format!("nbds://127.0.0.1:{port}/r5"), Instant::now());
+    while !served.messages().contains(&door) {
+        let said = served.messages();
+        assert!(began.elapsed() < Duration::from_secs(10), "{said}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 
     let commands = [
         "write -P 0x11 0 16M",
@@ -147,7 +148,9 @@ fn qemu_and_libnbd_come_in_with_their_certificate_only() {
     let text_of = said(&output);
     assert!(
         output.status.success() && !text_of.contains("failed"),
-        "{text_of}"
+        "{}: {text_of}\nthe server: {}",
+        output.status,
+        served.messages()
     );
 
     let output = qemu_io(&oracle, port, None, &["read 0 512"]);

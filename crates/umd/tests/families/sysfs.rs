@@ -209,6 +209,8 @@ fn m06sysfs_members() {
         ("consistency_policy", "resync"),
         ("bitmap/location", "none"),
     ]);
+    // Nothing is written any more by itself.
+    eventually("clean", || shown.read("array_state") == "clean");
     let images = || ["m0", "m2"].map(|name| fs::read(shown.rig.home.path(name)).expect("reads"));
     let before = images();
     // Nothing, on and before the superblock, on the bad-block log, on the data, far away.
