@@ -15,6 +15,8 @@ pub mod mount;
 pub mod nbd;
 pub mod oracle;
 pub mod pattern;
+#[path = "../../umd-cluster/tests/engines/server/ports.rs"]
+pub mod ports;
 pub mod scratch;
 pub mod small;
 pub mod umd;

@@ -5,7 +5,6 @@
 )]
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use std::time::{Duration, Instant};
 use umd_interop::nbd::Client;
 use umd_interop::oracle::Oracle;
 use umd_interop::pattern;
+use umd_interop::ports::free_address;
 use umd_interop::scratch::Scratch;
 use umd_interop::umd::{Served, Umd, copy_in, copy_out, export_bytes, qemu_io};
 
@@ -199,11 +199,7 @@ fn a_tcp_door_serves_the_same_array() {
     };
     let scratch = Scratch::new().unwrap();
     let members = raid5(&umd, &scratch);
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_address().port();
     let address = format!("tcp:127.0.0.1:{port}");
     let served = umd.serve("r5", &members, &["--nbd", &address]).unwrap();
     qemu_io(&oracle, &served.uri(), &["write -P 0x77 1M 1M".into()]).unwrap();

@@ -17,7 +17,7 @@
 )]
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread;
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use umd_format::{Format, SuperblockV1};
 use umd_interop::oracle::{Oracle, skipped};
+use umd_interop::ports::free_address;
 use umd_interop::scratch::Scratch;
 use umd_interop::umd::{Umd, qemu_io, text};
 
@@ -44,8 +45,7 @@ impl Etcd {
             skipped("clustered arrays", "there is no etcd (cargo xtask oracle)");
             return None;
         }
-        let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [client, peer] = held.map(|one| one.local_addr().unwrap());
+        let [client, peer] = [free_address(), free_address()];
         let (url, peer) = (format!("http://{client}"), format!("http://{peer}"));
         let log = fs::File::create(dir.join("etcd.log")).unwrap();
         let mut command = oracle.command("etcd").unwrap();

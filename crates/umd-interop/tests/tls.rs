@@ -5,7 +5,6 @@
 )]
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use rcgen::{
 };
 use umd_interop::oracle::Oracle;
 use umd_interop::pattern;
+use umd_interop::ports::free_address;
 use umd_interop::scratch::Scratch;
 use umd_interop::umd::{Umd, text};
 
@@ -118,9 +118,7 @@ fn qemu_and_libnbd_come_in_with_their_certificate_only() {
     other.furnish(&stranger, "client");
     // It believes our server, and shows what our server does not know.
     fs::copy(client.join("ca-cert.pem"), stranger.join("ca-cert.pem")).unwrap();
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
+    let port = free_address().port();
     let address = format!("tcp:127.0.0.1:{port}");
     let options = ["--nbd", address.as_str(), "--tls", text(&server)];
     let served = umd.serve("r5", &members, &options).unwrap();

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use umd_interop::fuse;
 use umd_interop::oracle::{Oracle, notice, skipped};
+use umd_interop::ports::free_address;
 use umd_interop::scratch::Scratch;
 use umd_interop::umd::{Umd, text};
 
@@ -111,9 +112,7 @@ fn node_exporter_reads_the_mount_as_our_own_metrics_say() {
     let Some(shown) = set_up("node_exporter") else {
         return;
     };
-    let free = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    let address = free_address();
     let mut command = shown.oracle.command("prometheus-node-exporter").unwrap();
     command
         .arg("--path.procfs")

@@ -4,6 +4,8 @@
 //!   node --> Gate (a relay that can be cut) --> etcd
 //! ```
 
+mod ports;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -16,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use ports::free_address;
 
 /// The members of an etcd. They end with this.
 pub struct Servers {
@@ -63,14 +67,6 @@ pub fn or_skip(test: &str, members: usize) -> Option<Servers> {
     Some(Servers::new(program, members))
 }
 
-/// Addresses that nobody uses: held until all are known, so that they differ.
-fn free_addresses(many: usize) -> Vec<SocketAddr> {
-    let held: Vec<TcpListener> = (0..many)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    held.iter().map(|one| one.local_addr().unwrap()).collect()
-}
-
 impl Servers {
     /// One that speaks TLS only, with these files: authority, certificate, key.
     pub fn with_tls(mut self, files: [&Path; 3]) -> Servers {
@@ -113,10 +109,9 @@ impl Servers {
     }
 
     fn new(program: PathBuf, members: usize) -> Servers {
-        let addresses = free_addresses(members * 2);
-        let members = addresses.chunks(2).map(|pair| Member {
-            client: pair[0],
-            peer: pair[1],
+        let members = (0..members).map(|_| Member {
+            client: free_address(),
+            peer: free_address(),
             child: None,
         });
         let mut servers = Servers {
