@@ -24,6 +24,7 @@ mod oracle;
 mod probes;
 mod programs;
 mod stages;
+mod suites;
 mod tidy;
 mod workspace;
 

@@ -7,13 +7,14 @@
 //! Every stage runs even when an earlier one failed, so that one run tells all. A stage has a
 //! budget; the table at the end shows where the hour went.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::programs::{Program, Programs};
+use crate::suites::{self, Outcome};
 use crate::{oracle, tidy, workspace};
 
 const INTEROP_CRATE: &str = "umd-interop";
@@ -60,6 +61,8 @@ struct Run {
     passed: u64,
     failed: u64,
     failures: Vec<String>,
+    /// Tests that failed among others and passed alone.
+    unsteady: Vec<String>,
     times: Vec<(&'static str, String, Duration)>,
 }
 
@@ -246,19 +249,24 @@ fn targets(
     chosen: impl Fn(&Program) -> bool,
     full: bool,
 ) -> Result<()> {
-    let mut commands = Vec::new();
-    for test in programs.tests.iter().filter(|test| chosen(test)) {
-        let mut command = test.command();
-        hand_down(&mut command);
-        if let Some(umd) = programs.find("umd") {
-            command.env("UMD_BIN", umd);
-        }
-        if full {
-            command.env("UMD_FULL", "1");
-        }
-        commands.push((format!("{}/{}", test.package, test.name), command));
-    }
-    run.all_tests(stage, name, commands)
+    let chosen: Vec<&Program> = programs.tests.iter().filter(|test| chosen(test)).collect();
+    let umd = programs.find("umd");
+    run.all_tests(stage, name, chosen, |test| {
+        let make = || {
+            let mut command = test.command();
+            hand_down(&mut command);
+            command.envs(umd.map(|umd| ("UMD_BIN", umd)));
+            command.envs(full.then_some(("UMD_FULL", "1")));
+            command
+        };
+        let name = format!("{}/{}", test.package, test.name);
+        println!("\n{name}");
+        let outcome = match suites::is_outside(&test.package) {
+            true => suites::twice(make)?,
+            false => suites::once(make())?,
+        };
+        Ok((name, outcome))
+    })
 }
 
 fn has_cargo_deny() -> bool {
@@ -330,32 +338,39 @@ impl Run {
         self.function(stage, name, || succeed(command));
     }
 
-    /// Runs one program made of tests.
+    /// Runs `cargo test`, or what answers like it.
     fn tests(&mut self, stage: Stage, name: &str, command: Command) -> Result<()> {
-        self.all_tests(stage, name, vec![(name.to_string(), command)])
+        self.all_tests(stage, name, vec![command], |command| {
+            Ok((name.to_string(), suites::once(command)?))
+        })
     }
 
-    /// Runs programs made of tests, or `cargo test`, as one step, and adds up what they report.
-    /// None at all is a failure: something is wrong with the build.
-    fn all_tests(
+    /// Runs programs made of tests as one step, and adds up what they report. None at all is a
+    /// failure: something is wrong with the build.
+    fn all_tests<T>(
         &mut self,
         stage: Stage,
         name: &str,
-        commands: Vec<(String, Command)>,
+        programs: Vec<T>,
+        mut each: impl FnMut(T) -> Result<(String, Outcome)>,
     ) -> Result<()> {
         let start = Run::begin(name);
         let mut wrong = Vec::new();
-        if commands.is_empty() {
+        if programs.is_empty() {
             self.failed += 1;
             wrong.push("there are no such tests".to_string());
         }
-        for (program, command) in commands {
-            println!("\n{program}");
-            let (passed, failed, error) = counted(command)?;
-            self.passed += passed;
-            // A test program that did not compile or died reports no count.
-            self.failed += if error.is_some() { failed.max(1) } else { 0 };
-            wrong.extend(error.map(|error| format!("{program}: {error}")));
+        for program in programs {
+            let (program, outcome) = each(program)?;
+            self.passed += outcome.passed;
+            let unsteady = outcome.unsteady.iter();
+            self.unsteady
+                .extend(unsteady.map(|test| format!("{program} {test}")));
+            if let Some(error) = outcome.error {
+                // A test program that did not compile or died reports no count.
+                self.failed += outcome.failed.max(1);
+                wrong.push(format!("{program}: {error}"));
+            }
         }
         let result = match wrong.is_empty() {
             true => Ok(()),
@@ -368,6 +383,9 @@ impl Run {
     /// Prints the table and the sum; an error if anything failed.
     fn end(&self, budgets: bool) -> Result<()> {
         print!("\n{}", self.table(budgets));
+        for test in &self.unsteady {
+            println!("UNSTEADY {test}: failed among others, passed alone");
+        }
         for failure in &self.failures {
             println!("FAILED {failure}");
         }
@@ -410,61 +428,14 @@ impl Run {
     }
 }
 
-/// Runs a program made of tests: how many passed and failed, and what is wrong if anything is.
-fn counted(mut command: Command) -> Result<(u64, u64, Option<String>)> {
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run the tests")?;
-    let stdout = child.stdout.take().expect("piped above");
-    let (mut passed, mut failed) = (0, 0);
-    for line in BufReader::new(stdout).lines() {
-        let line = line?;
-        println!("{line}");
-        if let Some((p, f)) = test_result(&line) {
-            passed += p;
-            failed += f;
-        }
-    }
-    let status = child.wait()?;
-    let error = match (status.success(), failed) {
-        (true, 0) => None,
-        (_, 0) => Some(format!("ended with {status}")),
-        _ => Some(format!("{failed} tests failed")),
-    };
-    Ok((passed, failed, error))
-}
-
 /// `3:07`.
 fn clock(time: Duration) -> String {
     format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60)
 }
 
-/// The counts in a line `test result: ok. 4 passed; 0 failed; ...`.
-fn test_result(line: &str) -> Option<(u64, u64)> {
-    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
-    let count = |word: &str| -> Option<u64> {
-        let part = counts
-            .split("; ")
-            .find_map(|part| part.strip_suffix(word))?;
-        part.trim().parse().ok()
-    };
-    Some((count("passed")?, count("failed")?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_are_read_from_the_test_programs() {
-        let line = "test result: ok. 4 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out";
-        assert_eq!(test_result(line), Some((4, 0)));
-        let line = "test result: FAILED. 1 passed; 2 failed; 0 ignored";
-        assert_eq!(test_result(line), Some((1, 2)));
-        assert_eq!(test_result("test a ... ok"), None);
-    }
 
     #[test]
     fn an_exhibit_in_a_program_is_seen() {
