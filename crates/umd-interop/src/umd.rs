@@ -183,11 +183,12 @@ impl Umd {
         }
     }
 
-    /// Ends the daemon that runs an array as a crash would: SIGKILL.
+    /// Ends the daemon that runs an array as a crash of it would: SIGKILL. The next command starts
+    /// another one with the same arrays.
     ///
     /// # Errors
     /// When there is none, or it does not go.
-    pub fn kill_daemon(&self, name: &str) -> Result<()> {
+    pub fn crash_daemon(&self, name: &str) -> Result<()> {
         let pid = self.detail(name)?["pid"].as_i64();
         let pid = pid.and_then(|pid| Pid::from_raw(pid as i32));
         let pid = pid.context("no daemon runs the array")?;
@@ -197,7 +198,16 @@ impl Umd {
             ensure!(begin.elapsed() < STOP_LIMIT, "process {pid:?} does not end");
             std::thread::sleep(Duration::from_millis(20));
         }
-        // The machine is gone with it: no later command is to go on with its arrays.
+        Ok(())
+    }
+
+    /// Ends the daemon that runs an array as a crash of the machine would: no later command goes on
+    /// with its arrays.
+    ///
+    /// # Errors
+    /// When there is none, or it does not go.
+    pub fn kill_daemon(&self, name: &str) -> Result<()> {
+        self.crash_daemon(name)?;
         match std::fs::remove_file(self.runtime.path().join("arrays.json")) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),

@@ -16,8 +16,13 @@
     reason = "helpers of tests; clippy knows only #[test] functions"
 )]
 
+#[path = "support/authority.rs"]
+mod authority;
+
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread;
@@ -30,6 +35,8 @@ use umd_interop::ports::free_address;
 use umd_interop::scratch::Scratch;
 use umd_interop::umd::{Umd, qemu_io, text};
 
+use authority::Authority;
+
 const MIB: usize = 1 << 20;
 const BLOCK: usize = 64 << 10;
 
@@ -41,12 +48,18 @@ struct Etcd {
 
 impl Etcd {
     fn start(oracle: &Oracle, dir: &Path) -> Option<Etcd> {
+        Etcd::start_with(oracle, dir, None)
+    }
+
+    /// One that speaks TLS only, with what a directory has, where there is one.
+    fn start_with(oracle: &Oracle, dir: &Path, tls: Option<&Path>) -> Option<Etcd> {
         if oracle.find("etcd").is_none() {
             skipped("clustered arrays", "there is no etcd (cargo xtask oracle)");
             return None;
         }
         let [client, peer] = [free_address(), free_address()];
-        let (url, peer) = (format!("http://{client}"), format!("http://{peer}"));
+        let scheme = tls.map_or("http", |_| "https");
+        let (url, peer) = (format!("{scheme}://{client}"), format!("http://{peer}"));
         let log = fs::File::create(dir.join("etcd.log")).unwrap();
         let mut command = oracle.command("etcd").unwrap();
         command.args(["--name", "one", "--data-dir", text(&dir.join("etcd"))]);
@@ -55,6 +68,17 @@ impl Etcd {
         command.args(["--listen-peer-urls", &peer]);
         command.args(["--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("one={peer}")]);
+        for (option, file) in [
+            ("--trusted-ca-file", "ca-cert.pem"),
+            ("--cert-file", "etcd-cert.pem"),
+            ("--key-file", "etcd-key.pem"),
+        ] {
+            command.args(tls.iter().flat_map(|dir| {
+                let path = dir.join(file).into_os_string();
+                [option.into(), path]
+            }));
+        }
+        command.args(tls.map(|_| "--client-cert-auth"));
         command.stdout(Stdio::null()).stderr(log);
         let child = command.spawn().unwrap();
         wait_for(client);
@@ -93,6 +117,16 @@ fn made(umd: &Umd, scratch: &Scratch, (name, options, count): (&str, &str, usize
 
 /// Starts it on one host; what was said, where it is refused.
 fn join(umd: &Umd, node: &str, name: &str, etcd: &Etcd, set: &[PathBuf]) -> Result<(), String> {
+    join_with(umd, (node, name), etcd, set, &[])
+}
+
+fn join_with(
+    umd: &Umd,
+    (node, name): (&str, &str),
+    etcd: &Etcd,
+    set: &[PathBuf],
+    more: &[&str],
+) -> Result<(), String> {
     let server = format!("--cluster-server={}", etcd.url);
     let node = format!("--cluster-node={node}");
     let mut args = vec![
@@ -102,6 +136,7 @@ fn join(umd: &Umd, node: &str, name: &str, etcd: &Etcd, set: &[PathBuf]) -> Resu
         "--home-cluster=hall",
     ];
     args.extend([server.as_str(), &node]);
+    args.extend(more);
     args.extend(set.iter().map(|path| text(path)));
     let output = umd.output(&args).unwrap();
     match output.status.success() {
@@ -231,6 +266,90 @@ fn without_its_lock_service_an_array_ends() {
     assert!(qemu_io(&oracle, &uri, &writes(0, 0x22)).is_err());
     let said = join(&alpha, "alpha", "pair", &etcd, &set).unwrap_err();
     assert!(said.contains("the lock service does not answer"), "{said}");
+}
+
+/// etcd's own API, by hand: a user and a password, and nobody without them any more.
+fn ask_for_passwords(etcd: &Etcd) {
+    let address: SocketAddr = etcd.url.strip_prefix("http://").unwrap().parse().unwrap();
+    for (path, body) in [
+        ("auth/role/add", r#"{"name": "root"}"#),
+        ("auth/user/add", r#"{"name": "root", "password": "sesame"}"#),
+        ("auth/user/grant", r#"{"user": "root", "role": "root"}"#),
+        ("auth/enable", "{}"),
+    ] {
+        let length = body.len();
+        let head = format!("POST /v3/{path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n");
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream
+            .write_all(format!("{head}{body}").as_bytes())
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let status = answer.lines().next().unwrap_or_default();
+        assert!(status.contains(" 200 "), "{path}: {answer}");
+    }
+}
+
+/// An etcd that wants to know who comes, by certificate and by password.
+#[test]
+fn an_etcd_that_asks_who_comes_is_told() {
+    let what = "clustered arrays with an etcd that asks who comes";
+    let (Some(oracle), Some(alpha)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let tls = scratch.path("tls");
+    let authority = Authority::of_nameless();
+    authority.furnish(&tls, "etcd");
+    authority.furnish(&tls, "client");
+    let Some(open) = Etcd::start(&oracle, &scratch.path("")) else {
+        return;
+    };
+    ask_for_passwords(&open);
+    drop(open);
+    let etcd = Etcd::start_with(&oracle, &scratch.path(""), Some(&tls)).unwrap();
+    let login = scratch.path("login");
+    fs::write(&login, "root:sesame\n").unwrap();
+    fs::set_permissions(&login, fs::Permissions::from_mode(0o600)).unwrap();
+    let wrong = scratch.path("wrong");
+    fs::write(&wrong, "root:open\n").unwrap();
+    fs::set_permissions(&wrong, fs::Permissions::from_mode(0o600)).unwrap();
+
+    let set = made(&alpha, &scratch, ARRAYS[0]);
+    let before: Vec<Vec<u8>> = set.iter().map(|path| fs::read(path).unwrap()).collect();
+    let join = |more: &[&str]| join_with(&alpha, ("alpha", "pair"), &etcd, &set, more);
+    let tls_option = format!("--cluster-tls={}", text(&tls));
+    let said = join(&[&tls_option]);
+    if said.as_ref().is_err_and(|said| said.contains("without")) {
+        skipped(what, "this umd was built without the feature etcd");
+        return;
+    }
+    let login = |path: &Path| format!("--cluster-login={}", text(path));
+    for (more, why) in [
+        (vec![], "give --cluster-tls=DIR"),
+        (vec![tls_option.as_str()], "user name is empty"),
+        (
+            vec![&tls_option, &login(&wrong)],
+            "does not let user root in",
+        ),
+    ] {
+        let said = join(&more).unwrap_err();
+        assert!(said.contains(why) && !said.contains("open"), "{said}");
+    }
+    for (path, bytes) in set.iter().zip(&before) {
+        assert!(fs::read(path).unwrap() == *bytes, "{path:?} was written");
+    }
+    join(&[&tls_option, &login(&scratch.path("login"))]).unwrap();
+    let uri = alpha.daemon_uri("pair");
+    qemu_io(&oracle, &uri, &writes(0, 0x11)).unwrap();
+    // The next life of the daemon finds what lets it in again.
+    alpha.crash_daemon("pair").unwrap();
+    let dead = |array: &Value| states(array) == ["alpha dead", "alpha this"];
+    alpha.until("pair", dead).unwrap();
+    alpha.ok(&["cluster", "confirm-dead", "pair", "0"]).unwrap();
+    alpha.until("pair", settled).unwrap();
+    qemu_io(&oracle, &uri, &reads(0, 0x11)).unwrap();
+    alpha.ok(&["stop", "pair"]).unwrap();
 }
 
 /// Who does not come as a node gets no member.

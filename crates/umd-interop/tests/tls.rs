@@ -4,60 +4,23 @@
     reason = "helpers of tests; clippy knows only #[test] functions"
 )]
 
+#[path = "support/authority.rs"]
+mod authority;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
 use umd_interop::oracle::Oracle;
 use umd_interop::pattern;
 use umd_interop::ports::free_address;
 use umd_interop::scratch::Scratch;
 use umd_interop::umd::{Umd, text};
 
+use authority::Authority;
+
 const MIB: u64 = 1 << 20;
-
-/// Somebody who signs.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Authority {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let pem = params.self_signed(&key).unwrap().pem();
-        let issuer = Issuer::new(params, key);
-        Authority { issuer, pem }
-    }
-
-    /// `ROLE-cert.pem` and `ROLE-key.pem` in a directory, and who signed them.
-    fn furnish(&self, dir: &Path, role: &str) {
-        fs::create_dir_all(dir).unwrap();
-        let key = KeyPair::generate().unwrap();
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut params = CertificateParams::new(names).unwrap();
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
-        params.extended_key_usages = vec![match role {
-            "server" => ExtendedKeyUsagePurpose::ServerAuth,
-            _ => ExtendedKeyUsagePurpose::ClientAuth,
-        }];
-        let signed = params.signed_by(&key, &self.issuer).unwrap();
-        fs::write(dir.join("ca-cert.pem"), &self.pem).unwrap();
-        fs::write(dir.join(format!("{role}-cert.pem")), signed.pem()).unwrap();
-        fs::write(dir.join(format!("{role}-key.pem")), key.serialize_pem()).unwrap();
-    }
-}
 
 fn raid5(umd: &Umd, scratch: &Scratch) -> Vec<PathBuf> {
     let members = scratch.images("m", 3, 32 * MIB).unwrap();

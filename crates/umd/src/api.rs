@@ -190,9 +190,16 @@ pub struct ClusterRequest {
     pub name: String,
     /// The lock service: `etcd`, or `memory` for an array that only this host runs.
     pub engine: String,
-    /// Where etcd is: `http://HOST:PORT` of each of its members.
+    /// Where etcd is: `http://HOST:PORT` of each of its members, `https://` with `tls_dir`.
     #[serde(default)]
     pub servers: Vec<String>,
+    /// A directory with `ca-cert.pem`, and `client-cert.pem` with `client-key.pem` where etcd asks
+    /// for them: an absolute path.
+    #[serde(default)]
+    pub tls_dir: Option<String>,
+    /// A file with `USER:PASSWORD` for etcd, which only its owner can read: an absolute path.
+    #[serde(default)]
+    pub login_file: Option<String>,
     /// The name of this host, as others show it and fence agents know it.
     pub node: String,
     /// A fence agent: an absolute path. An administrator can confirm in any case.

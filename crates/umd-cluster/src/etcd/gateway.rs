@@ -51,6 +51,22 @@ pub(super) struct Gateway {
     token: Mutex<Option<String>>,
 }
 
+/// Why there is no answer that is of use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// None came, or none that makes sense; the next may be better.
+    Unanswered(String),
+    /// It was understood and not allowed: it will not be the next time, either.
+    Refused(String),
+}
+
+impl From<Failed> for Trouble {
+    fn from(failed: Failed) -> Trouble {
+        let (Failed::Unanswered(text) | Failed::Refused(text)) = failed;
+        Trouble(text)
+    }
+}
+
 /// Lines of a watch.
 pub(super) struct Lines {
     reader: BufReader<ureq::BodyReader<'static>>,
@@ -99,7 +115,7 @@ impl Gateway {
         body: &Value,
         whole: Option<Duration>,
         each: Option<Duration>,
-    ) -> Result<(ureq::http::Response<Body>, String), Trouble> {
+    ) -> Result<(ureq::http::Response<Body>, String), Failed> {
         let (at, server) = self.server();
         let url = format!("{server}/v3/{path}");
         let mut request = self.agent.post(&url).content_type("application/json");
@@ -116,7 +132,7 @@ impl Gateway {
         let answer = request.send(SendBody::from_reader(&mut text.as_bytes()));
         let answer = answer.map_err(|error| {
             self.next(at);
-            Trouble(format!("etcd at {server} does not answer: {error}"))
+            Failed::Unanswered(format!("etcd at {server} does not answer: {error}"))
         })?;
         let server = server.to_owned();
         match answer.status().is_success() {
@@ -131,45 +147,53 @@ impl Gateway {
         at: usize,
         server: &str,
         path: &str,
-    ) -> Trouble {
+    ) -> Failed {
         let status = answer.status();
-        let said = answer.body_mut().read_to_string().unwrap_or_default();
-        let said: Value = serde_json::from_str(&said).unwrap_or_default();
+        let text = answer.body_mut().read_to_string().unwrap_or_default();
+        let said: Value = serde_json::from_str(&text).unwrap_or_default();
         let code = number(&said["code"]);
         // 401, or gRPC's "unauthenticated": the token has run out.
         if status.as_u16() == 401 || code == 16 {
             *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
         self.next(at);
-        let why = said["message"].as_str().unwrap_or("no reason given");
-        Trouble(format!("etcd at {server} refuses {path} ({status}): {why}"))
+        // What the gateway itself refuses has a line of plain text.
+        let line = text.lines().next().filter(|line| !line.is_empty());
+        let why = said["message"].as_str().or(line);
+        let why = why.unwrap_or("no reason given");
+        let text = format!("etcd at {server} refuses {path} ({status}): {why}");
+        match status.is_client_error() {
+            true => Failed::Refused(text),
+            false => Failed::Unanswered(text),
+        }
     }
 
     /// Asks, and waits for the one answer.
-    pub(super) fn ask(&self, path: &str, body: &Value) -> Result<Value, Trouble> {
+    pub(super) fn ask(&self, path: &str, body: &Value) -> Result<Value, Failed> {
         let (mut answer, server) = self.send(path, body, Some(self.timeout), None)?;
         let at = self.current.load(Ordering::SeqCst);
         let text = answer.body_mut().read_to_string().map_err(|error| {
             self.next(at);
-            Trouble(format!(
+            Failed::Unanswered(format!(
                 "etcd at {server} stops in the middle of {path}: {error}"
             ))
         })?;
         // The answer of a stream's method is one line in a wrapping of its own.
         let answer: Value = serde_json::from_str(text.trim()).map_err(|error| {
-            Trouble(format!(
+            Failed::Unanswered(format!(
                 "etcd at {server} answers {path} with no JSON: {error}"
             ))
         })?;
         if let Some(error) = answer.get("error") {
             let why = error["message"].as_str().unwrap_or("no reason given");
-            return Err(Trouble(format!("etcd at {server} refuses {path}: {why}")));
+            let text = format!("etcd at {server} refuses {path}: {why}");
+            return Err(Failed::Unanswered(text));
         }
         Ok(answer.get("result").cloned().unwrap_or(answer))
     }
 
     /// Watches: lines come until none does for `wait`.
-    pub(super) fn watch(&self, body: &Value, wait: Duration) -> Result<Lines, Trouble> {
+    pub(super) fn watch(&self, body: &Value, wait: Duration) -> Result<Lines, Failed> {
         let (answer, server) = self.send("watch", body, None, Some(wait))?;
         let reader = answer
             .into_body()
@@ -182,7 +206,7 @@ impl Gateway {
         })
     }
 
-    fn token(&self) -> Result<Option<String>, Trouble> {
+    fn token(&self) -> Result<Option<String>, Failed> {
         let Some((name, password)) = &self.user else {
             return Ok(None);
         };
@@ -199,16 +223,19 @@ impl Gateway {
                 Ok(text) => serde_json::from_str(&text).unwrap_or_default(),
                 Err(error) => {
                     self.next(at);
-                    return Err(Trouble(format!(
+                    return Err(Failed::Unanswered(format!(
                         "etcd at {server} does not answer: {error}"
                     )));
                 }
             };
             let Some(new) = answer["token"].as_str() else {
                 let why = answer["message"].as_str().unwrap_or("no reason given");
-                return Err(Trouble(format!(
-                    "etcd at {server} does not let user {name} in: {why}"
-                )));
+                let text = format!("etcd at {server} does not let user {name} in: {why}");
+                // InvalidArgument is what etcd makes of a wrong name or password.
+                return Err(match number(&answer["code"]) {
+                    3 => Failed::Refused(text),
+                    _ => Failed::Unanswered(text),
+                });
             };
             *token = Some(new.to_owned());
         }

@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 
 use crate::engine::hex;
 use crate::ledger::{Appended, Entry, Follow, Ledger, Mark, Opened, Renewal, Snapshot, Trouble};
-use gateway::{Gateway, Lines, b64, number, text};
+use gateway::{Failed, Gateway, Lines, b64, number, text};
 
 /// How many keys are deleted at once: etcd takes 128 operations in a transaction.
 const DELETED_AT_ONCE: usize = 100;
@@ -98,6 +98,18 @@ impl Etcd {
             cursor: Mutex::new(Cursor { place, next, lines }),
             known: Mutex::default(),
         })
+    }
+
+    /// Whether etcd lets us in. Only a clear no is one: who cannot be asked may be there soon.
+    ///
+    /// # Errors
+    /// When it knows neither us nor our password, or what we show it.
+    pub fn lets_in(&self) -> Result<(), Trouble> {
+        let body = json!({"key": b64(self.snapshot_key()), "keys_only": true});
+        match self.gateway.ask("kv/range", &body) {
+            Err(refused @ Failed::Refused(_)) => Err(refused.into()),
+            Ok(_) | Err(Failed::Unanswered(_)) => Ok(()),
+        }
     }
 
     fn mark_key(&self, mark: Mark) -> String {
@@ -241,7 +253,8 @@ impl Ledger for Etcd {
 
     fn end(&self, mark: Mark) -> Result<(), Trouble> {
         let revoke = json!({"ID": mark.0.to_string()});
-        self.gateway.ask("lease/revoke", &revoke).map(drop)
+        self.gateway.ask("lease/revoke", &revoke)?;
+        Ok(())
     }
 
     fn append(

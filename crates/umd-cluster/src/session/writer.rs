@@ -60,7 +60,7 @@ fn try_begin<L: Ledger>(shared: &Shared<L>) -> Result<Mark, Trouble> {
     let (ledger, setup) = (&shared.ledger, &shared.setup);
     let valid_until = Clock.now() + span(setup.valid_for());
     let mark = ledger.begin(setup.session)?;
-    let read = || {
+    let read = || -> Result<_, Trouble> {
         let (book, place) = load(&ledger.open()?)?;
         Ok((book, place, ledger.marks()?))
     };

@@ -9,9 +9,17 @@ pub struct ClusterArgs {
     /// or memory for an array that no other host runs
     #[arg(long, value_name = "ENGINE")]
     pub cluster_engine: Option<String>,
-    /// Where etcd is: http://HOST:PORT (repeat for each of its members)
+    /// Where etcd is: http://HOST:PORT, or https://HOST:PORT (repeat for each of its members)
     #[arg(long, value_name = "URL", requires = "cluster_engine")]
     pub cluster_server: Vec<String>,
+    /// Speak TLS with etcd: ca-cert.pem in DIR vouches for its members, and client-cert.pem with
+    /// client-key.pem is shown to those who ask
+    #[arg(long, value_name = "DIR", requires = "cluster_engine")]
+    pub cluster_tls: Option<String>,
+    /// A file with one line USER:PASSWORD for an etcd that asks for it; only its owner may be able
+    /// to read it
+    #[arg(long, value_name = "FILE", requires = "cluster_engine")]
+    pub cluster_login: Option<String>,
     /// The name of this host in its cluster, as the fence agent knows it [default: host name]
     #[arg(long, value_name = "NAME", requires = "cluster_engine")]
     pub cluster_node: Option<String>,

@@ -42,20 +42,21 @@ pub fn request(
              in mdadm.conf",
         )
     })?;
-    let agent = args.cluster_fence.as_deref().map(values::absolute);
-    let agent = agent.transpose()?.map(|path| match path.to_str() {
-        Some(text) => Ok(text.to_owned()),
-        None => Err(Failure::usage(format!(
-            "{} is not a UTF-8 path",
-            path.display()
-        ))),
-    });
     let node = args.cluster_node.clone();
     Ok(Some(ClusterRequest {
         name,
         engine: engine.clone(),
         servers: args.cluster_server.clone(),
         node: node.unwrap_or_else(|| Context::system().host),
-        fence_agent: agent.transpose()?,
+        tls_dir: args.cluster_tls.as_deref().map(path).transpose()?,
+        login_file: args.cluster_login.as_deref().map(path).transpose()?,
+        fence_agent: args.cluster_fence.as_deref().map(path).transpose()?,
     }))
+}
+
+/// What the daemon finds wherever it runs.
+fn path(given: &str) -> Result<String, Failure> {
+    let path = values::absolute(given)?;
+    let text = path.to_str().map(str::to_owned);
+    text.ok_or_else(|| Failure::usage(format!("{} is not a UTF-8 path", path.display())))
 }

@@ -14,6 +14,8 @@
 //! To stop is to leave the cluster first; only then the thread ends, and members are let go. A node
 //! whose session has run out leaves nothing to be stopped: its array ends here.
 
+#[cfg(feature = "etcd")]
+mod access;
 mod connect;
 mod fencing;
 

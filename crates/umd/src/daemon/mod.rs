@@ -64,6 +64,7 @@ pub mod remote;
 pub mod room;
 pub mod run;
 pub mod scrubs;
+pub mod secrets;
 pub mod start;
 pub mod state;
 mod sync;

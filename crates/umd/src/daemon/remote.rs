@@ -9,10 +9,8 @@
 //!
 //! A client that stalls or sends anything else costs its own connection, and no other.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,9 +40,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
 /// How long nobody is taken in when the system has no descriptor for one.
 const BACK_OFF: Duration = Duration::from_millis(100);
-/// The shortest token that is one, and the longest file that holds one.
+/// The shortest token that is one.
 const TOKEN_BYTES_MIN: usize = 16;
-const TOKEN_BYTES_MAX: u64 = 4096;
 
 /// Where the control API is to be had over TCP, bound, and how.
 #[derive(Debug)]
@@ -127,26 +124,12 @@ fn bind(text: &str, tls: bool) -> Result<StdListener, Failure> {
 /// # Errors
 /// When it cannot be read, could be read by others, or holds too little.
 pub fn token(path: &Path) -> Result<Arc<str>, Failure> {
-    let failed = |why: String| Failure::failed(format!("{} {why}", path.display()));
-    let read = || -> io::Result<(u32, String)> {
-        let file = File::open(path)?;
-        let mode = file.metadata()?.mode();
-        let mut text = String::new();
-        file.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
-        Ok((mode, text))
-    };
-    let (mode, text) = read()
-        .map_err(|error| failed(format!("cannot be read: {}", super::open::os_text(&error))))?;
-    if mode & 0o077 != 0 {
-        return Err(failed(
-            "can be read by others, who could control this daemon: chmod 600".into(),
-        ));
-    }
-    let token = text.trim();
+    let token = super::secrets::secret(path, "control this daemon")?;
     if token.len() < TOKEN_BYTES_MIN || token.contains(char::is_whitespace) {
-        return Err(failed(format!(
-            "holds no token: one line of {TOKEN_BYTES_MIN} characters at least, as `openssl rand \
-             -hex 32` makes it"
+        return Err(Failure::failed(format!(
+            "{} holds no token: one line of {TOKEN_BYTES_MIN} characters at least, as `openssl \
+             rand -hex 32` makes it",
+            path.display()
         )));
     }
     Ok(token.into())

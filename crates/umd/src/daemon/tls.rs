@@ -20,6 +20,7 @@ use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error, RootCertStore, ServerConfig};
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,14 @@ const CLIENTS: &str = "ca-cert.pem";
 const MASTERS: &str = "control-ca-cert.pem";
 const OWN: &str = "server-cert.pem";
 const KEY: &str = "server-key.pem";
+/// What a server is shown by us, where we are its client.
+const CLIENT: &str = "client-cert.pem";
+const CLIENT_KEY: &str = "client-key.pem";
+/// What is wanted of a directory that lacks something.
+const OF_SERVER: &str =
+    "--tls wants server-cert.pem, server-key.pem and ca-cert.pem in its directory";
+const OF_CLIENT: &str = "--cluster-tls wants ca-cert.pem in its directory, and client-cert.pem \
+    with client-key.pem where the servers ask for one";
 /// Lists of authorities have some hundred KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -79,10 +88,8 @@ impl TlsOptions {
         or_none: bool,
     ) -> Result<ServerConfig, Failure> {
         let (own_path, key_path) = (self.dir.join(OWN), self.dir.join(KEY));
-        let own = certificates(&own_path)?;
-        let key = content(&key_path)
-            .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem))
-            .map_err(|error| unreadable(&key_path, "private key", error))?;
+        let own = certificates(&own_path, OF_SERVER)?;
+        let key = private_key(&key_path, OF_SERVER)?;
         still_good(&own_path, &own)?;
         let provider = Arc::new(ring::default_provider());
         let wrong = |error: Error| Failure::failed(format!("{}: {error}", own_path.display()));
@@ -96,17 +103,54 @@ impl TlsOptions {
         let mut config = config
             .with_single_cert(own, key)
             .map_err(|error| match error {
-                Error::InconsistentKeys(_) => Failure::failed(format!(
-                    "{} is not the key of {}",
-                    key_path.display(),
-                    own_path.display()
-                )),
+                Error::InconsistentKeys(_) => another_key(&key_path, &own_path),
                 other => wrong(other),
             })?;
         // Connections are few and long: nobody resumes one.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(config)
+    }
+}
+
+/// What a client of servers has: PEM, looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientFiles {
+    /// Who vouches for the servers.
+    pub authority: Vec<u8>,
+    /// Our certificate and its key, if we have one.
+    pub own: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl ClientFiles {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When a file is missing, holds something else, has expired, or does not fit the other.
+    pub fn read(dir: &Path) -> Result<ClientFiles, Failure> {
+        let authority = dir.join(CLIENTS);
+        let _ = certificates(&authority, OF_CLIENT)?;
+        let (own, key) = (dir.join(CLIENT), dir.join(CLIENT_KEY));
+        let has_own = own.exists() || key.exists();
+        if has_own {
+            let certificates = certificates(&own, OF_CLIENT)?;
+            still_good(&own, &certificates)?;
+            let secret = private_key(&key, OF_CLIENT)?;
+            let pair = CertifiedKey::from_der(certificates, secret, &ring::default_provider());
+            pair.map_err(|error| match error {
+                Error::InconsistentKeys(_) => another_key(&key, &own),
+                other => Failure::failed(format!("{}: {other}", own.display())),
+            })?;
+        }
+        let read =
+            |path: &Path| content(path).map_err(|error| unreadable(path, "text", error, OF_CLIENT));
+        Ok(ClientFiles {
+            authority: read(&authority)?,
+            own: match has_own {
+                true => Some((read(&own)?, read(&key)?)),
+                false => None,
+            },
+        })
     }
 }
 
@@ -142,22 +186,36 @@ fn content(path: &Path) -> Result<Vec<u8>, PemError> {
     std::fs::read(path).map_err(PemError::Io)
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+fn private_key(path: &Path, wanted: &str) -> Result<PrivateKeyDer<'static>, Failure> {
+    content(path)
+        .and_then(|pem| PrivateKeyDer::from_pem_slice(&pem))
+        .map_err(|error| unreadable(path, "private key", error, wanted))
+}
+
+fn another_key(key: &Path, certificate: &Path) -> Failure {
+    let (key, certificate) = (key.display(), certificate.display());
+    Failure::failed(format!("{key} is not the key of {certificate}"))
+}
+
+fn certificates(path: &Path, wanted: &str) -> Result<Vec<CertificateDer<'static>>, Failure> {
     let all = content(path).and_then(|pem| {
         let all = CertificateDer::pem_slice_iter(&pem);
         all.collect::<Result<Vec<_>, _>>()
     });
     match all {
-        Ok(all) if all.is_empty() => Err(unreadable(path, "certificate", PemError::NoItemsFound)),
+        Ok(all) if all.is_empty() => {
+            let none = PemError::NoItemsFound;
+            Err(unreadable(path, "certificate", none, wanted))
+        }
         Ok(all) => Ok(all),
-        Err(error) => Err(unreadable(path, "certificate", error)),
+        Err(error) => Err(unreadable(path, "certificate", error, wanted)),
     }
 }
 
 /// Whose word is taken.
 fn roots(path: &Path) -> Result<RootCertStore, Failure> {
     let mut roots = RootCertStore::empty();
-    for one in certificates(path)? {
+    for one in certificates(path, OF_SERVER)? {
         roots.add(one).map_err(|error| {
             Failure::failed(format!(
                 "{} holds a certificate that is of no use: {error}",
@@ -168,16 +226,13 @@ fn roots(path: &Path) -> Result<RootCertStore, Failure> {
     Ok(roots)
 }
 
-fn unreadable(path: &Path, what: &str, error: PemError) -> Failure {
+fn unreadable(path: &Path, what: &str, error: PemError, wanted: &str) -> Failure {
     let why = match error {
         PemError::Io(error) => format!("cannot be read: {}", super::open::os_text(&error)),
         PemError::NoItemsFound => format!("holds no {what} (PEM)"),
         other => format!("holds no {what} (PEM): {other}"),
     };
-    Failure::failed(format!(
-        "{} {why}; --tls wants {OWN}, {KEY} and {CLIENTS} in its directory",
-        path.display()
-    ))
+    Failure::failed(format!("{} {why}; {wanted}", path.display()))
 }
 
 /// A certificate whose time is over would only be noticed by clients. Who has signed it is their

@@ -1,4 +1,4 @@
-//! From what was asked for to a lock service, and what stands against it. Asks no service yet.
+//! From what was asked for to a lock service, and what stands against it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +49,13 @@ pub fn check(request: &AssembleRequest) -> Result<(), ErrorDoc> {
         let what = "the cluster and this node of it need a name each";
         return Err(usage(what.into()));
     }
+    let letting_in = cluster.tls_dir.is_some() || cluster.login_file.is_some();
     match (cluster.engine.as_str(), cluster.servers.is_empty()) {
+        (MEMORY, true) if letting_in => Err(usage(
+            "the lock service 'memory' asks nobody who they are: --cluster-tls and \
+             --cluster-login are for etcd"
+                .into(),
+        )),
         (MEMORY, true) => Ok(()),
         (MEMORY, false) => Err(usage("the lock service 'memory' has no servers".into())),
         (ETCD, _) if !cfg!(feature = "etcd") => Err(usage(
@@ -58,10 +64,32 @@ pub fn check(request: &AssembleRequest) -> Result<(), ErrorDoc> {
         (ETCD, true) => Err(usage(
             "the lock service etcd needs its servers: --cluster-server=http://HOST:PORT".into(),
         )),
-        (ETCD, false) => Ok(()),
+        (ETCD, false) => encryption(cluster).map_err(usage),
         (other, _) => Err(usage(format!(
             "'{other}' is no lock service; memory and etcd are"
         ))),
+    }
+}
+
+/// TLS for all servers, or for none.
+fn encryption(cluster: &ClusterRequest) -> Result<(), String> {
+    let (wanted, scheme) = match cluster.tls_dir {
+        Some(_) => (true, "https"),
+        None => (false, "http"),
+    };
+    let other = cluster.servers.iter().find(|url| {
+        let url = url.split_once("://").map(|(scheme, _)| scheme);
+        url != Some(scheme)
+    });
+    match other {
+        None => Ok(()),
+        Some(url) if url.starts_with("https://") => Err(format!(
+            "{url} is spoken to with TLS: give --cluster-tls=DIR, with ca-cert.pem in it"
+        )),
+        Some(url) if wanted && url.starts_with("http://") => Err(format!(
+            "with --cluster-tls every server is one of https://HOST:PORT, and {url} is not"
+        )),
+        Some(url) => Err(format!("'{url}' is no server: {scheme}://HOST:PORT is one")),
     }
 }
 
@@ -131,13 +159,12 @@ impl Wanted {
 
     #[cfg(feature = "etcd")]
     fn etcd(&self, setup: Setup, waker: Waker) -> Result<Box<dyn Engine>, ErrorDoc> {
-        use umd_cluster::etcd::{Etcd, Servers};
-        let servers = Servers {
-            urls: self.request.servers.clone(),
-            ..Servers::default()
-        };
+        use umd_cluster::etcd::Etcd;
+        let servers = super::access::servers(&self.request)?;
         let etcd = Etcd::new(&servers, setup.array, setup.session);
-        let etcd = etcd.map_err(|error| ErrorDoc::new(error.to_string()))?;
+        let told = |error: umd_cluster::Trouble| ErrorDoc::new(error.to_string());
+        let etcd = etcd.map_err(told)?;
+        etcd.lets_in().map_err(told)?;
         Ok(Box::new(LogEngine::new(etcd, setup, waker)))
     }
 
@@ -174,4 +201,60 @@ fn memory(array: [u8; 16]) -> Arc<Memory> {
     static LOGS: Mutex<BTreeMap<[u8; 16], Arc<Memory>>> = Mutex::new(BTreeMap::new());
     let mut logs = LOGS.lock().unwrap_or_else(PoisonError::into_inner);
     Arc::clone(logs.entry(array).or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is said of these servers, with keys and certificates or without.
+    fn said(servers: &[&str], tls: bool) -> Result<(), String> {
+        encryption(&ClusterRequest {
+            servers: servers.iter().map(|one| (*one).to_owned()).collect(),
+            tls_dir: tls.then(|| "/etc/umd/etcd".to_owned()),
+            ..ClusterRequest::default()
+        })
+    }
+
+    #[test]
+    fn servers_are_spoken_to_with_tls_or_without_and_never_with_both() {
+        assert_eq!(said(&["http://a:2379", "http://b:2379"], false), Ok(()));
+        assert_eq!(said(&["https://a:2379", "https://b:2379"], true), Ok(()));
+        for (servers, tls, why) in [
+            (
+                ["http://a:2379", "https://b:2379"],
+                false,
+                "https://b:2379 is spoken to with TLS: give --cluster-tls=DIR",
+            ),
+            (
+                ["https://a:2379", "http://b:2379"],
+                true,
+                "with --cluster-tls every server is one of https://HOST:PORT",
+            ),
+            (["a:2379", "http://b:2379"], false, "'a:2379' is no server"),
+            (["https://a", "ftp://b"], true, "'ftp://b' is no server"),
+        ] {
+            let refused = said(&servers, tls).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn who_asks_nobody_gets_no_password() {
+        let cluster = ClusterRequest {
+            name: "hall".into(),
+            node: "alpha".into(),
+            engine: MEMORY.into(),
+            login_file: Some("/etc/umd/login".into()),
+            ..ClusterRequest::default()
+        };
+        let refused = check(&AssembleRequest {
+            cluster: Some(cluster),
+            ..AssembleRequest::default()
+        });
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.exit_code, 2);
+        let said = refused.error;
+        assert!(said.contains("--cluster-login are for etcd"), "{said}");
+    }
 }
