@@ -8,6 +8,8 @@
 //! | `seed=N`        | which unflushed writes reach the file early all the same (default 0)       |
 //! | `bad=SECTOR+LEN`| these sectors are unreadable until they are written; may be repeated       |
 //! | `worn=SECTOR+LEN`| these sectors take no writes, and can be read; may be repeated          |
+//! | `lag=MS`        | each write takes some time longer, up to so many milliseconds: those of    |
+//! |                 | two members, or two writes of one, end far apart                           |
 //! | `error-at=N`    | the Nth I/O, counted from 1, fails with a media error                      |
 //! | `fail-after=N`  | every I/O after the Nth fails: the device is gone                          |
 //!
@@ -19,6 +21,8 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
 
 use umd_core::array::{Extent, IoError};
 use umd_core::value::SECTOR_BYTES;
@@ -49,6 +53,8 @@ pub struct FaultSpec {
     pub bad_sectors: Vec<Range<u64>>,
     /// Sectors that take no writes.
     pub worn_sectors: Vec<Range<u64>>,
+    /// Each write takes up to so many milliseconds longer.
+    pub lag_ms: u64,
     /// This I/O, counted from 1, fails with a media error.
     pub error_at: Option<u64>,
     /// Everything after this many I/Os fails.
@@ -70,6 +76,7 @@ impl FromStr for FaultSpec {
                 "cache" if value.is_empty() => spec.cache = true,
                 "ignore-flush" if value.is_empty() => spec.ignore_flush = true,
                 "seed" => spec.seed = number(value)?,
+                "lag" => spec.lag_ms = number(value)?,
                 "error-at" => spec.error_at = Some(number(value)?),
                 "fail-after" => spec.fail_after = Some(number(value)?),
                 "bad" | "worn" => {
@@ -108,6 +115,9 @@ impl fmt::Display for FaultSpec {
         for worn in &self.worn_sectors {
             write!(f, ",worn={}+{}", worn.start, worn.end - worn.start)?;
         }
+        if self.lag_ms > 0 {
+            write!(f, ",lag={}", self.lag_ms)?;
+        }
         if let Some(n) = self.error_at {
             write!(f, ",error-at={n}")?;
         }
@@ -143,7 +153,7 @@ struct State {
     dice: Dice,
 }
 
-/// See the [module](self). One I/O at a time.
+/// See the [module](self). One I/O at a time, but for the time that writes are held back.
 pub(crate) struct FaultMedium {
     inner: Arc<dyn Medium>,
     spec: FaultSpec,
@@ -164,6 +174,16 @@ impl FaultMedium {
                 dice: Dice(spec.seed),
             }),
             spec: spec.clone(),
+        }
+    }
+
+    /// Holds a write back, with nobody waiting for that.
+    fn lag(&self) {
+        if self.spec.lag_ms > 0 {
+            let mut state = self.state.lock().expect("nothing panics under this lock");
+            let micros = state.dice.below(self.spec.lag_ms.saturating_mul(1000));
+            drop(state);
+            thread::sleep(Duration::from_micros(micros));
         }
     }
 
@@ -273,6 +293,7 @@ impl Medium for FaultMedium {
     }
 
     fn write(&self, offset: u64, pieces: &[IoSlice<'_>], fua: bool) -> Result<(), IoError> {
+        self.lag();
         let mut state = self.begin()?;
         let len = pieces_len(pieces);
         if any_bad(&self.spec.worn_sectors, offset, len) {
@@ -291,6 +312,7 @@ impl Medium for FaultMedium {
     }
 
     fn zero(&self, offset: u64, len: u64, may_unmap: bool, fua: bool) -> Result<(), IoError> {
+        self.lag();
         let mut state = self.begin()?;
         if any_bad(&self.spec.worn_sectors, offset, len) {
             return Err(IoError::Media);
@@ -369,10 +391,21 @@ mod tests {
     }
 
     #[test]
+    fn writes_that_lag_are_late_and_nothing_else_is() {
+        let (inner, medium) = medium("lag=40,seed=3");
+        let begin = std::time::Instant::now();
+        (0..10).for_each(|sector| write(&medium, sector, 7, false).expect("written"));
+        // Ten of 20 ms on average; a tenth of that will do.
+        assert!(begin.elapsed() > Duration::from_millis(20));
+        assert_eq!(read(inner.as_ref(), 9), Ok(7));
+    }
+
+    #[test]
     fn a_spec_is_what_its_text_says() {
-        let spec: FaultSpec = "cache,ignore-flush,seed=7,bad=8+2,bad=100+1,error-at=3,fail-after=9"
-            .parse()
-            .expect("spec");
+        let spec: FaultSpec =
+            "cache,ignore-flush,seed=7,bad=8+2,bad=100+1,lag=5,error-at=3,fail-after=9"
+                .parse()
+                .expect("spec");
         assert_eq!(
             spec,
             FaultSpec {
@@ -381,6 +414,7 @@ mod tests {
                 seed: 7,
                 bad_sectors: vec![8..10, 100..101],
                 worn_sectors: Vec::new(),
+                lag_ms: 5,
                 error_at: Some(3),
                 fail_after: Some(9),
             }

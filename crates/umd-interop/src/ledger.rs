@@ -96,6 +96,20 @@ impl Ledger {
         }
     }
 
+    /// Checks the bytes of a block like [`Ledger::check`], and books that they were read: nobody
+    /// may read anything older later.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
+        self.check(index, bytes)?;
+        let versions = bytes.chunks_exact(SECTOR).map(version);
+        let oldest = versions.min().expect("a block has sectors");
+        let block = &mut self.blocks[index];
+        block.durable = block.durable.max(oldest);
+        Ok(())
+    }
+
     /// Checks the bytes of a block as read after a kill.
     ///
     /// # Errors
@@ -104,7 +118,7 @@ impl Ledger {
         let block = &self.blocks[index];
         let number = self.first + index as u64;
         for (sector, read) in bytes.chunks_exact(SECTOR).enumerate() {
-            let version = u64::from_le_bytes(read[..8].try_into().expect("eight bytes"));
+            let version = version(read);
             if read != stamp(number, sector, version) {
                 bail!("block {number} sector {sector} holds bytes that were never sent there");
             }
@@ -119,6 +133,11 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+/// The version that a sector says it is of.
+fn version(sector: &[u8]) -> u64 {
+    u64::from_le_bytes(sector[..8].try_into().expect("eight bytes"))
 }
 
 /// A sector of a version of a block: the version, then words that depend on all three.
@@ -179,6 +198,18 @@ mod tests {
         ledger.flushed();
         ledger.check(0, &second).unwrap();
         assert!(ledger.check(0, &[0; BLOCK]).is_err());
+    }
+
+    #[test]
+    fn what_was_read_once_does_not_go_back() {
+        let mut ledger = Ledger::new(0, 1);
+        let first = ledger.send(0, 1);
+        let mut torn = first.clone();
+        torn[..SECTOR].fill(0);
+        ledger.read(0, &torn).unwrap();
+        ledger.check(0, &[0; BLOCK]).unwrap();
+        ledger.read(0, &first).unwrap();
+        assert!(ledger.check(0, &torn).is_err());
     }
 
     #[test]

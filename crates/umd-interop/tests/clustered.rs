@@ -299,7 +299,8 @@ fn an_etcd_that_asks_who_comes_is_told() {
     };
     let scratch = Scratch::new().unwrap();
     let tls = scratch.path("tls");
-    let authority = Authority::of_nameless();
+    let mut authority = Authority::new();
+    authority.nameless = true;
     authority.furnish(&tls, "etcd");
     authority.furnish(&tls, "client");
     let Some(open) = Etcd::start(&oracle, &scratch.path("")) else {

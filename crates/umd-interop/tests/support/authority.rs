@@ -12,7 +12,8 @@ use rcgen::{
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
-    nameless: bool,
+    /// Its clients get no common name: etcd with users lets nobody else in.
+    pub nameless: bool,
 }
 
 impl Authority {
@@ -27,15 +28,6 @@ impl Authority {
             issuer,
             pem,
             nameless: false,
-        }
-    }
-
-    /// One whose clients have no common name: etcd with users lets nobody else in.
-    pub fn of_nameless() -> Authority {
-        let nameless = true;
-        Authority {
-            nameless,
-            ..Authority::new()
         }
     }
 

@@ -346,6 +346,9 @@ pub struct StartArgs {
     /// How member I/O is done: auto, io_uring, sync, threads, memory
     #[arg(long, value_name = "ENGINE")]
     pub io_engine: Option<String>,
+    /// Make member I/O fail, for tests: MEMBER:RULE
+    #[arg(long, value_name = "SPEC", hide = true)]
+    pub fault: Vec<String>,
 }
 
 /// `umd assemble [NAME] DEVICE...`
@@ -395,9 +398,6 @@ pub struct ServeArgs {
     /// Which doors.
     #[command(flatten)]
     pub doors: DoorArgs,
-    /// Make member I/O fail, for tests: MEMBER:RULE
-    #[arg(long, value_name = "SPEC", hide = true)]
-    pub fault: Vec<String>,
 }
 
 /// `umd detail NAME...`

@@ -130,7 +130,7 @@ fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
             None => None,
         },
         io_engine: args.io_engine.clone(),
-        faults: Vec::new(),
+        faults: args.fault.clone(),
         cluster: None,
     })
 }
@@ -312,13 +312,12 @@ fn describe_start(
 /// # Errors
 /// With the exit code and sentence for the user.
 pub fn serve(args: &ServeArgs, common: &Common, reach: &Reach) -> Outcome {
-    let mut request = request(&args.start)?;
+    let request = request(&args.start)?;
     if request.devices.is_empty() {
         return Err(Failure::usage(
             "no devices were named to serve an array from",
         ));
     }
-    request.faults.clone_from(&args.fault);
     // Which is the control socket its name says, or its path, which the array's name is in.
     let control = request.name.as_ref();
     let control = control.map(|name| reach.runtime.serve_control(name));
@@ -397,6 +396,7 @@ mod tests {
             bitmap: None,
             overlay: None,
             io_engine: None,
+            fault: Vec::new(),
         }
     }
 
