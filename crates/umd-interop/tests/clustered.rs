@@ -430,3 +430,173 @@ fn killed(oracle: &Oracle, (alpha, beta): (&Umd, &Umd), name: &str) {
     beta.until(name, over).unwrap();
     qemu_io(oracle, &beta.daemon_uri(name), &writes(1, 0x44)).unwrap();
 }
+
+/// The members that a host shows: file and state.
+fn members(umd: &Umd, name: &str) -> Vec<(String, String)> {
+    let array = umd.detail(name).unwrap();
+    let members = array["members"].as_array().unwrap().iter();
+    members
+        .map(|member| {
+            let path = Path::new(member["path"].as_str().unwrap());
+            let file = path.file_name().unwrap().to_str().unwrap();
+            (
+                file.to_owned(),
+                member["state"].as_str().unwrap().to_owned(),
+            )
+        })
+        .collect()
+}
+
+fn state_of(umd: &Umd, name: &str, member: &Path) -> Option<String> {
+    let file = member.file_name().unwrap().to_str().unwrap();
+    let mut all = members(umd, name).into_iter();
+    all.find(|(one, _)| one == file).map(|(_, state)| state)
+}
+
+fn refused(umd: &Umd, args: &[&str]) -> String {
+    let output = umd.output(args).unwrap();
+    assert!(!output.status.success(), "{args:?} was not refused");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn in_sync(array: &Value) -> bool {
+    let members = array["members"].as_array().unwrap();
+    members.iter().all(|member| member["state"] == "in_sync") && settled(array)
+}
+
+/// What one host is told about members the other one knows when the command returns; a new member
+/// is filled while both write.
+#[test]
+fn members_are_changed_on_one_host_and_known_on_the_other() {
+    let what = "members of clustered arrays";
+    let (Some(oracle), Some(alpha)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let beta = Umd::or_skip(what).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let Some(etcd) = Etcd::start(&oracle, &scratch.path("")) else {
+        return;
+    };
+    for array in ARRAYS {
+        let mut set = made(&alpha, &scratch, array);
+        let name = array.0;
+        let joined = join(&alpha, "alpha", name, &etcd, &set);
+        if joined.as_ref().is_err_and(|said| said.contains("without")) {
+            skipped(what, "this umd was built without the feature etcd");
+            return;
+        }
+        joined.unwrap();
+        join(&beta, "beta", name, &etcd, &set).unwrap();
+        beta.until(name, settled).unwrap();
+        let hosts = (&alpha, &beta);
+        nonsense_is_refused(hosts, name, &scratch, &set);
+        let fresh = scratch
+            .images(&format!("new-{name}"), 1, 24 * MIB as u64)
+            .unwrap();
+        let last = set.len() - 1;
+        swapped(&oracle, hosts, name, (&set[last], &fresh[0]));
+        set[last] = fresh[0].clone();
+        for umd in [&alpha, &beta] {
+            umd.ok(&["stop", name]).unwrap();
+        }
+        assert_legs_alike(&set);
+        examined(&oracle, &alpha, &set);
+    }
+}
+
+/// Refused, and not a byte of it changed.
+fn nonsense_is_refused(
+    (alpha, beta): (&Umd, &Umd),
+    name: &str,
+    scratch: &Scratch,
+    set: &[PathBuf],
+) {
+    let small = scratch
+        .images(&format!("small-{name}"), 1, 2 * MIB as u64)
+        .unwrap();
+    let hidden = scratch
+        .images(&format!("hidden-{name}"), 1, 24 * MIB as u64)
+        .unwrap();
+    // The way to it leads through the process of alpha's daemon, so beta's does not get there.
+    let path = scratch.path(&format!("disk-{name}"));
+    let pid = alpha.detail(name).unwrap()["pid"].as_i64().unwrap();
+    let through = format!("/proc/self/task/{pid}/cwd{}", text(&hidden[0]));
+    std::os::unix::fs::symlink(through, &path).unwrap();
+    let before: Vec<Vec<u8>> = [&small[0], &hidden[0]]
+        .map(|one| fs::read(one).unwrap())
+        .into();
+    let said = refused(alpha, &["manage", name, "--add", text(&path)]);
+    assert!(
+        said.contains("node 1 (beta): it does not see the disk"),
+        "{said}"
+    );
+    let said = refused(alpha, &["manage", name, "--add", text(&small[0])]);
+    assert!(said.contains("not large enough"), "{said}");
+    let said = refused(alpha, &["manage", name, "--add", text(&set[0])]);
+    assert!(
+        said.contains("already") || said.contains("in use"),
+        "{said}"
+    );
+    let said = refused(alpha, &["manage", name, "--remove", text(&set[0])]);
+    assert!(said.contains("set it faulty before"), "{said}");
+    let said = refused(beta, &["manage", name, "--fail", "/nowhere"]);
+    assert!(said.contains("/nowhere"), "{said}");
+    let after: Vec<Vec<u8>> = [&small[0], &hidden[0]]
+        .map(|one| fs::read(one).unwrap())
+        .into();
+    assert!(before == after, "a byte was changed");
+    for umd in [alpha, beta] {
+        assert_eq!(members(umd, name).len(), set.len());
+        assert!(umd.detail(name).unwrap()["cluster"]["frozen"].is_null());
+    }
+}
+
+/// One member leaves, another one comes, on one host each; both write all the time.
+fn swapped(oracle: &Oracle, (alpha, beta): (&Umd, &Umd), name: &str, (old, new): (&Path, &Path)) {
+    let over = std::sync::atomic::AtomicBool::new(false);
+    thread::scope(|scope| {
+        for (umd, first, pattern) in [(alpha, 0, 0x51), (beta, 1, 0x52)] {
+            let (uri, over) = (umd.daemon_uri(name), &over);
+            scope.spawn(move || {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    qemu_io(oracle, &uri, &writes(first, pattern)).unwrap();
+                }
+            });
+        }
+        let work = std::panic::AssertUnwindSafe(|| {
+            thread::sleep(Duration::from_millis(300));
+            alpha.ok(&["manage", name, "--fail", text(old)]).unwrap();
+            assert_eq!(state_of(beta, name, old).as_deref(), Some("faulty"));
+            alpha.ok(&["manage", name, "--remove", text(old)]).unwrap();
+            assert_eq!(state_of(beta, name, old), None);
+            beta.ok(&["manage", name, "--add", text(new)]).unwrap();
+            let known = state_of(alpha, name, new);
+            assert!(known.is_some(), "{:?}", members(alpha, name));
+            for umd in [alpha, beta] {
+                umd.until(name, |array| array["degraded"] == 0 && in_sync(array))
+                    .unwrap();
+            }
+        });
+        let done = std::panic::catch_unwind(work);
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        if let Err(why) = done {
+            std::panic::resume_unwind(why);
+        }
+    });
+    qemu_io(oracle, &alpha.daemon_uri(name), &reads(1, 0x52)).unwrap();
+    qemu_io(oracle, &beta.daemon_uri(name), &reads(0, 0x51)).unwrap();
+}
+
+/// mdadm finds nothing wrong with any of them: every member in its slot; and all bitmaps are there.
+fn examined(oracle: &Oracle, umd: &Umd, set: &[PathBuf]) {
+    for member in set {
+        let examine = oracle.text("mdadm", &["--examine", text(member)]).unwrap();
+        let all = "A".repeat(set.len());
+        let state = format!("Array State : {all} ");
+        assert!(examine.contains(&state), "{examine}");
+        assert!(examine.contains("- correct"), "{examine}");
+        let bitmap = umd.ok(&["-X", text(member)]).unwrap();
+        assert!(bitmap.contains("Node Slot : 1"), "{bitmap}");
+        assert_eq!(bitmap.matches(" 0 dirty").count(), 2, "{bitmap}");
+    }
+}

@@ -21,8 +21,8 @@ pub(super) struct Waiting {
 
 #[derive(Debug)]
 enum Until {
-    /// All faults are recorded.
-    Faults,
+    /// All faults are recorded: those known then, and those since.
+    Faults(u64),
     /// The change with this number is recorded.
     Change(u64),
     /// The change that names this new member is recorded.
@@ -99,7 +99,7 @@ impl Array {
         let mut moved = false;
         for waiting in std::mem::take(&mut self.waiting) {
             let recorded = match waiting.until {
-                Until::Faults => !self.metadata.fault_pending() || self.broken.is_some(),
+                Until::Faults(_) => !self.metadata.fault_pending() || self.broken.is_some(),
                 Until::Change(n) | Until::Added(n, _) => self.metadata.has_recorded(n),
             };
             if !recorded && self.may_write() {
@@ -129,11 +129,20 @@ impl Array {
         }
     }
 
-    /// What waits for superblocks is on them, and not every node of a cluster has read them.
-    pub(super) fn tell_waiting(&mut self, error: &ControlError) {
-        for waiting in std::mem::take(&mut self.waiting) {
+    /// What waits for superblocks with these faults and changes is on them, and not every node of a
+    /// cluster has read them. What came later is on nothing yet.
+    pub(super) fn tell_waiting(&mut self, (fault, change): (u64, u64), error: &ControlError) {
+        let written = |waiting: &mut Waiting| match waiting.until {
+            Until::Faults(n) => n <= fault,
+            Until::Change(n) | Until::Added(n, _) => n <= change,
+        };
+        for waiting in self.waiting.extract_if(.., written).collect::<Vec<_>>() {
             self.answer(waiting.id, Err(error.clone()));
         }
+    }
+
+    fn until_faults(&self) -> Until {
+        Until::Faults(self.metadata.faults())
     }
 
     fn added(&mut self, id: MemberId) -> Answer {
@@ -223,16 +232,16 @@ impl Array {
             )));
         }
         self.fail_member(id, "set faulty on request");
-        Ok(Until::Faults)
+        Ok(self.until_faults())
     }
 
     fn control_lost(&mut self, id: MemberId, why: &str) -> Result<Until, ControlError> {
         if self.bitmap.file() == Some(id) {
             self.fail_member(id, why);
-            return Ok(Until::Faults);
+            return Ok(self.until_faults());
         }
         if self.give_up_file(id, why) {
-            return Ok(Until::Faults);
+            return Ok(self.until_faults());
         }
         let name = self.named(id)?.name.clone();
         if self.can_lose(id) {
@@ -241,10 +250,20 @@ impl Array {
             // A deleted file lives on while it is open: what is in it can still be copied out.
             self.break_array(&name, why);
         }
-        Ok(Until::Faults)
+        Ok(self.until_faults())
     }
 
     fn control_remove(&mut self, id: MemberId) -> Result<Until, ControlError> {
+        self.removable(id)?;
+        let gone = self.let_go(id);
+        if !self.info.format.is_stored() && gone.state == State::Faulty {
+            self.left.insert(gone.name, gone.superblock);
+        }
+        Ok(Until::Change(self.metadata.note_change(false)))
+    }
+
+    /// A member that may be removed: one that has no part in the array.
+    pub(super) fn removable(&self, id: MemberId) -> Result<&Member, ControlError> {
         self.writable()?;
         let member = self.named(id)?;
         if member.is_active() {
@@ -253,15 +272,19 @@ impl Array {
                 member.name
             )));
         }
+        Ok(member)
+    }
+
+    /// A member leaves: nothing of it is waited for any more.
+    pub(super) fn let_go(&mut self, id: MemberId) -> Member {
         self.io.orphan(id);
         self.io.bad.forget(id);
-        let gone = self.members.remove(id).expect("it was named");
-        if !self.info.format.is_stored() && gone.state == State::Faulty {
-            self.left.insert(gone.name, gone.superblock);
-        }
+        self.cover.forget(id);
+        let gone = self.members.remove(id).expect("it is a member");
         self.io.out.push(Command::Release(id));
         self.sync.unblock();
-        Ok(Until::Change(self.metadata.note_change(false)))
+        self.notify(Notice::Changed);
+        gone
     }
 
     pub(super) fn redundant(&self) -> Result<(), ControlError> {
@@ -300,7 +323,7 @@ impl Array {
         prepared
     }
 
-    fn spare_superblock(&self, new: &NewMember) -> Result<SuperblockV1, ControlError> {
+    pub(super) fn spare_superblock(&self, new: &NewMember) -> Result<SuperblockV1, ControlError> {
         if new.logical_block_bytes > self.info.logical_block_bytes {
             return Err(ControlError::Invalid(format!(
                 "{} has logical blocks of {} bytes, the array offers {}",
@@ -344,7 +367,7 @@ impl Array {
         self.members.free_number(slots + behind)
     }
 
-    fn take_in(
+    pub(super) fn take_in(
         &mut self,
         new: &NewMember,
         superblock: SuperblockV1,

@@ -534,9 +534,9 @@ impl Array {
             }
             seen.push(id);
             let member = self.members.get(id);
-            let works =
-                member.is_some_and(|m| m.state != State::Faulty) || self.bitmap.file() == Some(id);
-            assert!(works, "something waits for a member that failed");
+            let works = member.is_some_and(|m| m.state != State::Faulty);
+            let also = self.bitmap.file() == Some(id) || self.is_newcomer(id);
+            assert!(works || also, "something waits for a member that failed");
         }
         assert!(
             self.epoch.columns.len() == usize::from(self.info.raid_disks),

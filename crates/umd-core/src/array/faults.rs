@@ -334,7 +334,7 @@ impl Array {
             if self.members.in_slot(Slot(slot)).is_some() && !self.displaces(slot) {
                 continue;
             }
-            let Some(id) = self.spare_for(Slot(slot)) else {
+            let Some(id) = self.spare_for(Slot(slot), |_| true) else {
                 continue;
             };
             self.give_slot(id, Slot(slot));
@@ -346,11 +346,14 @@ impl Array {
         moved
     }
 
-    /// The spare that was named for this slot, else the first that was named for none.
-    pub(super) fn spare_for(&self, slot: Slot) -> Option<MemberId> {
+    /// Of those that may: the spare that was named for this slot, else the first that was named for
+    /// none.
+    pub(super) fn spare_for(&self, slot: Slot, may: impl Fn(MemberId) -> bool) -> Option<MemberId> {
         let room = self.info.dev_sectors;
-        let fits =
-            |m: &&Member| m.state == State::Spare && m.superblock.fields.data_size_sectors >= room;
+        let fits = |m: &&Member| {
+            let spare = m.state == State::Spare && may(m.id);
+            spare && m.superblock.fields.data_size_sectors >= room
+        };
         let meant = |wanted: Option<Slot>| {
             let mut spares = self.members.iter().filter(fits);
             spares.find(|m| m.meant_for == wanted)

@@ -137,7 +137,7 @@ impl Array {
             if self.members.replacement_in(slot).is_some() {
                 continue;
             }
-            let Some(id) = self.spare_for(slot) else {
+            let Some(id) = self.spare_for(slot, |_| true) else {
                 continue;
             };
             self.give_slot(id, slot);

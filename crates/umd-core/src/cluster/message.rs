@@ -55,6 +55,81 @@ impl Window {
     }
 }
 
+/// The path of a disk, the same on every node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskPath {
+    len: u8,
+    bytes: [u8; DiskPath::MOST],
+}
+
+impl DiskPath {
+    /// The most bytes that one has.
+    pub const MOST: usize = 128;
+
+    /// This path; none where it is empty or too long.
+    pub fn new(path: &str) -> Option<DiskPath> {
+        let len = u8::try_from(path.len()).ok()?;
+        let mut bytes = [0; DiskPath::MOST];
+        bytes
+            .get_mut(..path.len())?
+            .copy_from_slice(path.as_bytes());
+        (len > 0).then_some(DiskPath { len, bytes })
+    }
+
+    /// As text.
+    ///
+    /// # Panics
+    /// Never: it was made of text.
+    pub fn as_str(&self) -> &str {
+        let bytes = &self.bytes[..usize::from(self.len)];
+        std::str::from_utf8(bytes).expect("it was made of text")
+    }
+}
+
+impl fmt::Debug for DiskPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// A disk that is to be added. md names the uuid and the number, and lets each node search for what
+/// was written there; here nothing is written before all have seen it, so they are told where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NewDisk {
+    /// The device's own uuid, in the superblock that it will get.
+    pub uuid: [u8; 16],
+    /// The number it will have.
+    pub device: DeviceNumber,
+    /// Its size.
+    pub size_sectors: u64,
+    /// Where it is.
+    pub path: DiskPath,
+}
+
+impl NewDisk {
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.uuid);
+        bytes.extend(self.device.0.to_le_bytes());
+        bytes.extend(self.size_sectors.to_le_bytes());
+        bytes.push(self.path.len);
+        bytes.extend(self.path.as_str().as_bytes());
+    }
+
+    fn decode(fields: &[u8]) -> Option<NewDisk> {
+        let (uuid, fields) = fields.split_first_chunk()?;
+        let (number, fields) = fields.split_first_chunk()?;
+        let (sectors, fields) = fields.split_first_chunk()?;
+        let (len, path) = fields.split_first()?;
+        let path = std::str::from_utf8(path).ok()?;
+        Some(NewDisk {
+            uuid: *uuid,
+            device: DeviceNumber(u32::from_le_bytes(*number)),
+            size_sectors: u64::from_le_bytes(*sectors),
+            path: DiskPath::new(path).filter(|path| path.len == *len)?,
+        })
+    }
+}
+
 /// A message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Message {
@@ -72,12 +147,7 @@ pub enum Message {
         owes: bool,
     },
     /// The sender adds a disk: answered when it was found here, or was not.
-    NewDisk {
-        /// The device's own uuid.
-        uuid: [u8; 16],
-        /// The number it will have.
-        device: DeviceNumber,
-    },
+    NewDisk(NewDisk),
     /// A device is being removed.
     Remove(DeviceNumber),
     /// A device that failed is being added again.
@@ -118,7 +188,7 @@ impl Message {
         match self {
             Message::MetadataUpdated { .. } => 0,
             Message::Resyncing { .. } => 1,
-            Message::NewDisk { .. } => 2,
+            Message::NewDisk(_) => 2,
             Message::Remove(_) => 3,
             Message::ReAdd(_) => 4,
             Message::BitmapNeedsSync => 5,
@@ -143,10 +213,7 @@ impl Message {
                     bytes.extend(window.end_sectors.to_le_bytes());
                 }
             }
-            Message::NewDisk { uuid, device } => {
-                bytes.extend(uuid);
-                bytes.extend(device.0.to_le_bytes());
-            }
+            Message::NewDisk(disk) => disk.encode(&mut bytes),
             Message::ChangeCapacity { sectors }
             | Message::BitmapResize {
                 sync_sectors: sectors,
@@ -194,9 +261,8 @@ impl Message {
                 Ok(Message::Resyncing { window, owes })
             }
             2 => {
-                let (uuid, number) = fields.split_at_checked(16).ok_or(nonsense)?;
-                let uuid = uuid.try_into().map_err(|_| nonsense)?;
-                device(number).map(|device| Message::NewDisk { uuid, device })
+                let disk = NewDisk::decode(fields);
+                disk.map(Message::NewDisk).ok_or(nonsense)
             }
             3 => device(fields).map(Message::Remove),
             4 => device(fields).map(Message::ReAdd),
@@ -215,7 +281,7 @@ impl fmt::Display for Message {
         f.write_str(match self {
             Message::MetadataUpdated { .. } => "METADATA_UPDATED",
             Message::Resyncing { .. } => "RESYNCING",
-            Message::NewDisk { .. } => "NEWDISK",
+            Message::NewDisk(_) => "NEWDISK",
             Message::Remove(_) => "REMOVE",
             Message::ReAdd(_) => "RE_ADD",
             Message::BitmapNeedsSync => "BITMAP_NEEDS_SYNC",
@@ -238,7 +304,8 @@ mod tests {
         let (good, device) = (DeviceNumber(3), DeviceNumber(0x0102_0304));
         let mut disk = vec![1, 2];
         disk.extend([7; 16]);
-        disk.extend([4, 3, 2, 1]);
+        disk.extend([4, 3, 2, 1, 0, 2, 0, 0, 0, 0, 0, 0, 3]);
+        disk.extend(b"/d0");
         let from_start = [[1, 1, 0].as_slice(), &[0; 8], &[8, 0, 0, 0, 0, 0, 0, 0]].concat();
         vec![
             (Message::MetadataUpdated { good }, vec![1, 0, 3, 0, 0, 0]),
@@ -251,10 +318,12 @@ mod tests {
             ),
             (over, vec![1, 1, 1]),
             (
-                Message::NewDisk {
+                Message::NewDisk(NewDisk {
                     uuid: [7; 16],
                     device,
-                },
+                    size_sectors: 512,
+                    path: DiskPath::new("/d0").expect("short"),
+                }),
                 disk,
             ),
             (Message::Remove(good), vec![1, 3, 3, 0, 0, 0]),
@@ -301,6 +370,16 @@ mod tests {
         assert_eq!(Message::decode(&[1, 9]), Err(Malformed::Kind(9)));
         let empty = [[1, 1, 0].as_slice(), &[0; 16]].concat();
         assert_eq!(Message::decode(&empty), Err(Malformed::Bytes(19)));
+    }
+
+    #[test]
+    fn a_path_is_text_that_fits() {
+        let most = "x".repeat(DiskPath::MOST);
+        assert_eq!(DiskPath::new(&most).expect("it fits").as_str(), most);
+        assert_eq!(DiskPath::new(&format!("{most}x")), None);
+        assert_eq!(DiskPath::new(""), None);
+        let broken = [&[1, 2], [0; 28].as_slice(), &[1, 0xff]].concat();
+        assert!(Message::decode(&broken).is_err(), "no text");
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub(crate) mod tests;
 mod wait;
 mod work;
 
-pub use message::{DeviceNumber, Malformed, Message, VERSION, Window};
+pub use message::{DeviceNumber, DiskPath, Malformed, Message, NewDisk, VERSION, Window};
 pub use node::{End, Node, Setup};
 pub use rules::{Rule, Rules};
 pub use service::{

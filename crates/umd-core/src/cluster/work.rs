@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::message::{DeviceNumber, Message, Window};
+use super::message::{DeviceNumber, Message, NewDisk, Window};
 use super::node::End;
 use super::service::{
     Cannot, FenceProof, JoinRefusal, NodeSlot, Peer, ServiceCommand, ServiceEvent,
@@ -28,12 +28,9 @@ pub enum Wish {
     /// Superblocks have to be written: a failure, a role, a checkpoint. The array knows what for.
     Update,
     /// A disk is to be added. Every node has to see it.
-    AddDisk {
-        /// Its own uuid.
-        uuid: [u8; 16],
-        /// The number it will have.
-        device: DeviceNumber,
-    },
+    AddDisk(NewDisk),
+    /// A spare is to get a slot of the array. Every node has to have it.
+    FillSlot(NewDisk),
     /// A device is to be removed.
     RemoveDisk(DeviceNumber),
     /// A device that failed is to be added again.
@@ -113,7 +110,8 @@ pub enum Task {
     /// Do, here, what the wish wants. ([`Answer::Done`].)
     Apply(WishId),
     /// Undo what was done for the wish: here, and in the superblocks where they were written. For a
-    /// disk or a size the answer is [`Answer::Written`] in any case, for a bitmap [`Answer::Done`].
+    /// disk, a slot or a size the answer is [`Answer::Written`] in any case, for a bitmap
+    /// [`Answer::Done`].
     Undo(WishId),
     /// Read superblocks again and adopt them: from a device, or from whichever is newest.
     /// ([`Answer::Done`]; on [`Answer::Cannot`] nothing was adopted.)
@@ -134,10 +132,8 @@ pub enum Task {
     /// Find a disk that another node adds, as a candidate until the next reload tells its role. At
     /// the deadline the answer is no. ([`Answer::Done`].)
     FindDisk {
-        /// Its own uuid.
-        uuid: [u8; 16],
-        /// The number it will have.
-        device: DeviceNumber,
+        /// Which.
+        disk: NewDisk,
         /// The deadline.
         until: Instant,
     },

@@ -78,6 +78,14 @@ impl Cover {
         );
     }
 
+    /// A member is known to be valid below `done`; what takes writes of it already goes on to.
+    pub fn raise_rebuilt(&mut self, member: MemberId, done_sectors: u64) {
+        let before = self.rebuilt.get(&member);
+        let (done, issued) = before.map_or((0, 0), |r| (r.done_sectors, r.issued_sectors));
+        let done = done.max(done_sectors);
+        self.set_rebuilt(member, done, issued.max(done));
+    }
+
     /// A unit will rebuild this range.
     pub fn open(&mut self, start: u64, end: u64) {
         assert!(start < end, "a unit covers something");

@@ -214,6 +214,11 @@ impl Metadata {
         self.fault != self.fault_recorded || !outrun
     }
 
+    /// How many faults were noted.
+    pub fn faults(&self) -> u64 {
+        self.fault
+    }
+
     /// Whether something has to be recorded.
     pub fn owes(&self) -> bool {
         self.fault_pending() || self.change != self.change_recorded

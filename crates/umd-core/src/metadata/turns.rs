@@ -60,6 +60,13 @@ impl Metadata {
         self.turns.as_ref().is_some_and(written)
     }
 
+    /// The faults and changes in the last update, which not every node has read.
+    pub fn unconfirmed(&self) -> (u64, u64) {
+        let turns = self.turns.as_ref().expect("in a cluster");
+        let known = (self.fault_recorded, self.change_recorded);
+        turns.written.unwrap_or(known)
+    }
+
     /// Whether no update is under way.
     pub fn rests(&self) -> bool {
         self.stage == Stage::Idle && self.left == 0

@@ -279,3 +279,17 @@ pub enum ControlError {
     #[error("{0}")]
     NotFound(String),
 }
+
+impl ControlError {
+    /// The same in other words.
+    #[must_use]
+    pub fn reword(self, words: impl FnOnce(String) -> String) -> ControlError {
+        match self {
+            ControlError::Busy(text) => ControlError::Busy(words(text)),
+            ControlError::Invalid(text) => ControlError::Invalid(words(text)),
+            ControlError::TooSmall(text) => ControlError::TooSmall(words(text)),
+            ControlError::Io(text) => ControlError::Io(words(text)),
+            ControlError::NotFound(text) => ControlError::NotFound(words(text)),
+        }
+    }
+}

@@ -18,8 +18,10 @@
 mod access;
 mod connect;
 mod fencing;
+mod search;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use umd_cluster::Engine as Service;
 use umd_core::array::{
@@ -28,19 +30,20 @@ use umd_core::array::{
 };
 use umd_core::assembly::{self, BitmapPlan, MemberFacts, Wish};
 use umd_core::cluster::{Cannot, End, Freeze, NodeSlot, ServiceEvent, WaitFor};
-use umd_core::value::{ControlId, Instant, MemberId, Now, Pool, Rungs, SECTOR_BYTES};
+use umd_core::value::{ControlId, Instant, MemberId, NewMember, Now, Pool, Rungs, SECTOR_BYTES};
 use umd_format::bitmap::{SUPERBLOCK_BYTES, Unverified};
 use umd_format::v1::Features;
 
 pub use connect::{MEMORY, Wanted, check};
 
-use super::engine::Engine;
-use super::open::{self, Opened};
+use super::engine::{Engine, Newcomer};
+use super::open::{self, How, Opened};
 use super::sync::mpsc::SyncSender;
 use crate::api::ClusterRequest;
 use crate::cli::outcome::say;
 use crate::doc::{ClusterDoc, NodeDoc};
 pub(super) use fencing::Fencing;
+pub(super) use search::Search;
 
 /// Told once: the array serves, or why it never will.
 pub type Report = SyncSender<Result<(), String>>;
@@ -55,6 +58,8 @@ pub struct Parts {
     pub capacity: u16,
     /// The members in the order of their identities, once more and without a lock, to be read.
     pub looks: Vec<Opened>,
+    /// How members are opened.
+    pub how: Arc<How>,
     /// What the planner is told.
     pub wish: Wish,
     /// Where buffers come from.
@@ -71,6 +76,7 @@ pub struct ClusterNode {
     array: Clustered,
     service: Box<dyn Service>,
     fencing: Fencing,
+    search: Search,
     inputs: VecDeque<Input>,
     /// Who wants it stopped.
     stopping: Vec<ControlId>,
@@ -113,17 +119,24 @@ pub fn facts(id: MemberId, opened: &Opened, slot: NodeSlot) -> MemberFacts {
 impl ClusterNode {
     /// A node that has not begun to join.
     pub fn new(parts: Parts, service: Box<dyn Service>, waker: umd_cluster::Waker) -> ClusterNode {
-        let fencing = Fencing::new(&parts.request, waker);
-        ClusterNode::with(parts, service, fencing)
+        let fencing = Fencing::new(&parts.request, waker.clone());
+        let search = Search::new(parts.how.clone(), waker);
+        ClusterNode::with(parts, service, fencing, search)
     }
 
-    /// The same, with ways to fence.
-    pub(super) fn with(parts: Parts, service: Box<dyn Service>, fencing: Fencing) -> ClusterNode {
+    /// The same, with ways to fence and to find disks.
+    pub(super) fn with(
+        parts: Parts,
+        service: Box<dyn Service>,
+        fencing: Fencing,
+        search: Search,
+    ) -> ClusterNode {
         let setup = umd_core::cluster::Setup::new(parts.capacity);
         ClusterNode {
             array: Clustered::new(setup),
             service,
             fencing,
+            search,
             inputs: VecDeque::new(),
             stopping: Vec::new(),
             leaving: false,
@@ -131,6 +144,18 @@ impl ClusterNode {
             reported: false,
             parts,
         }
+    }
+
+    /// A text that names nodes, with their hosts beside them.
+    fn with_hosts(&self, mut text: String) -> String {
+        for peer in self.array.node().peers() {
+            let about = self.service.about(peer);
+            if let Some(host) = about.and_then(|about| about.host) {
+                let (node, slot) = (format!("{}: ", peer.slot), peer.slot);
+                text = text.replace(&node, &format!("{slot} ({host}): "));
+            }
+        }
+        text
     }
 
     fn report(&mut self, outcome: Result<(), String>) {
@@ -152,6 +177,10 @@ impl ClusterNode {
 
     fn carry_out(&mut self, now: Now, output: Output, out: &mut Commands) {
         match output {
+            Output::Array(Command::Answer { id, result }) => {
+                let result = result.map_err(|error| error.reword(|text| self.with_hosts(text)));
+                out.push(Command::Answer { id, result });
+            }
             Output::Array(command) => out.push(command),
             Output::Service(command) => self.service.submit(command),
             Output::Load(slot) => {
@@ -162,6 +191,7 @@ impl ClusterNode {
                 let about = self.service.about(peer);
                 self.fencing.begin(peer, about, now.mono);
             }
+            Output::Find(disk) => self.search.begin(disk),
             Output::Ready => self.report(Ok(())),
             Output::NotJoined(why) => {
                 let trouble = self.service.trouble();
@@ -362,6 +392,14 @@ impl Engine for ClusterNode {
         if self.array.next_deadline().is_some_and(|at| at <= now.mono) {
             self.step(now, Input::Tick, out);
         }
+    }
+
+    fn newcomer(&mut self) -> Option<Newcomer> {
+        self.search.next(&self.parts.name)
+    }
+
+    fn meet(&mut self, uuid: [u8; 16], new: Option<NewMember>, now: Now, out: &mut Commands) {
+        self.step(now, Input::Found(uuid, new), out);
     }
 
     fn cluster(&self) -> Option<ClusterDoc> {

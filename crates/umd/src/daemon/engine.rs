@@ -11,8 +11,9 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use umd_core::array::{ArrayState, Commands, Event, Map, Status};
-use umd_core::value::{Instant, Now, Rungs};
+use umd_core::value::{Instant, NewMember, Now, Rungs};
 
+use super::open::Opened;
 use crate::doc::ClusterDoc;
 
 /// What the loop drives.
@@ -38,6 +39,12 @@ pub trait Engine: Send {
     }
     /// Takes in what came by other ways than events.
     fn tend(&mut self, _now: Now, _out: &mut Commands) {}
+    /// A disk that another node adds, and that was looked for here.
+    fn newcomer(&mut self) -> Option<Newcomer> {
+        None
+    }
+    /// Who that is now, if it is to be had. What is not used is released.
+    fn meet(&mut self, _uuid: [u8; 16], _new: Option<NewMember>, _now: Now, _out: &mut Commands) {}
     /// What can be seen of its cluster, if it is a node of one.
     fn cluster(&self) -> Option<ClusterDoc> {
         None
@@ -49,6 +56,14 @@ pub trait Engine: Send {
     fn confirm_dead(&mut self, _node: u16, _now: Now, _out: &mut Commands) -> Result<(), String> {
         Err("it is not run by a cluster".into())
     }
+}
+
+/// A disk that another node adds.
+pub struct Newcomer {
+    /// Its own uuid.
+    pub uuid: [u8; 16],
+    /// It is there.
+    pub opened: Option<Opened>,
 }
 
 /// An engine, or what is left of it.
@@ -103,6 +118,25 @@ impl<E: Engine + ?Sized> Contained<E> {
             Contained::Running(_) => self.guard(out, |engine, out| engine.tend(now, out)),
             Contained::Frozen { .. } => true,
         }
+    }
+
+    /// A disk that another node adds, and that was looked for here.
+    pub fn newcomer(&mut self) -> Option<Newcomer> {
+        match self {
+            Contained::Running(engine) => engine.newcomer(),
+            Contained::Frozen { .. } => None,
+        }
+    }
+
+    /// Says who that is now. Otherwise as `handle`.
+    #[must_use]
+    pub fn meet(
+        &mut self,
+        now: Now,
+        (uuid, new): ([u8; 16], Option<NewMember>),
+        out: &mut Commands,
+    ) -> bool {
+        self.guard(out, |engine, out| engine.meet(uuid, new, now, out))
     }
 
     /// Passes on that a node is dead, and what comes of it; `None` when the engine broke over it.

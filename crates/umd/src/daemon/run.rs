@@ -10,14 +10,15 @@ use umd_core::array::{
     BitmapFile, BitmapWish, Command, Commands, Completion, Control, ControlError, Event, NewMember,
     Notice, Request, RequestError, Timer,
 };
-use umd_core::value::{ControlId, Instant, MemberId, Now, Pool};
+use umd_core::value::{ControlId, FlagWish, Instant, MemberId, Now, Pool};
 use umd_disk::{Backend, MemberFile};
 
 use super::array::{BitmapOffer, ControlAnswer, Handle, Inbox, Message, Offer, Snapshot};
 use super::doors::Doors;
-use super::engine::{Contained, Engine};
+use super::engine::{Contained, Engine, Newcomer};
 use super::meter::Meter;
 use super::notices;
+use super::open::Opened;
 use super::sync;
 use crate::words;
 
@@ -58,6 +59,20 @@ fn identity(file: &MemberFile) -> Option<Identity> {
     })
 }
 
+/// A device that was opened, as it is offered to an array.
+fn offered(id: MemberId, name: &str, file: &MemberFile) -> NewMember {
+    NewMember {
+        id,
+        name: name.to_owned(),
+        size_sectors: file.size_sectors(),
+        logical_block_bytes: file.logical_block_bytes(),
+        device_uuid: words::random_uuid().0,
+        flags: FlagWish::default(),
+        bad_block_log: false,
+        superblock: None,
+    }
+}
+
 impl Attached {
     /// The loop's notes about an opened member.
     pub fn of(file: &MemberFile, name: &str) -> Attached {
@@ -93,6 +108,8 @@ pub struct Loop<E: ?Sized, B> {
     members: BTreeMap<MemberId, Attached>,
     /// Which file was last a member under a name.
     left: BTreeMap<String, Identity>,
+    /// Files that were members, until their last I/O has ended.
+    closing: BTreeMap<MemberId, Identity>,
     /// Control requests in flight; those the loop made itself have no sender.
     controls: BTreeMap<ControlId, Option<oneshot::Sender<ControlAnswer>>>,
     /// Devices offered and not yet decided on, by the request that offered them.
@@ -150,6 +167,7 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             timers: BTreeMap::new(),
             members,
             left: BTreeMap::new(),
+            closing: BTreeMap::new(),
             controls: BTreeMap::new(),
             offers: BTreeMap::new(),
             meter: Meter::default(),
@@ -340,6 +358,8 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         let Some(gone) = self.members.remove(&member) else {
             return;
         };
+        let closing = gone.identity.map(|file| (member, file));
+        self.closing.extend(closing);
         self.left
             .extend(gone.identity.map(|file| (gone.name, file)));
         if !self.backend.is_closed(member) {
@@ -433,6 +453,9 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         if !self.engine.tend(now, &mut self.commands) {
             self.freeze();
         }
+        while let Some(newcomer) = self.engine.newcomer() {
+            self.meet(newcomer);
+        }
         self.carry_out();
     }
 
@@ -514,22 +537,63 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             let _ = sender.send(Err(ControlError::Invalid(text)));
             return;
         }
+        if let Some(why) = self.is_here(&offer.file) {
+            let _ = sender.send(Err(ControlError::Busy(format!("{} {why}", offer.name))));
+            return;
+        }
         let member = self.new_member();
         let new = NewMember {
-            id: member,
-            name: offer.name.clone(),
-            size_sectors: offer.file.size_sectors(),
-            logical_block_bytes: offer.file.logical_block_bytes(),
-            device_uuid: words::random_uuid().0,
             flags: offer.flags,
             bad_block_log: offer.bad_block_log,
             superblock: offer.superblock,
+            ..offered(member, &offer.name, &offer.file)
         };
         let control = match offer.re_add {
             true => Control::ReAdd(new),
             false => Control::Add(new),
         };
         self.attach(member, offer.file, &offer.name, control, sender);
+    }
+
+    /// Whether a file is a member, or I/O to it from when it was one is still under way. Where
+    /// members are shared with other hosts, locks do not tell.
+    fn is_here(&mut self, file: &MemberFile) -> Option<&'static str> {
+        let (backend, closing) = (&self.backend, &mut self.closing);
+        closing.retain(|id, _| !backend.is_closed(*id));
+        let file = identity(file)?;
+        if self.closing.values().any(|one| *one == file) {
+            return Some("was a member, and I/O of that time has not ended yet");
+        }
+        let mut members = self.members.values();
+        let member = members.any(|member| member.identity == Some(file));
+        member.then_some("is a member already")
+    }
+
+    /// A disk that another node adds to the array.
+    fn meet(&mut self, newcomer: Newcomer) {
+        let Newcomer { uuid, opened } = newcomer;
+        let opened = opened.filter(|one| match self.is_here(&one.file) {
+            Some(why) => {
+                let text = format!(
+                    "{}: {}, which another node adds, {why}",
+                    self.name, one.name
+                );
+                crate::cli::outcome::say(&text);
+                false
+            }
+            None => true,
+        });
+        let new = opened.map(|Opened { name, file }| {
+            let member = self.new_member();
+            let new = offered(member, &name, &file);
+            self.members.insert(member, Attached::of(&file, &name));
+            self.backend.attach(member, file);
+            new
+        });
+        let now = self.now();
+        if !self.engine.meet(now, (uuid, new), &mut self.commands) {
+            self.freeze();
+        }
     }
 
     fn offer_bitmap(&mut self, offer: BitmapOffer, sender: oneshot::Sender<ControlAnswer>) {

@@ -493,6 +493,7 @@ impl Joining<'_> {
             request: wanted.request,
             capacity: wanted.capacity,
             looks: self.looks,
+            how: handle.how.clone(),
             wish: self.wish,
             pool: setup.pool,
             report,

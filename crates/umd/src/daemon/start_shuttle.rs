@@ -31,7 +31,7 @@ use umd_format::{Level, Uuid};
 
 use super::*;
 use crate::api::ClusterRequest;
-use crate::daemon::cluster::Fencing;
+use crate::daemon::cluster::{Fencing, Search};
 use crate::daemon::registry::ToStop;
 use crate::daemon::sync::{Time, step};
 use crate::doc::ClusterDoc;
@@ -352,14 +352,17 @@ fn set(scene: Scene) -> (Stage, LoopParts, Joined) {
         },
         capacity: 2,
         looks: members(),
+        how: Arc::default(),
         wish: clustered().wish,
         pool: pool.clone(),
         before: not_read(plan),
         report,
     };
     let agent: Box<dyn Fencer> = Box::new(TestAgent(scene.agent, agents.clone()));
-    let fencing = Fencing::with(vec![agent], waker);
-    let node = ClusterNode::with(parts, Box::new(End(Arc::clone(&hall))), fencing);
+    let fencing = Fencing::with(vec![agent], waker.clone());
+    let search = Search::new(parts.how.clone(), waker);
+    let end = Box::new(End(Arc::clone(&hall)));
+    let node = ClusterNode::with(parts, end, fencing, search);
     let mut actor = Actor {
         node: Some(node),
         service: Arc::clone(&hall),

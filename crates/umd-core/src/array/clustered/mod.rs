@@ -9,14 +9,17 @@
 //!                                          windows, reload, the slots of the dead, leaving
 //! ```
 //!
-//! The node says when, the array does. Between them are [`Task`]s and their answers only; neither
-//! calls the other while it is stepped. An array of one host has no `Shared` and is asked for it
-//! in the places named in `shared.rs`.
+//! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk) and
+//! `spread.rs` (a spare gets a slot). The node says when, the array does. Between them are
+//! [`Task`]s and their answers only; neither calls the other while it is stepped. An array of one
+//! host has no `Shared` and is asked for it in the places named in `shared.rs`.
 
 mod changes;
 mod drain;
+mod newcomer;
 mod reload;
 mod shared;
+mod spread;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -28,9 +31,10 @@ pub(super) use shared::Shared;
 use super::{Array, Command, Commands, Event, Setup};
 use crate::cluster::{
     Answer, Blame, Cannot, Desk, Effect, End, Event as NodeEvent, FenceProof, Freeze, JoinRefusal,
-    Message, Node, NodeSlot, Peer, ServiceCommand, ServiceEvent, Setup as NodeSetup, Task, Window,
+    Message, NewDisk, Node, NodeSlot, Peer, ServiceCommand, ServiceEvent, Setup as NodeSetup, Task,
+    Window,
 };
-use crate::value::{Control, ControlError, Instant, Now, RequestError};
+use crate::value::{Control, ControlError, Instant, NewMember, Now, RequestError};
 
 /// What reaches a clustered array.
 #[derive(Debug)]
@@ -49,6 +53,9 @@ pub enum Input {
     Fenced(FenceProof),
     /// No proof could be had yet.
     NotFenced(Peer),
+    /// The answer to [`Output::Find`] for the disk with this uuid: it is open, and nobody else's,
+    /// or is not to be had here. One that comes too late is let go.
+    Found([u8; 16], Option<NewMember>),
     /// Time has passed; see [`Clustered::next_deadline`].
     Tick,
 }
@@ -65,6 +72,9 @@ pub enum Output {
     Load(NodeSlot),
     /// See to it that this life of a node writes no more.
     Fence(Peer),
+    /// Another node adds this disk: open it, lock it as members are, and answer with
+    /// [`Input::Found`]. Nothing is written to it, and nothing on it is believed yet.
+    Find(NewDisk),
     /// The array serves.
     Ready,
     /// It cannot be started: this node is not let in.
@@ -92,6 +102,8 @@ pub struct Clustered {
     window_sectors: u64,
     array: Option<Box<Array>>,
     loading: Option<Loading>,
+    /// A disk that is looked for, and how long.
+    finding: Option<(NewDisk, Instant)>,
     /// Answers to what was asked of an array that could not be started.
     answers: Vec<NodeEvent>,
     over: bool,
@@ -106,6 +118,7 @@ impl Clustered {
             window_sectors: windows::WINDOW_SECTORS,
             array: None,
             loading: None,
+            finding: None,
             answers: Vec::new(),
             over: false,
         }
@@ -139,7 +152,9 @@ impl Clustered {
         }
         let shared = self.array.as_ref().and_then(|array| array.shared.as_ref());
         let again = shared.and_then(|shared| shared.deadline());
-        self.node.next_deadline().into_iter().chain(again).min()
+        let find = self.finding.map(|(_, until)| until);
+        let node = self.node.next_deadline();
+        node.into_iter().chain(again).chain(find).min()
     }
 
     /// The one way in and out: takes what happened, appends what has to be done to `out`.
@@ -154,12 +169,19 @@ impl Clustered {
         if self.node.next_deadline().is_some_and(|at| at <= now.mono) {
             self.tell(now, NodeEvent::Tick, out);
         }
+        if self.finding.is_some_and(|(_, until)| until <= now.mono) {
+            self.found(now, None, out);
+        }
         match input {
             Input::Start => self.tell(now, NodeEvent::Start, out),
             Input::Stop => self.tell(now, NodeEvent::Stop, out),
             Input::Service(event) => self.tell(now, NodeEvent::Service(event), out),
             Input::Fenced(proof) => self.tell(now, NodeEvent::Fenced(proof), out),
             Input::NotFenced(peer) => self.tell(now, NodeEvent::NotFenced(peer), out),
+            Input::Found(uuid, new) => match self.finding {
+                Some((disk, _)) if disk.uuid == uuid => self.found(now, new, out),
+                _ => out.extend(new.map(|new| Output::Array(Command::Release(new.id)))),
+            },
             Input::Loaded(read) => self.loaded(now, read, out),
             Input::Tick => self.array_event(now, None, out),
             Input::Array(event) => match refusal(&event) {
@@ -216,6 +238,16 @@ impl Clustered {
         }
     }
 
+    /// The search for another node's disk is over.
+    fn found(&mut self, now: Now, new: Option<NewMember>, out: &mut Vec<Output>) {
+        let (disk, _) = self.finding.take().expect("it is looked for");
+        let array = self.array.as_mut().expect("it was loaded by then");
+        let mut commands = Commands::new();
+        let answer = array.found(now, disk, new, &mut commands);
+        out.extend(commands.into_iter().map(Output::Array));
+        self.tell(now, NodeEvent::Answer(Desk::Inbox, answer), out);
+    }
+
     fn effect(&mut self, now: Now, effect: Effect, out: &mut Vec<Output>) {
         match effect {
             Effect::Service(command) => out.push(Output::Service(command)),
@@ -236,6 +268,15 @@ impl Clustered {
                     most_sectors,
                 });
                 out.push(Output::Load(slot));
+            }
+            Effect::Task(Desk::Inbox, Task::FindDisk { disk, until }) if self.array.is_some() => {
+                let array = self.array.as_ref();
+                if let Some(answer) = array.and_then(|array| array.of_member(&disk)) {
+                    let known = NodeEvent::Answer(Desk::Inbox, answer);
+                    return self.answers.push(known);
+                }
+                self.finding = Some((disk, until));
+                out.push(Output::Find(disk));
             }
             Effect::Over(end) => {
                 if let Some(array) = &mut self.array {
@@ -335,6 +376,8 @@ fn refusal(event: &Event) -> Option<Command> {
         Control::Fail(_)
         | Control::Lost(..)
         | Control::Remove(_)
+        | Control::Add(_)
+        | Control::ReAdd(_)
         | Control::Sync(_)
         | Control::Limits(..) => return None,
         Control::Stop => "to stop it here this node has to leave the cluster first",

@@ -10,19 +10,21 @@
 //! says, if it is of the same update. Without a name (somebody died) the newest counts. Failures
 //! that are known only here stay known, and are recorded by this node's own update.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use umd_format::v1::Features;
 use umd_format::{Role, SuperblockV1};
 
+use super::newcomer::Candidate;
 use super::shared::RELOAD;
 use crate::array::Array;
 use crate::cluster::{Answer, Cannot, Desk, DeviceNumber};
 use crate::member::{Io, Member, Owner, State};
-use crate::value::{Events, IoDone, IoError, MemberId, Notice, Purpose, Slot};
+use crate::value::{Command, Events, IoDone, IoError, MemberId, Notice, Purpose, Slot};
 
 /// Superblocks are looked for in so many sectors.
-const SUPER_SECTORS: u64 = 8;
+pub(super) const SUPER_SECTORS: u64 = 8;
 
 /// A reload under way.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub(super) struct Reload {
     use_spares: bool,
     at: At,
     found: BTreeMap<MemberId, SuperblockV1>,
+    /// A disk that is new to this node.
+    candidate: Option<Candidate>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -52,13 +56,25 @@ enum Verdict {
 }
 
 impl Reload {
-    pub(super) fn new(from: Option<DeviceNumber>, use_spares: bool) -> Reload {
+    pub(super) fn new(
+        from: Option<DeviceNumber>,
+        use_spares: bool,
+        candidate: Option<Candidate>,
+    ) -> Reload {
         Reload {
             from,
             use_spares,
             at: At::Waiting,
             found: BTreeMap::new(),
+            candidate,
         }
+    }
+}
+
+impl Reload {
+    /// Whether this disk is the candidate.
+    pub(super) fn looks_at(&self, id: MemberId) -> bool {
+        self.candidate.as_ref().is_some_and(|one| one.id() == id)
     }
 }
 
@@ -75,7 +91,7 @@ impl Array {
             At::Waiting | At::Reading(0) if writing || !rests => return false,
             At::Waiting => self.begin_reload(),
             At::Reading(0) => match self.judge() {
-                Ok(verdicts) => self.adopt(&verdicts),
+                Ok(verdicts) => self.adopt(verdicts),
                 Err(why) => self.reload_over(Err(why)),
             },
             At::Reading(_) => return false,
@@ -87,8 +103,12 @@ impl Array {
 
     fn reload_over(&mut self, result: Result<(), Cannot>) {
         let shared = self.shared_mut();
-        shared.reload = None;
-        shared.answer(
+        let reload = shared.reload.take();
+        let candidate = reload.and_then(|reload| reload.candidate);
+        if let Some(candidate) = candidate {
+            self.io.out.push(Command::Release(candidate.id()));
+        }
+        self.shared_mut().answer(
             Desk::Inbox,
             match result {
                 Ok(()) => Answer::Done,
@@ -107,10 +127,30 @@ impl Array {
                 .read(*id, *sector, SUPER_SECTORS, Purpose::Super, owner);
         }
         let reload = self.shared_mut().reload.as_mut().expect("it is due");
-        reload.at = At::Reading(places.len());
+        let candidate = reload.candidate.take();
+        reload.at = At::Reading(places.len() + usize::from(candidate.is_some()));
+        if let Some(candidate) = candidate {
+            self.read_candidate(&candidate);
+            let reload = self.shared_mut().reload.as_mut();
+            reload.expect("it is due").candidate = Some(candidate);
+        }
     }
 
     pub(super) fn superblock_read(&mut self, member: MemberId, result: Result<IoDone, IoError>) {
+        let reload = self.shared_mut().reload.as_mut();
+        let candidate =
+            reload.and_then(|reload| reload.candidate.take_if(|one| one.id() == member));
+        if let Some(mut candidate) = candidate {
+            let read = Io::read_result(result).ok().map(|buf| buf.freeze());
+            self.candidate_read(&mut candidate, read.as_ref().map(|buf| buf.as_slice()));
+            let reload = self.shared_mut().reload.as_mut().expect("just there");
+            let At::Reading(left) = &mut reload.at else {
+                unreachable!("nothing is read at {:?}", reload.at);
+            };
+            *left -= 1;
+            reload.candidate = Some(candidate);
+            return;
+        }
         let found = self.members.get(member).and_then(|known| {
             let buf = Io::read_result(result).ok()?;
             let format = known.superblock.format();
@@ -126,11 +166,11 @@ impl Array {
         reload.found.extend(found.map(|found| (member, found)));
     }
 
-    /// What each member is by the superblocks found, if that can be followed.
-    fn judge(&self) -> Result<Vec<(MemberId, Verdict)>, Cannot> {
+    /// The superblock that tells of all.
+    fn reference(&self) -> Option<&SuperblockV1> {
         let shared = self.shared.as_ref().expect("in a cluster");
         let reload = shared.reload.as_ref().expect("superblocks were read");
-        let reference = match reload.from {
+        match reload.from {
             Some(number) => {
                 let named = self.members.iter().find(|m| m.number() == number.0);
                 named.and_then(|member| reload.found.get(&member.id))
@@ -141,14 +181,31 @@ impl Array {
                     member.is_some_and(|m| m.state == State::InSync)
                 };
                 let held = reload.found.iter().filter(|(id, _)| in_sync(id));
-                held.map(|(_, one)| one).max_by_key(|one| one.fields.events)
+                // Who died while it made members even has left some that know of a failure, and
+                // others with the same events that do not: as whoever starts the array takes it.
+                let active =
+                    |one: &SuperblockV1| one.fields.roles.iter().filter(|r| is_active(**r)).count();
+                let newest = |one: &&SuperblockV1| (one.fields.events, Reverse(active(one)));
+                held.map(|(_, one)| one).max_by_key(newest)
             }
-        };
-        let reference = reference.ok_or(Cannot::Read)?;
+        }
+    }
+
+    /// What each member is by the superblocks found, if that can be followed.
+    fn judge(&self) -> Result<Vec<(MemberId, Verdict)>, Cannot> {
+        let shared = self.shared.as_ref().expect("in a cluster");
+        let reload = shared.reload.as_ref().expect("superblocks were read");
+        let reference = self.reference().ok_or(Cannot::Read)?;
         let known = self.members.iter().next().ok_or(Cannot::Follow)?;
         if !follows(known, reference) || reference.fields.events < self.metadata.events().0 {
             return Err(Cannot::Follow);
         }
+        let candidate = reload.candidate.as_ref();
+        let told = reload.from.is_some();
+        if candidate.is_some_and(|one| told && one.is_another(reference)) {
+            return Err(Cannot::SeeDisk);
+        }
+        let newcomer = candidate.and_then(|one| one.number(reference));
         let verdicts: Result<Vec<_>, Cannot> = self
             .members
             .iter()
@@ -168,7 +225,7 @@ impl Array {
         };
         let known = |number: u32| {
             let here = self.members.iter().any(|m| m.number() == number);
-            here || shared.absent.contains(&number)
+            here || shared.absent.contains(&number) || newcomer == Some(number)
         };
         let roles = reference.fields.roles.iter().zip(0u32..);
         let mut strangers = roles.filter(|(role, number)| is_active(**role) && !known(*number));
@@ -178,14 +235,35 @@ impl Array {
         Ok(verdicts)
     }
 
-    fn adopt(&mut self, verdicts: &[(MemberId, Verdict)]) {
+    /// A disk that another node added is one of the members, or is let go.
+    fn adopt_newcomer(&mut self) -> Option<(MemberId, Verdict)> {
+        let reference = self.reference().expect("it was judged").clone();
+        let shared = self.shared_mut();
+        let reload = shared.reload.as_mut().expect("it was judged");
+        let candidate = reload.candidate.take()?;
+        let id = candidate.id();
+        // Its adder is there, and has not come to writing it.
+        let early = reload.from.is_none() && !reload.use_spares;
+        if early && candidate.number(&reference).is_none() {
+            shared.candidate = Some(candidate);
+            return None;
+        }
+        let superblock = self.admit(candidate, &reference)?;
+        let member = self.members.get(id).expect("just taken in");
+        let verdict = verdict(member, &reference, Some(&superblock));
+        let reload = self.shared_mut().reload.as_mut().expect("it was judged");
+        reload.found.insert(id, superblock);
+        self.notify(Notice::Changed);
+        Some((id, verdict.unwrap_or(Verdict::Keep)))
+    }
+
+    fn adopt(&mut self, mut verdicts: Vec<(MemberId, Verdict)>) {
+        verdicts.extend(self.adopt_newcomer());
         let shared = self.shared_mut();
         let reload = shared.reload.as_mut().expect("it was judged");
         reload.at = At::Copying;
         let found = std::mem::take(&mut reload.found);
         shared.spares_wait = !reload.use_spares;
-        let events = found.values().map(|one| one.fields.events);
-        let (least, most) = (events.clone().min(), events.max().unwrap_or(0));
         let changed = verdicts
             .iter()
             .filter(|(_, verdict)| *verdict != Verdict::Keep)
@@ -197,7 +275,16 @@ impl Array {
                 member.superblock.fields.corrected_reads = one.fields.corrected_reads;
             }
         }
-        self.metadata.adopt(Events(most), least == Some(most));
+        let most = found.values().map(|one| one.fields.events).max();
+        let most = most.unwrap_or(0);
+        let in_sync = |id: &MemberId| {
+            let member = self.members.get(*id);
+            member.is_some_and(|m| m.state == State::InSync)
+        };
+        // Who has just been found to have failed keeps what it carries.
+        let mut held = found.iter().filter(|(id, _)| in_sync(id));
+        let even = held.all(|(_, one)| one.fields.events == most);
+        self.metadata.adopt(Events(most), even);
         if changed {
             self.publish();
             self.cover_recovering();
@@ -222,7 +309,6 @@ impl Array {
                 self.cover.forget(id);
             }
             Verdict::Filled { slot, done_sectors } => {
-                let known = self.cover.done_sectors(id).max(done_sectors);
                 member.slot = Some(slot);
                 member.state = State::Recovering {
                     checkpoint_sectors: done_sectors,
@@ -230,7 +316,8 @@ impl Array {
                 if before.0 == State::InSync {
                     self.cover.forget(id);
                 }
-                self.cover.set_rebuilt(id, known, known.max(done_sectors));
+                // It takes writes as far as it did: a checkpoint says nothing of what lies behind.
+                self.cover.raise_rebuilt(id, done_sectors);
             }
         }
         let member = self.members.get(id).expect("it was judged");

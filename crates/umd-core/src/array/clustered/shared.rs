@@ -13,7 +13,9 @@ use umd_format::Role;
 
 use super::changes::Changes;
 use super::drain::Drain;
+use super::newcomer::Candidate;
 use super::reload::Reload;
+use super::spread::Spread;
 use super::takeover::Takeover;
 use super::update::Update;
 use super::windows::Turn;
@@ -22,8 +24,8 @@ use crate::assembly::{BitmapPlan, SlotPlan};
 use crate::cluster::{Answer, Cannot, Desk, Effect, Event, Failure, Freeze, NodeSlot, Task};
 use crate::member::State;
 use crate::value::{
-    Command, Commands, Control, ControlId, Instant, IoDone, IoError, MAX_SECTOR, MemberId, Notice,
-    Now,
+    Command, Commands, Control, ControlError, ControlId, Instant, IoDone, IoError, MAX_SECTOR,
+    MemberId, Notice, Now,
 };
 
 /// Where the bitmaps of all nodes lie on each member.
@@ -88,6 +90,12 @@ pub(in crate::array) struct Shared {
     pub(super) ready: bool,
     pub(super) frozen: bool,
     pub(super) update: Update,
+    /// A disk that another node adds.
+    pub(super) candidate: Option<Candidate>,
+    /// Spares that not all nodes see are looked at again then.
+    pub(super) fill_again: BTreeMap<MemberId, Instant>,
+    /// Bitmaps on their way to who got a slot.
+    pub(super) spread: Option<Spread>,
     /// What administrators want changed.
     pub(super) changes: Changes,
     /// Writes in there have to end before the other node hears so.
@@ -108,6 +116,9 @@ pub(in crate::array) struct Shared {
 /// Whose I/O it is.
 pub(super) const RELOAD: u32 = 0;
 
+/// Copies of all bitmaps.
+pub(super) const SPREAD: u32 = u32::MAX;
+
 /// The same for the slot of a dead node.
 pub(super) fn tag_of(slot: NodeSlot) -> u32 {
     u32::from(slot.0) + 1
@@ -122,6 +133,9 @@ impl Shared {
             ready: false,
             frozen: false,
             update: Update::default(),
+            candidate: None,
+            fill_again: BTreeMap::new(),
+            spread: None,
             changes: Changes::new(),
             suspending: None,
             reload: None,
@@ -148,7 +162,8 @@ impl Shared {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let (update, turn) = (self.update.deadline(), self.turn.deadline());
-        update.into_iter().chain(turn).min()
+        let fill = self.fill_again.values().copied();
+        update.into_iter().chain(turn).chain(fill).min()
     }
 
     /// Whether it is on its way out, or out.
@@ -187,6 +202,19 @@ impl Array {
         match control {
             Control::Remove(member) if self.shared.is_some() => {
                 self.remove_on_all(id, member);
+                None
+            }
+            Control::Add(new) if self.shared.is_some() => {
+                self.add_on_all(id, new);
+                None
+            }
+            Control::ReAdd(new) if self.shared.is_some() => {
+                self.io.out.push(Command::Release(new.id));
+                let text = format!(
+                    "--re-add for {} is not possible while a cluster runs the array; use --add",
+                    new.name
+                );
+                self.answer(id, Err(ControlError::Invalid(text)));
                 None
             }
             other => Some(other),
@@ -259,7 +287,9 @@ impl Array {
                 None
             }
             Task::Reload { from, use_spares } => {
-                self.shared_mut().reload = Some(Reload::new(from, use_spares));
+                let candidate = self.shared_mut().candidate.take();
+                let reload = Reload::new(from, use_spares, candidate);
+                self.shared_mut().reload = Some(reload);
                 None
             }
             Task::Suspend { owner, window } => {
@@ -287,10 +317,10 @@ impl Array {
             Task::Publish { .. } | Task::ResizeBitmap { .. } => {
                 Some(Answer::Cannot(Cannot::Follow))
             }
-            Task::FindDisk { .. } => Some(Answer::Cannot(Cannot::SeeDisk)),
+            Task::FindDisk { .. } => unreachable!("its driver looks for it"),
             Task::ReAdd(_) => Some(Answer::Cannot(Cannot::Device)),
             Task::Apply(id) => Some(self.apply_change(id)),
-            Task::Undo(_) => Some(Answer::Cannot(Cannot::Work)),
+            Task::Undo(id) => self.undo_change(id),
         };
         if let Some(answer) = answer {
             self.shared_mut().answer(desk, answer);
@@ -306,6 +336,7 @@ impl Array {
     ) {
         match tag {
             RELOAD => self.superblock_read(member, result),
+            SPREAD => self.spread_done(member, result),
             tag => {
                 let slot = NodeSlot(u16::try_from(tag - 1).expect("a slot of the cluster"));
                 self.takeover_done(slot, member, result);
@@ -381,7 +412,7 @@ impl Array {
     /// A wish of this array is over.
     fn wish_over(&mut self, id: crate::cluster::WishId, failure: Option<&Failure>) {
         match self.shared_mut().changes.remove(&id) {
-            Some(change) => self.change_over(&change, failure),
+            Some(change) => self.change_over(change, failure),
             None => self.update_over(id, failure),
         }
     }

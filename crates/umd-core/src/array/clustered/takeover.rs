@@ -51,7 +51,7 @@ impl Array {
     }
 
     /// Where the bitmap of a node lies on a member, and how long it is.
-    fn slot_sectors(&self, member: MemberId, slot: NodeSlot) -> (u64, u64) {
+    pub(super) fn slot_sectors(&self, member: MemberId, slot: NodeSlot) -> (u64, u64) {
         let place = self.shared.as_ref().expect("in a cluster").place;
         assert!(slot.0 < place.nodes, "a slot of this cluster");
         let member = self.members.get(member).expect("it is there");
@@ -115,7 +115,7 @@ impl Array {
     }
 
     /// The next member in sync that was not asked.
-    fn slot_source(&self, tried: &[MemberId]) -> Option<MemberId> {
+    pub(super) fn slot_source(&self, tried: &[MemberId]) -> Option<MemberId> {
         let mut in_sync = self.members.iter().filter(|m| m.state == State::InSync);
         in_sync.find(|m| !tried.contains(&m.id)).map(|m| m.id)
     }

@@ -9,7 +9,7 @@
 //! A failure holds whoever says so: that another node has recorded it does not tell that all have
 //! followed, so it is recorded again.
 
-use super::changes::not_followed;
+use super::changes::{Change, not_followed};
 use crate::array::Array;
 use crate::cluster::{Answer, Cannot, Desk, DeviceNumber, Event, Failure, Wish, WishId};
 use crate::member::State;
@@ -59,16 +59,24 @@ impl Update {
 }
 
 impl Array {
-    pub(super) fn recheck(&self, ids: Vec<WishId>) -> Answer {
+    pub(super) fn recheck(&mut self, ids: Vec<WishId>) -> Answer {
         if !self.may_write() {
             return Answer::Holds(Vec::new());
         }
+        let (owes, may_fill) = (self.metadata.owes(), self.may_fill());
+        let fills = self.next_fill().filter(|_| may_fill).map(|(_, id)| id);
         let changes = &self.shared.as_ref().expect("in a cluster").changes;
         let holds = |id: &WishId| match changes.get(id) {
+            Some(change) if change.is_fill() => fills == Some(change.member()),
             Some(change) => self.still_holds(change),
-            None => self.metadata.owes(),
+            None => owes,
         };
-        Answer::Holds(ids.into_iter().filter(holds).collect())
+        let ids: Vec<WishId> = ids.into_iter().filter(holds).collect();
+        let adds = |id: &WishId| changes.get(id).is_some_and(Change::is_new_disk);
+        if ids.iter().any(adds) {
+            self.shared_mut().spares_wait = false;
+        }
+        Answer::Holds(ids)
     }
 
     pub(super) fn update_over(&mut self, id: WishId, failure: Option<&Failure>) {
@@ -83,15 +91,20 @@ impl Array {
         match failure {
             None => self.metadata.confirm(),
             Some(Failure::Leaving) => self.lane.others_mut().unrecordable = true,
-            Some(Failure::Nodes(_)) => self.tell_waiting(&not_followed(failure)),
+            Some(Failure::Nodes(_)) => {
+                let written = self.metadata.unconfirmed();
+                self.tell_waiting(written, &not_followed(failure));
+            }
             Some(Failure::Moot) => {}
         }
     }
 
     pub(super) fn maintain_update(&mut self) -> bool {
-        let moved = self.maintain_writing();
+        let moved = self.maintain_writing() | self.maintain_fill();
         let now = self.io.now().mono;
-        let owes = self.may_write() && self.metadata.owes();
+        // What a change has done here is written in its own turn.
+        let carried = self.shared_mut().changes.values().any(Change::is_applied);
+        let owes = self.may_write() && self.metadata.owes() && !carried;
         let update = &mut self.shared_mut().update;
         // Also where nothing can be written any more: a deadline that has passed is none.
         if matches!(update.at, At::Resting(until) if now >= until) {
@@ -113,6 +126,10 @@ impl Array {
         let update = &mut self.shared_mut().update;
         // Nothing is read while it is written, and the other way round.
         if update.write_wanted && (!reading || !may_write) {
+            if self.spreads() {
+                return false;
+            }
+            let update = &mut self.shared_mut().update;
             update.write_wanted = false;
             update.writing = true;
             if may_write {

@@ -48,6 +48,11 @@ impl Inbox {
         self.again
     }
 
+    /// This node adds a disk: the others wait for it.
+    pub(super) fn waits_for_nobody(&mut self) {
+        self.starts = None;
+    }
+
     /// A node is gone, and what it wrote has to be read.
     pub(super) fn lift(&mut self, slot: NodeSlot, refresh: bool) {
         self.queue.push_back(Incoming::Lift(slot));
@@ -128,14 +133,10 @@ impl Node {
                 }
                 Task::Suspend { owner, window }
             }
-            Message::NewDisk { uuid, device } => {
+            Message::NewDisk(disk) => {
                 self.inbox.starts = Some(from.slot);
                 let until = now + self.setup.find_disk_within;
-                Task::FindDisk {
-                    uuid,
-                    device,
-                    until,
-                }
+                Task::FindDisk { disk, until }
             }
             Message::Remove(device) => Task::Remove(device),
             Message::ReAdd(device) => Task::ReAdd(device),
@@ -169,11 +170,11 @@ impl Node {
             other => panic!("{other:?} to {incoming:?}"),
         };
         match incoming {
-            Incoming::Refresh => self.reloaded(now, status, true),
+            Incoming::Refresh => self.reloaded(now, status),
             Incoming::Lift(_) => assert!(status == AckStatus::Done, "writes could not be let in"),
             Incoming::Message(id, from, message) => {
                 match message {
-                    Message::MetadataUpdated { .. } => self.reloaded(now, status, false),
+                    Message::MetadataUpdated { .. } => self.reloaded(now, status),
                     Message::Resyncing { window, owes } => {
                         self.note_owing(from, owes);
                         if window.is_none() {
@@ -205,13 +206,13 @@ impl Node {
         };
     }
 
-    fn reloaded(&mut self, now: Instant, status: AckStatus, refresh: bool) {
+    /// What could not be read is read again, whether somebody tells of it or not.
+    fn reloaded(&mut self, now: Instant, status: AckStatus) {
         self.blind = match status {
             AckStatus::Done => None,
             AckStatus::Cannot(why) => Some(why),
         };
-        if refresh && self.blind.is_some() {
-            self.inbox.again = Some(now + self.setup.retry_after);
-        }
+        let again = now + self.setup.retry_after;
+        self.inbox.again = self.blind.map(|_| again);
     }
 }

@@ -4,6 +4,8 @@
 //!   Update        recheck  write   METADATA_UPDATED
 //!   AddDisk       recheck  NEWDISK*  apply*  write*  METADATA_UPDATED
 //!                                         * undo, METADATA_UPDATED
+//!   FillSlot      recheck  NEWDISK*  apply*  write*  METADATA_UPDATED*
+//!                                         * undo, METADATA_UPDATED
 //!   RemoveDisk    recheck  REMOVE  apply  write  METADATA_UPDATED
 //!   ReAdd         recheck  RE_ADD  apply  write  METADATA_UPDATED
 //!   Resize        recheck  write*  METADATA_UPDATED*  value  CHANGE_CAPACITY  apply
@@ -82,7 +84,7 @@ impl Errand {
     pub(super) fn script(self) -> &'static Script {
         match self {
             Errand::Wish(_, Wish::Update) => script!(&[Recheck, Write, Tell(Words::Metadata)]),
-            Errand::Wish(_, Wish::AddDisk { .. }) => script!(
+            Errand::Wish(_, Wish::AddDisk(_)) => script!(
                 &[
                     Recheck,
                     Tell(Words::NewDisk),
@@ -91,6 +93,17 @@ impl Errand {
                     Tell(Words::Metadata)
                 ],
                 4,
+                &[Undo, Tell(Words::Metadata)]
+            ),
+            Errand::Wish(_, Wish::FillSlot(_)) => script!(
+                &[
+                    Recheck,
+                    Tell(Words::NewDisk),
+                    Apply,
+                    Write,
+                    Tell(Words::Metadata)
+                ],
+                5,
                 &[Undo, Tell(Words::Metadata)]
             ),
             Errand::Wish(_, Wish::RemoveDisk(_)) => {
@@ -142,8 +155,8 @@ impl Errand {
             (Words::Metadata, _) => Message::MetadataUpdated {
                 good: good.expect("superblocks were written before they are told of"),
             },
-            (Words::NewDisk, Errand::Wish(_, Wish::AddDisk { uuid, device })) => {
-                Message::NewDisk { uuid, device }
+            (Words::NewDisk, Errand::Wish(_, Wish::AddDisk(disk) | Wish::FillSlot(disk))) => {
+                Message::NewDisk(disk)
             }
             (Words::Remove, Errand::Wish(_, Wish::RemoveDisk(device))) => Message::Remove(device),
             (Words::ReAdd, Errand::Wish(_, Wish::ReAdd(device))) => Message::ReAdd(device),

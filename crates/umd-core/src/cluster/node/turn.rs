@@ -40,7 +40,7 @@ enum Turn {
     Cancelling {
         since: Instant,
     },
-    Held(Job),
+    Held(Box<Job>),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -264,7 +264,7 @@ impl Node {
         }
     }
 
-    fn job(&mut self, now: Instant, grant: Fencing) -> Job {
+    fn job(&mut self, now: Instant, grant: Fencing) -> Box<Job> {
         let first = self.sender.queue.pop_front();
         let first = first.expect("somebody wanted the token");
         let mut errands = vec![first];
@@ -277,7 +277,7 @@ impl Node {
             errands.extend(updates);
             self.sender.queue = rest.into();
         }
-        Job {
+        Box::new(Job {
             grant,
             errands,
             step: 0,
@@ -289,7 +289,7 @@ impl Node {
             blames_before: 0,
             begun: false,
             abandoned: false,
-        }
+        })
     }
 
     pub(super) fn cancelled(&mut self, right: Right, out: &mut Out) {
@@ -308,7 +308,9 @@ impl Node {
             Turn::Idle => {
                 let hand_over = self.sender.queue.front() == Some(&Errand::HandOver);
                 let message = hand_over.then_some(Message::BitmapNeedsSync);
-                if self.sender.queue.is_empty() || !self.may_send(message) {
+                // Who cannot follow others tells them nothing: it hears them first.
+                let waits = self.blind.is_some() && !hand_over;
+                if self.sender.queue.is_empty() || waits || !self.may_send(message) {
                     return false;
                 }
                 self.sender.turn = Turn::Asked { since: now };
@@ -338,6 +340,15 @@ impl Node {
                 self.begin_step(now, job, out);
                 true
             }
+            // What it could not follow is told again by somebody who needs the token for that.
+            At::Settle if self.blind.is_some() => {
+                let release = ServiceCommand::Release(Right::Token, job.grant);
+                out.push(Effect::Service(release));
+                for errand in job.errands.into_iter().rev() {
+                    self.sender.queue.push_front(errand);
+                }
+                true
+            }
             At::Answers { missing, .. } if missing.is_empty() => {
                 job.next();
                 self.begin_step(now, job, out);
@@ -356,7 +367,7 @@ impl Node {
     }
 
     /// Begins the step that the job has come to, or ends the job.
-    fn begin_step(&mut self, now: Instant, mut job: Job, out: &mut Out) {
+    fn begin_step(&mut self, now: Instant, mut job: Box<Job>, out: &mut Out) {
         job.since = now;
         if job.at == At::Over {
             return self.end_job(job, out);
@@ -399,10 +410,14 @@ impl Node {
         self.task(now, Desk::Turn, task, out);
     }
 
-    fn say(&mut self, now: Instant, mut job: Job, words: Words, out: &mut Out) {
+    fn say(&mut self, now: Instant, mut job: Box<Job>, words: Words, out: &mut Out) {
         let message = job.first().message(words, job.good, self.owes);
         // A handing over that not all have heard is no loss: leaving says the same.
         job.begun |= words != Words::HandOver;
+        if words == Words::NewDisk {
+            // All others wait for this node's resync now: it waits for nobody's.
+            self.inbox.waits_for_nobody();
+        }
         job.at = At::Order(message);
         out.push(Effect::Service(ServiceCommand::Broadcast {
             grant: job.grant,
@@ -530,7 +545,7 @@ impl Node {
         }
     }
 
-    fn end_job(&mut self, job: Job, out: &mut Out) {
+    fn end_job(&mut self, job: Box<Job>, out: &mut Out) {
         let failure = Failure::Nodes(job.blames.clone());
         let result = match job.blames.is_empty() {
             true => Ok(()),

@@ -297,16 +297,16 @@ fn a_joiner_keeps_out_of_windows_and_reads_one_mirror_while_a_resync_is_owed() {
 #[test]
 fn a_new_disk_is_not_used_before_the_resync_of_who_added_it() {
     let mut node = active(&[peer(1)]);
-    let uuid = [9; 16];
-    let device = DeviceNumber(4);
-    let deliver = |message| ServiceEvent::Deliver(DeliveryId(1), peer(1), message);
-    let out = hear(&mut node, 10, deliver(Message::NewDisk { uuid, device }));
-    let until = at(15);
-    let find = Task::FindDisk {
-        uuid,
-        device,
-        until,
+    let disk = NewDisk {
+        uuid: [9; 16],
+        device: DeviceNumber(4),
+        size_sectors: 8,
+        path: DiskPath::new("/new").expect("short"),
     };
+    let deliver = |message| ServiceEvent::Deliver(DeliveryId(1), peer(1), message);
+    let out = hear(&mut node, 10, deliver(Message::NewDisk(disk)));
+    let until = at(15);
+    let find = Task::FindDisk { disk, until };
     assert_eq!(out, [Effect::Task(Desk::Inbox, find)]);
     let cannot = Answer::Cannot(Cannot::SeeDisk);
     let out = feed(&mut node, 15, Event::Answer(Desk::Inbox, cannot));

@@ -119,16 +119,23 @@ fn superblocks_that_cannot_be_written_are_told_of_to_nobody() {
     assert_eq!(out, [service(RELEASE), failed]);
 }
 
-const ADD: Wish = Wish::AddDisk {
-    uuid: [9; 16],
-    device: DeviceNumber(4),
-};
+fn disk() -> NewDisk {
+    NewDisk {
+        uuid: [9; 16],
+        device: DeviceNumber(4),
+        size_sectors: 8,
+        path: DiskPath::new("/new").expect("short"),
+    }
+}
+
+fn add() -> Wish {
+    Wish::AddDisk(disk())
+}
 
 #[test]
 fn a_disk_that_somebody_does_not_see_is_added_nowhere() {
-    let (mut node, out) = begun(ADD);
-    let (uuid, device) = ([9; 16], DeviceNumber(4));
-    assert_eq!(tells(&out), Some(Message::NewDisk { uuid, device }));
+    let (mut node, out) = begun(add());
+    assert_eq!(tells(&out), Some(Message::NewDisk(disk())));
     let out = answers(&mut node, NO, DONE);
     assert_eq!(asks(&out), Some(Task::Undo(WishId(1))));
     let written = Answer::Written(DeviceNumber(0));
@@ -142,7 +149,7 @@ fn a_disk_that_somebody_does_not_see_is_added_nowhere() {
 
 #[test]
 fn what_cannot_be_undone_is_told_of_to_nobody() {
-    let (mut node, _) = begun(ADD);
+    let (mut node, _) = begun(add());
     answers(&mut node, NO, DONE);
     let out = feed(
         &mut node,
@@ -152,7 +159,7 @@ fn what_cannot_be_undone_is_told_of_to_nobody() {
     assert_eq!(tells(&out), None);
     assert_eq!(ends(&out), refused(&[1, 0]));
     // Or not by all: that is said, and it is over.
-    let (mut node, _) = begun(ADD);
+    let (mut node, _) = begun(add());
     answers(&mut node, DONE, NO);
     let written = Answer::Written(DeviceNumber(0));
     feed(&mut node, 1, answer(Desk::Turn, written));
@@ -162,7 +169,7 @@ fn what_cannot_be_undone_is_told_of_to_nobody() {
 
 #[test]
 fn a_disk_that_all_have_seen_is_added_whoever_cannot_follow() {
-    let (mut node, _) = begun(ADD);
+    let (mut node, _) = begun(add());
     let out = answers(&mut node, DONE, DONE);
     assert_eq!(asks(&out), Some(Task::Apply(WishId(1))));
     let out = feed(&mut node, 1, answer(Desk::Turn, Answer::Done));
@@ -399,17 +406,51 @@ fn superblocks_that_cannot_be_read_after_a_death_are_read_again() {
     );
     let blind = Freeze::Blind(Cannot::Read);
     assert_eq!(out, [Effect::Frozen(Some(blind))]);
-    // A turn that comes meanwhile waits for it.
-    feed(&mut node, 3, Event::Wish(WishId(1), Wish::Update));
-    assert_eq!(hear(&mut node, 3, TOKEN), []);
+    // What it has to tell itself waits for that.
+    assert_eq!(feed(&mut node, 3, Event::Wish(WishId(1), Wish::Update)), []);
     assert_eq!(node.next_deadline(), Some(at(12)));
     assert_eq!(feed(&mut node, 11, Event::Tick), []);
     let out = feed(&mut node, 12, Event::Tick);
     assert_eq!(out, [Effect::Task(Desk::Inbox, reload)]);
     let out = feed(&mut node, 13, answer(Desk::Inbox, Answer::Done));
+    let acquire = Effect::Service(ServiceCommand::Acquire(Right::Token));
+    assert_eq!(out, [acquire, Effect::Frozen(None)]);
     let recheck = Task::Recheck(vec![WishId(1)]);
-    assert!(out.contains(&Effect::Task(Desk::Turn, recheck)), "{out:?}");
-    assert!(out.contains(&Effect::Frozen(None)), "{out:?}");
+    let out = hear(&mut node, 13, TOKEN);
+    assert_eq!(out, [Effect::Task(Desk::Turn, recheck)]);
+}
+
+/// A turn that comes to who could not follow meanwhile is given back, and taken again later.
+#[test]
+fn who_cannot_follow_gives_its_turn_back() {
+    let mut node = active(&[peer(1)]);
+    feed(&mut node, 1, Event::Wish(WishId(1), Wish::Update));
+    let good = DeviceNumber(1);
+    let message = Message::MetadataUpdated { good };
+    hear(
+        &mut node,
+        1,
+        ServiceEvent::Deliver(DeliveryId(1), peer(1), message),
+    );
+    let cannot = answer(Desk::Inbox, Answer::Cannot(Cannot::Read));
+    feed(&mut node, 2, cannot);
+    let ServiceEvent::Granted(right, grant) = TOKEN else {
+        unreachable!("a token");
+    };
+    let release = Effect::Service(ServiceCommand::Release(right, grant));
+    assert_eq!(hear(&mut node, 3, TOKEN), [release]);
+    // Nobody tells it again: it looks by itself.
+    assert_eq!(node.next_deadline(), Some(at(12)));
+    let out = feed(&mut node, 12, Event::Tick);
+    let (from, use_spares) = (None, true);
+    let reload = Task::Reload { from, use_spares };
+    assert_eq!(out, [Effect::Task(Desk::Inbox, reload)]);
+    let out = feed(&mut node, 13, answer(Desk::Inbox, Answer::Done));
+    let acquire = Effect::Service(ServiceCommand::Acquire(Right::Token));
+    assert_eq!(out, [acquire, Effect::Frozen(None)]);
+    let out = hear(&mut node, 14, TOKEN);
+    let recheck = Task::Recheck(vec![WishId(1)]);
+    assert_eq!(out, [Effect::Task(Desk::Turn, recheck)]);
 }
 
 /// A disk that was being added by somebody who is gone waits for nobody's resync.
@@ -417,10 +458,7 @@ fn superblocks_that_cannot_be_read_after_a_death_are_read_again() {
 fn a_new_disk_of_who_is_gone_waits_no_more() {
     for (gone, expected) in [(1, true), (2, false)] {
         let mut node = active(&[peer(1), peer(2)]);
-        let message = Message::NewDisk {
-            uuid: [9; 16],
-            device: DeviceNumber(4),
-        };
+        let message = Message::NewDisk(disk());
         let deliver = ServiceEvent::Deliver(DeliveryId(1), peer(1), message);
         hear(&mut node, 1, deliver);
         feed(&mut node, 1, answer(Desk::Inbox, Answer::Done));

@@ -852,10 +852,12 @@ impl World {
         let device = DeviceNumber(7);
         let wish = match want {
             Want::Claim | Want::Failure => Wish::Update,
-            Want::Add => Wish::AddDisk {
+            Want::Add => Wish::AddDisk(NewDisk {
                 uuid: [1; 16],
                 device,
-            },
+                size_sectors: 8,
+                path: DiskPath::new("/new").expect("short"),
+            }),
             Want::Remove => Wish::RemoveDisk(device),
             Want::ReAdd => Wish::ReAdd(device),
             Want::Grow => Wish::Resize { sectors: 1 },

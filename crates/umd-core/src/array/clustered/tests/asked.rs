@@ -4,7 +4,7 @@ use umd_format::{Level, Role};
 
 use super::world::World;
 use crate::array::clustered::Input;
-use crate::cluster::{AckStatus, Cannot, DeviceNumber, End, Message};
+use crate::cluster::{AckStatus, Cannot, DeviceNumber, DiskPath, End, Message, NewDisk};
 use crate::member::State;
 use crate::value::{Control, IoOp, MemberId, Purpose};
 
@@ -35,6 +35,7 @@ fn who_has_failed_can_be_removed_and_who_serves_cannot() {
     assert_eq!(ask(&mut world, remove(3)), AckStatus::Done);
     assert!(!is_there(&world, 3), "a spare");
     assert!(!world.hosts[1].notices.is_empty(), "it is told of");
+    world.control(0, Control::Remove(MemberId(3)));
     world.control(0, Control::Fail(MemberId(2)));
     world.settle();
     assert!(world.is_faulty(1, 2));
@@ -59,11 +60,21 @@ fn what_this_node_cannot_do_is_said_in_the_right_words() {
     assert_eq!(ask(&mut world, resize), follow);
     let add = Message::ReAdd(DeviceNumber(1));
     assert_eq!(ask(&mut world, add), DEVICE);
-    let new = Message::NewDisk {
+    let mut new = NewDisk {
         uuid: [9; 16],
         device: DeviceNumber(2),
+        size_sectors: 8,
+        path: DiskPath::new("d9").expect("short"),
     };
-    assert_eq!(ask(&mut world, new), AckStatus::Cannot(Cannot::SeeDisk));
+    let unseen = AckStatus::Cannot(Cannot::SeeDisk);
+    assert_eq!(ask(&mut world, Message::NewDisk(new)), unseen);
+    // A disk is there, and it is another one.
+    let disk = world.new_disk(0);
+    new.path = DiskPath::new(&format!("d{disk}")).expect("short");
+    assert_eq!(ask(&mut world, Message::NewDisk(new)), unseen);
+    // Its number is that of a member that serves.
+    (new.device, new.size_sectors) = (DeviceNumber(1), 1280);
+    assert_eq!(ask(&mut world, Message::NewDisk(new)), DEVICE);
     assert_eq!(world.hosts[1].frozen, None);
     assert_eq!(world.array(1).status().array_sectors, size);
 }

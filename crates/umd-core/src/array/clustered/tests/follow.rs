@@ -6,9 +6,9 @@ use umd_format::v1::{Features, Fields};
 use umd_format::{Level, Role, Uuid};
 
 use super::world::{NODES, World};
-use crate::cluster::{AckStatus, Cannot, Freeze, Message};
+use crate::cluster::{AckStatus, Cannot, DeviceNumber, DiskPath, Freeze, Message, NewDisk};
 use crate::member::State;
-use crate::value::{MemberId, Notice, Purpose, Slot};
+use crate::value::{Control, MemberId, Notice, Purpose, Slot, SyncRequest};
 
 const FOLLOW: AckStatus = AckStatus::Cannot(Cannot::Follow);
 
@@ -351,9 +351,12 @@ fn a_spare_that_others_took_is_written_here_with_this_node_s_bits_on_it() {
 }
 
 fn new_disk() -> Message {
-    let device = crate::cluster::DeviceNumber(3);
-    let uuid = [9; 16];
-    Message::NewDisk { uuid, device }
+    Message::NewDisk(NewDisk {
+        uuid: [9; 16],
+        device: DeviceNumber(3),
+        size_sectors: 1280,
+        path: DiskPath::new("d99").expect("short"),
+    })
 }
 
 #[test]
@@ -480,6 +483,8 @@ fn a_member_that_was_being_filled_can_become_a_spare_again() {
     if world.flying(1, Purpose::Resync) > 0 {
         return; // Who fills it itself is not told such things.
     }
+    // It would step in again at once.
+    world.control(1, Control::Sync(SyncRequest::Frozen));
     assert_eq!(set(&mut world, 2, Role::Spare), AckStatus::Done);
     assert_eq!(state(&world, 2), State::Spare);
     let member = world

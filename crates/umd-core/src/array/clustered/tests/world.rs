@@ -23,13 +23,13 @@ use crate::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
 use crate::cluster::tests::engine::{Engine, Told};
 use crate::cluster::{
     AckStatus, Cannot, DeliveryId, DeviceNumber, End, FenceProof, Freeze, Incarnation, Leave,
-    Message, NodeSlot, Peer, ProofKind, Right, ServiceCommand, ServiceEvent, Setup as NodeSetup,
-    Window,
+    Message, NewDisk, NodeSlot, Peer, ProofKind, Right, ServiceCommand, ServiceEvent,
+    Setup as NodeSetup, Window,
 };
 use crate::value::{
-    Command, Completion, Control, ControlId, Event, Instant, IoDone, IoError, IoId, IoOp, MemberId,
-    MemberIo, Notice, Now, Pool, Purpose, Reply, Request, RequestError, RequestId, RequestOp,
-    Slice, Span, Timer,
+    Command, Completion, Control, ControlId, Event, FlagWish, Instant, IoDone, IoError, IoId, IoOp,
+    MemberId, MemberIo, NewMember, Notice, Now, Pool, Purpose, Reply, Request, RequestError,
+    RequestId, RequestOp, Slice, Span, Timer,
 };
 
 pub const NODES: u16 = 6;
@@ -98,6 +98,14 @@ pub struct Host {
     pub tamper: Option<fn(&mut Setup)>,
     /// How it left.
     pub left: Option<Leave>,
+    /// A disk that it looks for.
+    pub find: Option<NewDisk>,
+    /// It does not find any.
+    pub searching: bool,
+    /// Disks that it does not see when they are added.
+    pub unseen: BTreeSet<u32>,
+    /// It sees another disk under the path of one.
+    pub mixed_up: BTreeMap<u32, u32>,
     /// Members it has let go.
     pub released: BTreeSet<u32>,
 }
@@ -321,6 +329,7 @@ impl World {
             Output::Service(command) => self.service(host, command),
             Output::Load(slot) => one.load = Some(slot),
             Output::Fence(peer) => one.fences.push(peer),
+            Output::Find(disk) => one.find = Some(disk),
             Output::Ready => one.ready = true,
             Output::NotJoined(why) => one.refusals.push(why.to_string()),
             Output::NotLoaded(why) => one.refusals.push(why.to_string()),
@@ -365,7 +374,10 @@ impl World {
             && let Some(me) = self.hosts[host].me
         {
             let flights = &self.hosts[host].flights;
-            let writing = |io: &&MemberIo| matches!(io.op, IoOp::Write { .. });
+            // What hangs on a disk that all know to have failed is waited for by nobody.
+            let writing = |io: &&MemberIo| {
+                matches!(io.op, IoOp::Write { .. }) && self.counts(host, io.member)
+            };
             assert!(flights.iter().find(writing).is_none(), "left writing");
             if how == Leave::Clean {
                 assert!(self.bits(me.slot.0).is_empty(), "left clean with bits set");
@@ -408,10 +420,15 @@ impl World {
         }
     }
 
-    fn super_place(&self, disk: usize) -> SuperblockV1 {
+    /// The superblock of a disk, if it has one.
+    pub fn found(&self, disk: usize) -> Option<SuperblockV1> {
         let bytes = &self.disks[disk][4096..8192];
         let sectors = (self.disks[disk].len() / 512) as u64;
-        SuperblockV1::load(bytes, Format::V1_2, sectors).expect("a superblock")
+        SuperblockV1::load(bytes, Format::V1_2, sectors).ok()
+    }
+
+    fn super_place(&self, disk: usize) -> SuperblockV1 {
+        self.found(disk).expect("a superblock")
     }
 
     /// The superblock of a disk is another one: some node has written it.
@@ -482,7 +499,7 @@ impl World {
                 || !matches!(io.op, IoOp::Write { .. }),
             "host {host} writes after it left: {io:?}"
         );
-        let (at, slots) = self.slots(io.member.0 as usize);
+        let (at, slots) = self.slots(0);
         let member = self.engine.members.contains_key(&host);
         match (&io.op, io.purpose) {
             (IoOp::Write { .. }, Purpose::Super) => {
@@ -494,6 +511,9 @@ impl World {
                 let slot = (*offset_sectors - at as u64 / 512) / slots.each_sectors();
                 let slot = NodeSlot(slot as u16);
                 let takes = self.engine.takes(host, slot) || !member;
+                // Who gets a slot gets all bitmaps, before superblocks say so.
+                let new = !self.in_sync().contains(&(io.member.0 as usize));
+                let takes = takes || new && self.engine.holds(host, Right::Token);
                 assert!(slot == me.slot || takes, "the bitmap of another node");
             }
             (op, Purpose::Data | Purpose::Resync) => {
@@ -540,6 +560,9 @@ impl World {
             if alive && host.load.is_some() {
                 steps.push(Step::Load(index));
             }
+            if alive && host.find.is_some() && !host.searching {
+                steps.push(Step::Find(index));
+            }
             if alive && !host.fences.is_empty() && self.fencing {
                 steps.push(Step::Fence(index));
             }
@@ -550,6 +573,11 @@ impl World {
             }
         }
         steps
+    }
+
+    /// Whether nothing happens before some time has passed.
+    pub fn is_at_rest(&self) -> bool {
+        self.due().is_empty()
     }
 
     /// Lets one of these happen.
@@ -567,7 +595,8 @@ impl World {
     pub fn step_of(&mut self, host: usize) -> bool {
         let due = self.due();
         let of = |step: &&Step| match **step {
-            Step::Hear(at) | Step::Load(at) | Step::Fence(at) | Step::Land(at, _) => at == host,
+            Step::Hear(at) | Step::Load(at) | Step::Fence(at) => at == host,
+            Step::Find(at) | Step::Land(at, _) => at == host,
         };
         let Some(step) = due.iter().find(of) else {
             return false;
@@ -583,6 +612,7 @@ impl World {
                 self.hear(host, event);
             }
             Step::Load(host) => self.load(host),
+            Step::Find(host) => self.find(host),
             Step::Fence(host) => self.fence(host),
             Step::Land(host, place) => self.land(host, place),
         }
@@ -631,7 +661,7 @@ impl World {
         panic!("timers for ever");
     }
 
-    fn next_timer(&self) -> Option<Instant> {
+    pub fn next_timer(&self) -> Option<Instant> {
         let hosts = self.hosts.iter().filter(|host| !host.paused);
         let live = hosts.filter(|host| host.array.is_some() && host.over.is_none());
         let all = live.flat_map(|host| {
@@ -668,11 +698,14 @@ impl World {
     }
 
     fn facts(&self, host: usize, slot: NodeSlot) -> Vec<MemberFacts> {
-        let seen =
-            (0..self.disks.len()).filter(|disk| !self.hosts[host].cut.contains(&(*disk as u32)));
+        let there = |disk: &usize| {
+            !self.hosts[host].cut.contains(&(*disk as u32)) && self.found(*disk).is_some()
+        };
+        let seen = (0..self.disks.len()).filter(there);
         seen.map(|disk| {
             let superblock = self.super_place(disk);
-            let (at, slots) = self.slots(disk);
+            // A spare has no bitmaps yet.
+            let (at, slots) = self.slots(0);
             let at = at + usize::from(slot.0) * slots.each_sectors() as usize * 512;
             let found = Unverified::parse(&self.disks[disk][at..at + 256]);
             let bitmap = found.and_then(|found| found.verify_node(superblock.bitmap_uuid()));
@@ -715,6 +748,50 @@ impl World {
             tamper(&mut setup);
         }
         self.input(host, Input::Loaded(Ok(Box::new(setup))));
+    }
+
+    fn find(&mut self, host: usize) {
+        let disk = self.hosts[host].find.take().expect("due");
+        let number = disk.path.as_str().strip_prefix('d');
+        let number: Option<u32> = number.and_then(|number| number.parse().ok());
+        let one = &self.hosts[host];
+        let seen = |number: &u32| {
+            !one.cut.contains(number)
+                && !one.unseen.contains(number)
+                && (*number as usize) < self.disks.len()
+        };
+        let number = number.filter(seen);
+        let real = number.map(|number| *one.mixed_up.get(&number).unwrap_or(&number));
+        let found = real.map(|real| self.offer(host, real));
+        self.input(host, Input::Found(disk.uuid, found));
+    }
+
+    /// Another disk of the same size, with this in it.
+    pub fn new_disk(&mut self, byte: u8) -> u32 {
+        let bytes = vec![byte; self.disks[0].len()];
+        self.disks.push(bytes);
+        self.disks.len() as u32 - 1
+    }
+
+    /// A host has opened a disk.
+    pub fn offer(&mut self, host: usize, disk: u32) -> NewMember {
+        self.hosts[host].released.remove(&disk);
+        self.hosts[host].flights.retain(|io| io.member.0 != disk);
+        NewMember {
+            id: MemberId(disk),
+            name: format!("d{disk}"),
+            size_sectors: (self.disks[disk as usize].len() / 512) as u64,
+            logical_block_bytes: 512,
+            device_uuid: [self.disks.len() as u8 + 40; 16],
+            flags: FlagWish::default(),
+            bad_block_log: true,
+            superblock: None,
+        }
+    }
+
+    pub fn add(&mut self, host: usize, disk: u32) {
+        let new = self.offer(host, disk);
+        self.control(host, Control::Add(new));
     }
 
     fn fence(&mut self, host: usize) {
@@ -961,6 +1038,13 @@ impl World {
         flights.filter(|io| io.purpose == purpose).count()
     }
 
+    /// Whether a disk is a member for a host, and works.
+    fn counts(&self, host: usize, member: MemberId) -> bool {
+        let array = self.hosts[host].array.as_ref().and_then(Clustered::array);
+        let member = array.and_then(|array| array.members.get(member));
+        member.is_some_and(|member| member.state != crate::member::State::Faulty)
+    }
+
     /// Whether a host takes a member for faulty.
     pub fn is_faulty(&self, host: usize, disk: u32) -> bool {
         let array = self.array(host);
@@ -970,16 +1054,23 @@ impl World {
 
     /// Disks in sync by the newest superblock.
     pub fn in_sync(&self) -> Vec<usize> {
-        let all: Vec<SuperblockV1> = (0..self.disks.len())
-            .map(|disk| self.superblock(disk))
+        let all: Vec<(usize, SuperblockV1)> = (0..self.disks.len())
+            .filter_map(|disk| Some((disk, self.found(disk)?)))
             .collect();
-        let newest = all
-            .iter()
-            .max_by_key(|one| one.fields.events)
-            .expect("disks");
+        let newest = all.iter().max_by_key(|(_, one)| one.fields.events);
+        let newest = &newest.expect("disks").1;
         let role = |one: &SuperblockV1| newest.fields.role_of(one.fields.dev_number);
         let active = |one: &SuperblockV1| matches!(role(one), umd_format::Role::Active(_));
-        (0..all.len()).filter(|disk| active(&all[*disk])).collect()
+        let active = all.iter().filter(|(_, one)| active(one));
+        // Of two disks that had a number one after the other the newer superblock counts.
+        let newer = |disk: usize, one: &SuperblockV1| {
+            all.iter().all(|(other, two)| {
+                let same = two.fields.dev_number == one.fields.dev_number;
+                *other == disk || !same || two.fields.events < one.fields.events
+            })
+        };
+        let active = active.filter(|(disk, one)| newer(*disk, one));
+        active.map(|(disk, _)| *disk).collect()
     }
 
     /// Legs of this block, as they are.
@@ -993,6 +1084,7 @@ impl World {
 enum Step {
     Hear(usize),
     Load(usize),
+    Find(usize),
     Fence(usize),
     Land(usize, usize),
 }

@@ -1,0 +1,62 @@
+//! Disks that other nodes add: opened here, under the same path, by a thread each.
+//!
+//! ```text
+//!   NEWDISK --> begin --> thread: open, lock --> found --> the loop gives it an identity
+//! ```
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use umd_cluster::Waker;
+use umd_core::cluster::NewDisk;
+
+use crate::cli::outcome::say;
+use crate::daemon::engine::Newcomer;
+use crate::daemon::open::{self, How, Opened};
+
+/// Searches, and what has come of them.
+pub struct Search {
+    how: Arc<How>,
+    sender: Sender<(NewDisk, Result<Opened, String>)>,
+    receiver: Receiver<(NewDisk, Result<Opened, String>)>,
+    waker: Waker,
+}
+
+impl Search {
+    /// Disks are opened as the members were.
+    pub fn new(how: Arc<How>, waker: Waker) -> Search {
+        let (sender, receiver) = channel();
+        Search {
+            how,
+            sender,
+            receiver,
+            waker,
+        }
+    }
+
+    /// Begins to open one.
+    pub fn begin(&self, disk: NewDisk) {
+        let (how, sender, waker) = (self.how.clone(), self.sender.clone(), self.waker.clone());
+        let work = move || {
+            let opened = open::open(disk.path.as_str(), &how);
+            let _ = sender.send((disk, opened)); // The array may have ended meanwhile.
+            waker();
+        };
+        let spawned = thread::Builder::new().name("md-search".into()).spawn(work);
+        if let Err(error) = spawned {
+            let _ = self.sender.send((disk, Err(error.to_string())));
+            (self.waker)();
+        }
+    }
+
+    /// One that has ended.
+    pub fn next(&self, array: &str) -> Option<Newcomer> {
+        let (disk, opened) = self.receiver.try_recv().ok()?;
+        if let Err(why) = &opened {
+            say(&format!("{array}: a disk that another node adds: {why}"));
+        }
+        let (uuid, opened) = (disk.uuid, opened.ok());
+        Some(Newcomer { uuid, opened })
+    }
+}
