@@ -44,6 +44,10 @@ pub enum Trigger {
     Idle(u64),
     /// As soon as so many superblocks have been sent to members.
     Supers(u64),
+    /// As soon as members have been seen so often to tell of different levels or layouts.
+    SplitShape(u64),
+    /// The same, of how far a reshape has come, too.
+    SplitMove(u64),
 }
 
 /// What can go wrong with a disk.
@@ -179,6 +183,8 @@ pub struct Forks {
     pub points: u64,
     /// Images of each moment; at most 63.
     pub images: u64,
+    /// Moments more, at which members tell of different levels or layouts.
+    pub splits: u64,
 }
 
 /// The options of a run.
@@ -758,6 +764,7 @@ fn draw_forks(rng: &mut Rng) -> Forks {
         true => Forks {
             points: rng.pick(&[1, 2, 4]),
             images: rng.pick(&[2, 4]),
+            splits: 0,
         },
         false => Forks::default(),
     }

@@ -45,6 +45,10 @@ impl Options {
         if rng.permille(600) {
             self.cut_amid(rng);
         }
+        if rng.permille(300) {
+            self.forks.images = self.forks.images.max(2);
+            self.forks.splits = rng.range(1, 3);
+        }
     }
 
     /// Members have room to move their data, of one chunk or some, and use equally much.
@@ -93,9 +97,11 @@ impl Options {
                 };
                 let supers = rng.range(1, 30 * u64::from(self.slots));
                 let answers = rng.range(1, 200);
-                let trigger = match rng.coin() {
-                    true => Trigger::Supers(supers),
-                    false => Trigger::Answers(answers),
+                let trigger = match rng.weighted(&[2, 2, 3, 1]) {
+                    0 => Trigger::Supers(supers),
+                    1 => Trigger::Answers(answers),
+                    2 => Trigger::SplitShape(rng.pick(&[1, 1, 2, 3, 5, 8])),
+                    _ => Trigger::SplitMove(rng.range(1, 40)),
                 };
                 (ending, trigger)
             })

@@ -17,6 +17,7 @@ use super::host::Client;
 use super::manual::Manual;
 use super::phases::Phase;
 use super::pretend::Pretence;
+use super::split::Split;
 use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
 use crate::engine::{Candidate, How, Maker, Refused, Started, now_at};
@@ -554,6 +555,7 @@ impl<'a> World<'a> {
             supers: 0,
             whole: false,
             aim: None,
+            split: Split::default(),
         });
         if dormant {
             self.live_mut().monitor.note_resting(true);
@@ -617,6 +619,7 @@ impl<'a> World<'a> {
     pub(super) fn crash(&mut self, power: bool) {
         let lost = self.crash_begins(power);
         let was_whole = self.is_whole();
+        let away = self.keeps_away();
         let shorn = self.choose_shorn().filter(|_| power);
         let place = shorn.and_then(|disk| self.place_of(disk));
         shorn
@@ -636,7 +639,7 @@ impl<'a> World<'a> {
             } else {
                 self.disks[disk].abandon();
             }
-            self.absent[disk] = gone && self.fault_rng.permille(400);
+            self.absent[disk] = gone && self.fault_rng.permille(400) || away == Some(disk);
         }
         self.was_whole = was_whole && !self.absent.contains(&true);
         self.oracle.crashed(lost);
