@@ -5,10 +5,12 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use umd_core::array::Options;
 use umd_core::array::{
-    Command, Completion, Control, ControlError, Event, IoOp, LayoutWish, LevelWish, MemberIo,
-    MemberRole, Purpose, Request, RequestOp, SyncLimits, SyncRequest,
+    ArrayState, Command, Completion, Control, ControlError, Event, IoOp, LayoutWish, LevelWish,
+    MemberIo, MemberRole, Purpose, Request, RequestOp, SyncLimits, SyncRequest,
 };
+use umd_core::assembly::{BitmapPlan, Wish};
 use umd_core::sync::SyncAction;
 use umd_core::value::{ControlId, MemberId, RequestId};
 use umd_format::v1::{Features, Fields};
@@ -769,26 +771,85 @@ fn it_goes_on_from_where_it_stood() {
     assert_eq!(world.mismatch(), 0);
 }
 
-/// Superblocks that no crash can leave together are believed no more than others: members that say
-/// different things of a reshape, and one that says that it was moved out of its device.
-#[test]
-fn superblocks_that_contradict_each_other_are_not_mixed() {
-    let (mut world, _) = filled(&shape(Level::Raid5, 2, 4));
+/// The superblock of a member says something else.
+fn edit(world: &mut World, id: u32, change: &dyn Fn(&mut Fields)) {
+    let mut superblock = world.superblock(id);
+    change(&mut superblock.fields);
+    let at = superblock.fields.super_offset_sectors as usize * 512;
+    let bytes = superblock.encode(512);
+    let disk = world.disks.get_mut(&MemberId(id)).expect("a disk");
+    disk.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
+}
+
+/// A change of the layout that has just begun when the process is killed.
+fn just_begun(shape: &Shape) -> World {
+    let (mut world, _) = filled(shape);
     world.holds = Some(Purpose::Reshape);
     world.ask(Control::Level(with(Level::Raid5, 5)));
     world.kill();
     world.holds = None;
     world.kept_back.clear();
+    world
+}
+
+/// Superblocks that say that data is moved onto the bitmap are not believed, and those that say that
+/// it ends right behind it are.
+#[test]
+fn a_reshape_over_a_bitmap_is_refused() {
+    let mut world = just_begun(&Shape {
+        bitmap: true,
+        ..shape(Level::Raid5, 2, 4)
+    });
+    for id in 0..4 {
+        // Their logs would lie behind the bitmap.
+        edit(&mut world, id, &|f| {
+            f.features = f.features.without(Features::BAD_BLOCKS);
+            (f.bblog_offset_sectors, f.bblog_size_sectors) = (0, 0);
+        });
+    }
+    let plan = world.plan().expect("a plan");
+    assert!(plan.reshape.is_some());
+    let fields = world.superblock(0).fields.clone();
+    let bitmap = fields.bitmap_sector().expect("it has one");
+    let BitmapPlan::Usable { superblock, .. } = &plan.bitmap else {
+        panic!("it serves")
+    };
+    let regions = superblock.regions(superblock.fields.sync_size_sectors);
+    let behind = bitmap + superblock.area_sectors(regions);
+    for (to, fits) in [(behind, true), (behind - 1, false), (bitmap, false)] {
+        let by = to as i64 - fields.data_offset_sectors as i64;
+        for id in 0..4 {
+            edit(&mut world, id, &|f| f.new_offset_sectors = by as i32);
+        }
+        let before = world.disks.clone();
+        match world.plan() {
+            Ok(plan) => {
+                assert!(fits, "data would lie at {to}");
+                let reshape = plan.reshape.expect("it goes on");
+                assert_eq!(reshape.distance_sectors, by.unsigned_abs());
+            }
+            Err(why) => {
+                assert!(!fits, "{why}");
+                let what = "a reshape that is under way and moves this member where it cannot";
+                assert!(why.starts_with(what), "{why}");
+                let started = world.start(&Wish::default(), Options::default());
+                assert_eq!(started, Err(why));
+            }
+        }
+        let same = before
+            .iter()
+            .all(|(id, disk)| world.disks[id].bytes == disk.bytes);
+        assert!(same, "not a byte");
+    }
+}
+
+/// Superblocks that no crash can leave together are believed no more than others: members that say
+/// different things of a reshape, and one that says that it was moved out of its device.
+#[test]
+fn superblocks_that_contradict_each_other_are_not_mixed() {
+    let mut world = just_begun(&shape(Level::Raid5, 2, 4));
     let whole = world.disks.clone();
     assert!(world.plan().expect("a plan").reshape.is_some());
-    let edit = |world: &mut World, id: u32, change: &dyn Fn(&mut Fields)| {
-        let mut superblock = world.superblock(id);
-        change(&mut superblock.fields);
-        let at = superblock.fields.super_offset_sectors as usize * 512;
-        let bytes = superblock.encode(512);
-        let disk = world.disks.get_mut(&MemberId(id)).expect("a disk");
-        disk.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
-    };
     let all = Features::RESHAPE_ACTIVE.with(Features::NEW_OFFSET);
     for (what, older, change) in [
         (
@@ -1027,6 +1088,43 @@ fn a_raid0_is_one_on_all_members_before_it_is_written() {
         }
     }
     assert!(mixed > 0, "some cuts left two descriptions");
+}
+
+/// Who reads that it is a raid0 may read that from caches. The first write waits until all members
+/// were flushed, and no other does.
+#[test]
+fn the_first_write_of_a_raid0_waits_until_all_say_durably_what_it_is() {
+    let (mut world, data) = filled(&shape(Level::Raid5, 5, 3));
+    let wish = Control::Level(to(Level::Raid0));
+    world.control(wish).expect("a raid0");
+    world.kill();
+    world.begin();
+    world.holds = Some(Purpose::Flush);
+    let bytes = |world: &World| {
+        world
+            .disks
+            .values()
+            .map(|disk| disk.bytes.clone())
+            .collect()
+    };
+    let before: Vec<Vec<u8>> = bytes(&world);
+    assert!(all(&mut world) == data, "reads do not wait");
+    assert!(world.kept_back.is_empty(), "and ask for nothing");
+    let id = world.ask_to_write(0, &[7; 512]);
+    let mut flushed: Vec<MemberId> = world.kept_back.iter().map(|io| io.member).collect();
+    flushed.sort();
+    assert_eq!(flushed, [MemberId(0), MemberId(1)]);
+    assert!(before == bytes(&world), "nothing is written");
+    assert_eq!(world.array().status().state, ArrayState::WritePending);
+    world.release_back();
+    assert!(world.reply(id).is_ok());
+    world.holds = Some(Purpose::Flush);
+    world.write(8, &[8; 512]).expect("written at once");
+    assert!(world.kept_back.is_empty());
+    world.release_back();
+    let [was, is] = [before, bytes(&world)].map(|all| all[0][4096..8192].to_vec());
+    assert!(was == is, "its superblocks are what they were");
+    world.stop();
 }
 
 #[test]

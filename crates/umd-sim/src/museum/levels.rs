@@ -138,6 +138,26 @@ fn ours(exhibit: Exhibit) -> Scene {
                 ],
             )
         }
+        Exhibit::U63 => {
+            let mut options = five();
+            options.layout = 5;
+            new(
+                options,
+                "a daemon is killed while it writes that a RAID5 is a RAID0; it is started again, \
+                 and written",
+                [
+                    write(0..256),
+                    sleep_ms(1000),
+                    start(admin(Admin::Level(level_number(0, None, true)))),
+                    until(super_writes().disk(1).nth(2)),
+                    kill(true),
+                    boot_all(),
+                    write(0..8),
+                    settle(),
+                    read_all(),
+                ],
+            )
+        }
         _ => new(
             changing(with_bitmap(plain(5, 3))),
             "a member leaves, the layout is changed, and it comes back",

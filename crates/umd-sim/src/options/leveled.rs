@@ -1,6 +1,6 @@
 //! Arrays that become others.
 
-use super::{Action, Ending, Fault, LIES, OLD, Options, Trigger};
+use super::{Action, Ending, Fault, LIES, Options, Trigger};
 use crate::rng::{Rng, Stream, mix};
 
 impl Options {
@@ -9,9 +9,10 @@ impl Options {
         self.disk_sectors.len()
     }
 
-    /// Whether the array of this seed can become another one.
+    /// Whether the array of this seed can become another one, or is asked to: with metadata 0.90 it
+    /// keeps its level and layout.
     pub fn has_levels(&self) -> bool {
-        matches!(self.level, 0 | 4..=6) && self.minor != OLD && !self.rare.alone
+        matches!(self.level, 0 | 4..=6) && !self.rare.alone
     }
 
     /// Level and layout change while hosts are at work, members fail and the power goes. Arrays
@@ -44,6 +45,9 @@ impl Options {
         }
         if rng.permille(600) {
             self.cut_amid(rng);
+        }
+        if self.level > 0 && rng.permille(200) {
+            self.faults.insert(rng.pick(&LIES));
         }
         if rng.permille(300) {
             self.forks.images = self.forks.images.max(2);
@@ -79,7 +83,6 @@ impl Options {
         for lie in LIES.into_iter().chain([Fault::Worn]) {
             self.faults.remove(&lie);
         }
-        self.shorn = false;
         // Members with bad blocks keep an array from being reshaped.
         self.logged = self.logged.map(|_| 0);
     }

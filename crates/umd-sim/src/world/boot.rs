@@ -617,9 +617,10 @@ impl<'a> World<'a> {
 
     /// The power goes, or the process is killed.
     pub(super) fn crash(&mut self, power: bool) {
+        let away = self.may_stay_away();
         let lost = self.crash_begins(power);
         let was_whole = self.is_whole();
-        let away = self.keeps_away();
+        let away = away.filter(|disk| self.stays_away(*disk));
         let shorn = self.choose_shorn().filter(|_| power);
         let place = shorn.and_then(|disk| self.place_of(disk));
         shorn

@@ -361,6 +361,9 @@ impl World<'_> {
         if data && result.is_ok() {
             live.monitor.note_taken(info.member, range);
         }
+        if !info.writes && !info.query && result.is_ok() {
+            live.monitor.note_given(info.member, range);
+        }
         let refused = data && matches!(result, Err(IoError::Media)) && {
             let which = (info.member, range, info.view.purpose);
             live.monitor.note_refused(&live.status, &self.disks, which)

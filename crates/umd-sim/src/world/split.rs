@@ -59,19 +59,25 @@ impl World<'_> {
         }
     }
 
-    /// Who was there before a crash, and is missing after it.
-    pub(super) fn keeps_away(&mut self) -> Option<usize> {
+    /// Who is here before a crash, and may be missing after it.
+    pub(super) fn may_stay_away(&mut self) -> Option<usize> {
         let members = self.in_sync();
         if !self.options.rare.levels || self.manual.on || members.is_empty() {
             return None;
         }
         let drawn = self.fault_rng.permille(AWAY_PERMILLE);
-        let (slot, disk) = self.fault_rng.pick(&members);
-        let covered = drawn && !self.has_holes() && self.covers_loss(disk) && self.doom(disk);
-        covered.then(|| {
-            self.note(format_args!("slot {slot}, disk {disk}, stays away"));
-            disk
-        })
+        let (_, disk) = self.fault_rng.pick(&members);
+        let covered = drawn && self.covers_loss(disk) && self.doom(disk);
+        covered.then_some(disk)
+    }
+
+    /// Whether it is missing indeed: not where the crash leaves parity in doubt.
+    pub(super) fn stays_away(&mut self, disk: usize) -> bool {
+        let sure = self.atlas.holes.is_empty();
+        if sure {
+            self.note(format_args!("disk {disk} stays away"));
+        }
+        sure
     }
 }
 
