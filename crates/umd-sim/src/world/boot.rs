@@ -168,7 +168,8 @@ fn refills(options: &Options) -> bool {
     let comes = comings
         .iter()
         .any(|action| options.actions.contains(action));
-    options.marks != Marks::Bits && comes
+    // A takeover sends a member away, and the next one takes it in again.
+    options.marks != Marks::Bits && (comes || options.rare.levels)
 }
 
 /// Seconds between clearing passes of lockless bitmaps here.
