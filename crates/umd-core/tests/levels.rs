@@ -48,6 +48,11 @@ fn with(level: Level, layout: u32) -> LevelWish {
 /// An array with something in every sector.
 fn filled(shape: &Shape) -> (World, Vec<u8>) {
     let mut world = World::running(shape);
+    let data = fill(&mut world);
+    (world, data)
+}
+
+fn fill(world: &mut World) -> Vec<u8> {
     let sectors = world.array().array_sectors();
     let mut rng = Lcg(sectors);
     let data: Vec<u8> = (0..sectors * 512).map(|_| rng.below(256) as u8).collect();
@@ -57,7 +62,7 @@ fn filled(shape: &Shape) -> (World, Vec<u8>) {
         world.write(at, part).expect("written");
     }
     world.pass(1);
-    (world, data)
+    data
 }
 
 fn all(world: &mut World) -> Vec<u8> {
@@ -946,6 +951,90 @@ fn it_waits_where_it_is_told_to() {
             world.array().status().reshape.is_none(),
             "limits are not kept"
         );
+        assert!(all(&mut world) == data);
+        assert_eq!(world.mismatch(), 0);
+    }
+}
+
+/// What is held back: where it begins, and how long it is, the same on all members. `true`: writes.
+fn held_back(world: &World) -> (bool, u64, u64) {
+    let extent = |io: &MemberIo| match &io.op {
+        IoOp::Read {
+            offset_sectors,
+            buf,
+        } => (false, *offset_sectors, buf.len() as u64 / 512),
+        IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } => {
+            let bytes: usize = data.iter().map(|piece| piece.len()).sum();
+            (true, *offset_sectors, bytes as u64 / 512)
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut extents: Vec<_> = world.kept_back.iter().map(extent).collect();
+    assert_eq!(extents.len(), world.disks.len(), "all members");
+    extents.dedup();
+    assert_eq!(extents.len(), 1, "{extents:?}");
+    extents[0]
+}
+
+/// Windows are as long as the room for them, and no longer than hosts may wait; what they move is
+/// read and written in parts. How far and how fast it goes is shown.
+#[test]
+fn long_windows_are_moved_in_parts() {
+    let mut world = World::create_roomy(&shape(Level::Raid5, 2, 3), 24 << 20, 20_000);
+    world.begin();
+    world.pass(1);
+    let data = fill(&mut world);
+    for (layout, backwards) in [(5, false), (2, false), (0, true)] {
+        let fields = world.superblock(0).fields.clone();
+        let (used, start) = (fields.size_sectors, fields.data_offset_sectors);
+        let log = fields.bblog_sector().expect("it has one");
+        let room = match backwards {
+            false => start - log - u64::from(fields.bblog_size_sectors),
+            true => fields.data_size_sectors - used,
+        };
+        let distance = (room - room % 16).min(16_384);
+        let by = if backwards { 1 } else { -1 } * distance as i64;
+        world.holds = Some(Purpose::Reshape);
+        let id = world.ask(Control::Level(with(Level::Raid5, layout)));
+        let fields = world.superblock(0).fields.clone();
+        assert_eq!(i64::from(fields.new_offset_sectors), by);
+        let mut done = 0;
+        while done < used {
+            let len = distance.min(8192).min(used - done);
+            let from = if backwards { used - done - len } else { done };
+            for at in (from..from + len).step_by(1024) {
+                let part = 1024.min(from + len - at);
+                assert_eq!(held_back(&world), (false, start + at, part));
+                world.release_once();
+                let to = (start + at).checked_add_signed(by).expect("room");
+                assert_eq!(held_back(&world), (true, to, part));
+                world.release_once();
+            }
+            done += len;
+            if done == 8192 {
+                world.pass(4);
+                world.read(0, 1).expect("read");
+                let sync = world.array().status().sync.expect("it is shown");
+                let shown = (sync.done_sectors, sync.total_sectors, sync.speed_kib_s);
+                assert_eq!(shown, (8192, used, 1024));
+                assert_eq!(sync.finish_seconds, Some((used - 8192) / 2 / 1024));
+            }
+            if done < used {
+                let end = if backwards { used - done } else { done };
+                let reshape = world.array().status().reshape.expect("under way");
+                assert_eq!(reshape.position_sectors, end * 2);
+                let said = world.superblock(0).fields.reshape_position_sectors;
+                assert_eq!(said, end * 2);
+            }
+        }
+        assert!(world.kept_back.is_empty(), "nothing more is moved");
+        assert!(world.asked(id).expect("answered").is_ok());
+        world.holds = None;
+        assert_eq!(world.array().status().layout, layout as i32);
         assert!(all(&mut world) == data);
         assert_eq!(world.mismatch(), 0);
     }

@@ -420,12 +420,10 @@ impl World<'_> {
             }
             (Request::Thaw | Request::Idle, Ok(_)) => self.live_mut().frozen = false,
             // It has become a raid0, which has nothing to sync. What it becomes next is still frozen.
-            (Request::Thaw, Err(_)) if self.is_bare() => {
-                if self.live().phase.is_work() {
-                    self.undo_after(1_000_000_000, Request::Thaw);
-                }
+            (Request::Thaw, Err(_)) if self.is_bare() && self.live().phase.is_work() => {
+                self.undo_after(1_000_000_000, Request::Thaw);
             }
-            (Request::Unlimit, Err(_)) if self.is_bare() => {}
+            (Request::Thaw | Request::Unlimit, Err(_)) if self.is_bare() => {}
             (
                 Request::Stop
                 | Request::ReadWrite
