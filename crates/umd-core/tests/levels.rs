@@ -797,8 +797,8 @@ fn just_begun(shape: &Shape) -> World {
     world
 }
 
-/// Superblocks that say that data is moved onto the bitmap are not believed, and those that say that
-/// it ends right behind it are.
+/// Superblocks that say that data is moved onto the bitmap are not believed, and those that say
+/// that it ends right behind it are.
 #[test]
 fn a_reshape_over_a_bitmap_is_refused() {
     let mut world = just_begun(&Shape {

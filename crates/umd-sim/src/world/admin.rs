@@ -419,7 +419,7 @@ impl World<'_> {
                 self.undo_after(pause, Request::Thaw);
             }
             (Request::Thaw | Request::Idle, Ok(_)) => self.live_mut().frozen = false,
-            // It has become a raid0, which has nothing to sync. What it becomes next is still frozen.
+            // It has become a raid0, which has nothing to sync. What it becomes next is frozen.
             (Request::Thaw, Err(_)) if self.is_bare() && self.live().phase.is_work() => {
                 self.undo_after(1_000_000_000, Request::Thaw);
             }

@@ -26,8 +26,8 @@ use crate::script::{IoKind, IoView};
 
 /// Of 1000 moments at which members tell of different arrays so many are looked at.
 const SPLIT_PERMILLE: u64 = 300;
-/// What each host does in an image of an array that becomes another one: nobody sees otherwise where
-/// it believes its rows to be.
+/// What each host does in an image of an array that becomes another one: nobody sees otherwise
+/// where it believes its rows to be.
 const IMAGE_OPERATIONS: u64 = 6;
 
 /// Where forks stand in a run.
