@@ -5,10 +5,12 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use umd_core::array::Options;
 use umd_core::array::{
-    Command, Completion, Control, ControlError, Event, IoOp, LayoutWish, LevelWish, MemberIo,
-    MemberRole, Purpose, Request, RequestOp, SyncLimits, SyncRequest,
+    ArrayState, Command, Completion, Control, ControlError, Event, IoOp, LayoutWish, LevelWish,
+    MemberIo, MemberRole, Purpose, Request, RequestOp, SyncLimits, SyncRequest,
 };
+use umd_core::assembly::{BitmapPlan, Wish};
 use umd_core::sync::SyncAction;
 use umd_core::value::{ControlId, MemberId, RequestId};
 use umd_format::v1::{Features, Fields};
@@ -46,6 +48,11 @@ fn with(level: Level, layout: u32) -> LevelWish {
 /// An array with something in every sector.
 fn filled(shape: &Shape) -> (World, Vec<u8>) {
     let mut world = World::running(shape);
+    let data = fill(&mut world);
+    (world, data)
+}
+
+fn fill(world: &mut World) -> Vec<u8> {
     let sectors = world.array().array_sectors();
     let mut rng = Lcg(sectors);
     let data: Vec<u8> = (0..sectors * 512).map(|_| rng.below(256) as u8).collect();
@@ -55,7 +62,7 @@ fn filled(shape: &Shape) -> (World, Vec<u8>) {
         world.write(at, part).expect("written");
     }
     world.pass(1);
-    (world, data)
+    data
 }
 
 fn all(world: &mut World) -> Vec<u8> {
@@ -769,26 +776,85 @@ fn it_goes_on_from_where_it_stood() {
     assert_eq!(world.mismatch(), 0);
 }
 
-/// Superblocks that no crash can leave together are believed no more than others: members that say
-/// different things of a reshape, and one that says that it was moved out of its device.
-#[test]
-fn superblocks_that_contradict_each_other_are_not_mixed() {
-    let (mut world, _) = filled(&shape(Level::Raid5, 2, 4));
+/// The superblock of a member says something else.
+fn edit(world: &mut World, id: u32, change: &dyn Fn(&mut Fields)) {
+    let mut superblock = world.superblock(id);
+    change(&mut superblock.fields);
+    let at = superblock.fields.super_offset_sectors as usize * 512;
+    let bytes = superblock.encode(512);
+    let disk = world.disks.get_mut(&MemberId(id)).expect("a disk");
+    disk.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
+}
+
+/// A change of the layout that has just begun when the process is killed.
+fn just_begun(shape: &Shape) -> World {
+    let (mut world, _) = filled(shape);
     world.holds = Some(Purpose::Reshape);
     world.ask(Control::Level(with(Level::Raid5, 5)));
     world.kill();
     world.holds = None;
     world.kept_back.clear();
+    world
+}
+
+/// Superblocks that say that data is moved onto the bitmap are not believed, and those that say
+/// that it ends right behind it are.
+#[test]
+fn a_reshape_over_a_bitmap_is_refused() {
+    let mut world = just_begun(&Shape {
+        bitmap: true,
+        ..shape(Level::Raid5, 2, 4)
+    });
+    for id in 0..4 {
+        // Their logs would lie behind the bitmap.
+        edit(&mut world, id, &|f| {
+            f.features = f.features.without(Features::BAD_BLOCKS);
+            (f.bblog_offset_sectors, f.bblog_size_sectors) = (0, 0);
+        });
+    }
+    let plan = world.plan().expect("a plan");
+    assert!(plan.reshape.is_some());
+    let fields = world.superblock(0).fields.clone();
+    let bitmap = fields.bitmap_sector().expect("it has one");
+    let BitmapPlan::Usable { superblock, .. } = &plan.bitmap else {
+        panic!("it serves")
+    };
+    let regions = superblock.regions(superblock.fields.sync_size_sectors);
+    let behind = bitmap + superblock.area_sectors(regions);
+    for (to, fits) in [(behind, true), (behind - 1, false), (bitmap, false)] {
+        let by = to as i64 - fields.data_offset_sectors as i64;
+        for id in 0..4 {
+            edit(&mut world, id, &|f| f.new_offset_sectors = by as i32);
+        }
+        let before = world.disks.clone();
+        match world.plan() {
+            Ok(plan) => {
+                assert!(fits, "data would lie at {to}");
+                let reshape = plan.reshape.expect("it goes on");
+                assert_eq!(reshape.distance_sectors, by.unsigned_abs());
+            }
+            Err(why) => {
+                assert!(!fits, "{why}");
+                let what = "a reshape that is under way and moves this member where it cannot";
+                assert!(why.starts_with(what), "{why}");
+                let started = world.start(&Wish::default(), Options::default());
+                assert_eq!(started, Err(why));
+            }
+        }
+        let same = before
+            .iter()
+            .all(|(id, disk)| world.disks[id].bytes == disk.bytes);
+        assert!(same, "not a byte");
+    }
+}
+
+/// Superblocks that no crash can leave together are believed no more than others: members that say
+/// different things of a reshape, and one that says that it was moved out of its device.
+#[test]
+fn superblocks_that_contradict_each_other_are_not_mixed() {
+    let mut world = just_begun(&shape(Level::Raid5, 2, 4));
     let whole = world.disks.clone();
     assert!(world.plan().expect("a plan").reshape.is_some());
-    let edit = |world: &mut World, id: u32, change: &dyn Fn(&mut Fields)| {
-        let mut superblock = world.superblock(id);
-        change(&mut superblock.fields);
-        let at = superblock.fields.super_offset_sectors as usize * 512;
-        let bytes = superblock.encode(512);
-        let disk = world.disks.get_mut(&MemberId(id)).expect("a disk");
-        disk.bytes[at..at + bytes.len()].copy_from_slice(&bytes);
-    };
     let all = Features::RESHAPE_ACTIVE.with(Features::NEW_OFFSET);
     for (what, older, change) in [
         (
@@ -885,6 +951,90 @@ fn it_waits_where_it_is_told_to() {
             world.array().status().reshape.is_none(),
             "limits are not kept"
         );
+        assert!(all(&mut world) == data);
+        assert_eq!(world.mismatch(), 0);
+    }
+}
+
+/// What is held back: where it begins, and how long it is, the same on all members. `true`: writes.
+fn held_back(world: &World) -> (bool, u64, u64) {
+    let extent = |io: &MemberIo| match &io.op {
+        IoOp::Read {
+            offset_sectors,
+            buf,
+        } => (false, *offset_sectors, buf.len() as u64 / 512),
+        IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } => {
+            let bytes: usize = data.iter().map(|piece| piece.len()).sum();
+            (true, *offset_sectors, bytes as u64 / 512)
+        }
+        other => panic!("{other:?}"),
+    };
+    let mut extents: Vec<_> = world.kept_back.iter().map(extent).collect();
+    assert_eq!(extents.len(), world.disks.len(), "all members");
+    extents.dedup();
+    assert_eq!(extents.len(), 1, "{extents:?}");
+    extents[0]
+}
+
+/// Windows are as long as the room for them, and no longer than hosts may wait; what they move is
+/// read and written in parts. How far and how fast it goes is shown.
+#[test]
+fn long_windows_are_moved_in_parts() {
+    let mut world = World::create_roomy(&shape(Level::Raid5, 2, 3), 24 << 20, 20_000);
+    world.begin();
+    world.pass(1);
+    let data = fill(&mut world);
+    for (layout, backwards) in [(5, false), (2, false), (0, true)] {
+        let fields = world.superblock(0).fields.clone();
+        let (used, start) = (fields.size_sectors, fields.data_offset_sectors);
+        let log = fields.bblog_sector().expect("it has one");
+        let room = match backwards {
+            false => start - log - u64::from(fields.bblog_size_sectors),
+            true => fields.data_size_sectors - used,
+        };
+        let distance = (room - room % 16).min(16_384);
+        let by = if backwards { 1 } else { -1 } * distance as i64;
+        world.holds = Some(Purpose::Reshape);
+        let id = world.ask(Control::Level(with(Level::Raid5, layout)));
+        let fields = world.superblock(0).fields.clone();
+        assert_eq!(i64::from(fields.new_offset_sectors), by);
+        let mut done = 0;
+        while done < used {
+            let len = distance.min(8192).min(used - done);
+            let from = if backwards { used - done - len } else { done };
+            for at in (from..from + len).step_by(1024) {
+                let part = 1024.min(from + len - at);
+                assert_eq!(held_back(&world), (false, start + at, part));
+                world.release_once();
+                let to = (start + at).checked_add_signed(by).expect("room");
+                assert_eq!(held_back(&world), (true, to, part));
+                world.release_once();
+            }
+            done += len;
+            if done == 8192 {
+                world.pass(4);
+                world.read(0, 1).expect("read");
+                let sync = world.array().status().sync.expect("it is shown");
+                let shown = (sync.done_sectors, sync.total_sectors, sync.speed_kib_s);
+                assert_eq!(shown, (8192, used, 1024));
+                assert_eq!(sync.finish_seconds, Some((used - 8192) / 2 / 1024));
+            }
+            if done < used {
+                let end = if backwards { used - done } else { done };
+                let reshape = world.array().status().reshape.expect("under way");
+                assert_eq!(reshape.position_sectors, end * 2);
+                let said = world.superblock(0).fields.reshape_position_sectors;
+                assert_eq!(said, end * 2);
+            }
+        }
+        assert!(world.kept_back.is_empty(), "nothing more is moved");
+        assert!(world.asked(id).expect("answered").is_ok());
+        world.holds = None;
+        assert_eq!(world.array().status().layout, layout as i32);
         assert!(all(&mut world) == data);
         assert_eq!(world.mismatch(), 0);
     }
@@ -1027,6 +1177,43 @@ fn a_raid0_is_one_on_all_members_before_it_is_written() {
         }
     }
     assert!(mixed > 0, "some cuts left two descriptions");
+}
+
+/// Who reads that it is a raid0 may read that from caches. The first write waits until all members
+/// were flushed, and no other does.
+#[test]
+fn the_first_write_of_a_raid0_waits_until_all_say_durably_what_it_is() {
+    let (mut world, data) = filled(&shape(Level::Raid5, 5, 3));
+    let wish = Control::Level(to(Level::Raid0));
+    world.control(wish).expect("a raid0");
+    world.kill();
+    world.begin();
+    world.holds = Some(Purpose::Flush);
+    let bytes = |world: &World| {
+        world
+            .disks
+            .values()
+            .map(|disk| disk.bytes.clone())
+            .collect()
+    };
+    let before: Vec<Vec<u8>> = bytes(&world);
+    assert!(all(&mut world) == data, "reads do not wait");
+    assert!(world.kept_back.is_empty(), "and ask for nothing");
+    let id = world.ask_to_write(0, &[7; 512]);
+    let mut flushed: Vec<MemberId> = world.kept_back.iter().map(|io| io.member).collect();
+    flushed.sort();
+    assert_eq!(flushed, [MemberId(0), MemberId(1)]);
+    assert!(before == bytes(&world), "nothing is written");
+    assert_eq!(world.array().status().state, ArrayState::WritePending);
+    world.release_back();
+    assert!(world.reply(id).is_ok());
+    world.holds = Some(Purpose::Flush);
+    world.write(8, &[8; 512]).expect("written at once");
+    assert!(world.kept_back.is_empty());
+    world.release_back();
+    let [was, is] = [before, bytes(&world)].map(|all| all[0][4096..8192].to_vec());
+    assert!(was == is, "its superblocks are what they were");
+    world.stop();
 }
 
 #[test]

@@ -142,6 +142,7 @@ fn options_of(seed: u64, args: &Args) -> Options {
     if let Some(points) = args.forks {
         options.forks.points = points;
         options.forks.images = options.forks.images.max(4);
+        options.forks.splits = options.forks.splits.min(points);
     }
     options
 }

@@ -3,6 +3,7 @@
 //! A run that exercises everything at once exercises little: each seed first leaves most things
 //! out (swarm testing), so that what is left happens often and in many orders.
 
+mod forked;
 mod halfway;
 mod leveled;
 mod long;
@@ -15,6 +16,8 @@ use crate::disk::Latency;
 use crate::metaview::OLD;
 use crate::rare::Rare;
 use crate::rng::{Rng, Stream, mix};
+pub use forked::Forks;
+use forked::draw_forks;
 use long::LONG_SECTORS;
 
 /// How a boot ends.
@@ -44,6 +47,10 @@ pub enum Trigger {
     Idle(u64),
     /// As soon as so many superblocks have been sent to members.
     Supers(u64),
+    /// As soon as members have been seen so often to tell of different levels or layouts.
+    SplitShape(u64),
+    /// The same, of how far a reshape has come, too.
+    SplitMove(u64),
 }
 
 /// What can go wrong with a disk.
@@ -170,15 +177,6 @@ pub enum Marks {
     States,
     /// A state: the array comes from elsewhere, and has any of those that are true of it.
     Mixed,
-}
-
-/// How many crash images are drawn.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Forks {
-    /// Moments.
-    pub points: u64,
-    /// Images of each moment; at most 63.
-    pub images: u64,
 }
 
 /// The options of a run.
@@ -750,17 +748,6 @@ fn draw_latency(rng: &mut Rng, disks: usize) -> Vec<Latency> {
             }
         })
         .collect()
-}
-
-/// One seed in seven forks: what forks cost would else be missing at other seeds.
-fn draw_forks(rng: &mut Rng) -> Forks {
-    match rng.permille(150) {
-        true => Forks {
-            points: rng.pick(&[1, 2, 4]),
-            images: rng.pick(&[2, 4]),
-        },
-        false => Forks::default(),
-    }
 }
 
 fn draw_boots(rng: &mut Rng) -> Vec<(Ending, Trigger)> {

@@ -292,8 +292,17 @@ impl Array {
         }
     }
 
+    /// See [`Rig::mends`].
+    fn mends(&self) -> bool {
+        let draining = self.stopping.as_ref().is_none_or(Stopping::is_draining);
+        // U64: who had suspended an array was told so while what a read had found was written.
+        draining || self.io.museum.on(Exhibit::U64)
+    }
+
     pub(super) fn with_lane<R>(&mut self, f: impl FnOnce(&mut Lane, &mut Rig<'_>) -> R) -> R {
+        let mends = self.mends();
         let mut rig = Rig {
+            mends,
             io: &mut self.io,
             members: &self.members,
             epoch: &self.epoch,

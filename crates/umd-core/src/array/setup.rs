@@ -9,6 +9,7 @@ use super::engine::{Array, Info, Parts};
 use super::reshape::Reshape;
 use crate::assembly::{BitmapPlan, MemberFacts, Plan, SlotPlan, agree};
 use crate::bitmap::{Bitmap, Place};
+use crate::geometry::Geometry;
 use crate::member::{Cover, Epoch, Io, Member, Members, ReadErrors, State};
 use crate::metadata::Metadata;
 use crate::sync::Sync;
@@ -164,6 +165,12 @@ fn metadata_of(
         // What was forced has to be on the disks before anything is acknowledged.
         metadata.note_fault();
         metadata.note_change(true);
+    }
+    // U63: it was written at once. The process that had made it a raid0 had been killed, and its
+    // superblocks stood in caches: after a power cut some members told of parity again.
+    let striped = matches!(plan.geometry, Geometry::Striped(_));
+    if striped && plan.format.is_stored() && !museum.on(Exhibit::U63) {
+        metadata.note_unsettled();
     }
     if is_uneven(members, plan) {
         metadata.note_uneven();

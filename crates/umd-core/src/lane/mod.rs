@@ -69,6 +69,9 @@ pub struct Rig<'a> {
     pub broken: bool,
     /// Members may be written.
     pub writable: bool,
+    /// What could not be read may be written anew, unasked: not once an array that comes to rest
+    /// has waited for everything that writes.
+    pub mends: bool,
 }
 
 /// One job. Each kind is a machine of its own, in its own file.

@@ -473,5 +473,5 @@ pub(super) fn is_known_bad(
 /// A block may be rewritten with what it should hold anyway. It needs no intent: each of its
 /// sectors holds the right bytes before and after, or could not be read before.
 pub(super) fn rewrite_allowed(rig: &Rig<'_>) -> bool {
-    rig.writable && !rig.broken && !rig.metadata.fault_pending()
+    rig.writable && rig.mends && !rig.broken && !rig.metadata.fault_pending()
 }

@@ -38,6 +38,8 @@ pub struct FaultRecorded(());
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Idle,
+    /// Members are flushed, and no update follows.
+    Settle,
     Flush,
     BitmapEvents,
     Logs,
@@ -88,6 +90,8 @@ pub struct Metadata {
     flush_for_change: bool,
     /// Members carry different events: the last update of an earlier run was cut short.
     uneven: bool,
+    /// What was read at the start may stand in caches only, and writes wait until it does not.
+    unsettled: bool,
     /// The disks still say unclean, and the first update leaves it so.
     declared_clean: bool,
     /// In a cluster: whether this node may write, and what the others have yet to follow.
@@ -125,6 +129,7 @@ impl Metadata {
             // cache only: a later power cut would bring back what was there before.
             flush_for_change: tracks_activity,
             uneven: false,
+            unsettled: false,
             declared_clean: false,
             turns: None,
             stage: Stage::Idle,
@@ -156,6 +161,17 @@ impl Metadata {
         self.uneven
     }
 
+    /// Nobody writes superblocks before the first write. What they say may have been written by a
+    /// process that was killed, and stand in caches: the first write waits until all members were
+    /// flushed. Else a power cut after it would bring back what was there before.
+    pub fn note_unsettled(&mut self) {
+        assert!(
+            !self.tracks_activity,
+            "an update comes before the first write"
+        );
+        self.unsettled = true;
+    }
+
     /// An unclean array was declared clean by force. Superblocks say so only after every one of
     /// them says how little of a rebuild still counts: a power cut in between would otherwise
     /// leave a clean array with a rebuild made from parity that nobody vouches for.
@@ -170,7 +186,8 @@ impl Metadata {
     /// While a write or an update is under way.
     pub fn track_activity(&mut self, tracks: bool) {
         assert!(self.is_quiet() && self.writers == 0, "nothing is under way");
-        self.tracks_activity = tracks;
+        // The first update of another level records it, and comes before any write.
+        (self.tracks_activity, self.unsettled) = (tracks, false);
         if !tracks {
             (self.clean, self.wants_active, self.wants_clean) = (true, false, false);
         }
@@ -242,7 +259,7 @@ impl Metadata {
     /// A write wants to begin: the proof that superblocks say "active", or a note to make them.
     pub fn admit(&mut self) -> Option<Active> {
         let leaving = self.stage != Stage::Idle && self.content.clean && !self.clean;
-        if self.tracks_activity && (self.clean || leaving) {
+        if self.unsettled || self.tracks_activity && (self.clean || leaving) {
             self.wants_active = true;
             return None;
         }
@@ -335,7 +352,7 @@ impl Metadata {
         if let Err(error) = result {
             // Stage Idle: the flush of an array that comes to rest.
             io.effects.push(match self.stage {
-                Stage::Flush | Stage::Idle => {
+                Stage::Flush | Stage::Settle | Stage::Idle => {
                     Effect::FlushFailed(member, format!("flush failed: {error}"))
                 }
                 Stage::Logs => {
@@ -365,6 +382,10 @@ impl Metadata {
                 }
                 let goes_on = facts.may_write || io.museum.on(Exhibit::M55);
                 return goes_on && self.begin(io, members);
+            }
+            Stage::Settle => {
+                self.settled();
+                self.stage = Stage::Idle;
             }
             Stage::Flush => {
                 bitmap.want_events(self.events);
@@ -442,6 +463,11 @@ impl Metadata {
             self.wants_clean &= !self.clean;
             return false;
         }
+        if self.unsettled && !owed {
+            self.flush(io, members);
+            self.stage = Stage::Settle;
+            return true;
+        }
         if std::mem::take(&mut self.uneven) {
             self.content = Content {
                 clean: self.clean && !std::mem::take(&mut self.declared_clean),
@@ -451,7 +477,7 @@ impl Metadata {
             self.stage = Stage::Flush;
             return true;
         }
-        let clean = !go_active && (self.clean || go_clean);
+        let clean = !(go_active && self.tracks_activity) && (self.clean || go_clean);
         assert!(
             !go_clean || self.writers == 0,
             "clean with writes in flight"
@@ -586,6 +612,13 @@ impl Metadata {
         self.left += 1;
     }
 
+    /// All members hold durably what they say.
+    fn settled(&mut self) {
+        if std::mem::take(&mut self.unsettled) {
+            self.wants_active = false;
+        }
+    }
+
     fn finish(&mut self) {
         assert_eq!(self.left, 0, "an update ends when all of it is written");
         assert!(self.rest.is_empty(), "an update ends with its last member");
@@ -593,6 +626,7 @@ impl Metadata {
         if self.content.evens {
             return;
         }
+        self.settled();
         self.recorded = self.events;
         assert!(
             self.content.fault >= self.fault_recorded,

@@ -200,20 +200,26 @@ impl World {
 
     /// With a bitmap of version 6.
     pub fn create_lockless(shape: &Shape) -> World {
-        World::create_as(shape, DISK_BYTES, (0, 0), RegionWish::Lockless)
+        World::create_as(shape, DISK_BYTES, (0, 0), (RegionWish::Lockless, 288))
+    }
+
+    /// The data of each member begins here.
+    pub fn create_roomy(shape: &Shape, disk_bytes: usize, data_offset_sectors: u64) -> World {
+        let place = (RegionWish::Bytes(65536), data_offset_sectors);
+        World::create_as(shape, disk_bytes, (0, 0), place)
     }
 
     /// `mostly`: the slots whose member is write-mostly, as a mask.
     pub fn create_with(shape: &Shape, disk_bytes: usize, mostly: u8, behind: u32) -> World {
         let wish = RegionWish::Bytes(65536);
-        World::create_as(shape, disk_bytes, (mostly, behind), wish)
+        World::create_as(shape, disk_bytes, (mostly, behind), (wish, 128))
     }
 
     fn create_as(
         shape: &Shape,
         disk_bytes: usize,
         (mostly, behind): (u8, u32),
-        wish: RegionWish,
+        (wish, data_offset_sectors): (RegionWish, u64),
     ) -> World {
         let device = |n: u16| NewDevice {
             device_sectors: (disk_bytes / 512) as u64,
@@ -232,8 +238,7 @@ impl World {
             size_sectors: None,
             data_offset_sectors: Some(match shape.format {
                 Format::V1_0 | Format::V090 | Format::Bare => 0,
-                _ if wish == RegionWish::Lockless => 288,
-                _ => 128,
+                _ => data_offset_sectors,
             }),
             bitmap: shape.bitmap.then_some(wish),
             // In version 1.0 it lies behind the data, where these disks have no room to spare.

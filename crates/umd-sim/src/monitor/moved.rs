@@ -20,6 +20,7 @@ use umd_core::value::MemberId;
 
 use super::media::{Agreed, Needs};
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken, slot_of};
+use crate::disk::PAGE_SECTORS;
 use crate::layout::{Geometry, Moving, Place};
 use crate::metaview::{Shape, SuperView, Way};
 use crate::stamp::recognise;
@@ -226,6 +227,22 @@ impl Monitor {
         }
     }
 
+    /// Whether an array sector is held by what was moved here. What a disk lied about is moved as
+    /// it is, and so is what holds no data.
+    fn is_what_lay_there(
+        &self,
+        scene: Scene<'_>,
+        sector: Option<u64>,
+        place: Place,
+        held: &[u8],
+    ) -> bool {
+        let excused = self
+            .excused
+            .contains(&(place.relative_sector / PAGE_SECTORS));
+        let right = |sector| scene.oracle.is_current(sector, recognise(held));
+        excused || sector.is_none_or(right)
+    }
+
     /// A superblock says how far a reshape has come: that far everything lies where it is to be.
     pub(super) fn check_reshape_mark(
         &self,
@@ -270,10 +287,8 @@ impl Monitor {
                     slot,
                     relative_sector,
                 };
-                let held = recognise(disk.visible(at).unwrap_or(&ZERO));
-                let right = moved
-                    .sector_at(place)
-                    .is_none_or(|sector| scene.oracle.is_current(sector, held));
+                let held = disk.visible(at).unwrap_or(&ZERO);
+                let right = self.is_what_lay_there(scene, moved.sector_at(place), place, held);
                 if flies || volatile || !right {
                     let why = match (flies, volatile) {
                         (true, _) => "is being written",

@@ -4,6 +4,7 @@
 //!   a member in sync, with a log, refuses sectors of a write
 //!      |
 //!      +-- takes them later: nothing is left of it
+//!      +-- gives them later, where they were written anew as they could not be read: nor here
 //!      +-- its log names them, durably          \
 //!      +-- the member has failed                 } before a write of them is answered,
 //!                                                  but for one that lags on that member
@@ -29,6 +30,8 @@ pub(super) struct Refused {
     any: Sectors,
     /// Those that a host's write had for it, which is under way as long as this is not settled.
     hosts: Sectors,
+    /// Those that were only to be written anew, as they could not be read, with what lay there.
+    anew: Sectors,
 }
 
 type Sectors = BTreeMap<MemberId, BTreeSet<u64>>;
@@ -76,6 +79,15 @@ impl Monitor {
         if log.is_none_or(|(offset, ..)| offset == 0) || !self.is_redundant() {
             return false;
         }
+        let anew = self.refused.anew.entry(member).or_default();
+        match purpose {
+            Purpose::Rewrite => {
+                let known = self.refused.any.get(&member);
+                let fresh = |at: &u64| known.is_none_or(|known| !known.contains(at));
+                anew.extend(range.clone().filter(fresh));
+            }
+            _ => anew.retain(|at| !range.contains(at)),
+        }
         let all = match purpose {
             Purpose::Data => [&mut self.refused.any, &mut self.refused.hosts]
                 .into_iter()
@@ -93,9 +105,22 @@ impl Monitor {
         self.refused.any.values().any(|sectors| !sectors.is_empty())
     }
 
+    /// A member gave what it was asked for.
+    pub fn note_given(&mut self, member: MemberId, range: &Range<u64>) {
+        let Some(anew) = self.refused.anew.get_mut(&member) else {
+            return;
+        };
+        let given: Vec<u64> = anew.range(range.clone()).copied().collect();
+        anew.retain(|at| !range.contains(at));
+        if let Some(any) = self.refused.any.get_mut(&member) {
+            any.retain(|at| !given.contains(at));
+        }
+    }
+
     /// A member took a write of data.
     pub fn note_taken(&mut self, member: MemberId, range: &Range<u64>) {
-        for sectors in [&mut self.refused.any, &mut self.refused.hosts] {
+        let refused = &mut self.refused;
+        for sectors in [&mut refused.any, &mut refused.hosts, &mut refused.anew] {
             if let Some(sectors) = sectors.get_mut(&member) {
                 sectors.retain(|at| !range.contains(at));
             }

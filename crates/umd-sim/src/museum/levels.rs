@@ -102,8 +102,14 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
     }
 }
 
+/// What becomes a RAID0 at once.
+fn nearly_bare() -> Options {
+    let mut options = changing(plain(5, 3));
+    options.layout = 5;
+    options
+}
+
 fn ours(exhibit: Exhibit) -> Scene {
-    let five = || changing(plain(5, 3));
     match exhibit {
         Exhibit::U60 => new(
             changing(plain(0, 2)),
@@ -118,26 +124,38 @@ fn ours(exhibit: Exhibit) -> Scene {
                 read_all(),
             ],
         ),
-        Exhibit::U61 => {
-            let mut options = five();
-            options.layout = 5;
-            new(
-                options,
-                "the power goes when one superblock of a RAID5 says that it is a RAID0; it is \
+        Exhibit::U61 => new(
+            nearly_bare(),
+            "the power goes when one superblock of a RAID5 says that it is a RAID0; it is \
                  started, and written",
-                [
-                    write(0..256),
-                    sleep_ms(1000),
-                    start(admin(Admin::Level(level_number(0, None, true)))),
-                    until(super_writes().disk(1).nth(2)),
-                    power_cut([Fate::Kept, Fate::Lost, Fate::Lost]),
-                    boot_all(),
-                    write(0..8),
-                    settle(),
-                    read_all(),
-                ],
-            )
-        }
+            [
+                write(0..256),
+                sleep_ms(1000),
+                start(admin(Admin::Level(level_number(0, None, true)))),
+                until(super_writes().disk(1).nth(2)),
+                power_cut([Fate::Kept, Fate::Lost, Fate::Lost]),
+                boot_all(),
+                write(0..8),
+                settle(),
+                read_all(),
+            ],
+        ),
+        Exhibit::U63 => new(
+            nearly_bare(),
+            "a daemon is killed while it writes that a RAID5 is a RAID0; it is started again, \
+                 and written",
+            [
+                write(0..256),
+                sleep_ms(1000),
+                start(admin(Admin::Level(level_number(0, None, true)))),
+                until(super_writes().disk(1).nth(2)),
+                kill(true),
+                boot_all(),
+                write(0..8),
+                settle(),
+                read_all(),
+            ],
+        ),
         _ => new(
             changing(with_bitmap(plain(5, 3))),
             "a member leaves, the layout is changed, and it comes back",

@@ -459,4 +459,29 @@ pub(super) const OURS: &[Entry] = &[
         "G5",
         Rule::Checkpoint,
     ),
+    entry(
+        U63,
+        (
+            "found by random search when the power went between superblocks of a change",
+            "a raid0 is one durably before it is written",
+        ),
+        "The process that made a RAID0 of a RAID5 was killed while it wrote the superblocks, and \
+         the next one read them from caches: all told of a RAID0. It was written at once. A power \
+         cut would have brought back what some members had told before, with parity that nobody \
+         had kept.",
+        "G9",
+        Rule::Reshape,
+    ),
+    entry(
+        U64,
+        (
+            "found by random search with `--levels`",
+            "who rests mends nothing",
+        ),
+        "An array that was to be read-only had waited for all that writes, and wrote its last \
+         superblocks. A host read what could not be read: it was computed, and written. Whoever \
+         had asked was told that the array was at rest while that was under way.",
+        "Rest",
+        Rule::Rest,
+    ),
 ];

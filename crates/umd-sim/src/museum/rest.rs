@@ -5,13 +5,14 @@
 //! ```
 
 use umd_core::array::Purpose;
-use umd_core::value::Exhibit;
+use umd_core::value::{Exhibit, Span};
 
-use super::scenes::{Scene, mirror, new, unsynced};
+use super::scenes::{Scene, mirror, new, super_writes, unsynced};
+use crate::disk::Armed;
 use crate::options::Options;
 use crate::script::{
-    Admin, admin, boot_all, flush, hold, io, kill, plain, quiet, read, release, repair, rot,
-    settle, sleep_ms, start, stop, write,
+    Admin, admin, arm, boot_all, damage, flush, hold, io, kill, plain, quiet, read, release,
+    repair, rot, settle, sleep_ms, start, stop, until, write,
 };
 
 /// Nothing is written before the first write, whenever it is started.
@@ -41,6 +42,24 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
                 sleep_ms(1000),
                 release(),
                 sleep_ms(1000),
+            ],
+        ),
+        Exhibit::U64 => new(
+            plain(5, 3),
+            "while an array that becomes read-only writes superblocks a host reads what cannot be \
+             read",
+            [
+                write(0..64),
+                damage(0, 0..1),
+                hold(super_writes()),
+                start(admin(Admin::ReadOnly)),
+                sleep_ms(10),
+                start(read(0..1)),
+                until(io().disk(0).reads()),
+                arm(0, Armed::Hang(Span::secs(1))),
+                sleep_ms(100),
+                release(),
+                sleep_ms(2000),
             ],
         ),
         Exhibit::U47 => new(

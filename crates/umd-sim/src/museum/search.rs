@@ -40,7 +40,7 @@ pub struct Found {
 /// Whether a mistake is made only while an array becomes another one, or afterwards.
 fn is_of_levels(exhibit: Exhibit) -> bool {
     use Exhibit::*;
-    matches!(exhibit, M43 | M44 | M47 | M48 | U60 | U61 | U62)
+    matches!(exhibit, M43 | M44 | M47 | M48 | U60 | U61 | U62 | U63)
 }
 
 /// The words that change what a seed means, for mistakes that few seeds have room for.

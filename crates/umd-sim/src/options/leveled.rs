@@ -1,6 +1,6 @@
 //! Arrays that become others.
 
-use super::{Action, Ending, Fault, LIES, OLD, Options, Trigger};
+use super::{Action, Ending, Fault, LIES, Options, Trigger};
 use crate::rng::{Rng, Stream, mix};
 
 impl Options {
@@ -9,9 +9,10 @@ impl Options {
         self.disk_sectors.len()
     }
 
-    /// Whether the array of this seed can become another one.
+    /// Whether the array of this seed can become another one, or is asked to: with metadata 0.90 it
+    /// keeps its level and layout.
     pub fn has_levels(&self) -> bool {
-        matches!(self.level, 0 | 4..=6) && self.minor != OLD && !self.rare.alone
+        matches!(self.level, 0 | 4..=6) && !self.rare.alone
     }
 
     /// Level and layout change while hosts are at work, members fail and the power goes. Arrays
@@ -45,6 +46,13 @@ impl Options {
         if rng.permille(600) {
             self.cut_amid(rng);
         }
+        if self.level > 0 && rng.permille(200) {
+            self.faults.insert(rng.pick(&LIES));
+        }
+        if rng.permille(300) {
+            self.forks.images = self.forks.images.max(2);
+            self.forks.splits = rng.range(1, 3);
+        }
     }
 
     /// Members have room to move their data, of one chunk or some, and use equally much.
@@ -75,7 +83,6 @@ impl Options {
         for lie in LIES.into_iter().chain([Fault::Worn]) {
             self.faults.remove(&lie);
         }
-        self.shorn = false;
         // Members with bad blocks keep an array from being reshaped.
         self.logged = self.logged.map(|_| 0);
     }
@@ -93,9 +100,11 @@ impl Options {
                 };
                 let supers = rng.range(1, 30 * u64::from(self.slots));
                 let answers = rng.range(1, 200);
-                let trigger = match rng.coin() {
-                    true => Trigger::Supers(supers),
-                    false => Trigger::Answers(answers),
+                let trigger = match rng.weighted(&[2, 2, 3, 1]) {
+                    0 => Trigger::Supers(supers),
+                    1 => Trigger::Answers(answers),
+                    2 => Trigger::SplitShape(rng.pick(&[1, 1, 2, 3, 5, 8])),
+                    _ => Trigger::SplitMove(rng.range(1, 40)),
                 };
                 (ending, trigger)
             })

@@ -9,7 +9,7 @@ use umd_core::value::{ControlId, MemberId, Slot};
 
 use super::{Ev, World};
 use crate::disk::{Cut, Power};
-use crate::metaview::{SuperView, super_sector};
+use crate::metaview::{OLD, SuperView, super_sector};
 use crate::monitor::{MemberView, Rule, Verdict, Violation};
 use crate::options::{Action, draw_mode};
 use crate::shipped::superblock_on;
@@ -406,6 +406,10 @@ impl World<'_> {
             (Request::Stop, Err(ControlError::Busy(_))) => {
                 self.after(10_000_000, Ev::Undo(Request::Stop));
             }
+            (Request::Level(number), Ok(_)) if self.options.minor == OLD => {
+                let text = format!("with metadata 0.90 it became {number:#x}");
+                return Err(Violation::new(Rule::Reshape, text));
+            }
             (Request::Level(number), Err(ControlError::Busy(_))) => {
                 self.ask_again_to_become(number);
             }
@@ -415,10 +419,11 @@ impl World<'_> {
                 self.undo_after(pause, Request::Thaw);
             }
             (Request::Thaw | Request::Idle, Ok(_)) => self.live_mut().frozen = false,
-            // It has become a raid0, which has nothing to sync.
-            (Request::Thaw | Request::Unlimit, Err(_)) if self.is_bare() => {
-                self.live_mut().frozen = false;
+            // It has become a raid0, which has nothing to sync. What it becomes next is frozen.
+            (Request::Thaw, Err(_)) if self.is_bare() && self.live().phase.is_work() => {
+                self.undo_after(1_000_000_000, Request::Thaw);
             }
+            (Request::Thaw | Request::Unlimit, Err(_)) if self.is_bare() => {}
             (
                 Request::Stop
                 | Request::ReadWrite

@@ -17,6 +17,7 @@ use super::host::Client;
 use super::manual::Manual;
 use super::phases::Phase;
 use super::pretend::Pretence;
+use super::split::Split;
 use super::{Counts, Ev, Live, World};
 use crate::disk::{Cut, Power, SimDisk};
 use crate::engine::{Candidate, How, Maker, Refused, Started, now_at};
@@ -167,7 +168,8 @@ fn refills(options: &Options) -> bool {
     let comes = comings
         .iter()
         .any(|action| options.actions.contains(action));
-    options.marks != Marks::Bits && comes
+    // A takeover sends a member away, and the next one takes it in again.
+    options.marks != Marks::Bits && (comes || options.rare.levels)
 }
 
 /// Seconds between clearing passes of lockless bitmaps here.
@@ -554,6 +556,7 @@ impl<'a> World<'a> {
             supers: 0,
             whole: false,
             aim: None,
+            split: Split::default(),
         });
         if dormant {
             self.live_mut().monitor.note_resting(true);
@@ -615,8 +618,10 @@ impl<'a> World<'a> {
 
     /// The power goes, or the process is killed.
     pub(super) fn crash(&mut self, power: bool) {
+        let away = self.may_stay_away();
         let lost = self.crash_begins(power);
         let was_whole = self.is_whole();
+        let away = away.filter(|disk| self.stays_away(*disk));
         let shorn = self.choose_shorn().filter(|_| power);
         let place = shorn.and_then(|disk| self.place_of(disk));
         shorn
@@ -636,7 +641,7 @@ impl<'a> World<'a> {
             } else {
                 self.disks[disk].abandon();
             }
-            self.absent[disk] = gone && self.fault_rng.permille(400);
+            self.absent[disk] = gone && self.fault_rng.permille(400) || away == Some(disk);
         }
         self.was_whole = was_whole && !self.absent.contains(&true);
         self.oracle.crashed(lost);

@@ -24,11 +24,19 @@ use crate::queue::Queue;
 use crate::rng::{Rng, Stream};
 use crate::script::{IoKind, IoView};
 
+/// Of 1000 moments at which members tell of different arrays so many are looked at.
+const SPLIT_PERMILLE: u64 = 300;
+/// What each host does in an image of an array that becomes another one: nobody sees otherwise
+/// where it believes its rows to be.
+const IMAGE_OPERATIONS: u64 = 6;
+
 /// Where forks stand in a run.
 #[derive(Debug)]
 pub(super) struct ForkPlan {
     rng: Rng,
     left: u64,
+    /// Moments at which members tell of different arrays.
+    splits_left: u64,
     next: Option<Instant>,
     points: u64,
 }
@@ -39,6 +47,7 @@ impl ForkPlan {
         ForkPlan {
             rng: Rng::new(options.seed, Stream::Fork(0)),
             left: options.forks.points,
+            splits_left: options.forks.splits,
             next: None,
             points: 0,
         }
@@ -60,6 +69,16 @@ impl<'a> World<'a> {
             let latency = self.options.latency_of(io.disk).write_ns;
             plan.next = Some(self.now + Span(plan.rng.spread(latency)));
             plan.left -= 1;
+        }
+    }
+
+    /// Members tell of different arrays: this may be a good moment.
+    pub(super) fn tempt_between_shapes(&mut self) {
+        let plan = &mut self.forks;
+        let wanted = plan.splits_left > 0 && self.program.is_none();
+        if wanted && plan.rng.permille(SPLIT_PERMILLE) {
+            plan.splits_left -= 1;
+            plan.next = Some(self.now);
         }
     }
 
@@ -116,7 +135,9 @@ impl<'a> World<'a> {
     pub(super) fn twin(&self, mut rng: Rng, atlas: super::atlas::Atlas) -> World<'a> {
         let mut options = self.options.clone();
         options.boots = vec![(Ending::Stop, Trigger::Answers(u64::MAX))];
-        options.workload.clients = 0;
+        let hosts = u16::from(options.rare.levels);
+        options.workload.clients = options.workload.clients.min(hosts);
+        options.workload.operations = options.workload.operations.min(IMAGE_OPERATIONS);
         options.faults.clear();
         options.actions.clear();
         options.forks = Forks::default();
@@ -164,7 +185,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// One boot in which nobody wants anything: it settles, is read and stopped.
+    /// One boot in which nobody wants much: it settles, is read and stopped.
     pub(super) fn live_on(&mut self) -> Verdict {
         if !self.start()? {
             return Ok(());

@@ -9,7 +9,11 @@ use crate::sabotage::{Harm, Sabotage};
 fn options(seed: u64, points: u64) -> Options {
     let mut options = Options::draw(seed);
     options.boots = vec![(Ending::Stop, Trigger::Answers(u64::MAX))];
-    options.forks = Forks { points, images: 4 };
+    options.forks = Forks {
+        points,
+        images: 4,
+        splits: 0,
+    };
     // Nothing but an image has a resync to do.
     (options.old_disks, options.assume_clean, options.missing) = (false, true, 0);
     options.faults.clear();

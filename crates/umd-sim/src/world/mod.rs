@@ -28,6 +28,7 @@ mod phases;
 mod pretend;
 mod rest;
 mod silent;
+mod split;
 mod tardy;
 mod whole;
 
@@ -65,6 +66,7 @@ use manual::Manual;
 pub use manual::{Ambush, Strike};
 use phases::Phase;
 use pretend::Pretence;
+use split::Split;
 
 /// What happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +144,7 @@ struct Live {
     whole: bool,
     /// The level that a reshape leads to, if that is another one.
     aim: Option<i32>,
+    split: Split,
 }
 
 /// Counts of a run, for whoever wants to know whether anything happened.
@@ -358,6 +361,9 @@ impl World<'_> {
         if data && result.is_ok() {
             live.monitor.note_taken(info.member, range);
         }
+        if !info.writes && !info.query && result.is_ok() {
+            live.monitor.note_given(info.member, range);
+        }
         let refused = data && matches!(result, Err(IoError::Media)) && {
             let which = (info.member, range, info.view.purpose);
             live.monitor.note_refused(&live.status, &self.disks, which)
@@ -365,6 +371,9 @@ impl World<'_> {
         if let (Err(error), false) = (&result, info.query || known || refused) {
             live.monitor
                 .note_error(&live.status, info.member, info.writes, error);
+        }
+        if self.options.rare.levels && info.writes && info.view.purpose == Purpose::Super {
+            self.superblock_landed(disk);
         }
         self.deliver(Event::Done(umd_core::array::Completion { io, result }))?;
         self.look_again_at_lies();

@@ -63,8 +63,10 @@ impl World<'_> {
     /// Device sectors of a member that could rot.
     pub(super) fn choose_rot(&mut self, disk: usize) -> Option<Broken> {
         let (_, data) = self.data_on(disk)?;
-        let at = data.start + self.fault_rng.below(data.end - data.start);
-        let len = self.fault_rng.pick(&[1, 1, 4]).min(data.end - at);
+        let relative = self.fault_rng.below(data.end - data.start);
+        let at = self.geometry.on_device(data.start, relative);
+        let len = self.fault_rng.pick(&[1, 1, 4]);
+        let len = len.min(data.end - data.start - relative);
         self.is_at_rest(disk, at..at + len)
             .then_some(Broken::Rotten { disk, at, len })
     }
@@ -91,8 +93,13 @@ impl World<'_> {
             return;
         };
         self.note(format_args!("disk {disk} lies about {range:?}"));
-        for at in range.start.max(data.start)..range.end.min(data.end) {
-            let relative_sector = at - data.start;
+        for at in range {
+            let relative = self.geometry.relative_of(data.start, at);
+            let inside = relative.filter(|at| *at < data.end - data.start);
+            // Beside the data, or where rows lay before they were moved.
+            let Some(relative_sector) = inside else {
+                continue;
+            };
             let place = Place {
                 slot,
                 relative_sector,
@@ -193,7 +200,10 @@ impl World<'_> {
             None => Some(room),
         };
         let fits = room_there.is_some_and(|room| start >= room.start && end <= room.end);
-        if !fits || !self.may_corrupt() {
+        // What is moved lies elsewhere when the write lands.
+        let moves = self.geometry.moving.is_some() || !self.live().admin.is_empty();
+        let moves = moves && self.options.rare.levels;
+        if !fits || moves || !self.may_corrupt() {
             self.disks[io.disk].disarm();
         } else {
             self.atlas.lies += 1;
@@ -217,7 +227,7 @@ impl World<'_> {
 
     /// Which disk loses a sector under a torn write when the power goes, if one may.
     pub(super) fn choose_shorn(&mut self) -> Option<usize> {
-        let whole = self.options.shorn && self.live.is_some();
+        let whole = self.options.shorn && self.live.is_some() && self.geometry.moving.is_none();
         // What a rebuild has just made whole, and nobody has recorded, is not whole after a crash.
         if !whole || !self.may_corrupt_in_crash() || !self.is_recorded() {
             return None;
