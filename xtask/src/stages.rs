@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::programs::{Program, Programs};
 use crate::suites::{self, Outcome};
-use crate::{oracle, tidy, workspace};
+use crate::{counts, oracle, tidy, workspace};
 
 const INTEROP_CRATE: &str = "umd-interop";
 /// What every program with an exhibit in it carries: `umd_core::value::MARKER`.
@@ -77,6 +77,7 @@ pub fn test() -> Result<()> {
     interop_tests(&mut run, &programs, false)?;
     kill_tests(&mut run, &programs, false)?;
     wiring(&mut run)?;
+    run.function(REST, "instructions for each request", || count(false));
     let doc_tests = ["test", "--workspace", "--doc", "--no-fail-fast"];
     run.tests(REST, "examples in the documents", cargo(&doc_tests))?;
     let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
@@ -112,6 +113,23 @@ pub fn sim(args: &[&str]) -> Result<()> {
     all.push("--");
     all.extend(args);
     succeed(cargo(&all))
+}
+
+/// `cargo xtask counts`.
+pub fn counts(record: bool) -> Result<()> {
+    oracle::ensure(false)?;
+    count(record)
+}
+
+/// Builds what ships, and counts.
+fn count(record: bool) -> Result<()> {
+    let args = ["build", "--release", "--quiet", "--package", "umd-ram"];
+    let mut command = cargo(&args);
+    command.arg("--message-format=json-render-diagnostics");
+    let (programs, result) = Programs::build(command);
+    result?;
+    let program = programs.find("umd-counts");
+    counts::run(program.context("there is no umd-counts")?, record)
 }
 
 /// `cargo xtask bench`.
