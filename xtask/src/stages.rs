@@ -134,6 +134,7 @@ fn count(record: bool) -> Result<()> {
 
 /// `cargo xtask bench`.
 pub fn bench(quick: bool) -> Result<()> {
+    ram_plane(quick)?;
     oracle::ensure(false)?;
     succeed(cargo(&[
         "build",
@@ -151,6 +152,26 @@ pub fn bench(quick: bool) -> Result<()> {
     let mut command = cargo(&args);
     command.env("UMD_BIN", workspace::target().join("release").join("umd"));
     succeed(command)
+}
+
+/// The engine over members in memory: its part of the page. `cargo xtask bench --ram` is this only.
+pub fn ram_plane(quick: bool) -> Result<()> {
+    let mut args = vec!["run", "--quiet", "--release", "--package", "umd-ram"];
+    args.extend(["--bin", "umd-ram-bench"]);
+    args.extend(quick.then_some(["--", "--quick"]).into_iter().flatten());
+    let text = oracle::text(&mut cargo(&args))?;
+    println!("{text}");
+    let path = workspace::root().join("docs/performance.md");
+    let page = std::fs::read_to_string(&path).context("cannot read the page")?;
+    std::fs::write(&path, between_marks(&page, &text)?).context("cannot write the page")
+}
+
+/// The page with this text between the marks of the RAM plane.
+fn between_marks(page: &str, text: &str) -> Result<String> {
+    const MARKS: [&str; 2] = ["<!-- ram: begin -->", "<!-- ram: end -->"];
+    let (before, rest) = page.split_once(MARKS[0]).context("the page lost a mark")?;
+    let (_, after) = rest.split_once(MARKS[1]).context("the page lost a mark")?;
+    Ok(format!("{before}{}\n{text}{}{after}", MARKS[0], MARKS[1]))
 }
 
 fn lint(run: &mut Run) {
@@ -454,6 +475,14 @@ fn clock(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_measured_takes_the_place_of_what_was() {
+        let page = "a\n<!-- ram: begin -->\nold\n<!-- ram: end -->\nb\n";
+        let new = between_marks(page, "new\n").unwrap();
+        assert_eq!(new, page.replace("old", "new"));
+        assert!(between_marks("no marks", "new").is_err());
+    }
 
     #[test]
     fn an_exhibit_in_a_program_is_seen() {

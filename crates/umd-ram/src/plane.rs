@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 
 use umd_core::array::{
-    Array, Command, Completion, Control, Event, IoDone, IoOp, MemberIo, Notice, Options, Request,
-    RequestOp, Setup, SyncRequest, Timer,
+    Array, Command, Completion, Control, Event, FlagWish, IoDone, IoOp, MemberIo,
+    NewMember as Joining, Notice, Options, Request, RequestOp, Setup, SyncRequest, Timer,
 };
 use umd_core::assembly::{MemberFacts, Wish, assemble};
 use umd_core::sync::SyncAction;
@@ -105,6 +105,7 @@ pub struct Plane {
     completed: u64,
     ended: bool,
     traffic: u64,
+    member_bytes: u64,
 }
 
 impl Plane {
@@ -113,7 +114,15 @@ impl Plane {
     /// # Panics
     /// When there is no such array.
     pub fn new(shape: &Shape) -> Plane {
-        Plane::start(shape, true)
+        Plane::start(shape, true, 0)
+    }
+
+    /// The same, and the first members of it are missing.
+    ///
+    /// # Panics
+    /// When it cannot be without them.
+    pub fn without_first(shape: &Shape, missing: u16) -> Plane {
+        Plane::start(shape, true, missing)
     }
 
     /// An array whose members keep nothing. Parity is computed from what is not there, and takes
@@ -122,16 +131,16 @@ impl Plane {
     /// # Panics
     /// When there is no such array.
     pub fn without_members(shape: &Shape) -> Plane {
-        Plane::start(shape, false)
+        Plane::start(shape, false, 0)
     }
 
-    fn start(shape: &Shape, kept: bool) -> Plane {
+    fn start(shape: &Shape, kept: bool, missing: u16) -> Plane {
         let pool = Pool::new();
-        let (facts, bitmap_area) = facts(shape);
+        let (mut facts, bitmap_area) = facts(shape);
+        facts.retain(|fact| fact.id.0 >= u32::from(missing));
         let plan = assemble(&facts, &Wish::default()).expect("a new array starts");
         let member = |_| match kept {
-            // Every page is touched, so that no load pays for the first time.
-            true => Memory::Kept(vec![0x5a; size(shape.member_bytes)]),
+            true => Memory::Kept(touched(shape.member_bytes)),
             false => Memory::Nowhere,
         };
         let members = (0..shape.disks).map(member).collect();
@@ -158,6 +167,7 @@ impl Plane {
             completed: 0,
             ended: false,
             traffic: 0,
+            member_bytes: shape.member_bytes,
         };
         plane.array.begin(plane.now, &mut plane.out);
         plane.drain();
@@ -329,6 +339,27 @@ impl Plane {
         self.drain_sync();
     }
 
+    /// Adds a member, which is filled.
+    ///
+    /// # Panics
+    /// When it is not filled to the end.
+    pub fn recover(&mut self) {
+        let id = u32::try_from(self.members.len()).expect("few members");
+        self.members.push(Memory::Kept(touched(self.member_bytes)));
+        self.ended = false;
+        self.control(Control::Add(Joining {
+            id: MemberId(id),
+            name: format!("ram{id}"),
+            size_sectors: self.member_bytes / 512,
+            logical_block_bytes: 512,
+            device_uuid: [u8::try_from(id).expect("few members") + 1; 16],
+            flags: FlagWish::default(),
+            bad_block_log: true,
+            superblock: None,
+        }));
+        self.drain_sync();
+    }
+
     fn drain_sync(&mut self) {
         let mut idle = 0;
         while !self.ended {
@@ -387,6 +418,13 @@ fn facts(shape: &Shape) -> (Vec<MemberFacts>, Option<Vec<u8>>) {
         }
     });
     (facts.collect(), image)
+}
+
+/// Zeros: parity of them agrees. Every page is there, so that no load pays for the first time.
+fn touched(bytes: u64) -> Vec<u8> {
+    let mut memory = std::hint::black_box(vec![1; size(bytes)]);
+    memory.fill(0);
+    memory
 }
 
 fn size(bytes: u64) -> usize {
