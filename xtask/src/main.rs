@@ -35,7 +35,8 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask test | oracle [--newer | --browser] [--fresh] | \
-    interop [--full] | kills [--full] | sim [ARGS...] | bench [--ram] [--quick] | counts [--record] | \
+    interop [--full] | kills [--full] | sim [ARGS...] | \
+    bench [--ram] [--quick] | counts [--record] | \
     fuzz [--seconds N] [TARGET] | fuzz --replay TARGET FILE | \
     mutants [--sample N] [--file GLOB] | tidy";
 

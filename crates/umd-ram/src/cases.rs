@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(traffic("raid5x3 4K write"), 3.0);
         assert_eq!(traffic("raid6x6 4K write"), 6.0);
         assert_eq!(traffic("raid5x3 4K read"), 1.0);
-        // Most of a stream is gathered: by itself such a write moves three times its bytes, and six.
+        // Most of a stream is gathered: alone such a write moves three times its bytes, and six.
         let streams = ["raid5x3", "raid6x6"].map(|name| format!("{name} 64K sequential write"));
         let [five, six] = streams.map(|name| traffic(&name));
         eprintln!("streams move {five} and {six} times what they write");
