@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::programs::{Program, Programs};
 use crate::suites::{self, Outcome};
-use crate::{oracle, tidy, workspace};
+use crate::{counts, oracle, tidy, workspace};
 
 const INTEROP_CRATE: &str = "umd-interop";
 /// What every program with an exhibit in it carries: `umd_core::value::MARKER`.
@@ -77,6 +77,7 @@ pub fn test() -> Result<()> {
     interop_tests(&mut run, &programs, false)?;
     kill_tests(&mut run, &programs, false)?;
     wiring(&mut run)?;
+    run.function(REST, "instructions for each request", || count(false));
     let doc_tests = ["test", "--workspace", "--doc", "--no-fail-fast"];
     run.tests(REST, "examples in the documents", cargo(&doc_tests))?;
     let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--quiet"]);
@@ -114,8 +115,26 @@ pub fn sim(args: &[&str]) -> Result<()> {
     succeed(cargo(&all))
 }
 
+/// `cargo xtask counts`.
+pub fn counts(record: bool) -> Result<()> {
+    oracle::ensure(false)?;
+    count(record)
+}
+
+/// Builds what ships, and counts.
+fn count(record: bool) -> Result<()> {
+    let args = ["build", "--release", "--quiet", "--package", "umd-ram"];
+    let mut command = cargo(&args);
+    command.arg("--message-format=json-render-diagnostics");
+    let (programs, result) = Programs::build(command);
+    result?;
+    let program = programs.find("umd-counts");
+    counts::run(program.context("there is no umd-counts")?, record)
+}
+
 /// `cargo xtask bench`.
 pub fn bench(quick: bool) -> Result<()> {
+    ram_plane(quick)?;
     oracle::ensure(false)?;
     succeed(cargo(&[
         "build",
@@ -133,6 +152,26 @@ pub fn bench(quick: bool) -> Result<()> {
     let mut command = cargo(&args);
     command.env("UMD_BIN", workspace::target().join("release").join("umd"));
     succeed(command)
+}
+
+/// The engine over members in memory: its part of the page. `cargo xtask bench --ram` is this only.
+pub fn ram_plane(quick: bool) -> Result<()> {
+    let mut args = vec!["run", "--quiet", "--release", "--package", "umd-ram"];
+    args.extend(["--bin", "umd-ram-bench"]);
+    args.extend(quick.then_some(["--", "--quick"]).into_iter().flatten());
+    let text = oracle::text(&mut cargo(&args))?;
+    println!("{text}");
+    let path = workspace::root().join("docs/performance.md");
+    let page = std::fs::read_to_string(&path).context("cannot read the page")?;
+    std::fs::write(&path, between_marks(&page, &text)?).context("cannot write the page")
+}
+
+/// The page with this text between the marks of the RAM plane.
+fn between_marks(page: &str, text: &str) -> Result<String> {
+    const MARKS: [&str; 2] = ["<!-- ram: begin -->", "<!-- ram: end -->"];
+    let (before, rest) = page.split_once(MARKS[0]).context("the page lost a mark")?;
+    let (_, after) = rest.split_once(MARKS[1]).context("the page lost a mark")?;
+    Ok(format!("{before}{}\n{text}{}{after}", MARKS[0], MARKS[1]))
 }
 
 fn lint(run: &mut Run) {
@@ -436,6 +475,14 @@ fn clock(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_measured_takes_the_place_of_what_was() {
+        let page = "a\n<!-- ram: begin -->\nold\n<!-- ram: end -->\nb\n";
+        let new = between_marks(page, "new\n").unwrap();
+        assert_eq!(new, page.replace("old", "new"));
+        assert!(between_marks("no marks", "new").is_err());
+    }
 
     #[test]
     fn an_exhibit_in_a_program_is_seen() {

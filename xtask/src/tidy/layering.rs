@@ -20,7 +20,7 @@ struct Tie {
     others: Option<&'static [&'static str]>,
 }
 
-const TIES: [Tie; 6] = [
+const TIES: [Tie; 7] = [
     Tie {
         name: "umd-parity",
         ours: &[],
@@ -35,6 +35,11 @@ const TIES: [Tie; 6] = [
         name: "umd-core",
         ours: &["umd-format", "umd-parity"],
         others: Some(&["smallvec", "thiserror", "zerocopy"]),
+    },
+    Tie {
+        name: "umd-ram",
+        ours: &["umd-core", "umd-format", "umd-parity"],
+        others: Some(&[]),
     },
     Tie {
         name: "umd-disk",

@@ -196,14 +196,14 @@ impl Array {
 
     pub(super) fn settle(&mut self) {
         loop {
-            let mut moved = false;
             while let Some((owner, member, result)) = self.io.next_ready() {
                 self.dispatch(owner, member, result);
-                moved = true;
             }
-            moved |= self.apply_effects();
+            let mut moved = self.apply_effects();
+            // It looks at everything, behind what was dispatched: only what it moves itself may
+            // concern what it had looked at before.
             moved |= self.maintain();
-            if !moved || self.stopped {
+            if !moved && self.io.is_settled() || self.stopped {
                 break;
             }
         }

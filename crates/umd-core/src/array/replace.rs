@@ -166,12 +166,17 @@ impl Array {
 
     /// Whether a leg that writes may lag on is about to be replaced.
     pub(super) fn replaces_write_mostly(&self) -> bool {
-        self.whole_pairs().any(|(old, _)| old.write_mostly)
+        self.members.any_replacement() && self.whole_pairs().any(|(old, _)| old.write_mostly)
     }
 
     /// Who replaces another holds everything, and superblocks say so: the slot is handed over.
     /// Nothing is written by the new order before it is recorded: the old one is a known fault.
     pub(super) fn finish_replacements(&mut self) -> bool {
+        let museum = self.io.museum;
+        let late = museum.on(Exhibit::M20) || museum.on(Exhibit::M21);
+        if !self.members.any_replacement() && !late {
+            return false;
+        }
         let at_work = self.may_write() && self.stopping.is_none() && !self.sync.is_frozen();
         let busy = self.sync.running().is_some() || self.sync.owes_resync();
         if !at_work || busy || !self.metadata.is_quiet() {

@@ -36,7 +36,7 @@ pub struct Place {
 }
 
 /// The roles of the slots in one row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Row {
     /// Slot of P.
     pub p: u16,

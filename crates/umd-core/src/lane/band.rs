@@ -29,6 +29,7 @@ use crate::value::{Exhibit, Instant, IoDone, IoError, MemberId, Purpose};
 use crate::value::{RequestError, Rung, Slice};
 
 /// The machine.
+#[derive(Default)]
 pub(super) struct Band {
     /// The requests it is a part of.
     requests: SmallVec<[u32; 4]>,
@@ -55,8 +56,9 @@ pub(super) struct Band {
     since: Instant,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Stage {
+    #[default]
     Locking,
     Reading,
     Writing,
@@ -146,7 +148,7 @@ impl Band {
         self.requests.extend(other.requests);
     }
 
-    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    pub fn start(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let (lock, held) = lane.lock(index, (self.start, self.start + self.len));
         self.lock = Some(lock);
         if lane.shift().is_some() && rig.io.museum.on(Exhibit::M47) {
@@ -162,7 +164,7 @@ impl Band {
     }
 
     /// Plans by the members as they are now, and starts the reads that the plan needs.
-    pub fn locked(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    pub fn locked(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let end = self.start + self.len;
         assert_eq!(self.left, 0, "planned before it is written");
         assert!(rig.epoch.number >= self.epoch, "epochs only rise");
@@ -220,7 +222,7 @@ impl Band {
     }
 
     /// Old data is in. Goes on to the writes when nothing stands against it.
-    pub fn gate(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    pub fn gate(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let recorded = match self.all_gates(lane, rig) {
             Gate::Open(recorded) => recorded,
             Gate::Wait => return Step::Gate(Job::Band(self)),
@@ -298,7 +300,7 @@ impl Band {
     }
 
     pub fn done(
-        mut self,
+        mut self: Box<Self>,
         lane: &mut Lane,
         rig: &mut Rig<'_>,
         index: u32,
@@ -355,7 +357,7 @@ impl Band {
 
     /// Writes again in parts what members refused, or decides about it.
     fn narrow(
-        mut self,
+        mut self: Box<Self>,
         lane: &mut Lane,
         rig: &mut Rig<'_>,
         index: u32,
@@ -380,7 +382,7 @@ impl Band {
     }
 
     /// All reads of the plan ended.
-    fn read(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    fn read(self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         lane.rungs.left(Rung::Read, self.since, rig.io.now().mono);
         // M41 (a40687ff73a5): for writes that are not aligned, who chose what to read and who said
         // what was lacking did not agree, and never came to an end.
@@ -416,7 +418,7 @@ impl Band {
     }
 
     /// Too many columns cannot be read somewhere in the band: perhaps each somewhere else.
-    fn without_plan(self, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
+    fn without_plan(self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
         let at = fine_middle(self.len, rig.members.block_sectors());
         match at.filter(|_| !self.old.unreadable().is_empty()) {
             Some(at) => self.in_two(lane, rig, at),
@@ -429,12 +431,14 @@ impl Band {
     }
 
     /// Ends, and begins again as two bands.
-    fn in_two(mut self, lane: &mut Lane, rig: &mut Rig<'_>, at: u64) -> Step {
+    fn in_two(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, at: u64) -> Step {
         assert!(self.old.is_idle(), "a lock goes back after the last I/O");
         lane.unlock(self.lock.take().expect("locked at the start"));
         let first = self.part(0, at);
         let second = self.part(at, self.len);
-        lane.parts_split(rig, &self.requests, [Job::Band(first), Job::Band(second)]);
+        let halves = [first, second].map(|half| Job::Band(lane.bands.take(half)));
+        lane.parts_split(rig, &self.requests, halves);
+        lane.bands.give_back(self);
         Step::Over
     }
 
@@ -460,7 +464,12 @@ impl Band {
         }
     }
 
-    fn over(self, lane: &mut Lane, rig: &Rig<'_>, result: Result<(), RequestError>) -> Step {
+    fn over(
+        self: Box<Self>,
+        lane: &mut Lane,
+        rig: &Rig<'_>,
+        result: Result<(), RequestError>,
+    ) -> Step {
         let idle = self.left == 0 && self.old.is_idle();
         assert!(idle, "a lock goes back after the last I/O");
         if self.stage == Stage::Writing {
@@ -470,6 +479,7 @@ impl Band {
         for request in &self.requests {
             lane.part_over(*request, result.clone());
         }
+        lane.bands.give_back(self);
         Step::Over
     }
 }

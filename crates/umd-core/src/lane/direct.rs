@@ -38,7 +38,14 @@ pub(super) enum Payload {
     Zeros { may_unmap: bool },
 }
 
+impl Default for Payload {
+    fn default() -> Payload {
+        Payload::Zeros { may_unmap: false }
+    }
+}
+
 /// A write of the same thing to every column of its piece.
+#[derive(Default)]
 pub(super) struct Direct {
     request: u32,
     piece: Piece,
@@ -121,7 +128,7 @@ impl Direct {
         direct
     }
 
-    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    pub fn start(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         if !lane.geometry.is_redundant() {
             return self.gate(lane, rig, index);
         }
@@ -141,12 +148,12 @@ impl Direct {
         }
     }
 
-    pub fn locked(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    pub fn locked(self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         lane.rungs.left(Rung::Lock, self.since, rig.io.now().mono);
         self.gate(lane, rig, index)
     }
 
-    pub fn gate(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    pub fn gate(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         if !self.narrow.is_idle() {
             return self.narrow(lane, rig, index);
         }
@@ -360,7 +367,7 @@ impl Direct {
 
     /// What members refused: written again in parts, until all of it is written, recorded, or its
     /// member is about to fail.
-    fn narrow(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    fn narrow(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let recorded = match lane.gate(rig, self.request) {
             Gate::Open(recorded) => recorded,
             Gate::Wait => return Step::Gate(Job::Direct(self)),
@@ -386,7 +393,7 @@ impl Direct {
     }
 
     pub fn done(
-        mut self,
+        mut self: Box<Self>,
         lane: &mut Lane,
         rig: &mut Rig<'_>,
         (index, tag): (u32, u32),
@@ -443,7 +450,7 @@ impl Direct {
     }
 
     /// No member is written any more.
-    fn written(mut self, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
+    fn written(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>) -> Step {
         lane.rungs.left(Rung::Write, self.since, rig.io.now().mono);
         // Who refused some of it holds the rest, or is about to fail. Whether others hold the
         // rest of it is asked for each sector before the host is answered.
@@ -511,7 +518,7 @@ impl Direct {
     }
 
     fn over(
-        self,
+        self: Box<Self>,
         lane: &mut Lane,
         rig: &mut Rig<'_>,
         result: Result<(), crate::value::RequestError>,
@@ -528,6 +535,7 @@ impl Direct {
             true => lane.landed(rig, self.request),
             false => lane.part_over(self.request, result),
         }
+        lane.directs.give_back(self);
         Step::Over
     }
 }

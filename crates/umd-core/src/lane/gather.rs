@@ -88,7 +88,8 @@ impl Lane {
         let (mut parts, mut whole) = (0, Vec::new());
         for band in bands {
             parts += 1;
-            jobs.extend(self.join(band, follows, &mut whole).map(Job::Band));
+            let band = self.join(band, follows, &mut whole);
+            jobs.extend(band.map(|band| Job::Band(self.bands.take(band))));
         }
         self.begin_parts(request, parts);
         for job in jobs {
@@ -123,6 +124,7 @@ impl Lane {
         if !(follows && room && band.begins_row()) {
             return Some(band);
         }
+        let band = self.bands.take(band);
         let job = self.jobs.insert(Some(Job::Band(band)));
         let since = self.gathering.jobs_ended;
         self.gathering.held.push(Held { job, range, since });

@@ -21,9 +21,12 @@ pub enum Holder {
     Unit(UnitId),
 }
 
-/// A range that was asked for.
+/// A range that was asked for: where it begins, and which it is of those that begin there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LockId(u64);
+pub struct LockId {
+    start: u64,
+    number: u64,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Wanted {
@@ -49,9 +52,9 @@ const SHORT_SECTORS: u64 = 2048;
 #[derive(Debug, Default)]
 pub struct RangeLocks {
     sequence: u64,
-    held: BTreeMap<(u64, LockId), u64>,
-    held_long: BTreeMap<LockId, (u64, u64)>,
-    starts: BTreeMap<LockId, u64>,
+    /// Where each of them ends.
+    held: BTreeMap<LockId, u64>,
+    held_long: BTreeMap<LockId, u64>,
     waiting: VecDeque<Wanted>,
 }
 
@@ -61,7 +64,10 @@ impl RangeLocks {
         assert!(start < end, "an empty range needs no lock");
         self.sequence += 1;
         let wanted = Wanted {
-            id: LockId(self.sequence),
+            id: LockId {
+                start,
+                number: self.sequence,
+            },
             start,
             end,
             holder,
@@ -77,17 +83,13 @@ impl RangeLocks {
 
     /// Gives a held range back, or withdraws a waiting one. Returns who holds theirs now.
     pub fn release(&mut self, id: LockId) -> Vec<Holder> {
-        match self.starts.remove(&id) {
-            Some(start) => {
-                let short = self.held.remove(&(start, id)).is_some();
-                let long = self.held_long.remove(&id).is_some();
-                assert!(short != long, "a held range stands in one table");
-            }
-            None => {
-                let before = self.waiting.len();
-                self.waiting.retain(|w| w.id != id);
-                assert!(self.waiting.len() < before, "a lock is released once");
-            }
+        let short = self.held.remove(&id).is_some();
+        let long = !self.held_long.is_empty() && self.held_long.remove(&id).is_some();
+        assert!(!(short && long), "a held range stands in one table");
+        if !short && !long {
+            let before = self.waiting.len();
+            self.waiting.retain(|w| w.id != id);
+            assert!(self.waiting.len() < before, "a lock is released once");
         }
         if self.waiting.is_empty() {
             Vec::new()
@@ -113,26 +115,26 @@ impl RangeLocks {
     }
 
     fn hold(&mut self, wanted: &Wanted) {
-        let before = self.starts.insert(wanted.id, wanted.start);
+        let before = match wanted.end - wanted.start > SHORT_SECTORS {
+            true => self.held_long.insert(wanted.id, wanted.end),
+            false => self.held.insert(wanted.id, wanted.end),
+        };
         assert!(before.is_none(), "a range is granted once");
-        if wanted.end - wanted.start > SHORT_SECTORS {
-            self.held_long.insert(wanted.id, (wanted.start, wanted.end));
-        } else {
-            self.held.insert((wanted.start, wanted.id), wanted.end);
-        }
     }
 
     /// Whether somebody holds a part of a range.
     pub fn is_held(&self, start: u64, end: u64) -> bool {
-        let from = (start.saturating_sub(SHORT_SECTORS), LockId(0));
-        let near = self.held.range(from..(end, LockId(0)));
-        near.into_iter().any(|(_, held_end)| *held_end > start)
-            || self.held_long.values().any(|(s, e)| *s < end && start < *e)
+        let first = |start| LockId { start, number: 0 };
+        let from = first(start.saturating_sub(SHORT_SECTORS));
+        let mut near = self.held.range(from..first(end));
+        let mut long = self.held_long.iter();
+        near.any(|(_, held_end)| *held_end > start)
+            || long.any(|(id, held_end)| id.start < end && start < *held_end)
     }
 
     /// Ranges held.
     pub fn held(&self) -> usize {
-        self.starts.len()
+        self.held.len() + self.held_long.len()
     }
 
     /// Ranges waited for.
@@ -149,13 +151,15 @@ impl RangeLocks {
     /// What must hold at any moment: nobody shares a sector, and whoever waits has somebody to
     /// wait for.
     pub fn check(&self) {
-        let held = self.held.len() + self.held_long.len();
-        assert_eq!(held, self.starts.len(), "a lock has its range");
-        let short = self.held.iter().map(|((start, _), end)| (*start, *end));
+        let range = |(id, end): (&LockId, &u64)| {
+            assert!(id.start < *end, "a lock has its range");
+            (id.start, *end)
+        };
+        let short = self.held.iter().map(range);
         let apart = match self.held_long.is_empty() {
             true => RangeLocks::are_apart(short),
             false => {
-                let long = self.held_long.values().copied();
+                let long = self.held_long.iter().map(range);
                 let mut held: Vec<(u64, u64)> = short.chain(long).collect();
                 held.sort_unstable();
                 RangeLocks::are_apart(held.into_iter())

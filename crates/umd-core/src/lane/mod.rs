@@ -13,6 +13,7 @@
 
 mod band;
 mod behind;
+mod boxes;
 mod climb;
 mod direct;
 mod doubt;
@@ -36,6 +37,7 @@ use std::sync::Arc;
 
 use umd_format::FaultyLayout;
 
+use boxes::Boxes;
 pub use doubt::Doubt;
 pub use locks::{Holder, LockId, NOWHERE, RangeLocks};
 pub use narrow::Scribe;
@@ -75,17 +77,13 @@ pub struct Rig<'a> {
 }
 
 /// One job. Each kind is a machine of its own, in its own file.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "jobs lie in a slab that is used again; a box would ask for memory at each write"
-)]
 enum Job {
     Doubtful(doubt::Doubtful),
     Read(read::Read),
     Mend(read::Mend),
-    Reconstruct(reconstruct::Reconstruct),
-    Direct(direct::Direct),
-    Band(band::Band),
+    Reconstruct(Box<reconstruct::Reconstruct>),
+    Direct(Box<direct::Direct>),
+    Band(Box<band::Band>),
     Flush(service::Flush),
     Allocation(service::Allocation),
 }
@@ -124,6 +122,9 @@ pub struct Lane {
     lingering: usize,
     behind: behind::Behind,
     jobs: Slab<Option<Job>>,
+    bands: Boxes<band::Band>,
+    directs: Boxes<direct::Direct>,
+    reconstructs: Boxes<reconstruct::Reconstruct>,
     gated: VecDeque<u32>,
     granted: VecDeque<Holder>,
     /// Ranges in doubt that jobs wait for, and jobs that waited long enough.
@@ -156,6 +157,9 @@ impl Lane {
             lingering: 0,
             behind: behind::Behind::default(),
             jobs: Slab::default(),
+            bands: Boxes::default(),
+            directs: Boxes::default(),
+            reconstructs: Boxes::default(),
             gated: VecDeque::new(),
             granted: VecDeque::new(),
             doubts: Vec::new(),

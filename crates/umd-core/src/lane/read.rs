@@ -226,6 +226,7 @@ impl Read {
 
     fn reconstruct(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32, failed: bool) -> Step {
         let job = Reconstruct::new(self.request, self.piece, failed);
+        let job = lane.reconstructs.take(job);
         job.start(lane, rig, index)
     }
 

@@ -19,6 +19,7 @@ use crate::personality::parity::{plan_reconstruct, rebuild};
 use crate::value::{Buf, IoDone, IoError, IoOp, MemberId, Purpose, Slice};
 
 /// The machine.
+#[derive(Default)]
 pub(super) struct Reconstruct {
     request: u32,
     piece: Piece,
@@ -53,7 +54,7 @@ impl Reconstruct {
         )
     }
 
-    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    pub fn start(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let (lock, held) = lane.lock(index, self.range());
         self.lock = Some(lock);
         if held {
@@ -63,7 +64,7 @@ impl Reconstruct {
         }
     }
 
-    pub fn locked(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    pub fn locked(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let (start, end) = self.range();
         let map = lane.map_at(start);
         let row = map.row(start / map.chunk_sectors());
@@ -111,7 +112,7 @@ impl Reconstruct {
     }
 
     pub fn done(
-        mut self,
+        mut self: Box<Self>,
         lane: &mut Lane,
         rig: &mut Rig<'_>,
         index: u32,
@@ -156,7 +157,7 @@ impl Reconstruct {
 
     /// Another column failed somewhere, and the parities may not agree with each other: another
     /// one than before may give no more than what cannot be had otherwise.
-    fn in_parts(self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    fn in_parts(self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         let (request, piece) = (self.request, self.piece);
         if fine_middle(piece.len_sectors, rig.members.block_sectors()).is_none() {
             return self.locked(lane, rig, index);
@@ -204,9 +205,10 @@ impl Reconstruct {
         true
     }
 
-    fn over(self, lane: &mut Lane) -> Step {
+    fn over(self: Box<Self>, lane: &mut Lane) -> Step {
         assert!(self.others.is_idle(), "a lock goes back after the last I/O");
         lane.unlock(self.lock.expect("locked at the start"));
+        lane.reconstructs.give_back(self);
         Step::Over
     }
 }

@@ -262,14 +262,16 @@ impl Lane {
             self.admit_bands(rig, map, index, (offset, &data), bands);
             return index;
         }
-        let job = |piece: split::Piece| {
+        let pieces = pieces(&geometry, offset, len);
+        self.begin_parts(index, pieces.len());
+        for piece in pieces {
             let from = super::bytes(piece.array_sectors - offset);
             let part = data.sub(from..from + super::bytes(piece.len_sectors));
             let payload = direct::Payload::Data(part);
-            Job::Direct(direct::Direct::new(index, piece, payload))
-        };
-        let jobs = pieces(&geometry, offset, len).into_iter().map(job);
-        self.begin(rig, index, jobs);
+            let job = direct::Direct::new(index, piece, payload);
+            let job = Job::Direct(self.directs.take(job));
+            self.add_job(rig, job);
+        }
         index
     }
 

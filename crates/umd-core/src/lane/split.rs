@@ -8,7 +8,7 @@ use crate::geometry::{Geometry, Raid456};
 pub const JOB_SECTORS_MAX: u64 = 2048;
 
 /// A run of array sectors on one slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Piece {
     /// First array sector.
     pub array_sectors: u64,

@@ -171,13 +171,13 @@ impl Zeroes {
         if let Geometry::Mirrored { .. } = geometry {
             self.at = self.end.min(start + ZERO_SECTORS_MAX);
             let job = Direct::new(index, piece(self.at), self.payload());
-            return jobs.push(Job::Direct(job));
+            return jobs.push(Job::Direct(Box::new(job)));
         }
         let (runs, end) = runs(geometry, start, self.end);
         self.at = end;
         if let Geometry::Copied(_) = geometry {
             let job = Direct::spread(index, piece(end), self.payload(), runs);
-            return jobs.push(Job::Direct(job));
+            return jobs.push(Job::Direct(Box::new(job)));
         }
         for run in runs {
             let piece = Piece {
@@ -186,7 +186,11 @@ impl Zeroes {
                 member_sectors: run.member_sectors,
                 len_sectors: run.len_sectors,
             };
-            jobs.push(Job::Direct(Direct::new(index, piece, self.payload())));
+            jobs.push(Job::Direct(Box::new(Direct::new(
+                index,
+                piece,
+                self.payload(),
+            ))));
         }
     }
 
@@ -213,7 +217,11 @@ impl Zeroes {
                 member_sectors: row * map.chunk_sectors(),
                 len_sectors: rows * map.chunk_sectors(),
             };
-            return jobs.push(Job::Direct(Direct::new(index, piece, self.payload())));
+            return jobs.push(Job::Direct(Box::new(Direct::new(
+                index,
+                piece,
+                self.payload(),
+            ))));
         }
         self.at = self.end.min((row + 1) * row_sectors);
         if !self.wish.exact {
@@ -223,7 +231,12 @@ impl Zeroes {
             let zeros = lane.zeros(rig.io, super::bytes(range.len_sectors));
             let new = range.touched.iter().map(|(i, _)| (*i, zeros.clone()));
             let now = rig.io.now().mono;
-            jobs.push(Job::Band(band::Band::new(now, index, (map, &range), new)));
+            jobs.push(Job::Band(Box::new(band::Band::new(
+                now,
+                index,
+                (map, &range),
+                new,
+            ))));
         }
     }
 }

@@ -139,6 +139,11 @@ impl Members {
             .find(|m| m.slot == Some(slot) && m.is_active() && m.replacement)
     }
 
+    /// Whether anybody is to take over the slot of another.
+    pub fn any_replacement(&self) -> bool {
+        self.list.iter().any(|m| m.replacement)
+    }
+
     /// Members that serve, each with who is to take over its slot.
     pub fn pairs(&self) -> impl Iterator<Item = (&Member, &Member)> {
         let replacements = self.list.iter().filter(|m| m.is_active() && m.replacement);

@@ -24,9 +24,10 @@ use crate::member::{Access, Columns};
 use crate::value::{Buf, Pool, Purpose, Slice};
 
 /// How a band will be written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WriteKind {
     /// No reads.
+    #[default]
     Full,
     /// Parity changes by the difference of old and new data.
     ReadModify,
@@ -172,14 +173,19 @@ pub fn parity_of<'a>(
     p: Option<&mut [u8]>,
     q: Option<&mut [u8]>,
 ) {
-    let data: SmallVec<[Option<&[u8]>; 16]> = row.order.iter().map(|s| s.map(&column)).collect();
+    let columns = || row.order.iter().map(|slot| slot.map(&column));
     match (p, q) {
-        (Some(p), Some(q)) => umd_parity::pq(p, q, &data),
         (Some(p), None) => {
-            let data: SmallVec<[&[u8]; 16]> = data.into_iter().flatten().collect();
+            let data: SmallVec<[&[u8]; 16]> = columns().flatten().collect();
             umd_parity::xor_many(p, &data);
         }
-        (None, Some(q)) => umd_parity::q_only(q, &data),
+        (p, Some(q)) => {
+            let data: SmallVec<[Option<&[u8]>; 16]> = columns().collect();
+            match p {
+                Some(p) => umd_parity::pq(p, q, &data),
+                None => umd_parity::q_only(q, &data),
+            }
+        }
         (None, None) => {}
     }
 }
@@ -247,27 +253,22 @@ pub fn compute_write(kind: WriteKind, mut band: Band<'_>) -> SmallVec<[BandWrite
             fresh_parity(&band)
         }
     };
-    let data = band
-        .row
-        .data
-        .iter()
-        .zip(band.new)
-        .filter_map(|(slot, new)| {
-            let bytes = new.clone()?;
-            present(band.access, *slot).then_some(BandWrite {
-                slot: *slot,
-                purpose: Purpose::Data,
-                bytes,
-            })
+    let mut writes: SmallVec<[BandWrite; 8]> = SmallVec::new();
+    let mut write = |slot: u16, purpose: Purpose, bytes: Slice| {
+        assert_eq!(bytes.len(), band.len_bytes, "all of the band");
+        writes.push(BandWrite {
+            slot,
+            purpose,
+            bytes,
         });
-    let parity = parity.into_iter().map(|(slot, buf)| BandWrite {
-        slot,
-        purpose: Purpose::Parity,
-        bytes: buf.freeze(),
-    });
-    let writes: SmallVec<[BandWrite; 8]> = data.chain(parity).collect();
-    for write in &writes {
-        assert_eq!(write.bytes.len(), band.len_bytes, "all of the band");
+    };
+    for (slot, new) in band.row.data.iter().zip(band.new) {
+        if let Some(bytes) = new.as_ref().filter(|_| present(band.access, *slot)) {
+            write(*slot, Purpose::Data, bytes.clone());
+        }
+    }
+    for (slot, buf) in parity {
+        write(slot, Purpose::Parity, buf.freeze());
     }
     writes
 }
