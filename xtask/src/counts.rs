@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Time depends on the machine and on what else it does; instructions depend on the compiler, and
-//! a little on libc, which copies. So the file says with which they were counted, and with others
-//! nothing is compared.
+//! a little on libc, which copies in other ways on other processors. So the file says with which
+//! they were counted, and with others nothing is compared.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,7 +31,7 @@ const TOOLS: [&str; 2] = ["usr/libexec/valgrind", "usr/lib/x86_64-linux-gnu/valg
 /// Instructions for each request, by case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Counts {
-    /// Compiler and libc.
+    /// Compiler, libc and processor.
     made_with: String,
     cases: Vec<(String, u64)>,
 }
@@ -94,7 +94,18 @@ fn made_with() -> Result<String> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let rustc = oracle::text(Command::new(rustc).arg("--version"))?;
     let libc = oracle::text(Command::new("getconf").arg("GNU_LIBC_VERSION"))?;
-    Ok(format!("{}, {}", rustc.trim(), libc.trim()))
+    let info = std::fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
+    let model = |line: &str| {
+        Some(
+            line.strip_prefix("model name")?
+                .split_once(": ")?
+                .1
+                .to_string(),
+        )
+    };
+    let model = info.lines().find_map(model);
+    let model = model.unwrap_or_else(|| "an unnamed processor".into());
+    Ok(format!("{}, {}, {model}", rustc.trim(), libc.trim()))
 }
 
 /// The fetched valgrind.

@@ -407,7 +407,7 @@ fn what_happens_to_a_member_is_told() {
     world
         .control(Control::Remove(MemberId(1)))
         .expect("removed");
-    assert_eq!(told(&mut world), []);
+    assert_eq!(told(&mut world), [Notice::Changed]);
     world.add(7).expect("added");
     let action = SyncAction::Recover;
     let rebuilt = [

@@ -531,12 +531,16 @@ impl World {
                         crosses && (resync && write || !resync && sync)
                     };
                     let live = self.engine.members.contains_key(&other);
-                    let met = self.hosts[other].flights.iter().find(meets);
+                    // What hangs on a disk that has failed there is waited for by nobody, and read
+                    // by nobody.
+                    let mut flights = self.hosts[other].flights.iter();
+                    let met =
+                        flights.find(|one| meets(one) && !self.is_faulty(other, one.member.0));
                     assert!(
                         met.is_none() || !live || !member,
                         "host {host} {:?} meets {:?} of host {other}",
-                        (io.purpose, range),
-                        met.map(|one| one.purpose),
+                        (io.purpose, io.member, range),
+                        met.map(|one| (one.purpose, one.member)),
                     );
                 }
             }
