@@ -90,6 +90,14 @@ impl Node {
         let Some(incoming) = self.inbox.queue.pop_front() else {
             return false;
         };
+        if matches!(self.phase, Phase::Leaving { .. }) {
+            // It has come to rest and reads and writes nothing any more: whatever is told it is
+            // followed. What it did for it now, it might do as nobody's node.
+            if let Incoming::Message(id, ..) = incoming {
+                out.push(Effect::Service(ServiceCommand::Ack(id, AckStatus::Done)));
+            }
+            return true;
+        }
         match incoming {
             Incoming::Message(id, from, message) => self.receive(now, (id, from, message), out),
             Incoming::Refresh => {

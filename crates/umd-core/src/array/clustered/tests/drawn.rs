@@ -202,7 +202,7 @@ fn drawn_lives_end_with_equal_mirrors() {
 /// Lives in which something was lost, or somebody waited for ever.
 #[test]
 fn lives_that_went_wrong_once_end_well() {
-    for seed in [10, 314, 819, 2437, 2657, 2719, 7942] {
+    for seed in [10, 314, 819, 2437, 2657, 2719, 7942, 11972, 13051] {
         println!("seed {seed}");
         run(seed);
     }

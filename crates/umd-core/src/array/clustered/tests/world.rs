@@ -378,7 +378,8 @@ impl World {
             let writing = |io: &&MemberIo| {
                 matches!(io.op, IoOp::Write { .. }) && self.counts(host, io.member)
             };
-            assert!(flights.iter().find(writing).is_none(), "left writing");
+            let left = flights.iter().find(writing);
+            assert!(left.is_none(), "host {host} leaves behind {left:?}");
             if how == Leave::Clean {
                 assert!(self.bits(me.slot.0).is_empty(), "left clean with bits set");
             }
