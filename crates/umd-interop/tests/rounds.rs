@@ -1,5 +1,6 @@
 //! Three hosts, three members of an etcd, one array: a verifying load on all hosts while one of
-//! them is killed, stopped for a while, cut off from etcd, or leaves, and members of etcd die.
+//! them is killed, stopped for a while, cut off from etcd, or leaves, members of etcd die, and
+//! members of the array are replaced.
 //!
 //! ```text
 //!   host 0 -- load        host 1 -- load        host 2 -- load       each writes blocks of its own
@@ -109,6 +110,8 @@ enum Event {
     Leave,
     /// A member of etcd dies, and comes back.
     Server(usize),
+    /// A member is set faulty on one host, removed on the next, and the third adds another one.
+    Replace(usize),
 }
 
 impl Event {
@@ -117,11 +120,12 @@ impl Event {
         // Below a session, about one, and beyond it.
         let time = [1500, 4000, 7300, 9500, 13000][dice.below(5) as usize];
         let server = dice.below(6) as usize;
-        match round % 5 {
+        match round % 6 {
             0 => Event::Kill,
             1 => Event::CutOff(time.max(9500)),
             2 => Event::Pause(time),
             3 => Event::Leave,
+            4 => Event::Replace(server),
             _ if server < 3 => Event::Server(server),
             _ => Event::CutOff(time),
         }
@@ -131,7 +135,8 @@ impl Event {
 struct Cluster {
     name: &'static str,
     hosts: Vec<Host>,
-    set: Vec<PathBuf>,
+    /// Members by slot.
+    set: Mutex<Vec<PathBuf>>,
     scratch: Scratch,
     servers: Mutex<Servers>,
 }
@@ -162,7 +167,7 @@ impl Cluster {
         let cluster = Cluster {
             name,
             hosts: hosts.collect(),
-            set,
+            set: Mutex::new(set),
             scratch,
             servers: Mutex::new(servers),
         };
@@ -191,13 +196,14 @@ impl Cluster {
             .collect();
         args.extend(urls.iter().map(String::as_str));
         // Written at once, two mirrors would hardly ever differ when a host dies.
-        let faults = self.set.iter().enumerate().map(|(seed, path)| {
+        let set = self.set.lock().unwrap().clone();
+        let faults = set.iter().enumerate().map(|(seed, path)| {
             let path = text(path);
             format!("{path}:lag={LAG_MS},seed={seed}")
         });
         let faults: Vec<String> = faults.collect();
         args.extend(faults.iter().flat_map(|fault| ["--fault", fault]));
-        args.extend(self.set.iter().map(|path| text(path)));
+        args.extend(set.iter().map(|path| text(path)));
         host.umd.ok(&args)?;
         let pid = host.umd.detail(self.name)?["pid"].to_string();
         fs::write(self.scratch.path(&format!("{}.pid", host.name)), pid)?;
@@ -283,6 +289,10 @@ impl Cluster {
                 thread::sleep(Duration::from_millis(time));
                 self.cut(at, false);
             }
+            Event::Replace(number) => {
+                self.replace(number, at)?;
+                return Ok(None);
+            }
             Event::Leave => {
                 self.hosts[at].umd.ok(&["stop", self.name, "--force"])?;
             }
@@ -296,6 +306,28 @@ impl Cluster {
             }
         }
         Ok(Some(at))
+    }
+
+    /// Another member in the place of one that works.
+    fn replace(&self, number: usize, at: usize) -> Result<()> {
+        let mut set = self.set.lock().unwrap();
+        let slot = number % set.len();
+        let name = format!("new-{}-", self.answered());
+        let new = self.scratch.images(&name, 1, 24 * MIB)?.remove(0);
+        let old = std::mem::replace(&mut set[slot], new);
+        let steps = [("--fail", &old), ("--remove", &old), ("--add", &set[slot])];
+        for (step, (how, path)) in steps.into_iter().enumerate() {
+            let host = &self.hosts[(at + step) % HOSTS];
+            host.umd.ok(&["manage", self.name, how, text(path)])?;
+        }
+        Ok(())
+    }
+
+    fn answered(&self) -> u64 {
+        let answered = self.hosts.iter();
+        answered
+            .map(|host| host.answered.load(Ordering::SeqCst))
+            .sum()
     }
 
     /// Every host but one writes on.
@@ -345,13 +377,7 @@ impl Cluster {
         self.verify().with_context(told)?;
         // Later writes would hide it.
         self.alike().with_context(told)?;
-        let writes = self.hosts.iter();
-        let writes = writes.map(|host| host.answered.load(Ordering::SeqCst));
-        println!(
-            "{}: {writes} writes in all",
-            told(),
-            writes = writes.sum::<u64>()
-        );
+        println!("{}: {} writes in all", told(), self.answered());
         Ok(())
     }
 
@@ -406,7 +432,7 @@ impl Cluster {
 
     /// The mirrors are, while nobody writes.
     fn alike(&self) -> Result<()> {
-        for pair in self.set.chunks(2) {
+        for pair in self.set.lock().unwrap().chunks(2) {
             ensure!(data(&pair[0])? == data(&pair[1])?, "{pair:?} differ");
         }
         Ok(())
@@ -442,6 +468,7 @@ fn settled(array: &Value) -> bool {
     let mut nodes = nodes.into_iter().flatten();
     array["sync"].is_null()
         && array["sync_pending"] == false
+        && array["degraded"] == 0
         && cluster["frozen"].is_null()
         && cluster["waits"].as_array().is_some_and(Vec::is_empty)
         && nodes.all(|node| node["state"] != "dead")
@@ -454,7 +481,7 @@ fn rounds(name: &'static str, options: &str, members: usize, seed: u64) {
     let seed = number("UMD_ROUNDS_SEED").unwrap_or(0) + seed;
     let mut dice = Dice { seed, place: 0 };
     cluster.settles(None).unwrap();
-    for round in 0..number("UMD_ROUNDS").unwrap_or(5) {
+    for round in 0..number("UMD_ROUNDS").unwrap_or(6) {
         let outcome = cluster.round(round, &mut dice);
         outcome.with_context(|| format!("seed {seed}")).unwrap();
     }
