@@ -1068,6 +1068,40 @@ fn room_is_used_on_both_sides_and_its_want_is_told() {
     assert!(before == after, "not a byte");
 }
 
+/// Spares have nothing to move. They begin where the others begin, as far as they did before and
+/// have the room: whoever steps in then can be moved the next time.
+#[test]
+fn spares_go_along_with_what_is_moved() {
+    let begins = |world: &World, id| world.superblock(id).fields.data_offset_sectors;
+    let (mut world, data) = filled(&shape(Level::Raid5, 2, 4));
+    world.add(7).expect("a spare");
+    let mut change = |world: &mut World, layout| {
+        let wish = Control::Level(with(Level::Raid5, layout));
+        world.control(wish).expect("moved");
+        assert!(all(world) == data);
+    };
+    assert_eq!(begins(&world, 7), begins(&world, 0));
+    for layout in [5, 2, 0] {
+        let before = begins(&world, 0);
+        change(&mut world, layout);
+        assert_ne!(begins(&world, 0), before, "layout {layout}");
+        assert_eq!(begins(&world, 7), begins(&world, 0), "layout {layout}");
+    }
+    // Down the last time, so it goes up; and this one has nothing behind its data.
+    world.control(Control::Stop).expect("stopped");
+    edit(&mut world, 7, &|fields| {
+        fields.data_size_sectors = fields.size_sectors
+    });
+    again(&mut world);
+    let before = begins(&world, 7);
+    change(&mut world, 3);
+    assert!(begins(&world, 0) > before);
+    assert_eq!(begins(&world, 7), before, "it has no room");
+    // It begins elsewhere now, and stays there, though there is room on the way down.
+    change(&mut world, 2);
+    assert_eq!(begins(&world, 7), before);
+}
+
 #[test]
 fn what_cannot_be_now_is_refused() {
     let (mut world, _) = filled(&shape(Level::Raid5, 2, 4));
