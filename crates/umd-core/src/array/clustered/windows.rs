@@ -1,7 +1,9 @@
 //! The one resync of the cluster, when it is run here.
 //!
 //! ```text
-//!   Idle -- a run is due --> Wanted -- May --> Held -- it is over --> Ending -- Ended --> Idle
+//!   Idle -- a run is due --> Wanted -- May --> Held -- it is over --> Recording --> Ending
+//!    ^                                                                               |
+//!    '------------------------------------ Ended ------------------------------------'
 //!
 //!   0 ...... frontier === cursor ......... open ........... asked
 //!            |<---------- others do not write here -------->|
@@ -38,6 +40,10 @@ pub(super) enum Turn {
         /// The last one was refused.
         again: Option<Instant>,
     },
+    /// The run is over, and what it came to is not known to all: it stays ours that long. Who joins
+    /// while a member is called filled in memory only, and has its turn then, would fill it again
+    /// from the start, and what that node writes meanwhile would miss it ahead of its own run.
+    Recording,
     Ending,
 }
 
@@ -64,7 +70,7 @@ impl Array {
                 shared.say(Event::Resync(ResyncCall::Want));
                 false
             }
-            Turn::Idle | Turn::Wanted | Turn::Ending => false,
+            Turn::Idle | Turn::Wanted | Turn::Recording | Turn::Ending => false,
         }
     }
 
@@ -97,13 +103,30 @@ impl Array {
         if self.bitmap.owes_resync() {
             self.sync.owe_regions();
         }
-        self.end_turn();
+        let shared = self.shared_mut();
+        if matches!(shared.turn, Turn::Held { .. }) {
+            shared.turn = Turn::Recording;
+        }
+        self.confine_sync();
+        self.record_turn();
+    }
+
+    /// Gives the turn back when all that its run came to is known. Returns whether it did.
+    fn record_turn(&mut self) -> bool {
+        let shared = self.shared_mut();
+        let recording = shared.turn == Turn::Recording;
+        let over = shared.is_leaving() || shared.frozen;
+        let ends = recording && (over || !self.may_write() || !self.metadata.owes());
+        if ends {
+            self.end_turn();
+        }
+        ends
     }
 
     fn end_turn(&mut self) {
         let finished = !self.bitmap.owes_resync();
         let shared = self.shared_mut();
-        if matches!(shared.turn, Turn::Held { .. } | Turn::Wanted) {
+        if !matches!(shared.turn, Turn::Idle | Turn::Ending) {
             shared.turn = Turn::Ending;
             shared.say(Event::Resync(ResyncCall::Over { finished }));
         }
@@ -143,7 +166,11 @@ impl Array {
             // A node on its way out takes no turn that comes now.
             (ResyncWord::Ended, Turn::Ending | Turn::Wanted) => *turn = Turn::Idle,
             // What was said before the end was heard there.
-            (ResyncWord::May | ResyncWord::Open(_) | ResyncWord::Refused(_), Turn::Ending) => {}
+            (
+                ResyncWord::May | ResyncWord::Open(_) | ResyncWord::Refused(_),
+                Turn::Recording | Turn::Ending,
+            ) => {}
+            (ResyncWord::Ended, Turn::Recording) => *turn = Turn::Idle,
             (word, turn) => panic!("{word:?} at {turn:?}"),
         }
         self.confine_sync();
@@ -226,6 +253,9 @@ impl Array {
         let now = self.io.now().mono;
         if let Turn::Held { again, .. } = &mut self.shared_mut().turn {
             *again = again.filter(|at| now < *at);
+        }
+        if self.record_turn() {
+            return true;
         }
         let due = self.due_action().filter(|_| self.may_write());
         let shared = self.shared_mut();
