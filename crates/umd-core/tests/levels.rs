@@ -1075,7 +1075,7 @@ fn spares_go_along_with_what_is_moved() {
     let begins = |world: &World, id| world.superblock(id).fields.data_offset_sectors;
     let (mut world, data) = filled(&shape(Level::Raid5, 2, 4));
     world.add(7).expect("a spare");
-    let mut change = |world: &mut World, layout| {
+    let change = |world: &mut World, layout| {
         let wish = Control::Level(with(Level::Raid5, layout));
         world.control(wish).expect("moved");
         assert!(all(world) == data);
