@@ -102,6 +102,23 @@ pub fn compare(a: (&Path, u64), b: (&Path, u64), len: u64) -> Result<()> {
     Ok(())
 }
 
+/// A sequence of choices, the same for the same seed.
+#[derive(Debug)]
+pub struct Dice {
+    /// Which sequence.
+    pub seed: u64,
+    /// How far it is.
+    pub place: u64,
+}
+
+impl Dice {
+    /// A number from 0 on, below this one.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.place += 8;
+        word(self.seed, self.place) % limit
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
 use umd_interop::ledger::{BLOCK, Ledger};
 use umd_interop::nbd::Client;
 use umd_interop::oracle::Oracle;
-use umd_interop::pattern;
+use umd_interop::pattern::Dice;
 use umd_interop::scratch::Scratch;
 use umd_interop::umd::{Served, Umd};
 use umd_interop::uml::Kernel;
@@ -40,19 +40,6 @@ const ARRAYS: [(&str, usize, &str); 10] = [
     ("1", 2, "--bitmap=internal -e0.90"),
     ("5", 3, "--bitmap=none -e0.90"),
 ];
-
-/// A sequence of choices, the same for the same seed.
-struct Dice {
-    seed: u64,
-    place: u64,
-}
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.place += 8;
-        pattern::word(self.seed, self.place) % limit
-    }
-}
 
 fn kills() -> u64 {
     if std::env::var_os("UMD_FULL").is_some() {

@@ -45,7 +45,7 @@ use umd_format::{Format, SuperblockV1};
 use umd_interop::ledger::{BLOCK, Ledger};
 use umd_interop::nbd::Client;
 use umd_interop::oracle::skipped;
-use umd_interop::pattern;
+use umd_interop::pattern::Dice;
 use umd_interop::scratch::Scratch;
 use umd_interop::umd::{Umd, text};
 
@@ -70,19 +70,6 @@ pid=$(cat "$(dirname "$0")/$host.pid") || exit 1
 grep -q umd "/proc/$pid/cmdline" 2>/dev/null && kill -9 "$pid"
 while [ -e "/proc/$pid" ] && ! grep -q '^State:.Z' "/proc/$pid/status"; do sleep 0.05; done
 "#;
-
-/// A sequence of choices, the same for the same seed.
-struct Dice {
-    seed: u64,
-    place: u64,
-}
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.place += 8;
-        pattern::word(self.seed, self.place) % limit
-    }
-}
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
