@@ -35,6 +35,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
   --levels    only seeds whose arrays can become others; they do, again and again (drawn: none)
   --halves    mirrors lose power often, while they are rebuilt, wear out or fail (drawn: few do)
   --replaces  members are replaced often, while writes and flushes fail (drawn: few are)
+  --rests     arrays are suspended and read-only often, while sectors fail (drawn: few are)
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
 
@@ -56,6 +57,7 @@ struct Args {
     forks: Option<u64>,
     halves: bool,
     replaces: bool,
+    rests: bool,
     levels: bool,
     lies: bool,
     old: bool,
@@ -90,6 +92,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
             "--trace" => args.trace = true,
             "--halves" => args.halves = true,
             "--replaces" => args.replaces = true,
+            "--rests" => args.rests = true,
             "--levels" => args.levels = true,
             "--lies" => args.lies = true,
             "--old" => args.old = true,
@@ -130,6 +133,9 @@ fn options_of(seed: u64, args: &Args) -> Options {
     if args.replaces {
         options.replace_often();
     }
+    if args.rests {
+        options.rest_often();
+    }
     if args.lies {
         options.lie();
     }
@@ -155,6 +161,7 @@ fn forced(args: &Args) -> String {
         (args.faulty, " --faulty"),
         (args.halves, " --halves"),
         (args.replaces, " --replaces"),
+        (args.rests, " --rests"),
         (args.lies, " --lies"),
         (args.lockless, " --lockless"),
         (args.levels, " --levels"),

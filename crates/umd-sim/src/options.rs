@@ -8,6 +8,7 @@ mod halfway;
 mod leveled;
 mod long;
 mod replaced;
+mod rested;
 mod worn;
 
 use std::collections::BTreeSet;

@@ -218,6 +218,10 @@ pub struct Monitor {
     failed: BTreeMap<MemberId, String>,
     /// Members whose failure every survivor had recorded once.
     recorded: BTreeSet<MemberId>,
+    /// Members that have been seen to be faulty; and those of them that the commands at hand may
+    /// still read: the engine decided on their failure behind those, in the same event.
+    fell: BTreeSet<MemberId>,
+    falling: BTreeSet<MemberId>,
     /// Completion counts of all disks when a host flush or FUA write was handed over.
     marks: BTreeMap<u64, Vec<u64>>,
     /// Sectors of the walk in which the legs of a mirror differ, with the leg that hosts have read.
@@ -298,6 +302,8 @@ impl Monitor {
             members,
             failed: BTreeMap::new(),
             recorded: BTreeSet::new(),
+            fell: BTreeSet::new(),
+            falling: BTreeSet::new(),
             marks: BTreeMap::new(),
             legs: BTreeMap::new(),
             agreed: media::Agreed::default(),
@@ -465,11 +471,22 @@ impl Monitor {
         }
     }
 
+    /// Said among the commands: those that follow know that it has failed.
+    pub fn note_said(&mut self, member: MemberId) {
+        self.falling.remove(&member);
+    }
+
     /// The engine has handled an event: failures it decided on by itself are known now.
     pub fn note_status(&mut self, status: &Status) {
         if !self.is_redundant() {
             return;
         }
+        let faulty = status.members.iter();
+        let faulty = faulty.filter(|m| m.role == MemberRole::Faulty);
+        self.falling = faulty
+            .map(|m| m.id)
+            .filter(|id| self.fell.insert(*id))
+            .collect();
         for m in &status.members {
             let known = self
                 .members

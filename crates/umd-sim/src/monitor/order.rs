@@ -252,6 +252,7 @@ impl Monitor {
             _ if replaces => false,
             (Some(MemberRole::InSync), _) => true,
             (Some(MemberRole::Faulty), _) if broken_array => true,
+            (Some(MemberRole::Faulty), _) if self.falling.contains(&io.member) => true,
             (Some(MemberRole::Recovering { recovered_sectors }), Some(slot)) => {
                 end <= recovered_sectors || self.is_rebuilt(scene, view, slot.0, range)
             }

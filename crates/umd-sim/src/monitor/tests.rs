@@ -456,6 +456,25 @@ fn reads_come_from_valid_members() {
 }
 
 #[test]
+fn a_member_is_not_read_once_it_was_said_that_it_failed() {
+    let mut b = Bench::new();
+    let read = || IoOp::Read {
+        offset_sectors: DATA,
+        buf: Pool::new().take(512),
+    };
+    b.monitor.note_status(&b.status);
+    b.status.members[1].role = MemberRole::Faulty;
+    breaks(Rule::Source, b.run(1, Purpose::Data, read()));
+    b.monitor.note_status(&b.status);
+    b.run(1, Purpose::Data, read())
+        .expect("decided on behind it");
+    b.monitor.note_said(MemberId(1));
+    breaks(Rule::Source, b.run(1, Purpose::Data, read()));
+    b.monitor.note_status(&b.status);
+    breaks(Rule::Source, b.run(1, Purpose::Data, read()));
+}
+
+#[test]
 fn nothing_follows_a_release_or_a_stop() {
     let mut b = Bench::new();
     b.monitor.note_released(MemberId(0));

@@ -276,6 +276,10 @@ impl World<'_> {
                 self.sync_started();
                 Ok(())
             }
+            Notice::Failed { member, .. } => {
+                self.live_mut().monitor.note_said(member);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
