@@ -87,6 +87,9 @@ pub struct Array {
     pub(super) read_only: bool,
     /// It is read-only until the first write.
     pub(super) read_auto: bool,
+    /// It was started read-only until the first write, and that has not come: whoever ran it before
+    /// may have left in caches what was answered.
+    pub(super) inherits: bool,
     pub(super) stopping: Option<Stopping>,
     pub(super) stopped: bool,
     pub(super) waiting: Vec<Waiting>,
@@ -125,6 +128,7 @@ impl Array {
             info: parts.info,
             read_only: parts.options.read_only || parts.options.read_auto,
             read_auto: parts.options.read_auto && !parts.options.read_only,
+            inherits: parts.options.read_auto,
             options: parts.options,
             geometry: parts.geometry,
             io: parts.io,
@@ -255,6 +259,7 @@ impl Array {
         }
         self.read_only = false;
         self.read_auto = false;
+        self.inherits = false;
     }
 
     fn refusal(&self, op: &RequestOp) -> Option<RequestError> {

@@ -14,7 +14,8 @@ enum Stage {
     Drain,
     Bits,
     Clean,
-    /// RAID0 and broken arrays have no clean superblock to write, but caches to flush.
+    /// RAID0, broken arrays and those that waited for a first write have no clean superblock to
+    /// write, but caches to flush.
     Flush,
 }
 
@@ -114,10 +115,7 @@ impl Array {
                 if !self.metadata.may_flush() {
                     return false;
                 }
-                // No clean superblock was written, so nothing has flushed what hosts wrote last.
-                let unflushed = self.geometry.redundancy() == 0 || self.broken.is_some();
-                // U16: an array without a clean superblock to write stopped with data in caches.
-                if unflushed && !self.read_only && !self.io.museum.on(Exhibit::U16) {
+                if self.leaves_in_caches() {
                     self.metadata.flush_at_rest(&mut self.io, &self.members);
                 }
                 self.set_stage(Stage::Flush);
@@ -130,6 +128,17 @@ impl Array {
             }
         }
         true
+    }
+
+    /// Whether no clean superblock was written, so that nothing has flushed what hosts wrote last.
+    fn leaves_in_caches(&self) -> bool {
+        if self.inherits {
+            // U65: who was started and stopped without a write trusted who was killed before.
+            return !self.io.museum.on(Exhibit::U65);
+        }
+        let unflushed = self.geometry.redundancy() == 0 || self.broken.is_some();
+        // U16: an array without a clean superblock to write stopped with data in caches.
+        unflushed && !self.read_only && !self.io.museum.on(Exhibit::U16)
     }
 
     /// Whether a sync has to come to its end first.

@@ -21,7 +21,7 @@ pub enum Exhibit {
     M47, M48, M51, M52, M53, M54, M55, M56, M57, M58, M59, M60, M61, M62, M63,
     U01, U02, U03, U04, U05, U06, U07, U08, U09, U10, U11, U12, U13, U14, U15, U16, U17, U18,
     U19, U20, U21, U22, U23, U24, U25, U26, U27, U28, U29, U30, U40, U41, U42, U43, U44, U45, U46,
-    U47, U48, U49, U50, U51, U60, U61, U62, U63, U64,
+    U47, U48, U49, U50, U51, U60, U61, U62, U63, U64, U65,
 }
 
 /// Which mistake an array makes: in a build without the museum, none.

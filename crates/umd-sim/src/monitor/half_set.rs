@@ -31,6 +31,11 @@ impl Monitor {
         self.half_set = (0..first.shape.bits).filter(half).collect();
     }
 
+    /// Whether a crash has left this bit on some members only, and nobody has set it since.
+    pub fn is_half_set(&self, bit: u64) -> bool {
+        self.half_set.contains(&bit)
+    }
+
     /// A piece of a bitmap is about to be written: what is set in it counts from now on.
     pub(super) fn learn_bits(&mut self, scene: Scene<'_>, io: &MemberIo) {
         if self.half_set.is_empty() {

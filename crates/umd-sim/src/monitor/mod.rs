@@ -26,7 +26,7 @@ use std::fmt;
 use std::ops::Range;
 
 use umd_core::array::{ArrayState, IoError, IoOp, MemberIo, MemberRole, Purpose, Status};
-use umd_core::value::MemberId;
+use umd_core::value::{IoId, MemberId};
 
 pub use media::Media;
 
@@ -232,6 +232,8 @@ pub struct Monitor {
     file: Option<MemberId>,
     stopped: bool,
     checks: u64,
+    /// The I/O that was submitted last.
+    last_io: IoId,
     /// Bits that a crash has left set on some members only, and that nobody has set since.
     half_set: BTreeSet<u64>,
     /// Relative pages about which a disk lies: whether members agree there is not judged.
@@ -310,6 +312,7 @@ impl Monitor {
             file: None,
             stopped: false,
             checks: 0,
+            last_io: IoId(0),
             half_set: BTreeSet::new(),
             excused: BTreeSet::new(),
             refused: refused::Refused::default(),
@@ -396,6 +399,11 @@ impl Monitor {
     /// The engine submits an I/O.
     pub fn check_io(&mut self, scene: Scene<'_>, io: &MemberIo) -> Verdict {
         self.checks += 1;
+        assert!(
+            self.last_io < io.io,
+            "I/Os are numbered as they are submitted"
+        );
+        self.last_io = io.io;
         let what = What(io);
         let Some(view) = self.members.get(&io.member) else {
             return broken(Rule::Lifetime, format!("{what}: no such member"));

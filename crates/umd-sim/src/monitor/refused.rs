@@ -4,7 +4,8 @@
 //!   a member in sync, with a log, refuses sectors of a write
 //!      |
 //!      +-- takes them later: nothing is left of it
-//!      +-- gives them later, where they were written anew as they could not be read: nor here
+//!      +-- gives them when it is asked later, where they were written anew as they could not be
+//!      |   read: nor here
 //!      +-- its log names them, durably          \
 //!      +-- the member has failed                 } before a write of them is answered,
 //!                                                  but for one that lags on that member
@@ -17,7 +18,7 @@ use std::fmt;
 use std::ops::Range;
 
 use umd_core::array::{IoOp, MemberIo, Purpose, Status};
-use umd_core::value::MemberId;
+use umd_core::value::{IoId, MemberId};
 
 use super::{MemberView, Monitor, Rule, Scene, Verdict, broken};
 use crate::disk::SimDisk;
@@ -30,8 +31,9 @@ pub(super) struct Refused {
     any: Sectors,
     /// Those that a host's write had for it, which is under way as long as this is not settled.
     hosts: Sectors,
-    /// Those that were only to be written anew, as they could not be read, with what lay there.
-    anew: Sectors,
+    /// Those that were only to be written anew, as they could not be read, with what lay there; and
+    /// the last I/O of all that was on its way when they were refused.
+    anew: BTreeMap<MemberId, BTreeMap<u64, IoId>>,
 }
 
 type Sectors = BTreeMap<MemberId, BTreeSet<u64>>;
@@ -84,9 +86,10 @@ impl Monitor {
             Purpose::Rewrite => {
                 let known = self.refused.any.get(&member);
                 let fresh = |at: &u64| known.is_none_or(|known| !known.contains(at));
-                anew.extend(range.clone().filter(fresh));
+                let last = self.last_io;
+                anew.extend(range.clone().filter(fresh).map(|at| (at, last)));
             }
-            _ => anew.retain(|at| !range.contains(at)),
+            _ => anew.retain(|at, _| !range.contains(at)),
         }
         let all = match purpose {
             Purpose::Data => [&mut self.refused.any, &mut self.refused.hosts]
@@ -105,13 +108,16 @@ impl Monitor {
         self.refused.any.values().any(|sectors| !sectors.is_empty())
     }
 
-    /// A member gave what it was asked for.
-    pub fn note_given(&mut self, member: MemberId, range: &Range<u64>) {
+    /// A member gave what it was asked for by this I/O. Of what it has refused since it was asked
+    /// that says nothing.
+    pub fn note_given(&mut self, io: IoId, member: MemberId, range: &Range<u64>) {
         let Some(anew) = self.refused.anew.get_mut(&member) else {
             return;
         };
-        let given: Vec<u64> = anew.range(range.clone()).copied().collect();
-        anew.retain(|at| !range.contains(at));
+        let given = anew.range(range.clone());
+        let given = given.filter(|(_, last)| **last < io);
+        let given: Vec<u64> = given.map(|(at, _)| *at).collect();
+        anew.retain(|at, _| !given.contains(at));
         if let Some(any) = self.refused.any.get_mut(&member) {
             any.retain(|at| !given.contains(at));
         }
@@ -120,10 +126,13 @@ impl Monitor {
     /// A member took a write of data.
     pub fn note_taken(&mut self, member: MemberId, range: &Range<u64>) {
         let refused = &mut self.refused;
-        for sectors in [&mut refused.any, &mut refused.hosts, &mut refused.anew] {
+        for sectors in [&mut refused.any, &mut refused.hosts] {
             if let Some(sectors) = sectors.get_mut(&member) {
                 sectors.retain(|at| !range.contains(at));
             }
+        }
+        if let Some(anew) = refused.anew.get_mut(&member) {
+            anew.retain(|at, _| !range.contains(at));
         }
     }
 

@@ -484,4 +484,16 @@ pub(super) const OURS: &[Entry] = &[
         "Rest",
         Rule::Rest,
     ),
+    entry(
+        U65,
+        (
+            "found by random search with `--rests`",
+            "a stop flushes what a life before left in caches",
+        ),
+        "The daemon was killed and its array started again, read-auto, and stopped before its \
+         first write. Nothing was flushed: what had been answered was in caches, and gone with the \
+         power after an orderly stop.",
+        "G12",
+        Rule::Content,
+    ),
 ];

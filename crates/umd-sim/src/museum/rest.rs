@@ -11,8 +11,8 @@ use super::scenes::{Scene, mirror, new, super_writes, unsynced};
 use crate::disk::Armed;
 use crate::options::Options;
 use crate::script::{
-    Admin, admin, arm, boot_all, damage, flush, hold, io, kill, plain, quiet, read, release,
-    repair, rot, settle, sleep_ms, start, stop, until, write,
+    Admin, Fate, admin, arm, boot_all, damage, flush, hold, io, kill, plain, power_cut, quiet,
+    read, release, repair, rot, settle, sleep_ms, start, stop, until, write,
 };
 
 /// Nothing is written before the first write, whenever it is started.
@@ -66,6 +66,21 @@ pub(super) fn scene(exhibit: Exhibit) -> Scene {
             mirror(),
             "an array is stopped, and one more request comes",
             [write(0..8), stop()],
+        ),
+        Exhibit::U65 => new(
+            dormant(plain(5, 3)),
+            "an array is killed with writes in the caches of its members, started read-auto and \
+             stopped, and the power goes",
+            [
+                write(0..64),
+                kill(true),
+                boot_all(),
+                stop(),
+                power_cut([Fate::Lost, Fate::Lost, Fate::Lost]),
+                boot_all(),
+                read(0..64),
+                write(64..72),
+            ],
         ),
         _ => new(
             dormant(plain(1, 2)),

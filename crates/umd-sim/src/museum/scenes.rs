@@ -137,7 +137,7 @@ pub fn scene(exhibit: Exhibit) -> Scene {
         M58 | M61 | M62 => faults(exhibit),
         M12 | M17 | M63 => super::logs::scene(exhibit),
         U40 | U41 | U42 | U43 | U44 => super::logs::refused(exhibit),
-        U45 | U46 | U47 | U48 | U64 => super::rest::scene(exhibit),
+        U45 | U46 | U47 | U48 | U64 | U65 => super::rest::scene(exhibit),
         U49 | U50 | U51 => super::halves::scene(exhibit),
         M43 | M44 | M47 | M48 | U60 | U61 | U62 | U63 => super::levels::scene(exhibit),
         _ => own::scene(exhibit),

@@ -49,7 +49,7 @@ pub fn forced(exhibit: Exhibit) -> Option<&'static str> {
         Exhibit::U26 => Some("--bitmap-file"),
         Exhibit::U27 => Some("--old"),
         Exhibit::U25 => Some("--replaces"),
-        Exhibit::U64 => Some("--rests"),
+        Exhibit::U64 | Exhibit::U65 => Some("--rests"),
         Exhibit::U49 | Exhibit::U50 | Exhibit::U51 => Some("--halves"),
         exhibit if is_of_levels(exhibit) => Some("--levels"),
         _ => None,
@@ -65,7 +65,7 @@ pub fn options_for(exhibit: Exhibit, seed: u64) -> Options {
         }
         Exhibit::U27 if options.minor != OLD => options.make_old(),
         Exhibit::U25 => options.replace_often(),
-        Exhibit::U64 => options.rest_often(),
+        Exhibit::U64 | Exhibit::U65 => options.rest_often(),
         Exhibit::U49 | Exhibit::U50 | Exhibit::U51 => options.halve(),
         exhibit if is_of_levels(exhibit) => options.change_levels(),
         _ => {}
@@ -80,7 +80,7 @@ fn may_show(exhibit: Exhibit, options: &Options) -> bool {
     match exhibit {
         M01 | M02 => options.level == 0,
         M05 | M06 => options.write_behind > 0,
-        M25 | M58 | U03 | U05 | U12 | U64 => options.level > 0,
+        M25 | M58 | U03 | U05 | U12 | U64 | U65 => options.level > 0,
         U15 => options.rare.alone,
         M56 | U01 | U07 | U09 => options.bitmap_bytes.is_some(),
         M12 | M17 | M63 => options.logged.is_some(),

@@ -17,6 +17,8 @@ impl Options {
         if self.level <= 0 || self.rare.alone {
             return;
         }
+        // What cannot be had at all is looked for again and again, in smaller and smaller parts.
+        self.beyond = false;
         self.rare.embedded = true;
         (self.actions, self.actions_per_boot) = (BTreeSet::from([Action::ReadOnly]), 8);
         self.faults = BTreeSet::from([Fault::Latent]);

@@ -362,7 +362,7 @@ impl World<'_> {
             live.monitor.note_taken(info.member, range);
         }
         if !info.writes && !info.query && result.is_ok() {
-            live.monitor.note_given(info.member, range);
+            live.monitor.note_given(io, info.member, range);
         }
         let refused = data && matches!(result, Err(IoError::Media)) && {
             let which = (info.member, range, info.view.purpose);

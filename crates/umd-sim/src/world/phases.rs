@@ -381,7 +381,9 @@ impl World<'_> {
                 let sector = medium.sector(start + place.sector);
                 // What was written for the first time may still wait for the rest of its region.
                 let waits = bitmap.states && sector[place.byte] == NEED_SYNC;
-                place.is_set(sector) && !waits
+                // What a crash has left on some members only may stay there till it is written.
+                let half = self.live().monitor.is_half_set(bit);
+                place.is_set(sector) && !waits && !half
             });
             if let (Some(bit), true) = (set, whole)
                 && self.must_be_clear(bit)
