@@ -192,6 +192,14 @@ fn down_to_raid0_and_up_to_raid6_again() {
     world
         .control(Control::Level(to(Level::Raid5)))
         .expect("raid5");
+    for id in [0, 1, 2] {
+        // A raid0 took what was used of them; what lies behind is theirs again.
+        let fields = world.superblock(id).fields;
+        let sectors = world.disks[&MemberId(id)].bytes.len() as u64 / 512;
+        let room = sectors - fields.data_offset_sectors;
+        assert_eq!(fields.data_size_sectors, room, "member {id}");
+        assert!(room > fields.size_sectors, "there is something behind");
+    }
     world.add(20).expect("added");
     world.pass(1);
     assert_eq!(
@@ -1257,4 +1265,244 @@ fn a_mirror_by_parity_becomes_no_raid0_of_one() {
     let refused = world.control(wish).expect_err("refused");
     assert!(refused.to_string().contains("one device"), "{refused}");
     assert!(all(&mut world) == data);
+}
+
+/// A level is changed when nothing is under way, and not before.
+#[test]
+fn a_change_waits_for_what_is_under_way() {
+    for (from, wish, level) in [
+        (shape(Level::Raid5, 5, 3), to(Level::Raid0), 0),
+        (shape(Level::Raid5, 5, 3), to(Level::Raid4), 4),
+        (shape(Level::Raid4, 0, 3), to(Level::Raid5), 5),
+    ] {
+        let (mut world, mut data) = filled(&from);
+        world.holds = Some(Purpose::Data);
+        let write = world.ask_to_write(0, &[7; 512]);
+        data[..512].fill(7);
+        let id = world.ask(Control::Level(wish));
+        assert!(world.asked(id).is_none() && !world.is_answered(write));
+        assert_eq!(what(&mut world).0, from.level.to_raw(), "not yet");
+        assert_eq!(world.superblock(0).fields.level, from.level, "not yet");
+        world.release_back();
+        assert!(world.reply(write).is_ok());
+        assert!(world.asked(id).expect("answered").is_ok());
+        assert_eq!(what(&mut world).0, level);
+        assert!(all(&mut world) == data);
+    }
+}
+
+/// A raid5 whose parity is on its last member; all have room behind their data.
+fn with_room_behind() -> (World, Vec<u8>) {
+    let (mut world, data) = filled(&shape(Level::Raid5, 2, 3));
+    let wish = Control::Level(with(Level::Raid5, 5));
+    world.control(wish).expect("moved down");
+    let fields = world.superblock(0).fields;
+    assert!(fields.data_size_sectors > fields.size_sectors);
+    (world, data)
+}
+
+/// Who fails while a change waits is missed by what it would have become: it ends where it began.
+#[test]
+fn a_change_ends_when_somebody_fails_before_its_first_step() {
+    let (mut world, data) = with_room_behind();
+    world.holds = Some(Purpose::Data);
+    let write = world.ask_to_write(0, &data[..512]);
+    let id = world.ask(Control::Level(to(Level::Raid0)));
+    world.ask(Control::Fail(MemberId(1)));
+    world.release_back();
+    assert!(world.reply(write).is_ok());
+    let refused = world.asked(id).expect("answered").expect_err("refused");
+    assert!(refused.to_string().contains("rebuilt first"), "{refused}");
+    assert_eq!(what(&mut world), (5, 5, 3));
+    let fields = world.superblock(0).fields;
+    assert!(
+        fields.data_size_sectors > fields.size_sectors,
+        "it gives what it gave"
+    );
+    assert!(all(&mut world) == data);
+    // Nobody is left who could be told.
+    let (mut world, data) = filled(&shape(Level::Raid5, 2, 4));
+    world.holds = Some(Purpose::Data);
+    let write = world.ask_to_write(0, &data[..48 * 512]);
+    let id = world.ask(Control::Level(to(Level::Raid6)));
+    for gone in [1, 2] {
+        world.disks.get_mut(&MemberId(gone)).expect("a disk").gone = true;
+    }
+    world.release_back();
+    world.reply(write).expect_err("the array is broken");
+    let refused = world.asked(id).expect("answered").expect_err("refused");
+    assert!(matches!(refused, ControlError::Io(_)), "{refused}");
+    assert_eq!(what(&mut world).0, 5);
+}
+
+/// Only a raid0 asks that its members give equally much.
+#[test]
+fn members_that_give_more_than_others_do_not_keep_parity_from_another_level() {
+    let (mut world, data) = with_room_behind();
+    world.control(Control::Stop).expect("stopped");
+    edit(&mut world, 1, &|fields| fields.data_size_sectors -= 16);
+    again(&mut world);
+    let wish = Control::Level(to(Level::Raid4));
+    world.control(wish).expect("a raid4");
+    assert_eq!(what(&mut world), (4, 0, 3));
+    assert!(all(&mut world) == data);
+}
+
+#[test]
+fn raid4_and_raid0_have_no_other_layout() {
+    for from in [shape(Level::Raid5, 5, 3), shape(Level::Raid5, 2, 3)] {
+        let (mut world, data) = filled(&from);
+        for level in [Level::Raid4, Level::Raid0] {
+            let wish = Control::Level(with(level, 5));
+            let refused = world.control(wish).expect_err("refused");
+            assert!(refused.to_string().contains("layout 5"), "{refused}");
+        }
+        assert_eq!(what(&mut world), (5, from.layout as i32, 3));
+        assert!(all(&mut world) == data);
+    }
+}
+
+/// Frozen in the middle of a window it gives that up, and hosts have it.
+#[test]
+fn a_window_is_left_when_nothing_is_to_be_moved() {
+    let (mut world, data) = filled(&shape(Level::Raid5, 2, 4));
+    world.holds = Some(Purpose::Reshape);
+    world.ask(Control::Level(with(Level::Raid5, 5)));
+    while world
+        .array()
+        .status()
+        .reshape
+        .expect("moves")
+        .position_sectors
+        == 0
+    {
+        world.release_once();
+    }
+    let (writes, from, _) = held_back(&world);
+    assert!(!writes, "the next window is being read");
+    let at = world
+        .array()
+        .status()
+        .reshape
+        .expect("moves")
+        .position_sectors;
+    let write = world.ask_to_write(at, &data[at as usize * 512..][..512]);
+    assert!(
+        !world.is_answered(write),
+        "it waits for the window at {from}"
+    );
+    world.ask(Control::Sync(SyncRequest::Frozen));
+    world.release_back();
+    let status = world.array().status();
+    assert_eq!(status.reshape.expect("waits").position_sectors, at);
+    assert_eq!(status.sync, None, "nothing goes on");
+    assert!(world.reply(write).is_ok());
+    world
+        .control(Control::Sync(SyncRequest::Idle))
+        .expect("thawed");
+    assert!(world.array().status().reshape.is_none(), "it is over");
+    assert!(all(&mut world) == data);
+}
+
+/// What waits is what has come as far as it may: not what still moves its last window.
+#[test]
+fn a_window_that_is_behind_its_limit_is_ended() {
+    let (mut world, data) = filled(&shape(Level::Raid5, 2, 4));
+    let wait = |to| {
+        let limits = SyncLimits {
+            to_sectors: Some(to),
+            ..SyncLimits::default()
+        };
+        Control::Limits(limits, None)
+    };
+    world.holds = Some(Purpose::Reshape);
+    world.ask(Control::Level(with(Level::Raid5, 5)));
+    while world
+        .array()
+        .status()
+        .reshape
+        .expect("moves")
+        .position_sectors
+        == 0
+    {
+        world.release_once();
+    }
+    world.ask(wait(16));
+    let sync = world.array().status().sync.expect("it is shown");
+    assert!(!sync.held && sync.done_sectors >= 16, "{sync:?}");
+    world.release_back();
+    let after = world.array().status().sync.expect("it is shown");
+    assert!(
+        after.held && after.done_sectors > sync.done_sectors,
+        "{after:?}"
+    );
+    world.control(wait(u64::MAX)).expect("no limit");
+    assert!(world.array().status().reshape.is_none(), "it is over");
+    assert!(all(&mut world) == data);
+}
+
+/// A window begins when the host that writes there is done.
+#[test]
+fn a_window_waits_for_the_host_that_writes_there() {
+    let (mut world, mut data) = filled(&shape(Level::Raid5, 2, 4));
+    let wait = |to| {
+        let limits = SyncLimits {
+            to_sectors: Some(to),
+            ..SyncLimits::default()
+        };
+        Control::Limits(limits, None)
+    };
+    world.control(wait(0)).expect("a limit");
+    let wish = Control::Level(with(Level::Raid5, 5));
+    world.control(wish).expect("begun");
+    world.holds = Some(Purpose::Data);
+    let write = world.ask_to_write(0, &[9; 512]);
+    data[..512].fill(9);
+    world.ask(wait(u64::MAX));
+    let reshape = world.array().status().reshape.expect("waits");
+    assert_eq!(reshape.position_sectors, 0);
+    world.release_back();
+    assert!(world.reply(write).is_ok());
+    assert!(world.array().status().reshape.is_none(), "it is over");
+    assert!(all(&mut world) == data);
+    assert_eq!(world.mismatch(), 0);
+}
+
+/// What too few members can read stays where it is, and so does all behind it, until somebody has
+/// looked.
+#[test]
+fn what_cannot_be_read_is_not_moved() {
+    let (mut world, data) = filled(&shape(Level::Raid5, 2, 4));
+    let start = world.superblock(0).fields.data_offset_sectors;
+    let row = start + 10 * 16;
+    for id in [0, 2] {
+        let disk = world.disks.get_mut(&MemberId(id)).expect("a disk");
+        disk.bad.insert(row + 3);
+    }
+    let wish = Control::Level(with(Level::Raid5, 5));
+    world.control(wish).expect("begun");
+    let status = world.array().status();
+    let reshape = status.reshape.expect("it waits");
+    let why = reshape.waits.expect("for somebody");
+    assert!(why.contains(&format!("{}", 10 * 16 + 3)), "{why}");
+    assert!(reshape.position_sectors <= 10 * 16 * 3);
+    assert_eq!(status.sync, None, "nothing goes on");
+    let told = |world: &World| {
+        let said = world.notices.iter();
+        let said = said.filter(|n| format!("{n:?}").contains("the reshape stopped"));
+        said.count()
+    };
+    assert_eq!(told(&world), 1, "said once");
+    world.pass(10);
+    assert_eq!(told(&world), 1, "and not tried again by itself");
+    let last = world.array().array_sectors() - 8;
+    world.read(last, 8).expect("hosts go on");
+    for disk in world.disks.values_mut() {
+        disk.bad.clear();
+    }
+    let again = SyncRequest::Start(SyncAction::Reshape);
+    world.control(Control::Sync(again)).expect("looked at");
+    assert!(world.array().status().reshape.is_none(), "it is over");
+    assert!(all(&mut world) == data);
+    assert_eq!(world.mismatch(), 0);
 }

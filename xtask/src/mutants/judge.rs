@@ -35,7 +35,7 @@ const SLOWER_MAX: f64 = 5.0;
 const STUCK: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(1);
 /// Sets of arguments of the simulator, and which of them are quick for what they find.
-const CAMPAIGNS: [(&[&str], bool); 4] = [
+const CAMPAIGNS: [(&[&str], bool); 6] = [
     (
         &["--seeds", "15", "--start", "7000000", "--show", "0"],
         true,
@@ -44,7 +44,19 @@ const CAMPAIGNS: [(&[&str], bool); 4] = [
         &["--seeds", "85", "--start", "7000015", "--show", "0"],
         true,
     ),
+    (
+        &[
+            "--levels", "--seeds", "50", "--start", "7000000", "--show", "0",
+        ],
+        true,
+    ),
     (&["--exhaustive", "--ops", "2"], false),
+    (
+        &[
+            "--levels", "--seeds", "250", "--start", "7000050", "--show", "0",
+        ],
+        false,
+    ),
     (
         &["--seeds", "200", "--start", "7000100", "--show", "0"],
         false,

@@ -39,9 +39,6 @@ pub(super) struct Regrade {
     steps: VecDeque<Step>,
     /// The change that records the first step, once it was made.
     noted: Option<u64>,
-    /// The change before the first step by which superblocks that a crash left uneven are made
-    /// even: two descriptions would otherwise stand on members with the same events.
-    even: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,7 +69,6 @@ impl Regrade {
             id: Some(id),
             steps,
             noted: None,
-            even: None,
         }
     }
 
@@ -83,7 +79,6 @@ impl Regrade {
             id: None,
             steps: [Step::Finish].into_iter().chain(after).collect(),
             noted: None,
-            even: None,
         }
     }
 }
@@ -109,10 +104,12 @@ impl Array {
     pub(super) fn control_level(&mut self, id: ControlId, wish: LevelWish) {
         match self.may_regrade(&wish) {
             Ok(conversion) => {
-                let mut regrade = Regrade::of(id, &conversion);
-                let uneven = self.metadata.is_uneven();
-                regrade.even = uneven.then(|| self.metadata.note_change(true));
-                self.regrade = Some(regrade);
+                if self.metadata.is_uneven() {
+                    // Two descriptions would stand on members with the same events: no step is
+                    // taken before this is recorded.
+                    self.metadata.note_change(true);
+                }
+                self.regrade = Some(Regrade::of(id, &conversion));
             }
             Err(error) => self.answer(id, Err(error)),
         }
@@ -340,17 +337,16 @@ impl Array {
             return false;
         };
         let recorded = regrade.noted.map(|n| self.metadata.has_recorded(n));
-        let even = regrade.even.is_none_or(|n| self.metadata.has_recorded(n));
-        match recorded {
-            None if !even && self.may_write() => return false,
-            Some(false) if self.may_write() => return false,
-            Some(true) => self.step_recorded(),
-            _ if !self.may_write() => {
-                let why = "superblocks cannot be written";
-                self.end_regrade(Err(ControlError::Io(why.into())));
-            }
-            _ if !self.is_quiet() || !self.sync.is_idle() => return false,
-            _ => self.take_step(),
+        if recorded == Some(true) {
+            self.step_recorded();
+        } else if !self.may_write() {
+            let why = "superblocks cannot be written";
+            self.end_regrade(Err(ControlError::Io(why.into())));
+        } else if !self.is_quiet() || !self.sync.is_idle() {
+            return false;
+        } else {
+            assert_eq!(recorded, None, "who is quiet has recorded everything");
+            self.take_step();
         }
         true
     }

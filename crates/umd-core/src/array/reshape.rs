@@ -307,8 +307,8 @@ impl Array {
     fn may_move(&self) -> bool {
         let degraded = self.epoch.degraded() > 0;
         let free = self.may_write() && self.stopping.is_none() && self.rebit.is_none();
-        let agrees = !self.sync.owes_resync() && !self.sync.awaits_resync(degraded);
-        free && agrees && self.sync.is_idle() && !self.sync.is_frozen()
+        let agrees = self.sync.is_idle() && !self.sync.awaits_resync(degraded);
+        free && agrees && !self.sync.is_frozen()
     }
 
     /// Goes on with a reshape. Returns whether anything changed.

@@ -189,9 +189,7 @@ fn check_wish(result: Shape, wish: LayoutWish) -> Result<(), String> {
     let LayoutWish::Number(wanted) = wish else {
         return Ok(());
     };
-    let fits = level == Level::Raid4 || level == Level::Raid0 || result.layout == wanted;
-    let plain = matches!(level, Level::Raid4 | Level::Raid0);
-    if plain && wanted != result.layout || !fits || !result.is_possible() {
+    if wanted != result.layout || !result.is_possible() {
         return Err(format!("{level} cannot get layout {wanted} here"));
     }
     Ok(())
@@ -452,6 +450,24 @@ mod tests {
         ] {
             let why = convert(from, to, wish).expect_err("refused");
             assert!(why.contains(part), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_it_is_in_the_end_is_known_before() {
+        for (from, to, wish, end) in [
+            (shape(R5, 2, 4), R6, LayoutWish::Number(8), shape(R6, 8, 5)),
+            (shape(R5, 2, 4), R5, LayoutWish::Number(5), shape(R5, 5, 4)),
+            (shape(R6, 10, 5), R5, LayoutWish::Default, shape(R5, 2, 4)),
+            (
+                shape(R5, 2, 4),
+                R0,
+                LayoutWish::Default,
+                shape(R0, RAID0_LAYOUT, 3),
+            ),
+        ] {
+            let made = convert(from, to, wish).expect("it can be");
+            assert_eq!(made.result(from), end, "{from:?} to {to}");
         }
     }
 }
