@@ -1506,3 +1506,22 @@ fn what_cannot_be_read_is_not_moved() {
     assert!(all(&mut world) == data);
     assert_eq!(world.mismatch(), 0);
 }
+
+/// Who is frozen stays so, whatever it becomes, and is thawed as what it is.
+#[test]
+fn a_raid0_that_was_frozen_before_is_thawed() {
+    let (mut world, data) = filled(&shape(Level::Raid5, 5, 3));
+    let sync = |wish| Control::Sync(wish);
+    world.control(sync(SyncRequest::Frozen)).expect("frozen");
+    let wish = Control::Level(to(Level::Raid0));
+    world.control(wish).expect("a raid0");
+    world.control(sync(SyncRequest::Idle)).expect("thawed");
+    let refused = world.control(sync(SyncRequest::Idle));
+    refused.expect_err("a raid0 has nothing to sync");
+    let wish = Control::Level(to(Level::Raid4));
+    world.control(wish).expect("a raid4");
+    world.add(9).expect("added");
+    world.pass(1);
+    assert_eq!(world.array().status().degraded, 0, "it is rebuilt");
+    assert!(all(&mut world) == data);
+}

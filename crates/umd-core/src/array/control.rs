@@ -560,7 +560,10 @@ impl Array {
     }
 
     fn control_sync(&mut self, wish: SyncRequest) -> Result<(), ControlError> {
-        self.redundant()?;
+        // It may have been frozen when it was of another level.
+        if !(wish == SyncRequest::Idle && self.sync.is_frozen()) {
+            self.redundant()?;
+        }
         let (action, way) = match wish {
             SyncRequest::Idle => {
                 self.sync.idle();
