@@ -504,6 +504,88 @@ fn members_are_changed_on_one_host_and_known_on_the_other() {
     }
 }
 
+/// Other data where nobody writes. That it is there still shows that nothing was copied but what
+/// was missed.
+fn poison(member: &Path, offset: u64) {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::options().write(true).open(member).unwrap();
+    file.write_all_at(&[0xbd; 4096], offset).unwrap();
+}
+
+/// A member leaves, both write without it, and it comes back, through the host that has not taken
+/// it out: it gets what both have written, and nothing else.
+#[test]
+fn a_member_that_left_comes_back_with_what_both_have_written() {
+    let what = "members that come back to clustered arrays";
+    let (Some(oracle), Some(alpha)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let beta = Umd::or_skip(what).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let Some(etcd) = Etcd::start(&oracle, &scratch.path("")) else {
+        return;
+    };
+    for array in ARRAYS {
+        let set = made(&alpha, &scratch, array);
+        let name = array.0;
+        let joined = join(&alpha, "alpha", name, &etcd, &set);
+        if joined.as_ref().is_err_and(|said| said.contains("without")) {
+            skipped(what, "this umd was built without the feature etcd");
+            return;
+        }
+        joined.unwrap();
+        join(&beta, "beta", name, &etcd, &set).unwrap();
+        for umd in [&alpha, &beta] {
+            umd.until(name, settled).unwrap();
+        }
+        comes_back(&oracle, (&alpha, &beta), name, &set);
+        for umd in [&alpha, &beta] {
+            umd.ok(&["stop", name]).unwrap();
+        }
+        assert_legs_alike(&set);
+        examined(&oracle, &alpha, &set);
+    }
+}
+
+fn comes_back(oracle: &Oracle, (alpha, beta): (&Umd, &Umd), name: &str, set: &[PathBuf]) {
+    let old = &set[0];
+    let superblock = {
+        let bytes = fs::read(old).unwrap();
+        let sectors = bytes.len() as u64 / 512;
+        SuperblockV1::load(&bytes[4096..8192], Format::V1_2, sectors).unwrap()
+    };
+    // Bits of the first resync are cleared first: what is left is what is missed.
+    let clean = |array: &Value| array["bitmap"]["dirty_bits"] == 0;
+    for umd in [alpha, beta] {
+        umd.until(name, clean).unwrap();
+    }
+    alpha.ok(&["manage", name, "--fail", text(old)]).unwrap();
+    alpha.ok(&["manage", name, "--remove", text(old)]).unwrap();
+    assert_eq!(state_of(beta, name, old), None);
+    let far = superblock.fields.data_offset_sectors * 512 + 20 * MIB as u64;
+    let kept = fs::read(old).unwrap()[far as usize..][..4096].to_vec();
+    poison(old, far);
+    thread::scope(|scope| {
+        for (umd, first, pattern) in [(alpha, 0, 0x61), (beta, 1, 0x62)] {
+            let uri = umd.daemon_uri(name);
+            scope.spawn(move || qemu_io(oracle, &uri, &writes(first, pattern)).unwrap());
+        }
+    });
+    let output = beta.output(&["manage", name, "--re-add", text(old)]);
+    let said = String::from_utf8_lossy(&output.unwrap().stderr).into_owned();
+    assert!(said.contains("re-added"), "{said}");
+    for umd in [alpha, beta] {
+        umd.until(name, |array| array["degraded"] == 0 && in_sync(array))
+            .unwrap();
+    }
+    let here = fs::read(old).unwrap()[far as usize..][..4096].to_vec();
+    assert!(here == [0xbd; 4096], "more was copied than was missed");
+    let file = fs::File::options().write(true).open(old).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &kept, far).unwrap();
+    qemu_io(oracle, &alpha.daemon_uri(name), &reads(1, 0x62)).unwrap();
+    qemu_io(oracle, &beta.daemon_uri(name), &reads(0, 0x61)).unwrap();
+}
+
 /// Refused, and not a byte of it changed.
 fn nonsense_is_refused(
     (alpha, beta): (&Umd, &Umd),

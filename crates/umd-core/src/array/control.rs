@@ -280,6 +280,7 @@ impl Array {
         self.io.orphan(id);
         self.io.bad.forget(id);
         self.cover.forget(id);
+        self.sync.unguide(id);
         let gone = self.members.remove(id).expect("it is a member");
         self.io.out.push(Command::Release(id));
         self.sync.unblock();
@@ -422,10 +423,11 @@ impl Array {
     }
 
     /// A member that only missed what the bitmap knows: superblocks.md section 5.
-    fn returning(&self, new: &NewMember) -> Result<(SuperblockV1, Slot), ControlError> {
+    pub(super) fn returning(&self, new: &NewMember) -> Result<(SuperblockV1, Slot), ControlError> {
         let no = |why: &str| {
             ControlError::Invalid(format!("--re-add for {} is not possible: {why}", new.name))
         };
+        let add = |why: &str| no(&format!("{why}; use --add"));
         let stored = self.info.format.is_stored();
         let superblock = match stored {
             true => new.superblock.as_deref(),
@@ -433,24 +435,22 @@ impl Array {
             false => self.left.get(&new.name),
         };
         let superblock = superblock.ok_or_else(|| match stored {
-            true => no("it has no superblock"),
-            false => no("it has not left this array since it was started; use --add"),
+            true => add("it has no superblock"),
+            false => add("it has not left this array since it was started"),
         })?;
         let fields = &superblock.fields;
         if fields.set_uuid.0 != self.info.uuid {
-            return Err(no("it belongs to another array"));
+            return Err(add("it belongs to another array"));
         }
         let Role::Active(slot) = fields.own_role() else {
-            return Err(no("it had no slot"));
+            return Err(add("it had no slot"));
         };
         let slot = Slot(slot);
         if slot.0 >= self.info.raid_disks || self.members.in_slot(slot).is_some() {
-            return Err(no("its slot is taken"));
+            return Err(add("its slot is taken"));
         }
         if !self.lies_as_here(fields) {
-            return Err(no(
-                "level or layout of the array were changed since it left; use --add",
-            ));
+            return Err(add("level or layout were changed since it left"));
         }
         if fields.features.contains(Features::BAD_BLOCKS) {
             return Err(no("it has bad blocks; --add it instead"));
@@ -459,20 +459,20 @@ impl Array {
         // only what the bitmap marks.
         let half = fields.features.contains(Features::RECOVERY_OFFSET);
         if half && !self.io.museum.on(Exhibit::M51) {
-            return Err(no("it was not in sync"));
+            return Err(add("it was not in sync"));
         }
         let writer = self
             .bitmap
             .writer()
-            .ok_or_else(|| no("the array has no bitmap"))?;
+            .ok_or_else(|| add("the array has no bitmap"))?;
         // U15: one that had gone on alone was taken back by a bitmap that knows nothing of that.
         // Without superblocks nobody goes on alone: this array is the one that it left.
         let agrees = !stored || self.io.museum.on(Exhibit::U15) || self.agrees_with(superblock);
         if fields.events > self.metadata.events().0 || !agrees {
-            return Err(no("it ran without members that are in sync here"));
+            return Err(add("it ran without members that are in sync here"));
         }
         if fields.events < writer.events_cleared().0 {
-            return Err(no("the bitmap no longer knows what it missed; use --add"));
+            return Err(add("the bitmap no longer knows what it missed"));
         }
         let full = self.free_number() as usize >= v090::DEVICES_MAX;
         if full && self.info.format == Format::V090 {

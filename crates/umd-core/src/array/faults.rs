@@ -371,6 +371,7 @@ impl Array {
             checkpoint_sectors: 0,
         };
         self.cover.set_rebuilt(id, 0, 0);
+        self.sync.unguide(id);
         // U09: a new member kept the bits it had, or none, until the next batch.
         if !self.io.museum.on(Exhibit::U09) {
             self.bitmap.want_copy(id);

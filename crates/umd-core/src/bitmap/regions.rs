@@ -469,6 +469,16 @@ impl Regions {
         batch
     }
 
+    /// Marks what others have marked: somebody misses it. Nothing is in doubt there for that.
+    pub fn mark_also(&mut self, regions: &[u64]) {
+        assert!(self.tell_all, "bits of a cluster");
+        for region in regions {
+            self.mark(*region);
+            self.watch.touch(*region);
+            self.flags[*region as usize] &= !(IDLE | RIPE);
+        }
+    }
+
     /// Whether a batch is on every member.
     pub fn is_written(&self, batch: u64) -> bool {
         self.written_batch >= batch
@@ -514,7 +524,10 @@ impl Regions {
     /// Counts every region without a writer as idle for long enough. Members whose last bits an
     /// earlier run failed to clear, or to set, get the same bitmap as all others.
     pub(super) fn mark_all_idle(&mut self) {
-        if self.written_batch > 0 && !std::mem::replace(&mut self.whole, true) {
+        // In a cluster a member may have come with old bits of a slot that nobody had then.
+        let shared = self.tell_all && !self.has_states();
+        let own = self.written_batch > 0 || shared;
+        if own && !std::mem::replace(&mut self.whole, true) {
             self.open_pages
                 .extend(0..self.area_bytes().div_ceil(PAGE_BYTES));
         }

@@ -150,8 +150,9 @@ pub enum Message {
     NewDisk(NewDisk),
     /// A device is being removed.
     Remove(DeviceNumber),
-    /// A device that failed is being added again.
-    ReAdd(DeviceNumber),
+    /// The sender takes back a disk that has left: answered as a new one is. Its superblock is on
+    /// it, so nobody can mistake another disk for it.
+    ReAdd(NewDisk),
     /// The sender leaves with bits set: take its slot when it is gone.
     BitmapNeedsSync,
     /// Every node has followed a new size: publish it.
@@ -202,9 +203,9 @@ impl Message {
     pub fn encode(self) -> Vec<u8> {
         let mut bytes = vec![VERSION, self.kind()];
         match self {
-            Message::MetadataUpdated { good: device }
-            | Message::Remove(device)
-            | Message::ReAdd(device) => bytes.extend(device.0.to_le_bytes()),
+            Message::MetadataUpdated { good: device } | Message::Remove(device) => {
+                bytes.extend(device.0.to_le_bytes())
+            }
             Message::BitmapNeedsSync | Message::ResyncingStart => {}
             Message::Resyncing { window, owes } => {
                 bytes.push(u8::from(owes));
@@ -213,7 +214,7 @@ impl Message {
                     bytes.extend(window.end_sectors.to_le_bytes());
                 }
             }
-            Message::NewDisk(disk) => disk.encode(&mut bytes),
+            Message::NewDisk(disk) | Message::ReAdd(disk) => disk.encode(&mut bytes),
             Message::ChangeCapacity { sectors }
             | Message::BitmapResize {
                 sync_sectors: sectors,
@@ -238,6 +239,7 @@ impl Message {
             let number = bytes.try_into().map_err(|_| nonsense)?;
             Ok(DeviceNumber(u32::from_le_bytes(number)))
         };
+        let disk = |bytes: &[u8]| NewDisk::decode(bytes).ok_or(nonsense);
         let sectors = |bytes: &[u8]| {
             let number = bytes.try_into().map_err(|_| nonsense)?;
             Ok(u64::from_le_bytes(number))
@@ -260,12 +262,9 @@ impl Message {
                 let window = Some(Window::new(sectors(start)?, sectors(end)?).ok_or(nonsense)?);
                 Ok(Message::Resyncing { window, owes })
             }
-            2 => {
-                let disk = NewDisk::decode(fields);
-                disk.map(Message::NewDisk).ok_or(nonsense)
-            }
+            2 => disk(fields).map(Message::NewDisk),
             3 => device(fields).map(Message::Remove),
-            4 => device(fields).map(Message::ReAdd),
+            4 => disk(fields).map(Message::ReAdd),
             5 => bare(Message::BitmapNeedsSync),
             6 => sectors(fields).map(|sectors| Message::ChangeCapacity { sectors }),
             7 => sectors(fields).map(|sync_sectors| Message::BitmapResize { sync_sectors }),
@@ -306,6 +305,14 @@ mod tests {
         disk.extend([7; 16]);
         disk.extend([4, 3, 2, 1, 0, 2, 0, 0, 0, 0, 0, 0, 3]);
         disk.extend(b"/d0");
+        let mut back = disk.clone();
+        back[1] = 4;
+        let known = NewDisk {
+            uuid: [7; 16],
+            device,
+            size_sectors: 512,
+            path: DiskPath::new("/d0").expect("short"),
+        };
         let from_start = [[1, 1, 0].as_slice(), &[0; 8], &[8, 0, 0, 0, 0, 0, 0, 0]].concat();
         vec![
             (Message::MetadataUpdated { good }, vec![1, 0, 3, 0, 0, 0]),
@@ -317,17 +324,9 @@ mod tests {
                 from_start,
             ),
             (over, vec![1, 1, 1]),
-            (
-                Message::NewDisk(NewDisk {
-                    uuid: [7; 16],
-                    device,
-                    size_sectors: 512,
-                    path: DiskPath::new("/d0").expect("short"),
-                }),
-                disk,
-            ),
+            (Message::NewDisk(known), disk),
             (Message::Remove(good), vec![1, 3, 3, 0, 0, 0]),
-            (Message::ReAdd(good), vec![1, 4, 3, 0, 0, 0]),
+            (Message::ReAdd(known), back),
             (Message::BitmapNeedsSync, vec![1, 5]),
             (
                 Message::ChangeCapacity { sectors: 0x100 },

@@ -33,8 +33,8 @@ pub enum Wish {
     FillSlot(NewDisk),
     /// A device is to be removed.
     RemoveDisk(DeviceNumber),
-    /// A device that failed is to be added again.
-    ReAdd(DeviceNumber),
+    /// A disk that has left is to have its slot again. Every node has to see it.
+    ReAdd(NewDisk),
     /// The array's size is to change, on all nodes or on none.
     Resize {
         /// The new size.
@@ -136,11 +136,11 @@ pub enum Task {
         disk: NewDisk,
         /// The deadline.
         until: Instant,
+        /// It comes back: its superblock has to be on it.
+        returns: bool,
     },
     /// Remove a device as soon as it has no role. ([`Answer::Done`].)
     Remove(DeviceNumber),
-    /// A device is not faulty any more. ([`Answer::Done`].)
-    ReAdd(DeviceNumber),
     /// Show the array with this size. ([`Answer::Done`].)
     Publish {
         /// Its size.
@@ -173,7 +173,6 @@ impl Task {
             Task::Suspend { .. } => "to end its writes in another node's resync window",
             Task::FindDisk { .. } => "to find a disk that another node adds",
             Task::Remove(_) => "to remove a device",
-            Task::ReAdd(_) => "to take a device back",
             Task::Publish { .. } => "to show its new size",
             Task::ResizeBitmap { .. } => "to resize its bitmap",
             Task::CopyBits(_) => "to copy a dead node's bitmap",

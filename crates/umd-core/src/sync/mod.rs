@@ -84,6 +84,8 @@ pub struct Sync {
     pace: Pace,
     /// Nothing of a run is begun behind this: in a cluster the end of its window.
     within: u64,
+    /// What lies behind that is not even known.
+    unknown: bool,
     /// What `sync_min` and `sync_max` are multiples of.
     grain_sectors: u64,
     /// Somebody was told that the run waits at `sync_max`.
@@ -116,6 +118,7 @@ impl Sync {
         Sync {
             reach: Reach::ALL,
             within: MAX_SECTOR,
+            unknown: false,
             pace: Pace::default(),
             grain_sectors,
             hold_told: false,
@@ -175,8 +178,8 @@ impl Sync {
     }
 
     /// From here on runs begin nothing behind this sector of their walk.
-    pub fn confine(&mut self, within: u64) {
-        self.within = within;
+    pub fn confine(&mut self, within: u64, unknown: bool) {
+        (self.within, self.unknown) = (within, unknown);
     }
 
     /// The bitmap has regions that need a resync although superblocks say that all agree.
@@ -336,6 +339,11 @@ impl Sync {
         self.guided.insert(member);
     }
 
+    /// What the member misses is not known.
+    pub fn unguide(&mut self, member: MemberId) {
+        self.guided.remove(&member);
+    }
+
     /// What should run now, in the order that loses least: redundancy first agrees, then grows.
     ///
     /// What only regions owe waits until nobody is missing: it can wait, for what hosts wrote
@@ -392,6 +400,7 @@ impl Sync {
         let mut limits = Limits {
             to: self.reach.to,
             within: self.within,
+            unknown: self.unknown,
             pace: &mut self.pace,
             again: None,
         };

@@ -59,6 +59,8 @@ pub(super) struct Limits<'a> {
     pub to: u64,
     /// Nothing is begun behind this: other nodes may write there.
     pub within: u64,
+    /// Nothing is passed either: what is to be done there is not known.
+    pub unknown: bool,
     /// How fast it may go.
     pub pace: &'a mut Pace,
     /// When it has to be looked at again.
@@ -176,6 +178,11 @@ impl Run {
         }
     }
 
+    /// Whether it fills those that miss only what the bitmap marks.
+    pub fn is_guided(&self) -> bool {
+        self.guided
+    }
+
     /// What it is.
     pub fn action(&self) -> SyncAction {
         self.action
@@ -258,7 +265,10 @@ impl Run {
             true => WINDOW_BUSY,
             false => WINDOW,
         };
-        let limit = self.end.min(limits.to);
+        let limit = match limits.unknown {
+            true => self.end.min(limits.to).min(limits.within),
+            false => self.end.min(limits.to),
+        };
         let mut moved = false;
         while self.units.len() < window && !self.stopping(rig) {
             if let Some(part) = self.parts.pop() {

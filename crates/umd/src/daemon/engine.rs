@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use umd_core::array::{ArrayState, Commands, Event, Map, Status};
 use umd_core::value::{Instant, NewMember, Now, Rungs};
+use umd_format::SuperblockV1;
 
 use super::open::Opened;
 use crate::doc::ClusterDoc;
@@ -64,6 +65,8 @@ pub struct Newcomer {
     pub uuid: [u8; 16],
     /// It is there.
     pub opened: Option<Opened>,
+    /// The superblock that is on it, if there is one.
+    pub superblock: Option<Box<SuperblockV1>>,
 }
 
 /// An engine, or what is left of it.

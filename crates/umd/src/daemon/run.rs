@@ -571,7 +571,11 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
 
     /// A disk that another node adds to the array.
     fn meet(&mut self, newcomer: Newcomer) {
-        let Newcomer { uuid, opened } = newcomer;
+        let Newcomer {
+            uuid,
+            opened,
+            superblock,
+        } = newcomer;
         let opened = opened.filter(|one| match self.is_here(&one.file) {
             Some(why) => {
                 let text = format!(
@@ -585,7 +589,10 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         });
         let new = opened.map(|Opened { name, file }| {
             let member = self.new_member();
-            let new = offered(member, &name, &file);
+            let new = NewMember {
+                superblock,
+                ..offered(member, &name, &file)
+            };
             self.members.insert(member, Attached::of(&file, &name));
             self.backend.attach(member, file);
             new

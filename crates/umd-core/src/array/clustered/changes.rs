@@ -14,8 +14,9 @@ use std::collections::BTreeMap;
 
 use umd_format::SuperblockV1;
 
+use super::reload::Reload;
 use crate::array::Array;
-use crate::cluster::{Answer, Cannot, DeviceNumber, DiskPath, Event, Failure, NewDisk, Wish};
+use crate::cluster::{Answer, Cannot, Desk, DeviceNumber, DiskPath, Event, Failure, NewDisk, Wish};
 use crate::cluster::{Blame, WishId};
 use crate::member::{Member, State};
 use crate::value::{
@@ -34,14 +35,25 @@ pub(super) struct Change {
     device: DeviceNumber,
     what: What,
     /// It was done here.
-    applied: bool,
+    pub(super) applied: bool,
+    /// Why this node itself could not.
+    pub(super) refused: Option<ControlError>,
+}
+
+/// What the turn of this node has come to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asked {
+    Apply(WishId),
+    Undo(WishId),
 }
 
 #[derive(Debug)]
-enum What {
+pub(super) enum What {
     Remove,
     /// A new disk, with the superblock that it gets.
     Add(Box<(NewMember, SuperblockV1)>),
+    /// A disk that has left, as it was opened.
+    ReAdd(Box<NewMember>),
     /// A spare gets a slot, where all have it.
     Fill,
     /// A new disk that not all nodes have taken: it is removed, and this is why.
@@ -49,9 +61,31 @@ enum What {
 }
 
 impl Change {
+    /// What somebody asked for, and is not done.
+    pub(super) fn new(
+        control: ControlId,
+        member: MemberId,
+        device: DeviceNumber,
+        what: What,
+    ) -> Change {
+        Change {
+            control: Some(control),
+            member,
+            device,
+            what,
+            applied: false,
+            refused: None,
+        }
+    }
+
+    /// What it is.
+    pub(super) fn what(&self) -> &What {
+        &self.what
+    }
+
     /// Whether others have to find a disk for it.
     pub(super) fn is_new_disk(&self) -> bool {
-        matches!(self.what, What::Add(_) | What::Fill)
+        matches!(self.what, What::Add(_) | What::ReAdd(_) | What::Fill)
     }
 
     /// Whom it is about.
@@ -74,7 +108,7 @@ impl Change {
 pub(super) type Changes = BTreeMap<WishId, Change>;
 
 impl Array {
-    fn wish_for(&mut self, change: Change, wish: Wish) {
+    pub(super) fn wish_for(&mut self, change: Change, wish: Wish) {
         let shared = self.shared_mut();
         let id = shared.update.next_wish();
         shared.changes.insert(id, change);
@@ -87,13 +121,7 @@ impl Array {
             Ok(member) => DeviceNumber(member.number()),
             Err(error) => return self.answer(control, Err(error)),
         };
-        let change = Change {
-            control: Some(control),
-            member,
-            device,
-            what: What::Remove,
-            applied: false,
-        };
+        let change = Change::new(control, member, device, What::Remove);
         self.wish_for(change, Wish::RemoveDisk(device));
     }
 
@@ -115,13 +143,8 @@ impl Array {
             size_sectors: new.size_sectors,
             path,
         };
-        let change = Change {
-            control: Some(control),
-            member: new.id,
-            device,
-            what: What::Add(Box::new((new, superblock))),
-            applied: false,
-        };
+        let (id, what) = (new.id, What::Add(Box::new((new, superblock))));
+        let change = Change::new(control, id, device, what);
         self.wish_for(change, Wish::AddDisk(disk));
     }
 
@@ -144,6 +167,7 @@ impl Array {
             device,
             what: What::Fill,
             applied: false,
+            refused: None,
         };
         self.wish_for(change, Wish::FillSlot(disk));
     }
@@ -162,6 +186,12 @@ impl Array {
     }
 
     fn addable(&self, new: &NewMember) -> Result<(SuperblockV1, DiskPath), ControlError> {
+        let path = self.sharable(new)?;
+        Ok((self.spare_superblock(new)?, path))
+    }
+
+    /// Where the others find a disk that all can have.
+    pub(super) fn sharable(&self, new: &NewMember) -> Result<DiskPath, ControlError> {
         self.redundant()?;
         self.writable()?;
         let path = DiskPath::new(&new.name).ok_or_else(|| {
@@ -181,7 +211,7 @@ impl Array {
             let text = "this node is joining its cluster; try again when it serves";
             return Err(ControlError::Busy(text.into()));
         }
-        Ok((self.spare_superblock(new)?, path))
+        Ok(path)
     }
 
     /// Whether what was wished has not become pointless while others had their turn.
@@ -191,6 +221,7 @@ impl Array {
                 let taken = |number| self.members.iter().any(|m| m.number() == number);
                 self.writable().is_ok() && !taken(change.device.0)
             }
+            What::ReAdd(new) => self.still_comes_back(new),
             What::Fill => self.next_fill().is_some_and(|(_, id)| id == change.member),
             What::Remove | What::Withdraw(_) => {
                 let same = |member: &Member| member.number() == change.device.0;
@@ -199,26 +230,50 @@ impl Array {
         }
     }
 
+    /// Makes or undoes a change, between two readings of superblocks: one that began before would
+    /// find nothing of it there, and adopt that.
+    pub(super) fn maintain_asked(&mut self) -> bool {
+        let shared = self.shared_mut();
+        let reads = shared.reload.as_ref().is_some_and(Reload::has_begun);
+        let Some(asked) = shared.asked.take_if(|_| !reads) else {
+            return false;
+        };
+        let answer = match asked {
+            Asked::Apply(id) => self.apply_change(id),
+            Asked::Undo(id) => self.undo_change(id),
+        };
+        if let Some(answer) = answer {
+            self.shared_mut().unwritten |= answer == Answer::Done;
+            self.shared_mut().answer(Desk::Turn, answer);
+        }
+        true
+    }
+
     /// Everybody has been told.
-    pub(super) fn apply_change(&mut self, id: WishId) -> Answer {
+    pub(super) fn apply_change(&mut self, id: WishId) -> Option<Answer> {
         let shared = self.shared.as_ref().expect("in a cluster");
         let change = &shared.changes[&id];
         let member = change.member;
         let new = match &change.what {
             What::Add(add) => Some((**add).clone()),
-            What::Remove | What::Withdraw(_) | What::Fill => None,
+            What::Remove | What::Withdraw(_) | What::ReAdd(_) | What::Fill => None,
         };
         let fills = change.is_fill();
+        let returns = matches!(change.what, What::ReAdd(_));
         if !self.may_write() || !self.still_holds(change) {
-            return Answer::Cannot(Cannot::Work);
+            return Some(Answer::Cannot(Cannot::Work));
+        }
+        if returns {
+            self.begin_return(id);
+            return None;
         }
         if fills && !self.fill_under_token(member) {
-            return Answer::Cannot(Cannot::Device);
+            return Some(Answer::Cannot(Cannot::Device));
         }
         let change = self.shared_mut().changes.get_mut(&id);
         change.expect("a wish of ours").applied = true;
         if fills {
-            return Answer::Done;
+            return Some(Answer::Done);
         }
         match new {
             Some((new, superblock)) => {
@@ -228,7 +283,7 @@ impl Array {
             None => drop(self.let_go(member)),
         }
         self.metadata.note_change(false);
-        Answer::Done
+        Some(Answer::Done)
     }
 
     /// A node has not seen the disk: what others may have of it they drop when they read
@@ -237,11 +292,13 @@ impl Array {
     pub(super) fn undo_change(&mut self, id: WishId) -> Option<Answer> {
         let change = self.shared_mut().changes.get_mut(&id);
         let change = change.expect("a wish of ours");
-        let (member, fills) = (change.member, change.is_fill());
+        let fills = matches!(change.what, What::Fill | What::ReAdd(_));
+        let member = change.member;
         let applied = std::mem::take(&mut change.applied);
         if applied && fills {
             self.take_slot_back(member);
             self.shared_mut().update.write_wanted = true;
+            self.shared_mut().unwritten = true;
             return None;
         }
         if applied {
@@ -279,7 +336,24 @@ impl Array {
                     other => not_begun(other),
                 })
             }
-            (What::Add(_), None) => Ok(ControlReply::Added {
+            (What::ReAdd(new), Some(failure)) => {
+                let error = match (&change.refused, failure) {
+                    (Some(error), _) => error.clone(),
+                    (None, Failure::Nodes(blames)) => not_seen(blames),
+                    (None, other) => not_begun(other),
+                };
+                match (self.members.get(new.id), failure) {
+                    // It is there as a spare, and some have not taken it.
+                    (Some(_), Failure::Nodes(blames)) => {
+                        let error = not_taken(blames);
+                        return self.withdraw(&change, error);
+                    }
+                    (Some(_), _) => {}
+                    (None, _) => self.io.out.push(Command::Release(new.id)),
+                }
+                Err(error)
+            }
+            (What::Add(_) | What::ReAdd(_), None) => Ok(ControlReply::Added {
                 number: change.device.0,
             }),
             (What::Withdraw(error), failure) => {
@@ -306,28 +380,21 @@ impl Array {
 
     /// A disk that not all nodes have taken is nobody's.
     fn withdraw(&mut self, change: &Change, error: ControlError) {
-        let Change {
-            control,
-            member,
-            device,
-            ..
-        } = *change;
-        let what = What::Withdraw(error);
-        let applied = false;
-        let change = Change {
-            control,
-            member,
-            device,
-            what,
-            applied,
-        };
+        let Change { member, device, .. } = *change;
+        let control = change.control.expect("somebody asked for it");
+        let change = Change::new(control, member, device, What::Withdraw(error));
         self.wish_for(change, Wish::RemoveDisk(device));
     }
 
     /// The cluster is left: who still waits is told.
     pub(super) fn refuse_changes(&mut self) {
+        for (control, new) in std::mem::take(&mut self.shared_mut().returning) {
+            self.io.out.push(Command::Release(new.id));
+            self.answer(control, Err(not_begun(&Failure::Leaving)));
+        }
         for (_, change) in std::mem::take(&mut self.shared_mut().changes) {
-            if matches!(change.what, What::Add(_)) && !change.applied {
+            let new = matches!(change.what, What::Add(_) | What::ReAdd(_));
+            if new && self.members.get(change.member).is_none() {
                 self.io.out.push(Command::Release(change.member));
             }
             if let Some(control) = change.control {

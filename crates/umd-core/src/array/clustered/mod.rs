@@ -9,14 +9,17 @@
 //!                                          windows, reload, the slots of the dead, leaving
 //! ```
 //!
-//! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk) and
-//! `spread.rs` (a spare gets a slot). The node says when, the array does. Between them are
-//! [`Task`]s and their answers only; neither calls the other while it is stepped. An array of one
-//! host has no `Shared` and is asked for it in the places named in `shared.rs`.
+//! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk),
+//! `spread.rs` (a spare gets a slot), `readd.rs` and `missed.rs` (one comes back, what it lacks).
+//! The node says when, the array does. Between them are [`Task`]s and their answers only; neither
+//! calls the other while it is stepped. An array of one host has no `Shared` and is asked for it in
+//! the places named in `shared.rs`.
 
 mod changes;
 mod drain;
+mod missed;
 mod newcomer;
+mod readd;
 mod reload;
 mod shared;
 mod spread;
@@ -102,8 +105,10 @@ pub struct Clustered {
     window_sectors: u64,
     array: Option<Box<Array>>,
     loading: Option<Loading>,
-    /// A disk that is looked for, and how long.
-    finding: Option<(NewDisk, Instant)>,
+    /// A disk that is looked for, how long, and whether it comes back.
+    finding: Option<(NewDisk, Instant, bool)>,
+    /// How many have gone.
+    departures: u64,
     /// Answers to what was asked of an array that could not be started.
     answers: Vec<NodeEvent>,
     over: bool,
@@ -119,6 +124,7 @@ impl Clustered {
             array: None,
             loading: None,
             finding: None,
+            departures: 0,
             answers: Vec::new(),
             over: false,
         }
@@ -152,7 +158,7 @@ impl Clustered {
         }
         let shared = self.array.as_ref().and_then(|array| array.shared.as_ref());
         let again = shared.and_then(|shared| shared.deadline());
-        let find = self.finding.map(|(_, until)| until);
+        let find = self.finding.map(|(_, until, _)| until);
         let node = self.node.next_deadline();
         node.into_iter().chain(again).chain(find).min()
     }
@@ -169,7 +175,7 @@ impl Clustered {
         if self.node.next_deadline().is_some_and(|at| at <= now.mono) {
             self.tell(now, NodeEvent::Tick, out);
         }
-        if self.finding.is_some_and(|(_, until)| until <= now.mono) {
+        if self.finding.is_some_and(|(_, until, _)| until <= now.mono) {
             self.found(now, None, out);
         }
         match input {
@@ -179,7 +185,7 @@ impl Clustered {
             Input::Fenced(proof) => self.tell(now, NodeEvent::Fenced(proof), out),
             Input::NotFenced(peer) => self.tell(now, NodeEvent::NotFenced(peer), out),
             Input::Found(uuid, new) => match self.finding {
-                Some((disk, _)) if disk.uuid == uuid => self.found(now, new, out),
+                Some((disk, ..)) if disk.uuid == uuid => self.found(now, new, out),
                 _ => out.extend(new.map(|new| Output::Array(Command::Release(new.id)))),
             },
             Input::Loaded(read) => self.loaded(now, read, out),
@@ -194,11 +200,38 @@ impl Clustered {
     /// Something for the node; what comes of it is done, and what comes of that.
     fn tell(&mut self, now: Now, event: NodeEvent, out: &mut Vec<Output>) {
         let mut effects = Vec::new();
+        let goes =
+            |event: &ServiceEvent| matches!(event, ServiceEvent::Down(_) | ServiceEvent::Gone(..));
+        let gone = matches!(&event, NodeEvent::Service(event) if goes(event));
+        self.departures += u64::from(gone);
         self.node.handle(now.mono, event, &mut effects);
+        let over = self.note_who_went();
         for effect in effects {
             self.effect(now, effect, out);
         }
+        if over {
+            self.look_again(now, out);
+        }
         self.pass_on(now, out);
+    }
+
+    /// The array knows whose slots may be on their way elsewhere.
+    /// Returns whether it may go on with what waited for that.
+    fn note_who_went(&mut self) -> bool {
+        let unrecovered = self.node.has_unrecovered();
+        let Some(array) = &mut self.array else {
+            return false;
+        };
+        let shared = array.shared_mut();
+        shared.departures = self.departures;
+        std::mem::replace(&mut shared.unrecovered, unrecovered) && !unrecovered
+    }
+
+    fn look_again(&mut self, now: Now, out: &mut Vec<Output>) {
+        let Some(array) = &mut self.array else { return };
+        let mut commands = Commands::new();
+        array.look_again(now, &mut commands);
+        out.extend(commands.into_iter().map(Output::Array));
     }
 
     fn array_event(&mut self, now: Now, event: Option<Event>, out: &mut Vec<Output>) {
@@ -231,8 +264,12 @@ impl Clustered {
             for word in words {
                 let mut effects = Vec::new();
                 self.node.handle(now.mono, word, &mut effects);
+                let over = self.note_who_went();
                 for effect in effects {
                     self.effect(now, effect, out);
+                }
+                if over {
+                    self.look_again(now, out);
                 }
             }
         }
@@ -240,10 +277,10 @@ impl Clustered {
 
     /// The search for another node's disk is over.
     fn found(&mut self, now: Now, new: Option<NewMember>, out: &mut Vec<Output>) {
-        let (disk, _) = self.finding.take().expect("it is looked for");
+        let (disk, _, returns) = self.finding.take().expect("it is looked for");
         let array = self.array.as_mut().expect("it was loaded by then");
         let mut commands = Commands::new();
-        let answer = array.found(now, disk, new, &mut commands);
+        let answer = array.found(now, (disk, returns), new, &mut commands);
         out.extend(commands.into_iter().map(Output::Array));
         self.tell(now, NodeEvent::Answer(Desk::Inbox, answer), out);
     }
@@ -269,13 +306,20 @@ impl Clustered {
                 });
                 out.push(Output::Load(slot));
             }
-            Effect::Task(Desk::Inbox, Task::FindDisk { disk, until }) if self.array.is_some() => {
+            Effect::Task(
+                Desk::Inbox,
+                Task::FindDisk {
+                    disk,
+                    until,
+                    returns,
+                },
+            ) if self.array.is_some() => {
                 let array = self.array.as_ref();
                 if let Some(answer) = array.and_then(|array| array.of_member(&disk)) {
                     let known = NodeEvent::Answer(Desk::Inbox, answer);
                     return self.answers.push(known);
                 }
-                self.finding = Some((disk, until));
+                self.finding = Some((disk, until, returns));
                 out.push(Output::Find(disk));
             }
             Effect::Over(end) => {
@@ -317,6 +361,9 @@ impl Clustered {
                 let mut commands = Commands::new();
                 array.begin(now, &mut commands);
                 out.extend(commands.into_iter().map(Output::Array));
+                let shared = array.shared_mut();
+                shared.departures = self.departures;
+                shared.unrecovered = self.node.has_unrecovered();
                 self.array = Some(Box::new(array));
                 Answer::Loaded { dirty, sectors }
             }

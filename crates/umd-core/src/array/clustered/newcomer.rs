@@ -9,7 +9,7 @@
 //! A candidate is good for one reload: the refusal of new disks stands again before superblocks are
 //! read. One that is not what its adder wrote is another disk under the same path.
 
-use umd_format::SuperblockV1;
+use umd_format::{Role, SuperblockV1};
 
 use super::shared::RELOAD;
 use crate::array::Array;
@@ -22,6 +22,8 @@ use crate::value::{Command, Commands, Events, MemberId, NewMember, Now, Purpose}
 pub(super) struct Candidate {
     disk: NewDisk,
     new: NewMember,
+    /// It was a member, and its superblock has told that it is the one.
+    returns: bool,
     /// Those of the array when it was found.
     events: Events,
     /// What was read of it after its adder had written.
@@ -41,12 +43,15 @@ impl Candidate {
                 && fields.device_uuid.0 == self.disk.uuid
                 && fields.dev_number == self.disk.device.0
         };
-        self.found.as_deref().is_some_and(same)
+        let role = reference.fields.role_of(self.disk.device.0);
+        // One that came to nothing is no member, although its superblock says so.
+        let back = !self.returns || matches!(role, Role::Active(_));
+        back && self.found.as_deref().is_some_and(same)
     }
 
     /// Its adder has written, and not here.
     pub(super) fn is_another(&self, reference: &SuperblockV1) -> bool {
-        reference.fields.events > self.events.0 && !self.is_it(reference)
+        !self.returns && reference.fields.events > self.events.0 && !self.is_it(reference)
     }
 
     /// The number that it has, if it is what was announced.
@@ -81,12 +86,12 @@ impl Array {
     pub(super) fn found(
         &mut self,
         now: Now,
-        disk: NewDisk,
+        (disk, returns): (NewDisk, bool),
         found: Option<NewMember>,
         out: &mut Commands,
     ) -> Answer {
         self.io.begin(now, std::mem::take(out));
-        let met = self.meet(disk, found);
+        let met = self.meet(disk, returns, found);
         self.settle();
         *out = self.io.end();
         match met {
@@ -95,7 +100,21 @@ impl Array {
         }
     }
 
-    fn meet(&mut self, disk: NewDisk, found: Option<NewMember>) -> Result<(), Cannot> {
+    /// Whether the disk that was found is the one that comes back: nothing is written to any other.
+    fn is_that(&self, disk: &NewDisk, new: &NewMember) -> bool {
+        new.superblock.as_ref().is_some_and(|one| {
+            one.fields.set_uuid.0 == self.info.uuid
+                && one.fields.device_uuid.0 == disk.uuid
+                && one.fields.dev_number == disk.device.0
+        })
+    }
+
+    fn meet(
+        &mut self,
+        disk: NewDisk,
+        returns: bool,
+        found: Option<NewMember>,
+    ) -> Result<(), Cannot> {
         let before = self.shared_mut().candidate.take();
         if let Some(before) = before {
             self.io.out.push(Command::Release(before.id()));
@@ -105,6 +124,7 @@ impl Array {
         let same = same.map(|m| (m.id, m.state));
         let why = match same {
             _ if new.size_sectors != disk.size_sectors => Some(Cannot::SeeDisk),
+            _ if returns && !self.is_that(&disk, &new) => Some(Cannot::SeeDisk),
             // Its adder does not know it any more.
             Some((id, State::Faulty)) => {
                 self.let_go(id);
@@ -121,6 +141,7 @@ impl Array {
         self.shared_mut().candidate = Some(Candidate {
             disk,
             new,
+            returns,
             events,
             found: None,
         });

@@ -72,6 +72,11 @@ impl Reload {
 }
 
 impl Reload {
+    /// Whether what superblocks say now counts.
+    pub(super) fn has_begun(&self) -> bool {
+        self.at != At::Waiting
+    }
+
     /// Whether this disk is the candidate.
     pub(super) fn looks_at(&self, id: MemberId) -> bool {
         self.candidate.as_ref().is_some_and(|one| one.id() == id)
@@ -81,13 +86,15 @@ impl Reload {
 impl Array {
     pub(super) fn maintain_reload(&mut self) -> bool {
         let (rests, cut_off) = (self.metadata.rests(), self.io.is_cut_off());
-        let writing = self.shared_mut().update.is_writing();
+        let shared = self.shared_mut();
+        let (writing, unwritten) = (shared.update.is_writing(), shared.unwritten);
         let copying = self.may_write() && !self.bitmap.has_events(Events(0));
         let Some(reload) = &self.shared_mut().reload else {
             return false;
         };
         match reload.at {
             _ if cut_off => self.reload_over(Err(Cannot::Read)),
+            At::Waiting if unwritten => return false,
             At::Waiting | At::Reading(0) if writing || !rests => return false,
             At::Waiting => self.begin_reload(),
             At::Reading(0) => match self.judge() {
@@ -251,6 +258,13 @@ impl Array {
         let superblock = self.admit(candidate, &reference)?;
         let member = self.members.get(id).expect("just taken in");
         let verdict = verdict(member, &reference, Some(&superblock));
+        // Who comes back says so; the superblock is that of its return, or nothing is known.
+        let fields = &superblock.fields;
+        let by_bits = fields.events == reference.fields.events
+            && fields.features.contains(Features::RECOVERY_BITMAP);
+        if by_bits && matches!(verdict, Ok(Verdict::Filled { .. })) {
+            self.sync.guide(id);
+        }
         let reload = self.shared_mut().reload.as_mut().expect("it was judged");
         reload.found.insert(id, superblock);
         self.notify(Notice::Changed);
@@ -303,6 +317,7 @@ impl Array {
             Verdict::Spare => {
                 (member.state, member.slot) = (State::Spare, None);
                 self.cover.forget(id);
+                self.sync.unguide(id);
             }
             Verdict::InSync(slot) => {
                 (member.state, member.slot) = (State::InSync, Some(slot));

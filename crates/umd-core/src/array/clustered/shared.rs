@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use umd_format::Role;
 
-use super::changes::Changes;
+use super::changes::{Asked, Changes};
 use super::drain::Drain;
+use super::missed::{BITS, Gather, HEADERS, Missed};
 use super::newcomer::Candidate;
 use super::reload::Reload;
 use super::spread::Spread;
@@ -21,11 +22,13 @@ use super::update::Update;
 use super::windows::Turn;
 use crate::array::{Array, Setup};
 use crate::assembly::{BitmapPlan, SlotPlan};
-use crate::cluster::{Answer, Cannot, Desk, Effect, Event, Failure, Freeze, NodeSlot, Task};
+use crate::cluster::{
+    Answer, Cannot, Desk, Effect, Event, Failure, Freeze, NodeSlot, Task, WishId,
+};
 use crate::member::State;
 use crate::value::{
-    Command, Commands, Control, ControlError, ControlId, Instant, IoDone, IoError, MAX_SECTOR,
-    MemberId, Notice, Now,
+    Command, Commands, Control, ControlId, Instant, IoDone, IoError, MAX_SECTOR, MemberId,
+    NewMember, Notice, Now,
 };
 
 /// Where the bitmaps of all nodes lie on each member.
@@ -96,6 +99,22 @@ pub(in crate::array) struct Shared {
     pub(super) fill_again: BTreeMap<MemberId, Instant>,
     /// Bitmaps on their way to who got a slot.
     pub(super) spread: Option<Spread>,
+    /// Bitmaps of all slots on their way here.
+    pub(super) gathers: BTreeMap<u32, Gather>,
+    /// Whether it is known what who comes back has missed.
+    pub(super) missed: Missed,
+    /// How many nodes have gone since this one joined.
+    pub(super) departures: u64,
+    /// Slots of some of those are not empty yet.
+    pub(super) unrecovered: bool,
+    /// Members that are to come back, before that is wished for.
+    pub(super) returning: Vec<(ControlId, NewMember)>,
+    /// The bitmaps are asked about this one.
+    pub(super) returns: Option<WishId>,
+    /// A change that is to be made or undone here when superblocks are not being read.
+    pub(super) asked: Option<Asked>,
+    /// One was, and is on no superblock yet.
+    pub(super) unwritten: bool,
     /// What administrators want changed.
     pub(super) changes: Changes,
     /// Writes in there have to end before the other node hears so.
@@ -136,6 +155,14 @@ impl Shared {
             candidate: None,
             fill_again: BTreeMap::new(),
             spread: None,
+            gathers: BTreeMap::new(),
+            missed: Missed::Unknown,
+            departures: 0,
+            unrecovered: false,
+            returning: Vec::new(),
+            returns: None,
+            asked: None,
+            unwritten: false,
             changes: Changes::new(),
             suspending: None,
             reload: None,
@@ -209,12 +236,7 @@ impl Array {
                 None
             }
             Control::ReAdd(new) if self.shared.is_some() => {
-                self.io.out.push(Command::Release(new.id));
-                let text = format!(
-                    "--re-add for {} is not possible while a cluster runs the array; use --add",
-                    new.name
-                );
-                self.answer(id, Err(ControlError::Invalid(text)));
+                self.re_add_on_all(id, new);
                 None
             }
             other => Some(other),
@@ -318,9 +340,14 @@ impl Array {
                 Some(Answer::Cannot(Cannot::Follow))
             }
             Task::FindDisk { .. } => unreachable!("its driver looks for it"),
-            Task::ReAdd(_) => Some(Answer::Cannot(Cannot::Device)),
-            Task::Apply(id) => Some(self.apply_change(id)),
-            Task::Undo(id) => self.undo_change(id),
+            Task::Apply(id) => {
+                self.shared_mut().asked = Some(Asked::Apply(id));
+                None
+            }
+            Task::Undo(id) => {
+                self.shared_mut().asked = Some(Asked::Undo(id));
+                None
+            }
         };
         if let Some(answer) = answer {
             self.shared_mut().answer(desk, answer);
@@ -337,6 +364,7 @@ impl Array {
         match tag {
             RELOAD => self.superblock_read(member, result),
             SPREAD => self.spread_done(member, result),
+            HEADERS | BITS => self.gather_done(tag, result),
             tag => {
                 let slot = NodeSlot(u16::try_from(tag - 1).expect("a slot of the cluster"));
                 self.takeover_done(slot, member, result);
@@ -351,8 +379,11 @@ impl Array {
         }
         let mut moved = self.maintain_suspending();
         moved |= self.maintain_reload();
+        moved |= self.maintain_asked();
         moved |= self.maintain_update();
         moved |= self.maintain_takeovers();
+        moved |= self.maintain_gathers();
+        moved |= self.maintain_returning() | self.maintain_return();
         moved |= self.maintain_turn();
         moved |= self.maintain_drain();
         moved
@@ -410,7 +441,8 @@ impl Array {
     }
 
     /// A wish of this array is over.
-    fn wish_over(&mut self, id: crate::cluster::WishId, failure: Option<&Failure>) {
+    fn wish_over(&mut self, id: WishId, failure: Option<&Failure>) {
+        self.shared_mut().unwritten = false;
         match self.shared_mut().changes.remove(&id) {
             Some(change) => self.change_over(change, failure),
             None => self.update_over(id, failure),

@@ -120,6 +120,7 @@ impl Array {
         };
         (member.state, member.slot) = (State::Spare, None);
         self.cover.forget(id);
+        self.sync.unguide(id);
         self.publish();
         self.cover_recovering();
         self.metadata.note_change(false);

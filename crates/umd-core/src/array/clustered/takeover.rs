@@ -162,7 +162,7 @@ impl Array {
     }
 
     /// The regions that a slot calls dirty; `None` if it is not the bitmap that it should be.
-    fn bits_of(&self, area: &[u8]) -> Option<Vec<u64>> {
+    pub(super) fn bits_of(&self, area: &[u8]) -> Option<Vec<u64>> {
         let peer = self.members.iter().next()?;
         let uuid = peer.superblock.bitmap_uuid();
         let found = Unverified::parse(area).ok()?.verify_node(uuid).ok()?;

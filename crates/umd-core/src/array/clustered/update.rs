@@ -10,6 +10,7 @@
 //! followed, so it is recorded again.
 
 use super::changes::{Change, not_followed};
+use super::reload::Reload;
 use crate::array::Array;
 use crate::cluster::{Answer, Cannot, Desk, DeviceNumber, Event, Failure, Wish, WishId};
 use crate::member::State;
@@ -122,7 +123,8 @@ impl Array {
     /// The write that it is this node's turn to make.
     fn maintain_writing(&mut self) -> bool {
         let may_write = self.may_write();
-        let reading = self.shared_mut().reload.is_some();
+        let reload = self.shared_mut().reload.as_ref();
+        let reading = reload.is_some_and(Reload::has_begun);
         let update = &mut self.shared_mut().update;
         // Nothing is read while it is written, and the other way round.
         if update.write_wanted && (!reading || !may_write) {
@@ -153,6 +155,7 @@ impl Array {
         };
         let shared = self.shared_mut();
         shared.update.writing = false;
+        shared.unwritten = false;
         shared.answer(Desk::Turn, answer);
         true
     }

@@ -13,6 +13,7 @@
 //! A window begins at the frontier, and is asked for when half of the last one is left, so that a
 //! run need not wait for its neighbours. One that had to wait gets a longer window the next time.
 
+use super::missed::Missed;
 use crate::array::Array;
 use crate::cluster::{Event, ResyncCall, ResyncWord, Window};
 use crate::geometry::Geometry;
@@ -79,6 +80,7 @@ impl Array {
         if self.shared.is_none() {
             return;
         }
+        self.shared_mut().missed = Missed::Unknown;
         self.confine_sync();
         if action == SyncAction::Recover {
             self.cover.close_all();
@@ -135,7 +137,11 @@ impl Array {
 
     pub(super) fn resync_word(&mut self, word: ResyncWord) {
         let again = self.io.now().mono + AGAIN_AFTER;
+        let knows = self.knows_missed();
         let shared = self.shared_mut();
+        if let (ResyncWord::Open(_), Turn::Held { .. }, false) = (&word, shared.turn, knows) {
+            shared.missed = shared.missed.window_open(shared.departures);
+        }
         let (first, turn) = (shared.window_sectors, &mut shared.turn);
         match (word, *turn) {
             (ResyncWord::May, Turn::Wanted) => {
@@ -180,10 +186,11 @@ impl Array {
     pub(super) fn confine_sync(&mut self) {
         let Some(shared) = &self.shared else { return };
         let within = match shared.turn {
-            Turn::Held { open, .. } if !shared.frozen => open,
+            Turn::Held { open, .. } if !shared.frozen && self.knows_missed() => open,
             _ => 0,
         };
-        self.sync.confine(within);
+        let unknown = !self.knows_missed();
+        self.sync.confine(within, unknown);
     }
 
     /// Asks for the next window in time. Returns whether it did.
@@ -196,6 +203,13 @@ impl Array {
         let action = run.action();
         let Some(shared) = &self.shared else {
             return false;
+        };
+        let tells_again = match shared.missed {
+            _ if self.knows_missed() => false,
+            Missed::Read(_) => true,
+            Missed::Told | Missed::Reading(_) => return false,
+
+            Missed::Unknown | Missed::Known => false,
         };
         let Turn::Held {
             open,
@@ -210,12 +224,15 @@ impl Array {
         let late = cursor >= open && open > 0;
         let most = shared.window_sectors.saturating_mul(LONGER_MAX);
         let len = if late { (2 * len).min(most) } else { len };
-        let near = open < end && cursor.saturating_add(len / 2) >= open;
+        let near = tells_again || open < end && cursor.saturating_add(len / 2) >= open;
         let over = cursor >= end || shared.frozen || shared.is_leaving();
         if !near || over || !rested {
             return false;
         }
-        let to = cursor.saturating_add(len).min(end);
+        let to = match tells_again {
+            true => open,
+            false => cursor.saturating_add(len).min(end),
+        };
         let window = self.window_of(action, frontier, to);
         let shared = self.shared_mut();
         shared.turn = Turn::Held {

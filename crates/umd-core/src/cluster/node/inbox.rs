@@ -141,13 +141,15 @@ impl Node {
                 }
                 Task::Suspend { owner, window }
             }
-            Message::NewDisk(disk) => {
+            Message::NewDisk(disk) | Message::ReAdd(disk) => {
                 self.inbox.starts = Some(from.slot);
-                let until = now + self.setup.find_disk_within;
-                Task::FindDisk { disk, until }
+                Task::FindDisk {
+                    disk,
+                    until: now + self.setup.find_disk_within,
+                    returns: matches!(message, Message::ReAdd(_)),
+                }
             }
             Message::Remove(device) => Task::Remove(device),
-            Message::ReAdd(device) => Task::ReAdd(device),
             Message::ChangeCapacity { sectors } => Task::Publish { sectors },
             Message::BitmapResize { sync_sectors } => Task::ResizeBitmap { sync_sectors },
             Message::BitmapNeedsSync => {

@@ -198,6 +198,11 @@ impl Node {
         peers.map(|(&slot, &incarnation)| Peer { slot, incarnation })
     }
 
+    /// Whether somebody is dead, or left in the middle of something, and its slot is not empty yet.
+    pub fn has_unrecovered(&self) -> bool {
+        !self.deaths.is_empty()
+    }
+
     /// Why writes wait.
     pub fn frozen(&self) -> Option<&Freeze> {
         self.told_frozen.as_ref()

@@ -7,7 +7,8 @@
 //!   FillSlot      recheck  NEWDISK*  apply*  write*  METADATA_UPDATED*
 //!                                         * undo, METADATA_UPDATED
 //!   RemoveDisk    recheck  REMOVE  apply  write  METADATA_UPDATED
-//!   ReAdd         recheck  RE_ADD  apply  write  METADATA_UPDATED
+//!   ReAdd         recheck  RE_ADD*  apply*  write*  METADATA_UPDATED*
+//!                                         * undo, METADATA_UPDATED
 //!   Resize        recheck  write*  METADATA_UPDATED*  value  CHANGE_CAPACITY  apply
 //!                                         * undo, METADATA_UPDATED
 //!   BitmapResize  recheck  apply*  BITMAP_RESIZE*
@@ -115,13 +116,17 @@ impl Errand {
                     Tell(Words::Metadata)
                 ])
             }
-            Errand::Wish(_, Wish::ReAdd(_)) => script!(&[
-                Recheck,
-                Tell(Words::ReAdd),
-                Apply,
-                Write,
-                Tell(Words::Metadata)
-            ]),
+            Errand::Wish(_, Wish::ReAdd(_)) => script!(
+                &[
+                    Recheck,
+                    Tell(Words::ReAdd),
+                    Apply,
+                    Write,
+                    Tell(Words::Metadata)
+                ],
+                5,
+                &[Undo, Tell(Words::Metadata)]
+            ),
             Errand::Wish(_, Wish::Resize { .. }) => script!(
                 &[
                     Recheck,
@@ -159,7 +164,7 @@ impl Errand {
                 Message::NewDisk(disk)
             }
             (Words::Remove, Errand::Wish(_, Wish::RemoveDisk(device))) => Message::Remove(device),
-            (Words::ReAdd, Errand::Wish(_, Wish::ReAdd(device))) => Message::ReAdd(device),
+            (Words::ReAdd, Errand::Wish(_, Wish::ReAdd(disk))) => Message::ReAdd(disk),
             (Words::Capacity, Errand::Wish(_, Wish::Resize { sectors })) => {
                 Message::ChangeCapacity { sectors }
             }

@@ -414,7 +414,7 @@ impl Node {
         let message = job.first().message(words, job.good, self.owes);
         // A handing over that not all have heard is no loss: leaving says the same.
         job.begun |= words != Words::HandOver;
-        if words == Words::NewDisk {
+        if matches!(words, Words::NewDisk | Words::ReAdd) {
             // All others wait for this node's resync now: it waits for nobody's.
             self.inbox.waits_for_nobody();
         }

@@ -306,7 +306,11 @@ fn a_new_disk_is_not_used_before_the_resync_of_who_added_it() {
     let deliver = |message| ServiceEvent::Deliver(DeliveryId(1), peer(1), message);
     let out = hear(&mut node, 10, deliver(Message::NewDisk(disk)));
     let until = at(15);
-    let find = Task::FindDisk { disk, until };
+    let find = Task::FindDisk {
+        disk,
+        until,
+        returns: false,
+    };
     assert_eq!(out, [Effect::Task(Desk::Inbox, find)]);
     let cannot = Answer::Cannot(Cannot::SeeDisk);
     let out = feed(&mut node, 15, Event::Answer(Desk::Inbox, cannot));

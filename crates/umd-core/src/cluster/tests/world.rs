@@ -476,7 +476,6 @@ impl World {
                 Task::Recheck(_)
                     | Task::Apply(_)
                     | Task::Remove(_)
-                    | Task::ReAdd(_)
                     | Task::Publish { .. }
                     | Task::FindDisk { .. }
                     | Task::ResizeBitmap { .. }
@@ -644,7 +643,7 @@ impl World {
                 }
                 Answer::Done
             }
-            Task::Remove(_) | Task::ReAdd(_) | Task::Undo(_) => Answer::Done,
+            Task::Remove(_) | Task::Undo(_) => Answer::Done,
             Task::CopyBits(slot) => {
                 let theirs = usize::from(slot.0);
                 let any = self.bits[theirs] || host.held_bits;
@@ -850,16 +849,17 @@ impl World {
         self.next_wish += 1;
         host.wishes.insert(id, (want, 0));
         let device = DeviceNumber(7);
+        let disk = NewDisk {
+            uuid: [1; 16],
+            device,
+            size_sectors: 8,
+            path: DiskPath::new("/new").expect("short"),
+        };
         let wish = match want {
             Want::Claim | Want::Failure => Wish::Update,
-            Want::Add => Wish::AddDisk(NewDisk {
-                uuid: [1; 16],
-                device,
-                size_sectors: 8,
-                path: DiskPath::new("/new").expect("short"),
-            }),
+            Want::Add => Wish::AddDisk(disk),
             Want::Remove => Wish::RemoveDisk(device),
-            Want::ReAdd => Wish::ReAdd(device),
+            Want::ReAdd => Wish::ReAdd(disk),
             Want::Grow => Wish::Resize { sectors: 1 },
             Want::Bitmap => Wish::BitmapResize {
                 sync_sectors: 2,

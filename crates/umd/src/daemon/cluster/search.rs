@@ -10,16 +10,20 @@ use std::thread;
 
 use umd_cluster::Waker;
 use umd_core::cluster::NewDisk;
+use umd_format::SuperblockV1;
 
 use crate::cli::outcome::say;
 use crate::daemon::engine::Newcomer;
 use crate::daemon::open::{self, How, Opened};
 
+/// What was opened, with the superblock that is on it; or why it was not.
+type Found = Result<(Opened, Option<Box<SuperblockV1>>), String>;
+
 /// Searches, and what has come of them.
 pub struct Search {
     how: Arc<How>,
-    sender: Sender<(NewDisk, Result<Opened, String>)>,
-    receiver: Receiver<(NewDisk, Result<Opened, String>)>,
+    sender: Sender<(NewDisk, Found)>,
+    receiver: Receiver<(NewDisk, Found)>,
     waker: Waker,
 }
 
@@ -39,7 +43,10 @@ impl Search {
     pub fn begin(&self, disk: NewDisk) {
         let (how, sender, waker) = (self.how.clone(), self.sender.clone(), self.waker.clone());
         let work = move || {
-            let opened = open::open(disk.path.as_str(), &how);
+            let opened = open::open(disk.path.as_str(), &how).map(|opened| {
+                let superblock = superblock_on(&opened);
+                (opened, superblock)
+            });
             let _ = sender.send((disk, opened)); // The array may have ended meanwhile.
             waker();
         };
@@ -56,7 +63,18 @@ impl Search {
         if let Err(why) = &opened {
             say(&format!("{array}: a disk that another node adds: {why}"));
         }
-        let (uuid, opened) = (disk.uuid, opened.ok());
-        Some(Newcomer { uuid, opened })
+        let (opened, superblock) = opened.ok().unzip();
+        Some(Newcomer {
+            uuid: disk.uuid,
+            opened,
+            superblock: superblock.flatten(),
+        })
     }
+}
+
+/// Who comes back says so. What cannot be read or makes no sense says nothing.
+fn superblock_on(opened: &Opened) -> Option<Box<SuperblockV1>> {
+    let found = open::superblock(&opened.file, None).ok()??;
+    let verified = found.verify(opened.file.size_sectors()).ok()?;
+    Some(Box::new(verified))
 }

@@ -58,8 +58,6 @@ fn what_this_node_cannot_do_is_said_in_the_right_words() {
     assert_eq!(ask(&mut world, capacity(size - 8)), follow);
     let resize = Message::BitmapResize { sync_sectors: 8 };
     assert_eq!(ask(&mut world, resize), follow);
-    let add = Message::ReAdd(DeviceNumber(1));
-    assert_eq!(ask(&mut world, add), DEVICE);
     let mut new = NewDisk {
         uuid: [9; 16],
         device: DeviceNumber(2),

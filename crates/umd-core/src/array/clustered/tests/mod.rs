@@ -5,6 +5,7 @@ mod door;
 mod drawn;
 mod follow;
 mod members;
+mod readd;
 mod scenes;
 mod slots;
 mod walk;

@@ -106,6 +106,8 @@ pub struct Host {
     pub unseen: BTreeSet<u32>,
     /// It sees another disk under the path of one.
     pub mixed_up: BTreeMap<u32, u32>,
+    /// Disks that it has opened for a change.
+    pub opened: BTreeSet<u32>,
     /// Members it has let go.
     pub released: BTreeSet<u32>,
 }
@@ -136,6 +138,11 @@ pub struct World {
     value: u8,
     /// I/O for these purposes does not land.
     pub held: BTreeSet<(usize, Purpose)>,
+    /// Whoever reads the bitmaps of all slots gets them in two parts, at two times.
+    pub torn: bool,
+    /// Of which the first part was read.
+    half_read: BTreeSet<(usize, IoId)>,
+    half_landed: bool,
     pub log: Vec<(usize, Purpose)>,
     /// Where resyncs have written: host, first sector of the member.
     pub resynced: Vec<(usize, u64)>,
@@ -244,6 +251,9 @@ impl World {
             next: 1,
             value: 0,
             held: BTreeSet::new(),
+            torn: false,
+            half_read: BTreeSet::new(),
+            half_landed: false,
             log: Vec::new(),
             resynced: Vec::new(),
             supers: 0,
@@ -362,6 +372,7 @@ impl World {
             Command::Answer { result, .. } => one.answers.push(format!("{result:?}")),
             Command::Notify(notice) => one.notices.push(notice),
             Command::Release(member) => {
+                one.opened.remove(&member.0);
                 let twice = !one.released.insert(member.0);
                 assert!(!twice, "host {host} lets {member:?} go twice");
             }
@@ -476,6 +487,13 @@ impl World {
             .into_iter()
             .flat_map(|disk| self.bits_on(disk, slot))
             .collect()
+    }
+
+    /// Whether no bit of a slot counts any more. On a member that came back while its owner's were
+    /// on their way there may be old ones: whoever believes that member resyncs them once.
+    pub fn is_clean(&self, slot: u16) -> bool {
+        let mut disks = self.in_sync().into_iter();
+        disks.any(|disk| self.bits_on(disk, slot).is_empty())
     }
 
     pub fn bits_on(&self, disk: usize, slot: u16) -> Vec<u64> {
@@ -764,6 +782,7 @@ impl World {
             !one.cut.contains(number)
                 && !one.unseen.contains(number)
                 && (*number as usize) < self.disks.len()
+                && !one.opened.contains(number)
         };
         let number = number.filter(seen);
         let real = number.map(|number| *one.mixed_up.get(&number).unwrap_or(&number));
@@ -781,6 +800,7 @@ impl World {
     /// A host has opened a disk.
     pub fn offer(&mut self, host: usize, disk: u32) -> NewMember {
         self.hosts[host].released.remove(&disk);
+        self.hosts[host].opened.insert(disk);
         self.hosts[host].flights.retain(|io| io.member.0 != disk);
         NewMember {
             id: MemberId(disk),
@@ -790,13 +810,31 @@ impl World {
             device_uuid: [self.disks.len() as u8 + 40; 16],
             flags: FlagWish::default(),
             bad_block_log: true,
-            superblock: None,
+            superblock: self.found(disk as usize).map(Box::new),
         }
     }
 
     pub fn add(&mut self, host: usize, disk: u32) {
         let new = self.offer(host, disk);
         self.control(host, Control::Add(new));
+    }
+
+    /// Whether a disk was a member, is none for anybody, and nothing is under way to it.
+    pub fn has_left(&self, host: usize, disk: u32) -> bool {
+        let gone = |one: &Host| {
+            let array = one.array.as_ref().and_then(Clustered::array);
+            let member = array.is_some_and(|array| array.members.get(MemberId(disk)).is_some());
+            let flies = one.flights.iter().any(|io| io.member.0 == disk);
+            !member && !flies && one.load.is_none()
+        };
+        let opened = self.hosts[host].opened.contains(&disk);
+        !opened && self.found(disk as usize).is_some() && self.hosts.iter().all(gone)
+    }
+
+    /// A disk that has left comes back.
+    pub fn re_add(&mut self, host: usize, disk: u32) {
+        let new = self.offer(host, disk);
+        self.control(host, Control::ReAdd(new));
     }
 
     fn fence(&mut self, host: usize) {
@@ -826,7 +864,39 @@ impl World {
         self.input(host, Input::Fenced(FenceProof { peer, kind }));
     }
 
+    /// How many reads have got their first part.
+    pub fn half_read(&self) -> usize {
+        self.half_read.len()
+    }
+
+    /// Whether only the first part of a read lands now.
+    fn lands_in_part(&mut self, host: usize, place: usize) -> bool {
+        let (at, slots) = self.slots(0);
+        let all = slots.all_sectors() as usize * 512;
+        let array = self.hosts[host].array.as_ref();
+        let shared = array.and_then(|one| one.array()?.shared.as_ref());
+        let gathers = shared.is_some_and(|shared| !shared.gathers.is_empty());
+        let flight = &mut self.hosts[host].flights[place];
+        let (io, disk) = (flight.io, flight.member.0 as usize);
+        let IoOp::Read { buf, .. } = &mut flight.op else {
+            return false;
+        };
+        let whole = self.torn && gathers && flight.purpose == Purpose::Bitmap && buf.len() == all;
+        if !whole || !self.half_read.insert((host, io)) {
+            return false;
+        }
+        let half = all / 2;
+        buf.as_mut_slice()[..half].copy_from_slice(&self.disks[disk][at..at + half]);
+        true
+    }
+
     fn land(&mut self, host: usize, place: usize) {
+        if self.lands_in_part(host, place) {
+            return;
+        }
+        let io = self.hosts[host].flights[place].io;
+        let from_half = self.half_read.remove(&(host, io));
+        self.half_landed = from_half;
         let MemberIo {
             io,
             member,
@@ -870,7 +940,11 @@ impl World {
             } => {
                 let at = offset_sectors as usize * 512;
                 let len = buf.len();
-                buf.as_mut_slice().copy_from_slice(&disk[at..at + len]);
+                let from = match std::mem::take(&mut self.half_landed) {
+                    true => len / 2,
+                    false => 0,
+                };
+                buf.as_mut_slice()[from..].copy_from_slice(&disk[at + from..at + len]);
                 IoDone::Read(buf)
             }
             IoOp::Write {
