@@ -1,4 +1,4 @@
-//! One owner, one event at a time, then tidy up.
+//! One owner, one event at a time, then tidy up. Ends of member I/O that came together are one event.
 //!
 //! ```text
 //!   handle(event) --> the machine it belongs to
@@ -32,8 +32,8 @@ use crate::member::{Cover, Effect, Epoch, Io, Members, Owner, State};
 use crate::metadata::{Facts, Metadata};
 use crate::sync::{Sync, SyncRig};
 use crate::value::{
-    Command, Commands, Event, Exhibit, Instant, IoDone, IoError, MemberId, Notice, Now, Request,
-    RequestError, RequestOp, Span, Timer, UnitId,
+    Command, Commands, Completion, Event, Exhibit, Instant, IoDone, IoError, MemberId, Notice, Now,
+    Request, RequestError, RequestOp, Span, Timer, UnitId,
 };
 
 /// What does not change while an array runs.
@@ -183,6 +183,7 @@ impl Array {
                     .for_each(|request| self.request(request));
             }
             Event::Done(done) => self.io.complete(done),
+            Event::Ended(all) => self.ended(all),
             Event::Timer(timer) => self.timer(timer),
             Event::Control(id, control) => self.control(id, control),
         }
@@ -194,11 +195,31 @@ impl Array {
         *out = self.io.end();
     }
 
+    /// Several ends of member I/O: owners hear of each, and what all of them come to is looked at
+    /// afterwards, once. What a member failed of is acted on before anybody hears of another end:
+    /// whoever goes on behind that goes on without it.
+    fn ended(&mut self, all: Vec<Completion>) {
+        for done in all {
+            self.io.complete(done);
+            self.dispatch_ready();
+            if !self.io.effects.is_empty() {
+                self.settle();
+            }
+            if self.stopped {
+                return;
+            }
+        }
+    }
+
+    fn dispatch_ready(&mut self) {
+        while let Some((owner, member, result)) = self.io.next_ready() {
+            self.dispatch(owner, member, result);
+        }
+    }
+
     pub(super) fn settle(&mut self) {
         loop {
-            while let Some((owner, member, result)) = self.io.next_ready() {
-                self.dispatch(owner, member, result);
-            }
+            self.dispatch_ready();
             let mut moved = self.apply_effects();
             // It looks at everything, behind what was dispatched: only what it moves itself may
             // concern what it had looked at before.
