@@ -342,13 +342,17 @@ impl Plane {
         self.drain_sync();
     }
 
-    /// Adds a member, which is filled.
+    /// Memory for a new member, which [`Plane::recover`] adds.
+    pub fn bring_member(&mut self) {
+        self.members.push(Memory::Kept(touched(self.member_bytes)));
+    }
+
+    /// Adds the member that was brought last, which is filled.
     ///
     /// # Panics
     /// When it is not filled to the end.
     pub fn recover(&mut self) {
-        let id = u32::try_from(self.members.len()).expect("few members");
-        self.members.push(Memory::Kept(touched(self.member_bytes)));
+        let id = u32::try_from(self.members.len() - 1).expect("few members");
         self.ended = false;
         self.control(Control::Add(Joining {
             id: MemberId(id),

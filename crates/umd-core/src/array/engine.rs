@@ -1,4 +1,5 @@
-//! One owner, one event at a time, then tidy up. Ends of member I/O that came together are one event.
+//! One owner, one event at a time, then tidy up. Ends of member I/O that came together are one
+//! event.
 //!
 //! ```text
 //!   handle(event) --> the machine it belongs to
@@ -28,7 +29,7 @@ use super::suspend::Suspension;
 use crate::bitmap::{Bitmap, Leave};
 use crate::geometry::Geometry;
 use crate::lane::{Lane, Rig};
-use crate::member::{Cover, Effect, Epoch, Io, Members, Owner, State};
+use crate::member::{Cover, Effect, Epoch, Io, Members, Owner, State, Weight};
 use crate::metadata::{Facts, Metadata};
 use crate::sync::{Sync, SyncRig};
 use crate::value::{
@@ -196,18 +197,26 @@ impl Array {
     }
 
     /// Several ends of member I/O: owners hear of each, and what all of them come to is looked at
-    /// afterwards, once. What a member failed of is acted on before anybody hears of another end:
-    /// whoever goes on behind that goes on without it.
-    fn ended(&mut self, all: Vec<Completion>) {
+    /// afterwards, once. First comes what failed, and is acted on; then what was recorded: nobody
+    /// goes on before that who would not have, had it been alone.
+    fn ended(&mut self, mut all: Vec<Completion>) {
+        let plain = |io: &Io, done: &Completion| io.weight(done) == Weight::Plain;
+        if !all.iter().all(|done| plain(&self.io, done)) {
+            all.sort_by_key(|done| self.io.weight(done));
+        }
+        let mut before = None;
         for done in all {
-            self.io.complete(done);
-            self.dispatch_ready();
-            if !self.io.effects.is_empty() {
+            let weight = self.io.weight(&done);
+            let weighty = before.is_some_and(|before| before != weight);
+            if weighty || !self.io.effects.is_empty() && weight != Weight::Failed {
                 self.settle();
             }
             if self.stopped {
                 return;
             }
+            before = Some(weight);
+            self.io.complete(done);
+            self.dispatch_ready();
         }
     }
 

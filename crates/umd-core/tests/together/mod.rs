@@ -1,4 +1,5 @@
-//! Ends of member I/O that come together: one event for all of them, as if they had come one by one.
+//! Ends of member I/O that come together: one event for all of them, as if they had come one by
+//! one.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +27,8 @@ struct Rounds {
 impl Rounds {
     fn new(shape: &Shape) -> Rounds {
         let mut world = World::create(shape);
-        world.start(&Wish::default(), Options::default()).unwrap();
+        let started = world.start(&Wish::default(), Options::default());
+        started.expect("it starts");
         Rounds {
             world,
             backwards: false,
@@ -164,6 +166,54 @@ fn a_failure_among_them_is_recorded_before_anybody_is_answered() {
         }
         assert_eq!(rounds.world.array().status().degraded, 1);
     }
+}
+
+/// What failed is heard of first: a band whose old data came in together with it does not write
+/// before the failure is recorded.
+#[test]
+fn nobody_goes_on_who_does_not_know_of_a_failure_that_came_along() {
+    let mut rounds = Rounds::new(&Shape {
+        bitmap: false,
+        ..Shape::parity(Level::Raid5, 4)
+    });
+    rounds.run();
+    let first = rounds.write(1, 0, &[1; 512]);
+    rounds.world.event(Event::Requests(vec![first]));
+    rounds.run();
+    let ios = |rounds: &mut Rounds| {
+        let commands = rounds.world.take_commands();
+        let ios = commands.into_iter().filter_map(|command| match command {
+            Command::Io(io) => Some(io),
+            _ => None,
+        });
+        ios.collect::<Vec<MemberIo>>()
+    };
+    // One band is being written, another one reads.
+    let one = rounds.write(2, 8, &[2; 512]);
+    rounds.world.event(Event::Requests(vec![one]));
+    let reads = ios(&mut rounds);
+    let read: Vec<Completion> = reads.into_iter().map(|io| rounds.carry_out(io)).collect();
+    rounds.world.event(Event::Ended(read));
+    let writes = ios(&mut rounds);
+    let other = rounds.write(3, 1000, &[3; 512]);
+    rounds.world.event(Event::Requests(vec![other]));
+    let reads = ios(&mut rounds);
+    assert!(reads.iter().all(|io| io.purpose == Purpose::Preread) && !reads.is_empty());
+    assert!(writes.iter().any(|io| io.purpose == Purpose::Data));
+    rounds.broken = Some(writes[0].member);
+    let ended = reads.into_iter().chain(writes);
+    let ended: Vec<Completion> = ended.map(|io| rounds.carry_out(io)).collect();
+    assert!(ended.last().is_some_and(|done| done.result.is_ok()));
+    rounds.world.event(Event::Ended(ended));
+    let next = ios(&mut rounds);
+    let wrong = next
+        .iter()
+        .find(|io| matches!(io.purpose, Purpose::Data | Purpose::Parity));
+    assert!(wrong.is_none(), "{wrong:?}");
+    let ended: Vec<Completion> = next.into_iter().map(|io| rounds.carry_out(io)).collect();
+    rounds.world.event(Event::Ended(ended));
+    rounds.run();
+    assert!(rounds.answers[&2] && rounds.answers[&3]);
 }
 
 /// Ends of what was given up, and of what never was, are dropped among others.
