@@ -21,6 +21,7 @@ mod rungs;
 mod shown;
 mod states;
 mod swap;
+mod together;
 mod untrusted;
 mod world;
 

@@ -32,6 +32,7 @@ pub fn all() -> Vec<Case> {
     let marked = |shape: Shape| shape.with_bitmap(1 << 20);
     let write = |name, shape| case(name, shape, load(true, true, 4096, 32), 2000);
     let read = |name, shape| case(name, shape, load(false, true, 4096, 32), 2000);
+    let alone = |name, shape, write| case(name, shape, load(write, true, 4096, 1), 2000);
     let large = |name, shape| case(name, shape, load(true, false, MIB, 4), 60);
     let row = |name, shape| case(name, shape, load(true, false, 65536, 8), 400);
     vec![
@@ -46,6 +47,9 @@ pub fn all() -> Vec<Case> {
         read("raid1x2 4K read", raid1),
         read("raid10x4 4K read", raid10),
         read("raid5x3 4K read", raid5),
+        alone("raid1x2 4K read, one at a time", raid1, false),
+        alone("raid1x2 4K write, one at a time", raid1, true),
+        alone("raid5x3 4K write, one at a time", raid5, true),
         row("raid5x3 64K sequential write", raid5),
         row("raid6x6 64K sequential write", raid6),
         large("raid1x2 1M write", raid1),

@@ -1,7 +1,7 @@
 //! An array whose members are memory, and a driver that does nothing but carry.
 //!
 //! ```text
-//!   requests --> Array --> Command::Io --> memory --> Event::Done --> Array --> answers
+//!   requests --> Array --> Command::Io --> memory --> Event::Ended --> Array --> answers
 //! ```
 //!
 //! Time is virtual: a microsecond a turn. Nothing here reads a clock, asks the system for anything
@@ -244,13 +244,11 @@ impl Plane {
 
     /// Carries out all commands there are, and brings the answers of members.
     fn turn(&mut self) {
-        for command in std::mem::take(&mut self.out) {
+        let mut commands = std::mem::take(&mut self.out);
+        let mut ended = Vec::with_capacity(commands.len());
+        for command in commands.drain(..) {
             match command {
-                Command::Io(io) => {
-                    let done = self.carry_out(io);
-                    self.array
-                        .handle(self.now, Event::Done(done), &mut self.out);
-                }
+                Command::Io(io) => ended.push(self.carry_out(io)),
                 Command::Complete { result, .. } => {
                     result.expect("members in memory do not fail");
                     self.completed += 1;
@@ -264,6 +262,11 @@ impl Plane {
                 Command::Notify(Notice::SyncEnded { complete, .. }) => self.ended |= complete,
                 Command::Notify(_) | Command::Release(_) | Command::Stopped => {}
             }
+        }
+        self.out = commands;
+        if !ended.is_empty() {
+            let event = Event::Ended(ended);
+            self.array.handle(self.now, event, &mut self.out);
         }
         self.now.mono = Instant(self.now.mono.0 + 1000);
         while let Some((timer, _)) = self.due() {
@@ -339,13 +342,17 @@ impl Plane {
         self.drain_sync();
     }
 
-    /// Adds a member, which is filled.
+    /// Memory for a new member, which [`Plane::recover`] adds.
+    pub fn bring_member(&mut self) {
+        self.members.push(Memory::Kept(touched(self.member_bytes)));
+    }
+
+    /// Adds the member that was brought last, which is filled.
     ///
     /// # Panics
     /// When it is not filled to the end.
     pub fn recover(&mut self) {
-        let id = u32::try_from(self.members.len()).expect("few members");
-        self.members.push(Memory::Kept(touched(self.member_bytes)));
+        let id = u32::try_from(self.members.len() - 1).expect("few members");
         self.ended = false;
         self.control(Control::Add(Joining {
             id: MemberId(id),

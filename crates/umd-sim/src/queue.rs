@@ -84,6 +84,11 @@ impl<E> Queue<E> {
         self.heap.pop().map(|entry| (entry.due, entry.event))
     }
 
+    /// The next event, and when it is due.
+    pub fn peek(&self) -> Option<(Instant, &E)> {
+        self.heap.peek().map(|entry| (entry.due, &entry.event))
+    }
+
     /// When the next event is due.
     pub fn next_due(&self) -> Option<Instant> {
         self.heap.peek().map(|entry| entry.due)

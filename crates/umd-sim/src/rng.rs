@@ -62,6 +62,8 @@ pub enum Stream {
     Embedder(u16),
     /// Which levels and layouts an array is to have.
     Levels,
+    /// Which ends of member I/O come together.
+    Ends(u16),
 }
 
 impl Stream {
@@ -93,6 +95,7 @@ impl Stream {
             Stream::Halfway => (44, 0, 0),
             Stream::Worn => (60, 0, 0),
             Stream::Levels => (61, 0, 0),
+            Stream::Ends(boot) => (62, boot, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

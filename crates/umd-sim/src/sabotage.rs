@@ -120,10 +120,15 @@ impl Sabotaged {
 impl Engine for Sabotaged {
     fn handle(&mut self, now: Now, mut event: Event, commands: &mut Commands) {
         self.events += 1;
-        if let (Harm::ErrorsSwallowed, Event::Done(done)) = (self.harm, &mut event)
-            && done.result.is_err()
-        {
-            done.result = Ok(IoDone::Done);
+        if self.harm == Harm::ErrorsSwallowed {
+            let all = match &mut event {
+                Event::Done(done) => std::slice::from_mut(done),
+                Event::Ended(all) => all,
+                _ => &mut [],
+            };
+            for done in all.iter_mut().filter(|done| done.result.is_err()) {
+                done.result = Ok(IoDone::Done);
+            }
         }
         if let (Harm::ModesIgnored, &Event::Control(id, Control::Layout(_))) = (self.harm, &event) {
             let result = Ok(ControlReply::Done);

@@ -1,4 +1,5 @@
-//! One owner, one event at a time, then tidy up.
+//! One owner, one event at a time, then tidy up. Ends of member I/O that came together are one
+//! event.
 //!
 //! ```text
 //!   handle(event) --> the machine it belongs to
@@ -28,12 +29,12 @@ use super::suspend::Suspension;
 use crate::bitmap::{Bitmap, Leave};
 use crate::geometry::Geometry;
 use crate::lane::{Lane, Rig};
-use crate::member::{Cover, Effect, Epoch, Io, Members, Owner, State};
+use crate::member::{Cover, Effect, Epoch, Io, Members, Owner, State, Weight};
 use crate::metadata::{Facts, Metadata};
 use crate::sync::{Sync, SyncRig};
 use crate::value::{
-    Command, Commands, Event, Exhibit, Instant, IoDone, IoError, MemberId, Notice, Now, Request,
-    RequestError, RequestOp, Span, Timer, UnitId,
+    Command, Commands, Completion, Event, Exhibit, Instant, IoDone, IoError, MemberId, Notice, Now,
+    Request, RequestError, RequestOp, Span, Timer, UnitId,
 };
 
 /// What does not change while an array runs.
@@ -187,6 +188,7 @@ impl Array {
                     .for_each(|request| self.request(request));
             }
             Event::Done(done) => self.io.complete(done),
+            Event::Ended(all) => self.ended(all),
             Event::Timer(timer) => self.timer(timer),
             Event::Control(id, control) => self.control(id, control),
         }
@@ -198,11 +200,39 @@ impl Array {
         *out = self.io.end();
     }
 
+    /// Several ends of member I/O: owners hear of each, and what all of them come to is looked at
+    /// afterwards, once. First comes what failed, and is acted on; then what was recorded: nobody
+    /// goes on before that who would not have, had it been alone.
+    fn ended(&mut self, mut all: Vec<Completion>) {
+        let plain = |io: &Io, done: &Completion| io.weight(done) == Weight::Plain;
+        if !all.iter().all(|done| plain(&self.io, done)) {
+            all.sort_by_key(|done| self.io.weight(done));
+        }
+        let mut before = None;
+        for done in all {
+            let weight = self.io.weight(&done);
+            let weighty = before.is_some_and(|before| before != weight);
+            if weighty || !self.io.effects.is_empty() && weight != Weight::Failed {
+                self.settle();
+            }
+            if self.stopped {
+                return;
+            }
+            before = Some(weight);
+            self.io.complete(done);
+            self.dispatch_ready();
+        }
+    }
+
+    fn dispatch_ready(&mut self) {
+        while let Some((owner, member, result)) = self.io.next_ready() {
+            self.dispatch(owner, member, result);
+        }
+    }
+
     pub(super) fn settle(&mut self) {
         loop {
-            while let Some((owner, member, result)) = self.io.next_ready() {
-                self.dispatch(owner, member, result);
-            }
+            self.dispatch_ready();
             let mut moved = self.apply_effects();
             // It looks at everything, behind what was dispatched: only what it moves itself may
             // concern what it had looked at before.

@@ -130,6 +130,9 @@ impl Array {
 
     /// Gives spares to members that are to be replaced.
     pub(super) fn begin_replacements(&mut self) -> bool {
+        if !self.members.any_wanted() {
+            return false;
+        }
         let wanted = self.members.iter().filter(|m| m.want_replacement);
         let slots: Vec<Slot> = wanted.filter_map(|m| m.slot).collect();
         let mut moved = false;

@@ -249,7 +249,7 @@ fn moved(
                 row: &new.row(from / chunk),
                 access,
                 new: &data,
-                old: SmallVec::new(),
+                old: &mut [],
                 len_bytes: range.len(),
                 pool,
             },

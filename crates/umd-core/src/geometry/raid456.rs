@@ -10,6 +10,9 @@
 //! Q is a sum over g^idx, and the order of idx is part of the format: the md layouts count the
 //! data disks from the one behind Q, the DDF layouts use the disk number itself.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 use umd_format::Level;
 
@@ -22,7 +25,12 @@ pub struct Raid456 {
     raid4: bool,
     chunk_sectors: u64,
     dev_sectors: u64,
+    /// The rows until they come again, unless that would be many.
+    rows: Arc<[Row]>,
 }
+
+/// So many slots, and rows are looked up.
+const SLOTS_LOOKED_UP: u16 = 32;
 
 /// Where an array sector lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +62,15 @@ impl Row {
         self.data.iter().position(|s| *s == slot)
     }
 
+    /// Becomes the same as another one, in the memory it has.
+    pub fn set(&mut self, other: &Row) {
+        (self.p, self.q) = (other.p, other.q);
+        self.data.clear();
+        self.data.extend_from_slice(&other.data);
+        self.order.clear();
+        self.order.extend_from_slice(&other.order);
+    }
+
     /// The power of g of a slot, or `None` for P and Q.
     pub fn power_of(&self, slot: u16) -> Option<usize> {
         self.order.iter().position(|s| *s == Some(slot))
@@ -82,14 +99,28 @@ impl Raid456 {
         let raid4 = level == Level::Raid4;
         let dev_sectors = dev_sectors - dev_sectors % chunk_sectors;
         assert!(raid_disks > parities, "some column holds data");
-        Some(Raid456 {
+        let mut map = Raid456 {
             layout,
             raid_disks,
             parities,
             raid4,
             chunk_sectors,
             dev_sectors,
-        })
+            rows: Arc::default(),
+        };
+        if raid_disks <= SLOTS_LOOKED_UP {
+            map.rows = (0..map.period()).map(|row| map.made_row(row)).collect();
+        }
+        Some(map)
+    }
+
+    /// After so many rows the slots have the same roles again.
+    fn period(&self) -> u64 {
+        match (self.parities, self.layout) {
+            // Q stands still beside a RAID5 of one slot less.
+            (2, 16..=20) => u64::from(self.raid_disks - 1),
+            _ => u64::from(self.raid_disks),
+        }
     }
 
     /// Slots.
@@ -136,7 +167,14 @@ impl Raid456 {
     }
 
     /// The roles of the slots in row `row`.
-    pub fn row(&self, row: u64) -> Row {
+    pub fn row(&self, row: u64) -> Cow<'_, Row> {
+        match self.rows.len() as u64 {
+            0 => Cow::Owned(self.made_row(row)),
+            period => Cow::Borrowed(&self.rows[(row % period) as usize]),
+        }
+    }
+
+    fn made_row(&self, row: u64) -> Row {
         let n = self.raid_disks;
         let made = match (self.parities, self.layout) {
             _ if self.raid4 => one_parity(n, n - 1, |i| i),
@@ -260,6 +298,27 @@ mod tests {
             rows.push(cells.join(" "));
         }
         rows.join(" / ")
+    }
+
+    /// Rows that are looked up are those that are made, of every layout there is.
+    #[test]
+    fn rows_come_again() {
+        let five = (0..6).map(|layout| (Level::Raid5, layout));
+        let six = (0..21).map(|layout| (Level::Raid6, layout));
+        let mut seen = 0;
+        for (level, layout) in five.chain(six).chain([(Level::Raid4, 0)]) {
+            for n in [3, 4, 5, 7, SLOTS_LOOKED_UP, SLOTS_LOOKED_UP + 1] {
+                let Some(map) = Raid456::new(level, layout, n, 8, 8000) else {
+                    continue;
+                };
+                seen += 1;
+                assert_eq!(map.rows.is_empty(), n > SLOTS_LOOKED_UP);
+                for row in 0..200 {
+                    assert_eq!(*map.row(row), map.made_row(row), "{level:?} {layout} {n}");
+                }
+            }
+        }
+        assert!(seen > 100, "{seen}");
     }
 
     /// The tables of layouts.md section 3, seen on real arrays.

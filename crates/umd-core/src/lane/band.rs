@@ -15,6 +15,7 @@
 
 use smallvec::SmallVec;
 
+use super::boxes::Boxed;
 use super::ladder::{self, Proofs, Target};
 use super::locks::LockId;
 use super::narrow::{AGAIN, Content, Narrow, Outcome, Part};
@@ -64,42 +65,66 @@ enum Stage {
     Writing,
 }
 
+impl Boxed for Band {
+    fn vacate(&mut self) {
+        let Band {
+            requests,
+            row: _, // Each sets its own.
+            start,
+            len,
+            new,
+            lock,
+            epoch,
+            access,
+            kind,
+            old,
+            left,
+            sent,
+            narrow,
+            stage,
+            since,
+        } = self;
+        (*start, *len, *epoch, *left) = (0, 0, 0, 0);
+        (*lock, *since) = (None, Instant::default());
+        (*kind, *stage) = (WriteKind::default(), Stage::default());
+        requests.clear();
+        new.clear();
+        access.clear();
+        sent.clear();
+        old.clear();
+        narrow.clear();
+    }
+}
+
 impl Band {
-    /// A band of a request that is admitted now.
-    pub fn new(
+    /// Makes an empty one a band of a request that is admitted now.
+    pub fn begin(
+        &mut self,
         now: Instant,
         request: u32,
         (map, range): (&Raid456, &BandRange),
         parts: impl Iterator<Item = (u16, Slice)>,
-    ) -> Band {
+    ) {
+        assert!(
+            self.lock.is_none() && self.new.is_empty(),
+            "a place that is empty"
+        );
         let columns = usize::from(map.data_disks());
-        let mut new: SmallVec<[Option<Slice>; 4]> = SmallVec::from_elem(None, columns);
+        self.new.resize_with(columns, || None);
         for (index, part) in parts {
             assert_eq!(part.len(), bytes(range.len_sectors), "all of the band");
-            let before = new[usize::from(index)].replace(part);
+            let before = self.new[usize::from(index)].replace(part);
             assert!(before.is_none(), "a column is written once");
         }
         assert!(
-            new.iter().any(Option::is_some),
+            self.new.iter().any(Option::is_some),
             "a band that writes something"
         );
-        Band {
-            requests: SmallVec::from_slice(&[request]),
-            row: map.row(range.row),
-            start: range.row * map.chunk_sectors() + range.from_sectors,
-            len: range.len_sectors,
-            new,
-            lock: None,
-            epoch: 0,
-            access: SmallVec::new(),
-            kind: WriteKind::Full,
-            old: Gather::default(),
-            left: 0,
-            sent: SmallVec::new(),
-            narrow: Narrow::default(),
-            stage: Stage::Locking,
-            since: now,
-        }
+        self.requests.push(request);
+        self.row.set(&map.row(range.row));
+        self.start = range.row * map.chunk_sectors() + range.from_sectors;
+        self.len = range.len_sectors;
+        self.since = now;
     }
 
     /// First member data sector, and length.
@@ -137,15 +162,15 @@ impl Band {
     }
 
     /// Makes one band of two, neither of which has begun.
-    pub fn join(&mut self, other: Band) {
+    pub fn join(&mut self, other: &mut Band) {
         assert_eq!(self.range(), other.range(), "bands of one range");
-        assert!(self.can_join(&other), "a column is written once");
+        assert!(self.can_join(other), "a column is written once");
         let begun = self.has_begun() || other.has_begun();
         assert!(!begun, "joined before they begin");
-        for (mine, new) in self.new.iter_mut().zip(other.new) {
-            *mine = mine.take().or(new);
+        for (mine, new) in self.new.iter_mut().zip(&mut other.new) {
+            *mine = mine.take().or(new.take());
         }
-        self.requests.extend(other.requests);
+        self.requests.append(&mut other.requests);
     }
 
     pub fn start(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
@@ -154,7 +179,7 @@ impl Band {
         if lane.shift().is_some() && rig.io.museum.on(Exhibit::M47) {
             // M47 (25b3a8237a03): how far the reshape was had been asked for before the lock,
             // too, and rows were taken for what they were then.
-            self.row = lane.row_at(self.start);
+            self.row.set(&lane.row_at(self.start));
         }
         if held {
             self.locked(lane, rig, index)
@@ -175,21 +200,21 @@ impl Band {
         self.since = now;
         self.epoch = rig.epoch.number;
         if lane.shift().is_some() && !rig.io.museum.on(Exhibit::M47) {
-            self.row = lane.row_at(self.start);
+            self.row.set(&lane.row_at(self.start));
         }
         // M30 (9c4bdf697c39): with two members missing, one of them being rebuilt, what it held was
         // used before it was right.
-        let unfilled = rig.epoch.degraded() == 2 && rig.io.museum.on(Exhibit::M30);
-        self.access = (0..lane.geometry.raid_disks())
-            .map(|slot| {
-                let column = rig.epoch.column(slot);
-                match rig.cover.locked_access(column, self.start, end) {
-                    Access::Usable if self.old.unreadable().contains(&slot) => Access::WriteOnly,
-                    _ if unfilled && column.is_some() => Access::Usable,
-                    access => access,
-                }
-            })
-            .collect();
+        let unfilled = rig.io.museum.on(Exhibit::M30) && rig.epoch.degraded() == 2;
+        self.access.clear();
+        for slot in 0..lane.geometry.raid_disks() {
+            let column = rig.epoch.column(slot);
+            let access = match rig.cover.locked_access(column, self.start, end) {
+                Access::Usable if self.old.unreadable().contains(&slot) => Access::WriteOnly,
+                _ if unfilled && column.is_some() => Access::Usable,
+                access => access,
+            };
+            self.access.push(access);
+        }
         let touched: SmallVec<[bool; 16]> = self.new.iter().map(Option::is_some).collect();
         let trusted = rig.cover.agrees(rig.bitmap.regions(), self.start, end);
         let Some(plan) = plan_write(&self.row, &self.access, &touched, trusted) else {
@@ -254,13 +279,15 @@ impl Band {
             row: &self.row,
             access: &self.access,
             new: &self.new,
-            old: self.old.take(),
+            old: self.old.columns_mut(),
             len_bytes: bytes(self.len),
-            pool: &rig.io.pool.clone(),
+            pool: &rig.io.pool,
         };
         assert_eq!(self.left, 0, "a band is written once");
+        let writes = parity::compute_write(self.kind, band);
+        self.old.drop_columns();
         let epoch = rig.epoch.side(lane.has_moved(self.start));
-        for write in parity::compute_write(self.kind, band) {
+        for write in writes {
             let column = epoch
                 .column(write.slot)
                 .expect("a slot to write has a member");

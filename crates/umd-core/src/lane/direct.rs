@@ -10,6 +10,7 @@
 
 use smallvec::SmallVec;
 
+use super::boxes::Boxed;
 use super::ladder::{self, Proofs, Target};
 use super::locks::{LockId, NOWHERE};
 use super::narrow::{AGAIN, Content, Narrow, Outcome, Part};
@@ -96,28 +97,52 @@ fn slot_of(tag: u32) -> u16 {
 /// A column to be written, where, and which of all runs that is.
 type Place = (Column, Run, usize);
 
-impl Direct {
-    pub fn new(request: u32, piece: Piece, payload: Payload) -> Direct {
-        if let Payload::Data(data) = &payload {
-            assert_eq!(data.len(), bytes(piece.len_sectors), "all of the piece");
-        }
-        Direct {
+impl Boxed for Direct {
+    fn vacate(&mut self) {
+        let Direct {
             request,
             piece,
             payload,
-            spread: Vec::new(),
-            lock: None,
-            left: 0,
-            behind: false,
-            lagging: 0,
-            answered: false,
-            held: SmallVec::new(),
-            rebuilt: SmallVec::new(),
-            error: None,
-            narrow: Narrow::default(),
-            retried: SmallVec::new(),
-            since: Instant::default(),
+            spread,
+            lock,
+            left,
+            behind,
+            lagging,
+            answered,
+            held,
+            rebuilt,
+            error,
+            narrow,
+            retried,
+            since,
+        } = self;
+        (*request, *piece, *since) = Default::default();
+        *payload = Payload::default();
+        (*lock, *error) = (None, None);
+        (*left, *lagging) = (0, 0);
+        (*behind, *answered) = (false, false);
+        spread.clear();
+        held.clear();
+        rebuilt.clear();
+        retried.clear();
+        narrow.clear();
+    }
+}
+
+impl Direct {
+    pub fn new(request: u32, piece: Piece, payload: Payload) -> Direct {
+        let mut direct = Direct::default();
+        direct.begin(request, piece, payload);
+        direct
+    }
+
+    /// Makes an empty one a write.
+    pub fn begin(&mut self, request: u32, piece: Piece, payload: Payload) {
+        if let Payload::Data(data) = &payload {
+            assert_eq!(data.len(), bytes(piece.len_sectors), "all of the piece");
         }
+        assert!(self.lock.is_none(), "a place that is empty");
+        (self.request, self.piece, self.payload) = (request, piece, payload);
     }
 
     /// Zeros for copies that lie in these runs.

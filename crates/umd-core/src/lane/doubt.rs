@@ -56,6 +56,11 @@ impl Doubtful {
 }
 
 impl Lane {
+    /// Whether jobs have begun to wait for something.
+    pub fn has_doubts(&self) -> bool {
+        !self.doubts.is_empty()
+    }
+
     /// Ranges that jobs have begun to wait for.
     pub fn take_doubts(&mut self) -> Vec<Doubt> {
         std::mem::take(&mut self.doubts)

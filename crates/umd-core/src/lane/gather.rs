@@ -76,20 +76,18 @@ impl Lane {
         let len = (data.len() / 512) as u64;
         let follows = self.gathering.follows(offset, len);
         let now = rig.io.now().mono;
-        let bands = ranges.iter().map(|range| {
+        let mut jobs: SmallVec<[Job; 1]> = SmallVec::new();
+        let (mut parts, mut whole) = (0, Vec::new());
+        for range in &ranges {
             let part = |at: u64| {
                 let from = super::bytes(at - offset);
                 data.sub(from..from + super::bytes(range.len_sectors))
             };
             let new = range.touched.iter().map(|(i, at)| (*i, part(*at)));
-            Band::new(now, request, (map, range), new)
-        });
-        let mut jobs: SmallVec<[Job; 1]> = SmallVec::new();
-        let (mut parts, mut whole) = (0, Vec::new());
-        for band in bands {
+            let mut band = self.bands.empty();
+            band.begin(now, request, (map, range), new);
             parts += 1;
-            let band = self.join(band, follows, &mut whole);
-            jobs.extend(band.map(|band| Job::Band(self.bands.take(band))));
+            jobs.extend(self.join(band, follows, &mut whole).map(Job::Band));
         }
         self.begin_parts(request, parts);
         for job in jobs {
@@ -102,7 +100,12 @@ impl Lane {
 
     /// Joins a band to one that is held (`whole` gets its job if it is whole now), or holds it.
     /// Otherwise it is given back, to begin at once.
-    fn join(&mut self, band: Band, follows: bool, whole: &mut Vec<u32>) -> Option<Band> {
+    fn join(
+        &mut self,
+        mut band: Box<Band>,
+        follows: bool,
+        whole: &mut Vec<u32>,
+    ) -> Option<Box<Band>> {
         let range = band.range();
         let place = self.gathering.held.iter().position(|h| h.range == range);
         if let Some(at) = place {
@@ -113,18 +116,18 @@ impl Lane {
             if !held.can_join(&band) {
                 return Some(band);
             }
-            held.join(band);
+            held.join(&mut band);
             if held.is_whole() {
                 self.gathering.held.remove(at);
                 whole.push(index);
             }
+            self.bands.give_back(band);
             return None;
         }
         let room = self.gathering.held.len() < HELD_MAX;
         if !(follows && room && band.begins_row()) {
             return Some(band);
         }
-        let band = self.bands.take(band);
         let job = self.jobs.insert(Some(Job::Band(band)));
         let since = self.gathering.jobs_ended;
         self.gathering.held.push(Held { job, range, since });

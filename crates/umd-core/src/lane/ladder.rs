@@ -46,9 +46,11 @@ impl Proofs<'_> {
 pub fn write(io: &mut Io, proofs: &Proofs<'_>, target: &Target<'_>, data: Slice, what: Purpose) {
     proofs.check(target, (data.len() / 512) as u64);
     let offset_sectors = target.column.data_offset_sectors + target.member_sectors;
+    let mut pieces = SmallVec::new();
+    pieces.push(data);
     let op = IoOp::Write {
         offset_sectors,
-        data: SmallVec::from_iter([data]),
+        data: pieces,
         fua: target.fua,
     };
     io.submit(target.column.member, what, op, target.owner);

@@ -85,7 +85,7 @@ enum Job {
     Direct(Box<direct::Direct>),
     Band(Box<band::Band>),
     Flush(service::Flush),
-    Allocation(service::Allocation),
+    Allocation(Box<service::Allocation>),
 }
 
 impl Job {

@@ -103,6 +103,15 @@ impl Narrow {
         takes
     }
 
+    /// Forgets what it did. What it has not done would be lost.
+    pub fn clear(&mut self) {
+        self.queue.clear();
+        self.flying.clear();
+        self.left = 0;
+        self.blocks.clear();
+        self.members.clear();
+    }
+
     /// Whether there is anything to be done.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.left == 0 && self.members.is_empty()

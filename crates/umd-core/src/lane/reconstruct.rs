@@ -8,6 +8,7 @@
 
 use smallvec::SmallVec;
 
+use super::boxes::Boxed;
 use super::locks::LockId;
 use super::narrow::mending_refused;
 use super::read::{Read, is_known_bad, rewrite_allowed};
@@ -27,6 +28,12 @@ pub(super) struct Reconstruct {
     row: Option<Row>,
     others: Gather,
     rewriting: bool,
+}
+
+impl Boxed for Reconstruct {
+    fn vacate(&mut self) {
+        *self = Reconstruct::default();
+    }
 }
 
 impl Reconstruct {
@@ -99,7 +106,7 @@ impl Reconstruct {
             }
             return step;
         };
-        self.row = Some(row);
+        self.row = Some(row.into_owned());
         let round = Round {
             epoch,
             start_sectors: start,

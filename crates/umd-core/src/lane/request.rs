@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::climb::Climb;
-use super::split::{self, BandRanges, bands, member_span, pieces, pieces_from};
+use super::split::{self, BandRanges, bands, member_span, only_piece, pieces, pieces_from};
 use super::zero::{ZeroWish, Zeroes};
 use super::{Job, Lane, Rig, direct, eio, read, service};
 use crate::bitmap::{Intent, Ticket};
@@ -109,6 +109,11 @@ fn touched(rig: &Rig<'_>, map: &Raid456, offset: u64, len: u64) -> BandRanges {
 
 /// The pieces of a read in order; together they are one run of sectors.
 fn joined(mut pieces: SmallVec<[(u64, Slice); 1]>) -> Slices {
+    if pieces.len() == 1
+        && let Some((_, data)) = pieces.pop()
+    {
+        return SmallVec::from_buf([data]);
+    }
     pieces.sort_by_key(|(sector, _)| *sector);
     for pair in pieces.windows(2) {
         let end = pair[0].0 + (pair[0].1.len() / 512) as u64;
@@ -197,7 +202,8 @@ impl Lane {
                     .requests
                     .insert(HostRequest::new(id, Answer::Extents(Vec::new())));
                 let job = service::Allocation::new(self, index, offset_sectors, len_sectors);
-                self.begin(rig, index, std::iter::once(Job::Allocation(job)));
+                let job = Job::Allocation(Box::new(job));
+                self.begin(rig, index, std::iter::once(job));
                 index
             }
         }
@@ -221,6 +227,13 @@ impl Lane {
     }
 
     fn admit_read(&mut self, rig: &mut Rig<'_>, id: RequestId, offset: u64, len: u64) -> u32 {
+        if let Some(piece) = only_piece(&self.geometry, offset, len) {
+            let answer = Answer::Data(SmallVec::new());
+            let index = self.requests.insert(HostRequest::new(id, answer));
+            self.begin_parts(index, 1);
+            self.add_job(rig, Job::Read(read::Read::new(index, piece)));
+            return index;
+        }
         let pieces = pieces(&self.geometry, offset, len);
         let answer = Answer::Data(SmallVec::with_capacity(pieces.len()));
         let index = self.requests.insert(HostRequest::new(id, answer));
@@ -262,15 +275,22 @@ impl Lane {
             self.admit_bands(rig, map, index, (offset, &data), bands);
             return index;
         }
+        if let Some(piece) = only_piece(&geometry, offset, len) {
+            self.begin_parts(index, 1);
+            let mut job = self.directs.empty();
+            job.begin(index, piece, direct::Payload::Data(data));
+            self.add_job(rig, Job::Direct(job));
+            return index;
+        }
         let pieces = pieces(&geometry, offset, len);
         self.begin_parts(index, pieces.len());
         for piece in pieces {
             let from = super::bytes(piece.array_sectors - offset);
             let part = data.sub(from..from + super::bytes(piece.len_sectors));
             let payload = direct::Payload::Data(part);
-            let job = direct::Direct::new(index, piece, payload);
-            let job = Job::Direct(self.directs.take(job));
-            self.add_job(rig, job);
+            let mut job = self.directs.empty();
+            job.begin(index, piece, payload);
+            self.add_job(rig, Job::Direct(job));
         }
         index
     }
@@ -416,8 +436,8 @@ impl Lane {
         }
         assert!(self.lingering > 0, "an answered request lingers");
         self.lingering -= 1;
-        let request = self.requests.remove(index).expect("just looked at");
         request.retire(rig);
+        self.requests.discard(index);
     }
 
     /// The extents of an allocation query.
@@ -475,8 +495,8 @@ impl Lane {
                 self.lingering += 1;
                 continue;
             }
-            let request = self.requests.remove(index).expect("just looked at");
             request.retire(rig);
+            self.requests.discard(index);
         }
         changed
     }
@@ -536,16 +556,16 @@ impl HostRequest {
     }
 
     /// Nothing of it is under way: superblocks need not say active for it, nor its bits be set.
-    fn retire(self, rig: &mut Rig<'_>) {
+    fn retire(&mut self, rig: &mut Rig<'_>) {
         let now = rig.io.now().mono;
         assert_eq!(self.lagging, 0, "what lags keeps its tokens");
-        if let Some(active) = self.active {
+        if let Some(active) = self.active.take() {
             rig.metadata.retire(active, now);
         }
-        if let Some(intent) = self.intent {
+        if let Some(intent) = self.intent.take() {
             rig.bitmap.retire(intent);
         }
-        if let Some(ticket) = self.ticket {
+        if let Some(ticket) = self.ticket.take() {
             rig.bitmap.abandon(ticket);
         }
     }

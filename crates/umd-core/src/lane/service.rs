@@ -142,7 +142,7 @@ impl Allocation {
         }
     }
 
-    pub fn start(mut self, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
+    pub fn start(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
         for (tag, piece) in self.pieces.iter().enumerate() {
             let moves = lane.shift().is_some();
             let in_sync = |slot: u16| rig.epoch.column(slot).filter(|c| c.in_sync && !moves);
@@ -183,7 +183,12 @@ impl Allocation {
         }
     }
 
-    pub fn done(mut self, lane: &mut Lane, tag: u32, result: Result<IoDone, IoError>) -> Step {
+    pub fn done(
+        mut self: Box<Self>,
+        lane: &mut Lane,
+        tag: u32,
+        result: Result<IoDone, IoError>,
+    ) -> Step {
         assert!(self.left > 0, "a query ended that never began");
         self.left -= 1;
         if let Ok(IoDone::Extents(extents)) = result {
@@ -195,7 +200,7 @@ impl Allocation {
         self.over(lane)
     }
 
-    fn over(self, lane: &mut Lane) -> Step {
+    fn over(&self, lane: &mut Lane) -> Step {
         let mut all: Vec<Extent> = Vec::new();
         for (piece, found) in self.pieces.iter().zip(&self.found) {
             // A single long piece may be answered in part.

@@ -11,6 +11,7 @@
 //! cover are rows, so who holds a lock keeps the frontier from passing it: the side is asked for
 //! with the lock in hand, and stays what it is as long as that is held. Nobody does I/O without.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Lane, read};
@@ -65,7 +66,7 @@ impl Lane {
     }
 
     /// The row of this member sector. For holders of its lock.
-    pub(super) fn row_at(&self, sector: u64) -> Row {
+    pub(super) fn row_at(&self, sector: u64) -> Cow<'_, Row> {
         let map = self.map_at(sector);
         map.row(sector / map.chunk_sectors())
     }

@@ -66,7 +66,13 @@ pub fn pieces(geometry: &Geometry, start: u64, len: u64) -> Pieces {
     pieces_from(geometry, start, start + len, JOB_SECTORS_MAX).collect()
 }
 
-/// The same, one after the other, none longer than `most`.
+/// The piece that is all of a range, as of most small ones.
+pub fn only_piece(geometry: &Geometry, start: u64, len: u64) -> Option<Piece> {
+    let first = pieces_from(geometry, start, start + len, JOB_SECTORS_MAX).next();
+    first.filter(|piece| piece.len_sectors == len)
+}
+
+/// The pieces of a range, one after the other, none longer than `most`.
 pub fn pieces_from(
     geometry: &Geometry,
     start: u64,
@@ -261,6 +267,13 @@ mod tests {
         let geometry = Geometry::Parity(map(8));
         let all = pieces(&geometry, 5, 40);
         assert_eq!(all[0].len_sectors, 3);
+        assert_eq!(only_piece(&geometry, 5, 40), None);
+        assert_eq!(
+            only_piece(&geometry, 5, 4),
+            None,
+            "it ends in the next chunk"
+        );
+        assert_eq!(only_piece(&geometry, 5, 3), Some(all[0]));
         assert_eq!(all.iter().map(|p| p.len_sectors).sum::<u64>(), 40);
         assert!(
             all.windows(2)

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::direct::{Direct, Payload};
 use super::split::{Piece, bands, pieces_from};
-use super::{Job, Lane, Rig, band};
+use super::{Job, Lane, Rig};
 use crate::geometry::{Geometry, Raid456};
 use crate::value::Exhibit;
 
@@ -231,12 +231,9 @@ impl Zeroes {
             let zeros = lane.zeros(rig.io, super::bytes(range.len_sectors));
             let new = range.touched.iter().map(|(i, _)| (*i, zeros.clone()));
             let now = rig.io.now().mono;
-            jobs.push(Job::Band(Box::new(band::Band::new(
-                now,
-                index,
-                (map, &range),
-                new,
-            ))));
+            let mut band = lane.bands.empty();
+            band.begin(now, index, (map, &range), new);
+            jobs.push(Job::Band(band));
         }
     }
 }

@@ -48,6 +48,17 @@ impl Gather {
         }
     }
 
+    /// Forgets everything, as if it had never read.
+    ///
+    /// # Panics
+    /// While a round is under way.
+    pub fn clear(&mut self) {
+        assert_eq!(self.left, 0, "not all is read yet");
+        self.columns.clear();
+        self.unreadable.clear();
+        self.failed = false;
+    }
+
     /// Starts to read the columns of `slots`; what was read before is forgotten.
     ///
     /// # Panics
@@ -78,7 +89,9 @@ impl Gather {
         owner: impl Fn(u32) -> Owner,
     ) {
         assert_eq!(self.left, 0, "one round at a time");
-        self.columns = round.epoch.columns.iter().map(|_| None).collect();
+        self.columns.clear();
+        let slots = round.epoch.columns.len();
+        self.columns.resize_with(slots, || None);
         self.failed = false;
         for place in places {
             let slot = place.slot;
@@ -144,6 +157,18 @@ impl Gather {
     /// What was read, by slot.
     pub fn columns(&self) -> &[Option<Buf>] {
         &self.columns
+    }
+
+    /// What was read, by slot, to be changed or taken out.
+    pub fn columns_mut(&mut self) -> &mut [Option<Buf>] {
+        assert_eq!(self.left, 0, "not all is read yet");
+        &mut self.columns
+    }
+
+    /// What was read has been used. What could not be read stays known.
+    pub fn drop_columns(&mut self) {
+        assert_eq!(self.left, 0, "not all is read yet");
+        self.columns.clear();
     }
 
     /// What was read, by slot, to keep.

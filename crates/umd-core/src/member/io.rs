@@ -51,6 +51,17 @@ pub enum Owner {
     },
 }
 
+/// How an end of I/O stands to others that came with it: the order they are heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Weight {
+    /// It failed: nobody goes on who does not know of it.
+    Failed,
+    /// Superblocks or bits are on a member: who is answered, and who has a slot, depends on it.
+    Recorded,
+    /// Anything else.
+    Plain,
+}
+
 /// Something a lower room found out and the array has to act on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -134,7 +145,7 @@ pub struct Io {
     /// By member: who replaces it.
     twins: BTreeMap<MemberId, Twin>,
     /// When each member last answered.
-    answered: BTreeMap<MemberId, Instant>,
+    answered: SmallVec<[(MemberId, Instant); 8]>,
     ready: VecDeque<(Owner, MemberId, Result<IoDone, IoError>)>,
     /// Nothing is submitted any more: others may write the members by now, or fence this node.
     cut_off: bool,
@@ -169,7 +180,7 @@ impl Io {
             flights: Slab::default(),
             pairs: Slab::default(),
             twins: BTreeMap::new(),
-            answered: BTreeMap::new(),
+            answered: SmallVec::new(),
             ready: VecDeque::new(),
             cut_off: false,
         }
@@ -334,7 +345,7 @@ impl Io {
             flight.submitted <= self.now.mono,
             "it ended before it began"
         );
-        self.answered.insert(flight.member, self.now.mono);
+        self.note_answer(flight.member);
         let result = match done.result {
             Ok(IoDone::Read(buf)) if buf.len() != flight.read_bytes => {
                 Err(IoError::Other("short read".into()))
@@ -349,6 +360,37 @@ impl Io {
             None => result,
         };
         self.ended(flight.end, flight.member, result);
+    }
+
+    /// How an end of I/O stands to others that came with it.
+    pub fn weight(&self, done: &Completion) -> Weight {
+        if done.result.is_err() {
+            return Weight::Failed;
+        }
+        let index = (done.io.0 & ((1 << INDEX_BITS) - 1)) as u32;
+        let owner = match self.flights.get(index).map(|flight| flight.end) {
+            Some(End::Owner(owner)) => Some(owner),
+            Some(End::Pair(pair, _)) => self.pairs.get(pair).map(|pair| pair.owner),
+            None => None,
+        };
+        match owner {
+            Some(Owner::Metadata | Owner::Bitmap | Owner::Cluster { .. }) => Weight::Recorded,
+            _ => Weight::Plain,
+        }
+    }
+
+    fn note_answer(&mut self, member: MemberId) {
+        let now = self.now.mono;
+        match self.answered.iter_mut().find(|(id, _)| *id == member) {
+            Some((_, last)) => *last = now,
+            None => self.answered.push((member, now)),
+        }
+    }
+
+    /// When a member last answered.
+    fn last_answer(&self, member: MemberId) -> Option<Instant> {
+        let mut all = self.answered.iter();
+        all.find(|(id, _)| *id == member).map(|(_, last)| *last)
     }
 
     /// A flight is over: its owner hears of it, of a pair when both are.
@@ -466,9 +508,7 @@ impl Io {
         let mut members: Vec<MemberId> = self
             .flights
             .iter()
-            .filter(|(_, f)| {
-                late(f.submitted) && self.answered.get(&f.member).is_none_or(|a| late(*a))
-            })
+            .filter(|(_, f)| late(f.submitted) && self.last_answer(f.member).is_none_or(late))
             .map(|(_, f)| f.member)
             .collect();
         members.sort_unstable();

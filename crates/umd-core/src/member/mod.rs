@@ -14,6 +14,6 @@ pub use cover::{Access, Cover};
 pub use epoch::{Column, Epoch};
 pub use gather::{Columns, Gather, Round};
 pub use held::{Held, companions};
-pub use io::{Effect, Io, Owner, Twin};
+pub use io::{Effect, Io, Owner, Twin, Weight};
 pub use read_errors::ReadErrors;
 pub use table::{Member, Members, State};

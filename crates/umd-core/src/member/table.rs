@@ -1,5 +1,7 @@
 //! The members of a running array.
 
+use std::cell::Cell;
+
 use umd_format::v1::Features;
 use umd_format::{Format, Role, SuperblockV1};
 
@@ -91,16 +93,42 @@ impl Member {
     }
 }
 
+/// What is asked of all members after every event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Summary {
+    replacement: bool,
+    wanted: bool,
+    filled: bool,
+    filled_in_own_slot: bool,
+}
+
+impl Summary {
+    fn of(list: &[Member]) -> Summary {
+        let filled = |m: &&Member| matches!(m.state, State::Recovering { .. });
+        Summary {
+            replacement: list.iter().any(|m| m.replacement),
+            wanted: list.iter().any(|m| m.want_replacement),
+            filled: list.iter().any(|m| filled(&m)),
+            filled_in_own_slot: list.iter().filter(filled).any(|m| !m.replacement),
+        }
+    }
+}
+
 /// All members, in the order they were added.
 #[derive(Debug, Clone, Default)]
 pub struct Members {
     list: Vec<Member>,
+    /// Known until somebody may change a member: there is no other way than by `list_mut`.
+    summary: Cell<Option<Summary>>,
 }
 
 impl Members {
     /// The members of a starting array.
     pub fn new(list: Vec<Member>) -> Members {
-        let members = Members { list };
+        let members = Members {
+            list,
+            summary: Cell::new(None),
+        };
         members.check();
         members
     }
@@ -110,9 +138,23 @@ impl Members {
         self.list.iter()
     }
 
+    fn list_mut(&mut self) -> &mut Vec<Member> {
+        self.summary.set(None);
+        &mut self.list
+    }
+
+    fn summary(&self) -> Summary {
+        let known = self.summary.get();
+        known.unwrap_or_else(|| {
+            let summary = Summary::of(&self.list);
+            self.summary.set(Some(summary));
+            summary
+        })
+    }
+
     /// All of them, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.list.iter_mut()
+        self.list_mut().iter_mut()
     }
 
     /// The member with this identity.
@@ -122,7 +164,7 @@ impl Members {
 
     /// The member with this identity, to be changed.
     pub fn get_mut(&mut self, id: MemberId) -> Option<&mut Member> {
-        self.list.iter_mut().find(|m| m.id == id)
+        self.list_mut().iter_mut().find(|m| m.id == id)
     }
 
     /// The working member in a slot: who is to take it over does not count.
@@ -141,7 +183,20 @@ impl Members {
 
     /// Whether anybody is to take over the slot of another.
     pub fn any_replacement(&self) -> bool {
-        self.list.iter().any(|m| m.replacement)
+        self.summary().replacement
+    }
+
+    /// Whether anybody is to be replaced.
+    pub fn any_wanted(&self) -> bool {
+        self.summary().wanted
+    }
+
+    /// Whether anybody is being filled; without `replacements` they do not count.
+    pub fn any_filled(&self, replacements: bool) -> bool {
+        match replacements {
+            true => self.summary().filled,
+            false => self.summary().filled_in_own_slot,
+        }
     }
 
     /// Members that serve, each with who is to take over its slot.
@@ -158,14 +213,14 @@ impl Members {
 
     /// Takes a member in. Panics on an identity or number that is in use.
     pub fn push(&mut self, member: Member) {
-        self.list.push(member);
+        self.list_mut().push(member);
         self.check();
     }
 
     /// Takes a member out.
     pub fn remove(&mut self, id: MemberId) -> Option<Member> {
         let index = self.list.iter().position(|m| m.id == id)?;
-        Some(self.list.remove(index))
+        Some(self.list_mut().remove(index))
     }
 
     /// The lowest device number at or above `from` that nobody has.
@@ -187,7 +242,7 @@ impl Members {
         let slots = |m: &Member| m.superblock.fields.raid_disks;
         let mut next = self.list.first().map_or(0, slots);
         for failed in [false, true] {
-            for member in &mut self.list {
+            for member in self.list_mut() {
                 let number = &mut member.superblock.fields.dev_number;
                 match (member.state, member.slot) {
                     (State::InSync, Some(slot)) => *number = u32::from(slot.0),
@@ -205,6 +260,9 @@ impl Members {
     /// What must hold at any moment: identities and numbers are held once; slots, too, but for
     /// who is to take one over.
     pub fn check(&self) {
+        let known = self.summary.get();
+        let right = known.is_none_or(|known| known == Summary::of(&self.list));
+        assert!(right, "what is known of all members is so");
         for (i, a) in self.list.iter().enumerate() {
             assert!(
                 !a.is_active() || a.slot.is_some(),

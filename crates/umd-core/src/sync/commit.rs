@@ -49,7 +49,9 @@ impl Commits {
         geometry: &Arc<Geometry>,
         leave: bool,
     ) -> bool {
-        self.waiting.extend(rig.lane.take_doubts());
+        if rig.lane.has_doubts() {
+            self.waiting.extend(rig.lane.take_doubts());
+        }
         let mut moved = false;
         while self.running.len() < COMMITS_MAX && !(leave && rig.metadata.fault_pending()) {
             let Some(doubt) = self.waiting.pop_front() else {

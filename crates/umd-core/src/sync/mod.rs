@@ -33,7 +33,7 @@ use run::{Limits, Run};
 use crate::bitmap::{Bitmap, Regions};
 use crate::geometry::Geometry;
 use crate::lane::Lane;
-use crate::member::{Cover, Epoch, Io, Member, Members, State};
+use crate::member::{Cover, Epoch, Io, Members, State};
 use crate::metadata::Metadata;
 use crate::value::{
     Command, Exhibit, Instant, IoDone, IoError, MAX_SECTOR, MemberId, Mismatch, Museum, RepairWay,
@@ -352,9 +352,7 @@ impl Sync {
         if self.frozen || self.run.is_some() {
             return None;
         }
-        let partly = |m: &Member| matches!(m.state, State::Recovering { .. });
-        let waits = |m: &Member| m.replacement && self.replacing_blocked;
-        let rebuilding = members.iter().any(|m| partly(m) && !waits(m));
+        let rebuilding = members.any_filled(!self.replacing_blocked);
         // M60: see faults.rs.
         let first = !(rebuilding && self.museum.on(Exhibit::M60));
         if self.owes_resync() && !self.blocked && first {

@@ -15,6 +15,9 @@ pub enum Event {
     Requests(Vec<Request>),
     /// A member I/O ended (or, for an I/O the core gave up on, ends at last: then it is ignored).
     Done(Completion),
+    /// Several of them ended. They count as if they had come one by one, those that failed first,
+    /// but what follows an event follows once for all of them.
+    Ended(Vec<Completion>),
     /// A timer armed by [`Command::Arm`](super::Command::Arm) is due. A spurious one does no harm.
     Timer(Timer),
     /// An administrator or a program wants something.

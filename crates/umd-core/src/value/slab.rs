@@ -50,6 +50,17 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// Drops the value where it is.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn discard(&mut self, index: u32) {
+        let entry = self.entries.get_mut(index as usize);
+        let entry = entry.filter(|entry| entry.is_some());
+        *entry.expect("only what is there can go") = None;
+        self.free.push(index);
+    }
+
     /// Values stored.
     pub fn len(&self) -> usize {
         self.entries.len() - self.free.len()
@@ -84,5 +95,17 @@ mod tests {
         assert_eq!(slab.get(b), Some(&'b'));
         assert_eq!(slab.len(), 2);
         assert_eq!(slab.iter().map(|(_, v)| *v).collect::<String>(), "cb");
+        slab.discard(b);
+        assert_eq!((slab.get(b), slab.len()), (None, 1));
+        assert_eq!(slab.insert('d'), b);
+    }
+
+    #[test]
+    #[should_panic(expected = "only what is there")]
+    fn nothing_goes_twice() {
+        let mut slab = Slab::default();
+        let a = slab.insert('a');
+        slab.discard(a);
+        slab.discard(a);
     }
 }

@@ -238,6 +238,7 @@ fn sync(rounds: Rounds) {
             whole.sync(SyncAction::Check);
             samples[0].push(rate(begin));
             let mut lacking = Plane::without_first(&shape, 1);
+            lacking.bring_member();
             let begin = processor_seconds();
             lacking.recover();
             samples[1].push(rate(begin));

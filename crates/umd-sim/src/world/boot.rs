@@ -11,6 +11,7 @@ use umd_format::v1::{DeviceFlags, Features};
 use umd_format::{Level, SuperblockV1, Uuid};
 
 use super::atlas::Atlas;
+use super::ends::Ends;
 use super::exact::Record;
 use super::fork::ForkPlan;
 use super::host::Client;
@@ -557,6 +558,7 @@ impl<'a> World<'a> {
             whole: false,
             aim: None,
             split: Split::default(),
+            ends: Ends::new(self.options.seed, self.boot),
         });
         if dormant {
             self.live_mut().monitor.note_resting(true);

@@ -16,6 +16,11 @@ pub(super) fn show_event(event: &Event) -> String {
             Ok(_) => format!("{:?} done", done.io),
             Err(error) => format!("{:?} failed: {error}", done.io),
         },
+        Event::Ended(all) => {
+            let failed = all.iter().filter(|done| done.result.is_err()).count();
+            let names: Vec<String> = all.iter().map(|done| format!("{:?}", done.io)).collect();
+            format!("{} ended, {failed} of them failed", names.join(", "))
+        }
         Event::Timer(timer) => format!("timer {timer:?}"),
         Event::Control(id, Control::Add(new)) => format!("{id:?} add {} as {:?}", new.name, new.id),
         Event::Control(id, Control::ReAdd(new)) => {

@@ -203,6 +203,10 @@ impl World<'_> {
             }
         }
         self.step(event)?;
+        if self.live.is_some() {
+            // A script says what happens one by one.
+            self.tell_all_ends()?;
+        }
         if let Some(view) = over {
             self.manual.look(&view, Point::Done);
         }

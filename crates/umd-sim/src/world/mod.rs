@@ -15,6 +15,7 @@ mod alone;
 mod atlas;
 mod boot;
 mod commands;
+mod ends;
 mod exact;
 mod exhaust;
 mod fork;
@@ -48,13 +49,14 @@ use crate::options::Options;
 use crate::oracle::Oracle;
 use crate::program::Program;
 use crate::queue::Queue;
-use crate::rng::{Rng, Stream};
+use crate::rng::{Rng, Stream, mix};
 use crate::script::IoView;
 use crate::stamp::{Content, recognise};
 use crate::trace::Trace;
 
 use admin::Request as AdminRequest;
 use atlas::Atlas;
+use ends::Ends;
 use exact::Record;
 pub use exhaust::Looked;
 use fork::ForkPlan;
@@ -145,6 +147,7 @@ struct Live {
     /// The level that a reshape leads to, if that is another one.
     aim: Option<i32>,
     split: Split,
+    ends: Ends,
 }
 
 /// Counts of a run, for whoever wants to know whether anything happened.
@@ -330,7 +333,7 @@ impl World<'_> {
 
     fn io_ended(&mut self, disk: usize, io: IoId) -> Verdict {
         let Some(result) = self.disks[disk].finish(io.0) else {
-            return Ok(());
+            return self.tell_ends();
         };
         self.after_lie(disk);
         let info = self
@@ -375,9 +378,11 @@ impl World<'_> {
         if self.options.rare.levels && info.writes && info.view.purpose == Purpose::Super {
             self.superblock_landed(disk);
         }
-        self.deliver(Event::Done(umd_core::array::Completion { io, result }))?;
-        self.look_again_at_lies();
-        Ok(())
+        let done = umd_core::array::Completion { io, result };
+        let read_ns = self.options.latency_of(disk).read_ns;
+        let now = self.now;
+        self.live_mut().ends.add(now, read_ns, done);
+        self.tell_ends()
     }
 
     /// Hands an event to the engine and does what it wants.
@@ -404,6 +409,9 @@ impl World<'_> {
             Event::Request(request) => 1 ^ (request.id.0 << 8),
             Event::Requests(requests) => 5 ^ ((requests.len() as u64) << 8),
             Event::Done(done) => 2 ^ (done.io.0 << 8) ^ (u64::from(done.result.is_err()) << 7),
+            Event::Ended(all) => all.iter().fold(6, |word, done| {
+                mix(word ^ (done.io.0 << 8) ^ (u64::from(done.result.is_err()) << 7))
+            }),
             Event::Timer(timer) => 3 ^ ((*timer as u64) << 8),
             Event::Control(id, _) => 4 ^ (id.0 << 8),
         };

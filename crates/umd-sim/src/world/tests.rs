@@ -302,6 +302,7 @@ impl Engine for Mirror {
             Event::Request(request) => self.parked.push(request),
             Event::Requests(_) => unreachable!("this world asks for one thing at a time"),
             Event::Done(done) => self.done(done, out),
+            Event::Ended(all) => all.into_iter().for_each(|done| self.done(done, out)),
             Event::Control(id, Control::Stop) => {
                 self.stop = Some(id);
                 if self.flaw == Flaw::CleanEarly {
@@ -537,7 +538,8 @@ fn finds(flaw: Flaw, rules: &[Rule]) {
 
 #[test]
 fn planted_faults_are_found_by_the_rule_they_break() {
-    finds(Flaw::AckEarly, &[Rule::Ack, Rule::Lifetime]);
+    // Where both legs end together it shows only when a flush did not wait for what was answered.
+    finds(Flaw::AckEarly, &[Rule::Ack, Rule::Lifetime, Rule::Flush]);
     finds(Flaw::OneLeg, &[Rule::Ack]);
     finds(Flaw::FlushOne, &[Rule::Flush]);
     finds(Flaw::FuaIgnored, &[Rule::Flush]);

@@ -299,7 +299,7 @@ impl ClusterNode {
                 let result = Err(ControlError::Busy("the array is being started".into()));
                 out.push(Command::Answer { id, result });
             }
-            Event::Done(_) | Event::Timer(_) => {}
+            Event::Done(_) | Event::Ended(_) | Event::Timer(_) => {}
         }
     }
 

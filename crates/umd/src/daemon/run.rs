@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use tokio::sync::oneshot;
 use umd_core::array::{
-    BitmapFile, BitmapWish, Command, Commands, Completion, Control, ControlError, Event, NewMember,
-    Notice, Request, RequestError, Timer,
+    BitmapFile, BitmapWish, Command, Commands, Control, ControlError, Event, NewMember, Notice,
+    Request, RequestError, Timer,
 };
 use umd_core::value::{ControlId, FlagWish, Instant, MemberId, Now, Pool};
 use umd_disk::{Backend, MemberFile};
@@ -118,7 +118,6 @@ pub struct Loop<E: ?Sized, B> {
     meter: Meter,
     commands: Commands,
     requests: Vec<Request>,
-    completions: Vec<Completion>,
     next_member: u32,
     next_control: u64,
     started: std::time::Instant,
@@ -173,7 +172,6 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             meter: Meter::default(),
             commands: Commands::new(),
             requests: Vec::new(),
-            completions: Vec::new(),
             next_member,
             next_control: 0,
             started: now,
@@ -258,16 +256,15 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
     }
 
     fn reap(&mut self) {
-        let mut completions = std::mem::take(&mut self.completions);
+        let mut completions = Vec::new();
         self.backend.reap(&mut completions);
         let (now, at) = (self.now(), self.started.elapsed());
-        for completion in completions.drain(..) {
+        for completion in &completions {
             self.meter.end_io(at, completion.io);
-            if self.engine.frozen().is_none() {
-                self.feed(now, Event::Done(completion));
-            }
         }
-        self.completions = completions;
+        if !completions.is_empty() {
+            self.feed(now, Event::Ended(completions));
+        }
         self.carry_out();
     }
 
@@ -718,8 +715,8 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
     fn wait_for_last_io(&mut self, members: &[MemberId]) {
         let start = std::time::Instant::now();
         while start.elapsed() < LAST_IO_PATIENCE {
-            self.completions.clear();
-            self.backend.reap(&mut self.completions);
+            // Nobody is there to hear of them.
+            self.backend.reap(&mut Vec::new());
             if members.iter().all(|id| self.backend.is_closed(*id)) {
                 return;
             }

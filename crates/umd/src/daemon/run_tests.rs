@@ -93,6 +93,7 @@ impl Engine for Copycat {
                 each.for_each(|request| self.request(request, out));
             }
             Event::Done(done) => self.done(done, out),
+            Event::Ended(all) => all.into_iter().for_each(|done| self.done(done, out)),
             Event::Timer(timer) => {
                 let _ = self.ticks.send(timer);
                 out.push(Command::Arm(timer, now.mono + Span::millis(20)));

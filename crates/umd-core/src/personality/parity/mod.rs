@@ -20,7 +20,7 @@ use smallvec::SmallVec;
 use umd_parity::{Loss, Lost};
 
 use crate::geometry::Row;
-use crate::member::{Access, Columns};
+use crate::member::Access;
 use crate::value::{Buf, Pool, Purpose, Slice};
 
 /// How a band will be written.
@@ -235,8 +235,8 @@ pub struct Band<'a> {
     pub access: &'a [Access],
     /// New data by data index.
     pub new: &'a [Option<Slice>],
-    /// What was read, by slot.
-    pub old: Columns,
+    /// What was read, by slot; what becomes parity is taken out.
+    pub old: &'a mut [Option<Buf>],
     /// Length of the band.
     pub len_bytes: usize,
     /// Where parity buffers come from.
@@ -273,6 +273,18 @@ pub fn compute_write(kind: WriteKind, mut band: Band<'_>) -> SmallVec<[BandWrite
     writes
 }
 
+/// What was computed of a row, with the slots that it belongs to.
+fn by_slot(row: &Row, p: Option<Buf>, q: Option<Buf>) -> SmallVec<[(u16, Buf); 2]> {
+    let mut parity = SmallVec::new();
+    if let Some(buf) = p {
+        parity.push((row.p, buf));
+    }
+    if let Some(pair) = row.q.zip(q) {
+        parity.push(pair);
+    }
+    parity
+}
+
 fn modify_parity(band: &mut Band<'_>) -> SmallVec<[(u16, Buf); 2]> {
     let mut take = |slot: u16| {
         let wanted = present(band.access, slot);
@@ -299,9 +311,7 @@ fn modify_parity(band: &mut Band<'_>) -> SmallVec<[(u16, Buf); 2]> {
             new.as_slice(),
         );
     }
-    let p = p.map(|buf| (band.row.p, buf));
-    let q = band.row.q.zip(q);
-    p.into_iter().chain(q).collect()
+    by_slot(band.row, p, q)
 }
 
 fn fresh_parity(band: &Band<'_>) -> SmallVec<[(u16, Buf); 2]> {
@@ -322,9 +332,7 @@ fn fresh_parity(band: &Band<'_>) -> SmallVec<[(u16, Buf); 2]> {
         let p = p.as_mut().map(Buf::as_mut_slice);
         parity_of(band.row, column, p, q.as_mut().map(Buf::as_mut_slice));
     }
-    let p = p.map(|buf| (band.row.p, buf));
-    let q = band.row.q.zip(q);
-    p.into_iter().chain(q).collect()
+    by_slot(band.row, p, q)
 }
 
 /// Fills in the old content of untouched columns that could not be read.

@@ -73,7 +73,7 @@ fn write(
         .enumerate()
         .map(|(i, t)| t.then(|| pool.copy_of(&[0xa0 + i as u8; LEN])))
         .collect();
-    let mut old: Columns = slots.iter().map(|_| None).collect();
+    let mut old: Vec<Option<Buf>> = slots.iter().map(|_| None).collect();
     for slot in &plan.reads {
         assert_eq!(
             access[usize::from(*slot)],
@@ -89,7 +89,7 @@ fn write(
         row,
         access,
         new: &new,
-        old,
+        old: &mut old,
         len_bytes: LEN,
         pool: &pool,
     };
