@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk) and
-//! `spread.rs` (a spare gets a slot). The node says when, the array does. Between them are
+//! `spread.rs` (a spare gets a slot), its size in `resize.rs`. The node says when, the array does. Between them are
 //! [`Task`]s and their answers only; neither calls the other while it is stepped. An array of one
 //! host has no `Shared` and is asked for it in the places named in `shared.rs`.
 
@@ -18,6 +18,7 @@ mod changes;
 mod drain;
 mod newcomer;
 mod reload;
+mod resize;
 mod shared;
 mod spread;
 mod takeover;
@@ -339,12 +340,14 @@ impl Clustered {
         if !absent.is_empty() && self.node.peers().next().is_some() {
             return Err(Cannot::SeeDisk);
         }
+        let uneven = resize::is_uneven(&setup);
         setup.options.node = Some(slot.0);
         let mut array = Array::start(setup);
-        if !absent.is_empty() {
+        if !absent.is_empty() || uneven {
             array.metadata.note_fault();
         }
         array.share(Shared::new(place, self.window_sectors, absent));
+        array.heal_reach();
         for (owner, window) in &loading.windows {
             let window = (window.start_sectors(), window.end_sectors());
             array.lane.others_mut().suspend(owner.0, Some(window));
@@ -379,7 +382,8 @@ fn refusal(event: &Event) -> Option<Command> {
         | Control::Add(_)
         | Control::ReAdd(_)
         | Control::Sync(_)
-        | Control::Limits(..) => return None,
+        | Control::Limits(..)
+        | Control::Size(_) => return None,
         Control::Stop => "to stop it here this node has to leave the cluster first",
         _ => "this cannot be changed yet while the array is run by a cluster",
     };

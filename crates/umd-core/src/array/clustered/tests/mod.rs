@@ -5,6 +5,7 @@ mod door;
 mod drawn;
 mod follow;
 mod members;
+mod resize;
 mod scenes;
 mod slots;
 mod walk;
