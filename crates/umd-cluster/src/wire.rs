@@ -166,6 +166,10 @@ pub enum Status {
     CannotUnderstand,
     /// Members failed.
     CannotWork,
+    /// Members or bitmaps are too small.
+    CannotSmall,
+    /// It resyncs.
+    CannotBusy,
 }
 
 impl From<AckStatus> for Status {
@@ -178,6 +182,8 @@ impl From<AckStatus> for Status {
             AckStatus::Cannot(Cannot::Device) => Status::CannotDevice,
             AckStatus::Cannot(Cannot::Understand) => Status::CannotUnderstand,
             AckStatus::Cannot(Cannot::Work) => Status::CannotWork,
+            AckStatus::Cannot(Cannot::Small) => Status::CannotSmall,
+            AckStatus::Cannot(Cannot::Busy) => Status::CannotBusy,
         }
     }
 }
@@ -192,6 +198,8 @@ impl From<Status> for AckStatus {
             Status::CannotDevice => Cannot::Device,
             Status::CannotUnderstand => Cannot::Understand,
             Status::CannotWork => Cannot::Work,
+            Status::CannotSmall => Cannot::Small,
+            Status::CannotBusy => Cannot::Busy,
         })
     }
 }

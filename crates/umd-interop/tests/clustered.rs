@@ -33,7 +33,7 @@ use umd_format::{Format, SuperblockV1};
 use umd_interop::oracle::{Oracle, skipped};
 use umd_interop::ports::free_address;
 use umd_interop::scratch::Scratch;
-use umd_interop::umd::{Umd, qemu_io, text};
+use umd_interop::umd::{Umd, export_bytes, qemu_io, text};
 
 use authority::Authority;
 
@@ -584,6 +584,80 @@ fn comes_back(oracle: &Oracle, (alpha, beta): (&Umd, &Umd), name: &str, set: &[P
     std::os::unix::fs::FileExt::write_all_at(&file, &kept, far).unwrap();
     qemu_io(oracle, &alpha.daemon_uri(name), &reads(1, 0x62)).unwrap();
     qemu_io(oracle, &beta.daemon_uri(name), &reads(0, 0x61)).unwrap();
+}
+
+/// Arrays that use a half of their members.
+const HALVES: [(&str, &str, usize); 2] = [
+    ("half", "-l1 -n2 --size=12M", 2),
+    ("halves", "-l10 -n4 -c64 --size=12M", 4),
+];
+
+#[test]
+fn an_array_grows_on_both_hosts_while_both_write() {
+    let what = "sizes of clustered arrays";
+    let (Some(oracle), Some(alpha)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let beta = Umd::or_skip(what).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let Some(etcd) = Etcd::start(&oracle, &scratch.path("")) else {
+        return;
+    };
+    for array in HALVES {
+        let set = made(&alpha, &scratch, array);
+        let name = array.0;
+        let joined = join(&alpha, "alpha", name, &etcd, &set);
+        if joined.as_ref().is_err_and(|said| said.contains("without")) {
+            skipped(what, "this umd was built without the feature etcd");
+            return;
+        }
+        joined.unwrap();
+        join(&beta, "beta", name, &etcd, &set).unwrap();
+        beta.until(name, settled).unwrap();
+        let size = |umd: &Umd| export_bytes(&oracle, &umd.daemon_uri(name)).unwrap();
+        let pairs = set.len() as u64 / 2;
+        assert_eq!([size(&alpha), size(&beta)], [pairs * 12 * MIB as u64; 2]);
+        let smaller = refused(&beta, &["grow", name, "--size=8M"]);
+        assert!(smaller.contains("does not get smaller"), "{smaller}");
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| both_write(&oracle, (&alpha, &beta), name));
+            let said = alpha.ok(&["grow", name, "--size=20M"]).unwrap();
+            assert!(said.is_empty(), "{said}");
+            writer.join().unwrap();
+        });
+        let grown = pairs * 20 * MIB as u64;
+        assert_eq!([size(&alpha), size(&beta)], [grown; 2]);
+        let last = grown - BLOCK as u64;
+        let say = |what: &str| vec![format!("{what} -P 0x33 {last} {BLOCK}")];
+        qemu_io(&oracle, &beta.daemon_uri(name), &say("write")).unwrap();
+        qemu_io(&oracle, &alpha.daemon_uri(name), &say("read")).unwrap();
+        qemu_io(&oracle, &beta.daemon_uri(name), &reads(0, 0x11)).unwrap();
+        for umd in [&alpha, &beta] {
+            umd.until(name, settled).unwrap();
+            umd.ok(&["stop", name]).unwrap();
+        }
+        assert_legs_alike(&set);
+        examined(&oracle, &alpha, &set);
+        grown_for_mdadm(&oracle, &set, pairs * 20 * 1024);
+    }
+}
+
+/// mdadm sees the same (it finds bitmaps on block devices only), and so do the bitmaps of all nodes.
+fn grown_for_mdadm(oracle: &Oracle, set: &[PathBuf], sync_kib: u64) {
+    for member in set {
+        let examine = oracle.text("mdadm", &["--examine", text(member)]).unwrap();
+        assert!(examine.contains("(20.00 MiB"), "{examine}");
+        let bytes = fs::read(member).unwrap();
+        let sectors = bytes.len() as u64 / 512;
+        let found = SuperblockV1::load(&bytes[4096..8192], Format::V1_2, sectors).unwrap();
+        let start = found.fields.bitmap_sector().unwrap() as usize * 512;
+        for node in 0..2 {
+            // Of a RAID10 they are for all of it.
+            let at = start + node * 4096 + 40;
+            let sync = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+            assert_eq!(sync, sync_kib * 2, "node {node}");
+        }
+    }
 }
 
 /// Refused, and not a byte of it changed.

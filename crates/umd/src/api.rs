@@ -18,6 +18,7 @@
 //! | `POST /v1/arrays/NAME/bitmap`       | [`BitmapRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/layout`       | [`LayoutRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/level`        | [`LevelRequest`] -> [`DoneDoc`]                 |
+//! | `POST /v1/arrays/NAME/size`         | [`SizeRequest`] -> [`DoneDoc`]                  |
 //! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
 //! | `POST /v1/arrays/NAME/cluster/confirm-dead` | [`ConfirmDeadRequest`] -> [`DoneDoc`]   |
 //! | `POST /v1/arrays/NAME/settings`     | [`SettingsRequest`] -> [`DoneDoc`]              |
@@ -376,6 +377,14 @@ pub struct LevelRequest {
     /// Also if it has fewer devices then than it needs, and whatever is on those that are added.
     #[serde(default)]
     pub force: bool,
+}
+
+/// How much of each member a running array is to use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SizeRequest {
+    /// So many sectors; without them as much as all members have.
+    #[serde(default)]
+    pub sectors: Option<u64>,
 }
 
 /// Read-only or not.

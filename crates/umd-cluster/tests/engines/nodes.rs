@@ -185,7 +185,13 @@ fn nodes_follow_each_other_take_the_dead_ones_slot_and_leave() {
         assert!(reloads(host) >= 20, "{} of 20", reloads(host));
     }
     let sectors = 1 << 21;
-    b.wish(100, Wish::Resize { sectors });
+    b.wish(
+        100,
+        Wish::Resize {
+            sectors,
+            sync_sectors: sectors,
+        },
+    );
     let publish = Task::Publish { sectors };
     for host in [&a, &c] {
         assert_eq!(host.tasks(|task| *task == publish), 1);

@@ -57,6 +57,10 @@ impl Array {
                 return self.answer(id, result.map(|()| ControlReply::Done));
             }
             Control::Level(wish) => return self.control_level(id, wish),
+            // In a cluster it was taken above.
+            Control::Size(_) => Err(ControlError::Invalid(
+                "only an array that a cluster runs gets another size in this version".into(),
+            )),
             Control::BitmapRoom(new) => {
                 let room = self.bitmap_room(new);
                 return self.answer(id, room.map(|sectors| ControlReply::Room { sectors }));

@@ -20,8 +20,8 @@ pub use crate::personality::faulty::{FaultyStatus, PretendedMode};
 pub use crate::value::{
     BitmapFile, BitmapWish, Command, Commands, Completion, Control, ControlError, ControlReply,
     Event, Extent, FlagWish, IoDone, IoError, IoOp, LayoutWish, LevelWish, MemberIo, NewBitmap,
-    NewMember, Notice, Purpose, Reply, Request, RequestError, RequestOp, Settings, SyncLimits,
-    SyncRequest, Timer,
+    NewMember, Notice, Purpose, Reply, Request, RequestError, RequestOp, Settings, SizeWish,
+    SyncLimits, SyncRequest, Timer,
 };
 pub use clustered::{Clustered, Input, Output};
 pub use engine::Array;

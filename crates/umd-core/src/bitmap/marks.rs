@@ -49,6 +49,15 @@ impl Marks {
         }
     }
 
+    /// From here on they are for so many regions. What is added is as it lies in the image.
+    pub fn reach(&mut self, superblock: &BitmapSuperblock, count: u64) {
+        assert!(!self.lockless, "bits of a cluster");
+        self.area_bytes = usize::try_from(superblock.area_bytes(count)).expect("it fits memory");
+        let len = self.area_bytes.next_multiple_of(PAGE_BYTES);
+        self.image.resize(len, 0);
+        self.count = count;
+    }
+
     /// Whether regions have states.
     pub fn has_states(&self) -> bool {
         self.lockless

@@ -178,6 +178,20 @@ impl Bitmap {
         }
     }
 
+    /// From here on it is for so many sectors: what is added is clean, what goes is forgotten. All
+    /// of it is written to all members.
+    ///
+    /// # Panics
+    /// When somebody writes in what goes.
+    pub fn reach(&mut self, sectors: u64, members: &Members) {
+        let kept = self.kept.as_mut().expect("a bitmap that is to reach there");
+        let superblock = kept.writer.reach(sectors);
+        kept.regions.reach(superblock, sectors);
+        for member in members.iter().filter(|m| m.is_active()) {
+            kept.writer.want_copy(member.id);
+        }
+    }
+
     /// Asks for all of its new file to be written.
     pub fn want_file(&mut self) {
         if let Some(kept) = &mut self.kept {

@@ -9,6 +9,8 @@
 //! The batch of a region is taken after its bit is set in memory, and compared with the last batch
 //! *written*: a write that joins late can wait for a batch too many, never for one too few.
 
+mod reach;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use umd_format::bitmap::{BitmapSuperblock, RegionState, SUPERBLOCK_BYTES};

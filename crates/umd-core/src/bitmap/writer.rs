@@ -129,6 +129,12 @@ impl Writer {
         &self.superblock.fields
     }
 
+    /// See `Bitmap::reach`.
+    pub(super) fn reach(&mut self, sectors: u64) -> &BitmapSuperblock {
+        self.superblock.fields.sync_size_sectors = sectors;
+        &self.superblock
+    }
+
     /// Seconds between clearing passes.
     pub fn daemon_sleep_seconds(&self) -> u32 {
         self.superblock.fields.daemon_sleep_s

@@ -142,6 +142,12 @@ pub enum Cannot {
     /// The work failed on its members.
     #[error("its members failed")]
     Work,
+    /// What it has of a member, or of a bitmap, has no room for it.
+    #[error("its members or bitmaps are too small")]
+    Small,
+    /// It resyncs, or a member is being filled.
+    #[error("it resyncs, or fills a member")]
+    Busy,
 }
 
 /// How a receiver answers.

@@ -39,6 +39,8 @@ pub enum Wish {
     Resize {
         /// The new size.
         sectors: u64,
+        /// What the bitmaps are for then.
+        sync_sectors: u64,
     },
     /// The bitmaps are to be for another size, on all nodes or on none.
     BitmapResize {
@@ -113,6 +115,14 @@ pub enum Task {
     /// disk, a slot or a size the answer is [`Answer::Written`] in any case, for a bitmap
     /// [`Answer::Done`].
     Undo(WishId),
+    /// Write what the wish wants into the bitmaps of nobody, which are all but these; nobody takes
+    /// one of them meanwhile. ([`Answer::Done`].)
+    Vacant {
+        /// The wish.
+        id: WishId,
+        /// Slots that somebody has, or that wait for a recovery.
+        taken: BTreeSet<NodeSlot>,
+    },
     /// Read superblocks again and adopt them: from a device, or from whichever is newest.
     /// ([`Answer::Done`]; on [`Answer::Cannot`] nothing was adopted.)
     Reload {
@@ -146,7 +156,8 @@ pub enum Task {
         /// Its size.
         sectors: u64,
     },
-    /// Make the own bitmap one for this size. ([`Answer::Done`].)
+    /// Can the array, and the own bitmap, be of this size? Superblocks will say so.
+    /// ([`Answer::Done`].)
     ResizeBitmap {
         /// Its size.
         sync_sectors: u64,
@@ -169,12 +180,13 @@ impl Task {
             Task::Write(_) => "to write superblocks",
             Task::Apply(_) => "to make a change",
             Task::Undo(_) => "to undo a change",
+            Task::Vacant { .. } => "to write the bitmaps of nobody",
             Task::Reload { .. } => "to read superblocks",
             Task::Suspend { .. } => "to end its writes in another node's resync window",
             Task::FindDisk { .. } => "to find a disk that another node adds",
             Task::Remove(_) => "to remove a device",
             Task::Publish { .. } => "to show its new size",
-            Task::ResizeBitmap { .. } => "to resize its bitmap",
+            Task::ResizeBitmap { .. } => "to look whether it can have another size",
             Task::CopyBits(_) => "to copy a dead node's bitmap",
             Task::ClearBits(_) => "to clear a dead node's bitmap",
             Task::Drain => "to end its writes",

@@ -81,6 +81,12 @@ impl Lane {
         self.balance = read::Balance::new(geometry.raid_disks());
         self.geometry = geometry;
     }
+
+    /// The array is longer from here on; what there was lies where it lay.
+    pub fn extend(&mut self, geometry: Arc<Geometry>) {
+        assert!(geometry.is_mirror(), "copies stay where they are");
+        self.geometry = geometry;
+    }
 }
 
 #[cfg(test)]

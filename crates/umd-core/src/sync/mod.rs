@@ -162,6 +162,12 @@ impl Sync {
         self.guided.clear();
     }
 
+    /// The array is longer from here on. A run that is under way ends where it was going to.
+    pub fn extend(&mut self, geometry: Arc<Geometry>, array_sectors: u64) {
+        assert!(array_sectors >= self.array_sectors, "no shorter");
+        (self.geometry, self.array_sectors) = (geometry, array_sectors);
+    }
+
     /// Nothing runs, and nobody waits for members to agree.
     pub fn is_idle(&self) -> bool {
         self.run.is_none() && self.commits.is_idle()

@@ -43,6 +43,8 @@ pub enum Control {
     /// Become an array of another level, or get another layout (mdadm `--grow --level`). Answered
     /// when that is recorded; what has to be moved is moved afterwards.
     Level(LevelWish),
+    /// Use more of each member (mdadm `--grow --size`). Answered when all nodes have it.
+    Size(SizeWish),
     /// Could it get such a bitmap in a file now, and how long would the file be?
     BitmapRoom(NewBitmap),
     /// Start or stop a sync action.
@@ -74,6 +76,7 @@ impl Control {
             | Control::Flags(..)
             | Control::Bitmap(_)
             | Control::Level(_)
+            | Control::Size(_)
             | Control::Sync(_) => true,
             Control::Limits(_, wish) => wish.is_some(),
             Control::Lost(..)
@@ -86,6 +89,15 @@ impl Control {
             | Control::Stop => false,
         }
     }
+}
+
+/// How much of each member an array is to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SizeWish {
+    /// As much as all of them have.
+    Max,
+    /// So many sectors, or what is left of that in whole chunks or blocks.
+    Sectors(u64),
 }
 
 /// What layout an array of another level is to have.

@@ -129,10 +129,11 @@ impl Slots {
     /// Whether the bits of another node mean the same.
     fn agrees(&self, fields: &Fields) -> Result<(), BitmapError> {
         let first = &self.first;
-        let same = fields.version == VERSION_CLUSTERED
-            && fields.sync_size_sectors == first.sync_size_sectors
-            && fields.region_raw == first.region_raw;
-        match same {
+        let same = fields.version == VERSION_CLUSTERED && fields.region_raw == first.region_raw;
+        // Of a size that was being changed some may not know yet: then they begin where they did.
+        let region_sectors = (fields.region_bytes() / SECTOR_BYTES as u64).max(1);
+        let each = on_disk_sectors(fields.sync_size_sectors.div_ceil(region_sectors));
+        match same && each == self.each_sectors() {
             true => Ok(()),
             false => Err(BitmapError::Impossible(
                 "the bitmaps of the nodes do not agree about the array".to_owned(),
@@ -145,7 +146,13 @@ impl Slots {
     pub fn merge(&self, area: &[u8], array: Uuid, events: u64) -> Merged {
         let nodes = self.read(area, array);
         let own = area.len() / self.first.nodes as usize;
-        let stale = |fields: &Fields| fields.state.contains(State::STALE);
+        // A size that only some know of was being changed when all ended.
+        let size = self.first.sync_size_sectors;
+        let stale = |fields: &Fields| {
+            fields.state.contains(State::STALE) || fields.sync_size_sectors != size
+        };
+        let sizes = nodes.iter().filter_map(|node| node.fields.as_ref().ok());
+        let size = sizes.map(|fields| fields.sync_size_sectors).max();
         let whole = nodes
             .iter()
             .any(|node| node.fields.as_ref().map_or(true, stale));
@@ -164,6 +171,7 @@ impl Slots {
             events_cleared: cleared.unwrap_or(0),
             state: self.first.state.without(State::STALE),
             sectors_reserved: 0,
+            sync_size_sectors: size.unwrap_or(self.first.sync_size_sectors),
             nodes: 0,
             cluster_name: [0; 64],
             ..self.first.clone()

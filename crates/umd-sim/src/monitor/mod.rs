@@ -396,14 +396,15 @@ impl Monitor {
         })
     }
 
+    fn count(&mut self, io: IoId) {
+        self.checks += 1;
+        assert!(self.last_io < io, "I/Os are numbered in their order");
+        self.last_io = io;
+    }
+
     /// The engine submits an I/O.
     pub fn check_io(&mut self, scene: Scene<'_>, io: &MemberIo) -> Verdict {
-        self.checks += 1;
-        assert!(
-            self.last_io < io.io,
-            "I/Os are numbered as they are submitted"
-        );
-        self.last_io = io.io;
+        self.count(io.io);
         let what = What(io);
         let Some(view) = self.members.get(&io.member) else {
             return broken(Rule::Lifetime, format!("{what}: no such member"));

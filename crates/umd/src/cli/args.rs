@@ -628,8 +628,9 @@ pub struct GrowArgs {
     /// The level it is to have: 0, 4, 5 or 6
     #[arg(short, long)]
     pub level: Option<String>,
-    /// Not there yet
-    #[arg(short = 'z', long, hide = true)]
+    /// How much of each member an array of a cluster is to use, on all its hosts: 100G, or max for
+    /// as much as there is
+    #[arg(short = 'z', long, value_name = "SIZE|max")]
     pub size: Option<String>,
     /// Not there yet
     #[arg(short, long, hide = true)]

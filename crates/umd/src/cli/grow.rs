@@ -1,5 +1,5 @@
 //! `umd grow`: what a running array is made with is changed: its level and layout, its bitmap, and
-//! how level faulty fails.
+//! how level faulty fails, and how much of its members it uses.
 
 use umd_core::geometry::{Shape, convert};
 use umd_format::{FaultyLayout, Level};
@@ -8,7 +8,7 @@ use super::args::GrowArgs;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::Reach;
 use super::values::{self, BitmapWord};
-use crate::api::{BitmapRequest, DoneDoc, LayoutRequest, LevelRequest};
+use crate::api::{BitmapRequest, DoneDoc, LayoutRequest, LevelRequest, SizeRequest};
 use crate::daemon::level::wish;
 use crate::doc::ArrayDoc;
 use crate::words;
@@ -18,6 +18,7 @@ enum Change {
     Bitmap(BitmapRequest),
     Layout(FaultyLayout),
     Level(LevelRequest),
+    Size(SizeRequest),
 }
 
 /// Runs the command.
@@ -53,6 +54,7 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
             reach.post(&name, "layout", &LayoutRequest { layout })?
         }
         Change::Level(request) => reach.post(&name, "level", request)?,
+        Change::Size(request) => reach.post(&name, "size", request)?,
     };
     if !quiet {
         done.messages.iter().for_each(|line| say(line));
@@ -73,7 +75,6 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
     let level = args.level.is_some() && !faulty;
     let later = [
         ("--raid-devices", args.raid_devices.is_some() && !level),
-        ("--size", args.size.is_some()),
         ("--chunk", args.chunk.is_some()),
         ("--consistency-policy", args.consistency_policy.is_some()),
     ];
@@ -81,6 +82,9 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
         return Err(Failure::usage(format!(
             "grow {option} (reshape) is not available in this version"
         )));
+    }
+    if let Some(size) = &args.size {
+        return size_request(args, size).map(Change::Size);
     }
     if level || mode == Some(None) && !faulty {
         return level_request(args).map(Change::Level);
@@ -104,6 +108,17 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
             mode.map(Change::Layout).ok_or_else(text)
         }
     }
+}
+
+fn size_request(args: &GrowArgs, size: &str) -> Result<SizeRequest, Failure> {
+    let other = args.level.is_some() || args.layout.is_some() || args.add;
+    if other || about_bitmaps(args) {
+        return Err(Failure::usage(
+            "--size, --level, --layout and --bitmap are changed one after the other",
+        ));
+    }
+    let sectors = values::size_sectors(size)?;
+    Ok(SizeRequest { sectors })
 }
 
 fn level_request(args: &GrowArgs) -> Result<LevelRequest, Failure> {
@@ -198,7 +213,26 @@ fn planned(array: &ArrayDoc, change: &Change) -> Result<Vec<String>, Failure> {
             array.level
         ))),
         Change::Level(request) => planned_level(array, request),
+        Change::Size(request) => planned_size(array, request),
     }
+}
+
+fn planned_size(array: &ArrayDoc, request: &SizeRequest) -> Result<Vec<String>, Failure> {
+    let name = &array.name;
+    if array.cluster.is_none() {
+        return Err(Failure::failed(format!(
+            "cannot change the size of {name}: only an array that a cluster runs gets another size \
+             in this version"
+        )));
+    }
+    let size = request.sectors.map_or_else(
+        || "as much of each member as all of them have".to_owned(),
+        |sectors| format!("{} KiB of each member", sectors / 2),
+    );
+    Ok(vec![
+        format!("would use {size} for {name}, if all its hosts can"),
+        "would write the superblocks of all members, and the bitmaps of all nodes".to_owned(),
+    ])
 }
 
 fn planned_level(array: &ArrayDoc, request: &LevelRequest) -> Result<Vec<String>, Failure> {

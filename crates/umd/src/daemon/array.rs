@@ -11,7 +11,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 
 use tokio::sync::{broadcast, oneshot};
@@ -102,6 +102,7 @@ pub struct Handle {
     wake: Arc<OwnedFd>,
     export: ExportInfo,
     read_only: Arc<AtomicBool>,
+    size_sectors: Arc<AtomicU64>,
     /// What happens to it.
     pub events: broadcast::Sender<EventDoc>,
     /// How its members were opened, and new ones will be.
@@ -134,6 +135,7 @@ impl Handle {
             sender,
             wake,
             read_only: Arc::new(AtomicBool::new(export.read_only)),
+            size_sectors: Arc::new(AtomicU64::new(export.size_sectors)),
             export,
             events,
             how: Arc::new(how),
@@ -145,6 +147,7 @@ impl Handle {
     pub fn export(&self) -> ExportInfo {
         ExportInfo {
             read_only: self.read_only.load(Ordering::Relaxed),
+            size_sectors: self.size_sectors.load(Ordering::Relaxed),
             ..self.export.clone()
         }
     }
@@ -152,6 +155,11 @@ impl Handle {
     /// New clients are told that it is read-only, or is not any more.
     pub fn set_read_only(&self, read_only: bool) {
         self.read_only.store(read_only, Ordering::Relaxed);
+    }
+
+    /// New clients are shown this size.
+    pub fn set_size(&self, sectors: u64) {
+        self.size_sectors.store(sectors, Ordering::Relaxed);
     }
 
     /// Sends a message and wakes the array's thread.

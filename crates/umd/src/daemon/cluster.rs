@@ -30,7 +30,9 @@ use umd_core::array::{
 };
 use umd_core::assembly::{self, BitmapPlan, MemberFacts, Wish};
 use umd_core::cluster::{Cannot, End, Freeze, NodeSlot, ServiceEvent, WaitFor};
-use umd_core::value::{ControlId, Instant, MemberId, NewMember, Now, Pool, Rungs, SECTOR_BYTES};
+use umd_core::value::{
+    ControlId, Instant, MemberId, NewMember, Notice, Now, Pool, Rungs, SECTOR_BYTES,
+};
 use umd_format::bitmap::{SUPERBLOCK_BYTES, Unverified};
 use umd_format::v1::Features;
 
@@ -192,7 +194,11 @@ impl ClusterNode {
                 self.fencing.begin(peer, about, now.mono);
             }
             Output::Find(disk) => self.search.begin(disk),
-            Output::Ready => self.report(Ok(())),
+            Output::Ready => {
+                // It may have got another size since its members were opened.
+                out.push(Command::Notify(Notice::Changed));
+                self.report(Ok(()));
+            }
             Output::NotJoined(why) => {
                 let trouble = self.service.trouble();
                 let more = trouble.map_or(String::new(), |text| format!(" ({text})"));

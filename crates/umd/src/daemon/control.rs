@@ -26,7 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::household::{Answer, Household};
-use super::{level, metrics, page, parameters, web};
+use super::{level, metrics, page, parameters, size, web};
 use crate::api::{
     API, ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc,
     ErrorDoc, EventDoc, GoneRequest, IncrementalDoc, IncrementalRequest, LayoutRequest,
@@ -147,6 +147,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(bitmap))
         .routes(routes!(layout))
         .routes(routes!(level::level))
+        .routes(routes!(size::size))
         .routes(routes!(readonly))
         .routes(routes!(super::confirm::confirm_dead))
         .routes(routes!(wait))

@@ -17,6 +17,7 @@
 //! | `meter`     | how long requests and member I/O take                             |
 //! | `metrics`   | all that as Prometheus reads it                                  |
 //! | `level`     | another level or layout                                          |
+//! | `size`      | another size                                                     |
 //! | `registry`  | the names, on the core's machine; who waits for whom             |
 //! | `admission` | a client's claim on what it has open                             |
 //! | `lobby`     | clients of what is no array                                      |
@@ -65,6 +66,7 @@ pub mod room;
 pub mod run;
 pub mod scrubs;
 pub mod secrets;
+pub mod size;
 pub mod start;
 pub mod state;
 mod sync;

@@ -368,6 +368,10 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         if let Notice::Broken(why) = &notice {
             self.broken = Some(why.clone());
         }
+        if notice == Notice::Changed && self.engine.frozen().is_none() {
+            // Before anybody hears that the array has another size.
+            self.handle.set_size(self.engine.status().array_sectors);
+        }
         let path = |id: MemberId| self.members.get(&id).map(|member| member.name.clone());
         if let Some(event) = notices::event(&self.name, &notice, path) {
             if let Some(line) = notices::log_line(&event) {

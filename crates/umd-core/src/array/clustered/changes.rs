@@ -217,9 +217,10 @@ impl Array {
     /// Whether what was wished has not become pointless while others had their turn.
     pub(super) fn still_holds(&self, change: &Change) -> bool {
         match &change.what {
-            What::Add(_) => {
+            What::Add(add) => {
+                let same_size = add.1.fields.size_sectors == self.recorded_sectors();
                 let taken = |number| self.members.iter().any(|m| m.number() == number);
-                self.writable().is_ok() && !taken(change.device.0)
+                self.writable().is_ok() && !taken(change.device.0) && same_size
             }
             What::ReAdd(new) => self.still_comes_back(new),
             What::Fill => self.next_fill().is_some_and(|(_, id)| id == change.member),
@@ -426,7 +427,7 @@ pub(super) fn not_followed(failure: Option<&Failure>) -> ControlError {
     ))
 }
 
-fn not_begun(failure: &Failure) -> ControlError {
+pub(super) fn not_begun(failure: &Failure) -> ControlError {
     match failure {
         Failure::Leaving => {
             ControlError::Io("the array was left before this could be recorded on all nodes".into())

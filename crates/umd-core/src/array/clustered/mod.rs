@@ -10,10 +10,10 @@
 //! ```
 //!
 //! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk),
-//! `spread.rs` (a spare gets a slot), `readd.rs` and `missed.rs` (one comes back, what it lacks).
-//! The node says when, the array does. Between them are [`Task`]s and their answers only; neither
-//! calls the other while it is stepped. An array of one host has no `Shared` and is asked for it in
-//! the places named in `shared.rs`.
+//! `spread.rs` (a spare gets a slot), `readd.rs` and `missed.rs` (one comes back, what it lacks),
+//! the size in `resize.rs`. The node says when, the array does. Between them are [`Task`]s and
+//! their answers only; neither calls the other while it is stepped. An array of one host has no
+//! `Shared` and is asked for it in the places named in `shared.rs`.
 
 mod changes;
 mod drain;
@@ -21,6 +21,7 @@ mod missed;
 mod newcomer;
 mod readd;
 mod reload;
+mod resize;
 mod shared;
 mod spread;
 mod takeover;
@@ -386,12 +387,14 @@ impl Clustered {
         if !absent.is_empty() && self.node.peers().next().is_some() {
             return Err(Cannot::SeeDisk);
         }
+        let uneven = resize::is_uneven(&setup);
         setup.options.node = Some(slot.0);
         let mut array = Array::start(setup);
-        if !absent.is_empty() {
+        if !absent.is_empty() || uneven {
             array.metadata.note_fault();
         }
         array.share(Shared::new(place, self.window_sectors, absent));
+        array.heal_reach();
         for (owner, window) in &loading.windows {
             let window = (window.start_sectors(), window.end_sectors());
             array.lane.others_mut().suspend(owner.0, Some(window));
@@ -426,7 +429,8 @@ fn refusal(event: &Event) -> Option<Command> {
         | Control::Add(_)
         | Control::ReAdd(_)
         | Control::Sync(_)
-        | Control::Limits(..) => return None,
+        | Control::Limits(..)
+        | Control::Size(_) => return None,
         Control::Stop => "to stop it here this node has to leave the cluster first",
         _ => "this cannot be changed yet while the array is run by a cluster",
     };

@@ -98,6 +98,13 @@ impl Array {
                 new.name
             )));
         }
+        if superblock.fields.size_sectors != self.recorded_sectors() {
+            return Err(ControlError::Invalid(format!(
+                "--re-add for {} is not possible: the array has got another size since it left; \
+                 use --add",
+                new.name
+            )));
+        }
         Ok((superblock, slot, path))
     }
 

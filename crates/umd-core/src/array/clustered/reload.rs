@@ -207,6 +207,7 @@ impl Array {
         if !follows(known, reference) || reference.fields.events < self.metadata.events().0 {
             return Err(Cannot::Follow);
         }
+        self.judge_size(reference, reload.from.is_some())?;
         let candidate = reload.candidate.as_ref();
         let told = reload.from.is_some();
         if candidate.is_some_and(|one| told && one.is_another(reference)) {
@@ -273,11 +274,14 @@ impl Array {
 
     fn adopt(&mut self, mut verdicts: Vec<(MemberId, Verdict)>) {
         verdicts.extend(self.adopt_newcomer());
+        let reference = self.reference().expect("it was judged").clone();
+        self.adopt_size(&reference);
         let shared = self.shared_mut();
         let reload = shared.reload.as_mut().expect("it was judged");
         reload.at = At::Copying;
         let found = std::mem::take(&mut reload.found);
         shared.spares_wait = !reload.use_spares;
+        self.even_sizes(&found);
         let changed = verdicts
             .iter()
             .filter(|(_, verdict)| *verdict != Verdict::Keep)
@@ -385,7 +389,6 @@ fn follows(known: &Member, found: &SuperblockV1) -> bool {
         && a.layout == b.layout
         && a.chunk_sectors == b.chunk_sectors
         && a.raid_disks == b.raid_disks
-        && a.size_sectors == b.size_sectors
         && a.bitmap_offset_raw == b.bitmap_offset_raw
         && b.features.contains(Features::CLUSTERED)
         && !alien.iter().any(|one| b.features.contains(*one))

@@ -16,6 +16,7 @@ use super::drain::Drain;
 use super::missed::{BITS, Gather, HEADERS, Missed};
 use super::newcomer::Candidate;
 use super::reload::Reload;
+use super::resize::Sizes;
 use super::spread::Spread;
 use super::takeover::Takeover;
 use super::update::Update;
@@ -117,6 +118,7 @@ pub(in crate::array) struct Shared {
     pub(super) unwritten: bool,
     /// What administrators want changed.
     pub(super) changes: Changes,
+    pub(super) sizes: Sizes,
     /// Writes in there have to end before the other node hears so.
     pub(super) suspending: Option<(u64, u64)>,
     pub(super) reload: Option<Reload>,
@@ -137,6 +139,9 @@ pub(super) const RELOAD: u32 = 0;
 
 /// Copies of all bitmaps.
 pub(super) const SPREAD: u32 = u32::MAX;
+
+/// The bitmaps of nobody.
+pub(super) const VACANT: u32 = u32::MAX - 3;
 
 /// The same for the slot of a dead node.
 pub(super) fn tag_of(slot: NodeSlot) -> u32 {
@@ -164,6 +169,7 @@ impl Shared {
             asked: None,
             unwritten: false,
             changes: Changes::new(),
+            sizes: Sizes::default(),
             suspending: None,
             reload: None,
             absent,
@@ -190,7 +196,9 @@ impl Shared {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let (update, turn) = (self.update.deadline(), self.turn.deadline());
         let fill = self.fill_again.values().copied();
-        update.into_iter().chain(turn).chain(fill).min()
+        let size = self.sizes.deadline();
+        let all = update.into_iter().chain(turn).chain(fill);
+        all.chain(size).min()
     }
 
     /// Whether it is on its way out, or out.
@@ -233,6 +241,10 @@ impl Array {
             }
             Control::Add(new) if self.shared.is_some() => {
                 self.add_on_all(id, new);
+                None
+            }
+            Control::Size(wish) if self.shared.is_some() => {
+                self.resize_on_all(id, wish);
                 None
             }
             Control::ReAdd(new) if self.shared.is_some() => {
@@ -304,8 +316,13 @@ impl Array {
         let answer = match task {
             Task::Load { .. } => unreachable!("it is loaded"),
             Task::Recheck(ids) => Some(self.recheck(ids)),
+            Task::Write(ids) if self.is_size(ids[0]) => self.begin_size(),
             Task::Write(_) => {
                 self.shared_mut().update.write_wanted = true;
+                None
+            }
+            Task::Vacant { taken, .. } => {
+                self.begin_vacant(taken);
                 None
             }
             Task::Reload { from, use_spares } => {
@@ -335,11 +352,11 @@ impl Array {
                 None
             }
             Task::Remove(device) => Some(self.remove_for_other(device)),
-            Task::Publish { sectors } if sectors == self.info.array_sectors => Some(Answer::Done),
-            Task::Publish { .. } | Task::ResizeBitmap { .. } => {
-                Some(Answer::Cannot(Cannot::Follow))
-            }
+            Task::Publish { sectors } => Some(self.publish_size(sectors)),
+            Task::ResizeBitmap { sync_sectors } => Some(self.asked_for_size(sync_sectors)),
             Task::FindDisk { .. } => unreachable!("its driver looks for it"),
+            Task::Apply(id) if self.is_size(id) => Some(self.apply_size()),
+            Task::Undo(id) if self.is_size(id) => self.undo_size(),
             Task::Apply(id) => {
                 self.shared_mut().asked = Some(Asked::Apply(id));
                 None
@@ -365,6 +382,7 @@ impl Array {
             RELOAD => self.superblock_read(member, result),
             SPREAD => self.spread_done(member, result),
             HEADERS | BITS => self.gather_done(tag, result),
+            VACANT => self.vacant_done(member, result),
             tag => {
                 let slot = NodeSlot(u16::try_from(tag - 1).expect("a slot of the cluster"));
                 self.takeover_done(slot, member, result);
@@ -380,6 +398,7 @@ impl Array {
         let mut moved = self.maintain_suspending();
         moved |= self.maintain_reload();
         moved |= self.maintain_asked();
+        moved |= self.maintain_size();
         moved |= self.maintain_update();
         moved |= self.maintain_takeovers();
         moved |= self.maintain_gathers();
@@ -431,6 +450,7 @@ impl Array {
         self.io.begin(now, std::mem::take(out));
         self.refuse_waiting();
         self.refuse_changes();
+        self.refuse_size();
         let members: Vec<MemberId> = self.members.iter().map(|m| m.id).collect();
         for member in members {
             self.io.out.push(Command::Release(member));
@@ -442,6 +462,9 @@ impl Array {
 
     /// A wish of this array is over.
     fn wish_over(&mut self, id: WishId, failure: Option<&Failure>) {
+        if self.is_size(id) {
+            return self.size_over(failure);
+        }
         self.shared_mut().unwritten = false;
         match self.shared_mut().changes.remove(&id) {
             Some(change) => self.change_over(change, failure),

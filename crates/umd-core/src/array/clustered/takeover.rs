@@ -5,7 +5,8 @@
 //!   ClearBits  read its slot                                   -> bits 0, superblock kept, to all
 //! ```
 //!
-//! Its superblock is kept, so that whoever gets the slot next finds what belongs there.
+//! Its superblock is kept, but for the size that all have by now, so that whoever gets the slot next
+//! finds what belongs there.
 
 use smallvec::SmallVec;
 use umd_format::bitmap::{SUPERBLOCK_BYTES, State as BitmapState, Unverified, bit_position};
@@ -169,8 +170,11 @@ impl Array {
         let own = self.bitmap.writer()?.superblock_fields();
         let regions = self.bitmap.regions()?;
         let fields = &found.fields;
+        // The size may be another one where it was just changed, or not yet: never one that takes
+        // more or less room.
+        let each = found.area_sectors(found.regions(fields.sync_size_sectors));
         let same = fields.region_raw == own.region_raw
-            && fields.sync_size_sectors == own.sync_size_sectors
+            && each == self.shared.as_ref()?.place.each_sectors
             && fields.nodes == own.nodes;
         if !same {
             return None;
@@ -184,7 +188,7 @@ impl Array {
     }
 
     fn clear_slot(&mut self, slot: NodeSlot, area: &[u8]) -> At {
-        let mut bytes = area.to_vec();
+        let mut bytes = self.slot_image(area).expect("just looked at");
         bytes[SUPERBLOCK_BYTES..].fill(0);
         let bytes = self.io.pool.copy_of(&bytes);
         let active = self.members.iter().filter(|m| m.is_active());

@@ -64,6 +64,11 @@ impl Array {
         if !self.may_write() {
             return Answer::Holds(Vec::new());
         }
+        if let [id] = ids[..]
+            && self.is_size(id)
+        {
+            return Answer::Holds(ids.into_iter().filter(|id| self.size_holds(*id)).collect());
+        }
         let (owes, may_fill) = (self.metadata.owes(), self.may_fill());
         let fills = self.next_fill().filter(|_| may_fill).map(|(_, id)| id);
         let changes = &self.shared.as_ref().expect("in a cluster").changes;
@@ -104,7 +109,8 @@ impl Array {
         let moved = self.maintain_writing() | self.maintain_fill();
         let now = self.io.now().mono;
         // What a change has done here is written in its own turn.
-        let carried = self.shared_mut().changes.values().any(Change::is_applied);
+        let shared = self.shared_mut();
+        let carried = shared.changes.values().any(Change::is_applied) || shared.sizes.is_applied();
         let owes = self.may_write() && self.metadata.owes() && !carried;
         let update = &mut self.shared_mut().update;
         // Also where nothing can be written any more: a deadline that has passed is none.

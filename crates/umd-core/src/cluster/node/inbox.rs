@@ -192,6 +192,9 @@ impl Node {
                         }
                     }
                     Message::ChangeCapacity { sectors } if status == AckStatus::Done => {
+                        if self.shown_sectors.is_none_or(|shown| shown < sectors) {
+                            self.note_owing(from, true);
+                        }
                         self.shown_sectors = Some(sectors);
                         self.show(out);
                     }

@@ -139,6 +139,8 @@ impl Node {
     pub(super) fn advance_recovery(&mut self, now: Instant, out: &mut Out) -> bool {
         let active = self.phase == Phase::Active && !self.lost;
         let proof_needed = self.keep(Rule::Proof);
+        // What the dead have written is read before their bits are: those may be for more sectors.
+        let active = active && (!proof_needed || !self.inbox.is_stale());
         let mut moved = false;
         for death in self.deaths.values_mut() {
             match death.at {

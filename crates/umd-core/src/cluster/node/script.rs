@@ -9,8 +9,8 @@
 //!   RemoveDisk    recheck  REMOVE  apply  write  METADATA_UPDATED
 //!   ReAdd         recheck  RE_ADD*  apply*  write*  METADATA_UPDATED*
 //!                                         * undo, METADATA_UPDATED
-//!   Resize        recheck  write*  METADATA_UPDATED*  value  CHANGE_CAPACITY  apply
-//!                                         * undo, METADATA_UPDATED
+//!   Resize        recheck  BITMAP_RESIZE*  write*  METADATA_UPDATED*  vacant*
+//!                 value  CHANGE_CAPACITY  apply       * undo, METADATA_UPDATED
 //!   BitmapResize  recheck  apply*  BITMAP_RESIZE*
 //!                                         * undo, BITMAP_RESIZE (old)
 //!   resync        RESYNCING_START;  value  RESYNCING(window);  value  RESYNCING(none)
@@ -39,6 +39,7 @@ pub(super) enum Step {
     Write,
     Apply,
     Undo,
+    Vacant,
     Show,
     Tell(Words),
 }
@@ -79,7 +80,7 @@ macro_rules! script {
     }};
 }
 
-use Step::{Apply, Recheck, Show, Tell, Undo, Write};
+use Step::{Apply, Recheck, Show, Tell, Undo, Vacant, Write};
 
 impl Errand {
     pub(super) fn script(self) -> &'static Script {
@@ -130,13 +131,15 @@ impl Errand {
             Errand::Wish(_, Wish::Resize { .. }) => script!(
                 &[
                     Recheck,
+                    Tell(Words::Bitmap),
                     Write,
                     Tell(Words::Metadata),
+                    Vacant,
                     Show,
                     Tell(Words::Capacity),
                     Apply
                 ],
-                3,
+                5,
                 &[Undo, Tell(Words::Metadata)]
             ),
             Errand::Wish(_, Wish::BitmapResize { .. }) => script!(
@@ -165,12 +168,16 @@ impl Errand {
             }
             (Words::Remove, Errand::Wish(_, Wish::RemoveDisk(device))) => Message::Remove(device),
             (Words::ReAdd, Errand::Wish(_, Wish::ReAdd(disk))) => Message::ReAdd(disk),
-            (Words::Capacity, Errand::Wish(_, Wish::Resize { sectors })) => {
+            (Words::Capacity, Errand::Wish(_, Wish::Resize { sectors, .. })) => {
                 Message::ChangeCapacity { sectors }
             }
-            (Words::Bitmap, Errand::Wish(_, Wish::BitmapResize { sync_sectors, .. })) => {
-                Message::BitmapResize { sync_sectors }
-            }
+            (
+                Words::Bitmap,
+                Errand::Wish(
+                    _,
+                    Wish::BitmapResize { sync_sectors, .. } | Wish::Resize { sync_sectors, .. },
+                ),
+            ) => Message::BitmapResize { sync_sectors },
             (
                 Words::BitmapBack,
                 Errand::Wish(

@@ -361,6 +361,13 @@ impl Node {
         }
     }
 
+    /// Slots that somebody has, or that wait for a recovery.
+    fn taken_slots(&self) -> BTreeSet<NodeSlot> {
+        let me = self.me.map(|me| me.slot);
+        let others = self.peers.keys().chain(self.deaths.keys());
+        others.copied().chain(me).collect()
+    }
+
     /// Whether what is on the members is known, and nobody else writes there.
     fn is_settled(&self) -> bool {
         self.unfenced().is_empty() && !self.inbox.is_stale() && self.blind.is_none()
@@ -387,9 +394,16 @@ impl Node {
             }
             Step::Apply => Task::Apply(ids[0]),
             Step::Undo => Task::Undo(ids[0]),
+            Step::Vacant => Task::Vacant {
+                id: ids[0],
+                taken: self.taken_slots(),
+            },
             Step::Show => {
                 match first {
-                    Errand::Wish(_, Wish::Resize { sectors }) => {
+                    Errand::Wish(_, Wish::Resize { sectors, .. }) => {
+                        // In what is added members differ until a resync that begins after this.
+                        self.owes |= self.shown_sectors.is_none_or(|shown| shown < sectors);
+                        self.resync.does_not_count();
                         self.shown_sectors = Some(sectors);
                     }
                     errand => self.resync.begin_errand(errand),

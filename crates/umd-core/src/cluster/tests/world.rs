@@ -479,6 +479,7 @@ impl World {
                     | Task::Publish { .. }
                     | Task::FindDisk { .. }
                     | Task::ResizeBitmap { .. }
+                    | Task::Vacant { .. }
                     | Task::Suspend { window: None, .. }
             )
         };
@@ -564,7 +565,7 @@ impl World {
             }
             Task::Undo(id) if host.wishes[id].0 != Want::Bitmap => {
                 match host.wishes[id].0 {
-                    Want::Grow => to.size -= 1,
+                    Want::Grow if host.wishes[id].1 > 0 => to.size -= 1,
                     Want::Add if host.view.disks > 0 && !host.unable => {}
                     _ => {}
                 }
@@ -643,7 +644,7 @@ impl World {
                 }
                 Answer::Done
             }
-            Task::Remove(_) | Task::Undo(_) => Answer::Done,
+            Task::Remove(_) | Task::Undo(_) | Task::Vacant { .. } => Answer::Done,
             Task::CopyBits(slot) => {
                 let theirs = usize::from(slot.0);
                 let any = self.bits[theirs] || host.held_bits;
@@ -860,7 +861,10 @@ impl World {
             Want::Add => Wish::AddDisk(disk),
             Want::Remove => Wish::RemoveDisk(device),
             Want::ReAdd => Wish::ReAdd(disk),
-            Want::Grow => Wish::Resize { sectors: 1 },
+            Want::Grow => Wish::Resize {
+                sectors: 1,
+                sync_sectors: 1,
+            },
             Want::Bitmap => Wish::BitmapResize {
                 sync_sectors: 2,
                 old_sync_sectors: 1,

@@ -1,10 +1,12 @@
 //! Drawn runs: nodes come, write, read, lose a disk, stop and die in any order, and what lands when
 //! is drawn, too.
 
+use umd_format::Level;
+
 use super::world::{Lcg, World};
 use crate::array::clustered::Input;
 use crate::cluster::End;
-use crate::value::{Control, MemberId};
+use crate::value::{Control, MemberId, SizeWish};
 
 struct Read {
     host: usize,
@@ -13,11 +15,17 @@ struct Read {
     may: Vec<u8>,
 }
 
-/// One run. What has to hold at any time is checked by the world.
-fn run(seed: u64) {
+/// One run, in which the array may get larger. What has to hold at any time is checked by the
+/// world.
+fn run(seed: u64, grows: bool) -> bool {
     let mut draw = Lcg(seed);
     let legs = 2 + (seed % 2) as u16;
-    let mut world = World::new(legs).running(2 + draw.below(2));
+    let world = match grows {
+        true => World::with_room(Level::Raid1, 0, (legs, 0), 0, 512),
+        false => World::new(legs),
+    };
+    let mut world = world.running(2 + draw.below(2));
+    let mut sizes = Lcg(seed ^ 0x517e);
     world.rng = Some(Lcg(seed ^ 0x5eed));
     world.torn = true;
     let mut reads: Vec<Read> = Vec::new();
@@ -61,9 +69,26 @@ fn run(seed: u64) {
                 world.step();
             }
         }
+        if grows && sizes.below(120) == 0 {
+            grow(&mut world, &mut sizes);
+        }
+        world.extend();
         judge(&world, &mut reads);
     }
-    end(world, &mut reads);
+    end(world, &mut reads)
+}
+
+/// An administrator has the array use more of its disks.
+fn grow(world: &mut World, draw: &mut Lcg) {
+    let host = draw.below(world.hosts.len());
+    if !world.serves(host) {
+        return;
+    }
+    let wish = match draw.below(3) {
+        0 => SizeWish::Max,
+        _ => SizeWish::Sectors(1152 + 8 * draw.below(80) as u64),
+    };
+    world.control(host, Control::Size(wish));
 }
 
 fn write(world: &mut World, draw: &mut Lcg, host: usize) {
@@ -157,8 +182,10 @@ fn restart(world: &mut World, host: usize) {
     }
 }
 
-/// Everything comes to rest: nobody waits for ever, and mirrors are equal.
-fn end(mut world: World, reads: &mut Vec<Read>) {
+/// Everything comes to rest: nobody waits for ever, and mirrors are equal. Whether the array got
+/// larger.
+fn end(mut world: World, reads: &mut Vec<Read>) -> bool {
+    let before = 1152 / super::world::BLOCK;
     notice(&mut world);
     world.settle();
     notice(&mut world);
@@ -170,10 +197,12 @@ fn end(mut world: World, reads: &mut Vec<Read>) {
         if !world.hosts[host].ready {
             let why = world.hosts[host].refusals.concat();
             assert!(why.contains("node slots are taken"), "{why}");
-            return; // All that died have their slots, and nobody is left who could take them over.
+            // All that died have their slots, and nobody is left who could take them over.
+            return false;
         }
     }
     world.pass(100);
+    one_size(&mut world);
     judge(&world, reads);
     for host in 0..world.hosts.len() {
         let one = &world.hosts[host];
@@ -190,19 +219,42 @@ fn end(mut world: World, reads: &mut Vec<Read>) {
             assert!(world.is_clean(slot), "bits of slot {slot} are left");
         }
     }
+    world.blocks() > before
+}
+
+/// All show the same, and superblocks say so.
+fn one_size(world: &mut World) {
+    world.extend();
+    let size = world.blocks() * super::world::BLOCK;
+    for host in (0..world.hosts.len()).filter(|host| world.serves(*host)) {
+        assert_eq!(
+            world.array(host).status().array_sectors,
+            size,
+            "host {host}"
+        );
+    }
+    for disk in world.in_sync() {
+        let found = world.superblock(disk).fields.size_sectors;
+        assert_eq!(found, size, "disk {disk}");
+    }
 }
 
 #[test]
 fn drawn_lives_end_with_equal_mirrors() {
     let seeds = std::env::var("CLUSTER_SEEDS").ok();
     let seeds = seeds.and_then(|text| text.parse().ok()).unwrap_or(150);
+    let mut grown = 0;
     for seed in 0..seeds {
-        let run = std::panic::catch_unwind(|| run(seed));
-        if let Err(why) = run {
-            println!("seed {seed}");
-            std::panic::resume_unwind(why);
+        let lives = || [false, true].map(|grows| run(seed, grows));
+        match std::panic::catch_unwind(lives) {
+            Ok([_, larger]) => grown += u64::from(larger),
+            Err(why) => {
+                println!("seed {seed}");
+                std::panic::resume_unwind(why);
+            }
         }
     }
+    assert!(grown > seeds / 2, "of {seeds} lives {grown} got larger");
 }
 
 /// Lives in which something was lost, or somebody waited for ever.
@@ -210,6 +262,6 @@ fn drawn_lives_end_with_equal_mirrors() {
 fn lives_that_went_wrong_once_end_well() {
     for seed in [10, 314, 819, 2437, 2657, 2719, 7942, 11972, 13051, 18520] {
         println!("seed {seed}");
-        run(seed);
+        run(seed, false);
     }
 }

@@ -193,7 +193,8 @@ fn what_cannot_come_back_is_refused_before_anybody_is_told() {
         one.fields.features = with.without(umd_format::v1::Features::CLUSTERED);
     });
     let first = changed(&|one| one.fields.set_role(1, Role::Active(0)));
-    for one in [other, ahead, half, plain, first] {
+    let smaller = changed(&|one| one.fields.size_sectors -= 128);
+    for one in [other, ahead, half, plain, first, smaller] {
         world.hosts[0].released.remove(&1);
         world.control(0, Control::ReAdd(one));
     }
@@ -206,6 +207,7 @@ fn what_cannot_come_back_is_refused_before_anybody_is_told() {
         "not in sync",
         "before the array",
         "slot is taken",
+        "another size",
     ];
     assert_eq!(said.len(), words.len(), "{said:?}");
     for (said, words) in said.iter().zip(words) {

@@ -53,7 +53,7 @@ fn a_slot_that_is_none_is_read_from_another_member() {
     let changes: [(usize, &[u8]); 6] = [
         (0, b"rubbish!"),
         (UUID, &[3; 16]),
-        (SYNC_SIZE, &[8, 3]),
+        (SYNC_SIZE, &[0, 0, 0, 1]),
         (REGION, &[0, 0, 1, 0]),
         (NODE_COUNT, &[NODES as u8 - 1]),
         (NODE_COUNT, &[0]),

@@ -82,6 +82,8 @@ pub struct Host {
     pub worn: BTreeSet<u32>,
     /// Disks of which it cannot read bitmaps.
     pub mute: BTreeSet<u32>,
+    /// Disks that are shorter for it.
+    pub short: BTreeMap<u32, u64>,
     /// Disks of which it cannot write bitmaps.
     pub stiff: BTreeSet<u32>,
     /// How it answered messages.
@@ -132,6 +134,9 @@ pub struct World {
     /// Sectors of the first window.
     pub window: u64,
     bitmap_sector: u64,
+    copied: bool,
+    /// Lives that have loaded the array.
+    loaded: BTreeSet<Incarnation>,
     pool: Pool,
     blocks: Vec<Block>,
     next: u64,
@@ -175,6 +180,43 @@ impl World {
         chunk_sectors: u32,
         disk_bytes: usize,
     ) -> World {
+        World::built(
+            level,
+            layout,
+            (legs, spares),
+            chunk_sectors,
+            disk_bytes,
+            None,
+        )
+    }
+
+    /// With disks of which the array uses as much as other worlds do, and that have so much more:
+    /// there they differ.
+    pub fn with_room(
+        level: Level,
+        layout: u32,
+        (legs, spares): (u16, u16),
+        chunk_sectors: u32,
+        more_sectors: usize,
+    ) -> World {
+        let used = DISK_BYTES / 512 - 128;
+        let bytes = DISK_BYTES + more_sectors * 512;
+        let all = (legs, spares);
+        let mut world = World::built(level, layout, all, chunk_sectors, bytes, Some(used as u64));
+        for (disk, byte) in world.disks.iter_mut().zip(0xa0..) {
+            disk[DISK_BYTES..].fill(byte);
+        }
+        world
+    }
+
+    fn built(
+        level: Level,
+        layout: u32,
+        (legs, spares): (u16, u16),
+        chunk_sectors: u32,
+        disk_bytes: usize,
+        size_sectors: Option<u64>,
+    ) -> World {
         let device = |n: u16| NewDevice {
             device_sectors: (disk_bytes / 512) as u64,
             device_uuid: Uuid([n as u8 + 1; 16]),
@@ -189,7 +231,7 @@ impl World {
             level,
             layout,
             chunk_sectors,
-            size_sectors: None,
+            size_sectors,
             data_offset_sectors: Some(128),
             bitmap: Some(RegionWish::Bytes(32768)),
             bad_block_log: false,
@@ -232,6 +274,8 @@ impl World {
             disks: all.map(disk).collect(),
             bitmap_sector: first.fields.bitmap_sector().expect("bitmap"),
             window: WINDOW,
+            copied: level == Level::Raid10,
+            loaded: BTreeSet::new(),
             engine: Engine::default(),
             fenced: BTreeSet::new(),
             fencing: true,
@@ -300,12 +344,29 @@ impl World {
             lease: old.lease,
             cut: old.cut,
             blind: old.blind,
+            short: old.short,
             capacity: old.capacity,
             options: old.options,
             tamper: old.tamper,
             ..Host::default()
         };
         self.input(host, Input::Start);
+    }
+
+    /// Hosts are shown more than before, wherever they are served: what is there may be what any
+    /// disk has.
+    pub fn extend(&mut self) {
+        let serving = (0..self.hosts.len()).filter(|host| self.serves(*host));
+        let shown = serving.map(|host| self.array(host).status().array_sectors);
+        let blocks = shown.min().unwrap_or(0) / BLOCK;
+        for block in self.blocks()..blocks {
+            // Of copies any may be read that a disk has had from the beginning.
+            let may = match self.copied {
+                true => (0xa0..).take(self.disks.len()).collect(),
+                false => self.legs(block),
+            };
+            self.blocks.push(Block { may, busy: None });
+        }
     }
 
     pub fn blocks(&self) -> u64 {
@@ -505,6 +566,19 @@ impl World {
         node.dirty.clone()
     }
 
+    /// Whether nobody who has loaded the array has this slot, and nobody has died with it.
+    fn is_vacant(&self, slot: NodeSlot) -> bool {
+        let mut members = self.engine.members.iter();
+        let loaded = |host: usize| {
+            let array = self.hosts[host].array.as_ref();
+            array.is_none_or(|array| array.array().is_some())
+        };
+        // Who was not let in when it had read what there is has written nothing.
+        let dead = self.engine.dead.get(&slot);
+        let dead = dead.is_some_and(|dead| self.loaded.contains(&dead.peer.incarnation));
+        !dead && !members.any(|(host, peer)| peer.slot == slot && loaded(*host))
+    }
+
     // What must not be submitted.
 
     fn look_at(&mut self, host: usize, io: &MemberIo) {
@@ -532,7 +606,8 @@ impl World {
                 let takes = self.engine.takes(host, slot) || !member;
                 // Who gets a slot gets all bitmaps, before superblocks say so.
                 let new = !self.in_sync().contains(&(io.member.0 as usize));
-                let takes = takes || new && self.engine.holds(host, Right::Token);
+                let token = self.engine.holds(host, Right::Token);
+                let takes = takes || token && (new || self.is_vacant(slot));
                 assert!(slot == me.slot || takes, "the bitmap of another node");
             }
             (op, Purpose::Data | Purpose::Resync) => {
@@ -720,6 +795,12 @@ impl World {
         }
     }
 
+    fn sectors_for(&self, host: usize, disk: usize) -> u64 {
+        let whole = (self.disks[disk].len() / 512) as u64;
+        let short = self.hosts[host].short.get(&(disk as u32));
+        *short.unwrap_or(&whole)
+    }
+
     fn facts(&self, host: usize, slot: NodeSlot) -> Vec<MemberFacts> {
         let there = |disk: &usize| {
             !self.hosts[host].cut.contains(&(*disk as u32)) && self.found(*disk).is_some()
@@ -735,7 +816,7 @@ impl World {
             MemberFacts {
                 id: MemberId(disk as u32),
                 name: format!("d{disk}"),
-                size_sectors: (self.disks[disk].len() / 512) as u64,
+                size_sectors: self.sectors_for(host, disk),
                 logical_block_bytes: 512,
                 superblock: Ok(superblock),
                 bitmap: Some(bitmap),
@@ -771,6 +852,11 @@ impl World {
             tamper(&mut setup);
         }
         self.input(host, Input::Loaded(Ok(Box::new(setup))));
+        let array = self.hosts[host].array.as_ref();
+        if array.is_some_and(|array| array.array().is_some()) {
+            let me = self.hosts[host].me.expect("a member loads");
+            self.loaded.insert(me.incarnation);
+        }
     }
 
     fn find(&mut self, host: usize) {
