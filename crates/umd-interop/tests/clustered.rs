@@ -642,7 +642,7 @@ fn an_array_grows_on_both_hosts_while_both_write() {
     }
 }
 
-/// mdadm sees the same (it finds bitmaps on block devices only), and so do the bitmaps of all nodes.
+/// mdadm sees the same (it finds bitmaps on block devices only), and so say the bitmaps of all.
 fn grown_for_mdadm(oracle: &Oracle, set: &[PathBuf], sync_kib: u64) {
     for member in set {
         let examine = oracle.text("mdadm", &["--examine", text(member)]).unwrap();

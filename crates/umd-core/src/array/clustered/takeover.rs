@@ -5,8 +5,8 @@
 //!   ClearBits  read its slot                                   -> bits 0, superblock kept, to all
 //! ```
 //!
-//! Its superblock is kept, but for the size that all have by now, so that whoever gets the slot next
-//! finds what belongs there.
+//! Its superblock is kept, but for the size that all have by now, so that whoever gets the slot
+//! next finds what belongs there.
 
 use smallvec::SmallVec;
 use umd_format::bitmap::{SUPERBLOCK_BYTES, State as BitmapState, Unverified, bit_position};
