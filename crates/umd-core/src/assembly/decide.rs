@@ -714,6 +714,9 @@ fn unfit_for_cluster(fields: &Fields) -> Option<String> {
     if !features.contains(Features::BITMAP_OFFSET) {
         return Some("a clustered array without bitmaps".to_owned());
     }
+    if fields.super_offset_sectors != 8 {
+        return Some("a clustered array with metadata other than 1.2".to_owned());
+    }
     let near = raid10(fields).is_ok() && fields.layout & !0xff == 0x100;
     match fields.level {
         Level::Raid1 => None,

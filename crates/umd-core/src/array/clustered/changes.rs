@@ -239,12 +239,14 @@ impl Array {
         let Some(asked) = shared.asked.take_if(|_| !reads) else {
             return false;
         };
-        let answer = match asked {
-            Asked::Apply(id) => self.apply_change(id),
-            Asked::Undo(id) => self.undo_change(id),
+        let (id, answer) = match asked {
+            Asked::Apply(id) => (id, self.apply_change(id)),
+            Asked::Undo(id) => (id, self.undo_change(id)),
         };
         if let Some(answer) = answer {
-            self.shared_mut().unwritten |= answer == Answer::Done;
+            if answer == Answer::Done {
+                self.shared_mut().unwritten = Some(id);
+            }
             self.shared_mut().answer(Desk::Turn, answer);
         }
         true
@@ -253,7 +255,10 @@ impl Array {
     /// Everybody has been told.
     pub(super) fn apply_change(&mut self, id: WishId) -> Option<Answer> {
         let shared = self.shared.as_ref().expect("in a cluster");
-        let change = &shared.changes[&id];
+        let Some(change) = shared.changes.get(&id) else {
+            // The cluster was lost since it was asked for, and whoever asked has been told.
+            return Some(Answer::Cannot(Cannot::Work));
+        };
         let member = change.member;
         let new = match &change.what {
             What::Add(add) => Some((**add).clone()),
@@ -291,15 +296,16 @@ impl Array {
     /// superblocks again, where it was never written. A slot that was given is taken back: the
     /// answer comes when that is written.
     pub(super) fn undo_change(&mut self, id: WishId) -> Option<Answer> {
-        let change = self.shared_mut().changes.get_mut(&id);
-        let change = change.expect("a wish of ours");
+        let Some(change) = self.shared_mut().changes.get_mut(&id) else {
+            return Some(Answer::Cannot(Cannot::Work));
+        };
         let fills = matches!(change.what, What::Fill | What::ReAdd(_));
         let member = change.member;
         let applied = std::mem::take(&mut change.applied);
         if applied && fills {
             self.take_slot_back(member);
             self.shared_mut().update.write_wanted = true;
-            self.shared_mut().unwritten = true;
+            self.shared_mut().unwritten = Some(id);
             return None;
         }
         if applied {

@@ -33,6 +33,8 @@ pub(super) struct Gather {
     /// Members that were asked.
     tried: SmallVec<[MemberId; 4]>,
     at: At,
+    /// Nobody waits for it any more. It is kept until it ends, so that it is not taken for another.
+    stale: bool,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +106,9 @@ impl Array {
         let mut moved = false;
         for tag in tags {
             let mut gather = self.shared_mut().gathers.remove(&tag).expect("just listed");
+            if gather.stale && cut_off {
+                continue;
+            }
             match gather.at {
                 At::Over(_) => {}
                 At::Due | At::Reading if cut_off => gather.at = At::Over(None),
@@ -138,6 +143,9 @@ impl Array {
         let Some(mut gather) = self.shared_mut().gathers.remove(&tag) else {
             return; // It was given up when the cluster was lost.
         };
+        if gather.stale {
+            return;
+        }
         if matches!(gather.at, At::Reading) {
             let read = Io::read_result(result).ok().map(|buf| buf.freeze());
             let whole = read.filter(|area| self.are_ours(area.as_slice()));
@@ -183,12 +191,13 @@ impl Array {
 
     fn maintain_missed(&mut self) -> bool {
         if !self.fills_by_bits() {
-            // What is still being read belongs to a run that has ended.
-            self.shared_mut().gathers.remove(&BITS);
+            self.give_up_bits();
             return false;
         }
         let shared = self.shared_mut();
-        let (rests, now) = (!shared.unrecovered && !shared.frozen, shared.departures);
+        let reads = shared.gathers.get(&BITS).is_some_and(|one| one.stale);
+        let rests = !shared.unrecovered && !shared.frozen && !reads;
+        let now = shared.departures;
         match shared.missed {
             Missed::Told if rests => {
                 shared.missed = Missed::Reading(now);
@@ -209,6 +218,15 @@ impl Array {
             },
             _ => false,
         }
+    }
+
+    /// What is still being read belongs to a run that has ended.
+    fn give_up_bits(&mut self) {
+        let gathers = &mut self.shared_mut().gathers;
+        gathers.retain(|tag, gather| {
+            gather.stale = *tag == BITS;
+            !gather.stale || matches!(gather.at, At::Reading)
+        });
     }
 
     /// Marks here what others have marked. The own bits are known.

@@ -135,12 +135,13 @@ impl Array {
         shared.returns = None;
         let answer = match self.take_back(id, read.as_deref()) {
             Ok(()) => {
-                self.shared_mut().unwritten = true;
+                self.shared_mut().unwritten = Some(id);
                 Answer::Done
             }
             Err(why) => {
-                let change = self.shared_mut().changes.get_mut(&id);
-                change.expect("a wish of ours").refused = why;
+                if let Some(change) = self.shared_mut().changes.get_mut(&id) {
+                    change.refused = why;
+                }
                 Answer::Cannot(Cannot::Work)
             }
         };
@@ -149,7 +150,9 @@ impl Array {
     }
 
     fn take_back(&mut self, id: WishId, read: Option<&[u8]>) -> Result<(), Option<ControlError>> {
-        let change = &self.shared_mut().changes[&id];
+        let Some(change) = self.shared_mut().changes.get(&id) else {
+            return Err(None); // The cluster was lost, and whoever asked has been told.
+        };
         let What::ReAdd(new) = change.what() else {
             unreachable!("nothing else waits for bitmaps");
         };

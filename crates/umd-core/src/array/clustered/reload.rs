@@ -87,7 +87,7 @@ impl Array {
     pub(super) fn maintain_reload(&mut self) -> bool {
         let (rests, cut_off) = (self.metadata.rests(), self.io.is_cut_off());
         let shared = self.shared_mut();
-        let (writing, unwritten) = (shared.update.is_writing(), shared.unwritten);
+        let (writing, unwritten) = (shared.update.is_writing(), shared.unwritten.is_some());
         let copying = self.may_write() && !self.bitmap.has_events(Events(0));
         let Some(reload) = &self.shared_mut().reload else {
             return false;

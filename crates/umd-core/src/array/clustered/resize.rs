@@ -522,7 +522,10 @@ impl Array {
         let sized = self.sized(self.recorded_sectors());
         let sync_sectors = sized.expect("it is recorded").sync_sectors;
         let writer = self.bitmap.writer().expect("a cluster has bitmaps");
-        if writer.superblock_fields().sync_size_sectors != sync_sectors && self.may_write() {
+        let other = writer.superblock_fields().sync_size_sectors != sync_sectors;
+        // Who leaves has said that nothing of it is under way: whoever gets its slot heals that.
+        let leaves = self.shared.as_ref().is_some_and(|one| one.is_leaving());
+        if other && self.may_write() && !leaves {
             self.bitmap.reach(sync_sectors, &self.members);
         }
         if self.bitmap.owes_resync() && !self.sizes().is_changing() {

@@ -115,7 +115,7 @@ pub(in crate::array) struct Shared {
     /// A change that is to be made or undone here when superblocks are not being read.
     pub(super) asked: Option<Asked>,
     /// One was, and is on no superblock yet.
-    pub(super) unwritten: bool,
+    pub(super) unwritten: Option<WishId>,
     /// What administrators want changed.
     pub(super) changes: Changes,
     pub(super) sizes: Sizes,
@@ -167,7 +167,7 @@ impl Shared {
             returning: Vec::new(),
             returns: None,
             asked: None,
-            unwritten: false,
+            unwritten: None,
             changes: Changes::new(),
             sizes: Sizes::default(),
             suspending: None,
@@ -465,7 +465,8 @@ impl Array {
         if self.is_size(id) {
             return self.size_over(failure);
         }
-        self.shared_mut().unwritten = false;
+        let unwritten = &mut self.shared_mut().unwritten;
+        *unwritten = unwritten.filter(|other| *other != id);
         match self.shared_mut().changes.remove(&id) {
             Some(change) => self.change_over(change, failure),
             None => self.update_over(id, failure),

@@ -161,7 +161,7 @@ impl Array {
         };
         let shared = self.shared_mut();
         shared.update.writing = false;
-        shared.unwritten = false;
+        shared.unwritten = None;
         shared.answer(Desk::Turn, answer);
         true
     }

@@ -209,7 +209,6 @@ impl Array {
             _ if self.knows_missed() => false,
             Missed::Read(_) => true,
             Missed::Told | Missed::Reading(_) => return false,
-
             Missed::Unknown | Missed::Known => false,
         };
         let Turn::Held {

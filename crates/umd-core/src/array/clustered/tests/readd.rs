@@ -4,6 +4,7 @@ use umd_format::{Level, Role};
 
 use super::world::{BLOCK, Lcg, NODES, World};
 use crate::array::clustered::Input;
+use crate::cluster::End;
 use crate::member::State;
 use crate::value::{Control, MemberId, Purpose};
 
@@ -387,6 +388,35 @@ fn whoever_fills_it_dies_another_goes_on() {
         assert_eq!(array.node().waits(), []);
     }
     assert!(filled > 10, "{filled}: the steps lie elsewhere");
+}
+
+/// Who loses its cluster in the middle of it ends, and another host can do the same.
+#[test]
+fn who_loses_its_cluster_while_somebody_comes_back_ends() {
+    let mut amid = 0;
+    for steps in 0..120 {
+        let mut world = World::new(2).running(2);
+        out(&mut world, 0, 1);
+        wrote(&mut world, 1, 40);
+        world.re_add(0, 1);
+        let answered = world.hosts[0].answers.len();
+        (0..steps).for_each(|_| _ = world.step());
+        amid += usize::from(world.hosts[0].answers.len() == answered);
+        world.expel(0);
+        world.settle();
+        world.input(0, Input::Stop);
+        world.settle();
+        world.pass(60);
+        assert_eq!(world.hosts[0].over, Some(End::Lost), "after {steps}");
+        if state(&world, 1, 1).is_none() {
+            world.re_add(1, 1);
+            world.settle();
+            world.pass(60);
+        }
+        assert_eq!(state(&world, 1, 1), Some(State::InSync), "after {steps}");
+        world.check_data(&[0, 1]);
+    }
+    assert!(amid > 10, "{amid}: the steps lie elsewhere");
 }
 
 /// Its bits move from one slot to another while somebody reads them all, one part after the other:
