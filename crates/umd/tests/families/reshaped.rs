@@ -167,7 +167,7 @@ fn levels_are_planned_and_refused() {
         ("grow r --level=6 -n 7", 2, "it has 5 here"),
         ("grow r --layout=left-symmetric", 1, "that layout already"),
         ("grow r --layout=bogus", 2, "not understood"),
-        ("grow r --size=max", 2, "not available"),
+        ("grow r --size=max", 1, "only an array that a cluster runs"),
     ] {
         let said = rig.home.umd(line).fails(code);
         assert!(said.contains(sentence), "{line}: {said}");
