@@ -924,17 +924,35 @@ fn superblocks_that_contradict_each_other_are_not_mixed() {
     assert_eq!(world.plan().map(|plan| plan.degraded()), Ok(1));
 }
 
+/// How far a reshape may go (md's `sync_max`).
+fn wait(to: u64) -> Control {
+    let limits = SyncLimits {
+        to_sectors: Some(to),
+        ..SyncLimits::default()
+    };
+    Control::Limits(limits, None)
+}
+
+/// A change of the layout has begun; what it does is held back behind its first window.
+fn moves_its_second_window(world: &mut World) {
+    world.holds = Some(Purpose::Reshape);
+    world.ask(Control::Level(with(Level::Raid5, 5)));
+    while world
+        .array()
+        .status()
+        .reshape
+        .expect("moves")
+        .position_sectors
+        == 0
+    {
+        world.release_once();
+    }
+}
+
 /// It waits at `sync_max`, whichever way it goes, and goes on when that is raised.
 #[test]
 fn it_waits_where_it_is_told_to() {
     let (mut world, data) = filled(&shape(Level::Raid5, 2, 4));
-    let wait = |to| {
-        let limits = SyncLimits {
-            to_sectors: Some(to),
-            ..SyncLimits::default()
-        };
-        Control::Limits(limits, None)
-    };
     for (layout, backwards) in [(5, false), (2, true)] {
         world.control(wait(480)).expect("a limit");
         world
@@ -1366,18 +1384,7 @@ fn raid4_and_raid0_have_no_other_layout() {
 #[test]
 fn a_window_is_left_when_nothing_is_to_be_moved() {
     let (mut world, data) = filled(&shape(Level::Raid5, 2, 4));
-    world.holds = Some(Purpose::Reshape);
-    world.ask(Control::Level(with(Level::Raid5, 5)));
-    while world
-        .array()
-        .status()
-        .reshape
-        .expect("moves")
-        .position_sectors
-        == 0
-    {
-        world.release_once();
-    }
+    moves_its_second_window(&mut world);
     let (writes, from, _) = held_back(&world);
     assert!(!writes, "the next window is being read");
     let at = world
@@ -1408,25 +1415,7 @@ fn a_window_is_left_when_nothing_is_to_be_moved() {
 #[test]
 fn a_window_that_is_behind_its_limit_is_ended() {
     let (mut world, data) = filled(&shape(Level::Raid5, 2, 4));
-    let wait = |to| {
-        let limits = SyncLimits {
-            to_sectors: Some(to),
-            ..SyncLimits::default()
-        };
-        Control::Limits(limits, None)
-    };
-    world.holds = Some(Purpose::Reshape);
-    world.ask(Control::Level(with(Level::Raid5, 5)));
-    while world
-        .array()
-        .status()
-        .reshape
-        .expect("moves")
-        .position_sectors
-        == 0
-    {
-        world.release_once();
-    }
+    moves_its_second_window(&mut world);
     world.ask(wait(16));
     let sync = world.array().status().sync.expect("it is shown");
     assert!(!sync.held && sync.done_sectors >= 16, "{sync:?}");
@@ -1445,13 +1434,6 @@ fn a_window_that_is_behind_its_limit_is_ended() {
 #[test]
 fn a_window_waits_for_the_host_that_writes_there() {
     let (mut world, mut data) = filled(&shape(Level::Raid5, 2, 4));
-    let wait = |to| {
-        let limits = SyncLimits {
-            to_sectors: Some(to),
-            ..SyncLimits::default()
-        };
-        Control::Limits(limits, None)
-    };
     world.control(wait(0)).expect("a limit");
     let wish = Control::Level(with(Level::Raid5, 5));
     world.control(wish).expect("begun");
