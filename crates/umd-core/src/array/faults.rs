@@ -305,7 +305,10 @@ impl Array {
     /// member: until they agree all nodes read one mirror only.
     pub(super) fn due_action(&self) -> Option<SyncAction> {
         let degraded = self.epoch.degraded() > 0 && self.shared.is_none();
-        self.sync.choose(&self.members, degraded)
+        let action = self.sync.choose(&self.members, degraded)?;
+        // Who is full, and cannot have its place yet, is not filled again.
+        let waits = self.shared.is_some() && action == SyncAction::Recover && self.all_are_full();
+        (!waits).then_some(action)
     }
 
     /// Gives spares to empty slots, and to members that are to be replaced. Each gets its copy of

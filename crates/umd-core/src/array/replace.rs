@@ -161,6 +161,12 @@ impl Array {
         self.members.pairs().filter(move |(_, new)| whole(new))
     }
 
+    /// Whether nobody is being filled but those that have all of what they replace.
+    pub(super) fn all_are_full(&self) -> bool {
+        let partly = |m: &&Member| matches!(m.state, State::Recovering { .. });
+        self.whole_pairs().count() == self.members.iter().filter(partly).count()
+    }
+
     /// Whether a replacement has to wait for what lags: it would be missing where nobody expects
     /// that, as the new one is an ordinary leg.
     pub(super) fn waits_for_landing(&self) -> bool {
@@ -182,7 +188,7 @@ impl Array {
         }
         let at_work = self.may_write() && self.stopping.is_none() && !self.sync.is_frozen();
         let busy = self.sync.running().is_some() || self.sync.owes_resync();
-        if !at_work || busy || !self.metadata.is_quiet() {
+        if !at_work || busy || !self.metadata.is_quiet() || self.cluster_is_unsure() {
             return false;
         }
         if self.moves_late() {
@@ -191,12 +197,26 @@ impl Array {
         if self.waits_for_landing() {
             return false;
         }
+        let whole = self.whole();
+        assert!(self.metadata.is_quiet(), "recorded before it is relied on");
+        match self.shared.is_some() {
+            true => self.wish_to_hand_over(whole),
+            false => self.hand_over_all(&whole),
+        }
+    }
+
+    /// Who is replaced, and by whom, where that is only to be recorded.
+    pub(super) fn whole(&self) -> Vec<(MemberId, MemberId)> {
         let pairs = self.whole_pairs();
-        let done: Vec<(MemberId, MemberId)> = pairs.map(|(old, new)| (old.id, new.id)).collect();
-        for (old, new) in &done {
+        pairs.map(|(old, new)| (old.id, new.id)).collect()
+    }
+
+    /// Returns whether there was anybody.
+    pub(super) fn hand_over_all(&mut self, whole: &[(MemberId, MemberId)]) -> bool {
+        for (old, new) in whole {
             self.hand_over(*old, *new);
         }
-        if done.is_empty() {
+        if whole.is_empty() {
             return false;
         }
         self.publish();
@@ -230,7 +250,6 @@ impl Array {
     }
 
     fn hand_over(&mut self, old: MemberId, new: MemberId) {
-        assert!(self.metadata.is_quiet(), "recorded before it is relied on");
         let member = self.members.get_mut(new).expect("one of a pair");
         member.replacement = false;
         // M20, M21: see `moves_late`.

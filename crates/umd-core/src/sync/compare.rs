@@ -78,6 +78,13 @@ impl Unit {
             false => first.unwrap_or(0),
         };
         let wholly = self.wholly(rig);
+        let renew = |slot| Mend {
+            slot,
+            sector: self.start,
+            bytes: legs[source].1.clone(),
+            renews: true,
+        };
+        let mut mends: Vec<Mend> = self.renewed(rig).into_iter().map(renew).collect();
         let len = legs[source].1.len();
         let whole = legs[source].1.as_slice();
         if legs.iter().all(|(_, leg)| leg.as_slice() == whole) {
@@ -85,10 +92,11 @@ impl Unit {
                 slot: *slot,
                 sector: self.start,
                 bytes: legs[source].1.clone(),
+                renews: false,
             };
-            return wholly.iter().map(fill).collect();
+            mends.extend(wholly.iter().map(fill));
+            return mends;
         }
-        let mut mends = Vec::new();
         let mut at = 0;
         while at < len {
             let to = (at + MIRROR_BLOCK_BYTES).min(len);
@@ -137,6 +145,7 @@ impl Unit {
             slot,
             sector,
             bytes: bytes.clone(),
+            renews: false,
         }));
     }
 
@@ -204,6 +213,7 @@ impl Unit {
                     slot: *slot,
                     sector: part.from,
                     bytes: bytes.clone(),
+                    renews: false,
                 });
             }
         }
@@ -230,6 +240,7 @@ impl Unit {
                     slot,
                     sector: part.from + *from as u64 / 512,
                     bytes,
+                    renews: false,
                 }));
             }
         }

@@ -98,6 +98,8 @@ pub struct Sync {
     regions_owed: bool,
     /// So did one that was to fill replacements: they wait, redundancy does not.
     replacing_blocked: bool,
+    /// Other nodes write as well.
+    shared: bool,
     /// Members that miss only what the bitmap marks.
     guided: BTreeSet<MemberId>,
     last: Option<SyncAction>,
@@ -134,6 +136,7 @@ impl Sync {
             blocked: false,
             regions_owed: false,
             replacing_blocked: false,
+            shared: false,
             guided: BTreeSet::new(),
             last: None,
             mismatch_sectors: 0,
@@ -181,6 +184,16 @@ impl Sync {
     /// Whether a resync is owed.
     pub fn owes_resync(&self) -> bool {
         self.agreed_sectors != MAX_SECTOR
+    }
+
+    /// Whether regions that a dead node left, or that hosts wrote in vain, are to be resynced.
+    pub fn owes_regions(&self) -> bool {
+        self.regions_owed
+    }
+
+    /// From here on other nodes write to the members, and may die while they do.
+    pub fn share(&mut self) {
+        self.shared = true;
     }
 
     /// From here on runs begin nothing behind this sector of their walk.
@@ -358,7 +371,9 @@ impl Sync {
         if self.frozen || self.run.is_some() {
             return None;
         }
-        let rebuilding = members.any_filled(!self.replacing_blocked);
+        // What a dead node has left is in who replaces another as well, once it was resynced.
+        let later = self.shared && self.regions_owed;
+        let rebuilding = members.any_filled(!self.replacing_blocked && !later);
         // M60: see faults.rs.
         let first = !(rebuilding && self.museum.on(Exhibit::M60));
         if self.owes_resync() && !self.blocked && first {

@@ -95,6 +95,8 @@ pub struct Run {
     targets: Vec<MemberId>,
     /// The targets are to replace others.
     replaces: bool,
+    /// What it finds is written to those that are to replace others, too.
+    renews: bool,
     /// Of a RAID10, their slots: what lies side by side on members is not the same data.
     slots: Vec<u16>,
     /// All targets miss only what the bitmap marks.
@@ -166,6 +168,7 @@ impl Run {
             units: Slab::default(),
             targets,
             replaces,
+            renews: sync.shared && action == SyncAction::Resync,
             slots,
             guided,
             interrupted: false,
@@ -410,6 +413,7 @@ impl Run {
             end,
             sector,
             targets,
+            renews: self.renews,
         };
         self.parts.extend(places.into_iter().rev().map(part));
         end - start
@@ -606,6 +610,7 @@ mod tests {
             units: Slab::default(),
             targets: Vec::new(),
             replaces: false,
+            renews: false,
             slots: Vec::new(),
             guided: false,
             interrupted: false,

@@ -60,6 +60,8 @@ pub(super) struct Mend {
     /// Within the locked range.
     pub sector: u64,
     pub bytes: Slice,
+    /// It is for who is to replace the member in the slot, which needs nothing itself.
+    pub renews: bool,
 }
 
 /// What a unit does of the run.
@@ -75,6 +77,8 @@ pub(super) struct Part {
     pub sector: u64,
     /// Who is filled.
     pub targets: SmallVec<[MemberId; 4]>,
+    /// Those that are to replace others get what their slots agree on.
+    pub renews: bool,
 }
 
 impl Part {
@@ -86,6 +90,7 @@ impl Part {
             end,
             sector: start,
             targets: SmallVec::new(),
+            renews: false,
         }
     }
 
@@ -273,6 +278,14 @@ impl Unit {
         replacing.filter_map(|m| Some(m.slot?.0)).collect()
     }
 
+    /// Slots whose replacement gets what a resync finds: a node that died may have written to one
+    /// of the two only.
+    pub(super) fn renewed(&self, rig: &SyncRig<'_>) -> SmallVec<[u16; 4]> {
+        let there = |place: &Copy| rig.members.replacement_in(Slot(place.slot)).is_some();
+        let places = self.places().into_iter().filter(|_| self.part.renews);
+        places.filter(there).map(|place| place.slot).collect()
+    }
+
     /// What they were read to hold, for their replacements.
     fn copy_mends(&mut self, rig: &SyncRig<'_>) -> Vec<Mend> {
         let mut read = self.columns.take();
@@ -284,6 +297,7 @@ impl Unit {
                 slot,
                 sector,
                 bytes,
+                renews: false,
             })
         };
         replaced.filter_map(mend).collect()
@@ -636,7 +650,7 @@ impl Unit {
         for mend in mends {
             let place = places.iter().find(|place| place.slot == mend.slot);
             let place = place.expect("what is mended lies there");
-            let onto_new = replaced.contains(&mend.slot);
+            let onto_new = mend.renews || replaced.contains(&mend.slot);
             let epoch = rig.epoch.side(self.moved);
             let Some((member, data_sectors)) = holder(rig, epoch, mend.slot, onto_new) else {
                 continue;

@@ -223,7 +223,10 @@ impl Array {
                 self.writable().is_ok() && !taken(change.device.0) && same_size
             }
             What::ReAdd(new) => self.still_comes_back(new),
-            What::Fill => self.next_fill().is_some_and(|(_, id)| id == change.member),
+            What::Fill => {
+                let fill = self.next_fill();
+                fill.is_some_and(|fill| fill.spare == change.member)
+            }
             What::Remove | What::Withdraw(_) => {
                 let same = |member: &Member| member.number() == change.device.0;
                 self.removable(change.member).is_ok_and(same)

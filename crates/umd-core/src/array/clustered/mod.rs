@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk),
-//! `spread.rs` (a spare gets a slot), `readd.rs` and `missed.rs` (one comes back, what it lacks),
+//! `spread.rs` (a spare gets a slot), `replaced.rs` (one gets that of another), `readd.rs` and `missed.rs` (one comes back, what it lacks),
 //! the size in `resize.rs`. The node says when, the array does. Between them are [`Task`]s and
 //! their answers only; neither calls the other while it is stepped. An array of one host has no
 //! `Shared` and is asked for it in the places named in `shared.rs`.
@@ -21,6 +21,7 @@ mod missed;
 mod newcomer;
 mod readd;
 mod reload;
+mod replaced;
 mod resize;
 mod shared;
 mod spread;
@@ -428,6 +429,7 @@ fn refusal(event: &Event) -> Option<Command> {
         | Control::Remove(_)
         | Control::Add(_)
         | Control::ReAdd(_)
+        | Control::Replace { .. }
         | Control::Sync(_)
         | Control::Limits(..)
         | Control::Size(_) => return None,

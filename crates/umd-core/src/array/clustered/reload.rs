@@ -51,7 +51,12 @@ enum Verdict {
     Keep,
     Failed,
     InSync(Slot),
-    Filled { slot: Slot, done_sectors: u64 },
+    Filled {
+        slot: Slot,
+        done_sectors: u64,
+        /// Another member serves in its slot until it is full.
+        replaces: bool,
+    },
     Spare,
 }
 
@@ -187,7 +192,11 @@ impl Array {
                     let member = self.members.get(*id);
                     member.is_some_and(|m| m.state == State::InSync)
                 };
-                let held = reload.found.iter().filter(|(id, _)| in_sync(id));
+                // One that has its place here already, and nowhere else, tells of itself only.
+                let tells =
+                    |one: &SuperblockV1| !one.fields.features.contains(Features::REPLACEMENT);
+                let held = reload.found.iter();
+                let held = held.filter(|(id, one)| in_sync(id) && tells(one));
                 // Who died while it made members even has left some that know of a failure, and
                 // others with the same events that do not: as whoever starts the array takes it.
                 let active =
@@ -217,7 +226,7 @@ impl Array {
         let verdicts: Result<Vec<_>, Cannot> = self
             .members
             .iter()
-            .map(|m| Ok((m.id, verdict(m, reference, reload.found.get(&m.id))?)))
+            .map(|m| Ok((m.id, self.verdict(m, reference, reload.found.get(&m.id))?)))
             .collect();
         let verdicts = verdicts?;
         let held = |slot: u16| {
@@ -243,6 +252,21 @@ impl Array {
         Ok(verdicts)
     }
 
+    fn verdict(
+        &self,
+        member: &Member,
+        reference: &SuperblockV1,
+        own: Option<&SuperblockV1>,
+    ) -> Result<Verdict, Cannot> {
+        // Only one that serves is ever replaced.
+        let serves = |m: &Member, slot: Slot| {
+            let role = reference.fields.role_of(m.number());
+            m.id != member.id && m.state == State::InSync && role == Role::Active(slot.0)
+        };
+        let replaces = |slot: Slot| self.members.iter().any(|m| serves(m, slot));
+        verdict(member, reference, own, replaces)
+    }
+
     /// A disk that another node added is one of the members, or is let go.
     fn adopt_newcomer(&mut self) -> Option<(MemberId, Verdict)> {
         let reference = self.reference().expect("it was judged").clone();
@@ -258,7 +282,7 @@ impl Array {
         }
         let superblock = self.admit(candidate, &reference)?;
         let member = self.members.get(id).expect("just taken in");
-        let verdict = verdict(member, &reference, Some(&superblock));
+        let verdict = self.verdict(member, &reference, Some(&superblock));
         // Who comes back says so; the superblock is that of its return, or nothing is known.
         let fields = &superblock.fields;
         let by_bits = fields.events == reference.fields.events
@@ -279,13 +303,15 @@ impl Array {
         let shared = self.shared_mut();
         let reload = shared.reload.as_mut().expect("it was judged");
         reload.at = At::Copying;
+        let hearsay = reload.from.is_none();
         let found = std::mem::take(&mut reload.found);
         shared.spares_wait = !reload.use_spares;
         self.even_sizes(&found);
+        let handed_over: Vec<MemberId> = self.handed_over(&verdicts).collect();
         let changed = verdicts
             .iter()
             .filter(|(_, verdict)| *verdict != Verdict::Keep)
-            .map(|(id, verdict)| self.apply_verdict(*id, *verdict))
+            .map(|(id, verdict)| self.apply_verdict(*id, *verdict, handed_over.contains(id)))
             .fold(false, |changed, one| changed | one);
         for member in self.members.iter_mut() {
             if let Some(one) = found.get(&member.id) {
@@ -303,32 +329,70 @@ impl Array {
         let mut held = found.iter().filter(|(id, _)| in_sync(id));
         let even = held.all(|(_, one)| one.fields.events == most);
         self.metadata.adopt(Events(most), even);
+        // Who died may have told some members only of a failure, and another node, which does not
+        // see those, may be about to record the opposite with the same events.
+        let failed = |(_, verdict): &(MemberId, Verdict)| *verdict == Verdict::Failed;
+        if hearsay && verdicts.iter().any(failed) {
+            self.metadata.note_fault();
+        }
         if changed {
             self.publish();
             self.cover_recovering();
         }
+        // Its adder has nothing to begin with it.
+        let slots = 0..self.info.raid_disks;
+        let needed = slots
+            .map(Slot)
+            .any(|slot| self.members.in_slot(slot).is_none());
+        if !needed && !self.members.any_filled(true) {
+            self.shared_mut().spares_wait = false;
+        }
+    }
+
+    /// Members that others have replaced, and who is full now.
+    fn handed_over(&self, verdicts: &[(MemberId, Verdict)]) -> impl Iterator<Item = MemberId> {
+        let judged = |id: MemberId, as_what: fn(&Verdict) -> bool| {
+            let mut verdicts = verdicts.iter();
+            verdicts.any(|(other, verdict)| *other == id && as_what(verdict))
+        };
+        let pairs = self.members.pairs().map(|(old, new)| (old.id, new.id));
+        pairs.filter_map(move |(old, new)| {
+            let gone = judged(old, |verdict| *verdict == Verdict::Failed);
+            let full = judged(new, |verdict| matches!(verdict, Verdict::InSync(_)));
+            (gone && full).then_some(old)
+        })
     }
 
     /// Returns whether requests have to see it.
-    fn apply_verdict(&mut self, id: MemberId, verdict: Verdict) -> bool {
+    fn apply_verdict(&mut self, id: MemberId, verdict: Verdict, handed_over: bool) -> bool {
         let member = self.members.get_mut(id).expect("it was judged");
         let before = (member.state, member.slot);
         match verdict {
             Verdict::Keep => return false,
+            Verdict::Failed if handed_over => {
+                return self.adopt_replaced(id);
+            }
             Verdict::Failed => {
                 return self.adopt_failure(id);
             }
             Verdict::Spare => {
                 (member.state, member.slot) = (State::Spare, None);
+                member.replacement = false;
                 self.cover.forget(id);
                 self.sync.unguide(id);
             }
             Verdict::InSync(slot) => {
                 (member.state, member.slot) = (State::InSync, Some(slot));
+                member.replacement = false;
                 self.cover.forget(id);
             }
-            Verdict::Filled { slot, done_sectors } => {
+            Verdict::Filled {
+                slot,
+                done_sectors,
+                replaces,
+            } => {
                 member.slot = Some(slot);
+                member.replacement = replaces;
                 member.state = State::Recovering {
                     checkpoint_sectors: done_sectors,
                 };
@@ -351,16 +415,36 @@ impl Array {
         (kind(before.0), before.1) != (kind(now.0), now.1)
     }
 
+    /// Another node has recorded that this member was replaced: who has its place has had every
+    /// write that it got.
+    fn adopt_replaced(&mut self, id: MemberId) -> bool {
+        let member = self.members.get_mut(id).expect("it was judged");
+        member.state = State::Faulty;
+        member.want_replacement = false;
+        member.fault = Some("it was replaced".into());
+        let text = format!(
+            "{} was replaced by another node of the cluster",
+            member.name
+        );
+        self.io.hand_over(id);
+        self.notify(Notice::Message(text));
+        true
+    }
+
     /// Another node has recorded that this member failed: nothing is recorded here.
     fn adopt_failure(&mut self, id: MemberId) -> bool {
         let why = "another node of the cluster has failed it";
         let member = self.members.get_mut(id).expect("it was judged");
         let active = member.is_active();
+        let slot = member.slot.filter(|_| active && !member.replacement);
         member.state = State::Faulty;
         member.fault = Some(why.into());
         (member.replacement, member.want_replacement) = (false, false);
         if !active {
             (member.slot, member.meant_for) = (None, None);
+        }
+        if let Some(slot) = slot {
+            self.inherit(slot);
         }
         self.cover.forget(id);
         self.io.retire(id);
@@ -399,6 +483,7 @@ fn verdict(
     member: &Member,
     reference: &SuperblockV1,
     own: Option<&SuperblockV1>,
+    replaces: impl Fn(Slot) -> bool,
 ) -> Result<Verdict, Cannot> {
     let role = reference.fields.role_of(member.number());
     if member.state == State::Faulty {
@@ -414,22 +499,18 @@ fn verdict(
         _ => return Err(Cannot::Follow),
     };
     let same_slot = member.slot == Some(slot);
+    let filled = |done_sectors| Verdict::Filled {
+        slot,
+        done_sectors,
+        replaces: replaces(slot),
+    };
     let current = own.filter(|one| one.fields.events == reference.fields.events);
     let from = current.map(|one| one.fields.recovery_offset_sectors());
     Ok(match (from, member.state) {
         (Some(None), State::InSync) | (None, State::InSync) if same_slot => Verdict::Keep,
         (Some(None), _) => Verdict::InSync(slot),
-        (Some(Some(from)), _) => Verdict::Filled {
-            slot,
-            done_sectors: from,
-        },
-        (None, State::Recovering { checkpoint_sectors }) if same_slot => Verdict::Filled {
-            slot,
-            done_sectors: checkpoint_sectors,
-        },
-        (None, _) => Verdict::Filled {
-            slot,
-            done_sectors: 0,
-        },
+        (Some(Some(from)), _) => filled(from),
+        (None, State::Recovering { checkpoint_sectors }) if same_slot => filled(checkpoint_sectors),
+        (None, _) => filled(0),
     })
 }

@@ -69,7 +69,8 @@ pub(super) fn absent(setup: &Setup) -> BTreeSet<u32> {
         SlotPlan::InSync(member) | SlotPlan::Recovering { member, .. } => Some(*member),
         SlotPlan::Stale(_) | SlotPlan::Missing => None,
     };
-    let used: Vec<MemberId> = setup.plan.slots.iter().filter_map(used).collect();
+    let mut used: Vec<MemberId> = setup.plan.slots.iter().filter_map(used).collect();
+    used.extend(setup.plan.replacements.iter().map(|one| one.member));
     let read = setup
         .facts
         .iter()
@@ -98,6 +99,8 @@ pub(in crate::array) struct Shared {
     pub(super) candidate: Option<Candidate>,
     /// Spares that not all nodes see are looked at again then.
     pub(super) fill_again: BTreeMap<MemberId, Instant>,
+    /// Who is to be replaced, and by whom, at the next update.
+    pub(super) handing_over: Vec<(MemberId, MemberId)>,
     /// Bitmaps on their way to who got a slot.
     pub(super) spread: Option<Spread>,
     /// Bitmaps of all slots on their way here.
@@ -159,6 +162,7 @@ impl Shared {
             update: Update::default(),
             candidate: None,
             fill_again: BTreeMap::new(),
+            handing_over: Vec::new(),
             spread: None,
             gathers: BTreeMap::new(),
             missed: Missed::Unknown,
@@ -217,6 +221,7 @@ impl Array {
     pub(super) fn share(&mut self, shared: Shared) {
         assert!(self.shared.is_none(), "an array joins once");
         self.lane.share();
+        self.sync.share();
         self.metadata.take_turns();
         // Bits alone say what may differ, so superblocks must not say that all agrees: a kernel
         // that runs the array next would believe them. Before anything is written.

@@ -18,6 +18,15 @@ use crate::cluster::NodeSlot;
 use crate::member::{Effect, Io, Member, Owner, State};
 use crate::value::{IoDone, IoError, MemberId, Purpose, Slot};
 
+/// A spare that is to get a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fill {
+    slot: Slot,
+    pub(super) spare: MemberId,
+    /// The member in it goes on until this one is full.
+    replaces: bool,
+}
+
 /// Bitmaps on their way to members that got a slot.
 #[derive(Debug, Default)]
 pub(super) struct Spread {
@@ -69,12 +78,29 @@ impl Array {
         self.next_fill().is_some()
     }
 
-    /// An empty slot, and who gets it.
-    pub(super) fn next_fill(&self) -> Option<(Slot, MemberId)> {
+    /// Who gets a slot: an empty one, or one whose member is to be replaced.
+    pub(super) fn next_fill(&self) -> Option<Fill> {
         let again = &self.shared.as_ref().expect("in a cluster").fill_again;
+        let fill = |slot: Slot, replaces: bool| {
+            let spare = self.spare_for(slot, |id| !again.contains_key(&id))?;
+            Some(Fill {
+                slot,
+                spare,
+                replaces,
+            })
+        };
         let empty = |slot: &Slot| self.members.in_slot(*slot).is_none();
         let mut slots = (0..self.info.raid_disks).map(Slot).filter(empty);
-        slots.find_map(|slot| Some((slot, self.spare_for(slot, |id| !again.contains_key(&id))?)))
+        let first = slots.find_map(|slot| fill(slot, false));
+        first.or_else(|| {
+            // One that was called in sync too early is filled first.
+            let serves = |m: &&Member| m.want_replacement && m.state == State::InSync;
+            let wanted = self.members.iter().filter(serves);
+            let mut slots = wanted.filter_map(|m| m.slot);
+            let free = |slot: &Slot| self.members.replacement_in(*slot).is_none();
+            let slot = slots.find(free)?;
+            fill(slot, true)
+        })
     }
 
     /// Asks the others whether they see a spare that is needed. Returns whether it did.
@@ -94,17 +120,19 @@ impl Array {
         if !self.may_fill() {
             return false;
         }
-        let (_, id) = self.next_fill().expect("it may be filled");
-        self.fill_on_all(id);
+        let fill = self.next_fill().expect("it may be filled");
+        self.fill_on_all(fill.spare);
         true
     }
 
-    /// Gives this spare an empty slot; bitmaps go there before superblocks say so.
+    /// Gives this spare its slot; bitmaps go there before superblocks say so.
     pub(super) fn fill_under_token(&mut self, id: MemberId) -> bool {
-        let Some((slot, _)) = self.next_fill().filter(|(_, spare)| *spare == id) else {
+        let Some(fill) = self.next_fill().filter(|fill| fill.spare == id) else {
             return false;
         };
-        self.give_slot(id, slot);
+        self.give_slot(id, fill.slot);
+        let member = self.members.get_mut(id).expect("it has a slot");
+        member.replacement = fill.replaces;
         self.publish();
         self.cover_recovering();
         self.metadata.note_change(false);
@@ -119,6 +147,7 @@ impl Array {
             return; // It has failed meanwhile.
         };
         (member.state, member.slot) = (State::Spare, None);
+        member.replacement = false;
         self.cover.forget(id);
         self.sync.unguide(id);
         self.publish();

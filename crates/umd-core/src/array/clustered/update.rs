@@ -70,7 +70,7 @@ impl Array {
             return Answer::Holds(ids.into_iter().filter(|id| self.size_holds(*id)).collect());
         }
         let (owes, may_fill) = (self.metadata.owes(), self.may_fill());
-        let fills = self.next_fill().filter(|_| may_fill).map(|(_, id)| id);
+        let fills = self.next_fill().filter(|_| may_fill).map(|fill| fill.spare);
         let changes = &self.shared.as_ref().expect("in a cluster").changes;
         let holds = |id: &WishId| match changes.get(id) {
             Some(change) if change.is_fill() => fills == Some(change.member()),
@@ -136,6 +136,9 @@ impl Array {
         if update.write_wanted && (!reading || !may_write) {
             if self.spreads() {
                 return false;
+            }
+            if may_write {
+                self.hand_over_under_token();
             }
             let update = &mut self.shared_mut().update;
             update.write_wanted = false;

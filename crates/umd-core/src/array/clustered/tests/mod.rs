@@ -6,6 +6,7 @@ mod drawn;
 mod follow;
 mod members;
 mod readd;
+mod replaced;
 mod resize;
 mod scenes;
 mod slots;
