@@ -280,27 +280,31 @@ fn one_size(world: &mut World) {
     }
 }
 
+fn number(name: &str, default: u64) -> u64 {
+    let given = std::env::var(name).ok();
+    given.map_or(default, |text| text.parse().expect("a number"))
+}
+
+/// `CLUSTER_SEEDS` of them, from `CLUSTER_FIRST` on.
 #[test]
 fn drawn_lives_end_with_equal_mirrors() {
-    let seeds = std::env::var("CLUSTER_SEEDS").ok();
-    let seeds = seeds.and_then(|text| text.parse().ok()).unwrap_or(150);
+    let (first, seeds) = (number("CLUSTER_FIRST", 0), number("CLUSTER_SEEDS", 150));
     let (mut grown, mut replaced) = (0, 0);
-    for seed in 0..seeds {
-        let lives = || [Also::Nothing, Also::Grows, Also::Replaces].map(|also| run(seed, also));
-        match std::panic::catch_unwind(lives) {
-            Ok([_, larger, handed_over]) => {
-                grown += larger;
-                replaced += handed_over;
-            }
-            Err(why) => {
-                println!("seed {seed}");
+    for seed in first..first + seeds {
+        let life = |also| {
+            let life = || run(seed, also);
+            std::panic::catch_unwind(life).unwrap_or_else(|why| {
+                println!("seed {seed}, {also:?}");
                 std::panic::resume_unwind(why);
-            }
-        }
+            })
+        };
+        life(Also::Nothing);
+        grown += life(Also::Grows);
+        replaced += life(Also::Replaces);
     }
-    assert!(grown > seeds / 2, "of {seeds} lives {grown} got larger");
+    assert!(grown >= seeds / 2, "of {seeds} lives {grown} got larger");
     assert!(
-        replaced > seeds / 4,
+        replaced >= seeds / 4,
         "in {seeds} lives {replaced} were replaced"
     );
 }
