@@ -5,7 +5,7 @@ use umd_format::{Level, Role};
 use super::world::{Lcg, World};
 use crate::array::clustered::Input;
 use crate::member::State;
-use crate::value::{Control, MemberId, Notice};
+use crate::value::{Control, MemberId, Notice, Purpose};
 
 /// Three legs and a spare, or two pairs and a spare.
 const SHAPES: [(Level, u32, u16, u32); 2] =
@@ -200,6 +200,43 @@ fn who_replaces_another_fails_meanwhile() {
         let id = world.write(1, 5);
         world.settle();
         assert_eq!(world.replied(1, id), Some(true));
+        check(&world);
+    }
+}
+
+/// A write of a dead node is on the old member, and not on the new one, which is full already: it
+/// gets what all others have, and has its place only then.
+#[test]
+fn who_is_full_waits_for_what_a_dead_node_has_left() {
+    for landed in [[0, 1, 2], [0, 2, 1]] {
+        let (mut world, new) = world(0, 2);
+        until_replacing(&mut world, new);
+        world.held.insert((0, Purpose::Super));
+        world.settle();
+        let filled = |world: &World| world.legs(3)[new as usize] == world.legs(3)[0];
+        assert!(
+            filled(&world) && is_replacing(&world, 1, new),
+            "full, and not recorded"
+        );
+        world.write(1, 3);
+        world.land_all(1, Purpose::Bitmap);
+        landed.into_iter().for_each(|disk| world.land_on(1, disk));
+        assert!(!filled(&world), "it was to be last");
+        world.crash(1);
+        world.hosts[1].flights.clear();
+        world.held.clear();
+        world.held.insert((0, Purpose::Resync));
+        world.expel(1);
+        world.settle();
+        world.pass(20);
+        assert!(
+            is_replacing(&world, 0, new),
+            "it has its place before it is sure"
+        );
+        world.held.clear();
+        world.settle();
+        world.pass(60);
+        assert_replaced(&world, 1, new, "once all agree");
         check(&world);
     }
 }

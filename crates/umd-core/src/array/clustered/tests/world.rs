@@ -1218,6 +1218,14 @@ impl World {
         }
     }
 
+    /// Lets all I/O of a host for this purpose land, and what follows from it.
+    pub fn land_all(&mut self, host: usize, purpose: Purpose) {
+        let here = |io: &MemberIo| io.purpose == purpose;
+        while let Some(place) = self.hosts[host].flights.iter().position(here) {
+            self.land(host, place);
+        }
+    }
+
     /// I/O of a host for this purpose that is under way.
     pub fn flying(&self, host: usize, purpose: Purpose) -> usize {
         let flights = self.hosts[host].flights.iter();
