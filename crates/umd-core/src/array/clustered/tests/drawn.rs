@@ -5,7 +5,7 @@ use umd_format::Level;
 
 use super::world::{Lcg, World};
 use crate::array::clustered::Input;
-use crate::cluster::End;
+use crate::cluster::{Cannot, End, Freeze};
 use crate::member::State;
 use crate::value::{Control, MemberId, Notice, SizeWish};
 
@@ -24,9 +24,17 @@ enum Also {
     Replaces,
 }
 
-/// One run. What has to hold at any time is checked by the world. Returns what came of what an
-/// administrator did besides.
-fn run(seed: u64, also: Also) -> u64 {
+/// What became of a run.
+#[derive(Debug, Default, Clone, Copy)]
+struct Came {
+    /// Of what an administrator did besides.
+    done: u64,
+    /// Hosts that did not know a member any more which had come back, and had to be started again.
+    restarted: u64,
+}
+
+/// One run. What has to hold at any time is checked by the world.
+fn run(seed: u64, also: Also) -> Came {
     let mut draw = Lcg(seed);
     let legs = 2 + (seed % 2) as u16;
     let world = match also {
@@ -211,7 +219,7 @@ fn restart(world: &mut World, host: usize) {
 
 /// Everything comes to rest: nobody waits for ever, and mirrors are equal. Whether the array got
 /// larger.
-fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> u64 {
+fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> Came {
     let before = 1152 / super::world::BLOCK;
     notice(&mut world);
     world.settle();
@@ -225,10 +233,11 @@ fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> u64 {
             let why = world.hosts[host].refusals.concat();
             assert!(why.contains("node slots are taken"), "{why}");
             // All that died have their slots, and nobody is left who could take them over.
-            return 0;
+            return Came::default();
         }
     }
     world.pass(100);
+    let restarted = restart_who_cannot_follow(&mut world);
     one_size(&mut world);
     judge(&world, reads);
     for host in 0..world.hosts.len() {
@@ -246,11 +255,30 @@ fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> u64 {
             assert!(world.is_clean(slot), "bits of slot {slot} are left");
         }
     }
-    match also {
+    let done = match also {
         Also::Nothing => 0,
         Also::Grows => u64::from(world.blocks() > before),
         Also::Replaces => replaced(&world),
+    };
+    Came { done, restarted }
+}
+
+/// Who brought a member back has died, and somebody has not got it from him: that host writes
+/// nothing, and says why. It is ended, and started again where there is a slot.
+fn restart_who_cannot_follow(world: &mut World) -> u64 {
+    let lost = Some(Freeze::Blind(Cannot::Follow));
+    let blind = (0..world.hosts.len()).filter(|host| world.hosts[*host].frozen == lost);
+    let blind: Vec<usize> = blind.filter(|host| world.serves(*host)).collect();
+    for host in &blind {
+        world.crash(*host);
+        world.expel(*host);
+        world.settle();
+        world.pass(100);
+        restart(world, *host);
+        world.settle();
+        world.pass(100);
     }
+    blind.len() as u64
 }
 
 /// How many members have been replaced, as hosts tell.
@@ -289,7 +317,7 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn drawn_lives_end_with_equal_mirrors() {
     let (first, seeds) = (number("CLUSTER_FIRST", 0), number("CLUSTER_SEEDS", 150));
-    let (mut grown, mut replaced) = (0, 0);
+    let (mut grown, mut replaced, mut restarted) = (0, 0, 0);
     for seed in first..first + seeds {
         let life = |also| {
             let life = || run(seed, also);
@@ -298,14 +326,19 @@ fn drawn_lives_end_with_equal_mirrors() {
                 std::panic::resume_unwind(why);
             })
         };
-        life(Also::Nothing);
-        grown += life(Also::Grows);
-        replaced += life(Also::Replaces);
+        let all = [Also::Nothing, Also::Grows, Also::Replaces].map(life);
+        grown += all[1].done;
+        replaced += all[2].done;
+        restarted += all.iter().map(|came| came.restarted).sum::<u64>();
     }
     assert!(grown >= seeds / 2, "of {seeds} lives {grown} got larger");
     assert!(
         replaced >= seeds / 4,
         "in {seeds} lives {replaced} were replaced"
+    );
+    assert!(
+        restarted <= 1 + seeds / 200,
+        "in {seeds} lives {restarted} hosts were lost"
     );
 }
 
