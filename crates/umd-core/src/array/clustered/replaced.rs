@@ -27,20 +27,32 @@ impl Array {
         unsure || reads || !shared.ready || shared.frozen || shared.is_leaving()
     }
 
+    /// Members carry different events: what evens them must not say anything new with the same.
+    fn waits_for_even(&mut self) -> bool {
+        let uneven = self.metadata.is_uneven();
+        if uneven && !self.metadata.owes() {
+            self.metadata.note_change(false);
+        }
+        uneven
+    }
+
     /// These are to change places when it is this node's turn. Returns whether there are any.
     pub(in crate::array) fn wish_to_hand_over(&mut self, whole: Vec<(MemberId, MemberId)>) -> bool {
-        let any = !whole.is_empty();
-        self.shared_mut().handing_over = whole;
-        if any {
+        if whole.is_empty() {
+            return false;
+        }
+        if !self.waits_for_even() {
+            self.shared_mut().handing_over = whole;
             self.metadata.note_change(true);
         }
-        any
+        true
     }
 
     /// It is this node's turn: those that are still full get their places.
     pub(super) fn hand_over_under_token(&mut self) {
         let wished = std::mem::take(&mut self.shared_mut().handing_over);
-        if wished.is_empty() || self.cluster_is_unsure() || self.sync.running().is_some() {
+        let unsure = wished.is_empty() || self.cluster_is_unsure() || self.metadata.is_uneven();
+        if unsure || self.sync.running().is_some() {
             return;
         }
         let mut whole = self.whole();
