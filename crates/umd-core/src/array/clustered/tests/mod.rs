@@ -9,6 +9,7 @@ mod readd;
 mod replaced;
 mod resize;
 mod scenes;
+mod share;
 mod slots;
 mod walk;
 mod world;

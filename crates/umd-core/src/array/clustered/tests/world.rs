@@ -190,6 +190,13 @@ impl World {
         )
     }
 
+    /// A mirror of two large disks, and windows of so many sectors.
+    pub fn sized_with_windows(disk_bytes: usize, window: u64) -> World {
+        let mut world = World::sized(Level::Raid1, 0, (2, 0), 0, disk_bytes);
+        world.window = window;
+        world
+    }
+
     /// With disks of which the array uses as much as other worlds do, and that have so much more:
     /// there they differ.
     pub fn with_room(
@@ -749,6 +756,18 @@ impl World {
             other => other,
         };
         self.input(host, Input::Service(event));
+    }
+
+    /// A host hears the next of what it is told.
+    pub fn hear_next(&mut self, host: usize) {
+        self.carry(Step::Hear(host));
+    }
+
+    /// This I/O of a host lands.
+    pub fn land_one(&mut self, host: usize, io: IoId) {
+        let flights = &self.hosts[host].flights;
+        let place = flights.iter().position(|one| one.io == io);
+        self.land(host, place.expect("it is under way"));
     }
 
     pub fn settle(&mut self) {
