@@ -62,6 +62,8 @@ them cannot be:
   homehost              the host in the name (1.x) or in the UUID (0.90)
   resync                redundancy is made right again
   no-bitmap             the bitmap is given up
+  cluster=NAME          an array becomes one of that cluster, for --nodes hosts; without
+                        --cluster-engine it is only written, and not started
   no-cluster=NAME       an array of that cluster becomes a plain one of this host
   bbl, no-bbl           with a bad-block log, without
   devicesize            all of a device that has grown is used (1.1, 1.2)
@@ -374,6 +376,9 @@ pub struct AssembleArgs {
     /// Change the superblocks of all members first; see below
     #[arg(short = 'U', long, value_name = "WHAT")]
     pub update: Option<String>,
+    /// With --update=cluster=NAME: how many hosts can run it at the same time [default: 4]
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<String>,
     /// With --update=name, homehost or metadata: the host to store
     #[arg(long, value_name = "HOST")]
     pub homehost: Option<String>,

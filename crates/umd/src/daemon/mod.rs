@@ -47,6 +47,7 @@ pub mod household;
 pub mod incremental;
 pub mod listener;
 
+pub mod join;
 pub mod level;
 pub mod lobby;
 pub mod memory;
