@@ -619,6 +619,12 @@ pub struct GrowArgs {
     /// Size of what one bit of the bitmap covers
     #[arg(long, value_name = "SIZE")]
     pub bitmap_chunk: Option<String>,
+    /// With --bitmap=clustered, which says what to type instead
+    #[arg(long, value_name = "N", hide = true)]
+    pub nodes: Option<String>,
+    /// The same
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub home_cluster: Option<String>,
     /// Let up to N writes lag on write-mostly devices of a RAID1 (with the new bitmap)
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "256")]

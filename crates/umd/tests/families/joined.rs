@@ -95,6 +95,55 @@ fn kill(pid: u32) {
     common::eventually("the daemon is gone", gone);
 }
 
+/// What `umd grow` says to type instead is typed.
+#[test]
+fn an_array_that_runs_is_told_what_to_do_first() {
+    let rig = Rig::create(2, "-l1 -n2 --size 16M -b internal");
+    let told = |line: &str| {
+        let dry = rig.home.umd(&format!("{line} --dry-run")).fails(1);
+        let said = rig.home.umd(line).fails(1);
+        assert_eq!(dry, said);
+        said
+    };
+    let typed = |said: &str, from: &str| {
+        let (_, command) = said.trim_end().split_once(from).expect("what to type");
+        let command = command.trim_end_matches(" makes it a plain one");
+        rig.umd("stop r");
+        rig.umd(&format!("assemble r {command}"));
+    };
+    let said = told("grow r --bitmap=clustered --nodes=3 --home-cluster=hall");
+    assert!(said.contains("umd stop r; then"), "{said}");
+    typed(&said, "umd assemble r ");
+    let names = rig.names();
+    rig.umd(&format!("assemble r {ALONE} --home-cluster=hall {names}"));
+    let said = told("grow r --bitmap=clustered --home-cluster=hall");
+    assert!(
+        said.contains("an array of cluster 'hall' already"),
+        "{said}"
+    );
+    for word in ["none", "internal"] {
+        let said = told(&format!("grow r --bitmap={word}"));
+        assert!(
+            said.contains("while cluster 'hall' runs it: umd stop r; then"),
+            "{said}"
+        );
+    }
+    typed(&told("grow r --bitmap=none"), "umd assemble r ");
+    rig.verify("plain again");
+    rig.umd("grow r --bitmap=none");
+    rig.stop();
+    for (line, sentence) in [
+        ("grow r --bitmap=clustered", "needs the name of the cluster"),
+        (
+            "grow r --bitmap=none --nodes=3",
+            "--nodes needs --bitmap=clustered",
+        ),
+    ] {
+        let said = rig.home.umd(line).fails(2);
+        assert!(said.contains(sentence), "{said}");
+    }
+}
+
 #[test]
 fn what_cannot_join_is_left_as_it_is() {
     let rig = Rig::create(2, "-l1 -n2 --size 16M -b internal --bitmap-chunk 4K");
