@@ -431,7 +431,8 @@ proptest! {
         let change = joined(&set, Some(wide)).expect("it can join");
         write(&mut set, &change, usize::MAX);
         let then = change.region_bytes / 512;
-        let mut wanted: Vec<u64> = marks.iter().map(|(_, sector)| sector / unit * unit / then).collect();
+        let marked = marks.iter().map(|(_, sector)| sector / unit * unit / then);
+        let mut wanted: Vec<u64> = marked.collect();
         wanted.sort_unstable();
         wanted.dedup();
         prop_assert_eq!(change.dirty, wanted.len() as u64);
