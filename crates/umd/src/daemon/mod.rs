@@ -45,9 +45,9 @@ mod fdstore;
 pub mod gathering;
 pub mod household;
 pub mod incremental;
+pub mod join;
 pub mod listener;
 
-pub mod join;
 pub mod level;
 pub mod lobby;
 pub mod memory;
