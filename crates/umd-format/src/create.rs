@@ -83,8 +83,26 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Whether there can be such a cluster, or why not.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if !(NODES_MIN..=NODES_MAX).contains(&self.nodes) {
+            return Err(format!(
+                "a clustered array has {NODES_MIN} to {NODES_MAX} nodes, not {}",
+                self.nodes
+            ));
+        }
+        let (name, most) = (&self.name, CLUSTER_NAME_BYTES_MAX);
+        if name.is_empty() || name.len() > most || name.contains(char::is_control) {
+            return Err(format!(
+                "the name of a cluster has 1 to {most} bytes and no control characters, unlike \
+                 {name:?}"
+            ));
+        }
+        Ok(())
+    }
+
     /// The name as bitmaps have it.
-    fn padded_name(&self) -> [u8; 64] {
+    pub(crate) fn padded_name(&self) -> [u8; 64] {
         let mut name = [0; 64];
         name[..self.name.len()].copy_from_slice(self.name.as_bytes());
         name
@@ -311,19 +329,7 @@ fn check_cluster(array: &NewArray, cluster: &Cluster) -> Result<(), String> {
         }
         level => return Err(format!("a cluster runs raid1 and raid10, not {level}")),
     }
-    if !(NODES_MIN..=NODES_MAX).contains(&cluster.nodes) {
-        return Err(format!(
-            "a clustered array has {NODES_MIN} to {NODES_MAX} nodes, not {}",
-            cluster.nodes
-        ));
-    }
-    let (name, most) = (&cluster.name, CLUSTER_NAME_BYTES_MAX);
-    if name.is_empty() || name.len() > most || name.contains(char::is_control) {
-        return Err(format!(
-            "the name of a cluster has 1 to {most} bytes and no control characters, unlike \
-             {name:?}"
-        ));
-    }
+    cluster.check()?;
     match array.bitmap {
         Some(RegionWish::Default | RegionWish::Bytes(_)) => {}
         _ => return Err("a clustered array needs a bitmap of bits for each node".into()),

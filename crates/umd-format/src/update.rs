@@ -10,6 +10,7 @@
 //! the resync pass over everything.
 
 pub mod cluster;
+pub mod join;
 
 use crate::bitmap::{self, BitmapSuperblock};
 use crate::place::{DEVICE_SECTORS_MIN, Format};

@@ -22,6 +22,14 @@
 //!          |
 //!          v
 //!   umd: no bit of any node is set, and what the kernel wrote is there
+//!
+//!   kernel: create --bitmap=internal, writes, and a power cut
+//!          |
+//!          v
+//!   umd assemble --update=cluster=NAME                mdadm -E, -X = umd -E, -X
+//!          |
+//!          v
+//!   kernel, as node 0 of the cluster: resyncs what was under way; check: no mismatches
 //! ```
 #![allow(
     clippy::unwrap_used,
@@ -357,6 +365,127 @@ fn the_kernel_runs_what_umd_creates_for_a_cluster() {
         assert!(fs::read(&copy).unwrap()[..bytes.len()] == bytes, "{name}");
         umd.ok(&["stop", name]).unwrap();
     }
+}
+
+/// What a plain array left behind when the power was cut becomes what node 0 left: shown as mdadm
+/// shows it, resynced by md-cluster, and by umd once it is plain again.
+#[test]
+fn the_kernel_runs_what_umd_puts_into_a_cluster() {
+    let what = "plain arrays that join a cluster";
+    let (Some(oracle), Some(umd)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let scratch = Scratch::new().unwrap();
+    let total = ARRAYS.iter().map(|(.., count)| count).sum();
+    let set = scratch.images("m", total, 24 * MIB).unwrap();
+    cut_short(&oracle, &set);
+    let mut script = String::from("cluster_up hall\n");
+    let golden = scratch.path("golden");
+    let bytes: Vec<u8> = (0..4 * MIB).map(|at| ((at * at) >> 7) as u8).collect();
+    fs::write(&golden, &bytes).unwrap();
+    for (index, (name, ..)) in ARRAYS.iter().enumerate() {
+        let members = &set[members_of(index)];
+        let plain = plain_dirty(&members[0]);
+        assert!(!plain.is_empty(), "{name}: it was in the middle of writes");
+        let mut args = vec!["assemble", name, "--update=cluster=hall", "--nodes=3"];
+        args.extend(members.iter().map(|path| text(path)));
+        umd.ok(&args).unwrap();
+        for member in members {
+            let nodes = dirty(member);
+            assert!(plain.iter().all(|one| nodes[0].contains(one)), "{name}");
+            assert!(nodes[1].is_empty() && nodes[2].is_empty(), "{name}");
+            let fields = superblock(member).fields;
+            assert_eq!(
+                (fields.resync_offset_sectors, fields.bblog_size_sectors),
+                (0, 0)
+            );
+        }
+        let devices: String = members_of(index).map(|n| format!("$D{n} ")).collect();
+        script.push_str(&format!(
+            "cluster_start md{index} {devices}
+            wait_idle md{index}
+            echo check > /sys/block/md{index}/md/sync_action; wait_idle md{index}
+            echo {name}=$(cat /sys/block/md{index}/md/mismatch_cnt)
+            dd if=$H{} of=/dev/md{index} bs=1M conv=fsync 2>/dev/null
+            mdadm -D /dev/md{index} | grep -E 'Cluster Name|Consistency'
+            sleep 12\ncluster_stop md{index}\n",
+            text(&golden)
+        ));
+    }
+    script.push_str("dmesg | grep 'Joined cluster'\n");
+    let kernel = Kernel::new(&oracle).members(&set);
+    shown_alike(&oracle, &umd, &kernel, &set);
+    let run = kernel.cluster().script(&script).run_ok().unwrap();
+    let joined = run.stdout.matches("Joined cluster").count();
+    assert_eq!(joined, ARRAYS.len(), "{}", run.stdout);
+    for (index, (name, ..)) in ARRAYS.iter().enumerate() {
+        let same = format!("{name}=0\n");
+        assert!(run.stdout.contains(&same), "{}", run.stdout);
+        let members = &set[members_of(index)];
+        let mut args = vec!["assemble", name, "--update=no-cluster=hall"];
+        args.extend(members.iter().map(|path| text(path)));
+        umd.ok(&args).unwrap();
+        let copy = scratch.path("copy");
+        copy_out(&oracle, &umd.daemon_uri(name), &copy).unwrap();
+        assert!(fs::read(&copy).unwrap()[..bytes.len()] == bytes, "{name}");
+        umd.ok(&["stop", name]).unwrap();
+    }
+}
+
+/// Arrays of the kernel, as mdadm makes them, without power in the middle of writes. The last
+/// member of each lacks some of what was under way.
+fn cut_short(oracle: &Oracle, set: &[PathBuf]) {
+    let mut script = String::from("mkdir -p /dev/md /run/mdadm\n");
+    for (index, (name, options, _)) in ARRAYS.iter().enumerate() {
+        let devices: String = members_of(index).map(|n| format!("$D{n} ")).collect();
+        script.push_str(&format!(
+            "mdadm -CR -q --assume-clean --bitmap=internal --bitmap-chunk=1M \
+             /dev/md/{name} {options} {devices}
+            dd if=/dev/urandom of=/dev/md/{name} bs=1M count=20 conv=fsync 2>/dev/null\n"
+        ));
+    }
+    script.push_str("sleep 17\n");
+    for (name, ..) in ARRAYS {
+        script.push_str(&format!(
+            "dd if=/dev/urandom of=/dev/md/{name} bs=64k seek=160 oflag=direct 2>/dev/null &\n"
+        ));
+    }
+    script.push_str("sleep 0.5\ncrash\n");
+    Kernel::new(oracle)
+        .members(set)
+        .script(&script)
+        .run_crash()
+        .unwrap();
+    for (index, _) in ARRAYS.iter().enumerate() {
+        let members = &set[members_of(index)];
+        let last = members.last().unwrap();
+        let data = superblock(last).fields.data_offset_sectors * 512;
+        let region = plain_dirty(last)[0];
+        let at = if index == 0 {
+            region * MIB
+        } else {
+            region * MIB / 2
+        };
+        let file = OpenOptions::new().write(true).open(last).unwrap();
+        file.write_all_at(&[0xa5; 4096], data + at).unwrap();
+    }
+}
+
+/// Dirty regions of a plain array.
+fn plain_dirty(member: &Path) -> Vec<u64> {
+    let found = superblock(member);
+    let at = found.fields.bitmap_sector().unwrap() * 512;
+    let file = OpenOptions::new().read(true).open(member).unwrap();
+    let mut area = vec![0; 4096];
+    file.read_exact_at(&mut area, at).unwrap();
+    let plain = bitmap::Unverified::parse(&area).and_then(|one| one.verify(found.bitmap_uuid()));
+    let plain = plain.unwrap();
+    let set = |region: &u64| {
+        let (byte, mask) = bitmap::bit_position(*region);
+        area[byte as usize] & mask != 0
+    };
+    let regions = plain.regions(plain.fields.sync_size_sectors);
+    (0..regions).filter(set).collect()
 }
 
 /// Every request that makes no clustered array: its exit code, what it says, and not a byte.

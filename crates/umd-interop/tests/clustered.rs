@@ -81,6 +81,51 @@ fn two_daemons_write_to_one_array_and_one_is_killed() {
     }
 }
 
+/// A plain array joins a cluster with one command on the first host: nobody has to be said to be
+/// dead, and other hosts join as ever. Then it is plain again, with what both wrote.
+#[test]
+fn a_plain_array_becomes_one_of_two_daemons() {
+    let what = "plain arrays that join a cluster with etcd";
+    let (Some(oracle), Some(alpha)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let beta = Umd::or_skip(what).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let Some(etcd) = Etcd::start(&oracle, &scratch.path("")) else {
+        return;
+    };
+    let (name, options, count) = ARRAYS[0];
+    let set = scratch.images(name, count, 24 * MIB as u64).unwrap();
+    let mut args = vec!["create", name, "--bitmap=internal", "--bitmap-chunk=1M"];
+    args.extend(["--config=none"].into_iter().chain(options.split(' ')));
+    args.extend(set.iter().map(|path| text(path)));
+    alpha.ok(&args).unwrap();
+    qemu_io(&oracle, &alpha.daemon_uri(name), &writes(0, 0x11)).unwrap();
+    alpha.ok(&["stop", name]).unwrap();
+    let update = ["--update=cluster=hall", "--nodes=2"];
+    let joined = join_with(&alpha, ("alpha", name), &etcd, &set, &update);
+    if joined.as_ref().is_err_and(|said| said.contains("without")) {
+        skipped(what, "this umd was built without the feature etcd");
+        return;
+    }
+    joined.unwrap();
+    join(&beta, "beta", name, &etcd, &set).unwrap();
+    let array = beta.detail(name).unwrap();
+    assert_eq!(states(&array), ["alpha member", "beta this"]);
+    qemu_io(&oracle, &beta.daemon_uri(name), &reads(0, 0x11)).unwrap();
+    both_write(&oracle, (&alpha, &beta), name);
+    for umd in [&alpha, &beta] {
+        umd.until(name, settled).unwrap();
+        umd.ok(&["stop", name]).unwrap();
+    }
+    assert_legs_alike(&set);
+    let mut args = vec!["assemble", name, "--update=no-cluster=hall"];
+    args.extend(set.iter().map(|path| text(path)));
+    alpha.ok(&args).unwrap();
+    qemu_io(&oracle, &alpha.daemon_uri(name), &reads(1, 0x22)).unwrap();
+    alpha.ok(&["stop", name]).unwrap();
+}
+
 /// The session runs out, and nobody else can be certain of this node any more: it ends by itself,
 /// whatever is under way, and its clients are told.
 #[test]

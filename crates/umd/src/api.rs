@@ -150,6 +150,10 @@ pub struct AssembleRequest {
     pub set_name: Option<String>,
     /// What to change in the superblocks first; a name or UUID is then the new one.
     pub update: Option<String>,
+    /// With `update` `cluster=NAME`: how many hosts can run it at the same time [default: 4]. It is
+    /// started as a node then, so `cluster` has to be there, too.
+    #[serde(default)]
+    pub nodes: Option<u32>,
     /// The host to store, for some updates.
     pub homehost: Option<String>,
     /// Only members with this metadata version.

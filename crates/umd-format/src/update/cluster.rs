@@ -6,7 +6,8 @@
 //!   3  superblock       := without the feature     a plain array
 //! ```
 //!
-//! Cut short between two of them it is done again: bits are only added before 3.
+//! Cut short between two of them it is done again: bits are only added before 3. A member that was
+//! about to join one (see `join`) has steps 1 and 2 before it, too.
 
 use super::{Change, UpdateError, no};
 use crate::SuperblockV1;
@@ -67,7 +68,8 @@ pub fn leave(
 ) -> Result<Change, UpdateError> {
     let mut superblock = found.clone();
     let fields = &mut superblock.fields;
-    if !fields.features.contains(Features::CLUSTERED) {
+    let in_cluster = fields.features.contains(Features::CLUSTERED);
+    if !in_cluster && !matches!(nodes, Nodes::Clustered(..)) {
         let bitmap = match nodes {
             Nodes::Merged(plain) => Some((**plain).clone()),
             _ => None,

@@ -62,6 +62,8 @@ them cannot be:
   homehost              the host in the name (1.x) or in the UUID (0.90)
   resync                redundancy is made right again
   no-bitmap             the bitmap is given up
+  cluster=NAME          an array becomes one of that cluster, for --nodes hosts; without
+                        --cluster-engine it is only written, and not started
   no-cluster=NAME       an array of that cluster becomes a plain one of this host
   bbl, no-bbl           with a bad-block log, without
   devicesize            all of a device that has grown is used (1.1, 1.2)
@@ -374,6 +376,9 @@ pub struct AssembleArgs {
     /// Change the superblocks of all members first; see below
     #[arg(short = 'U', long, value_name = "WHAT")]
     pub update: Option<String>,
+    /// With --update=cluster=NAME: how many hosts can run it at the same time [default: 4]
+    #[arg(long, value_name = "N")]
+    pub nodes: Option<String>,
     /// With --update=name, homehost or metadata: the host to store
     #[arg(long, value_name = "HOST")]
     pub homehost: Option<String>,
@@ -614,6 +619,12 @@ pub struct GrowArgs {
     /// Size of what one bit of the bitmap covers
     #[arg(long, value_name = "SIZE")]
     pub bitmap_chunk: Option<String>,
+    /// With --bitmap=clustered, which says what to type instead
+    #[arg(long, value_name = "N", hide = true)]
+    pub nodes: Option<String>,
+    /// The same
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub home_cluster: Option<String>,
     /// Let up to N writes lag on write-mostly devices of a RAID1 (with the new bitmap)
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "256")]

@@ -13,6 +13,7 @@ use super::scan as by_config;
 use super::values;
 use super::whole_path;
 use crate::api::{AssembleRequest, ErrorDoc, StartedDoc};
+use crate::daemon::join;
 use crate::daemon::open::{self, How, Opened};
 use crate::daemon::opening::DoorOptions;
 use crate::daemon::passed;
@@ -36,7 +37,13 @@ pub fn run(args: &AssembleArgs, reach: &Reach, (quiet, verbose): (bool, bool)) -
     request.metadata = metadata.map(|format| format.to_string());
     request.update.clone_from(&args.update);
     request.homehost.clone_from(&args.homehost);
-    request.cluster = super::cluster::request(&args.cluster, args.config.as_deref())?;
+    let joins = join::cluster(&request).map(str::to_owned);
+    request.cluster = super::cluster::request(&args.cluster, args.config.as_deref(), joins)?;
+    request.nodes = args.nodes.as_deref().map(values::nodes).transpose()?;
+    let joins = join::cluster(&request).is_some();
+    if request.nodes.is_some() && !joins {
+        return Err(Failure::usage("--nodes needs --update=cluster=NAME"));
+    }
     if request.cluster.is_some() && (args.scan || request.devices.is_empty() || args.dry_run) {
         return Err(Failure::usage(
             "--cluster-engine starts one array: name its devices, without --scan and --dry-run",
@@ -52,6 +59,9 @@ pub fn run(args: &AssembleArgs, reach: &Reach, (quiet, verbose): (bool, bool)) -
             "--update is for one array: name its devices, without --scan",
         ));
     }
+    if joins && request.cluster.is_none() {
+        return only_written(args, &request, reach, quiet);
+    }
     if request.devices.is_empty() {
         return by_config::run(args, &request, reach, (quiet, verbose));
     }
@@ -61,6 +71,44 @@ pub fn run(args: &AssembleArgs, reach: &Reach, (quiet, verbose): (bool, bool)) -
     let array = one(args, &request, reach, quiet)?;
     if let (true, Some(array)) = (args.json, &array) {
         print_json(array)?;
+    }
+    Ok(0)
+}
+
+/// Members that join a cluster are only written: its hosts start them, each for itself.
+fn only_written(
+    args: &AssembleArgs,
+    request: &AssembleRequest,
+    reach: &Reach,
+    quiet: bool,
+) -> Outcome {
+    if args.json {
+        return Err(Failure::usage(
+            "--json shows a running array, and one that joins a cluster is only written",
+        ));
+    }
+    if args.dry_run {
+        let joining = join::prepare(request, true).map_err(|error| from_doc(&error))?;
+        let lines = joining.describe();
+        print(
+            &lines
+                .iter()
+                .map(|line| format!("{line}\n"))
+                .collect::<String>(),
+        )?;
+        return Ok(0);
+    }
+    // After a daemon was killed, this array stays as it is.
+    reach.revive_without(&request.devices)?;
+    let written = join::prepare(request, false).and_then(join::Joining::write);
+    let mut lines = written.map_err(|error| from_doc(&error))?;
+    let cluster = join::cluster(request).unwrap_or_default();
+    lines.push(format!(
+        "it is an array of cluster '{cluster}' now, and was not started: start it on each host, as \
+         a node (--cluster-engine)"
+    ));
+    if !quiet {
+        lines.iter().for_each(|line| say(line));
     }
     Ok(0)
 }
@@ -111,6 +159,7 @@ fn request(args: &StartArgs) -> Result<AssembleRequest, Failure> {
             .map(|uuid| uuid.to_string()),
         set_name: args.name.clone(),
         update: None,
+        nodes: None,
         homehost: None,
         metadata: None,
         devices,

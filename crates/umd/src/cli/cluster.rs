@@ -21,19 +21,21 @@ pub fn run(args: &ClusterCommandArgs, reach: &Reach, quiet: bool) -> Outcome {
     Ok(0)
 }
 
-/// How an array is to be run as a node, if it is.
+/// How an array is to be run as a node, if it is: of the cluster that it `joins` with this command,
+/// unless another one is named.
 ///
 /// # Errors
 /// When the cluster has no name.
 pub fn request(
     args: &ClusterArgs,
     config: Option<&str>,
+    joins: Option<String>,
 ) -> Result<Option<ClusterRequest>, Failure> {
     let Some(engine) = &args.cluster_engine else {
         return Ok(None);
     };
-    let name = match &args.home_cluster {
-        Some(name) => Some(name.clone()),
+    let name = match args.home_cluster.clone().or(joins) {
+        Some(name) => Some(name),
         None => super::scan::config(config)?.homecluster,
     };
     let name = name.ok_or_else(|| {

@@ -10,6 +10,7 @@ use super::reach::Reach;
 use super::values::{self, BitmapWord};
 use crate::api::{BitmapRequest, DoneDoc, LayoutRequest, LevelRequest, SizeRequest};
 use crate::daemon::level::wish;
+use crate::daemon::rebit::{devices, in_cluster};
 use crate::doc::ArrayDoc;
 use crate::words;
 
@@ -39,6 +40,9 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
             )));
         }
     };
+    if let Some(refused) = joining(args, &name, reach)? {
+        return Err(refused);
+    }
     let change = change(args)?;
     if args.dry_run {
         let array = reach.detail(&name)?;
@@ -63,6 +67,42 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
         print_json(&reach.detail(&name)?)?;
     }
     Ok(0)
+}
+
+/// Why an array that runs does not join a cluster, if it is to: whoever uses it would lose it.
+fn joining(args: &GrowArgs, name: &str, reach: &Reach) -> Result<Option<Failure>, Failure> {
+    let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
+    if word != Some(BitmapWord::Clustered) {
+        let given = [
+            ("--nodes", args.nodes.is_some()),
+            ("--home-cluster", args.home_cluster.is_some()),
+        ];
+        return match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(Failure::usage(format!("{option} needs --bitmap=clustered"))),
+            None => Ok(None),
+        };
+    }
+    let nodes = args.nodes.as_deref().map(values::nodes).transpose()?;
+    let cluster = match &args.home_cluster {
+        Some(cluster) => cluster.clone(),
+        None => super::scan::config(None)?.homecluster.ok_or_else(|| {
+            Failure::usage(
+                "--bitmap=clustered needs the name of the cluster: --home-cluster=NAME, or \
+                 HOMECLUSTER in mdadm.conf",
+            )
+        })?,
+    };
+    let array = reach.detail(name)?;
+    if let Some(already) = &array.cluster {
+        let text = format!("{name} is an array of cluster '{}' already", already.name);
+        return Ok(Some(Failure::failed(text)));
+    }
+    let nodes = nodes.map_or(String::new(), |nodes| format!(" --nodes={nodes}"));
+    Ok(Some(Failure::failed(format!(
+        "{name} does not join a cluster while it runs: umd stop {name}; then umd assemble {name} \
+         --update=cluster={cluster}{nodes} {}",
+        devices(&array)
+    ))))
 }
 
 fn change(args: &GrowArgs) -> Result<Change, Failure> {
@@ -160,11 +200,7 @@ fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
         BitmapWord::Internal => (true, None),
         BitmapWord::None => (false, None),
         BitmapWord::File(path) => (false, Some(path)),
-        BitmapWord::Clustered => {
-            return Err(Failure::usage(
-                "a plain array is not made clustered: create one with --bitmap=clustered",
-            ));
-        }
+        BitmapWord::Clustered => unreachable!("refused before"),
         BitmapWord::Lockless => {
             return Err(Failure::usage(
                 "a running array gets no lockless bitmap: it tells from the first day what was \
@@ -203,7 +239,10 @@ fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
 fn planned(array: &ArrayDoc, change: &Change) -> Result<Vec<String>, Failure> {
     let name = &array.name;
     match change {
-        Change::Bitmap(request) => Ok(planned_bitmap(array, request)),
+        Change::Bitmap(request) => match in_cluster(array) {
+            Some(why) => Err(Failure::failed(why)),
+            None => Ok(planned_bitmap(array, request)),
+        },
         Change::Layout(layout) if array.faulty.is_some() => Ok(vec![format!(
             "would set the layout of {name} to {layout}, and write nothing: its superblock keeps \
              the one it was made with"

@@ -45,6 +45,7 @@ mod fdstore;
 pub mod gathering;
 pub mod household;
 pub mod incremental;
+pub mod join;
 pub mod listener;
 
 pub mod level;

@@ -16,6 +16,7 @@ use super::beneath;
 use super::bitmap_file;
 use super::household::{Answer, Household, blocking, nonsense, refused, stopped};
 use crate::api::{BitmapRequest, DoneDoc, ErrorDoc};
+use crate::doc::{ArrayDoc, NodeDoc};
 
 impl Household {
     /// Takes the bitmap of a running array away, or makes one.
@@ -24,6 +25,9 @@ impl Household {
     /// When the array refuses it, or its file cannot be made.
     pub async fn bitmap(&self, name: &str, request: &BitmapRequest) -> Answer<DoneDoc> {
         let handle = self.handle(name)?;
+        if let Some(why) = in_cluster(&self.look(name, &handle).await?.1) {
+            return Err(ErrorDoc::new(why));
+        }
         let new = NewBitmap {
             region_bytes: request.chunk_bytes,
             write_behind: request.write_behind,
@@ -134,6 +138,44 @@ impl Household {
         made.keep();
         Ok(())
     }
+}
+
+/// Why the bitmap of an array that a cluster runs stays as it is, and what to type instead.
+pub fn in_cluster(array: &ArrayDoc) -> Option<String> {
+    let cluster = array.cluster.as_ref()?;
+    let named = |node: &NodeDoc| match &node.host {
+        Some(host) => format!("node {} ({host})", node.node),
+        None => format!("node {}", node.node),
+    };
+    let of = |state: &str| {
+        let nodes = cluster.nodes.iter().filter(|node| node.state == state);
+        nodes.map(named).collect::<Vec<String>>().join(", ")
+    };
+    let (others, dead) = (of("member"), of("dead"));
+    let (name, of) = (&array.name, &cluster.name);
+    let mut text = format!(
+        "the bitmap of {name} is not changed while cluster '{of}' runs it: umd stop {name}"
+    );
+    if !others.is_empty() {
+        text.push_str(&format!(", here and on {others}"));
+    }
+    if !dead.is_empty() {
+        text.push_str(&format!(
+            "; see that {dead} has ended, which is not known yet"
+        ));
+    }
+    text.push_str(&format!(
+        "; then umd assemble {name} --update=no-cluster={of} {} makes it a plain one",
+        devices(array)
+    ));
+    Some(text)
+}
+
+/// Its devices, as they are named to start it again.
+pub fn devices(array: &ArrayDoc) -> String {
+    let working = array.members.iter().filter(|m| m.state != "faulty");
+    let paths: Vec<&str> = working.map(|member| member.path.as_str()).collect();
+    paths.join(" ")
 }
 
 fn cannot_add(name: &str) -> String {

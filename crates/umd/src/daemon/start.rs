@@ -23,6 +23,7 @@ use super::bitmap_file;
 use super::cluster::{self, ClusterNode, Wanted};
 use super::engine::{Engine, empty_status, panic_text};
 use super::household::Answer;
+use super::join;
 use super::open::{self, How, Opened};
 use super::registry::{Registry, Reservation, Taken};
 use super::room;
@@ -107,6 +108,8 @@ pub struct Wishes {
     pub read_auto: bool,
     /// How members were opened.
     pub how: How,
+    /// A cluster has got them just now, and nobody has run them since.
+    pub joined: bool,
 }
 
 /// A started array.
@@ -163,6 +166,7 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
         facts: None,
         read_auto: request.read_auto,
         bitmap_file: request.bitmap_file.clone(),
+        joined: false,
         how: How {
             readonly: request.readonly,
             overlay: request.overlay.as_ref().map(Into::into),
@@ -179,7 +183,50 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
 /// When it is refused; nothing has been written then.
 pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Started> {
     cluster::check(request)?;
-    let wishes = wishes(request)?;
+    if join::cluster(request).is_none() {
+        return assemble_as(around, request, wishes(request)?);
+    }
+    if request.cluster.is_none() {
+        return Err(ErrorDoc {
+            exit_code: 2,
+            ..refused("an array that joins a cluster is started as a node of it: say how")
+        });
+    }
+    // The name is free now, and was no reason to leave the members written and not started.
+    drop(
+        request
+            .name
+            .as_ref()
+            .map(|name| around.reserve(name))
+            .transpose()?,
+    );
+    let messages = join::prepare(request, false)?.write()?;
+    let rest = AssembleRequest {
+        update: None,
+        nodes: None,
+        ..request.clone()
+    };
+    let wishes = Wishes {
+        joined: true,
+        ..wishes(&rest)?
+    };
+    match assemble_as(around, &rest, wishes) {
+        Ok(mut started) => {
+            started.messages.splice(0..0, messages);
+            Ok(started)
+        }
+        Err(mut error) => {
+            error.messages.splice(0..0, messages);
+            Err(error)
+        }
+    }
+}
+
+fn assemble_as(
+    around: &Surroundings,
+    request: &AssembleRequest,
+    wishes: Wishes,
+) -> Answer<Started> {
     if request.devices.is_empty() {
         return Err(refused("no devices were given to assemble an array from"));
     }
@@ -465,7 +512,7 @@ fn wanted(
     wishes: &Wishes,
 ) -> Answer<Option<Wanted>> {
     let request = wishes.how.cluster.as_ref();
-    let wanted = request.map(|one| Wanted::of(one, plan, opened, facts));
+    let wanted = request.map(|one| Wanted::of(one, plan, (opened, facts, wishes.joined)));
     wanted.transpose()
 }
 

@@ -30,7 +30,7 @@ use crate::words;
 /// The words there are, for the refusal of another one.
 const WORDS: &str = "name, uuid, homehost, resync, summaries, byteorder, super-minor, devicesize, \
                      no-bitmap, bbl, no-bbl, layout-original, layout-alternate, \
-                     layout-unspecified, metadata, lbs=BYTES, no-cluster=NAME";
+                     layout-unspecified, metadata, lbs=BYTES, cluster=NAME, no-cluster=NAME";
 /// Words of mdadm that are not available.
 const LATER: &[&str] = &[
     "ppl",
@@ -44,9 +44,11 @@ const LATER: &[&str] = &[
 
 /// What will be written to one member.
 #[derive(Debug)]
-struct Planned {
-    device: usize,
-    writes: Vec<(u64, Vec<u8>)>,
+pub(super) struct Planned {
+    /// Its place among those that were opened.
+    pub device: usize,
+    /// Sector and bytes, in order.
+    pub writes: Vec<(u64, Vec<u8>)>,
 }
 
 /// All changes of a request, in memory.
@@ -116,6 +118,7 @@ pub fn of_request(request: &AssembleRequest) -> Answer<Option<Update>> {
             ));
         }
         "no-cluster" => Update::NoCluster(None),
+        "cluster" => return Err(usage("--update=cluster needs its name: cluster=NAME")),
         other => return with_value(other).map(Some),
     }))
 }
@@ -327,6 +330,15 @@ fn turn(fact: &mut MemberFacts, one: &Opened) -> Answer<()> {
 }
 
 impl Prepared {
+    /// Changes that were computed elsewhere, by the word for all of them.
+    pub(super) fn new(word: String, changes: Vec<Planned>, facts: Vec<MemberFacts>) -> Prepared {
+        Prepared {
+            word,
+            changes,
+            facts,
+        }
+    }
+
     /// What would be written, a line each.
     pub fn describe(&self, opened: &[Opened]) -> Vec<String> {
         let mut lines = Vec::new();

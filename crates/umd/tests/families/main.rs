@@ -9,6 +9,7 @@
 //!   changes 04*   what `--update=` leaves
 //!   bitmaps 05*   what a bitmap saves, counted on the members themselves
 //!   grown         the same of bitmaps that come and go while the array runs
+//!   joined        a plain array becomes one of a cluster, and a plain one again
 //!   reshaped      05r6tor0: an array becomes others, and back
 //!   manners 06*   names and write-mostly members
 //!   sysfs   06*   all that scripts do with /sys/block/mdX/md, on a real mount
@@ -26,6 +27,7 @@ mod bitmaps;
 mod changes;
 mod grown;
 mod incremental;
+mod joined;
 mod levels;
 mod losses;
 mod manners;

@@ -45,6 +45,8 @@ pub(super) struct Sizes {
     before: BTreeMap<MemberId, u64>,
     /// When to finish what another node has begun.
     again: Option<Instant>,
+    /// What was said last of a size that is recorded and not shown.
+    told: Option<String>,
     job: Option<Job>,
 }
 
@@ -368,6 +370,7 @@ impl Array {
         sizes.before = before;
         sizes.recorded = (!shown).then_some(dev_sectors);
         sizes.again = (!shown).then_some(now + FINISH_AFTER);
+        sizes.told = sizes.told.take().filter(|_| !shown);
     }
 
     /// Carries on with another size. Returns whether anything changed.
@@ -417,12 +420,35 @@ impl Array {
             return false;
         }
         sizes.again = Some(now + FINISH_AFTER);
+        let never_said = sizes.told.is_none();
         match (sizes.recorded, &sizes.job) {
             (Some(recorded), None) if ready => self.wish_size(None, recorded),
             (None, _) => sizes.again = None,
             _ => {}
         }
+        if never_said {
+            self.tell_of_recorded(None);
+        }
         true
+    }
+
+    /// Whoever looks after this host hears of a size that members have and hosts do not, and why
+    /// that is so; once, whatever is tried in between.
+    fn tell_of_recorded(&mut self, failure: Option<&Failure>) {
+        let Some(recorded) = self.sizes().recorded else {
+            return;
+        };
+        let why = failure.map_or(String::new(), |failure| format!(": {failure}"));
+        let text = format!(
+            "{} KiB of each member are recorded as used, and {} KiB are shown until every node has \
+             followed{why}",
+            recorded / 2,
+            self.info.dev_sectors / 2
+        );
+        if self.sizes().told.as_ref() != Some(&text) {
+            self.sizes_mut().told = Some(text.clone());
+            self.notify(Notice::Message(text));
+        }
     }
 
     /// Not all can have it. What was written is written again as it was, before bits go.
@@ -460,13 +486,10 @@ impl Array {
         self.lane.extend(geometry.clone());
         self.sync.extend(geometry, sized.array_sectors);
         let sizes = self.sizes_mut();
-        (sizes.recorded, sizes.again) = (None, None);
+        (sizes.recorded, sizes.again, sizes.told) = (None, None, None);
         sizes.before.clear();
         self.publish();
         self.cover_recovering();
-        if self.bitmap.owes_resync() {
-            self.sync.owe_regions();
-        }
         Answer::Done
     }
 
@@ -496,6 +519,9 @@ impl Array {
         }
         self.forget_reach();
         let shown = job.dev_sectors == self.info.dev_sectors;
+        if failure.is_some() {
+            self.tell_of_recorded(failure);
+        }
         let result = match failure {
             None => Ok(ControlReply::Done),
             Some(failure @ Failure::Nodes(_)) if self.sizes().recorded.is_some() => {

@@ -12,6 +12,7 @@ use umd_core::value::SECTOR_BYTES;
 use umd_format::bitmap::{SUPERBLOCK_BYTES, Slots};
 
 use crate::api::{AssembleRequest, ClusterRequest, ErrorDoc};
+use crate::daemon::join;
 use crate::daemon::open::Opened;
 
 /// The lock service of one process.
@@ -31,11 +32,12 @@ pub fn check(request: &AssembleRequest) -> Result<(), ErrorDoc> {
         exit_code: 2,
         ..ErrorDoc::new(text)
     };
+    let joins = join::cluster(request);
     let others = [
         ("read-only", request.readonly || request.read_auto),
         ("with an overlay", request.overlay.is_some()),
         ("with a bitmap in a file", request.bitmap_file.is_some()),
-        ("with --update", request.update.is_some()),
+        ("with --update", request.update.is_some() && joins.is_none()),
         ("with --force", request.force),
         (
             "with the I/O engine memory",
@@ -44,6 +46,12 @@ pub fn check(request: &AssembleRequest) -> Result<(), ErrorDoc> {
     ];
     if let Some((what, _)) = others.iter().find(|(_, asked)| *asked) {
         return Err(usage(format!("a node of a cluster is not started {what}")));
+    }
+    if let Some(joins) = joins.filter(|joins| *joins != cluster.name) {
+        let said = &cluster.name;
+        return Err(usage(format!(
+            "it becomes one of cluster '{joins}', and cannot start in '{said}'"
+        )));
     }
     if cluster.name.is_empty() || cluster.node.is_empty() {
         let what = "the cluster and this node of it need a name each";
@@ -103,15 +111,14 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// For the array of this plan.
+    /// For the array of this plan; `joined` just now, it has never been run by its cluster.
     ///
     /// # Errors
     /// When it belongs to another cluster, or has no bitmaps that can be used.
     pub fn of(
         request: &ClusterRequest,
         plan: &Plan,
-        opened: &[Opened],
-        facts: &[MemberFacts],
+        (opened, facts, joined): (&[Opened], &[MemberFacts], bool),
     ) -> Result<Wanted, ErrorDoc> {
         let (BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. }) =
             &plan.bitmap
@@ -126,7 +133,7 @@ impl Wanted {
             )));
         }
         let mut setup = Setup::new(plan.uuid.0, &stored, &request.node);
-        let made = just_made(opened, facts);
+        let made = joined || just_made(opened, facts);
         setup.past = match (made, request.engine.as_str()) {
             (true, _) => Past::New,
             // Members are open for this process alone, on the one host that may run them.

@@ -5,7 +5,7 @@ use umd_format::bitmap::Unverified;
 
 use super::world::{Lcg, NODES, World};
 use crate::array::clustered::Input;
-use crate::value::{Control, MemberId, Purpose, SizeWish};
+use crate::value::{Control, MemberId, Notice, Purpose, SizeWish};
 
 /// What each member gives before, and has.
 const BEFORE: u64 = 1152;
@@ -115,6 +115,44 @@ fn all_nodes_get_larger_and_what_is_added_is_resynced() {
     assert_eq!(check(&mut world, &[0, 1]), ROOM);
     let added = world.resynced.iter().filter(|(_, at)| *at >= 128 + BEFORE);
     assert!(added.count() > 0, "what is added was resynced");
+}
+
+/// What is owed is not left to the next sweep of the bitmap, which may be far.
+#[test]
+fn what_is_added_is_resynced_as_soon_as_it_is_shown() {
+    let first = 128 + BEFORE;
+    let behind = |world: &World| world.resynced.iter().any(|(_, at)| *at >= first);
+    let mut grown = world().running(2);
+    grow(&mut grown, 0);
+    grown.settle();
+    assert_eq!(answers(&grown, 0), [DONE]);
+    assert!(behind(&grown), "no time has passed, and it was resynced");
+}
+
+/// The last region reaches into what was to be added, so it was marked.
+#[test]
+fn what_was_marked_for_a_size_that_is_taken_back_is_resynced() {
+    let mut world = world().running(2);
+    world.control(0, Control::Size(SizeWish::Sectors(BEFORE + 48)));
+    world.settle();
+    world.pass(60);
+    assert_eq!(shown(&world), [BEFORE + 48; 2]);
+    world.hosts[1].blind = [0, 1].into();
+    grow(&mut world, 0);
+    for size in [ROOM, BEFORE + 48] {
+        while recorded(&world, 1).0 != size {
+            assert!(world.step(), "{size} is recorded");
+        }
+    }
+    world.hosts[1].blind.clear();
+    world.log.clear();
+    world.settle();
+    assert!(answers(&world, 0)[1].contains("nothing was changed"));
+    let read = world.log.contains(&(0, Purpose::Resync));
+    assert!(read, "no time has passed, and it is resynced");
+    world.pass(60);
+    assert!((0..NODES).all(|slot| world.bits(slot).is_empty()));
+    assert_eq!(shown(&world), [BEFORE + 48; 2]);
 }
 
 #[test]
@@ -229,6 +267,50 @@ fn who_dies_while_it_grows_leaves_one_size_to_all() {
         }
     }
     assert!(sizes[0] > 20 && sizes[1] > 20, "both were seen: {sizes:?}");
+}
+
+/// Who grew it is dead, and somebody cannot follow: whoever has the size recorded says so, once
+/// for each reason, until all show it.
+#[test]
+fn a_size_that_nobody_is_shown_is_told_on_every_host_that_has_it() {
+    let mut world = world().running(4);
+    world.hosts[1].blind = [0, 1].into();
+    grow(&mut world, 0);
+    while recorded(&world, 1).0 != ROOM {
+        assert!(world.step(), "it is recorded");
+    }
+    world.crash(0);
+    world.settle();
+    world.expel(0);
+    world.pass(40);
+    assert_eq!(shown(&world), [BEFORE; 3]);
+    let said = |world: &World, host: usize| {
+        let messages = world.hosts[host]
+            .notices
+            .iter()
+            .filter_map(|one| match one {
+                Notice::Message(text) if text.contains("are recorded as used") => {
+                    Some(text.clone())
+                }
+                _ => None,
+            });
+        messages.collect::<Vec<String>>()
+    };
+    for host in [2, 3] {
+        let said = said(&world, host);
+        assert!(said[0].contains("816 KiB of each member"), "{said:?}");
+        assert!(said[0].ends_with("576 KiB are shown until every node has followed"));
+        assert!(said.len() <= 2, "{said:?}");
+    }
+    let named = [said(&world, 2), said(&world, 3)].concat();
+    assert!(
+        named.iter().any(|one| one.contains("node 1: ")),
+        "{named:?}"
+    );
+    world.hosts[1].blind.clear();
+    world.pass(15);
+    assert_eq!(check(&mut world, &[0, 1]), ROOM);
+    assert!(said(&world, 2).len() <= 2, "it was told before");
 }
 
 /// Nobody is left: whoever comes next finds one size, and bits where members differ.
