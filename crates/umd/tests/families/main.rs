@@ -24,6 +24,7 @@ mod common;
 mod bitmapfiles;
 mod bitmaps;
 mod changes;
+mod fenced;
 mod grown;
 mod incremental;
 mod levels;
