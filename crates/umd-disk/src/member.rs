@@ -195,7 +195,8 @@ impl MemberFile {
     }
 
     /// A member that is no file here. Its I/O is done by worker threads; `name` is what it is
-    /// called instead of a path. The caller has locked it, and unlocks it when the medium is told to.
+    /// called instead of a path. The caller has locked it, and unlocks it when the medium is told
+    /// to.
     ///
     /// Panics unless `logical_block_bytes` is 512 or 4096.
     pub fn elsewhere(name: &str, medium: Arc<dyn Medium>, facts: Elsewhere) -> MemberFile {
