@@ -12,6 +12,7 @@
 )]
 
 use std::path::Path;
+use std::time::Duration;
 
 use umd_interop::oracle::{KERNEL, Oracle, skipped};
 use umd_interop::umd::Umd;
@@ -145,5 +146,95 @@ echo KILLED=$(bitten)
     let run = run.run_ok().unwrap();
     for (name, times) in [("FED", "0"), ("STOPPED", "0"), ("KILLED", "1")] {
         assert_eq!(run.value(name).unwrap(), times, "{name}: {}", run.stdout);
+    }
+}
+
+/// Two hosts, as far as the disks can tell: each has its own way in.
+const HOSTS: &str = r#"
+ip link set lo up
+chroot $H $ETCD --data-dir /run/etcd --log-level error \
+    --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://127.0.0.1:2379 \
+    --listen-peer-urls http://127.0.0.1:2380 >/tmp/etcd.log 2>&1 &
+host() {
+    runtime=/run/$1
+    shift
+    mkdir -p $H$runtime
+    chroot $H /usr/bin/env -i PATH=/usr/bin:/bin XDG_RUNTIME_DIR=$runtime XDG_STATE_HOME=$runtime \
+        XDG_CONFIG_HOME=$runtime $UMD "$@"
+}
+enter() {
+    name=$1
+    shift
+    host $name assemble c --cluster-engine=etcd --cluster-server=http://127.0.0.1:2379 \
+        --home-cluster=hall --cluster-node=$name --cluster-reservations "$@"
+}
+# until_so SECONDS COMMAND...
+until_so() {
+    left=$1
+    shift
+    until "$@"; do
+        left=$((left - 1))
+        if [ $left -le 0 ]; then
+            host beta detail c || true
+            fail "not in time: $*"
+        fi
+        sleep 1
+    done
+}
+shows() {
+    host $1 detail c | grep -q "$2"
+}
+joined() {
+    enter alpha /dev/sda /dev/sdb >/tmp/joined 2>&1 || grep -q "feature 'etcd'" /tmp/joined
+}
+until_so 30 joined
+if ! grep -q "has been started" /tmp/joined; then
+    echo ETCD=none
+    exit 0
+fi
+enter beta /dev/sdc /dev/sdd
+"#;
+
+#[test]
+fn a_dead_hosts_key_is_taken_away_and_a_disk_that_hangs_keeps_nobody() {
+    let name = "a_dead_hosts_key_is_taken_away_and_a_disk_that_hangs_keeps_nobody";
+    let Some(kernel) = kernel(name) else {
+        return;
+    };
+    let Some(etcd) = Oracle::open().unwrap().find("etcd") else {
+        skipped(name, "there is no etcd (cargo xtask oracle)");
+        return;
+    };
+    let run = kernel
+        .memory_mib(1024)
+        .timeout(Duration::from_secs(240))
+        .script(&format!("ETCD={}\n{HOSTS}", etcd.display()))
+        .script(
+            r#"
+by_other sda || fail "alpha cannot write"
+by_other sdc || fail "beta cannot write"
+host beta wait c || true
+for process in /proc/[0-9]*; do
+    case $(readlink $process/exe) in
+        *${UMD##*/}) grep -q /run/alpha $process/environ && kill -9 ${process#/proc/} || true ;;
+    esac
+done
+key_of_alpha() {
+    grep -q "Key: 0x0001" $T/core/rd_mcp_0/d0/pr/res_pr_registered_i_pts
+}
+key_of_alpha || fail "its key goes before somebody has taken it away"
+# This target takes the key away, and does not come back from the abort: another way has to do.
+until_so 60 shows beta "has not answered for 20 s"
+key_of_alpha && fail "its key is there still"
+host beta cluster confirm-dead c 0
+until_so 40 shows beta "0 *free"
+shows beta "Cluster Frozen" && fail "beta is frozen"
+echo ETCD=done
+"#,
+        );
+    let run = run.run_ok().unwrap();
+    match run.value("ETCD").unwrap() {
+        "none" => skipped(name, "this umd was built without the feature etcd"),
+        done => assert_eq!(done, "done", "{}", run.stdout),
     }
 }
