@@ -39,7 +39,14 @@ pub trait Engine: Send {
 
     /// What keeps the engine from doing its work, in words, if something does.
     fn trouble(&self) -> Option<String>;
+
+    /// Says until when the session is valid, to whoever asks and from any thread: the last word on
+    /// it, also when it is over. Without an end before it has begun.
+    fn validity(&self) -> Validity;
 }
+
+/// Until when a session is valid, on the engine's clock.
+pub type Validity = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 /// What fencing has to know of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]

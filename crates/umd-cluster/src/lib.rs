@@ -44,7 +44,7 @@ mod sync;
 pub mod wire;
 
 pub use clock::Clock;
-pub use engine::{About, Engine, Past, Setup, Waker};
+pub use engine::{About, Engine, Past, Setup, Validity, Waker};
 
 pub use ledger::{Appended, Entry, Follow, Ledger, Mark, Opened, Renewal, Snapshot, Trouble};
 pub use session::LogEngine;

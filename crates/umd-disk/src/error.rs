@@ -22,6 +22,11 @@ pub(crate) fn io_error(errno: Errno) -> IoError {
     }
 }
 
+/// The core's word for an error number of Linux, as a server of members may send it.
+pub fn io_error_of(number: i32) -> IoError {
+    io_error(Errno::from_raw_os_error(number))
+}
+
 /// The operating system's own words.
 pub(crate) fn text(error: impl Into<std::io::Error>) -> String {
     let text = error.into().to_string();

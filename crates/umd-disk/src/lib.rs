@@ -42,6 +42,7 @@ mod ring;
 mod threads;
 
 pub use backend::Backend;
-pub use error::{Holder, OpenError};
-pub use member::{Engine, MemberFile, Mode, Room};
+pub use error::{Holder, OpenError, io_error_of};
+pub use medium::Medium;
+pub use member::{Elsewhere, Engine, MemberFile, Mode, Room};
 pub use mux::Mux;

@@ -102,6 +102,21 @@ pub struct Room {
     pub free_bytes: u64,
 }
 
+/// What is to be known of a member that is no file here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// What it is called among engines: "nbd".
+    pub engine_name: &'static str,
+    /// Its size, in whole sectors.
+    pub size_sectors: u64,
+    /// The smallest I/O it does without reading around it.
+    pub logical_block_bytes: u32,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Zeroing with `may_unmap` gives space back.
+    pub can_unmap: bool,
+}
+
 /// Where an attached member's I/O goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -176,6 +191,29 @@ impl MemberFile {
             logical_block_bytes,
             read_only: false,
             can_unmap: true,
+        }
+    }
+
+    /// A member that is no file here. Its I/O is done by worker threads; `name` is what it is
+    /// called instead of a path. The caller has locked it, and unlocks it when the medium is told
+    /// to.
+    ///
+    /// Panics unless `logical_block_bytes` is 512 or 4096.
+    pub fn elsewhere(name: &str, medium: Arc<dyn Medium>, facts: Elsewhere) -> MemberFile {
+        assert!(
+            matches!(facts.logical_block_bytes, 512 | 4096),
+            "a block size md knows"
+        );
+        MemberFile {
+            path: PathBuf::from(name),
+            medium,
+            raw: None,
+            route: Route::Workers,
+            engine_name: facts.engine_name,
+            size_sectors: facts.size_sectors,
+            logical_block_bytes: facts.logical_block_bytes,
+            read_only: facts.read_only,
+            can_unmap: facts.can_unmap,
         }
     }
 
@@ -255,8 +293,8 @@ impl MemberFile {
         })
     }
 
-    /// Which engine it runs on, for messages: "io_uring", "sync", "threads", "memory", "overlay"
-    /// or "fault".
+    /// Which engine it runs on, for messages: "io_uring", "sync", "threads", "memory",
+    /// "overlay", "fault", or what a member elsewhere is called.
     pub fn engine_name(&self) -> &'static str {
         self.engine_name
     }

@@ -210,6 +210,13 @@ pub struct ClusterRequest {
     /// A fence agent: an absolute path. An administrator can confirm in any case.
     #[serde(default)]
     pub fence_agent: Option<String>,
+    /// Members are reserved, and a dead node's key is taken away on all of them: SCSI or NVMe.
+    #[serde(default)]
+    pub reservations: bool,
+    /// A watchdog that resets this host when its session is lost: an absolute path. It is one for
+    /// all arrays of a daemon.
+    #[serde(default)]
+    pub watchdog: Option<String>,
 }
 
 /// A node that is dead for certain.

@@ -449,6 +449,9 @@ pub struct ClusterDoc {
     pub frozen: Option<String>,
     /// What keeps the lock service from its work.
     pub trouble: Option<String>,
+    /// The ways in which it is made certain that a dead node writes no more, in the order in which
+    /// they are tried.
+    pub fencing: Vec<String>,
 }
 
 /// A node of a cluster: who has one of its bitmaps.

@@ -15,6 +15,7 @@ pub mod conf;
 pub mod daemon;
 pub mod demo;
 pub mod doc;
+pub mod member;
 pub mod monitor;
 pub mod mount;
 pub mod runtime;

@@ -40,7 +40,7 @@ pub(super) struct Reservation {
     pub(super) flags: u32,
 }
 
-/// Whose registration goes (`struct pr_preempt`).
+/// Whose registration goes: `new_key`; `old_key` is who asks (`struct pr_preempt`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub(super) struct Preemption {

@@ -64,6 +64,11 @@ pub trait Fencer: Send + Sync {
     /// # Errors
     /// [`NotFenced`]: nothing is known of what the node still does.
     fn fence(&self, target: &Target, wanted: &Wanted<'_>) -> Result<FenceProof, NotFenced>;
+
+    /// Whether it can be a way for this node at all; if not, there is no need to say why not.
+    fn concerns(&self, _target: &Target) -> bool {
+        true
+    }
 }
 
 /// Several ways, in the order in which they are tried.
@@ -82,7 +87,7 @@ impl Fencers {
 impl Fencer for Fencers {
     fn fence(&self, target: &Target, wanted: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
         let mut reasons = Vec::new();
-        for way in &self.ways {
+        for way in self.ways.iter().filter(|way| way.concerns(target)) {
             if !wanted() {
                 reasons.push("its end is not waited for any more".into());
                 break;

@@ -3,18 +3,28 @@
 //! ```text
 //!   join    register(own key), reserve(write exclusive, all registrants)      on every member
 //!   fence   preempt_abort(its key)      on every member: only then it is a proof
+//!   a new member     as to join, and nobody who was fenced is let in there
+//!   leave   unregister(own key)
 //! ```
 //!
 //! A device that holds such a reservation takes writes from registered hosts only. Who is preempted
 //! is registered no more, on every path, and what it had under way is over when the call returns.
 //! "All registrants" means that the reservation stays while anybody is registered, whoever goes.
 //!
+//! Who is refused because a key is not registered (any more) has no proof: another node may have
+//! ended that registration, and not be through with what was under way. It says so to all when it
+//! is. So each node goes through the members in the order that it was given, and stops where it is
+//! refused: of several nodes that fence the same one, the first goes on alone.
+//!
 //! A key is a node's for one life. A registration belongs to a host: two daemons of one host share
 //! it, and the lock on the members keeps them apart.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use umd_core::cluster::{FenceProof, Peer, ProofKind};
 
@@ -68,6 +78,12 @@ pub trait Persistent: Send + Sync {
     /// [`Conflict`].
     fn reserve(&self, key: u64) -> Result<(), Conflict>;
 
+    /// Ends the registration of a key of one's own. With the last one the reservation ends.
+    ///
+    /// # Errors
+    /// [`Conflict`].
+    fn unregister(&self, key: u64) -> Result<(), Conflict>;
+
     /// Ends the registration of `victim`; when this returns, nothing of it is under way.
     ///
     /// # Errors
@@ -103,7 +119,8 @@ fn judge(result: io::Result<i32>) -> Result<(), Conflict> {
     ];
     match result {
         Ok(0) => Ok(()),
-        Ok(RESERVATION_CONFLICT) => Err(Conflict::Refused),
+        // The status is the low byte; drivers put words of their own above it.
+        Ok(status) if status & 0xff == RESERVATION_CONFLICT => Err(Conflict::Refused),
         Ok(status) => Err(Conflict::Status(status)),
         Err(error) => {
             let code = rustix::io::Errno::from_io_error(&error);
@@ -140,10 +157,22 @@ impl Persistent for BlockDevice {
         judge(ioctl::reserve(&self.file, argument))
     }
 
+    fn unregister(&self, key: u64) -> Result<(), Conflict> {
+        let argument = Registration {
+            old_key: key,
+            new_key: 0,
+            flags: 0,
+            pad: 0,
+        };
+        judge(ioctl::register(&self.file, argument))
+    }
+
     fn preempt_abort(&self, key: u64, victim: u64) -> Result<(), Conflict> {
+        // Whatever these are called: the first is shown, the second goes, as in the commands that
+        // the kernel makes of it (SCSI's reservation key and service action key).
         let argument = Preemption {
-            old_key: victim,
-            new_key: key,
+            old_key: key,
+            new_key: victim,
             kind: WRITE_EXCLUSIVE_ALL_REGISTRANTS,
             flags: 0,
         };
@@ -151,46 +180,147 @@ impl Persistent for BlockDevice {
     }
 }
 
+/// A device of the array.
+struct Member {
+    device: Box<dyn Persistent>,
+    /// Whom this node has cut off there.
+    cut: Mutex<BTreeSet<u64>>,
+}
+
+impl Member {
+    fn told(&self, why: &Conflict) -> String {
+        format!("{} {why}", self.device.name())
+    }
+
+    fn take(&self, key: u64) -> Result<(), NotFenced> {
+        let taken = self.device.register(key);
+        let taken = taken.and_then(|()| self.device.reserve(key));
+        taken.map_err(|why| NotFenced(self.told(&why)))
+    }
+
+    fn cut_off(&self, key: u64, victim: u64) -> Result<(), Conflict> {
+        if lock(&self.cut).contains(&victim) {
+            return Ok(());
+        }
+        self.device.preempt_abort(key, victim)?;
+        lock(&self.cut).insert(victim);
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is under these locks is changed by single calls.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The members of an array, with the key of this node.
 pub struct Reservations {
-    members: Vec<Box<dyn Persistent>>,
+    members: Mutex<Vec<Arc<Member>>>,
+    /// Whom this node has fenced.
+    fenced: Mutex<BTreeSet<u64>>,
     key: u64,
 }
 
+impl fmt::Debug for Reservations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key {:#x}", self.key)
+    }
+}
+
 impl Reservations {
-    /// Registers this node's key on all members, and reserves them.
+    /// Registers this node's key on all members, and reserves them. All nodes should be given them
+    /// in the same order.
     ///
     /// # Errors
-    /// When one of them does not take it: fencing would be no proof.
-    pub fn take(members: Vec<Box<dyn Persistent>>, me: Peer) -> Result<Reservations, NotFenced> {
-        let key = key(me);
-        assert!(!members.is_empty(), "an array has members");
-        for member in &members {
-            let taken = member.register(key).and_then(|()| member.reserve(key));
-            taken.map_err(|why| NotFenced(format!("{} {why}", member.name())))?;
+    /// When one of them does not take it: fencing would be no proof. No key is left on the others.
+    pub fn take(devices: Vec<Box<dyn Persistent>>, me: Peer) -> Result<Reservations, NotFenced> {
+        assert!(!devices.is_empty(), "an array has members");
+        let reservations = Reservations {
+            members: Mutex::default(),
+            fenced: Mutex::default(),
+            key: key(me),
+        };
+        for device in devices {
+            if let Err(why) = reservations.add(device) {
+                reservations.release();
+                return Err(why);
+            }
         }
-        Ok(Reservations { members, key })
+        Ok(reservations)
+    }
+
+    /// The same for a device that is to be a member. Nobody whom this node has fenced writes there.
+    ///
+    /// # Errors
+    /// When it does not take the key, or may let somebody in who was fenced.
+    pub fn add(&self, device: Box<dyn Persistent>) -> Result<(), NotFenced> {
+        let cut = Mutex::default();
+        let member = Member { device, cut };
+        member.take(self.key)?;
+        for victim in lock(&self.fenced).iter() {
+            match member.device.preempt_abort(self.key, *victim) {
+                Ok(()) | Err(Conflict::Refused) => {} // It is not registered, and we are.
+                Err(why) => return Err(NotFenced(member.told(&why))),
+            }
+        }
+        let mut members = lock(&self.members);
+        let name = member.device.name();
+        members.retain(|one| one.device.name() != name);
+        members.push(Arc::new(member));
+        Ok(())
+    }
+
+    /// Those of these names are members still; what others do is nobody's business any more.
+    pub fn keep(&self, names: &[String]) {
+        lock(&self.members).retain(|one| names.contains(&one.device.name()));
+    }
+
+    /// This node has left in order. What does not take that keeps its key; why.
+    pub fn release(&self) -> Vec<String> {
+        let members = std::mem::take(&mut *lock(&self.members));
+        let left = members.iter().map(|one| {
+            let result = one.device.unregister(self.key);
+            result.map_err(|why| one.told(&why))
+        });
+        left.filter_map(Result::err).collect()
     }
 }
 
 impl Fencer for Reservations {
-    fn fence(&self, target: &Target, _: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
+    fn fence(&self, target: &Target, wanted: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
         let victim = key(target.peer);
         assert_ne!(victim, self.key, "a node does not fence itself");
-        let mut failed = Vec::new();
-        for member in &self.members {
-            // The others are cut off all the same: less can be spoilt.
-            if let Err(why) = member.preempt_abort(self.key, victim) {
-                failed.push(format!("{} {why}", member.name()));
+        let members = lock(&self.members).clone();
+        let all = members.len();
+        let (mut failed, mut bad) = (Vec::new(), 0);
+        for (index, member) in members.iter().enumerate() {
+            if !wanted() {
+                return Err(NotFenced("its end is not waited for any more".into()));
+            }
+            // After a device that fails the others are cut off all the same: less can be spoilt.
+            match member.cut_off(self.key, victim) {
+                Ok(()) => {}
+                Err(why @ Conflict::Refused) => {
+                    failed.push(member.told(&why));
+                    bad += all - index;
+                    break;
+                }
+                Err(why) => {
+                    failed.push(member.told(&why));
+                    bad += 1;
+                }
             }
         }
         if !failed.is_empty() {
-            let (all, bad) = (self.members.len(), failed.len());
             let why = failed.join(", ");
             return Err(NotFenced(format!(
                 "it may still write to {bad} of {all} members: {why}"
             )));
         }
+        if members.is_empty() {
+            return Err(NotFenced("the array has no members".into()));
+        }
+        lock(&self.fenced).insert(victim);
         Ok(FenceProof {
             peer: target.peer,
             kind: ProofKind::Storage,
@@ -198,11 +328,14 @@ impl Fencer for Reservations {
     }
 }
 
+impl Fencer for Arc<Reservations> {
+    fn fence(&self, target: &Target, wanted: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
+        Reservations::fence(self, target, wanted)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::sync::{Arc, Mutex};
-
     use umd_core::cluster::{Incarnation, NodeSlot};
 
     use super::super::tests::target;
@@ -230,66 +363,139 @@ mod tests {
     /// A device that keeps registrations.
     #[derive(Clone, Default)]
     struct Disk {
+        name: &'static str,
         keys: Arc<Mutex<BTreeSet<u64>>>,
-        broken: bool,
+        broken: Arc<Mutex<bool>>,
+    }
+
+    impl Disk {
+        fn well(&self) -> Result<(), Conflict> {
+            match *lock(&self.broken) {
+                true => Err(Conflict::Status(2)),
+                false => Ok(()),
+            }
+        }
     }
 
     impl Persistent for Disk {
         fn name(&self) -> String {
-            "disk".into()
+            self.name.into()
         }
         fn register(&self, key: u64) -> Result<(), Conflict> {
-            self.keys.lock().unwrap().insert(key);
+            self.well()?;
+            lock(&self.keys).insert(key);
             Ok(())
         }
         fn reserve(&self, key: u64) -> Result<(), Conflict> {
-            match self.keys.lock().unwrap().contains(&key) {
+            match lock(&self.keys).contains(&key) {
+                true => Ok(()),
+                false => Err(Conflict::Refused),
+            }
+        }
+        fn unregister(&self, key: u64) -> Result<(), Conflict> {
+            self.well()?;
+            match lock(&self.keys).remove(&key) {
                 true => Ok(()),
                 false => Err(Conflict::Refused),
             }
         }
         fn preempt_abort(&self, key: u64, victim: u64) -> Result<(), Conflict> {
-            let mut keys = self.keys.lock().unwrap();
-            if self.broken || !keys.contains(&key) || !keys.remove(&victim) {
+            self.well()?;
+            let mut keys = lock(&self.keys);
+            if !keys.contains(&key) || !keys.remove(&victim) {
                 return Err(Conflict::Refused);
             }
             Ok(())
         }
     }
 
+    fn disk(name: &'static str) -> Disk {
+        Disk {
+            name,
+            ..Disk::default()
+        }
+    }
+
+    fn boxed(disk: &Disk) -> Box<dyn Persistent> {
+        Box::new(disk.clone())
+    }
+
     fn take(disks: &[Disk], me: Peer) -> Reservations {
-        let all = disks
-            .iter()
-            .map(|disk| Box::new(disk.clone()) as Box<dyn Persistent>);
-        Reservations::take(all.collect(), me).unwrap()
+        Reservations::take(disks.iter().map(boxed).collect(), me).unwrap()
     }
 
     #[test]
     fn only_all_members_together_are_a_proof() {
         let target = target(Some("beta"));
-        let mut disks = [Disk::default(), Disk::default()];
+        let disks = [disk("a"), disk("b")];
         let me = take(&disks, peer(0, 1));
         take(&disks, target.peer);
-        assert_eq!(
-            me.fence(&target, &|| true).unwrap().kind,
-            ProofKind::Storage
-        );
-        for disk in &disks {
-            assert_eq!(
-                *disk.keys.lock().unwrap(),
-                BTreeSet::from([key(peer(0, 1))])
-            );
-        }
-        disks[0].broken = true;
-        let me = take(&disks, peer(0, 1));
+        *lock(&disks[0].broken) = true;
+        let why = me.fence(&target, &|| true).unwrap_err().0;
+        let said = "it may still write to 1 of 2 members: a ended with status 0x2";
+        assert_eq!(why, said);
+        // It is cut off where that could be had, and not asked for again there.
+        assert!(!lock(&disks[1].keys).contains(&key(target.peer)));
+        *lock(&disks[0].broken) = false;
+        let kind = me.fence(&target, &|| true).unwrap().kind;
+        assert_eq!(kind, ProofKind::Storage);
+        let mine = BTreeSet::from([key(peer(0, 1))]);
+        assert!(disks.iter().all(|disk| *lock(&disk.keys) == mine));
+    }
+
+    #[test]
+    fn of_two_who_fence_the_first_goes_on_and_the_other_has_no_proof() {
+        let target = target(Some("beta"));
+        let disks = [disk("a"), disk("b")];
+        let (me, other) = (take(&disks, peer(0, 1)), take(&disks, peer(2, 1)));
         take(&disks, target.peer);
+        disks[0]
+            .preempt_abort(key(peer(2, 1)), key(target.peer))
+            .unwrap();
         let why = me.fence(&target, &|| true).unwrap_err().0;
         assert!(
-            why.starts_with("it may still write to 1 of 2 members: disk refuses"),
+            why.starts_with("it may still write to 2 of 2 members: a refuses"),
             "{why}"
         );
-        // It is cut off where that could be had.
-        assert!(!disks[1].keys.lock().unwrap().contains(&key(target.peer)));
+        // What the first has not come to is left to it.
+        assert!(lock(&disks[1].keys).contains(&key(target.peer)));
+        lock(&lock(&other.members)[0].cut).insert(key(target.peer));
+        other.fence(&target, &|| true).unwrap();
+        assert!(me.fence(&target, &|| true).is_err());
+    }
+
+    #[test]
+    fn who_was_fenced_does_not_write_to_a_disk_that_comes_later() {
+        let target = target(Some("beta"));
+        let (disks, late) = ([disk("a")], disk("late"));
+        let me = take(&disks, peer(0, 1));
+        take(&[disks[0].clone(), late.clone()], target.peer);
+        me.fence(&target, &|| true).unwrap();
+        me.add(boxed(&late)).unwrap();
+        assert_eq!(*lock(&late.keys), BTreeSet::from([key(peer(0, 1))]));
+        // One that went out is asked nothing any more.
+        *lock(&disks[0].broken) = true;
+        let again = peer(1, 0x88_0000);
+        take(std::slice::from_ref(&late), again);
+        let target = Target {
+            peer: again,
+            ..target
+        };
+        assert!(me.fence(&target, &|| true).is_err());
+        me.keep(&["late".into()]);
+        me.fence(&target, &|| true).unwrap();
+    }
+
+    #[test]
+    fn who_leaves_takes_its_keys_along_and_so_does_who_is_refused() {
+        let disks = [disk("a"), disk("b")];
+        let me = take(&disks, peer(0, 1));
+        *lock(&disks[1].broken) = true;
+        assert_eq!(me.release(), ["b ended with status 0x2"]);
+        assert!(lock(&disks[0].keys).is_empty());
+        let refused = Reservations::take(disks.iter().map(boxed).collect(), peer(0, 2));
+        assert_eq!(refused.err().unwrap().0, "b ended with status 0x2");
+        assert!(lock(&disks[0].keys).is_empty());
     }
 
     #[test]
@@ -310,6 +516,7 @@ mod tests {
         let error = |errno: rustix::io::Errno| judge(Err(errno.into())).unwrap_err();
         assert!(judge(Ok(0)).is_ok());
         assert!(matches!(judge(Ok(0x18)), Err(Conflict::Refused)));
+        assert!(matches!(judge(Ok(0x118)), Err(Conflict::Refused)));
         assert!(matches!(judge(Ok(2)), Err(Conflict::Status(2))));
         assert!(matches!(
             error(rustix::io::Errno::OPNOTSUPP),

@@ -52,6 +52,11 @@ impl Watchdog {
 }
 
 impl Fencer for Watchdog {
+    fn concerns(&self, target: &Target) -> bool {
+        let about = target.about.as_ref();
+        about.is_some_and(|about| about.watchdog.is_some())
+    }
+
     fn fence(&self, target: &Target, _: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
         Watchdog::fence_at(target, Clock.now())
     }
@@ -76,6 +81,20 @@ pub trait Device: Send {
     /// # Errors
     /// When it cannot be reached.
     fn disarm(&mut self) -> io::Result<()>;
+}
+
+impl<D: Device + ?Sized> Device for Box<D> {
+    fn set_timeout(&mut self, timeout: Duration) -> io::Result<Duration> {
+        D::set_timeout(self, timeout)
+    }
+
+    fn feed(&mut self) -> io::Result<()> {
+        D::feed(self)
+    }
+
+    fn disarm(&mut self) -> io::Result<()> {
+        D::disarm(self)
+    }
 }
 
 /// `/dev/watchdog` or another of its kind. Once it is open the host is reset unless it is fed.
@@ -125,6 +144,7 @@ pub enum Fed {
 /// Feeds a watchdog for as long as a session is valid, and never again after.
 pub struct Feeder<D: Device> {
     device: D,
+    timeout: Duration,
     starved: bool,
 }
 
@@ -146,8 +166,16 @@ impl<D: Device> Feeder<D> {
             let why = format!("the watchdog takes {set} s where at most {timeout} s are wanted");
             return Err(io::Error::other(why));
         }
-        let starved = false;
-        Ok(Feeder { device, starved })
+        Ok(Feeder {
+            device,
+            timeout: set,
+            starved: false,
+        })
+    }
+
+    /// The time that was set: perhaps less than was asked for.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// To be called several times in a watchdog's time.

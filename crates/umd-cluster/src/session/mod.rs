@@ -35,7 +35,7 @@ use umd_core::value::Instant;
 use crate::Clock;
 use crate::book::Book;
 use crate::clock::span;
-use crate::engine::{About, Engine, Past, Setup, Waker, hex};
+use crate::engine::{About, Engine, Past, Setup, Validity, Waker, hex};
 use crate::ledger::{Ledger, Mark};
 use crate::sync::{Condvar, Mutex, MutexGuard, thread};
 use crate::wire::{Join, Word};
@@ -445,6 +445,11 @@ impl<L: Ledger> Engine for LogEngine<L> {
     fn trouble(&self) -> Option<String> {
         let state = self.shared.lock();
         state.trouble.values().next_back().cloned()
+    }
+
+    fn validity(&self) -> Validity {
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move || shared.lock().valid_until)
     }
 }
 

@@ -103,6 +103,11 @@ impl Address {
     }
 }
 
+/// A path as a parameter of a URI.
+pub(super) fn escaped(path: &[u8]) -> String {
+    percent_encoded(path, b"/")
+}
+
 fn percent_encoded(bytes: &[u8], also_plain: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for &byte in bytes {

@@ -1,4 +1,5 @@
-//! The NBD door, server side, and a small client for tests and measurements.
+//! The NBD door, server side; a client for members that are elsewhere ([`Remote`]); and a small
+//! one for tests and measurements ([`client`]).
 //!
 //! Source of every number and rule here: the NBD protocol document (`doc/proto.md` of the NBD
 //! project). Fixed newstyle negotiation, simple and structured replies, `base:allocation`, TLS.
@@ -44,11 +45,13 @@ mod output;
 mod pending;
 mod proto;
 mod reception;
+mod remote;
 mod request;
 mod reservation;
 mod session;
 mod socket;
 mod status;
+mod uri;
 mod visitor;
 
 pub use address::{Address, AddressError};
@@ -58,6 +61,8 @@ pub use listener::{ListenError, Listener, listen, listen_here};
 pub use negotiation::{Negotiation, Progress, Transmission};
 pub use pending::{REQUESTS_MAX, connection_of};
 pub use reception::Reception;
+pub use remote::{Remote, Trouble};
 pub use reservation::{Refused, Reservations, State as ReservationState};
 pub use socket::Socket;
+pub use uri::{Uri, UriError};
 pub use visitor::{Opened, Opening, Pass, Peer, Waiting};

@@ -1,4 +1,4 @@
-//! A TLS session of a client, over a socket that does not block.
+//! A TLS session, over a socket that does not block.
 //!
 //! ```text
 //!   socket --ciphertext--> inbox --> rustls --plaintext--> who reads
@@ -17,7 +17,8 @@
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 
 /// Ciphertext taken from the socket at once: four records of the largest kind.
 const INBOX_BYTES: usize = 64 << 10;
@@ -26,7 +27,7 @@ const UNSENT_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Debug)]
 pub(super) struct Session {
-    tls: ServerConnection,
+    tls: Connection,
     inbox: Box<[u8]>,
     /// What of the inbox was not looked at.
     start: usize,
@@ -45,14 +46,31 @@ impl Session {
     pub fn new(config: Arc<ServerConfig>) -> Result<Session, rustls::Error> {
         let mut tls = ServerConnection::new(config)?;
         tls.set_buffer_limit(Some(UNSENT_BYTES_MAX));
-        Ok(Session {
+        Ok(Session::over(tls.into()))
+    }
+
+    /// One with a server of this name; its handshake begins with the next read or write.
+    ///
+    /// # Errors
+    /// When the settings make no session.
+    pub fn with(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Session, rustls::Error> {
+        let mut tls = ClientConnection::new(config, name)?;
+        tls.set_buffer_limit(Some(UNSENT_BYTES_MAX));
+        Ok(Session::over(tls.into()))
+    }
+
+    fn over(tls: Connection) -> Session {
+        Session {
             tls,
             inbox: vec![0; INBOX_BYTES].into_boxed_slice(),
             start: 0,
             end: 0,
             owed: 0,
             drained: true,
-        })
+        }
     }
 
     /// Whether there may be more to read than the socket shows.

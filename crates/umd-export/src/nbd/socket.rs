@@ -11,7 +11,8 @@ use rustix::net::sockopt::set_socket_keepalive;
 use rustix::net::{
     RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recv, recvmsg, send, sendmsg,
 };
-use rustls::ServerConfig;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
 
 use super::session::Session;
 
@@ -65,6 +66,23 @@ impl Socket {
     pub fn start_tls(&mut self, config: Arc<ServerConfig>) -> Result<(), rustls::Error> {
         assert!(self.session.is_none(), "TLS is started once");
         self.session = Some(Box::new(Session::new(config)?));
+        Ok(())
+    }
+
+    /// The same for whoever called a server of this name: we begin.
+    ///
+    /// # Errors
+    /// When the settings make no session.
+    ///
+    /// # Panics
+    /// When it was started before.
+    pub fn start_tls_with(
+        &mut self,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<(), rustls::Error> {
+        assert!(self.session.is_none(), "TLS is started once");
+        self.session = Some(Box::new(Session::with(config, name)?));
         Ok(())
     }
 

@@ -26,6 +26,13 @@ pub struct ClusterArgs {
     /// A fence agent, which is asked to switch off the host of a node that died
     #[arg(long, value_name = "PROGRAM", requires = "cluster_engine")]
     pub cluster_fence: Option<String>,
+    /// Fence by persistent reservations of every member (SCSI or NVMe)
+    #[arg(long, requires = "cluster_engine")]
+    pub cluster_reservations: bool,
+    /// Let a watchdog reset this host when its session is lost [default: /dev/watchdog]
+    #[arg(long, value_name = "DEVICE", requires = "cluster_engine", num_args = 0..=1,
+          require_equals = true, default_missing_value = crate::daemon::cluster::WATCHDOG)]
+    pub cluster_watchdog: Option<String>,
     /// The name of the cluster [default: HOMECLUSTER of mdadm.conf]
     #[arg(long, value_name = "NAME", requires = "cluster_engine")]
     pub home_cluster: Option<String>,

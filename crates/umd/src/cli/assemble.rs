@@ -21,10 +21,11 @@ use crate::daemon::process::{self, ServeOptions};
 use crate::daemon::start::{self, Planned, Wishes};
 use crate::daemon::tls::TlsOptions;
 use crate::doc::ArrayDoc;
+use crate::member;
 
 use umd_core::assembly::SlotPlan;
 use umd_core::value::MemberId;
-use umd_disk::{Engine, MemberFile, Mode};
+use umd_disk::{Engine, Mode};
 
 /// Runs `umd assemble`.
 ///
@@ -248,8 +249,8 @@ fn scan(args: &AssembleArgs, request: AssembleRequest, reach: &Reach, quiet: boo
 }
 
 fn uuid_of(device: &str) -> Result<Option<String>, String> {
-    let file = MemberFile::open(Path::new(device), Mode::Examine, Engine::Auto)
-        .map_err(open::open_text)?;
+    let file =
+        member::open(Path::new(device), Mode::Examine, Engine::Auto).map_err(open::open_text)?;
     let found =
         open::superblock(&file, None).map_err(|error| format!("cannot read {device}: {error}"))?;
     Ok(found.map(|found| found.set_uuid().to_string()))
@@ -264,7 +265,7 @@ fn dry_run(request: &AssembleRequest) -> Result<Vec<String>, ErrorDoc> {
     };
     let mut opened = Vec::new();
     for device in &request.devices {
-        let file = MemberFile::open(Path::new(device), Mode::Examine, how.engine)
+        let file = member::open(Path::new(device), Mode::Examine, how.engine)
             .map_err(|error| ErrorDoc::new(open::open_text(error)))?;
         opened.push(Opened {
             name: device.clone(),

@@ -7,12 +7,13 @@
 
 use std::path::Path;
 
-use umd_disk::{Engine, MemberFile, Mode};
+use umd_disk::{Engine, Mode};
 use umd_format::badblocks::BadRange;
 
 use super::args::ExamineBadblocksArgs;
 use super::outcome::{FAILED, Failure, Outcome, print, say};
 use crate::daemon::open::{self, Superblock};
+use crate::member;
 
 /// Runs `umd examine-badblocks`.
 ///
@@ -36,7 +37,7 @@ pub fn run(args: &ExamineBadblocksArgs) -> Outcome {
 }
 
 fn look(name: &str) -> Result<String, String> {
-    let file = MemberFile::open(Path::new(name), Mode::Examine, Engine::Sync)
+    let file = member::open(Path::new(name), Mode::Examine, Engine::Sync)
         .map_err(|error| format!("cannot open {name}: {error}"))?;
     let found = open::superblock(&file, None);
     let found = found.map_err(|error| format!("cannot read {name}: {error}"))?;

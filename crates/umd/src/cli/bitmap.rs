@@ -11,6 +11,7 @@ use umd_format::bitmap::{self, Fields, NodeBitmap, Slots};
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use crate::daemon::open::{self, Superblock};
 use crate::doc::SCHEMA;
+use crate::member;
 use crate::text::bitmap::{
     Bits, count, count_states, examine, examine_slots, is_lockless, is_plain,
 };
@@ -126,7 +127,7 @@ struct Place {
 
 impl Place {
     fn find(name: &str) -> Result<Place, Failure> {
-        let file = MemberFile::open(Path::new(name), Mode::Examine, Engine::Sync)
+        let file = member::open(Path::new(name), Mode::Examine, Engine::Sync)
             .map_err(|error| Failure::failed(open::open_text(error)))?;
         let found = open::superblock(&file, None)
             .map_err(|error| Failure::failed(format!("cannot read {name}: {error}")))?;

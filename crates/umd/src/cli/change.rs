@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::ArgMatches;
 use umd_core::value::SECTOR_BYTES;
-use umd_disk::{Engine, Holder, MemberFile, Mode, OpenError};
+use umd_disk::{Engine, Holder, Mode, OpenError};
 use umd_format::place::{Format, SUPERBLOCK_READ_SECTORS, probe_order};
 use umd_format::v1::Unverified;
 use umd_format::v090::SuperblockV090;
@@ -23,6 +23,7 @@ use crate::client::quote;
 use crate::daemon::household::find_in;
 use crate::daemon::open;
 use crate::doc::{ArrayDoc, MemberDoc};
+use crate::member;
 use crate::text::detail::mismatch;
 use crate::text::progress::Progress;
 use crate::words::flag_words;
@@ -265,6 +266,14 @@ fn one_step(
     }
 }
 
+/// Whether a member's file, device or server is gone.
+fn is_detached(path: &str) -> bool {
+    match member::is_elsewhere(path) {
+        true => member::open(Path::new(path), Mode::Examine, Engine::Sync).is_err(),
+        false => !Path::new(path).exists(),
+    }
+}
+
 /// `--remove detached`: faulty members whose file or device is gone.
 fn remove_detached(name: &str, reach: &Reach) -> Result<DoneDoc, Failure> {
     let mut done = DoneDoc::plain();
@@ -272,7 +281,7 @@ fn remove_detached(name: &str, reach: &Reach) -> Result<DoneDoc, Failure> {
     let gone = array
         .members
         .iter()
-        .filter(|member| !Path::new(&member.path).exists());
+        .filter(|member| is_detached(&member.path));
     for member in gone {
         let request = ManageRequest {
             operation: "remove".to_owned(),
@@ -662,16 +671,16 @@ fn zero_one(
 ) -> Result<(), NotZeroed> {
     // In a dry run too: what is refused then should be refused now.
     let file =
-        MemberFile::open(Path::new(device), Mode::ReadWrite, Engine::Sync).map_err(|error| {
-            match error {
+        member::open(Path::new(device), Mode::ReadWrite, Engine::Sync).map_err(
+            |error| match error {
                 OpenError::InUse { holder, .. } => NotZeroed::InUse(holder),
                 OpenError::Io { source, .. } => NotZeroed::Other(format!(
                     "Couldn't open {device} for write - not zeroing: {}",
                     open::os_text(&source)
                 )),
                 other => NotZeroed::Other(format!("{other} - not zeroing")),
-            }
-        })?;
+            },
+        )?;
     let mut found = false;
     for (format, sector) in probe_order(file.size_sectors()) {
         if only.is_some_and(|only| only != format) {

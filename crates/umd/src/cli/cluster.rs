@@ -53,6 +53,8 @@ pub fn request(
         tls_dir: args.cluster_tls.as_deref().map(path).transpose()?,
         login_file: args.cluster_login.as_deref().map(path).transpose()?,
         fence_agent: args.cluster_fence.as_deref().map(path).transpose()?,
+        reservations: args.cluster_reservations,
+        watchdog: args.cluster_watchdog.as_deref().map(path).transpose()?,
     }))
 }
 

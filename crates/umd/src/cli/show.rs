@@ -21,6 +21,7 @@ use crate::conf::probe;
 use crate::daemon::household::find_in;
 use crate::daemon::open::{self, Superblock};
 use crate::doc::{ArrayDoc, Stamp};
+use crate::member;
 use crate::text::examine::{self, Examined};
 use crate::text::{Context, detail, mdstat, query};
 use crate::words;
@@ -241,7 +242,7 @@ enum Found {
 
 fn look(name: &str, only: Option<Format>) -> Result<(u64, Found), Failure> {
     let file =
-        MemberFile::open(Path::new(name), Mode::Examine, Engine::Sync).map_err(
+        member::open(Path::new(name), Mode::Examine, Engine::Sync).map_err(
             |error| match error {
                 OpenError::Io { source, .. } => {
                     Failure::failed(format!("cannot open {name}: {}", open::os_text(&source)))

@@ -359,11 +359,14 @@ pub fn is_array_name(text: &str) -> bool {
 }
 
 /// A path made absolute against the current directory, `.` and doubled slashes taken out. Symbolic
-/// links are left as they are.
+/// links are left as they are, and so is the URI of an export.
 ///
 /// # Errors
 /// When there is no current directory.
 pub fn absolute(text: &str) -> Result<PathBuf, Failure> {
+    if crate::member::is_elsewhere(text) {
+        return Ok(text.into());
+    }
     std::path::absolute(text)
         .map_err(|error| Failure::failed(format!("cannot make {text} an absolute path: {error}")))
 }

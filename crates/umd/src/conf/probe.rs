@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
-use umd_disk::{Engine, MemberFile, Mode};
+use umd_disk::{Engine, Mode};
 use umd_format::Uuid;
 
 use super::{ArrayLine, Config, Identity, files};
 use crate::daemon::open::{self, Superblock};
+use crate::member;
 
 /// A device that carries a superblock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct Candidate {
 /// One sentence, when it cannot be read.
 pub fn probe(path: &str) -> Result<Option<Identity>, String> {
     let file =
-        MemberFile::open(Path::new(path), Mode::Examine, Engine::Sync).map_err(open::open_text)?;
+        member::open(Path::new(path), Mode::Examine, Engine::Sync).map_err(open::open_text)?;
     let found =
         open::superblock(&file, None).map_err(|error| format!("cannot read {path}: {error}"))?;
     let Some(found) = found else {

@@ -18,7 +18,9 @@
 mod access;
 mod connect;
 mod fencing;
+mod kennel;
 mod search;
+mod storage;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -45,7 +47,9 @@ use crate::api::ClusterRequest;
 use crate::cli::outcome::say;
 use crate::doc::{ClusterDoc, NodeDoc};
 pub(super) use fencing::Fencing;
+pub use kennel::{DEVICE as WATCHDOG, Lease};
 pub(super) use search::Search;
+pub use storage::Storage;
 
 /// Told once: the array serves, or why it never will.
 pub type Report = SyncSender<Result<(), String>>;
@@ -70,6 +74,8 @@ pub struct Parts {
     pub before: Status,
     /// Whom to tell.
     pub report: Report,
+    /// The watchdog, if it is to end this host when the session is lost.
+    pub lease: Option<Lease>,
 }
 
 /// A node of a cluster.
@@ -121,7 +127,7 @@ pub fn facts(id: MemberId, opened: &Opened, slot: NodeSlot) -> MemberFacts {
 impl ClusterNode {
     /// A node that has not begun to join.
     pub fn new(parts: Parts, service: Box<dyn Service>, waker: umd_cluster::Waker) -> ClusterNode {
-        let fencing = Fencing::new(&parts.request, waker.clone());
+        let fencing = Fencing::new(&parts.request, parts.how.storage.as_ref(), waker.clone());
         let search = Search::new(parts.how.clone(), waker);
         ClusterNode::with(parts, service, fencing, search)
     }
@@ -191,6 +197,7 @@ impl ClusterNode {
             }
             Output::Fence(peer) => {
                 let about = self.service.about(peer);
+                self.keep_reserved();
                 self.fencing.begin(peer, about, now.mono);
             }
             Output::Find(disk) => self.search.begin(disk),
@@ -227,7 +234,38 @@ impl ClusterNode {
         }
     }
 
+    /// Who is a member now is asked to refuse dead nodes.
+    fn keep_reserved(&self) {
+        let array = self.array.array();
+        if let (Some(storage), Some(array)) = (&self.parts.how.storage, array) {
+            let members = array.status().members.into_iter();
+            storage.keep(&members.map(|one| one.name).collect::<Vec<_>>());
+        }
+    }
+
+    /// Registers and reserves on all members, where that is asked for.
+    fn reserve(&self) -> Result<(), String> {
+        let Some(storage) = &self.parts.how.storage else {
+            return Ok(());
+        };
+        let me = self
+            .array
+            .node()
+            .me()
+            .expect("who reads members has joined");
+        let members = self.parts.looks.iter().map(|one| one.name.clone());
+        storage.take(me, &members.collect::<Vec<_>>())
+    }
+
     fn over(&mut self, end: End, out: &mut Commands) {
+        if end != End::Lost {
+            if let Some(storage) = &self.parts.how.storage {
+                storage.release();
+            }
+            if let Some(lease) = self.parts.lease.take() {
+                lease.left();
+            }
+        }
         self.report(Err("it left the cluster before it served".into()));
         if end == End::Lost {
             let name = &self.parts.name;
@@ -245,6 +283,10 @@ impl ClusterNode {
 
     /// Reads the members, now that nobody changes them unseen.
     fn load(&mut self, slot: NodeSlot) -> Result<Box<Setup>, Cannot> {
+        if let Err(why) = self.reserve() {
+            self.unread = Some(why);
+            return Err(Cannot::Read);
+        }
         let numbered = self.parts.looks.iter().enumerate();
         let id = |index: usize| MemberId(u32::try_from(index).expect("few devices"));
         let facts: Vec<MemberFacts> = numbered
@@ -342,6 +384,9 @@ impl ClusterNode {
 
 impl Engine for ClusterNode {
     fn begin(&mut self, now: Now, out: &mut Commands) {
+        if let Some(lease) = &mut self.parts.lease {
+            lease.watch(self.service.validity());
+        }
         self.step(now, Input::Start, out);
     }
 
@@ -419,6 +464,7 @@ impl Engine for ClusterNode {
             waits: waits.map(|wait| wait.told(now)).collect(),
             frozen: node.frozen().map(ToString::to_string),
             trouble: self.service.trouble(),
+            fencing: fencing::ways(&self.parts.request),
         })
     }
 

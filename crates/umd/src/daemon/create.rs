@@ -33,6 +33,7 @@ use super::bitmap_file::{self, Made};
 use super::open::{self, How, Opened, Superblock};
 use crate::api::{CreateRequest, DeviceRequest, ErrorDoc};
 use crate::cli::values::BITMAP_DELAY_MAX_SECONDS;
+use crate::member;
 use crate::text::Context;
 use crate::words;
 
@@ -197,6 +198,7 @@ fn take(
     if let (Err(error), Some(size)) = (fs::symlink_metadata(path), request.size_sectors)
         && error.kind() == io::ErrorKind::NotFound
         && format_of(request).is_stored()
+        && !member::is_elsewhere(&device.path)
     {
         taken.sectors = file_sectors(request, cluster, size)?;
         taken.made = true;
@@ -212,7 +214,7 @@ fn take(
         })?;
     }
     let opened = match dry_run {
-        true => MemberFile::open(path, Mode::Examine, how.engine).map_err(open::open_text),
+        true => member::open(path, Mode::Examine, how.engine).map_err(open::open_text),
         false => open::open(&device.path, how).map(|Opened { file, .. }| file),
     };
     let file = opened.map_err(|text| {

@@ -24,6 +24,7 @@ use crate::api::{
     LayoutRequest, Limit, ManageRequest, SCHEMA, StartedDoc, WaitDoc,
 };
 use crate::doc::{ArrayDoc, MemberDoc};
+use crate::member;
 use crate::words::flag_words;
 
 /// Events kept for listeners that are slow to read.
@@ -677,7 +678,7 @@ pub fn find_member(status: &Status, device: &str) -> Result<MemberId, String> {
     if let Some(member) = exact {
         return Ok(member.id);
     }
-    let last = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+    let last = member::last_part;
     let mut alike = status
         .members
         .iter()

@@ -5,6 +5,7 @@
 //! ```
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use umd_core::assembly::{MemberFacts, NoSuperblock};
@@ -18,7 +19,9 @@ use umd_format::v1::{Fields, Unverified};
 use umd_format::v090::SuperblockV090;
 use umd_format::{ParseError, SuperblockV1, Uuid};
 
+use super::cluster::Storage;
 use crate::api::ClusterRequest;
+use crate::member;
 
 /// How long a lock that a dying process still holds is waited for: its last writes may be on
 /// their way.
@@ -37,6 +40,8 @@ pub struct How {
     pub faults: Vec<String>,
     /// As a node of a cluster: who else is one may have them open, too.
     pub cluster: Option<ClusterRequest>,
+    /// Members of a cluster are reserved.
+    pub storage: Option<Arc<Storage>>,
 }
 
 impl How {
@@ -76,12 +81,15 @@ pub fn open(name: &str, how: &How) -> Result<Opened, String> {
         false => Mode::ReadWrite,
     };
     let path = Path::new(name);
-    let file = MemberFile::open_waiting(path, mode, how.engine, LOCK_WAIT).map_err(open_text)?;
+    let file = member::open_waiting(path, mode, how.engine, LOCK_WAIT).map_err(open_text)?;
     let file = match &how.overlay {
         Some(dir) => file.with_overlay(dir).map_err(open_text)?,
         None => file,
     };
     let file = inject(file, name, &how.faults)?;
+    if let Some(storage) = &how.storage {
+        storage.also(name)?;
+    }
     Ok(Opened {
         name: name.to_owned(),
         file,

@@ -684,13 +684,16 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             .map(|(id, _)| *id)
             .collect();
         for id in lost {
+            let mut why = "its file vanished or shrank";
             if let Some(member) = self.members.get_mut(&id) {
                 member.gone = true;
-                let text = format!("{}: {} vanished or shrank", self.name, member.name);
+                if crate::member::is_elsewhere(&member.name) {
+                    why = "the connection to its server is lost";
+                }
+                let text = format!("{}: {}: {why}", self.name, member.name);
                 crate::cli::outcome::say(&text);
             }
-            let why = "its file vanished or shrank".to_owned();
-            self.control(Control::Lost(id, why), None);
+            self.control(Control::Lost(id, why.to_owned()), None);
         }
         self.carry_out();
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use tokio::sync::broadcast;
 use umd_core::array::{Array, ArrayState, Commands, Event, Map, Options, Setup, Status};
@@ -12,7 +13,7 @@ use umd_core::assembly::{
 use umd_core::cluster::NodeSlot;
 use umd_core::registry::ObjectId;
 use umd_core::value::{MemberId, Now, Pool, Rungs, SECTOR_BYTES};
-use umd_disk::{Backend, MemberFile, Mode, Mux};
+use umd_disk::{Backend, Mode, Mux};
 use umd_export::nbd::ExportInfo;
 use umd_format::update::Update;
 use umd_format::v1::Features;
@@ -33,6 +34,7 @@ use super::update::{self, Prepared};
 use crate::api::{AssembleRequest, ErrorDoc, EventDoc};
 use crate::cli::outcome::say;
 use crate::cli::values;
+use crate::member;
 use crate::text::short_name;
 
 /// Stack of an array's thread: buffers are on the heap.
@@ -173,8 +175,17 @@ pub fn wishes(request: &AssembleRequest) -> Answer<Wishes> {
             engine: open::engine(request.io_engine.as_deref()).map_err(usage)?,
             faults: request.faults.clone(),
             cluster: request.cluster.clone(),
+            storage: reserving(request),
         },
     })
+}
+
+/// The reservations of a node that is to have them.
+fn reserving(request: &AssembleRequest) -> Option<Arc<cluster::Storage>> {
+    let cluster = request.cluster.as_ref();
+    cluster
+        .filter(|one| one.reservations)
+        .map(|_| Arc::default())
 }
 
 /// Opens the devices of a request and starts the array they make.
@@ -533,6 +544,7 @@ impl Joining<'_> {
             return Ok((Driven::Array(Box::new(setup)), None));
         };
         let (report, joined) = mpsc::sync_channel(1);
+        let lease = wanted.watchdog()?;
         let service = wanted.connect(handle.waker())?;
         let parts = cluster::Parts {
             name: self.name.to_owned(),
@@ -544,6 +556,7 @@ impl Joining<'_> {
             wish: self.wish,
             pool: setup.pool,
             report,
+            lease,
         };
         let node = ClusterNode::new(parts, service, handle.waker());
         Ok((Driven::Node(Box::new(node)), Some(joined)))
@@ -573,7 +586,7 @@ fn looks(opened: &[Opened], wishes: &Wishes) -> Answer<Vec<Opened>> {
         return Ok(Vec::new());
     }
     let look = |one: &Opened| {
-        let file = MemberFile::open(one.file.path(), Mode::Examine, wishes.how.engine);
+        let file = member::open(one.file.path(), Mode::Examine, wishes.how.engine);
         let name = one.name.clone();
         file.map(|file| Opened { name, file })
             .map_err(|error| refused(open::open_text(error)))

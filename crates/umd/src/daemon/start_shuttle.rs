@@ -357,6 +357,7 @@ fn set(scene: Scene) -> (Stage, LoopParts, Joined) {
         pool: pool.clone(),
         before: not_read(plan),
         report,
+        lease: None,
     };
     let agent: Box<dyn Fencer> = Box::new(TestAgent(scene.agent, agents.clone()));
     let fencing = Fencing::with(vec![agent], waker.clone());

@@ -21,7 +21,7 @@ use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, Error, RootCertStore, ServerConfig};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::outcome::Failure;
@@ -38,8 +38,8 @@ const CLIENT_KEY: &str = "client-key.pem";
 /// What is wanted of a directory that lacks something.
 const OF_SERVER: &str =
     "--tls wants server-cert.pem, server-key.pem and ca-cert.pem in its directory";
-const OF_CLIENT: &str = "--cluster-tls wants ca-cert.pem in its directory, and client-cert.pem \
-    with client-key.pem where the servers ask for one";
+const OF_CLIENT: &str = "--cluster-tls and tls-certificates want ca-cert.pem in their \
+    directory, and client-cert.pem with client-key.pem where the servers ask for one";
 /// Lists of authorities have some hundred KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -151,6 +151,37 @@ impl ClientFiles {
                 false => None,
             },
         })
+    }
+}
+
+impl ClientFiles {
+    /// For connections to servers that these vouch for.
+    ///
+    /// # Errors
+    /// When they are of no use.
+    pub fn config(&self) -> Result<Arc<ClientConfig>, Failure> {
+        let useless = |why: String| Failure::failed(format!("keys and certificates: {why}"));
+        let wrong = |error: Error| useless(error.to_string());
+        let pem = |error: PemError| useless(error.to_string());
+        let mut roots = RootCertStore::empty();
+        for one in CertificateDer::pem_slice_iter(&self.authority) {
+            roots.add(one.map_err(pem)?).map_err(wrong)?;
+        }
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(wrong)?
+            .with_root_certificates(roots);
+        let config = match &self.own {
+            None => config.with_no_client_auth(),
+            Some((own, key)) => {
+                let own = CertificateDer::pem_slice_iter(own).collect::<Result<Vec<_>, _>>();
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(pem)?;
+                let config = config.with_client_auth_cert(own.map_err(pem)?, key);
+                config.map_err(wrong)?
+            }
+        };
+        Ok(Arc::new(config))
     }
 }
 

@@ -364,6 +364,7 @@ fn of_cluster(array: &ArrayDoc) -> String {
     };
     line("Cluster Name", &cluster.name);
     line("Lock Service", &cluster.engine);
+    line("Fenced By", &cluster.fencing.join(", "));
     for (label, text) in [
         ("Cluster Frozen", &cluster.frozen),
         ("Service Trouble", &cluster.trouble),
@@ -532,10 +533,12 @@ mod tests {
             waits: vec!["waiting for node 3 to acknowledge METADATA_UPDATED, 12 s".into()],
             frozen: Some("writes wait".into()),
             trouble: None,
+            fencing: vec!["reservations".into(), "confirmation".into()],
         });
         let shown = of_cluster(&array);
         let expected = "      Cluster Name : hall
       Lock Service : etcd
+         Fenced By : reservations, confirmation
     Cluster Frozen : writes wait
      Cluster Waits : waiting for node 3 to acknowledge METADATA_UPDATED, 12 s
 

@@ -84,9 +84,9 @@ fn version(array: &ArrayDoc) -> String {
     }
 }
 
-/// A member's path as one word of the grammar: its last part, without blanks and brackets.
+/// A member's path as one word of the grammar: its short name, without blanks and brackets.
 pub fn device_word(path: &str) -> String {
-    let base = path.rsplit('/').next().unwrap_or(path);
+    let base = crate::member::last_part(path);
     let odd = |c: char| c.is_whitespace() || c.is_control() || "[]()".contains(c);
     base.chars().map(|c| if odd(c) { '_' } else { c }).collect()
 }
@@ -387,5 +387,6 @@ r5 : active (auto-read-only) raid1 c.img[2](S) b.img[1](W) a.img[0]
     fn paths_become_one_word() {
         assert_eq!(device_word("/tmp/my disk (1).img"), "my_disk__1_.img");
         assert_eq!(device_word("plain"), "plain");
+        assert_eq!(device_word("nbd+unix:///d0?socket=/run/nbd.sock"), "d0");
     }
 }

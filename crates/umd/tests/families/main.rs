@@ -25,6 +25,7 @@ mod common;
 mod bitmapfiles;
 mod bitmaps;
 mod changes;
+mod fenced;
 mod grown;
 mod incremental;
 mod joined;

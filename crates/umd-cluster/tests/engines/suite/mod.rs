@@ -107,6 +107,9 @@ impl<L: Ledger> Engine for Held<L> {
     fn trouble(&self) -> Option<String> {
         self.engine.trouble()
     }
+    fn validity(&self) -> umd_cluster::Validity {
+        self.engine.validity()
+    }
 }
 
 impl<L: Ledger> Subject for Held<L> {

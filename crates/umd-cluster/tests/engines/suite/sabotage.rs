@@ -195,6 +195,9 @@ impl Engine for Bad {
     fn trouble(&self) -> Option<String> {
         self.inner.trouble()
     }
+    fn validity(&self) -> umd_cluster::Validity {
+        self.inner.validity()
+    }
 }
 
 impl Subject for Bad {

@@ -6,7 +6,7 @@ use super::super::proto::{
     OPTION_REPLY_MAGIC, info, opt, rep,
 };
 use super::wire::Stream;
-use super::{ClientError, open};
+use super::{ClientError, Tls, open};
 
 /// What to ask for in the handshake.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +32,9 @@ impl Default for Options {
     }
 }
 
+/// What the server said.
 #[derive(Debug, Default)]
-pub(super) struct Agreed {
+pub(in super::super) struct Agreed {
     pub size_bytes: u64,
     pub flags: u16,
     pub block_sizes: Option<[u32; 3]>,
@@ -112,12 +113,18 @@ fn string(text: &str) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn negotiate(
+/// All options of the handshake.
+pub(in super::super) fn negotiate(
     stream: &mut Stream,
     export: &str,
     options: Options,
+    tls: Option<&Tls>,
 ) -> Result<Agreed, ClientError> {
     greet(stream, options.no_zeroes)?;
+    if let Some(tls) = tls {
+        haggle(stream, opt::STARTTLS, &[], &mut |_, _| Some(()))?;
+        stream.start_tls(tls)?;
+    }
     let mut agreed = Agreed::default();
     if options.structured {
         haggle(stream, opt::STRUCTURED_REPLY, &[], &mut |_, _| Some(()))?;

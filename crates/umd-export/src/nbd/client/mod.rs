@@ -7,13 +7,17 @@
 //!
 //! It waits at most [`PATIENCE`] for the server, so a test that goes wrong ends.
 
-mod handshake;
-mod wire;
+pub(super) mod handshake;
+pub(super) mod wire;
 
 use std::io;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 
 use super::address::Address;
 use super::proto::{RequestHeader, cmd};
@@ -65,6 +69,15 @@ impl ClientError {
             _ => None,
         }
     }
+}
+
+/// How a server is made certain of, and what it is shown.
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Keys and certificates.
+    pub config: Arc<ClientConfig>,
+    /// The name in its certificate.
+    pub name: ServerName<'static>,
 }
 
 /// A request to start. Offsets and lengths are in bytes.
@@ -239,7 +252,7 @@ impl Client {
     /// Negotiates over a connected socket.
     pub fn over(socket: Socket, export: &str, options: Options) -> Result<Client, ClientError> {
         let mut stream = Stream::new(socket);
-        let agreed = handshake::negotiate(&mut stream, export, options)?;
+        let agreed = handshake::negotiate(&mut stream, export, options, None)?;
         let waiting = Waiting::new(agreed.structured);
         Ok(Client {
             stream,

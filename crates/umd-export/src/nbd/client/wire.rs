@@ -1,35 +1,61 @@
 //! Buffers between the client and its socket, and the replies it waits for.
 
 use std::io::{self, Read, Write};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::super::proto::{CHUNK_MAGIC, Fields, SIMPLE_REPLY_BYTES, SIMPLE_REPLY_MAGIC, chunk};
 use super::super::socket::Socket;
-use super::{Answer, ClientError, Completion, Operation, PATIENCE};
+use super::{Answer, ClientError, Completion, Operation, PATIENCE, Tls};
 
 const READ_BYTES: usize = 256 << 10;
 
 /// A socket with a buffer on either side. Receives while it waits to send, so that the two ends
 /// never wait for each other.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(in super::super) struct Stream {
     socket: Socket,
     output: Vec<u8>,
     input: Vec<u8>,
     start: usize,
     end: usize,
+    /// When everything has to be over.
+    deadline: Option<Instant>,
 }
 
 impl Stream {
+    /// Whoever keeps silent is waited for as long as [`PATIENCE`].
     pub fn new(socket: Socket) -> Stream {
+        Stream::until(socket, None)
+    }
+
+    /// The same, but nothing is waited for after `deadline`, however much comes till then.
+    pub fn until(socket: Socket, deadline: Option<Instant>) -> Stream {
         Stream {
+            deadline,
             socket,
             output: Vec::new(),
             input: vec![0; READ_BYTES],
             start: 0,
             end: 0,
         }
+    }
+
+    /// The socket, if nothing is buffered that nobody has looked at.
+    pub fn into_socket(self) -> Option<Socket> {
+        (self.start == self.end).then_some(self.socket)
+    }
+
+    /// Everything from here on goes over TLS.
+    pub fn start_tls(&mut self, tls: &Tls) -> Result<(), ClientError> {
+        if self.start != self.end {
+            return Err(ClientError::Protocol("something came before TLS began"));
+        }
+        let started = self
+            .socket
+            .start_tls_with(tls.config.clone(), tls.name.clone());
+        started.map_err(|error| ClientError::Io(io::Error::other(error)))
     }
 
     pub fn queue(&mut self, bytes: &[u8]) {
@@ -62,9 +88,17 @@ impl Stream {
     }
 
     fn wait(&self, flags: PollFlags) -> io::Result<PollFlags> {
+        let left = self
+            .deadline
+            .map(|end| end.saturating_duration_since(Instant::now()));
+        let left = left.unwrap_or(PATIENCE).min(PATIENCE);
         let timeout = Timespec {
-            tv_sec: PATIENCE.as_secs() as i64,
-            tv_nsec: 0,
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let flags = match self.socket.owes() {
+            true => flags | PollFlags::OUT,
+            false => flags,
         };
         let mut fds = [PollFd::new(&self.socket, flags)];
         loop {
@@ -79,6 +113,9 @@ impl Stream {
 
     /// Receives something behind what is buffered already.
     fn receive(&mut self) -> io::Result<()> {
+        if self.deadline.is_some_and(|end| Instant::now() >= end) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         if self.start > 0 {
             self.input.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);

@@ -11,6 +11,7 @@ use umd_core::cluster::ProofKind;
 use umd_core::value::SECTOR_BYTES;
 use umd_format::bitmap::{SUPERBLOCK_BYTES, Slots};
 
+use super::kennel::{self, Lease};
 use crate::api::{AssembleRequest, ClusterRequest, ErrorDoc};
 use crate::daemon::join;
 use crate::daemon::open::Opened;
@@ -134,6 +135,7 @@ impl Wanted {
         }
         let mut setup = Setup::new(plan.uuid.0, &stored, &request.node);
         let made = joined || just_made(opened, facts);
+        setup.watchdog = request.watchdog.as_ref().map(|_| kennel::TIMEOUT);
         setup.past = match (made, request.engine.as_str()) {
             (true, _) => Past::New,
             // Members are open for this process alone, on the one host that may run them.
@@ -147,6 +149,15 @@ impl Wanted {
             capacity: u16::try_from(superblock.fields.nodes).expect("64 at the most"),
             setup,
         })
+    }
+
+    /// The watchdog, opened, if there is to be one.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn watchdog(&self) -> Result<Option<Lease>, ErrorDoc> {
+        let device = self.request.watchdog.as_deref();
+        device.map(kennel::lease).transpose().map_err(ErrorDoc::new)
     }
 
     /// The lock service.

@@ -12,11 +12,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use umd_cluster::fence::{Command, Confirmation, Fencer, Fencers, NotFenced, Target};
+use umd_cluster::fence::{Command, Confirmation, Fencer, Fencers, NotFenced, Target, Watchdog};
 use umd_cluster::{About, Waker};
 use umd_core::cluster::{FenceProof, NodeSlot, Peer};
 use umd_core::value::Instant;
 
+use super::storage::{ByStorage, Storage};
 use crate::api::ClusterRequest;
 use crate::daemon::sync::{AtomicBool, Ordering, step, thread};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -54,6 +55,23 @@ impl Attempt {
     }
 }
 
+/// How this node is certain of others, and they of it, in the order in which it is tried.
+pub fn ways(request: &ClusterRequest) -> Vec<String> {
+    let mut ways = Vec::new();
+    if request.reservations {
+        ways.push("reservations".to_owned());
+    }
+    if let Some(agent) = &request.fence_agent {
+        ways.push(format!("command {agent}"));
+    }
+    if let Some(device) = &request.watchdog {
+        let seconds = super::kennel::TIMEOUT.as_secs();
+        ways.push(format!("watchdog {device} ({seconds} s)"));
+    }
+    ways.push("confirmation".to_owned());
+    ways
+}
+
 /// The ways, and who is under way.
 pub struct Fencing {
     ways: Arc<Fencers>,
@@ -66,9 +84,13 @@ pub struct Fencing {
 }
 
 impl Fencing {
-    /// The fence agent of a request, if it names one, then an administrator.
-    pub fn new(request: &ClusterRequest, waker: Waker) -> Fencing {
+    /// Reservations if there are any, the fence agent of a request if it names one, the watchdog
+    /// of who had one, then an administrator.
+    pub fn new(request: &ClusterRequest, storage: Option<&Arc<Storage>>, waker: Waker) -> Fencing {
         let mut ways: Vec<Box<dyn Fencer>> = Vec::new();
+        if let Some(storage) = storage {
+            ways.push(Box::new(ByStorage::new(Arc::clone(storage))));
+        }
         if let Some(program) = &request.fence_agent {
             ways.push(Box::new(Command {
                 program: program.into(),
@@ -78,6 +100,7 @@ impl Fencing {
                 timeout: AGENT_PATIENCE,
             }));
         }
+        ways.push(Box::new(Watchdog));
         Fencing::with(ways, waker)
     }
 
