@@ -1,5 +1,5 @@
-//! What else happens to a cluster's arrays: members are replaced, and who resyncs or fills one leaves
-//! in the middle (the scenarios of mdadm's own cluster tests, written afresh).
+//! What else happens to a cluster's arrays: members are replaced, and who resyncs or fills one
+//! leaves in the middle (the scenarios of mdadm's own cluster tests, written afresh).
 //!
 //! ```text
 //!   alpha --- resync, recovery or replacement, held at the half --- leaves, or is killed

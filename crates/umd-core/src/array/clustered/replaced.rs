@@ -3,7 +3,7 @@
 //! ```text
 //!   old + new, both written by all -- new is full, and that is recorded --> wished
 //!        ^                                                                    |
-//!        '-- a failure of one of them was recorded first <-- (token) still so? --> new only, recorded
+//!        '-- a failure of one was recorded first <-- (token) still so? --> new only, recorded
 //! ```
 //!
 //! Under the token everything that others have recorded is known here. Before, a node that took the

@@ -121,8 +121,8 @@ fn a_writer_dies_while_a_member_is_replaced() {
     }
 }
 
-/// The node that was asked stops or dies after each step: another one goes on with it once the spare
-/// has the slot, and it can be asked for again before.
+/// The node that was asked stops or dies after each step: another one goes on with it once the
+/// spare has the slot, and it can be asked for again before.
 #[test]
 fn who_replaces_stops_or_dies_at_any_step() {
     let (mut early, mut late) = (0, 0);

@@ -1,5 +1,5 @@
-//! What the others cost who resyncs: in virtual time, members of 1 GB/s, and a lock service as slow as
-//! those that were measured.
+//! What the others cost who resyncs: in virtual time, members of 1 GB/s, and a lock service as slow
+//! as those that were measured.
 //!
 //! ```text
 //!   member   |--unit--|--unit--|...      one after the other, 1 ns a byte
@@ -75,8 +75,8 @@ impl Clock {
     }
 }
 
-/// How long a check of all takes, in nanoseconds, with a lock service that has an answer of all after
-/// so many microseconds.
+/// How long a check of all takes, in nanoseconds, with a lock service that has an answer of all
+/// after so many microseconds.
 fn takes(answer_micros: u64) -> u64 {
     let mut world = World::sized_with_windows(MEMBER_BYTES, WINDOW_SECTORS).running(3);
     let half = Span(answer_micros * 500);
@@ -93,8 +93,8 @@ fn takes(answer_micros: u64) -> u64 {
     (end - begin).0
 }
 
-/// Measured of etcd on loopback: a message and the answers of two peers take 3.8 ms with three members,
-/// 14.9 ms one time of a hundred. What it costs to begin is all that is left of it.
+/// Measured of etcd on loopback: a message and the answers of two peers take 3.8 ms with three
+/// members, 14.9 ms one time of a hundred. What it costs to begin is most of it.
 #[test]
 fn the_others_cost_less_than_a_twentieth() {
     let alone = takes(0);
