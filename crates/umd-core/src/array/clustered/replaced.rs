@@ -28,7 +28,7 @@ impl Array {
     }
 
     /// Members carry different events: what evens them must not say anything new with the same.
-    fn waits_for_even(&mut self) -> bool {
+    pub(super) fn waits_for_even(&mut self) -> bool {
         let uneven = self.metadata.is_uneven();
         if uneven && !self.metadata.owes() {
             self.metadata.note_change(false);

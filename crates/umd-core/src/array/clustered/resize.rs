@@ -321,6 +321,9 @@ impl Array {
         if !goes_on || !other || self.can_have(dev_sectors).is_err() {
             return false;
         }
+        if self.sizes().recorded.is_none() && self.waits_for_even() {
+            return false;
+        }
         self.size_at(At::Held);
         true
     }
@@ -379,13 +382,16 @@ impl Array {
     }
 
     fn go_on_with_size(&mut self) -> bool {
+        // Two sizes must not stand on members with the same events.
         let may_write = self.may_write();
+        let may_record = may_write && !self.metadata.is_uneven();
         let Some(job) = &self.sizes().job else {
             return false;
         };
         let dev_sectors = job.dev_sectors;
         let answer = match &job.at {
-            At::Marking(_) | At::Reading { .. } if !may_write => Answer::Cannot(Cannot::Work),
+            At::Marking(_) if !may_record => Answer::Cannot(Cannot::Work),
+            At::Reading { .. } if !may_write => Answer::Cannot(Cannot::Work),
             At::Writing { left } if *left > 0 && !self.io.is_cut_off() => return false,
             At::Writing { .. } => Answer::Done,
             At::Reading {
