@@ -77,13 +77,13 @@ impl World {
 
     /// A host leaves.
     pub(super) fn stop(&mut self, host: usize) -> Verdict {
-        let Some(running) = self.hosts[host].array.as_mut() else {
-            return Ok(());
-        };
-        if std::mem::replace(&mut running.stopping, true) || self.is_paused(host) {
-            return Ok(());
+        let paused = self.is_paused(host);
+        let running = self.hosts[host].array.as_mut().filter(|_| !paused);
+        let told = running.map(|running| std::mem::replace(&mut running.stopping, true));
+        match told {
+            Some(false) => self.input(host, Input::Stop),
+            _ => Ok(()),
         }
-        self.input(host, Input::Stop)
     }
 
     pub(super) fn is_paused(&self, host: usize) -> bool {

@@ -114,7 +114,8 @@ impl World {
         Err(Violation::new(Rule::Liveness, text))
     }
 
-    /// S6: all that serve show the same array.
+    /// S6: all that serve show the same array, and the bitmaps of all nodes are for it. (A spare that
+    /// was removed is one again for who joins and is given it.)
     fn one_mind(&self, serving: &[usize]) -> Verdict {
         let view = |host: usize| {
             let running = self.hosts[host].array.as_ref()?;
@@ -123,7 +124,7 @@ impl World {
                 .members
                 .iter()
                 .map(|one| (disk_of(one.id), one.number, one.slot, one.role))
-                .filter(|one| one.3 != MemberRole::Faulty)
+                .filter(|one| !matches!(one.3, MemberRole::Faulty | MemberRole::Spare))
                 .collect();
             members.sort_by_key(|one| one.0);
             Some((status.array_sectors, status.events, members))
@@ -136,7 +137,7 @@ impl World {
                 return Err(Violation::new(Rule::Size, text));
             }
         }
-        Ok(())
+        self.judge_bitmaps(serving[0])
     }
 
     fn read_all(&mut self, serving: &[usize]) -> Verdict {

@@ -277,25 +277,8 @@ impl World {
         if shown < before {
             return broken(Rule::Size, format!("h{host} shows {shown} after {before}"));
         }
-        for member in &status.members {
-            if member.role != MemberRole::InSync || running.line.is_over() {
-                continue;
-            }
-            let disk = disk_of(member.id);
-            let Some(found) = superblock(&self.disks[disk]) else {
-                continue;
-            };
-            let recorded = found.fields.size_sectors;
-            if recorded < status.dev_sectors {
-                let text = format!("h{host} shows {shown}, and d{disk} says {recorded} of each");
-                return broken(Rule::Size, text);
-            }
-            let sizes = self.sizes_of_bitmaps(disk);
-            if sizes.iter().any(|size| *size < status.dev_sectors) {
-                let text =
-                    format!("h{host} shows {shown}, and bitmaps on d{disk} are for {sizes:?}");
-                return broken(Rule::Size, text);
-            }
+        if !running.line.is_over() {
+            self.judge_bitmaps(host)?;
         }
         let others = self
             .hosts
@@ -314,15 +297,53 @@ impl World {
         Ok(())
     }
 
+    /// What superblocks and the bitmaps of these slots say, on all disks that are in sync for all.
+    fn judge_sizes(&self, host: usize, of: impl Fn(NodeSlot) -> bool) -> Verdict {
+        let running = self.hosts[host].array.as_ref().expect("it runs");
+        let Some(status) = &running.status else {
+            return Ok(());
+        };
+        let shown = status.array_sectors;
+        for member in &status.members {
+            let disk = disk_of(member.id);
+            let mut hosts = 0..self.hosts.len();
+            let counts = hosts.all(|host| self.counts_on(host, disk));
+            let found = superblock(&self.disks[disk]);
+            let Some(found) = found.filter(|_| counts && member.role == MemberRole::InSync) else {
+                continue;
+            };
+            let recorded = found.fields.size_sectors;
+            if recorded < status.dev_sectors {
+                let text = format!("h{host} shows {shown}, and d{disk} says {recorded} of each");
+                return broken(Rule::Size, text);
+            }
+            for (slot, size) in self.sizes_of_bitmaps(disk) {
+                if size < status.dev_sectors && of(slot) {
+                    let text = format!(
+                        "h{host} shows {shown}, and the bitmap of {slot} on d{disk} is for {size}"
+                    );
+                    return broken(Rule::Size, text);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// In the end the bitmaps of all nodes are for the size that is shown.
+    pub(super) fn judge_bitmaps(&self, host: usize) -> Verdict {
+        let taken = |slot| !self.is_vacant(slot) && self.service.dead(slot).is_none();
+        self.judge_sizes(host, taken)
+    }
+
     /// What the bitmaps of all nodes on a disk say that they are for.
-    fn sizes_of_bitmaps(&self, disk: usize) -> Vec<u64> {
+    fn sizes_of_bitmaps(&self, disk: usize) -> Vec<(NodeSlot, u64)> {
         let Some((at, each)) = bitmaps(&self.disks[disk]) else {
             return Vec::new();
         };
-        let nodes = 0..u64::from(self.plan.capacity);
-        let size = |node: u64| {
-            let header = self.disks[disk].visible(at + each * node)?;
-            Some(walk_in(header))
+        let nodes = 0..self.plan.capacity;
+        let size = |node: u16| {
+            let header = self.disks[disk].visible(at + each * u64::from(node))?;
+            Some((NodeSlot(node), walk_in(header)))
         };
         nodes.filter_map(size).collect()
     }

@@ -34,6 +34,9 @@ use crate::trace::Trace;
 /// More events in one run than this: something spins.
 const EVENTS_MAX: u64 = 400_000;
 
+/// What a host has sent to a disk lands after that time at the latest.
+const LATEST: Span = Span::secs(60);
+
 /// What the hosts are made of: the shipped rules, or all but one, or a known mistake.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Make {
@@ -614,8 +617,36 @@ impl World {
         self.counts.late += u64::from(late && flight.writes);
         let result = self.disks[flight.disk].finish(tag);
         let result = result.expect("it is under way");
+        let result = self.flushed(&flight, result);
         self.tell_done(&flight, result);
         Ok(())
+    }
+
+    /// What a disk forgets when it fails to flush it forgets for all: each host that has it open is
+    /// told so, once, by its own next flush.
+    fn flushed(
+        &mut self,
+        flight: &Flight,
+        result: Result<IoDone, IoError>,
+    ) -> Result<IoDone, IoError> {
+        if flight.purpose != Purpose::Flush {
+            return result;
+        }
+        let disk = flight.disk;
+        if result.is_err() {
+            let others = self.hosts.iter_mut().enumerate();
+            let others = others.filter(|(other, _)| *other != flight.host);
+            for running in others.filter_map(|(_, one)| one.array.as_mut()) {
+                running.unflushed.insert(disk);
+            }
+            return result;
+        }
+        let one = &mut self.hosts[flight.host];
+        let running = one.array.as_mut().filter(|_| one.life == flight.life);
+        match running.is_some_and(|running| running.unflushed.remove(&disk)) {
+            true => Err(IoError::Other("flush failed before".into())),
+            false => result,
+        }
     }
 
     fn tell_done(&mut self, flight: &Flight, result: Result<IoDone, IoError>) {
@@ -636,15 +667,17 @@ impl World {
     /// What a host has sent to the disks lands later, or was never sent.
     pub(super) fn delay_flights(&mut self, host: usize, dies: bool) {
         let life = self.hosts[host].life;
-        let of = |flight: &&u64, all: &BTreeMap<u64, Flight>| {
-            let flight = &all[*flight];
-            flight.host == host && flight.life == life
+        let mine = self.flights.iter();
+        let mine = mine.filter(|(_, one)| one.host == host && one.life == life);
+        let tags: Vec<u64> = mine.map(|(tag, _)| *tag).collect();
+        // Who comes to life again gives up what it has waited for too long.
+        let most = match dies {
+            true => LATEST,
+            false => (self.hosts[host].paused_until - self.now).min(LATEST),
         };
-        let tags = self.flights.keys();
-        let tags: Vec<u64> = tags.filter(|tag| of(tag, &self.flights)).copied().collect();
         for tag in tags {
             let late = self.net.permille(self.plan.late_permille);
-            let until = self.now + Span(self.net.below(60_000_000_000));
+            let until = self.now + Span(self.net.below(most.0.max(1)));
             let lost = dies && self.net.permille(300);
             let flight = self.flights.get_mut(&tag).expect("just seen");
             if dies && (lost || !flight.writes) {
