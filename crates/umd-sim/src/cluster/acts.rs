@@ -34,11 +34,15 @@ impl World {
             Act::Crash(host) => self.crash(host),
             Act::Pause(host, time) => {
                 if self.hosts[host].array.is_some() {
-                    self.hosts[host].paused_until = now + time;
+                    let one = &mut self.hosts[host];
+                    one.paused_until = one.paused_until.max(now + time);
                     self.delay_flights(host, false);
                 }
             }
-            Act::Isolate(host, time) => self.hosts[host].isolated_until = now + time,
+            Act::Isolate(host, time) => {
+                let one = &mut self.hosts[host];
+                one.isolated_until = one.isolated_until.max(now + time);
+            }
             Act::Cut(host, disk, time) => {
                 for (number, one) in self.hosts.iter_mut().enumerate() {
                     if host.is_none_or(|host| host == number) {
@@ -294,9 +298,7 @@ impl World {
     /// Nothing goes wrong any more, and hosts that do not run start.
     pub(super) fn heal(&mut self) -> Verdict {
         self.healed = true;
-        let now = self.now;
         for one in &mut self.hosts {
-            one.isolated_until = one.isolated_until.min(now);
             one.cut_until.fill(Instant(0));
         }
         for disk in &mut self.disks {
@@ -309,9 +311,10 @@ impl World {
         Ok(())
     }
 
-    /// Until when somebody stands still.
-    pub(super) fn paused_until(&self) -> Instant {
-        let all = self.hosts.iter().map(|one| one.paused_until);
+    /// Until when somebody stands still, or is cut off.
+    pub(super) fn apart_until(&self) -> Instant {
+        let until = |one: &Host| one.paused_until.max(one.isolated_until);
+        let all = self.hosts.iter().map(until);
         all.max().unwrap_or(Instant(0)) + Span::secs(1)
     }
 }

@@ -1,7 +1,5 @@
 //! Drawing a plan: first what a seed is about, then when what happens.
 
-use std::ops::Range;
-
 use umd_core::value::Span;
 
 use super::plan::{Act, CHUNK_SECTORS, Fencing, Item, Plan};
@@ -84,9 +82,9 @@ impl Plan {
             items: Vec::new(),
         };
         let mut items = plan.starts(&mut rng);
-        let spurts = plan.load(&mut rng, &mut items);
-        plan.befall(&themes, &spurts, &mut rng, &mut items);
-        plan.administrate(&themes, &spurts, &mut rng, &mut items);
+        let times = plan.load(&mut rng, &mut items);
+        plan.befall(&themes, &times, &mut rng, &mut items);
+        plan.administrate(&themes, &times, &mut rng, &mut items);
         items.sort_by_key(|item| item.at);
         plan.items = items;
         plan
@@ -105,10 +103,10 @@ impl Plan {
         (0..self.hosts).map(|host| start(host, rng)).collect()
     }
 
-    /// What hosts write and read, in spurts. When those are.
-    fn load(&self, rng: &mut Rng, items: &mut Vec<Item>) -> Vec<Range<u64>> {
+    /// What hosts write and read, in spurts. When they do.
+    fn load(&self, rng: &mut Rng, items: &mut Vec<Item>) -> Vec<u64> {
         let most = self.array_sectors(self.used_sectors + self.room_sectors);
-        let mut spurts = Vec::new();
+        let mut times = Vec::new();
         for _ in 0..rng.range(3, 12) {
             let begin = (300 + rng.below(LAST_MS)) * MS;
             let hot = rng.permille(500).then(|| rng.below(most));
@@ -117,11 +115,12 @@ impl Plan {
             for _ in 0..rng.range(4, 40) {
                 at += rng.below(gap * 2);
                 let act = self.operation(rng, hot, most);
-                items.push(Item { at: Span(at), act });
+                let at = Span(at);
+                items.push(Item { at, act });
+                times.push(at.0);
             }
-            spurts.push(begin..at + MS);
         }
-        spurts
+        times
     }
 
     fn operation(&self, rng: &mut Rng, hot: Option<u64>, most: u64) -> Act {
@@ -142,11 +141,11 @@ impl Plan {
     }
 
     /// What goes wrong, and who comes and goes.
-    fn befall(&self, themes: &Themes, spurts: &[Range<u64>], rng: &mut Rng, items: &mut Vec<Item>) {
+    fn befall(&self, themes: &Themes, times: &[u64], rng: &mut Rng, items: &mut Vec<Item>) {
         let mut some = |on: bool, most: u64, act: &mut dyn FnMut(&mut Rng) -> Act| {
             if on {
                 for _ in 0..rng.range(1, most) {
-                    let at = moment(spurts, rng);
+                    let at = moment(times, rng);
                     let act = act(rng);
                     items.push(Item { at, act });
                 }
@@ -174,7 +173,7 @@ impl Plan {
             match rng.below(6) {
                 0 => Act::Arm(disk, Armed::WriteError),
                 1 => Act::Arm(disk, Armed::MetadataWriteError),
-                2 => Act::Arm(disk, Armed::FlushError),
+                2 => Act::Arm(disk, Armed::FlushRefused),
                 3 => Act::Arm(disk, Armed::Hang(ms(rng, 6_000))),
                 _ => Act::Damage(disk, rng.below(used - 8), rng.range(1, 8)),
             }
@@ -187,18 +186,12 @@ impl Plan {
         });
     }
 
-    fn administrate(
-        &self,
-        themes: &Themes,
-        spurts: &[Range<u64>],
-        rng: &mut Rng,
-        items: &mut Vec<Item>,
-    ) {
+    fn administrate(&self, themes: &Themes, times: &[u64], rng: &mut Rng, items: &mut Vec<Item>) {
         let host = |rng: &mut Rng| rng.index(self.hosts);
         if themes.members {
             for _ in 0..rng.range(1, 3) {
                 let disk = rng.pick(&self.victims().collect::<Vec<_>>());
-                let mut at = moment(spurts, rng);
+                let mut at = moment(times, rng);
                 let new = self.legs + self.spares + rng.index(self.drawer);
                 let back = match rng.below(3) {
                     0 => Act::Add(host(rng), new),
@@ -220,29 +213,28 @@ impl Plan {
             for _ in 0..rng.range(1, 3) {
                 let sectors = self.used_sectors + rng.range(1, self.room_sectors.max(1));
                 let act = Act::Grow(host(rng), sectors);
-                let at = moment(spurts, rng);
+                let at = moment(times, rng);
                 items.push(Item { at, act });
             }
         }
         if themes.checks {
             for _ in 0..rng.range(1, 2) {
                 let act = Act::Check(host(rng), rng.coin());
-                let at = moment(spurts, rng);
+                let at = moment(times, rng);
                 items.push(Item { at, act });
             }
         }
     }
 }
 
-/// When something happens: mostly while hosts are at work, or shortly after.
-fn moment(spurts: &[Range<u64>], rng: &mut Rng) -> Span {
-    if rng.permille(300) {
+/// When something happens: mostly while hosts are at work, with something under way, or shortly
+/// after.
+fn moment(times: &[u64], rng: &mut Rng) -> Span {
+    if rng.permille(250) {
         return Span((500 + rng.below(LAST_MS)) * MS);
     }
-    let spurt = &spurts[rng.index(spurts.len())];
-    let length = spurt.end - spurt.start;
-    let behind = rng.pick(&[0, 5 * MS, 10_000 * MS]);
-    Span(spurt.start + rng.below(length + behind))
+    let behind = rng.pick(&[MS, 2 * MS, 20 * MS, 10_000 * MS]);
+    Span(rng.pick(times) + rng.below(behind))
 }
 
 /// Something after so many milliseconds.

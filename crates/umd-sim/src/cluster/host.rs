@@ -1,7 +1,7 @@
 //! A host: one process after another that runs the shipped [`Clustered`], and what the process has
 //! asked of disks, of the lock service and of time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use umd_core::array::{Clustered, Completion, Status};
 use umd_core::cluster::{End, NewDisk, NodeSlot, Peer};
@@ -100,8 +100,6 @@ pub struct Running {
     pub controls: BTreeMap<u64, String>,
     /// Devices that it has open.
     pub opened: BTreeMap<usize, MemberId>,
-    /// Disks that failed to flush something, which it has not been told yet.
-    pub unflushed: BTreeSet<usize>,
 }
 
 impl std::fmt::Debug for Running {
@@ -174,7 +172,6 @@ impl Running {
             requests: BTreeMap::new(),
             controls: BTreeMap::new(),
             opened: BTreeMap::new(),
-            unflushed: BTreeSet::new(),
         }
     }
 

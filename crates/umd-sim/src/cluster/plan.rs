@@ -134,6 +134,33 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// A mirror of two legs, with so many hosts, and nothing left to chance.
+    pub fn plain(hosts: usize, items: Vec<Item>) -> Plan {
+        Plan {
+            seed: 1,
+            hosts,
+            capacity: hosts as u16 + 2,
+            level: 1,
+            layout: 0,
+            legs: 2,
+            spares: 0,
+            drawer: 0,
+            used_sectors: 1024,
+            room_sectors: 0,
+            region_bytes: 32 << 10,
+            window_sectors: 128,
+            assume_clean: true,
+            fencing: Fencing::Power,
+            unproved_permille: 0,
+            network_ns: 2_000_000,
+            forgotten_permille: 0,
+            late_permille: 0,
+            contested: false,
+            plain: true,
+            items,
+        }
+    }
+
     /// Disks, those in the drawer included.
     pub fn disks(&self) -> usize {
         self.legs + self.spares + self.drawer

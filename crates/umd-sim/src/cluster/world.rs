@@ -617,36 +617,8 @@ impl World {
         self.counts.late += u64::from(late && flight.writes);
         let result = self.disks[flight.disk].finish(tag);
         let result = result.expect("it is under way");
-        let result = self.flushed(&flight, result);
         self.tell_done(&flight, result);
         Ok(())
-    }
-
-    /// What a disk forgets when it fails to flush it forgets for all: each host that has it open is
-    /// told so, once, by its own next flush.
-    fn flushed(
-        &mut self,
-        flight: &Flight,
-        result: Result<IoDone, IoError>,
-    ) -> Result<IoDone, IoError> {
-        if flight.purpose != Purpose::Flush {
-            return result;
-        }
-        let disk = flight.disk;
-        if result.is_err() {
-            let others = self.hosts.iter_mut().enumerate();
-            let others = others.filter(|(other, _)| *other != flight.host);
-            for running in others.filter_map(|(_, one)| one.array.as_mut()) {
-                running.unflushed.insert(disk);
-            }
-            return result;
-        }
-        let one = &mut self.hosts[flight.host];
-        let running = one.array.as_mut().filter(|_| one.life == flight.life);
-        match running.is_some_and(|running| running.unflushed.remove(&disk)) {
-            true => Err(IoError::Other("flush failed before".into())),
-            false => result,
-        }
     }
 
     fn tell_done(&mut self, flight: &Flight, result: Result<IoDone, IoError>) {
