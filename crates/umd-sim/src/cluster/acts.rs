@@ -15,6 +15,9 @@ use super::world::World;
 use crate::disk::Cut;
 use crate::monitor::Verdict;
 
+/// No machine is up again sooner: by then the service knows that its last life is over.
+const BOOT: Span = Span::secs(12);
+
 impl Host {
     /// When a timer of its is due.
     pub(super) fn armed(&self, timer: Timer) -> Instant {
@@ -112,6 +115,7 @@ impl World {
     fn cut_power(&mut self) {
         for host in 0..self.hosts.len() {
             self.crash(host);
+            self.hosts[host].off_until = self.now + BOOT;
         }
         let lives: Vec<Peer> = self.service.peers().collect();
         let flown: Vec<Peer> = self.flights.values().filter_map(|one| one.peer).collect();
@@ -313,7 +317,7 @@ impl World {
 
     /// Until when somebody stands still, or is cut off.
     pub(super) fn apart_until(&self) -> Instant {
-        let until = |one: &Host| one.paused_until.max(one.isolated_until);
+        let until = |one: &Host| one.paused_until.max(one.isolated_until).max(one.off_until);
         let all = self.hosts.iter().map(until);
         all.max().unwrap_or(Instant(0)) + Span::secs(1)
     }

@@ -52,6 +52,8 @@ pub struct Host {
     pub array: Option<Running>,
     /// It stands still until then.
     pub paused_until: Instant,
+    /// It is switched off until then.
+    pub off_until: Instant,
     /// It does not reach the lock service until then.
     pub isolated_until: Instant,
     /// It does not reach a disk until then.
@@ -125,6 +127,7 @@ impl Host {
             life: 0,
             array: None,
             paused_until: Instant(0),
+            off_until: Instant(0),
             isolated_until: Instant(0),
             cut_until: vec![Instant(0); disks],
             opens: 0,

@@ -288,7 +288,13 @@ impl World {
         let most = others
             .filter_map(|(_, one)| Some(one.array.as_ref()?.shown_sectors))
             .max();
-        if before == 0 && most.is_some_and(|most| shown > most) {
+        // While somebody updates something that may be the size, and all have followed.
+        let updates = self
+            .hosts
+            .iter()
+            .filter_map(|one| one.array.as_ref())
+            .any(|one| one.token);
+        if before == 0 && !updates && most.is_some_and(|most| shown > most) {
             let text = format!("h{host} joins and shows {shown}, where others show {most:?}");
             return broken(Rule::Size, text);
         }

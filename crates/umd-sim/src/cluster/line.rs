@@ -249,6 +249,7 @@ impl Line {
 
     /// Renews its own session, and says who gives no sign of life.
     pub fn keep(&mut self, service: &mut Service, now: Instant, out: &mut Vec<ServiceEvent>) {
+        self.tick(now, out);
         let Some(mark) = self.mark.filter(|_| !self.is_over()) else {
             return;
         };

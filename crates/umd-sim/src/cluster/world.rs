@@ -296,7 +296,7 @@ impl World {
 
     /// A host that does not run joins.
     pub(super) fn start(&mut self, host: usize) -> Verdict {
-        if self.hosts[host].array.is_some() {
+        if self.hosts[host].array.is_some() || self.hosts[host].off_until > self.now {
             return Ok(());
         }
         let mut setup = NodeSetup::new(self.plan.capacity);

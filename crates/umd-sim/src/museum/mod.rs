@@ -6,6 +6,7 @@
 //! ```
 
 mod catalogue;
+mod clustered;
 mod command;
 mod document;
 mod halves;
