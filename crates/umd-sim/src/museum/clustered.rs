@@ -9,7 +9,7 @@ use umd_core::cluster::{Rule, Rules};
 use umd_core::value::{Exhibit, Museum};
 
 use super::search::Found;
-use crate::cluster::{Make, Plan, run};
+use crate::cluster::{Make, Plan, run, shrink};
 use crate::monitor::Violation;
 use crate::run::Show;
 
@@ -42,6 +42,28 @@ pub fn make(exhibit: Exhibit) -> Option<Make> {
         rules: Rules::without(rule),
         museum: Museum::NONE,
     })
+}
+
+/// The scene of a mistake of clusters, and what it is in a sentence: what is left of a drawn run when
+/// nothing can be left out any more.
+pub(super) fn scene(exhibit: Exhibit) -> Option<(Plan, &'static str)> {
+    let (seed, items, plot): (u64, &[usize], &'static str) = match exhibit {
+        _ => return None,
+    };
+    Some((Plan::draw(seed).only(items), plot))
+}
+
+/// What is left of a seed that notices a mistake.
+pub(super) fn shrunk(seed: u64, make: Make, most: usize) -> String {
+    let Some(shrunk) = shrink(&Plan::draw(seed), make, most) else {
+        return format!("seed {seed} does not fail again");
+    };
+    let items: Vec<String> = shrunk.plan.items.iter().map(ToString::to_string).collect();
+    let (rule, kept) = (shrunk.violation.rule, shrunk.kept);
+    format!(
+        "seed {seed}, {rule:?}, items {kept:?}:\n{}",
+        items.join("\n")
+    )
 }
 
 /// What a plan breaks without and with a mistake.

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::catalogue::{Entry, catalogue};
+use super::clustered;
 use super::rates::{Rate, kept};
 use super::scenes::scene;
 use crate::run::Show;
@@ -116,7 +117,10 @@ fn row(text: &mut String, entry: &Entry) {
 }
 
 fn story(text: &mut String, entry: &Entry) {
-    let plot = scene(entry.exhibit).plot;
+    let plot = match clustered::scene(entry.exhibit) {
+        Some((_, plot)) => plot,
+        None => scene(entry.exhibit).plot,
+    };
     let Entry {
         exhibit,
         source,
@@ -152,6 +156,10 @@ pub fn document() -> String {
 
 /// Plays a scene without and with its mistake: what each of them broke.
 pub fn perform(entry: &Entry, show: Show) -> [Option<crate::monitor::Violation>; 2] {
+    let clusters = clustered::make(entry.exhibit).zip(clustered::scene(entry.exhibit));
+    if let Some((make, (plan, _))) = clusters {
+        return clustered::both(&plan, make, show);
+    }
     let scene = scene(entry.exhibit);
     let maker = super::Mistaken(entry.exhibit);
     let off = play(&scene.options, &scene.steps, &Shipped, Show::Hash);

@@ -10,6 +10,7 @@ mod clustered;
 mod command;
 mod document;
 mod halves;
+mod hosts;
 mod levels;
 mod logs;
 mod ours;
