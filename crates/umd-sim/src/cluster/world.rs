@@ -278,10 +278,11 @@ impl World {
                 let now = self.now;
                 let running = self.hosts[host].array.as_ref();
                 let due = running.and_then(|one| one.clustered.next_deadline());
-                match due.is_some_and(|at| at <= now) {
-                    true => self.input(host, Input::Tick),
-                    false => Ok(self.look_after(host)),
+                if due.is_some_and(|at| at <= now) {
+                    return self.input(host, Input::Tick);
                 }
+                self.look_after(host);
+                Ok(())
             }
             At::Say => self.say(host),
             At::Hear => self.listen(host),

@@ -1,15 +1,16 @@
 //! Mistakes of clusters: how each is made, and how it is looked for.
 //!
 //! ```text
-//!   exhibit --> Make: a rule of nodes that is off, or a switch in the array
+//!   exhibit --> Make: a rule of nodes that is off (umd_core::cluster::Rule)
 //!           --> Plan::draw(seed), run with it and without it
 //! ```
 
 use umd_core::cluster::{Rule, Rules};
-use umd_core::value::{Exhibit, Museum};
+use umd_core::value::{Exhibit, Museum, Span};
 
 use super::search::Found;
-use crate::cluster::{Make, Plan, run, shrink};
+use crate::cluster::{Act, Make, Plan, item, run, shrink};
+use crate::disk::Armed;
 use crate::monitor::Violation;
 use crate::run::Show;
 
@@ -19,23 +20,10 @@ pub fn make(exhibit: Exhibit) -> Option<Make> {
     let rule = match exhibit {
         M65 => Rule::D1,
         M66 => Rule::D5,
-        M67 => Rule::D3,
-        M68 | M69 | M70 | M71 => {
-            return Some(Make {
-                rules: Rules::ALL,
-                museum: Museum::showing(exhibit),
-            });
-        }
-        M73 => Rule::D6,
         M74 => Rule::CopyFirst,
         U66 => Rule::Quiesce,
         U67 => Rule::ZeroIsNotNone,
-        U68 => Rule::AwaitFence,
-        U69 => Rule::ValueFirst,
-        U70 => Rule::ShownSize,
-        U71 => Rule::Refresh,
-        U72 => Rule::Recheck,
-        U73 => Rule::D4,
+        U68 => Rule::ValueFirst,
         _ => return None,
     };
     Some(Make {
@@ -44,13 +32,50 @@ pub fn make(exhibit: Exhibit) -> Option<Make> {
     })
 }
 
-/// The scene of a mistake of clusters, and what it is in a sentence: what is left of a drawn run when
-/// nothing can be left out any more.
+/// The scene of a mistake of clusters, and what it is in a sentence. Some are what was left of a
+/// drawn run when nothing could be left out any more.
 pub(super) fn scene(exhibit: Exhibit) -> Option<(Plan, &'static str)> {
-    let (seed, items, plot): (u64, &[usize], &'static str) = match exhibit {
+    use Exhibit::*;
+    let drawn = |seed: u64, items: &[usize]| Plan::draw(seed).only(items);
+    Some(match exhibit {
+        M65 => (
+            drawn(1046, &[0, 1, 18, 32, 33, 97, 117, 118]),
+            "two hosts; one checks while the other fails a member, and both die one after the other",
+        ),
+        M66 => (
+            drawn(1, &[1, 6, 7]),
+            "a host writes, a member fails the write, and the host leaves",
+        ),
+        M74 => (
+            drawn(8, &[0, 8, 25]),
+            "a host dies while it writes, and joins again",
+        ),
+        U66 => (
+            checks_beside_a_write(),
+            "one host repairs while a write of another one hangs on a member",
+        ),
+        U67 => (
+            Plan::draw(146),
+            "a drawn run in which two hosts write while one of them resyncs",
+        ),
+        U68 => (
+            drawn(119, &[0, 1, 23]),
+            "two hosts; one writes, and a third one joins when both are to be left alone",
+        ),
         _ => return None,
-    };
-    Some((Plan::draw(seed).only(items), plot))
+    })
+}
+
+fn checks_beside_a_write() -> Plan {
+    let items = vec![
+        item(0, Act::Start(0)),
+        item(500, Act::Start(1)),
+        item(3_000, Act::Write(1, 8, 8, false)),
+        item(3_100, Act::Arm(1, Armed::Hang(Span::secs(4)))),
+        item(3_101, Act::Write(1, 8, 8, false)),
+        item(3_200, Act::Check(0, true)),
+    ];
+    Plan::plain(2, items)
 }
 
 /// What is left of a seed that notices a mistake.

@@ -28,72 +28,7 @@ pub(super) const CLUSTERS: &[Entry] = &[
         "A node took down what serves messages before it had left the cluster: a message came, and \
          nobody answered.",
         "G13",
-        Rule::Liveness,
-    ),
-    entry(
-        M67,
-        (
-            "bca5b0658020",
-            "md/cluster: fix deadlock when node is doing resync job",
-        ),
-        "A resync waited for the right to send, an update of superblocks behind it, and what was \
-         received behind that: nobody was answered, so the right never came.",
-        "Liveness",
-        Rule::Liveness,
-    ),
-    entry(
-        M68,
-        (
-            "a8da01f79c89",
-            "md/cluster: block reshape with remote resync job",
-        ),
-        "An array got another size on one node while another one resynced it. (Here that is a size \
-         that grows.)",
-        "G14",
-        Rule::Size,
-    ),
-    entry(
-        M69,
-        (
-            "51e453aecb26",
-            "md-cluster: gather resync infos and enable recv_thread after bitmap is ready",
-        ),
-        "Who joined was told where another node resynced before it had an array that could keep \
-         out of there, and wrote in the middle of it.",
-        "G14",
-        Rule::Window,
-    ),
-    entry(
-        M70,
-        (
-            "linux-raid 2024-06-12",
-            "md-cluster: fix no recovery job when adding/re-adding a disk",
-        ),
-        "Who heard of a new disk did not wait until the node that had added it began to fill it.",
-        "G5, G8",
-        Rule::Liveness,
-    ),
-    entry(
-        M71,
-        (
-            "linux-raid 2025-03-02",
-            "md/md-bitmap: fix wrong bitmap_limit for clustermd when write sb",
-        ),
-        "A node that is not the first one never wrote the superblock of its own bitmap. (Here it \
-         does not when the array gets larger.)",
-        "G1 per slot",
-        Rule::Size,
-    ),
-    entry(
-        M73,
-        (
-            "1bbe254e4336, 659b254fa739",
-            "md-cluster: check for timeout while a new disk adding",
-        ),
-        "A node that could not do what a message asked said nothing at all, and its sender kept the \
-         right to send.",
-        "Liveness",
-        Rule::Liveness,
+        Rule::Clear,
     ),
     entry(
         M74,
@@ -132,63 +67,10 @@ pub(super) const CLUSTERS: &[Entry] = &[
         U68,
         (
             "found by the search of cluster/tests; a rule of ours",
-            "an update is over when who is down was fenced, too",
-        ),
-        "A message counted as answered when its last receiver had died. What that one had under way \
-         landed afterwards.",
-        "S1, S3",
-        Rule::Window,
-    ),
-    entry(
-        U69,
-        (
-            "found by the search of cluster/tests; a rule of ours",
             "a window is shown to who joins before it is told to who is there",
         ),
         "Who joined between the two neither heard of the window nor saw it.",
         "S1",
-        Rule::Window,
-    ),
-    entry(
-        U70,
-        (
-            "found by the search of cluster/tests; a rule of ours",
-            "who joins shows the array no larger than who is there",
-        ),
-        "A new size was on superblocks and not agreed on yet, and who joined showed it.",
-        "S7",
-        Rule::Size,
-    ),
-    entry(
-        U71,
-        (
-            "found by the search of cluster/tests; a rule of ours",
-            "after a node died superblocks are read again before they are written",
-        ),
-        "A node died after it had written superblocks and before it told: the next one wrote its \
-         own over them.",
-        "S6",
-        Rule::Size,
-    ),
-    entry(
-        U72,
-        (
-            "a rule of ours",
-            "what the right to write was wanted for is looked at again when it has come",
-        ),
-        "What was waited behind had changed the array, and superblocks were written as if it had \
-         not.",
-        "S6",
-        Rule::Size,
-    ),
-    entry(
-        U73,
-        (
-            "D4 of md-cluster; a rule of ours",
-            "peers are answered while any other message waits for the token",
-        ),
-        "A removal waited for the right to send, and what was received waited behind it.",
-        "Liveness",
         Rule::Liveness,
     ),
 ];

@@ -38,7 +38,7 @@ use crate::cluster::{
     Message, NewDisk, Node, NodeSlot, Peer, ServiceCommand, ServiceEvent, Setup as NodeSetup, Task,
     Window,
 };
-use crate::value::{Control, ControlError, Exhibit, Instant, NewMember, Now, RequestError};
+use crate::value::{Control, ControlError, Instant, NewMember, Now, RequestError};
 
 /// What reaches a clustered array.
 #[derive(Debug)]
@@ -389,15 +389,13 @@ impl Clustered {
         }
         let uneven = resize::is_uneven(&setup);
         setup.options.node = Some(slot.0);
-        // M69: where others resynced was told before there was an array to tell it to.
-        let forgets = setup.options.museum.on(Exhibit::M69);
         let mut array = Array::start(setup);
         if !absent.is_empty() || uneven {
             array.metadata.note_fault();
         }
         array.share(Shared::new(place, self.window_sectors, absent));
         array.heal_reach();
-        for (owner, window) in loading.windows.iter().filter(|_| !forgets) {
+        for (owner, window) in &loading.windows {
             let window = (window.start_sectors(), window.end_sectors());
             array.lane.others_mut().suspend(owner.0, Some(window));
         }

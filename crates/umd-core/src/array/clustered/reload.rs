@@ -21,7 +21,7 @@ use super::shared::RELOAD;
 use crate::array::Array;
 use crate::cluster::{Answer, Cannot, Desk, DeviceNumber};
 use crate::member::{Io, Member, Owner, State};
-use crate::value::{Command, Events, Exhibit, IoDone, IoError, MemberId, Notice, Purpose, Slot};
+use crate::value::{Command, Events, IoDone, IoError, MemberId, Notice, Purpose, Slot};
 
 /// Superblocks are looked for in so many sectors.
 pub(super) const SUPER_SECTORS: u64 = 8;
@@ -276,13 +276,11 @@ impl Array {
         verdicts.extend(self.adopt_newcomer());
         let reference = self.reference().expect("it was judged").clone();
         self.adopt_size(&reference);
-        // M70: who heard of a new disk filled it as well, each thought of the other's as done.
-        let hasty = self.io.museum.on(Exhibit::M70);
         let shared = self.shared_mut();
         let reload = shared.reload.as_mut().expect("it was judged");
         reload.at = At::Copying;
         let found = std::mem::take(&mut reload.found);
-        shared.spares_wait = !reload.use_spares && !hasty;
+        shared.spares_wait = !reload.use_spares;
         self.even_sizes(&found);
         let changed = verdicts
             .iter()

@@ -29,8 +29,8 @@ use crate::cluster::{Answer, Cannot, Desk, DeviceNumber, Event, Failure, NodeSlo
 use crate::geometry::{Geometry, Raid10};
 use crate::member::{Effect, Io, Member, Owner, State};
 use crate::value::{
-    ControlError, ControlId, ControlReply, Events, Exhibit, Instant, IoDone, IoError, MemberId,
-    Notice, Purpose, SizeWish, Span,
+    ControlError, ControlId, ControlReply, Events, Instant, IoDone, IoError, MemberId, Notice,
+    Purpose, SizeWish, Span,
 };
 
 /// What another node has begun is finished here after that time.
@@ -297,8 +297,6 @@ impl Array {
         };
         let partly = |m: &Member| matches!(m.state, State::Recovering { .. });
         let busy = self.sync.running().is_some() || self.members.iter().any(partly);
-        // M68: one node grew the array while another one resynced, and only one of them went on.
-        let busy = busy && !self.io.museum.on(Exhibit::M68);
         match self.can_have(dev_sectors) {
             Err(why) => Answer::Cannot(why),
             Ok(()) if dev_sectors > self.recorded_sectors() && busy => Answer::Cannot(Cannot::Busy),
@@ -527,18 +525,12 @@ impl Array {
         let other = writer.superblock_fields().sync_size_sectors != sync_sectors;
         // Who leaves has said that nothing of it is under way: whoever gets its slot heals that.
         let leaves = self.shared.as_ref().is_some_and(|one| one.is_leaving());
-        // M71: who is not node 0 never wrote the superblock of its bitmap.
-        let forgets = self.io.museum.on(Exhibit::M71) && self.my_slot() > 0;
-        if other && self.may_write() && !leaves && !forgets {
+        if other && self.may_write() && !leaves {
             self.bitmap.reach(sync_sectors, &self.members);
         }
         if self.bitmap.owes_resync() && !self.sizes().is_changing() {
             self.sync.owe_regions();
         }
-    }
-
-    fn my_slot(&self) -> u16 {
-        self.shared.as_ref().map_or(0, |shared| shared.place.slot.0)
     }
 
     /// The bitmap as it was read may be that of a node of before: from here on it says what it is
