@@ -114,8 +114,8 @@ impl World {
         Err(Violation::new(Rule::Liveness, text))
     }
 
-    /// S6: all that serve show the same array, and the bitmaps of all nodes are for it. (A spare that
-    /// was removed is one again for who joins and is given it.)
+    /// S6: all that serve show the same array, and the bitmaps of all nodes are for it. (A spare
+    /// that was removed is one again for who joins and is given it.)
     fn one_mind(&self, serving: &[usize]) -> Verdict {
         let view = |host: usize| {
             let running = self.hosts[host].array.as_ref()?;

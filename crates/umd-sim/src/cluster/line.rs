@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The session ends here after three quarters of its time, counted from before its last renewal was
-//! asked for, and nothing is told behind that end. Silence of others is noticed four times a session.
+//! asked for, and nothing is told behind that end. Silence of others is noticed four times a
+//! session.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

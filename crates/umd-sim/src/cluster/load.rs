@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Act::Write --> nobody else writes there? --> oracle, host        a cluster's file system keeps
-//!                                                                    hosts apart; `contested` plans
+//! hosts apart; `contested` plans
 //!   answered: the oracle judges     failed, died: it may land        have one that does not
 //!                                   until that life is over
 //! ```

@@ -6,10 +6,10 @@
 //!                   '-- shrink: which items does the failure need
 //! ```
 //!
-//! The disks are those of every other run (volatile caches, torn and lost writes, errors), what hosts
-//! write are stamps, and one register oracle hears of all of them. The lock service is umd's own book
-//! (`umd_cluster::book`) in virtual time. A host may stand still for longer than its session: what it
-//! had sent to the disks lands later, unless it was fenced by then.
+//! The disks are those of every other run (volatile caches, torn and lost writes, errors), what
+//! hosts write are stamps, and one register oracle hears of all of them. The lock service is umd's
+//! own book (`umd_cluster::book`) in virtual time. A host may stand still for longer than its
+//! session: what it had sent to the disks lands later, unless it was fenced by then.
 
 mod acts;
 mod command;

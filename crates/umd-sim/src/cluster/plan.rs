@@ -1,4 +1,5 @@
-//! What one run is about: the array, the hosts, and a list of what befalls them, each with its time.
+//! What one run is about: the array, the hosts, and a list of what befalls them, each with its
+//! time.
 //!
 //! ```text
 //!   seed --draw--> Plan { shape, chances, items }

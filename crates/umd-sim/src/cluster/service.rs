@@ -6,8 +6,9 @@
 //!                            '-- mark gone: refused
 //! ```
 //!
-//! What entries mean is [`Book`], the very one of the shipped engines. Where those have a ledger and
-//! threads this has an order of events that the seed chooses; see `line.rs` for one node's end.
+//! What entries mean is [`Book`], the very one of the shipped engines. Where those have a ledger
+//! and threads this has an order of events that the seed chooses; see `line.rs` for one node's
+//! end.
 
 use std::collections::{BTreeMap, BTreeSet};
 

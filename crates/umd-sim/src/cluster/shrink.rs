@@ -1,5 +1,5 @@
-//! Which items of a plan a failure needs: halves, quarters, single ones are left out, as long as the
-//! same rule is broken. What is left keeps its time.
+//! Which items of a plan a failure needs: halves, quarters, single ones are left out, as long as
+//! the same rule is broken. What is left keeps its time.
 
 use super::{Make, Plan, run};
 use crate::monitor::Violation;

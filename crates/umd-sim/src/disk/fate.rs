@@ -109,8 +109,8 @@ impl SimDisk {
         self.rest();
     }
 
-    /// Takes an operation back that one of several users has in flight: a write of it has landed, or
-    /// has not, and never will. Nobody is told how it ended.
+    /// Takes an operation back that one of several users has in flight: a write of it has landed,
+    /// or has not, and never will. Nobody is told how it ended.
     pub fn take_back(&mut self, tag: u64) {
         let Some(Flying { job, .. }) = self.flying.remove(&tag) else {
             return;

@@ -40,7 +40,7 @@ pub(super) fn scene(exhibit: Exhibit) -> Option<(Plan, &'static str)> {
     Some(match exhibit {
         M65 => (
             drawn(1046, &[0, 1, 18, 32, 33, 97, 117, 118]),
-            "two hosts; one checks while the other fails a member, and both die one after the other",
+            "two hosts; one checks while the other fails a member, and both die, one by one",
         ),
         M66 => (
             drawn(1, &[1, 6, 7]),

@@ -36,8 +36,8 @@ pub(super) const CLUSTERS: &[Entry] = &[
             "DRBD cb1ce8a99 and others",
             "a dead node's bits are ours, durably, before they are cleared",
         ),
-        "A bitmap was copied in an order in which a crash in between left the bits nowhere. (One of \
-         six of a kind in DRBD; md-cluster's takeover has the same order.)",
+        "A bitmap was copied in an order in which a crash in between left the bits nowhere. (One \
+         of six of a kind in DRBD; md-cluster's takeover has the same order.)",
         "G1, G8",
         Rule::Content,
     ),
@@ -58,8 +58,8 @@ pub(super) const CLUSTERS: &[Entry] = &[
             "own reading of md-cluster; a rule of ours",
             "a window at the start of the array is one",
         ),
-        "A window is told as its first sector and its end, and none as two zeros: one that began at \
-         0 was taken for none.",
+        "A window is told as its first sector and its end, and none as two zeros: one that began \
+         at 0 was taken for none.",
         "S1",
         Rule::Window,
     ),
