@@ -22,6 +22,8 @@ const INTEROP_CRATE: &str = "umd-interop";
 const EXHIBIT_MARKER: &str = "umd museum: a historical mistake is switched on";
 /// Seeds the simulator runs in CI.
 const SEEDS: &str = "2000";
+/// Seeds of clusters it runs there.
+const CLUSTER_SEEDS: &str = "2000";
 
 const LINT: Stage = Stage {
     name: "build and lint",
@@ -211,6 +213,9 @@ fn unit(run: &mut Run, programs: &Programs) -> Result<()> {
             let mut command = Command::new(path);
             command.args(["--seeds", SEEDS]);
             run.command(UNIT, "simulation", command);
+            let mut command = Command::new(path);
+            command.args(["--cluster", "--seeds", CLUSTER_SEEDS]);
+            run.command(UNIT, "simulation of clusters", command);
         }
         None => println!("\n*** SKIPPED simulation: umd-sim has no program yet\n"),
     }

@@ -4,8 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 use umd_core::cluster::{
-    AckStatus, Cannot, Incarnation, NodeSlot, Peer, ProofKind, Right, SlotValue, Window,
+    AckStatus, Cannot, Incarnation, Leave, NodeSlot, Peer, ProofKind, Right, ServiceCommand,
+    SlotValue, Window,
 };
+
+use crate::engine::hex;
 
 /// One entry: what a node says at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +100,36 @@ pub enum Word {
         /// It was expelled, and the session it may still have believed in has run out.
         expelled: bool,
     },
+}
+
+impl Word {
+    /// What a command comes to; of a broadcast as the `nth` of its sender. `None`: joining, which
+    /// says more than the command does.
+    pub fn of(command: &ServiceCommand, nth: u64) -> Option<Word> {
+        Some(match *command {
+            ServiceCommand::Join { .. } => return None,
+            ServiceCommand::Acquire(right) => Word::Acquire(right.into()),
+            ServiceCommand::Cancel(right) => Word::Cancel(right.into()),
+            ServiceCommand::Release(right, grant) => Word::Release(right.into(), grant.0),
+            ServiceCommand::Broadcast { grant, message, .. } => Word::Broadcast {
+                nth,
+                grant: grant.0,
+                message: hex(&message.encode()),
+            },
+            ServiceCommand::Ack(id, status) => Word::Ack(id.0, status.into()),
+            ServiceCommand::SetValue(value) => Word::Value(value.into()),
+            ServiceCommand::Expel(peer) => Word::Expel(peer.into()),
+            ServiceCommand::RecordFence(proof) => Word::Fence(proof.peer.into(), proof.kind.into()),
+            ServiceCommand::BeginRecovery(peer) => Word::Begin(peer.into()),
+            ServiceCommand::EndRecovery { peer, done, bits } => {
+                let life = peer.into();
+                Word::End { life, done, bits }
+            }
+            ServiceCommand::Leave(how) => Word::Leave {
+                dirty: how == Leave::Dirty,
+            },
+        })
+    }
 }
 
 /// Who joins.

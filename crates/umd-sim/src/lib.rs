@@ -13,6 +13,7 @@
 //! A run is a function of its seed: no clock, thread or hash order takes part.
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod disk;
 pub mod engine;
 pub mod exhaust;

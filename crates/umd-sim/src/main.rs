@@ -35,6 +35,7 @@ usage: umd-sim --seeds N [--start S] [--show F]   run N seeds, from S on; show F
   --levels    only seeds whose arrays can become others; they do, again and again (drawn: none)
   --halves    mirrors lose power often, while they are rebuilt, wear out or fail (drawn: few do)
   --replaces  members are replaced often, while writes and flushes fail (drawn: few are)
+  --cluster   two to five hosts run one array on the same disks (`umd-sim --cluster` alone: how)
   --rests     arrays are suspended and read-only often, while sectors fail (drawn: few are)
   --lies      every seed has disks that lie: rot, lost and misdirected writes, shorn sectors,
               old copies, emulated FUA (drawn: few have)";
@@ -359,7 +360,18 @@ fn run_many(args: &Args) -> ExitCode {
 #[cfg(feature = "museum")]
 fn museum() -> ExitCode {
     capture_panics();
-    match umd_sim::museum::command(std::env::args().skip(2)) {
+    exit_code(umd_sim::museum::command(std::env::args().skip(2)))
+}
+
+#[cfg(not(feature = "museum"))]
+fn museum() -> ExitCode {
+    eprintln!("this umd-sim was built without the feature museum; cargo xtask sim --museum has it");
+    ExitCode::from(2)
+}
+
+/// What a command came to.
+fn exit_code(result: Result<bool, String>) -> ExitCode {
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -369,18 +381,16 @@ fn museum() -> ExitCode {
     }
 }
 
-#[cfg(not(feature = "museum"))]
-fn museum() -> ExitCode {
-    eprintln!("this umd-sim was built without the feature museum; cargo xtask sim --museum has it");
-    ExitCode::from(2)
-}
-
 fn main() -> ExitCode {
     if std::env::args()
         .nth(1)
         .is_some_and(|word| word == "--museum")
     {
         return museum();
+    }
+    if std::env::args().any(|word| word == "--cluster") {
+        capture_panics();
+        return exit_code(umd_sim::cluster::command(std::env::args().skip(1)));
     }
     match parse(std::env::args().skip(1)) {
         Err(error) => {

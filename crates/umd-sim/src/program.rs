@@ -65,7 +65,9 @@ impl Broken {
                 (Fault::WriteError, disk)
             }
             Broken::Armed(disk, Armed::MetadataWriteError) => (Fault::MetadataError, disk),
-            Broken::Armed(disk, Armed::FlushError) => (Fault::FlushError, disk),
+            Broken::Armed(disk, Armed::FlushError | Armed::FlushRefused) => {
+                (Fault::FlushError, disk)
+            }
             Broken::Armed(disk, Armed::Hang(span)) if span.0 < 30_000_000_000 => {
                 (Fault::Hiccup, disk)
             }
@@ -225,6 +227,7 @@ fn parse_broken(text: &str) -> Option<Broken> {
         "a" => Broken::Armed(disk, Armed::WriteErrorAt(more()?, more()?)),
         "m" => Broken::Armed(disk, Armed::MetadataWriteError),
         "l" => Broken::Armed(disk, Armed::FlushError),
+        "L" => Broken::Armed(disk, Armed::FlushRefused),
         "t" => Broken::Armed(disk, Armed::Hang(Span(more()?))),
         "u" => {
             let (at, len) = (more()?, more()?);
@@ -283,6 +286,7 @@ impl fmt::Display for Broken {
             Broken::Armed(disk, Armed::WriteErrorAt(at, len)) => write!(f, "a{disk}.{at}.{len}"),
             Broken::Armed(disk, Armed::MetadataWriteError) => write!(f, "m{disk}"),
             Broken::Armed(disk, Armed::FlushError) => write!(f, "l{disk}"),
+            Broken::Armed(disk, Armed::FlushRefused) => write!(f, "L{disk}"),
             Broken::Armed(disk, Armed::Hang(span)) => write!(f, "t{disk}.{}", span.0),
             Broken::Damaged { disk, at, len } => write!(f, "u{disk}.{at}.{len}"),
             Broken::Worn { disk, at, len } => write!(f, "v{disk}.{at}.{len}"),

@@ -64,6 +64,10 @@ pub enum Stream {
     Levels,
     /// Which ends of member I/O come together.
     Ends(u16),
+    /// What a run of a cluster is about.
+    Cluster,
+    /// What takes how long in a run of a cluster.
+    Network,
 }
 
 impl Stream {
@@ -96,6 +100,8 @@ impl Stream {
             Stream::Worn => (60, 0, 0),
             Stream::Levels => (61, 0, 0),
             Stream::Ends(boot) => (62, boot, 0),
+            Stream::Cluster => (63, 0, 0),
+            Stream::Network => (64, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

@@ -69,16 +69,21 @@ pub fn run_options(options: Options, maker: &dyn Maker, show: Show) -> Outcome {
     run_world(&mut world, World::run)
 }
 
+/// Runs this. A panic is a violation.
+pub(crate) fn caught(run: impl FnOnce() -> Verdict) -> Verdict {
+    let ran = panic::catch_unwind(AssertUnwindSafe(run));
+    ran.unwrap_or_else(|payload| {
+        let text = panic_text(payload.as_ref());
+        Err(Violation::new(Rule::Panic, text))
+    })
+}
+
 /// Runs a world in this way. A panic is a violation.
 pub(crate) fn run_world<'a>(
     world: &mut World<'a>,
     run: impl FnOnce(&mut World<'a>) -> Verdict,
 ) -> Outcome {
-    let ran = panic::catch_unwind(AssertUnwindSafe(|| run(world)));
-    let violation = match ran {
-        Ok(verdict) => verdict.err(),
-        Err(payload) => Some(Violation::new(Rule::Panic, panic_text(payload.as_ref()))),
-    };
+    let violation = caught(|| run(world)).err();
     Outcome {
         violation,
         hash: world.trace().hash(),

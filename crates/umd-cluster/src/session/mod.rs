@@ -27,9 +27,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use umd_core::cluster::{
-    Answered, JoinRefusal, Leave, NodeSlot, Peer, ServiceCommand, ServiceEvent,
-};
+use umd_core::cluster::{Answered, JoinRefusal, NodeSlot, Peer, ServiceCommand, ServiceEvent};
 use umd_core::value::Instant;
 
 use crate::Clock;
@@ -330,7 +328,13 @@ impl<L: Ledger> LogEngine<L> {
     pub fn broadcast_bytes(&mut self, grant: u64, bytes: &[u8], deadline: Instant) {
         let shared = &self.shared;
         shared.with(shared.lock(), |state| {
-            queue_broadcast(state, grant, bytes, deadline);
+            let nth = next_broadcast(state, deadline);
+            let message = hex(bytes);
+            state.queue.push_back(Word::Broadcast {
+                nth,
+                grant,
+                message,
+            });
         });
     }
 
@@ -366,49 +370,26 @@ impl<L: Ledger> LogEngine<L> {
     }
 }
 
-fn queue_broadcast(state: &mut State, grant: u64, bytes: &[u8], deadline: Instant) {
+/// The number of a broadcast that is to be answered by then.
+fn next_broadcast(state: &mut State, deadline: Instant) -> u64 {
     state.broadcasts += 1;
-    let nth = state.broadcasts;
-    state.deadlines.insert(nth, deadline);
-    let message = hex(bytes);
-    state.queue.push_back(Word::Broadcast {
-        nth,
-        grant,
-        message,
-    });
+    state.deadlines.insert(state.broadcasts, deadline);
+    state.broadcasts
 }
 
-fn queue(state: &mut State, command: ServiceCommand) {
-    let word = match command {
-        ServiceCommand::Join { .. } => return,
-        ServiceCommand::Acquire(right) => Word::Acquire(right.into()),
-        ServiceCommand::Cancel(right) => Word::Cancel(right.into()),
-        ServiceCommand::Release(right, grant) => Word::Release(right.into(), grant.0),
-        ServiceCommand::Broadcast {
-            grant,
-            message,
-            deadline,
-        } => return queue_broadcast(state, grant.0, &message.encode(), deadline),
-        ServiceCommand::Ack(id, status) => Word::Ack(id.0, status.into()),
-        ServiceCommand::SetValue(value) => Word::Value(value.into()),
-        ServiceCommand::Expel(peer) => Word::Expel(peer.into()),
-        ServiceCommand::RecordFence(proof) => Word::Fence(proof.peer.into(), proof.kind.into()),
-        ServiceCommand::BeginRecovery(peer) => Word::Begin(peer.into()),
-        ServiceCommand::EndRecovery { peer, done, bits } => {
-            let life = peer.into();
-            Word::End { life, done, bits }
+fn queue(state: &mut State, command: &ServiceCommand) {
+    match command {
+        ServiceCommand::Broadcast { deadline, .. } => {
+            next_broadcast(state, *deadline);
         }
-        ServiceCommand::Leave(how) => {
-            if state.phase == Phase::New {
-                return state.over(ServiceEvent::Left, false);
-            }
-            // From here on the session is not renewed: it is over by its end at the latest.
-            state.leaving = true;
-            let dirty = how == Leave::Dirty;
-            Word::Leave { dirty }
+        ServiceCommand::Leave(_) if state.phase == Phase::New => {
+            return state.over(ServiceEvent::Left, false);
         }
-    };
-    state.queue.push_back(word);
+        // From here on the session is not renewed: it is over by its end at the latest.
+        ServiceCommand::Leave(_) => state.leaving = true,
+        _ => {}
+    }
+    state.queue.extend(Word::of(command, state.broadcasts));
 }
 
 impl<L: Ledger> Engine for LogEngine<L> {
@@ -417,7 +398,7 @@ impl<L: Ledger> Engine for LogEngine<L> {
             return self.join(capacity, version);
         }
         let shared = &self.shared;
-        shared.with(shared.lock(), |state| queue(state, command));
+        shared.with(shared.lock(), |state| queue(state, &command));
     }
 
     fn try_event(&mut self) -> Option<ServiceEvent> {

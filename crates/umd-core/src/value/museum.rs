@@ -18,10 +18,10 @@
 pub enum Exhibit {
     M01, M02, M03, M05, M06, M07, M08, M09, M10, M11, M12, M13, M14, M15, M16, M17, M18, M19, M20,
     M21, M22, M25, M26, M27, M28, M28r, M29, M30, M31, M33, M34, M35, M36, M37, M41, M42, M43, M44,
-    M47, M48, M51, M52, M53, M54, M55, M56, M57, M58, M59, M60, M61, M62, M63,
+    M47, M48, M51, M52, M53, M54, M55, M56, M57, M58, M59, M60, M61, M62, M63, M65, M66, M74,
     U01, U02, U03, U04, U05, U06, U07, U08, U09, U10, U11, U12, U13, U14, U15, U16, U17, U18,
     U19, U20, U21, U22, U23, U24, U25, U26, U27, U28, U29, U30, U40, U41, U42, U43, U44, U45, U46,
-    U47, U48, U49, U50, U51, U60, U61, U62, U63, U64, U65,
+    U47, U48, U49, U50, U51, U60, U61, U62, U63, U64, U65, U66, U67, U68,
 }
 
 /// Which mistake an array makes: in a build without the museum, none.

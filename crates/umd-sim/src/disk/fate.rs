@@ -109,6 +109,21 @@ impl SimDisk {
         self.rest();
     }
 
+    /// Takes an operation back that one of several users has in flight: a write of it has landed,
+    /// or has not, and never will. Nobody is told how it ended.
+    pub fn take_back(&mut self, tag: u64) {
+        let Some(Flying { job, .. }) = self.flying.remove(&tag) else {
+            return;
+        };
+        self.supers -= usize::from(job.writes_super());
+        if let Job::Write { write, applied } = job {
+            let landed = self.land(&write);
+            self.apply(&write, landed.difference(&applied).copied());
+            write.done.set(self.completions);
+            self.completions += 1;
+        }
+    }
+
     /// The process that used the disk was killed; of its writes in flight exactly these land.
     pub fn abandon_where(&mut self, lands: impl Fn(&Write) -> bool) {
         for (write, stand) in self.undecided() {

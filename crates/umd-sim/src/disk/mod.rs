@@ -56,6 +56,8 @@ pub enum Armed {
     MetadataWriteError,
     /// The next flush fails and the cache forgets what it held.
     FlushError,
+    /// The next flush fails, and the cache keeps what it holds.
+    FlushRefused,
     /// The next operation takes this long.
     Hang(Span),
     /// The next write of data is reported done and never lands.
@@ -83,6 +85,7 @@ enum Fate {
     Media,
     Gone,
     FlushLost,
+    FlushRefused,
     /// Reported done; lands so far behind its place, or (0) nowhere.
     Astray(u64),
     /// Reported done; lands on another disk.
@@ -386,7 +389,7 @@ impl SimDisk {
             Armed::WriteError => writes && !is_metadata(purpose),
             Armed::WriteErrorAt(at, len) => writes && touches(op, *at..at + len),
             Armed::MetadataWriteError => writes && is_metadata(purpose),
-            Armed::FlushError => matches!(op, IoOp::Flush),
+            Armed::FlushError | Armed::FlushRefused => matches!(op, IoOp::Flush),
             Armed::Hang(_) => true,
             Armed::LostWrite | Armed::Misdirected(_) | Armed::Elsewhere(_) => {
                 writes && matches!(purpose, Purpose::Data | Purpose::Parity)
@@ -416,6 +419,7 @@ impl SimDisk {
                 Fate::Media
             }
             (_, Some(Armed::FlushError)) => Fate::FlushLost,
+            (_, Some(Armed::FlushRefused)) => Fate::FlushRefused,
             (_, Some(Armed::LostWrite)) => Fate::Astray(0),
             (_, Some(Armed::Misdirected(shift))) => Fate::Astray(shift),
             (_, Some(Armed::Elsewhere(disk))) => Fate::Elsewhere(disk),
@@ -677,6 +681,7 @@ impl SimDisk {
     fn finish_flush(&mut self, mark: u64, fate: Fate) -> Result<IoDone, IoError> {
         match fate {
             Fate::Gone => return Err(IoError::Gone),
+            Fate::FlushRefused => return Err(IoError::Other("flush failed".into())),
             Fate::FlushLost | Fate::Media => {
                 let lost = self
                     .cache

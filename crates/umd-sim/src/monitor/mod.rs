@@ -85,6 +85,16 @@ pub enum Rule {
     /// At level faulty, a request failed that nobody asked to fail, or one that was to fail did
     /// not.
     Pretence,
+    /// S1, S5: no write of a node lands where another one resyncs, and one node resyncs at a time.
+    Window,
+    /// S3: nobody takes a dead node's slot before it is certain that it writes no more; whose
+    /// session has ended begins no write.
+    Fenced,
+    /// Superblocks are written under the token, the bitmap of a slot by its owner or who takes it.
+    Turn,
+    /// S6, S7: a size is shown when all superblocks and all bitmaps have it, and in the end nodes
+    /// are of one mind.
+    Size,
     /// Something that must happen does not.
     Liveness,
     /// The engine panicked or reported a broken invariant of its own.

@@ -2,6 +2,7 @@
 
 use umd_core::value::Exhibit;
 
+use super::hosts::CLUSTERS;
 use super::ours::OURS;
 use crate::monitor::Rule;
 
@@ -41,7 +42,7 @@ pub(super) const fn entry(
 
 /// All of them.
 pub fn catalogue() -> impl Iterator<Item = &'static Entry> + Clone {
-    RAID.iter().chain(CORE).chain(OURS)
+    RAID.iter().chain(CORE).chain(CLUSTERS).chain(OURS)
 }
 
 /// The exhibit with this name.

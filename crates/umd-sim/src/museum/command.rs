@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::rates::{self, Rate};
 use super::search::{Mistaken, options_for};
-use super::{Entry, by_name, catalogue, document, search};
+use super::{Entry, by_name, catalogue, clustered, document, search};
 use crate::run::Show;
 use crate::shrink::shrink;
 
@@ -113,6 +113,13 @@ fn shrink_all(entries: &[&Entry], args: &Args) {
             println!("{name} not within {} seeds", args.seeds);
             continue;
         };
+        if let Some(make) = clustered::make(entry.exhibit) {
+            println!(
+                "{name} {}",
+                clustered::shrunk(found.seed, make, SHRINK_RUNS)
+            );
+            continue;
+        }
         let options = options_for(entry.exhibit, found.seed);
         let Some(shrunk) = shrink(&options, &Mistaken(entry.exhibit), SHRINK_RUNS) else {
             println!("{name} seed {} does not fail again", found.seed);

@@ -6,9 +6,11 @@
 //! ```
 
 mod catalogue;
+mod clustered;
 mod command;
 mod document;
 mod halves;
+mod hosts;
 mod levels;
 mod logs;
 mod ours;

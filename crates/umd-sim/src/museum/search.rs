@@ -2,6 +2,7 @@
 
 use umd_core::value::{Exhibit, Museum, Now, Pool};
 
+use super::clustered;
 use crate::engine::{Candidate, How, Maker, Refused, Started};
 use crate::metaview::OLD;
 use crate::monitor::Violation;
@@ -46,6 +47,7 @@ fn is_of_levels(exhibit: Exhibit) -> bool {
 /// The words that change what a seed means, for mistakes that few seeds have room for.
 pub fn forced(exhibit: Exhibit) -> Option<&'static str> {
     match exhibit {
+        exhibit if clustered::make(exhibit).is_some() => Some("--cluster"),
         Exhibit::U26 => Some("--bitmap-file"),
         Exhibit::U27 => Some("--old"),
         Exhibit::U25 => Some("--replaces"),
@@ -104,6 +106,9 @@ fn may_show(exhibit: Exhibit, options: &Options) -> bool {
 /// Runs up to `most` seeds from `start` on until one notices the mistake. A seed that fails without
 /// the mistake as well proves nothing and is passed over.
 pub fn search(exhibit: Exhibit, start: u64, most: u64) -> Option<Found> {
+    if let Some(make) = clustered::make(exhibit) {
+        return clustered::search(make, start, most);
+    }
     (start..start.saturating_add(most)).find_map(|seed| {
         let options = options_for(exhibit, seed);
         if !may_show(exhibit, &options) {

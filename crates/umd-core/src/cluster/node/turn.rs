@@ -293,6 +293,9 @@ impl Node {
     }
 
     pub(super) fn cancelled(&mut self, right: Right, out: &mut Out) {
+        if matches!(self.phase, super::Phase::Leaving { .. }) {
+            return; // It has forgotten what it wanted when it said that it leaves.
+        }
         match right {
             Right::Resync => self.resync_cancelled(out),
             Right::Token => {

@@ -396,3 +396,23 @@ fn a_resync_announces_ahead_and_says_when_it_is_over() {
     let end = [Effect::Service(release), Effect::Resync(ResyncWord::Ended)];
     assert!(out.ends_with(&end), "{out:?}");
 }
+
+/// Rights that were being given back when it left: the answer comes before that to its leaving.
+#[test]
+fn what_was_cancelled_is_answered_while_it_leaves() {
+    let mut node = active(&[peer(1)]);
+    feed(&mut node, 1, Event::Resync(ResyncCall::Want));
+    let over = ResyncCall::Over { finished: false };
+    let out = feed(&mut node, 1, Event::Resync(over));
+    let cancel = Effect::Service(ServiceCommand::Cancel(Right::Resync));
+    assert_eq!(out, [cancel]);
+    feed(&mut node, 2, Event::Stop);
+    let drained = Answer::Drained { dirty: false };
+    let out = feed(&mut node, 2, Event::Answer(Desk::Door, drained));
+    let leave = Effect::Service(ServiceCommand::Leave(Leave::Clean));
+    assert!(out.contains(&leave), "{out:?}");
+    let cancelled = ServiceEvent::Cancelled(Right::Resync);
+    assert_eq!(hear(&mut node, 3, cancelled), []);
+    let out = hear(&mut node, 3, ServiceEvent::Left);
+    assert!(out.contains(&Effect::Over(End::Left)), "{out:?}");
+}
