@@ -8,7 +8,8 @@
 //!
 //! The device that was named says who has which role; what each member holds its own superblock
 //! says, if it is of the same update. Without a name (somebody died) the newest counts. Failures
-//! that are known only here stay known, and are recorded by this node's own update.
+//! that are known only here stay known, and are recorded by this node's own update; those that are
+//! read here are, too: no write is answered without a member before all others know that it failed.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -303,7 +304,6 @@ impl Array {
         let shared = self.shared_mut();
         let reload = shared.reload.as_mut().expect("it was judged");
         reload.at = At::Copying;
-        let hearsay = reload.from.is_none();
         let found = std::mem::take(&mut reload.found);
         shared.spares_wait = !reload.use_spares;
         self.even_sizes(&found);
@@ -329,10 +329,12 @@ impl Array {
         let mut held = found.iter().filter(|(id, _)| in_sync(id));
         let even = held.all(|(_, one)| one.fields.events == most);
         self.metadata.adopt(Events(most), even);
-        // Who died may have told some members only of a failure, and another node, which does not
-        // see those, may be about to record the opposite with the same events.
+        // Who wrote this waits until all have followed, and nobody else hears when that is: what is
+        // answered here without that member would be missing where it is still read. And who died
+        // may have told some members only, and another node, which does not see those, may be about
+        // to record the opposite with the same events. So it is recorded again.
         let failed = |(_, verdict): &(MemberId, Verdict)| *verdict == Verdict::Failed;
-        if hearsay && verdicts.iter().any(failed) {
+        if verdicts.iter().any(failed) {
             self.metadata.note_fault();
         }
         if changed {
@@ -431,7 +433,7 @@ impl Array {
         true
     }
 
-    /// Another node has recorded that this member failed: nothing is recorded here.
+    /// Another node has recorded that this member failed.
     fn adopt_failure(&mut self, id: MemberId) -> bool {
         let why = "another node of the cluster has failed it";
         let member = self.members.get_mut(id).expect("it was judged");

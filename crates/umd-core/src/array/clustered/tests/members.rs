@@ -501,7 +501,8 @@ fn who_cannot_follow_does_not_keep_the_token() {
     world.add(1, disk);
     world.settle();
     fail(&mut world, 2, 3);
-    world.settle();
+    // It rests: it has just told of the first one in vain.
+    world.pass(15);
     assert_eq!(world.superblock(0).fields.role_of(3), Role::Faulty);
     let said = answers(&world, 2);
     assert!(said[0].contains("node 1: it cannot read"), "{said:?}");
@@ -640,4 +641,28 @@ fn a_spare_steps_in_where_members_are_one_update_apart() {
     world.check_data(&[0, 1, 3]);
     let events = [0, 1, 3].map(|disk| world.superblock(disk).fields.events);
     assert!(events.iter().all(|one| *one == events[0]), "{events:?}");
+}
+
+/// A node that has heard of a failure does not answer what it writes without that member, as long
+/// as another one has not heard, and reads there.
+#[test]
+fn nothing_is_answered_without_a_member_that_another_node_still_reads() {
+    let mut world = World::new(2).running(3);
+    // It holds its session, and hears nothing.
+    world.hosts[2].paused = true;
+    fail(&mut world, 0, 1);
+    world.settle();
+    assert!(world.is_faulty(1, 1) && !world.is_faulty(2, 1));
+    let id = world.write(1, 7);
+    world.settle();
+    assert_eq!(
+        world.replied(1, id),
+        None,
+        "node 2 may read what was there before"
+    );
+    world.hosts[2].paused = false;
+    world.settle();
+    assert_eq!(world.replied(1, id), Some(true));
+    assert!(world.is_faulty(2, 1));
+    assert_eq!(answers(&world, 0), [DONE]);
 }
