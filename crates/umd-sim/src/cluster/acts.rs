@@ -65,7 +65,7 @@ impl World {
                 }
             }
             Act::PowerCut => self.cut_power(),
-            Act::Fail(..) | Act::Remove(..) | Act::Add(..) | Act::ReAdd(..) => {
+            Act::Fail(..) | Act::Remove(..) | Act::Add(..) | Act::ReAdd(..) | Act::Replace(..) => {
                 return self.change_members(act);
             }
             Act::Grow(host, sectors) => {
@@ -223,7 +223,8 @@ impl World {
         let (Act::Fail(host, disk)
         | Act::Remove(host, disk)
         | Act::Add(host, disk)
-        | Act::ReAdd(host, disk)) = act
+        | Act::ReAdd(host, disk)
+        | Act::Replace(host, disk)) = act
         else {
             unreachable!("a change of members");
         };
@@ -232,6 +233,10 @@ impl World {
         match (&act, member) {
             (Act::Fail(..), Some(member)) => self.control(host, Control::Fail(member)),
             (Act::Remove(..), Some(member)) => self.control(host, Control::Remove(member)),
+            (Act::Replace(..), Some(member)) => {
+                let with = None;
+                self.control(host, Control::Replace { member, with })
+            }
             (Act::Add(..), None) if self.is_free(disk) && self.hosts[host].serves() => {
                 let new = self.offer(host, disk);
                 self.control(host, Control::Add(new))

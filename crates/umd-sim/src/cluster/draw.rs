@@ -86,6 +86,10 @@ impl Plan {
         plan.befall(&themes, &times, &mut rng, &mut items);
         plan.administrate(&themes, &times, &mut rng, &mut items);
         items.sort_by_key(|item| item.at);
+        if themes.members {
+            // Behind all others, which have their numbers in scenes.
+            items.extend(plan.replaces(&times, &mut rng));
+        }
         plan.items = items;
         plan
     }
@@ -184,6 +188,21 @@ impl Plan {
         some(back || themes.isolations, 8, &mut |rng| {
             Act::Start(rng.index(hosts))
         });
+    }
+
+    /// Members are replaced, by a spare that comes before or after.
+    fn replaces(&self, times: &[u64], rng: &mut Rng) -> Vec<Item> {
+        let mut items = Vec::new();
+        for _ in 0..rng.below(3) {
+            let (host, other) = (rng.index(self.hosts), rng.index(self.hosts));
+            let disk = rng.index(self.legs);
+            let new = self.legs + self.spares + rng.index(self.drawer);
+            for act in [Act::Replace(host, disk), Act::Add(other, new)] {
+                let at = moment(times, rng);
+                items.push(Item { at, act });
+            }
+        }
+        items
     }
 
     fn administrate(&self, themes: &Themes, times: &[u64], rng: &mut Rng, items: &mut Vec<Item>) {

@@ -53,6 +53,8 @@ pub enum Act {
     Add(usize, usize),
     /// An administrator adds a disk that was a member, with what it holds.
     ReAdd(usize, usize),
+    /// An administrator has a member replaced by any spare.
+    Replace(usize, usize),
     /// An administrator lets the array use so much of each member.
     Grow(usize, u64),
     /// An administrator has everything checked; or repaired.

@@ -177,7 +177,8 @@ impl World {
 
     /// All of it: the items of the plan, then everybody is well, and all has to come to rest.
     pub fn run(&mut self) -> Verdict {
-        let last = self.plan.items.last().map_or(Span(0), |item| item.at);
+        let times = self.plan.items.iter().map(|item| item.at);
+        let last = times.max().unwrap_or(Span(0));
         self.run_until(Instant(1) + last + Span::secs(2))?;
         self.end()
     }
