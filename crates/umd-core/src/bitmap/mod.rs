@@ -209,6 +209,12 @@ impl Bitmap {
         self.kept.as_ref().is_none_or(|k| k.writer.rests())
     }
 
+    /// Whether all that has to be written was, in all its steps. Bits may still be cleared.
+    pub fn is_settled(&self) -> bool {
+        let settled = |k: &Kept| k.writer.is_idle() && !k.writer.has_to_write(&k.regions);
+        self.rests() && self.kept.as_ref().is_none_or(settled)
+    }
+
     /// Asks for everything idle to be cleared now (array stop).
     pub fn want_final_clear(&mut self) {
         if let Some(kept) = &mut self.kept {

@@ -201,10 +201,13 @@ impl Writer {
 
     /// Whether something waits to be written.
     pub(super) fn has_work(&self, regions: &Regions) -> bool {
-        !self.copies.is_empty()
-            || self.wanted_events > self.written_events
-            || regions.has_open_batch()
-            || self.clear_wanted
+        self.has_to_write(regions) || self.clear_wanted
+    }
+
+    /// The same without bits that may be cleared.
+    pub(super) fn has_to_write(&self, regions: &Regions) -> bool {
+        let events = self.wanted_events > self.written_events;
+        !self.copies.is_empty() || events || regions.has_open_batch()
     }
 
     /// A bitmap I/O ended. A member that cannot hold its bitmap is failed; the others go on.

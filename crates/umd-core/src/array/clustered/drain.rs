@@ -48,8 +48,12 @@ impl Array {
                 Drain::Bits
             }
             Drain::Bits => {
-                let waits = quiet && self.may_write() && !self.bitmap.is_quiet();
-                if !cut_off && (waits || !self.bitmap.rests() || !self.metadata.may_flush()) {
+                let waits = match self.may_write() {
+                    true if quiet => !self.bitmap.is_quiet(),
+                    true => !self.bitmap.is_settled(),
+                    false => !self.bitmap.rests(),
+                };
+                if !cut_off && (waits || !self.metadata.may_flush()) {
                     return false;
                 }
                 if !cut_off {
@@ -58,7 +62,7 @@ impl Array {
                 Drain::Flush
             }
             Drain::Flush => {
-                if !cut_off && !self.metadata.may_flush() {
+                if !cut_off && !(self.metadata.may_flush() && self.bitmap.rests()) {
                     return false;
                 }
                 let dirty = self.bitmap.regions().is_some_and(|one| one.dirty() > 0);

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use umd_format::v1::Features;
 use umd_format::{Role, SuperblockV1};
 
+use super::drain::Drain;
 use super::newcomer::Candidate;
 use super::shared::RELOAD;
 use crate::array::Array;
@@ -334,7 +335,11 @@ impl Array {
         // may have told some members only, and another node, which does not see those, may be about
         // to record the opposite with the same events. So it is recorded again.
         let failed = |(_, verdict): &(MemberId, Verdict)| *verdict == Verdict::Failed;
-        if verdicts.iter().any(failed) {
+        let answers = self
+            .shared_mut()
+            .drain
+            .is_none_or(|drain| drain == Drain::Writes);
+        if answers && verdicts.iter().any(failed) {
             self.metadata.note_fault();
         }
         if changed {
