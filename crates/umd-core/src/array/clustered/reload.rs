@@ -187,6 +187,12 @@ impl Array {
         match reload.from {
             Some(number) => {
                 let named = self.members.iter().find(|m| m.number() == number.0);
+                // It may have failed for this node, which has not told so yet. All that was
+                // written then says the same.
+                if named.is_some_and(|member| member.state == State::Faulty) {
+                    let newest = reload.found.values().max_by_key(|one| one.fields.events);
+                    return newest.filter(|one| one.fields.events > self.metadata.events().0);
+                }
                 named.and_then(|member| reload.found.get(&member.id))
             }
             None => {
