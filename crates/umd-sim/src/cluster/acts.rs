@@ -105,7 +105,8 @@ impl World {
         self.delay_flights(host, true);
         self.forget_requests(host);
         let one = &mut self.hosts[host];
-        one.array = None;
+        let running = one.array.take();
+        self.crashed.extend(running.and_then(|running| running.me));
         one.end = Some(End::Lost);
         one.paused_until = Instant(0);
         self.counts.deaths += 1;

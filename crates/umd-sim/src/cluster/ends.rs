@@ -219,6 +219,10 @@ impl World {
 
     /// Who has left in order has left everything on the media.
     fn cut_and_compare(&mut self, geometry: &Geometry, disks: &[Leg]) -> Verdict {
+        // Who died when it had said that it leaves is waited for by nobody.
+        for peer in std::mem::take(&mut self.crashed) {
+            self.end_writes(peer);
+        }
         self.oracle.stopped();
         self.oracle.crashed(true);
         for (_, disk, _) in disks {

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use umd_core::array::{MemberIo, MemberRole, Purpose, Status};
-use umd_core::cluster::{Leave, NodeSlot, ServiceCommand};
+use umd_core::cluster::{Leave, NodeSlot, Peer, ServiceCommand};
 
 use super::host::disk_of;
 use super::media::{bitmaps, superblock};
@@ -280,11 +280,13 @@ impl World {
         if !running.line.is_over() {
             self.judge_bitmaps(host)?;
         }
-        let others = self
-            .hosts
-            .iter()
-            .enumerate()
-            .filter(|(other, one)| *other != host && one.serves());
+        // One that stands still may have been fenced meanwhile, and not know it.
+        let lives: Vec<Peer> = self.service.peers().collect();
+        let lives = |me: Option<Peer>| me.is_some_and(|me| lives.contains(&me));
+        let others = self.hosts.iter().enumerate().filter(|(other, one)| {
+            let me = one.array.as_ref().and_then(|running| running.me);
+            *other != host && one.serves() && lives(me)
+        });
         let most = others
             .filter_map(|(_, one)| Some(one.array.as_ref()?.shown_sectors))
             .max();

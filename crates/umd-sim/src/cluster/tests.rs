@@ -46,6 +46,21 @@ fn a_seed_is_all_there_is() {
     }
 }
 
+/// What is left of seeds that something of umd was wrong in.
+#[test]
+fn seeds_that_went_wrong_once() {
+    let stale = [
+        0, 53, 55, 56, 84, 85, 86, 93, 94, 95, 127, 134, 135, 137, 151, 152, 166, 169, 172, 177,
+        178, 179, 181,
+    ];
+    let unread = [0, 1, 2, 43, 48, 109, 110, 111];
+    for (seed, items) in [(1237, &stale[..]), (117947, &unread)] {
+        let plan = Plan::draw(seed).only(items);
+        let outcome = run(plan, Make::default(), Show::Tail);
+        assert_eq!(outcome.violation, None, "seed {seed}: {:#?}", outcome.tail);
+    }
+}
+
 /// Two hosts on a mirror, without chance.
 fn plain(items: Vec<Item>) -> Plan {
     Plan::plain(2, items)

@@ -117,6 +117,8 @@ pub struct World {
     inputs: VecDeque<(usize, u64, Input)>,
     pub(super) oracle: Oracle,
     pub(super) writes: BTreeMap<u64, Written>,
+    /// Lives that ended without a word.
+    pub(super) crashed: Vec<Peer>,
     /// Sectors that several hosts wrote at the same time.
     pub(super) contested: BTreeSet<u64>,
     pub(super) fenced: BTreeSet<Peer>,
@@ -152,6 +154,7 @@ impl World {
             inputs: VecDeque::new(),
             oracle: Oracle::new(Look::Zero, true),
             writes: BTreeMap::new(),
+            crashed: Vec::new(),
             contested: BTreeSet::new(),
             fenced: BTreeSet::new(),
             loaded: BTreeSet::new(),

@@ -100,7 +100,7 @@ pub enum Command {
     /// Start an array of devices without superblocks; nothing about it is written down
     Build(Box<BuildArgs>),
     /// Start an existing array, made by the kernel or by umd
-    Assemble(AssembleArgs),
+    Assemble(Box<AssembleArgs>),
     /// Take members as they appear, and start their arrays when they are complete
     Incremental(IncrementalArgs),
     /// Tell of what happens to arrays: by a program, by mail, in the system log

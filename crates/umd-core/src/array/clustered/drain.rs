@@ -62,7 +62,8 @@ impl Array {
                 Drain::Flush
             }
             Drain::Flush => {
-                if !cut_off && !(self.metadata.may_flush() && self.bitmap.rests()) {
+                let rests = self.metadata.may_flush() && self.bitmap.rests();
+                if !cut_off && !rests {
                     return false;
                 }
                 let dirty = self.bitmap.regions().is_some_and(|one| one.dirty() > 0);
