@@ -210,7 +210,7 @@ pub struct ClusterRequest {
     /// A fence agent: an absolute path. An administrator can confirm in any case.
     #[serde(default)]
     pub fence_agent: Option<String>,
-    /// Members are reserved, and a dead node's key is taken away on all of them: SCSI or NVMe.
+    /// Members are reserved, and a dead node's key is taken away on all of them: SCSI disks.
     #[serde(default)]
     pub reservations: bool,
     /// A watchdog that resets this host when its session is lost: an absolute path. It is one for

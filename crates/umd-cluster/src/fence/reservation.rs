@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!   join    register(own key), reserve(write exclusive, all registrants)      on every member
-//!   fence   preempt_abort(its key)      on every member: only then it is a proof
-//!   a new member     as to join, and nobody who was fenced is let in there
+//!   fence   reserve, preempt_abort(its key)      on every member: only then it is a proof
+//!   a disk that is opened later     register; nobody who was fenced is let in there
+//!     once it is certain that it may be taken       reserve, by who adds it
+//!   it is let go    unregister(own key)
 //!   leave   unregister(own key)
 //! ```
 //!
@@ -13,7 +15,7 @@
 //!
 //! Who is refused because a key is not registered (any more) has no proof: another node may have
 //! ended that registration, and not be through with what was under way. It says so to all when it
-//! is. So each node goes through the members in the order that it was given, and stops where it is
+//! is. So each node goes through the members in the order of their names, and stops where it is
 //! refused: of several nodes that fence the same one, the first goes on alone.
 //!
 //! A key is a node's for one life. A registration belongs to a host: two daemons of one host share
@@ -192,16 +194,12 @@ impl Member {
         format!("{} {why}", self.device.name())
     }
 
-    fn take(&self, key: u64) -> Result<(), NotFenced> {
-        let taken = self.device.register(key);
-        let taken = taken.and_then(|()| self.device.reserve(key));
-        taken.map_err(|why| NotFenced(self.told(&why)))
-    }
-
     fn cut_off(&self, key: u64, victim: u64) -> Result<(), Conflict> {
         if lock(&self.cut).contains(&victim) {
             return Ok(());
         }
+        // Nobody but who adds a disk has reserved it so far, and that one may be dead.
+        self.device.reserve(key)?;
         self.device.preempt_abort(key, victim)?;
         lock(&self.cut).insert(victim);
         Ok(())
@@ -241,7 +239,9 @@ impl Reservations {
             key: key(me),
         };
         for device in devices {
-            if let Err(why) = reservations.add(device) {
+            let name = device.name();
+            let taken = reservations.add(device);
+            if let Err(why) = taken.and_then(|()| reservations.hold(&name)) {
                 reservations.release();
                 return Err(why);
             }
@@ -249,14 +249,16 @@ impl Reservations {
         Ok(reservations)
     }
 
-    /// The same for a device that is to be a member. Nobody whom this node has fenced writes there.
+    /// Registers this node's key on a device that may become a member: nothing else changes there.
+    /// Nobody whom this node has fenced stays registered.
     ///
     /// # Errors
     /// When it does not take the key, or may let somebody in who was fenced.
     pub fn add(&self, device: Box<dyn Persistent>) -> Result<(), NotFenced> {
         let cut = Mutex::default();
         let member = Member { device, cut };
-        member.take(self.key)?;
+        let registered = member.device.register(self.key);
+        registered.map_err(|why| NotFenced(member.told(&why)))?;
         for victim in lock(&self.fenced).iter() {
             match member.device.preempt_abort(self.key, *victim) {
                 Ok(()) | Err(Conflict::Refused) => {} // It is not registered, and we are.
@@ -270,9 +272,32 @@ impl Reservations {
         Ok(())
     }
 
-    /// Those of these names are members still; what others do is nobody's business any more.
-    pub fn keep(&self, names: &[String]) {
-        lock(&self.members).retain(|one| names.contains(&one.device.name()));
+    /// From here on only who is registered writes to a device that was added.
+    ///
+    /// # Errors
+    /// When it does not do that, or was not added.
+    pub fn hold(&self, name: &str) -> Result<(), NotFenced> {
+        let members = lock(&self.members).clone();
+        let member = members.iter().find(|one| one.device.name() == name);
+        let member = member.ok_or_else(|| NotFenced(format!("{name} is not registered")))?;
+        let reserved = member.device.reserve(self.key);
+        reserved.map_err(|why| NotFenced(member.told(&why)))
+    }
+
+    /// A device is no member, or none any more: who writes there is nobody's business. With this
+    /// node's key on it the last reservation may go. May take as long as the device likes.
+    ///
+    /// # Errors
+    /// When it keeps the key; why.
+    pub fn let_go(&self, name: &str) -> Result<(), String> {
+        let mut members = lock(&self.members);
+        let found = members.iter().position(|one| one.device.name() == name);
+        let Some(member) = found.map(|index| members.remove(index)) else {
+            return Ok(());
+        };
+        drop(members);
+        let gone = member.device.unregister(self.key);
+        gone.map_err(|why| member.told(&why))
     }
 
     /// This node has left in order. What does not take that keeps its key; why.
@@ -290,7 +315,8 @@ impl Fencer for Reservations {
     fn fence(&self, target: &Target, wanted: &Wanted<'_>) -> Result<FenceProof, NotFenced> {
         let victim = key(target.peer);
         assert_ne!(victim, self.key, "a node does not fence itself");
-        let members = lock(&self.members).clone();
+        let mut members = lock(&self.members).clone();
+        members.sort_by_key(|one| one.device.name());
         let all = members.len();
         let (mut failed, mut bad) = (Vec::new(), 0);
         for (index, member) in members.iter().enumerate() {
@@ -482,8 +508,11 @@ mod tests {
             ..target
         };
         assert!(me.fence(&target, &|| true).is_err());
-        me.keep(&["late".into()]);
+        assert_eq!(me.let_go("a").unwrap_err(), "a ended with status 0x2");
         me.fence(&target, &|| true).unwrap();
+        me.let_go("late").unwrap();
+        assert!(lock(&late.keys).is_empty(), "its key went with it");
+        me.let_go("late").unwrap();
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::io::{self, IoSlice};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::address::Address;
@@ -65,7 +65,7 @@ pub struct Remote {
     flags: u16,
     patience: Duration,
     /// Held by who changes a part of a block.
-    edge: Mutex<()>,
+    edge: RwLock<()>,
 }
 
 /// What a server said that cannot be.
@@ -144,7 +144,7 @@ impl Remote {
             piece_bytes,
             flags: agreed.flags,
             patience,
-            edge: Mutex::new(()),
+            edge: RwLock::new(()),
         })
     }
 
@@ -220,9 +220,11 @@ impl Remote {
         let len = pieces.iter().map(|piece| piece.len()).sum();
         let (start, end) = self.blocks(offset, len);
         if (start, end) == (offset, offset + len as u64) {
+            let _whole = self.edge.read().unwrap_or_else(PoisonError::into_inner);
             return self.write_blocks(offset, pieces, fua);
         }
-        let _edge = self.edge.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is read here, and written back around the new part, must not change meanwhile.
+        let _edge = self.edge.write().unwrap_or_else(PoisonError::into_inner);
         let mut whole = self.read_blocks(start, end)?;
         let mut at = (offset - start) as usize;
         for piece in pieces {
@@ -274,6 +276,7 @@ impl Remote {
                 part -= part % u64::from(self.block_bytes);
                 let hole = if may_unmap { 0 } else { cmd::FLAG_NO_HOLE };
                 let len = u32::try_from(part).expect("a piece");
+                let _whole = self.edge.read().unwrap_or_else(PoisonError::into_inner);
                 self.ask(request(cmd::WRITE_ZEROES, hole, at, len), &[], 0)?;
             } else {
                 part = part.min(u64::from(PIECE_BYTES_MAX));

@@ -26,7 +26,7 @@ pub struct ClusterArgs {
     /// A fence agent, which is asked to switch off the host of a node that died
     #[arg(long, value_name = "PROGRAM", requires = "cluster_engine")]
     pub cluster_fence: Option<String>,
-    /// Fence by persistent reservations of every member (SCSI or NVMe)
+    /// Fence by persistent reservations of every member (SCSI disks)
     #[arg(long, requires = "cluster_engine")]
     pub cluster_reservations: bool,
     /// Let a watchdog reset this host when its session is lost [default: /dev/watchdog]

@@ -197,7 +197,6 @@ impl ClusterNode {
             }
             Output::Fence(peer) => {
                 let about = self.service.about(peer);
-                self.keep_reserved();
                 self.fencing.begin(peer, about, now.mono);
             }
             Output::Find(disk) => self.search.begin(disk),
@@ -234,15 +233,6 @@ impl ClusterNode {
         }
     }
 
-    /// Who is a member now is asked to refuse dead nodes.
-    fn keep_reserved(&self) {
-        let array = self.array.array();
-        if let (Some(storage), Some(array)) = (&self.parts.how.storage, array) {
-            let members = array.status().members.into_iter();
-            storage.keep(&members.map(|one| one.name).collect::<Vec<_>>());
-        }
-    }
-
     /// Registers and reserves on all members, where that is asked for.
     fn reserve(&self) -> Result<(), String> {
         let Some(storage) = &self.parts.how.storage else {
@@ -259,11 +249,12 @@ impl ClusterNode {
 
     fn over(&mut self, end: End, out: &mut Commands) {
         if end != End::Lost {
-            if let Some(storage) = &self.parts.how.storage {
-                storage.release();
-            }
+            // A disk may keep whoever lets it go waiting for longer than a watchdog does.
             if let Some(lease) = self.parts.lease.take() {
                 lease.left();
+            }
+            if let Some(storage) = &self.parts.how.storage {
+                storage.release();
             }
         }
         self.report(Err("it left the cluster before it served".into()));
@@ -466,6 +457,14 @@ impl Engine for ClusterNode {
             trouble: self.service.trouble(),
             fencing: fencing::ways(&self.parts.request),
         })
+    }
+
+    fn let_go(&mut self, name: &str) {
+        // Who lost the cluster keeps its keys: it is cut off when others take them away.
+        let lost = self.leaving || self.array.node().frozen() == Some(&Freeze::Lost);
+        if let (Some(storage), false) = (&self.parts.how.storage, lost) {
+            storage.let_go(name);
+        }
     }
 
     fn confirm_dead(&mut self, node: u16, now: Now, out: &mut Commands) -> Result<(), String> {

@@ -46,6 +46,8 @@ pub trait Engine: Send {
     }
     /// Who that is now, if it is to be had. What is not used is released.
     fn meet(&mut self, _uuid: [u8; 16], _new: Option<NewMember>, _now: Now, _out: &mut Commands) {}
+    /// A member of this name is none any more, or does not become one.
+    fn let_go(&mut self, _name: &str) {}
     /// What can be seen of its cluster, if it is a node of one.
     fn cluster(&self) -> Option<ClusterDoc> {
         None
@@ -157,6 +159,13 @@ impl<E: Engine + ?Sized> Contained<E> {
             answer = engine.confirm_dead(node, now, out);
         });
         works.then_some(answer)
+    }
+
+    /// Passes on that a member is none any more.
+    pub fn let_go(&mut self, name: &str) {
+        if let Contained::Running(engine) = self {
+            engine.let_go(name);
+        }
     }
 
     /// The engine's own time, if it has one.

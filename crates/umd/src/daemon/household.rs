@@ -746,6 +746,11 @@ pub(super) fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) ->
             )));
         }
     }
+    if let Some(storage) = &how.storage {
+        let reserved = storage.also(&request.device);
+        let reserved = reserved.and_then(|()| storage.hold(&request.device));
+        reserved.map_err(ErrorDoc::new)?;
+    }
     Ok(Offer {
         name: request.device.clone(),
         re_add: own.is_some(),

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use umd_core::assembly::{self, MemberFacts, Wish};
 use umd_core::value::{MemberId, SECTOR_BYTES};
-use umd_disk::{MemberFile, Mode};
+use umd_disk::Mode;
 use umd_format::SuperblockV1;
 use umd_format::update::join::{Before, Joined, Member, Refused, join};
 
@@ -23,6 +23,7 @@ use super::open::{self, How, Opened};
 use super::start::{self, refusal_doc};
 use super::update::{Planned, Prepared};
 use crate::api::{AssembleRequest, ErrorDoc};
+use crate::member as members;
 
 /// The word in front of the cluster's name.
 const WORD: &str = "cluster=";
@@ -114,7 +115,7 @@ fn check(request: &AssembleRequest) -> Answer<()> {
 }
 
 fn look(device: &str, how: &How) -> Result<Opened, String> {
-    let file = MemberFile::open(Path::new(device), Mode::Examine, how.engine);
+    let file = members::open(Path::new(device), Mode::Examine, how.engine);
     let name = device.to_owned();
     file.map(|file| Opened { name, file })
         .map_err(open::open_text)
@@ -197,6 +198,11 @@ fn prepared(joined: Joined, facts: Vec<MemberFacts>) -> Prepared {
 }
 
 impl Joining {
+    /// Whether each member is to be changed: then nobody can have run it as one of a cluster yet.
+    pub fn is_first(&self) -> bool {
+        self.prepared.changed() == self.opened.len()
+    }
+
     /// What would be written, a line each.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = self.messages.clone();

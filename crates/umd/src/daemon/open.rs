@@ -87,9 +87,6 @@ pub fn open(name: &str, how: &How) -> Result<Opened, String> {
         None => file,
     };
     let file = inject(file, name, &how.faults)?;
-    if let Some(storage) = &how.storage {
-        storage.also(name)?;
-    }
     Ok(Opened {
         name: name.to_owned(),
         file,

@@ -355,6 +355,12 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         let Some(gone) = self.members.remove(&member) else {
             return;
         };
+        // What was opened twice is a member still.
+        let mut others = self.members.values();
+        let again = others.any(|one| one.name == gone.name || one.identity == gone.identity);
+        if !again {
+            self.engine.let_go(&gone.name);
+        }
         let closing = gone.identity.map(|file| (member, file));
         self.closing.extend(closing);
         self.left

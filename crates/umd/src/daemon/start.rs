@@ -211,14 +211,16 @@ pub fn assemble(around: &Surroundings, request: &AssembleRequest) -> Answer<Star
             .map(|name| around.reserve(name))
             .transpose()?,
     );
-    let messages = join::prepare(request, false)?.write()?;
+    let joining = join::prepare(request, false)?;
+    let joined = joining.is_first();
+    let messages = joining.write()?;
     let rest = AssembleRequest {
         update: None,
         nodes: None,
         ..request.clone()
     };
     let wishes = Wishes {
-        joined: true,
+        joined,
         ..wishes(&rest)?
     };
     match assemble_as(around, &rest, wishes) {

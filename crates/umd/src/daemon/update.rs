@@ -330,6 +330,11 @@ fn turn(fact: &mut MemberFacts, one: &Opened) -> Answer<()> {
 }
 
 impl Prepared {
+    /// How many members are to be written.
+    pub fn changed(&self) -> usize {
+        self.changes.len()
+    }
+
     /// Changes that were computed elsewhere, by the word for all of them.
     pub(super) fn new(word: String, changes: Vec<Planned>, facts: Vec<MemberFacts>) -> Prepared {
         Prepared {

@@ -9,12 +9,15 @@
 //! for. The system frees a name when the process ends, however it ends. Nothing is said over these
 //! sockets; who holds one is told by the system.
 
+use std::io;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use umd_disk::{Holder, OpenError};
 
 /// As many as a cluster has nodes.
@@ -55,35 +58,57 @@ fn hash(text: &str) -> u64 {
     })
 }
 
-fn address(member: &str, place: &str) -> SocketAddr {
-    let name = format!("umd-member/{:016x}/{place}", hash(member));
-    SocketAddr::from_abstract_name(name).expect("a short name")
+/// A name that nobody has to clean up.
+fn abstract_name(member: &str, place: &str) -> String {
+    format!("umd-member/{:016x}/{place}", hash(member))
 }
 
-/// Who has a name.
-fn holder(address: &SocketAddr) -> Option<Holder> {
-    let stream = UnixStream::connect_addr(address).ok()?;
-    let pid = socket_peercred(&stream).ok()?.pid;
-    let pid = u32::try_from(pid.as_raw_nonzero().get()).ok()?;
+fn bind(name: &str) -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)
+}
+
+/// Who has a name. Only where nobody answers for it is it free.
+fn holder(name: &str) -> Option<Holder> {
+    match ask(name) {
+        Ok(holder) => Some(holder),
+        Err(Errno::CONNREFUSED) => None,
+        // Its queue is full, or this process has no socket left.
+        Err(_) => Some(Holder::Unknown),
+    }
+}
+
+fn ask(name: &str) -> Result<Holder, Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(
+        &socket,
+        &SocketAddrUnix::new_abstract_name(name.as_bytes())?,
+    )?;
+    let Ok(peer) = socket_peercred(&socket) else {
+        return Ok(Holder::Unknown);
+    };
+    let Ok(pid) = u32::try_from(peer.pid.as_raw_nonzero().get()) else {
+        return Ok(Holder::Unknown);
+    };
     let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok();
     let comm = comm.map(|comm| comm.trim_end().to_owned());
-    Some(Holder::Process { pid, comm })
+    Ok(Holder::Process { pid, comm })
 }
 
 fn attempt(member: &str, alone: bool) -> Result<Lock, Holder> {
-    let one = address(member, "alone");
-    let sharers = || (0..SHARERS_MAX).map(|number| address(member, &number.to_string()));
-    let (name, others): (_, Vec<SocketAddr>) = match alone {
-        true => (UnixListener::bind_addr(&one).ok(), sharers().collect()),
+    let one = abstract_name(member, "alone");
+    let sharers = || (0..SHARERS_MAX).map(|number| abstract_name(member, &number.to_string()));
+    let (name, others): (_, Vec<String>) = match alone {
+        true => (bind(&one).ok(), sharers().collect()),
         false => {
-            let free = sharers().find_map(|place| UnixListener::bind_addr(&place).ok());
+            let free = sharers().find_map(|place| bind(&place).ok());
             (free, vec![one.clone()])
         }
     };
     let Some(name) = name else {
         return Err(holder(&one).unwrap_or(Holder::Unknown));
     };
-    match others.iter().find_map(holder) {
+    match others.iter().find_map(|name| holder(name)) {
         Some(holder) => Err(holder),
         None => Ok(Lock { _name: name }),
     }

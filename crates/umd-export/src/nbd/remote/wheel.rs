@@ -109,9 +109,16 @@ impl Shared {
         Trouble::Lost(why)
     }
 
+    /// Nothing more is asked. Where answers are owed nobody waits for them.
     pub fn close(&self) {
-        self.lock().closing = true;
-        self.signal();
+        let mut state = self.lock();
+        state.closing = true;
+        let owed = !state.waiting.is_empty();
+        drop(state);
+        match owed {
+            true => drop(self.end("it was closed before everything was answered")),
+            false => self.signal(),
+        }
     }
 }
 

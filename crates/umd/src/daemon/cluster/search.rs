@@ -43,9 +43,13 @@ impl Search {
     pub fn begin(&self, disk: NewDisk) {
         let (how, sender, waker) = (self.how.clone(), self.sender.clone(), self.waker.clone());
         let work = move || {
-            let opened = open::open(disk.path.as_str(), &how).map(|opened| {
+            let path = disk.path.as_str();
+            let opened = open::open(path, &how).and_then(|opened| {
+                if let Some(storage) = &how.storage {
+                    storage.also(path)?;
+                }
                 let superblock = superblock_on(&opened);
-                (opened, superblock)
+                Ok((opened, superblock))
             });
             let _ = sender.send((disk, opened)); // The array may have ended meanwhile.
             waker();

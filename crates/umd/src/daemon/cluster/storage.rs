@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   Load --> take: key and reservation on every member, or the node does not serve
-//!   a disk that is opened later --> also: the same there, or it is not taken
+//!   a disk that is opened later --> also: a key there, or it is not taken
+//!     and it may be taken       --> hold: the reservation, by who adds it
+//!     and it is let go          --> let_go
 //!   Fence --> the members as they are then; a proof when all refuse the dead node's key
 //!   left --> release
 //! ```
@@ -48,6 +50,14 @@ fn device(path: &str) -> Result<Box<dyn Persistent>, String> {
             "{path} is an export of another server, which has no reservations that could be used"
         ));
     }
+    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    let nvme = real.file_name().and_then(|name| name.to_str());
+    if nvme.is_some_and(|name| name.starts_with("nvme")) {
+        // Its key cannot be taken back: the next start would be refused.
+        return Err(format!(
+            "{path} is an NVMe device: reservations are offered for SCSI disks only"
+        ));
+    }
     let device = BlockDevice::open(Path::new(path));
     let device = device.map_err(|error| format!("{path}: {}", os_text(&error)))?;
     Ok(Box::new(device))
@@ -84,8 +94,8 @@ impl Storage {
         Ok(())
     }
 
-    /// Registers and reserves on a disk that may become a member. Before this node has joined
-    /// there is nothing to do.
+    /// Registers on a disk that may become a member. Before this node has joined there is nothing
+    /// to do.
     ///
     /// # Errors
     /// When it does not take it.
@@ -96,10 +106,31 @@ impl Storage {
         taken.add((self.opener)(member)?).map_err(|why| why.0)
     }
 
-    /// These are the members now.
-    pub fn keep(&self, members: &[String]) {
-        if let Some(taken) = self.lock().as_ref() {
-            taken.keep(members);
+    /// Reserves a disk that is about to become a member: nothing of value is on it.
+    ///
+    /// # Errors
+    /// When it does not do that.
+    pub fn hold(&self, member: &str) -> Result<(), String> {
+        match self.lock().clone() {
+            Some(taken) => taken.hold(member).map_err(|why| why.0),
+            None => Ok(()),
+        }
+    }
+
+    /// A disk is no member, or none any more. Nobody waits for it.
+    pub fn let_go(&self, member: &str) {
+        let Some(taken) = self.lock().clone() else {
+            return;
+        };
+        let name = member.to_owned();
+        let thread = std::thread::Builder::new().name("md-let-go".into());
+        let work = move || {
+            if let Err(why) = taken.let_go(&name) {
+                say(&format!("the key of this node stays: {why}"));
+            }
+        };
+        if let Err(error) = thread.spawn(work) {
+            say(&format!("the key of this node stays on {member}: {error}"));
         }
     }
 
@@ -271,7 +302,13 @@ mod tests {
             "x has no persistent reservations"
         );
         me.also("u").unwrap();
-        me.keep(&names(&["s", "u"]));
+        me.hold("u").unwrap();
+        assert!(me.hold("v").unwrap_err().contains("is not registered"));
+        me.let_go("t");
+        let own = || DISKS.lock().unwrap()["t"].contains(&key(peer(0)));
+        while own() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let proof = way.fence(&target, &|| true).unwrap();
         assert_eq!(proof.kind, ProofKind::Storage);
         let left = DISKS.lock().unwrap()["t"].contains(&key(peer(1)));
