@@ -14,7 +14,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use shuttle::{Config, Runner};
-use umd_core::cluster::{AckStatus, DeviceNumber, Message, Right};
+use umd_core::cluster::{AckStatus, DeviceNumber, Leave, Message, Right};
 use umd_core::value::Span;
 
 use super::*;
