@@ -24,6 +24,7 @@ use umd_core::array::{Command, Control};
 use umd_core::cluster::{FenceProof, ProofKind};
 use umd_core::registry::Refusal as NameRefusal;
 use umd_core::value::Instant;
+use umd_disk::MemberFile;
 use umd_format::create::{Cluster, NewArray, NewMember, new_clustered};
 use umd_format::space::RegionWish;
 use umd_format::v1::DeviceFlags;
