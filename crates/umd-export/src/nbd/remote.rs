@@ -94,7 +94,7 @@ impl Remote {
     /// Connects to an export, over TLS if that is given.
     ///
     /// # Errors
-    /// When that takes longer than [`OPEN_PATIENCE`], the server refuses, or what it says makes
+    /// When that takes longer than ten seconds, the server refuses, or what it says makes
     /// no sense.
     pub fn connect(
         address: &Address,
