@@ -7,6 +7,8 @@ use crate::{Load, Plane, Shape};
 const MIB: u64 = 1 << 20;
 /// Members here are of no bytes: their size costs nothing.
 const MEMBER_BYTES: u64 = 256 * MIB;
+/// Members as they are sold.
+const VAST: u64 = 8 << 40;
 /// Small enough for the warming up to have dirtied every region of it.
 const SPAN: u64 = 32 * MIB;
 
@@ -30,6 +32,10 @@ pub fn all() -> Vec<Case> {
     let (raid5, raid6) = (array(Level::Raid5, 3), array(Level::Raid6, 6));
     let raid10 = array(Level::Raid10, 4);
     let marked = |shape: Shape| shape.with_bitmap(1 << 20);
+    // What a request costs is to depend on the array as little as can be.
+    let wide6 = array(Level::Raid6, 64);
+    let vast1 = Shape::new(Level::Raid1, 2, VAST).with_bitmap(16 << 20);
+    let vast5 = Shape::new(Level::Raid5, 3, VAST);
     let write = |name, shape| case(name, shape, load(true, true, 4096, 32), 2000);
     let read = |name, shape| case(name, shape, load(false, true, 4096, 32), 2000);
     let alone = |name, shape, write| case(name, shape, load(write, true, 4096, 1), 2000);
@@ -52,6 +58,10 @@ pub fn all() -> Vec<Case> {
         alone("raid5x3 4K write, one at a time", raid5, true),
         row("raid5x3 64K sequential write", raid5),
         row("raid6x6 64K sequential write", raid6),
+        write("raid6x64 4K write", wide6),
+        read("raid5x64 4K read", array(Level::Raid5, 64)),
+        write("raid1x2 of 8 TiB 4K write, dirty bitmap", vast1),
+        read("raid5x3 of 8 TiB 4K read", vast5),
         large("raid1x2 1M write", raid1),
         large("raid5x3 1M write", raid5),
         large("raid6x6 1M write", raid6),

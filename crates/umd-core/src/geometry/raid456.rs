@@ -29,8 +29,8 @@ pub struct Raid456 {
     rows: Arc<[Row]>,
 }
 
-/// So many slots, and rows are looked up.
-const SLOTS_LOOKED_UP: u16 = 32;
+/// Up to so many slots rows are looked up; all of them take 100 KiB then.
+const SLOTS_LOOKED_UP: u16 = 128;
 
 /// Where an array sector lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -465,6 +465,7 @@ impl Lane {
             && !rig.broken
             && rig.writable
             && !rig.io.museum.on(Exhibit::M10);
+        let asks = rig.io.bad.is_any() && self.shift.is_none();
         let now = rig.io.now().mono;
         let mut changed = false;
         for _ in 0..self.ended.len() {
@@ -475,7 +476,6 @@ impl Lane {
                 self.ended.push_back(index);
                 continue;
             }
-            let asks = rig.io.bad.is_any() && self.shift.is_none();
             if let Some(span) = request.span.filter(|_| asks)
                 && !is_held(&self.geometry, rig, span)
             {

@@ -90,7 +90,7 @@ impl Output {
     }
 
     fn write_once(&self, io: &mut impl Write) -> io::Result<usize> {
-        if let [Piece::Inline(len)] = self.pieces.as_slices().0 {
+        if let (Some(Piece::Inline(len)), 1) = (self.pieces.front(), self.pieces.len()) {
             return io.write(&self.inline[self.inline_sent..self.inline_sent + len]);
         }
         let mut list = [IoSlice::new(&[]); PIECES_PER_CALL];
@@ -211,6 +211,29 @@ mod tests {
             prop_assert_eq!(output.inline_bytes(), 0);
             prop_assert_eq!(io.seen, expected);
         }
+    }
+
+    /// The front of a ring may be a part of what is to be sent: a header would be sent alone, and
+    /// its reader woken twice.
+    #[test]
+    fn an_answer_is_one_call() {
+        let pool = Pool::new();
+        let mut output = Output::default();
+        let mut io = Trickle {
+            limits: vec![usize::MAX],
+            call: 0,
+            seen: Vec::new(),
+        };
+        for answers in 1..=40 {
+            output.push(b"header");
+            // The first one says that something was written: the ring is at odds from then on.
+            if answers > 1 {
+                output.push_slice(pool.copy_of(&[7; 4096]));
+            }
+            output.write_to(&mut io).expect("it takes everything");
+            assert_eq!(io.call, answers, "calls for so many answers");
+        }
+        assert_eq!(io.seen.len(), 40 * 6 + 39 * 4096);
     }
 
     #[test]

@@ -48,8 +48,10 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 /// How long requests in flight may take when everything has been stopped.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
-/// How often an idle daemon looks whether it is time to go.
-const IDLE_LOOK: Duration = Duration::from_millis(200);
+/// How often a daemon with arrays looks whether it is time to go, besides when one of them ends.
+const BUSY_LOOK: Duration = Duration::from_secs(5);
+/// The least that one without any sleeps before it looks again.
+const IDLE_LOOK: Duration = Duration::from_millis(20);
 /// Threads that wait for disks, for operations; they go away when idle.
 const BLOCKING_THREADS_MAX: usize = 8;
 const BLOCKING_STACK_BYTES: usize = 512 << 10;
@@ -375,12 +377,19 @@ async fn lingered(household: &Household, activity: &Activity, linger: Option<Dur
         return std::future::pending().await;
     };
     loop {
-        tokio::time::sleep(IDLE_LOOK.min(linger)).await;
-        let quiet = activity.quiet_for().is_some_and(|quiet| quiet >= linger);
+        // Before the look at the registry: who ends after that look is heard of.
+        let ended = household.ended.notified();
+        let quiet = activity.quiet_for();
+        if !household.registry.is_empty() {
+            let _ = tokio::time::timeout(BUSY_LOOK, ended).await;
+            continue;
+        }
         // A request that comes in just now finds the registry closed, and asks the next daemon.
-        if quiet && household.registry.close_if_empty() {
+        if quiet >= Some(linger) && household.registry.close_if_empty() {
             return;
         }
+        let left = linger.saturating_sub(quiet.unwrap_or_default());
+        tokio::time::sleep(left.max(IDLE_LOOK)).await;
     }
 }
 

@@ -29,7 +29,7 @@ const EVENTS_PER_TURN: usize = 128;
 /// How often completions are reaped in one turn before the poller is asked again.
 const REAPS_PER_TURN: usize = 64;
 /// How often members are looked at for having vanished or shrunk.
-const MEMBER_CHECK_EVERY: Duration = Duration::from_secs(3);
+const MEMBER_CHECK_EVERY: Duration = Duration::from_secs(5);
 /// How long an array that has stopped waits for member I/O that does not end.
 const LAST_IO_PATIENCE: Duration = Duration::from_secs(5);
 /// After this long without a request, free memory goes back to the system.
