@@ -137,7 +137,7 @@ fn count(record: bool) -> Result<()> {
 /// `cargo xtask bench`.
 pub fn bench(quick: bool) -> Result<()> {
     ram_plane(quick)?;
-    oracle::ensure(false)?;
+    parity_kernels()?;
     succeed(cargo(&[
         "build",
         "--release",
@@ -161,19 +161,40 @@ pub fn ram_plane(quick: bool) -> Result<()> {
     let mut args = vec!["run", "--quiet", "--release", "--package", "umd-ram"];
     args.extend(["--bin", "umd-ram-bench"]);
     args.extend(quick.then_some(["--", "--quick"]).into_iter().flatten());
-    let text = oracle::text(&mut cargo(&args))?;
+    onto_page("ram", &oracle::text(&mut cargo(&args))?)
+}
+
+/// Parity beside ISA-L: its part of the page. `cargo xtask bench --parity` is this only.
+pub fn parity_kernels() -> Result<()> {
+    oracle::ensure(false)?;
+    let args = [
+        "bench",
+        "--quiet",
+        "--package",
+        "umd-parity",
+        "--bench",
+        "peers",
+    ];
+    let mut command = cargo(&args);
+    command.env("UMD_ORACLE_DIR", workspace::oracle());
+    onto_page("parity", &oracle::text(&mut command)?)
+}
+
+/// Prints a text, and puts it on the page of performance between the marks of this part.
+fn onto_page(part: &str, text: &str) -> Result<()> {
     println!("{text}");
     let path = workspace::root().join("docs/performance.md");
     let page = std::fs::read_to_string(&path).context("cannot read the page")?;
-    std::fs::write(&path, between_marks(&page, &text)?).context("cannot write the page")
+    let page = between_marks(&page, part, text)?;
+    std::fs::write(&path, page).context("cannot write the page")
 }
 
-/// The page with this text between the marks of the RAM plane.
-fn between_marks(page: &str, text: &str) -> Result<String> {
-    const MARKS: [&str; 2] = ["<!-- ram: begin -->", "<!-- ram: end -->"];
-    let (before, rest) = page.split_once(MARKS[0]).context("the page lost a mark")?;
-    let (_, after) = rest.split_once(MARKS[1]).context("the page lost a mark")?;
-    Ok(format!("{before}{}\n{text}{}{after}", MARKS[0], MARKS[1]))
+/// The page with this text between the marks of a part.
+fn between_marks(page: &str, part: &str, text: &str) -> Result<String> {
+    let marks = ["begin", "end"].map(|side| format!("<!-- {part}: {side} -->"));
+    let (before, rest) = page.split_once(&marks[0]).context("the page lost a mark")?;
+    let (_, after) = rest.split_once(&marks[1]).context("the page lost a mark")?;
+    Ok(format!("{before}{}\n{text}{}{after}", marks[0], marks[1]))
 }
 
 fn lint(run: &mut Run) {
@@ -484,9 +505,9 @@ mod tests {
     #[test]
     fn what_was_measured_takes_the_place_of_what_was() {
         let page = "a\n<!-- ram: begin -->\nold\n<!-- ram: end -->\nb\n";
-        let new = between_marks(page, "new\n").unwrap();
+        let new = between_marks(page, "ram", "new\n").unwrap();
         assert_eq!(new, page.replace("old", "new"));
-        assert!(between_marks("no marks", "new").is_err());
+        assert!(between_marks("no marks", "ram", "new").is_err());
     }
 
     #[test]
