@@ -7,6 +7,7 @@
 
 pub mod core_plane;
 pub mod cpio;
+pub mod door_plane;
 pub mod fuse;
 pub mod halfway;
 pub mod ledger;

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use umd_export::nbd::Address;
 use umd_interop::core_plane::{CoreLoad, CorePlane};
+use umd_interop::door_plane::{self, DoorLoad};
 use umd_interop::oracle::Oracle;
 use umd_interop::umd::{Served, Umd};
 
@@ -82,7 +84,25 @@ struct Target {
     name: &'static str,
     door: Door,
     bytes: u64,
+    /// Who serves it.
+    server: Option<Server>,
 }
+
+/// Where a server listens, what it serves, and its process.
+struct Server {
+    address: Address,
+    export: String,
+    pid: u32,
+}
+
+/// Loads of the client that batches: name, write, bytes, depth, and whether they are told in GB/s.
+const DOOR_LOADS: [(&str, bool, u32, usize, bool); 5] = [
+    ("read 4K, depth 64", false, 4096, 64, false),
+    ("write 4K, depth 64", true, 4096, 64, false),
+    ("write 4K, depth 1", true, 4096, 1, false),
+    ("read 1M, depth 4", false, 1 << 20, 4, true),
+    ("write 1M, depth 4", true, 1 << 20, 4, true),
+];
 
 /// Programs that serve while the bench runs.
 struct Servers {
@@ -121,7 +141,8 @@ fn main() -> Result<()> {
         .into_iter()
         .map(|row| row.into_iter().map(median).collect())
         .collect();
-    let text = report(&targets, &medians, rounds, seconds);
+    let mut text = report(&targets, &medians, rounds, seconds);
+    text.push_str(&doors(&targets, rounds, seconds)?);
     println!("{text}");
     write_page(&text)
 }
@@ -137,6 +158,7 @@ fn set_up(oracle: &Oracle, umd: &Umd, dir: &Path) -> Result<(Vec<Target>, Server
         name: "raw file",
         door: Door::File(raw),
         bytes: FILE,
+        server: None,
     }];
     for (core, name, level, count) in ARRAYS {
         let members = new_array(umd, dir, &format!("c{level}"), level, count)?;
@@ -144,6 +166,7 @@ fn set_up(oracle: &Oracle, umd: &Umd, dir: &Path) -> Result<(Vec<Target>, Server
             name: core,
             door: Door::Core(Box::new(RefCell::new(CorePlane::open(&members)?))),
             bytes: FILE - 16 * MIB,
+            server: None,
         });
         let array = format!("r{level}");
         let members = new_array(umd, dir, &array, level, count)?;
@@ -152,6 +175,11 @@ fn set_up(oracle: &Oracle, umd: &Umd, dir: &Path) -> Result<(Vec<Target>, Server
             name,
             door: Door::Nbd(served.uri()),
             bytes: FILE - 16 * MIB,
+            server: Some(Server {
+                address: Address::Unix(served.socket().to_path_buf()),
+                export: array,
+                pid: served.pid(),
+            }),
         });
         servers._arrays.push(served);
     }
@@ -225,9 +253,9 @@ fn start(
     servers: &mut Servers,
 ) -> Result<()> {
     let child = command.stdout(Stdio::null()).spawn();
-    servers
-        .plain
-        .push(child.with_context(|| format!("cannot start {name}"))?);
+    let child = child.with_context(|| format!("cannot start {name}"))?;
+    let pid = child.id();
+    servers.plain.push(child);
     let limit = Instant::now() + Duration::from_secs(10);
     while std::os::unix::net::UnixStream::connect(socket).is_err() {
         ensure!(Instant::now() < limit, "{name} is not ready");
@@ -238,6 +266,11 @@ fn start(
         name,
         door: Door::Nbd(uri),
         bytes: FILE - 16 * MIB,
+        server: Some(Server {
+            address: Address::Unix(socket.to_path_buf()),
+            export: String::new(),
+            pid,
+        }),
     });
     Ok(())
 }
@@ -324,6 +357,52 @@ fn measure_core(plane: &mut CorePlane, load: &Load, span: u64, seconds: f64) -> 
     } else {
         rate / 1000.0
     })
+}
+
+/// All servers before the client that batches, in turns: a table of rates, with the processor that
+/// the server needs for each request.
+fn doors(targets: &[Target], rounds: usize, seconds: f64) -> Result<String> {
+    let served = || {
+        targets
+            .iter()
+            .filter_map(|t| t.server.as_ref().map(|s| (t, s)))
+    };
+    let mut samples = vec![vec![(Vec::new(), Vec::new()); served().count()]; DOOR_LOADS.len()];
+    for _ in 0..rounds {
+        for (row, (_, write, block, depth, _)) in samples.iter_mut().zip(DOOR_LOADS) {
+            for ((target, server), cell) in served().zip(row) {
+                let load = DoorLoad {
+                    write,
+                    block,
+                    depth,
+                    span: target.bytes,
+                };
+                let door = (&server.address, server.export.as_str());
+                let one = door_plane::measure(door, server.pid, load, seconds)?;
+                cell.0.push(one.rate);
+                cell.1.push(one.server_us);
+            }
+        }
+    }
+    let names: Vec<&str> = served().map(|(target, _)| target.name).collect();
+    let mut text = String::from(
+        "\nA client that batches: thousands a second or GB/s, and microseconds of processor that \
+        the server needs for each request.\n",
+    );
+    let _ = writeln!(text, "\n| load | {} |", names.join(" | "));
+    let _ = writeln!(text, "| --- |{}", " ---: |".repeat(names.len()));
+    for (row, (name, _, block, _, throughput)) in samples.into_iter().zip(DOOR_LOADS) {
+        let cells = row.into_iter().map(|(rates, micros)| {
+            let (rate, micros) = (median(rates), median(micros));
+            match throughput {
+                true => format!("{:.1}, {micros:.0} us", rate * f64::from(block) / 1e9),
+                false => format!("{:.0}, {micros:.1} us", rate / 1e3),
+            }
+        });
+        let cells: Vec<String> = cells.collect();
+        let _ = writeln!(text, "| {name} | {} |", cells.join(" | "));
+    }
+    Ok(text)
 }
 
 fn median(mut samples: Vec<f64>) -> f64 {
