@@ -624,6 +624,8 @@ fn a_size_for_which_bits_have_no_room_makes_them_longer() {
         return;
     }
     joined.unwrap();
+    // A host that resyncs is not asked for another size.
+    alpha.until(name, settled).unwrap();
     join(&beta, "beta", name, &etcd, &set).unwrap();
     beta.until(name, settled).unwrap();
     let grown = beta.output(&["grow", name, "--size=150M"]).unwrap();
