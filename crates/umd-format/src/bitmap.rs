@@ -384,6 +384,22 @@ pub fn regions(sectors: u64, region_bytes: u32) -> u64 {
     sectors.div_ceil(u64::from(region_bytes) / SECTOR_BYTES as u64)
 }
 
+/// The regions of `to_sectors` each that share anything with `set`, regions of `from_sectors` each
+/// and in order. Those from `count` on are left out.
+///
+/// # Panics
+/// When one of the two lengths is 0.
+pub fn carried_over(set: &[u64], from_sectors: u64, to_sectors: u64, count: u64) -> Vec<u64> {
+    let mut carried: Vec<u64> = Vec::new();
+    for region in set {
+        let first = region * from_sectors / to_sectors;
+        let last = ((region + 1) * from_sectors - 1) / to_sectors;
+        let known = carried.last().map_or(0, |last| last + 1);
+        carried.extend(first.max(known)..(last + 1).min(count));
+    }
+    carried
+}
+
 /// Where the bit of `region` is: byte from the start of the bitmap superblock, and mask.
 ///
 /// Valid for version 4, and for version 3 written by little-endian machines.

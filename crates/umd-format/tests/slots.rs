@@ -55,6 +55,37 @@ fn new_ones_are_laid_out_as_the_kernel_wants_them() {
     assert!(nodes.iter().all(|node| node.fields.is_ok()));
 }
 
+/// All died while the chunk was changed: each bitmap is what its superblock says.
+#[test]
+fn bits_of_another_length_mean_what_they_say() {
+    let (slots, mut area) = clean(61, 2);
+    set(&mut area, (2, 0), 20);
+    let own = area.len() / 2;
+    for region in [3, 15] {
+        set(&mut area, (2, 1), region);
+    }
+    area[own + 52..own + 56].copy_from_slice(&(4 * REGION).to_le_bytes());
+    let nodes = slots.read(&area, ARRAY);
+    assert_eq!(
+        (&nodes[0].dirty, &nodes[1].dirty),
+        (&vec![20], &vec![3, 15])
+    );
+    assert!(nodes[1].fields.is_ok());
+    let merged = slots.merge(&area, ARRAY, 1);
+    // The last one reaches behind the end.
+    assert_eq!(merged.dirty, 1 + 4 + 1);
+    let all = slots.read(&[&merged.clustered[..], &area[own..]].concat(), ARRAY);
+    assert_eq!(all[0].dirty, [12, 13, 14, 15, 20, 60]);
+}
+
+#[test]
+fn what_is_carried_over_is_all_that_shares_anything() {
+    assert_eq!(carried_over(&[0, 3, 4, 9], 8, 32, 3), [0, 1, 2]);
+    assert_eq!(carried_over(&[1, 2], 32, 8, 11), [4, 5, 6, 7, 8, 9, 10]);
+    assert_eq!(carried_over(&[5], 8, 8, 9), [5]);
+    assert_eq!(carried_over(&[9], 8, 32, 2), [0; 0]);
+}
+
 #[test]
 fn a_plain_bitmap_is_none_of_a_cluster() {
     let image = initial_image(&plain(10));

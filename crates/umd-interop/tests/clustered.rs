@@ -34,6 +34,7 @@ use umd_format::{Format, SuperblockV1};
 use umd_interop::oracle::{Oracle, skipped};
 use umd_interop::scratch::Scratch;
 use umd_interop::umd::{Umd, export_bytes, qemu_io, text};
+use umd_interop::uml::Kernel;
 
 use authority::Authority;
 use hosts::*;
@@ -505,6 +506,139 @@ fn grown_for_mdadm(oracle: &Oracle, set: &[PathBuf], sync_kib: u64) {
             assert_eq!(sync, sync_kib * 2, "node {node}");
         }
     }
+}
+
+/// What bits of all nodes stand for is changed on either host while both write; mdadm and the
+/// kernel's md-cluster take what is left for what they would have made.
+#[test]
+fn the_bits_of_all_nodes_stand_for_more_while_both_hosts_write() {
+    let what = "chunks of clustered bitmaps";
+    let (Some(oracle), Some(alpha)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let beta = Umd::or_skip(what).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let Some(etcd) = Etcd::start(&oracle, &scratch.path("")) else {
+        return;
+    };
+    for array in ARRAYS {
+        let set = made(&alpha, &scratch, array);
+        let name = array.0;
+        let joined = join(&alpha, "alpha", name, &etcd, &set);
+        if joined.as_ref().is_err_and(|said| said.contains("without")) {
+            skipped(what, "this umd was built without the feature etcd");
+            return;
+        }
+        joined.unwrap();
+        join(&beta, "beta", name, &etcd, &set).unwrap();
+        beta.until(name, settled).unwrap();
+        let no = refused(&alpha, &["grow", name, "--bitmap-chunk=3M"]);
+        assert!(no.contains("a power of two"), "{no}");
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| both_write(&oracle, (&alpha, &beta), name));
+            for (umd, chunk) in [(&alpha, "4M"), (&beta, "64K"), (&beta, "2M")] {
+                let chunk = format!("--bitmap-chunk={chunk}");
+                umd.ok(&["grow", name, "--bitmap=clustered", &chunk])
+                    .unwrap();
+            }
+            writer.join().unwrap();
+        });
+        for umd in [&alpha, &beta] {
+            let detail = umd.detail(name).unwrap();
+            assert_eq!(detail["bitmap"]["chunk_bytes"], 2 << 20, "{detail}");
+        }
+        qemu_io(&oracle, &beta.daemon_uri(name), &reads(0, 0x11)).unwrap();
+        for umd in [&alpha, &beta] {
+            umd.until(name, settled).unwrap();
+            umd.ok(&["stop", name]).unwrap();
+        }
+        assert_legs_alike(&set);
+        examined(&oracle, &alpha, &set);
+        rechunked_for_mdadm(&oracle, &alpha, &set);
+    }
+}
+
+/// mdadm shows all bitmaps as umd does, and the kernel joins with them.
+fn rechunked_for_mdadm(oracle: &Oracle, umd: &Umd, set: &[PathBuf]) {
+    let ours = umd.ok(&["-X", text(&set[1])]).unwrap();
+    assert!(ours.contains("Chunksize : 2 MB"), "{ours}");
+    // mdadm shows that of the first one, and takes it to be that of all.
+    for member in set {
+        let bytes = fs::read(member).unwrap();
+        let sectors = bytes.len() as u64 / 512;
+        let found = SuperblockV1::load(&bytes[4096..8192], Format::V1_2, sectors).unwrap();
+        let start = found.fields.bitmap_sector().unwrap() as usize * 512;
+        for node in 0..2 {
+            let at = start + node * 4096 + 52;
+            let chunk = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+            assert_eq!(chunk, 2 << 20, "node {node}");
+        }
+    }
+    let kernel = Kernel::new(oracle).members(set);
+    let run = kernel.clone().script("mdadm -X $D1\n").run_ok().unwrap();
+    let theirs = run.stdout.replace(&Kernel::device(1), text(&set[1]));
+    assert_eq!(ours.trim_end(), theirs.trim_end());
+    let devices: String = (0..set.len()).map(|n| format!("$D{n} ")).collect();
+    let script = format!(
+        "cluster_up hall\ncluster_start md0 {devices}\nwait_idle md0\n\
+         dd if=/dev/zero of=/dev/md0 bs=1M count=4 conv=fsync 2>/dev/null\n\
+         sleep 12\ncluster_stop md0\nmdadm -X $D1\n"
+    );
+    let run = kernel.cluster().script(&script).run_ok().unwrap();
+    let clean = run.stdout.matches(" 0 dirty").count();
+    assert_eq!(clean, 2, "{}", run.stdout);
+    assert!(run.stdout.contains("Chunksize : 2 MB"), "{}", run.stdout);
+}
+
+/// Where bits have no room for a size, they stand for more first.
+#[test]
+fn a_size_for_which_bits_have_no_room_makes_them_longer() {
+    let what = "sizes that need longer bits";
+    let (Some(oracle), Some(alpha)) = (Oracle::or_skip(what), Umd::or_skip(what)) else {
+        return;
+    };
+    let beta = Umd::or_skip(what).unwrap();
+    let scratch = Scratch::new().unwrap();
+    let Some(etcd) = Etcd::start(&oracle, &scratch.path("")) else {
+        return;
+    };
+    let (name, set) = ("long", scratch.images("long", 2, 200 * MIB as u64).unwrap());
+    let mut args = vec!["create", name, "--bitmap=clustered", "--home-cluster=hall"];
+    args.extend([
+        "--nodes=2",
+        "--bitmap-chunk=4K",
+        "--config=none",
+        "-l1",
+        "-n2",
+    ]);
+    args.extend([
+        "--size=100M",
+        "--assume-clean",
+        text(&set[0]),
+        text(&set[1]),
+    ]);
+    alpha.ok(&args).unwrap();
+    let joined = join(&alpha, "alpha", name, &etcd, &set);
+    if joined.as_ref().is_err_and(|said| said.contains("without")) {
+        skipped(what, "this umd was built without the feature etcd");
+        return;
+    }
+    joined.unwrap();
+    // A host that resyncs is not asked for another size.
+    alpha.until(name, settled).unwrap();
+    join(&beta, "beta", name, &etcd, &set).unwrap();
+    beta.until(name, settled).unwrap();
+    let grown = beta.output(&["grow", name, "--size=150M"]).unwrap();
+    let grown = String::from_utf8_lossy(&grown.stderr).into_owned();
+    assert!(grown.contains("stands for 8 KiB, 4 KiB before"), "{grown}");
+    let no = refused(&alpha, &["grow", name, "--bitmap-chunk=4K"]);
+    assert!(no.contains("8 KiB is the least"), "{no}");
+    for umd in [&alpha, &beta] {
+        umd.until(name, settled).unwrap();
+        umd.ok(&["stop", name]).unwrap();
+    }
+    assert_legs_alike(&set);
+    examined(&oracle, &alpha, &set);
 }
 
 /// Refused, and not a byte of it changed.

@@ -345,6 +345,9 @@ pub enum Limit {
 pub struct BitmapRequest {
     /// A bitmap on the members; otherwise in `file`, or none.
     pub internal: bool,
+    /// The bitmaps of the nodes of a cluster, which have another chunk from then on.
+    #[serde(default)]
+    pub clustered: bool,
     /// A bitmap in this file.
     #[serde(default)]
     pub file: Option<String>,

@@ -61,6 +61,12 @@ impl Array {
             Control::Size(_) => Err(ControlError::Invalid(
                 "only an array that a cluster runs gets another size in this version".into(),
             )),
+            // So was this.
+            Control::Rechunk(_) => Err(ControlError::Invalid(
+                "only the bitmaps of an array that a cluster runs get another chunk: take this \
+                 one away, and add one with --bitmap=internal --bitmap-chunk"
+                    .into(),
+            )),
             Control::BitmapRoom(new) => {
                 let room = self.bitmap_room(new);
                 return self.answer(id, room.map(|sectors| ControlReply::Room { sectors }));

@@ -58,6 +58,21 @@ impl Marks {
         self.count = count;
     }
 
+    /// From here on they are for regions of another length, so many, and none is marked. Returns
+    /// the area as it was, in whole pages, as long as the longer of the two.
+    pub fn rechunk(&mut self, superblock: &BitmapSuperblock, count: u64) -> Vec<u8> {
+        assert!(!self.lockless, "bits of a cluster");
+        let area_bytes = usize::try_from(superblock.area_bytes(count)).expect("it fits memory");
+        let len = area_bytes.next_multiple_of(PAGE_BYTES);
+        let mut before = std::mem::replace(&mut self.image, vec![0; len]);
+        before[self.area_bytes..].fill(0);
+        let head = &before[..SUPERBLOCK_BYTES];
+        self.image[..SUPERBLOCK_BYTES].copy_from_slice(head);
+        before.resize(before.len().max(len), 0);
+        (self.area_bytes, self.count) = (area_bytes, count);
+        before
+    }
+
     /// Whether regions have states.
     pub fn has_states(&self) -> bool {
         self.lockless

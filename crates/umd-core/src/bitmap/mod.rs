@@ -192,6 +192,20 @@ impl Bitmap {
         }
     }
 
+    /// Asks for bits that stand for so many bytes each, on all members; what hosts write goes on.
+    /// What is dirty stays dirty, and counts as not synced by a run that is under way.
+    pub fn want_region(&mut self, bytes: u32) {
+        let kept = self.kept.as_mut().expect("a bitmap that is to change");
+        kept.writer.want_region(bytes);
+    }
+
+    /// Whether bits stand for so many bytes each, on all members.
+    pub fn has_region(&self, bytes: u32) -> bool {
+        self.kept
+            .as_ref()
+            .is_some_and(|kept| kept.writer.has_region(bytes))
+    }
+
     /// Asks for all of its new file to be written.
     pub fn want_file(&mut self) {
         if let Some(kept) = &mut self.kept {

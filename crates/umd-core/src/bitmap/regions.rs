@@ -10,11 +10,13 @@
 //! *written*: a write that joins late can wait for a batch too many, never for one too few.
 
 mod reach;
+mod rechunk;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use umd_format::bitmap::{BitmapSuperblock, RegionState, SUPERBLOCK_BYTES};
 
+use self::rechunk::Era;
 use super::marks::Marks;
 use crate::value::{Exhibit, MAX_SECTOR, Museum};
 
@@ -35,6 +37,8 @@ const MARKED: u8 = IDLE | RIPE;
 pub struct Ticket {
     span: Option<(u64, u64)>,
     batch: u64,
+    /// Of which length its regions are.
+    era: usize,
 }
 
 /// Proof that these regions are marked on every member, and a count that keeps them marked.
@@ -42,6 +46,7 @@ pub struct Ticket {
 pub struct Intent {
     span: Option<(u64, u64)>,
     region_sectors: u64,
+    era: usize,
 }
 
 impl Intent {
@@ -65,6 +70,7 @@ impl Ticket {
         Ticket {
             span: None,
             batch: 0,
+            era: 0,
         }
     }
 
@@ -77,6 +83,7 @@ impl Ticket {
         Intent {
             span: None,
             region_sectors: 0,
+            era: 0,
         }
     }
 }
@@ -135,6 +142,8 @@ impl Watch {
 pub struct Regions {
     count: u64,
     region_sectors: u64,
+    /// The lengths that regions have had, up to that of now.
+    eras: Vec<Era>,
     marks: Marks,
     writers: Vec<u32>,
     flags: Vec<u8>,
@@ -176,6 +185,7 @@ impl Regions {
         let mut regions = Regions {
             count,
             region_sectors,
+            eras: vec![Era::new(region_sectors, count)],
             marks: Marks::load(superblock, image, count, stale),
             writers: vec![0; slots],
             flags: vec![0; slots],
@@ -377,7 +387,12 @@ impl Regions {
         Ticket {
             span: Some((first, last)),
             batch,
+            era: self.era(),
         }
+    }
+
+    fn era(&self) -> usize {
+        self.eras.len() - 1
     }
 
     /// The batch that a write has to wait for whose region is in batch `seq`.
@@ -396,7 +411,8 @@ impl Regions {
         if ticket.batch > self.written_batch {
             return Err(ticket);
         }
-        if let Some((first, last)) = ticket.span {
+        // The regions of an earlier length are others by now.
+        if let Some((first, last)) = ticket.span.filter(|_| ticket.era == self.era()) {
             for region in first..=last {
                 assert!(
                     self.writers[region as usize] > 0,
@@ -411,22 +427,26 @@ impl Regions {
         }
         Ok(Intent {
             span: ticket.span,
-            region_sectors: self.region_sectors,
+            region_sectors: self.eras[ticket.era].region_sectors,
+            era: ticket.era,
         })
     }
 
     /// The write is over.
     pub(super) fn retire(&mut self, intent: Intent) {
-        self.uncount(intent.span);
+        self.uncount(intent.span, intent.era);
     }
 
     /// The write never began.
     pub(super) fn abandon(&mut self, ticket: Ticket) {
-        self.uncount(ticket.span);
+        self.uncount(ticket.span, ticket.era);
     }
 
-    fn uncount(&mut self, span: Option<(u64, u64)>) {
+    fn uncount(&mut self, span: Option<(u64, u64)>, era: usize) {
         let Some((first, last)) = span else { return };
+        if era != self.era() {
+            return self.uncount_of((first, last), era);
+        }
         assert!(last < self.count, "a span of this bitmap");
         for region in first..=last {
             let writers = &mut self.writers[region as usize];
@@ -825,6 +845,7 @@ mod tests {
         let other = Ticket {
             span: ticket.span,
             batch: 0,
+            era: 0,
         };
         r.abandon(ticket);
         r.abandon(other);
@@ -909,6 +930,7 @@ mod tests {
                 let ticket = Ticket {
                     span: Some((0, 0)),
                     batch: 0,
+                    era: 0,
                 };
                 r.abandon(ticket);
             }),

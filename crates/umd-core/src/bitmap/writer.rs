@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 
 use smallvec::{SmallVec, smallvec};
-use umd_format::bitmap::{BitmapSuperblock, State};
+use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, State};
 
 use super::Leave;
 use super::regions::{PAGE_BYTES, Regions};
@@ -39,6 +39,12 @@ enum Stage {
     ClearFlush(Vec<u64>),
     ClearHeader(Vec<u64>),
     Clearing,
+    /// The superblock before all else: members may not say the same length.
+    Front,
+    /// What is dirty by either length.
+    Either(Vec<u8>),
+    /// The superblock says the new one.
+    Turn,
 }
 
 /// The writer of one bitmap.
@@ -54,6 +60,10 @@ pub struct Writer {
     written_events: Events,
     clear_wanted: bool,
     stale: bool,
+    /// How many bytes a bit is to stand for.
+    wanted_region: Option<u32>,
+    /// Its superblock is written before any of its pages.
+    front: bool,
 }
 
 impl Writer {
@@ -70,6 +80,7 @@ impl Writer {
             "a logical block"
         );
         assert!(regions.count() > 0, "a bitmap covers something");
+        let is_clustered = superblock.is_clustered();
         let mut superblock = superblock;
         let fields = &mut superblock.fields;
         let events = Events(fields.events);
@@ -92,6 +103,10 @@ impl Writer {
             written_events: events,
             clear_wanted: false,
             stale,
+            wanted_region: None,
+            // Who died while lengths changed has left bits that count by either, and superblocks
+            // that may differ.
+            front: is_clustered && regions.dirty() > 0,
         }
     }
 
@@ -133,6 +148,18 @@ impl Writer {
     pub(super) fn reach(&mut self, sectors: u64) -> &BitmapSuperblock {
         self.superblock.fields.sync_size_sectors = sectors;
         &self.superblock
+    }
+
+    /// See `Bitmap::want_region`.
+    pub(super) fn want_region(&mut self, bytes: u32) {
+        self.wanted_region = Some(bytes);
+    }
+
+    /// See `Bitmap::has_region`.
+    pub(super) fn has_region(&self, bytes: u32) -> bool {
+        let turning = matches!(self.stage, Stage::Either(_) | Stage::Turn | Stage::Copy);
+        let wanted = self.wanted_region.is_some() || !self.copies.is_empty();
+        self.superblock.fields.region_raw == bytes && !wanted && !turning
     }
 
     /// Seconds between clearing passes.
@@ -207,7 +234,8 @@ impl Writer {
     /// The same without bits that may be cleared.
     pub(super) fn has_to_write(&self, regions: &Regions) -> bool {
         let events = self.wanted_events > self.written_events;
-        !self.copies.is_empty() || events || regions.has_open_batch()
+        let wanted = !self.copies.is_empty() || self.wanted_region.is_some();
+        wanted || events || regions.has_open_batch()
     }
 
     /// A bitmap I/O ended. A member that cannot hold its bitmap is failed; the others go on.
@@ -232,13 +260,21 @@ impl Writer {
         regions: &mut Regions,
         leave: Leave,
     ) -> bool {
-        if self.left > 0 {
+        let turning = matches!(self.stage, Stage::Either(_) | Stage::Turn);
+        if self.left > 0 || turning && !leave.may_write {
             return false;
         }
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Idle => return self.begin(io, members, regions, leave),
             Stage::Copy if self.is_file() => self.no_longer_stale(),
             Stage::Copy | Stage::Clearing => {}
+            Stage::Front => self.front = false,
+            Stage::Either(area) => self.turn(io, members, area),
+            Stage::Turn => {
+                let all = Self::bearers(members).map(|m| m.id).collect();
+                self.write_copies(io, members, regions, &all);
+                self.stage = Stage::Copy;
+            }
             Stage::Header(events) => {
                 assert!(events > self.written_events, "events only rise");
                 self.written_events = events;
@@ -274,7 +310,12 @@ impl Writer {
             return false;
         }
         assert_eq!(self.left, 0, "one thing at a time");
-        if !self.copies.is_empty() {
+        if self.front && self.has_work(regions) {
+            self.write_header(io, members, regions);
+            self.stage = Stage::Front;
+        } else if let Some(bytes) = self.wanted_region.take() {
+            self.write_either(io, members, regions, bytes);
+        } else if !self.copies.is_empty() {
             let copies = std::mem::take(&mut self.copies);
             self.write_copies(io, members, regions, &copies);
             self.stage = Stage::Copy;
@@ -306,6 +347,37 @@ impl Writer {
             return false;
         }
         true
+    }
+
+    /// Bits come to stand for so many bytes: what is dirty by either length is written.
+    fn write_either(&mut self, io: &mut Io, members: &Members, regions: &mut Regions, bytes: u32) {
+        regions.put_superblock(&self.superblock.encode());
+        self.superblock.fields.region_raw = bytes;
+        let sectors = self.superblock.fields.sync_size_sectors;
+        let area = regions.rechunk(&self.superblock, sectors);
+        self.write_area(io, members, &area);
+        self.stage = Stage::Either(area);
+    }
+
+    /// It is on all members: superblocks may say the new length.
+    fn turn(&mut self, io: &mut Io, members: &Members, mut area: Vec<u8>) {
+        area[..SUPERBLOCK_BYTES].copy_from_slice(&self.superblock.encode());
+        self.write_area(io, members, &area[..self.block_bytes]);
+        self.stage = Stage::Turn;
+    }
+
+    /// The beginning of the area as given, on all members.
+    fn write_area(&mut self, io: &mut Io, members: &Members, area: &[u8]) {
+        for (id, start) in self.areas(members) {
+            for (part, sector) in area
+                .chunks(PAGE_BYTES)
+                .zip((start..).step_by(PAGE_BYTES / 512))
+            {
+                let bytes = io.pool.copy_of(part);
+                io.write_durable(id, sector, bytes, Purpose::Bitmap, Owner::Bitmap);
+                self.left += 1;
+            }
+        }
     }
 
     /// Whether a pass of clearing is only put off: superblocks are being written, and it goes on

@@ -1,4 +1,4 @@
-//! What nodes tell each other: md-cluster's nine messages, with its meanings.
+//! What nodes tell each other: md-cluster's nine messages, with its meanings, and one of ours.
 //!
 //! ```text
 //!    0        1       2 ..
@@ -7,9 +7,9 @@
 //!   +--------+-------+------------------------------+
 //! ```
 //!
-//! Kinds have md-cluster's numbers; the bytes are ours, since nodes of a kernel cannot take part. A
-//! resync's window is optional by type: md says "none" as (0, 0), which is also how a window at the
-//! start of the array begins.
+//! Kinds have md-cluster's numbers up to 8; the bytes are ours, since nodes of a kernel cannot take
+//! part. A resync's window is optional by type: md says "none" as (0, 0), which is also how a
+//! window at the start of the array begins.
 
 use std::fmt;
 
@@ -167,6 +167,16 @@ pub enum Message {
     },
     /// The sender has begun to resync: a new disk may be used.
     ResyncingStart,
+    /// The bits of all bitmaps come to stand for another length (ours: md has none for it). Who
+    /// does not know this message says so, and is named.
+    BitmapChunk {
+        /// Bytes that a bit stands for.
+        region_bytes: u32,
+        /// The bitmaps have to have room for so many sectors.
+        sync_sectors: u64,
+        /// It is a question only.
+        asks: bool,
+    },
 }
 
 /// Bytes that are no message.
@@ -196,6 +206,7 @@ impl Message {
             Message::ChangeCapacity { .. } => 6,
             Message::BitmapResize { .. } => 7,
             Message::ResyncingStart => 8,
+            Message::BitmapChunk { .. } => 9,
         }
     }
 
@@ -219,6 +230,15 @@ impl Message {
             | Message::BitmapResize {
                 sync_sectors: sectors,
             } => bytes.extend(sectors.to_le_bytes()),
+            Message::BitmapChunk {
+                region_bytes,
+                sync_sectors,
+                asks,
+            } => {
+                bytes.push(u8::from(asks));
+                bytes.extend(region_bytes.to_le_bytes());
+                bytes.extend(sync_sectors.to_le_bytes());
+            }
         }
         bytes
     }
@@ -269,12 +289,23 @@ impl Message {
             6 => sectors(fields).map(|sectors| Message::ChangeCapacity { sectors }),
             7 => sectors(fields).map(|sync_sectors| Message::BitmapResize { sync_sectors }),
             8 => bare(Message::ResyncingStart),
+            9 => {
+                let [asks @ (0 | 1), chunk @ ..] = fields else {
+                    return Err(nonsense);
+                };
+                let (bytes, size) = chunk.split_first_chunk().ok_or(nonsense)?;
+                Ok(Message::BitmapChunk {
+                    region_bytes: u32::from_le_bytes(*bytes),
+                    sync_sectors: sectors(size)?,
+                    asks: *asks == 1,
+                })
+            }
             _ => Err(Malformed::Kind(*kind)),
         }
     }
 }
 
-/// md-cluster's name of it.
+/// md-cluster's name of it, where it has one.
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -287,6 +318,7 @@ impl fmt::Display for Message {
             Message::ChangeCapacity { .. } => "CHANGE_CAPACITY",
             Message::BitmapResize { .. } => "BITMAP_RESIZE",
             Message::ResyncingStart => "RESYNCING_START",
+            Message::BitmapChunk { .. } => "BITMAP_CHUNK",
         })
     }
 }
@@ -339,6 +371,14 @@ mod tests {
                 vec![1, 7, 0, 0, 0, 0, 0, 0, 0, 1],
             ),
             (Message::ResyncingStart, vec![1, 8]),
+            (
+                Message::BitmapChunk {
+                    region_bytes: 1 << 26,
+                    sync_sectors: 0x1_0000,
+                    asks: true,
+                },
+                vec![1, 9, 1, 0, 0, 0, 4, 0, 0, 1, 0, 0, 0, 0, 0],
+            ),
         ]
     }
 
@@ -349,7 +389,7 @@ mod tests {
             assert_eq!(Message::decode(&bytes), Ok(message));
         }
         let kinds: Vec<u8> = all().iter().map(|(message, _)| message.kind()).collect();
-        assert_eq!(kinds, [0, 1, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(kinds, [0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]
@@ -366,7 +406,7 @@ mod tests {
             let foreign = [&[2], &bytes[1..]].concat();
             assert_eq!(Message::decode(&foreign), Err(Malformed::Version(2)));
         }
-        assert_eq!(Message::decode(&[1, 9]), Err(Malformed::Kind(9)));
+        assert_eq!(Message::decode(&[1, 10]), Err(Malformed::Kind(10)));
         let empty = [[1, 1, 0].as_slice(), &[0; 16]].concat();
         assert_eq!(Message::decode(&empty), Err(Malformed::Bytes(19)));
     }

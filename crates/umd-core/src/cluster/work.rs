@@ -49,6 +49,15 @@ pub enum Wish {
         /// That of now, for the way back.
         old_sync_sectors: u64,
     },
+    /// The bits of all bitmaps are to stand for another length, on all nodes or on none.
+    Rechunk {
+        /// Bytes that a bit is to stand for.
+        region_bytes: u32,
+        /// What it stands for now, for the way back.
+        old_region_bytes: u32,
+        /// The bitmaps have to have room for so many sectors.
+        sync_sectors: u64,
+    },
 }
 
 /// What the array's resync wants.
@@ -162,6 +171,16 @@ pub enum Task {
         /// Its size.
         sync_sectors: u64,
     },
+    /// Let the bits of the own bitmap stand for another length; or only say whether they can.
+    /// ([`Answer::Done`].)
+    Rechunk {
+        /// Bytes that a bit is to stand for.
+        region_bytes: u32,
+        /// The bitmap has to have room for so many sectors.
+        sync_sectors: u64,
+        /// It is a question only.
+        asks: bool,
+    },
     /// Set the bits of a slot in the own bitmap, on all members, and flush. They stay set until a
     /// resync that begins after this. ([`Answer::Copied`].)
     CopyBits(NodeSlot),
@@ -187,6 +206,8 @@ impl Task {
             Task::Remove(_) => "to remove a device",
             Task::Publish { .. } => "to show its new size",
             Task::ResizeBitmap { .. } => "to look whether it can have another size",
+            Task::Rechunk { asks: true, .. } => "to look whether its bitmap can be another one",
+            Task::Rechunk { .. } => "to write its bitmap with another chunk",
             Task::CopyBits(_) => "to copy a dead node's bitmap",
             Task::ClearBits(_) => "to clear a dead node's bitmap",
             Task::Drain => "to end its writes",

@@ -45,6 +45,9 @@ pub enum Control {
     Level(LevelWish),
     /// Use more of each member (mdadm `--grow --size`). Answered when all nodes have it.
     Size(SizeWish),
+    /// Let each bit of the bitmaps of a cluster's nodes stand for so many bytes. Answered when all
+    /// nodes have it.
+    Rechunk(u32),
     /// Could it get such a bitmap in a file now, and how long would the file be?
     BitmapRoom(NewBitmap),
     /// Start or stop a sync action.
@@ -77,6 +80,7 @@ impl Control {
             | Control::Bitmap(_)
             | Control::Level(_)
             | Control::Size(_)
+            | Control::Rechunk(_)
             | Control::Sync(_) => true,
             Control::Limits(_, wish) => wish.is_some(),
             Control::Lost(..)

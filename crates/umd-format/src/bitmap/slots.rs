@@ -11,7 +11,7 @@
 
 use super::{
     BitmapError, BitmapSuperblock, Fields, SUPERBLOCK_BYTES, State, Unverified, VERSION_CLUSTERED,
-    VERSION_NORMAL, check, on_disk_sectors,
+    VERSION_NORMAL, carried_over, check, on_disk_sectors,
 };
 use crate::bytes::put;
 use crate::{SECTOR_BYTES, Uuid};
@@ -103,6 +103,13 @@ impl Slots {
         self.areas(area).map(|one| self.node(one, array)).collect()
     }
 
+    /// What a node calls dirty, in regions of the first one.
+    fn in_first(&self, node: &NodeBitmap) -> Vec<u64> {
+        let to = sectors_of(&self.first);
+        let from = node.fields.as_ref().map_or(to, sectors_of);
+        carried_over(&node.dirty, from, to, self.regions)
+    }
+
     fn areas<'a>(&self, area: &'a [u8]) -> std::slice::Chunks<'a, u8> {
         let all = self.all_sectors() * SECTOR_BYTES as u64;
         assert_eq!(area.len() as u64, all, "the bitmaps of all nodes");
@@ -120,20 +127,25 @@ impl Slots {
             let byte = area[SUPERBLOCK_BYTES + (region / 8) as usize];
             byte >> (region % 8) & 1 == 1
         };
+        // Of a size that was being changed, bits that this node has not got yet are not there.
+        let regions = match &fields {
+            Ok(fields) if fields.region_raw != self.first.region_raw => {
+                fields.sync_size_sectors.div_ceil(sectors_of(fields))
+            }
+            _ => self.regions,
+        };
         NodeBitmap {
             fields,
-            dirty: (0..self.regions).filter(set).collect(),
+            dirty: (0..regions).filter(set).collect(),
         }
     }
 
-    /// Whether the bits of another node mean the same.
+    /// Whether the bits of another node lie where they should.
     fn agrees(&self, fields: &Fields) -> Result<(), BitmapError> {
-        let first = &self.first;
-        let same = fields.version == VERSION_CLUSTERED && fields.region_raw == first.region_raw;
-        // Of a size that was being changed some may not know yet: then they begin where they did.
-        let region_sectors = (fields.region_bytes() / SECTOR_BYTES as u64).max(1);
-        let each = on_disk_sectors(fields.sync_size_sectors.div_ceil(region_sectors));
-        match same && each == self.each_sectors() {
+        // Of a size or a chunk that was being changed some may not know yet: then they begin where
+        // they did.
+        let each = on_disk_sectors(fields.sync_size_sectors.div_ceil(sectors_of(fields)));
+        match fields.version == VERSION_CLUSTERED && each == self.each_sectors() {
             true => Ok(()),
             false => Err(BitmapError::Impossible(
                 "the bitmaps of the nodes do not agree about the array".to_owned(),
@@ -159,7 +171,7 @@ impl Slots {
         let cleared = nodes.iter().filter_map(|node| node.fields.as_ref().ok());
         let cleared = cleared.map(|fields| fields.events_cleared).max();
         let mut clustered = area[..own].to_vec();
-        for region in nodes.iter().flat_map(|node| &node.dirty) {
+        for region in nodes.iter().flat_map(|node| self.in_first(node)) {
             clustered[SUPERBLOCK_BYTES + (region / 8) as usize] |= 1 << (region % 8);
         }
         if whole {
@@ -188,6 +200,10 @@ impl Slots {
             dirty,
         }
     }
+}
+
+fn sectors_of(fields: &Fields) -> u64 {
+    (fields.region_bytes() / SECTOR_BYTES as u64).max(1)
 }
 
 pub(super) fn check_nodes(fields: &Fields) -> Result<(), BitmapError> {

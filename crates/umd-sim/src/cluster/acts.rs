@@ -71,6 +71,9 @@ impl World {
             Act::Grow(host, sectors) => {
                 return self.control(host, Control::Size(SizeWish::Sectors(sectors)));
             }
+            Act::Rechunk(host, bytes) => {
+                return self.control(host, Control::Rechunk(bytes));
+            }
             Act::Check(host, repairs) => {
                 let request = match repairs {
                     true => SyncRequest::Start(SyncAction::Repair),

@@ -90,6 +90,10 @@ impl Plan {
             // Behind all others, which have their numbers in scenes.
             items.extend(plan.replaces(&times, &mut rng));
         }
+        if rng.permille(300) {
+            // Behind those, for the same reason.
+            items.extend(plan.rechunks(&times, &mut rng));
+        }
         plan.items = items;
         plan
     }
@@ -203,6 +207,17 @@ impl Plan {
             }
         }
         items
+    }
+
+    /// Bits stand for more, or for less.
+    fn rechunks(&self, times: &[u64], rng: &mut Rng) -> Vec<Item> {
+        let most = rng.range(1, 3);
+        let item = |_| {
+            let act = Act::Rechunk(rng.index(self.hosts), 4096 << rng.below(7));
+            let at = moment(times, rng);
+            Item { at, act }
+        };
+        (0..most).map(item).collect()
     }
 
     fn administrate(&self, themes: &Themes, times: &[u64], rng: &mut Rng, items: &mut Vec<Item>) {

@@ -602,6 +602,7 @@ pub struct ManageArgs {
 #[derive(Debug, Clone, Args)]
 #[command(
     override_usage = "umd grow NAME --bitmap=internal|none|/path/file [OPTIONS]\n       \
+                            umd grow NAME --bitmap-chunk=SIZE [OPTIONS]\n       \
                             umd grow NAME --level=LEVEL [--layout=LAYOUT] [--add DEV...]\n       \
                             umd grow NAME --layout=LAYOUT|MODE [OPTIONS]"
 )]

@@ -82,6 +82,10 @@ fn joining(args: &GrowArgs, name: &str, reach: &Reach) -> Result<Option<Failure>
             None => Ok(None),
         };
     }
+    let chunk_only = args.bitmap_chunk.is_some() && args.nodes.is_none();
+    if chunk_only && reach.detail(name)?.cluster.is_some() {
+        return Ok(None);
+    }
     let nodes = args.nodes.as_deref().map(values::nodes).transpose()?;
     let cluster = match &args.home_cluster {
         Some(cluster) => cluster.clone(),
@@ -190,13 +194,35 @@ fn about_bitmaps(args: &GrowArgs) -> bool {
     args.force || given.iter().any(|option| option.is_some())
 }
 
+/// Another chunk for the bitmaps of a cluster's nodes.
+fn chunk(args: &GrowArgs, chunk: &str) -> Result<BitmapRequest, Failure> {
+    let other = [
+        ("--write-behind", args.write_behind.is_some()),
+        ("--force", args.force),
+    ];
+    if let Some((option, _)) = other.iter().find(|(_, given)| *given) {
+        return Err(Failure::usage(format!(
+            "{option} needs --bitmap=internal or --bitmap=/path/file"
+        )));
+    }
+    Ok(BitmapRequest {
+        clustered: true,
+        chunk_bytes: Some(values::bitmap_chunk_bytes(chunk)?),
+        ..BitmapRequest::default()
+    })
+}
+
 fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
-    let Some(word) = &args.bitmap else {
+    let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
+    if let (None | Some(BitmapWord::Clustered), Some(size)) = (&word, &args.bitmap_chunk) {
+        return chunk(args, size);
+    }
+    let Some(word) = word else {
         return Err(Failure::usage(
             "nothing to change: --bitmap=internal, --bitmap=/path/file or --bitmap=none?",
         ));
     };
-    let (internal, file) = match values::bitmap(word)? {
+    let (internal, file) = match word {
         BitmapWord::Internal => (true, None),
         BitmapWord::None => (false, None),
         BitmapWord::File(path) => (false, Some(path)),
@@ -228,6 +254,7 @@ fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
     }
     Ok(BitmapRequest {
         internal,
+        clustered: false,
         file,
         force: args.force,
         write_behind: behind.map_or(Ok(0), values::write_behind)?,
@@ -239,6 +266,7 @@ fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
 fn planned(array: &ArrayDoc, change: &Change) -> Result<Vec<String>, Failure> {
     let name = &array.name;
     match change {
+        Change::Bitmap(request) if request.clustered => planned_chunk(array, request),
         Change::Bitmap(request) => match in_cluster(array) {
             Some(why) => Err(Failure::failed(why)),
             None => Ok(planned_bitmap(array, request)),
@@ -254,6 +282,24 @@ fn planned(array: &ArrayDoc, change: &Change) -> Result<Vec<String>, Failure> {
         Change::Level(request) => planned_level(array, request),
         Change::Size(request) => planned_size(array, request),
     }
+}
+
+fn planned_chunk(array: &ArrayDoc, request: &BitmapRequest) -> Result<Vec<String>, Failure> {
+    let name = &array.name;
+    if array.cluster.is_none() {
+        return Err(Failure::failed(format!(
+            "cannot change the bitmap of {name}: only the bitmaps of an array that a cluster runs \
+             get another chunk; take this one away, and add one with --bitmap=internal \
+             --bitmap-chunk"
+        )));
+    }
+    let kib = request.chunk_bytes.unwrap_or(0) / 1024;
+    Ok(vec![
+        format!(
+            "would let each bit of the bitmaps of {name} stand for {kib} KiB, if all its hosts can"
+        ),
+        "would write the bitmaps of all nodes on all members".to_owned(),
+    ])
 }
 
 fn planned_size(array: &ArrayDoc, request: &SizeRequest) -> Result<Vec<String>, Failure> {

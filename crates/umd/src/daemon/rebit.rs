@@ -19,11 +19,19 @@ use crate::api::{BitmapRequest, DoneDoc, ErrorDoc};
 use crate::doc::{ArrayDoc, NodeDoc};
 
 impl Household {
-    /// Takes the bitmap of a running array away, or makes one.
+    /// Takes the bitmap of a running array away, or makes one; or gives those of a cluster's nodes
+    /// another chunk.
     ///
     /// # Errors
     /// When the array refuses it, or its file cannot be made.
     pub async fn bitmap(&self, name: &str, request: &BitmapRequest) -> Answer<DoneDoc> {
+        match request.clustered {
+            true => self.bitmap_chunk(name, request).await,
+            false => self.bitmap_of_one(name, request).await,
+        }
+    }
+
+    async fn bitmap_of_one(&self, name: &str, request: &BitmapRequest) -> Answer<DoneDoc> {
         let handle = self.handle(name)?;
         if let Some(why) = in_cluster(&self.look(name, &handle).await?.1) {
             return Err(ErrorDoc::new(why));
@@ -94,6 +102,38 @@ impl Household {
         Ok(done)
     }
 
+    /// Has the bits of all nodes of a cluster stand for another length.
+    async fn bitmap_chunk(&self, name: &str, request: &BitmapRequest) -> Answer<DoneDoc> {
+        let handle = self.handle(name)?;
+        let other = BitmapRequest {
+            clustered: true,
+            chunk_bytes: request.chunk_bytes,
+            ..BitmapRequest::default()
+        };
+        let Some(bytes) = request.chunk_bytes.filter(|_| *request == other) else {
+            let text = "of the bitmaps of a cluster's nodes only the chunk is changed";
+            return Err(nonsense(text.into()));
+        };
+        let before = chunk_kib(&self.look(name, &handle).await?.1);
+        let answer = handle.control(Control::Rechunk(bytes)).await;
+        let what = format!("cannot change the bitmaps of {name}");
+        let answer = answer.map_err(stopped(name))?;
+        answer.map_err(|error| refused(&what, &error))?;
+        let message = match (before, u64::from(bytes) / 1024) {
+            (from, to) if from == to => {
+                format!("each bit of the bitmaps of {name} stands for {to} KiB, as before")
+            }
+            (from, to) => format!(
+                "each bit of the bitmaps of {name} stands for {to} KiB from now on, {from} KiB \
+                 before"
+            ),
+        };
+        Ok(DoneDoc {
+            messages: vec![message],
+            ..DoneDoc::plain()
+        })
+    }
+
     async fn bitmap_file(
         &self,
         name: &str,
@@ -138,6 +178,14 @@ impl Household {
         made.keep();
         Ok(())
     }
+}
+
+/// What a bit of its bitmaps stands for, in KiB; nothing without one.
+pub fn chunk_kib(array: &ArrayDoc) -> u64 {
+    array
+        .bitmap
+        .as_ref()
+        .map_or(0, |bitmap| bitmap.chunk_bytes / 1024)
 }
 
 /// Why the bitmap of an array that a cluster runs stays as it is, and what to type instead.

@@ -19,7 +19,6 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 use umd_format::SuperblockV1;
-use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, Unverified, bit_position};
 
 use super::changes::not_begun;
 use super::shared::VACANT;
@@ -106,6 +105,16 @@ impl Sizes {
         self.job.as_ref().is_some_and(held)
     }
 
+    /// Whether another size is wanted, or on its way.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.recorded.is_some() || self.job.is_some()
+    }
+
+    /// Whether superblocks say a size that hosts are not shown.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.recorded.is_some()
+    }
+
     fn is_job(&self, id: WishId) -> bool {
         self.job.as_ref().is_some_and(|job| job.id == id)
     }
@@ -187,16 +196,26 @@ impl Array {
         if dev_sectors < self.info.dev_sectors {
             return Err(Cannot::Follow);
         }
-        let working = self.members.iter().filter(|m| m.state != State::Faulty);
         let place = self.shared.as_ref().expect("in a cluster").place;
         let writer = self.bitmap.writer().ok_or(Cannot::Follow)?;
         let region = writer.superblock_fields().region_bytes() / 512;
         let each = umd_format::bitmap::on_disk_sectors(sized.sync_sectors.div_ceil(region));
-        let small = working.map(room_of).any(|room| room < dev_sectors);
-        match small || each != place.each_sectors {
-            true => Err(Cannot::Small),
-            false => Ok(()),
+        match self.have_room(dev_sectors) && each == place.each_sectors {
+            true => Ok(()),
+            false => Err(Cannot::Small),
         }
+    }
+
+    /// Whether all members can give so much.
+    fn have_room(&self, dev_sectors: u64) -> bool {
+        let mut working = self.members.iter().filter(|m| m.state != State::Faulty);
+        working.all(|member| room_of(member) >= dev_sectors)
+    }
+
+    /// Whether members can give what bitmaps are to have room for.
+    pub(super) fn have_room_for(&self, sync_sectors: u64) -> bool {
+        let dev_sectors = self.dev_sectors_for(sync_sectors);
+        dev_sectors.is_some_and(|dev_sectors| self.have_room(dev_sectors))
     }
 
     /// What a size may be a multiple of.
@@ -216,7 +235,26 @@ impl Array {
             Ok(dev_sectors) => dev_sectors,
             Err(error) => return self.answer(control, Err(error)),
         };
-        self.wish_size(Some(control), dev_sectors);
+        let sized = self.sized(dev_sectors).expect("looked at before");
+        match self.longer_for(sized.sync_sectors) {
+            Some(bytes) => {
+                let (sync_sectors, then) = (sized.sync_sectors, Some(dev_sectors));
+                self.wish_chunk(Some(control), bytes, sync_sectors, then);
+            }
+            None => self.wish_size(Some(control), dev_sectors),
+        }
+    }
+
+    /// The bitmaps have room for it now.
+    pub(super) fn resize_after_chunk(&mut self, control: ControlId, dev_sectors: u64) {
+        let free = !self.sizes().is_wanted();
+        match self.can_have(dev_sectors).is_ok() && free && dev_sectors > self.info.dev_sectors {
+            true => self.wish_size(Some(control), dev_sectors),
+            false => {
+                let text = "the bitmaps have room for it now, but the array was changed meanwhile";
+                self.answer(control, Err(ControlError::Busy(text.into())));
+            }
+        }
     }
 
     fn wish_size(&mut self, control: Option<ControlId>, dev_sectors: u64) {
@@ -243,8 +281,11 @@ impl Array {
         if !shared.ready {
             return busy("this node is joining its cluster; try again when it serves");
         }
-        if shared.sizes.job.is_some() || shared.sizes.recorded.is_some() {
+        if shared.sizes.is_wanted() {
             return busy("the size is being changed already");
+        }
+        if shared.chunks.is_wanted() {
+            return busy("the bitmaps are being changed; try again when that is over");
         }
         if let Some(run) = self.sync.running() {
             let word = run.action().word();
@@ -281,8 +322,11 @@ impl Array {
                 ))),
             };
         }
+        let longer = |sized: Sized| self.longer_for(sized.sync_sectors);
+        let longer = self.sized(wanted).and_then(longer);
         match self.can_have(wanted) {
             Ok(()) => Ok(wanted),
+            Err(_) if longer.is_some() => Ok(wanted),
             Err(_) => Err(ControlError::TooSmall(format!(
                 "the bitmaps of the nodes have no room for {} KiB of each member: each of their \
                  bits stands for {} KiB, and larger ones are needed",
@@ -318,7 +362,8 @@ impl Array {
             _ => false,
         };
         let other = dev_sectors > self.info.dev_sectors;
-        if !goes_on || !other || self.can_have(dev_sectors).is_err() {
+        let turns = self.shared_mut().chunks.is_changing();
+        if !goes_on || turns || !other || self.can_have(dev_sectors).is_err() {
             return false;
         }
         if self.sizes().recorded.is_none() && self.waits_for_even() {
@@ -733,30 +778,5 @@ impl Array {
             }
         }
         left
-    }
-
-    /// The bitmap of a slot as one for the size that is recorded: nothing is dirty in what was
-    /// added.
-    fn image_of_size(&self, area: &[u8]) -> Option<Vec<u8>> {
-        let regions = self.bitmap.regions()?;
-        let before = self.geometry.sync_sectors(self.info.array_sectors);
-        let mut image = self.slot_image(area)?;
-        for region in before.div_ceil(regions.region_sectors())..regions.count() {
-            let (byte, mask) = bit_position(region);
-            image[byte as usize] &= !mask;
-        }
-        Some(image)
-    }
-
-    /// The bitmap of a slot, whose superblock says what the own one does of its size.
-    pub(super) fn slot_image(&self, area: &[u8]) -> Option<Vec<u8>> {
-        let own = self.bitmap.writer()?.superblock_fields();
-        let uuid = self.members.iter().next()?.superblock.bitmap_uuid();
-        let found: BitmapSuperblock = Unverified::parse(area).ok()?.verify_node(uuid).ok()?;
-        let mut found = found;
-        found.fields.sync_size_sectors = own.sync_size_sectors;
-        let mut image = area.to_vec();
-        image[..SUPERBLOCK_BYTES].copy_from_slice(&found.encode());
-        Some(image)
     }
 }

@@ -15,6 +15,7 @@ use super::changes::{Asked, Changes};
 use super::drain::Drain;
 use super::missed::{BITS, Gather, HEADERS, Missed};
 use super::newcomer::Candidate;
+use super::rechunk::Chunks;
 use super::reload::Reload;
 use super::resize::Sizes;
 use super::spread::Spread;
@@ -122,6 +123,7 @@ pub(in crate::array) struct Shared {
     /// What administrators want changed.
     pub(super) changes: Changes,
     pub(super) sizes: Sizes,
+    pub(super) chunks: Chunks,
     /// Writes in there have to end before the other node hears so.
     pub(super) suspending: Option<(u64, u64)>,
     pub(super) reload: Option<Reload>,
@@ -145,6 +147,12 @@ pub(super) const SPREAD: u32 = u32::MAX;
 
 /// The bitmaps of nobody.
 pub(super) const VACANT: u32 = u32::MAX - 3;
+
+/// The same, when bits come to stand for something else.
+pub(super) const BLANK: u32 = u32::MAX - 4;
+
+/// All bitmaps, to see whether they are alike.
+pub(super) const ALIKE: u32 = u32::MAX - 5;
 
 /// The same for the slot of a dead node.
 pub(super) fn tag_of(slot: NodeSlot) -> u32 {
@@ -174,6 +182,7 @@ impl Shared {
             unwritten: None,
             changes: Changes::new(),
             sizes: Sizes::default(),
+            chunks: Chunks::default(),
             suspending: None,
             reload: None,
             absent,
@@ -201,8 +210,9 @@ impl Shared {
         let (update, turn) = (self.update.deadline(), self.turn.deadline());
         let fill = self.fill_again.values().copied();
         let size = self.sizes.deadline();
+        let chunk = self.chunks.deadline();
         let all = update.into_iter().chain(turn).chain(fill);
-        all.chain(size).min()
+        all.chain(size).chain(chunk).min()
     }
 
     /// Whether it is on its way out, or out.
@@ -252,6 +262,10 @@ impl Array {
                 self.resize_on_all(id, wish);
                 None
             }
+            Control::Rechunk(bytes) if self.shared.is_some() => {
+                self.rechunk_on_all(id, bytes);
+                None
+            }
             Control::ReAdd(new) if self.shared.is_some() => {
                 self.re_add_on_all(id, new);
                 None
@@ -273,7 +287,10 @@ impl Array {
             Effect::ResyncNeeded => self.sync.owe_regions(),
             Effect::Frozen(why) => self.freeze_writes(why.as_ref()),
             Effect::ReadFirst(first) => self.read_first(first),
-            Effect::Ready => self.shared_mut().ready = true,
+            Effect::Ready => {
+                self.shared_mut().ready = true;
+                self.look_later();
+            }
             other => unreachable!("{other:?} is not for the array"),
         }
         self.settle();
@@ -326,8 +343,11 @@ impl Array {
                 self.shared_mut().update.write_wanted = true;
                 None
             }
-            Task::Vacant { taken, .. } => {
-                self.begin_vacant(taken);
+            Task::Vacant { id, taken } => {
+                match self.is_chunk(id) {
+                    true => self.begin_blank(taken),
+                    false => self.begin_vacant(taken),
+                }
                 None
             }
             Task::Reload { from, use_spares } => {
@@ -360,6 +380,13 @@ impl Array {
             Task::Publish { sectors } => Some(self.publish_size(sectors)),
             Task::ResizeBitmap { sync_sectors } => Some(self.asked_for_size(sync_sectors)),
             Task::FindDisk { .. } => unreachable!("its driver looks for it"),
+            Task::Rechunk {
+                region_bytes,
+                sync_sectors,
+                asks,
+            } => self.chunk_told(region_bytes, sync_sectors, asks),
+            Task::Apply(id) if self.is_chunk(id) => self.begin_chunk(false),
+            Task::Undo(id) if self.is_chunk(id) => self.begin_chunk(true),
             Task::Apply(id) if self.is_size(id) => Some(self.apply_size()),
             Task::Undo(id) if self.is_size(id) => self.undo_size(),
             Task::Apply(id) => {
@@ -388,6 +415,8 @@ impl Array {
             SPREAD => self.spread_done(member, result),
             HEADERS | BITS => self.gather_done(tag, result),
             VACANT => self.vacant_done(member, result),
+            BLANK => self.blank_done(member, result),
+            ALIKE => self.look_done(result),
             tag => {
                 let slot = NodeSlot(u16::try_from(tag - 1).expect("a slot of the cluster"));
                 self.takeover_done(slot, member, result);
@@ -404,6 +433,7 @@ impl Array {
         moved |= self.maintain_reload();
         moved |= self.maintain_asked();
         moved |= self.maintain_size();
+        moved |= self.maintain_chunk();
         moved |= self.maintain_update();
         moved |= self.maintain_takeovers();
         moved |= self.maintain_gathers();
@@ -456,6 +486,7 @@ impl Array {
         self.refuse_waiting();
         self.refuse_changes();
         self.refuse_size();
+        self.refuse_chunk();
         let members: Vec<MemberId> = self.members.iter().map(|m| m.id).collect();
         for member in members {
             self.io.out.push(Command::Release(member));
@@ -469,6 +500,9 @@ impl Array {
     fn wish_over(&mut self, id: WishId, failure: Option<&Failure>) {
         if self.is_size(id) {
             return self.size_over(failure);
+        }
+        if self.is_chunk(id) {
+            return self.chunk_over(failure);
         }
         let unwritten = &mut self.shared_mut().unwritten;
         *unwritten = unwritten.filter(|other| *other != id);

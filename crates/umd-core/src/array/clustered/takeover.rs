@@ -5,11 +5,11 @@
 //!   ClearBits  read its slot                                   -> bits 0, superblock kept, to all
 //! ```
 //!
-//! Its superblock is kept, but for the size that all have by now, so that whoever gets the slot
-//! next finds what belongs there.
+//! Its superblock is kept, but for the size and the chunk that all have by now, so that whoever
+//! gets the slot next finds what belongs there.
 
 use smallvec::SmallVec;
-use umd_format::bitmap::{SUPERBLOCK_BYTES, State as BitmapState, Unverified, bit_position};
+use umd_format::bitmap::{SUPERBLOCK_BYTES, State as BitmapState, bit_position, carried_over};
 
 use super::shared::tag_of;
 use crate::array::Array;
@@ -162,29 +162,30 @@ impl Array {
         }
     }
 
-    /// The regions that a slot calls dirty; `None` if it is not the bitmap that it should be.
+    /// The own regions in which a slot calls anything dirty, whatever its bits stand for; `None` if
+    /// it is not the bitmap that it should be.
     pub(super) fn bits_of(&self, area: &[u8]) -> Option<Vec<u64>> {
-        let peer = self.members.iter().next()?;
-        let uuid = peer.superblock.bitmap_uuid();
-        let found = Unverified::parse(area).ok()?.verify_node(uuid).ok()?;
+        let found = self.found_in(area)?;
         let own = self.bitmap.writer()?.superblock_fields();
         let regions = self.bitmap.regions()?;
         let fields = &found.fields;
         // The size may be another one where it was just changed, or not yet: never one that takes
         // more or less room.
         let each = found.area_sectors(found.regions(fields.sync_size_sectors));
-        let same = fields.region_raw == own.region_raw
-            && each == self.shared.as_ref()?.place.each_sectors
-            && fields.nodes == own.nodes;
+        let same = each == self.shared.as_ref()?.place.each_sectors && fields.nodes == own.nodes;
         if !same {
             return None;
         }
+        let (from, to) = (fields.region_bytes() / 512, regions.region_sectors());
+        let room = (area.len() - SUPERBLOCK_BYTES) as u64 * 8;
         let all = fields.state.contains(BitmapState::STALE);
         let set = |region: &u64| {
             let (byte, mask) = bit_position(*region);
             all || area[byte as usize] & mask != 0
         };
-        Some((0..regions.count()).filter(set).collect())
+        let theirs = (regions.count() * to).div_ceil(from).min(room);
+        let set: Vec<u64> = (0..theirs).filter(set).collect();
+        Some(carried_over(&set, from, to, regions.count()))
     }
 
     fn clear_slot(&mut self, slot: NodeSlot, area: &[u8]) -> At {

@@ -69,6 +69,11 @@ impl Array {
         {
             return Answer::Holds(ids.into_iter().filter(|id| self.size_holds(*id)).collect());
         }
+        if let [id] = ids[..]
+            && self.is_chunk(id)
+        {
+            return Answer::Holds(ids.into_iter().filter(|_| self.chunk_holds()).collect());
+        }
         let (owes, may_fill) = (self.metadata.owes(), self.may_fill());
         let fills = self.next_fill().filter(|_| may_fill).map(|fill| fill.spare);
         let changes = &self.shared.as_ref().expect("in a cluster").changes;

@@ -64,7 +64,7 @@ impl Array {
             return true;
         };
         let waits = shared.spares_wait && action == SyncAction::Recover;
-        let waits = waits || shared.sizes.is_changing();
+        let waits = waits || shared.sizes.is_changing() || shared.chunks.is_changing();
         match shared.turn {
             Turn::Held { .. } => !waits,
             Turn::Idle if shared.ready && !waits && !shared.is_leaving() && !shared.frozen => {

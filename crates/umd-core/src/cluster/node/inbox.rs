@@ -152,6 +152,15 @@ impl Node {
             Message::Remove(device) => Task::Remove(device),
             Message::ChangeCapacity { sectors } => Task::Publish { sectors },
             Message::BitmapResize { sync_sectors } => Task::ResizeBitmap { sync_sectors },
+            Message::BitmapChunk {
+                region_bytes,
+                sync_sectors,
+                asks,
+            } => Task::Rechunk {
+                region_bytes,
+                sync_sectors,
+                asks,
+            },
             Message::BitmapNeedsSync => {
                 // Its slot is taken when it has gone, which is when it is free to be taken.
                 return out.push(ack(AckStatus::Done));

@@ -106,6 +106,8 @@ pub struct Node {
     owing: BTreeSet<NodeSlot>,
     /// The size with which the array is shown here.
     shown_sectors: Option<u64>,
+    /// The bitmaps of nobody are written: who joins now is not let in.
+    closed: bool,
     /// Why superblocks as others left them are not known.
     blind: Option<Cannot>,
     /// A membership is being made.
@@ -134,6 +136,7 @@ impl Node {
             owes: false,
             owing: BTreeSet::new(),
             shown_sectors: None,
+            closed: false,
             blind: None,
             prep: false,
             told_frozen: None,
@@ -323,7 +326,11 @@ impl Node {
         let value = SlotValue {
             window: self.resync.shown(),
             owes_resync: self.owes,
-            shown_sectors: self.shown_sectors,
+            // No array is so large: who reads it takes it for a size that is agreed on.
+            shown_sectors: match self.closed {
+                true => Some(u64::MAX),
+                false => self.shown_sectors,
+            },
         };
         out.push(Effect::Service(ServiceCommand::SetValue(value)));
     }

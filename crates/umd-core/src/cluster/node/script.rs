@@ -13,6 +13,9 @@
 //!                 value  CHANGE_CAPACITY  apply       * undo, METADATA_UPDATED
 //!   BitmapResize  recheck  apply*  BITMAP_RESIZE*
 //!                                         * undo, BITMAP_RESIZE (old)
+//!   Rechunk       recheck  BITMAP_CHUNK (asks)  apply*  value (closed)  BITMAP_CHUNK*
+//!                 vacant  value
+//!                                         * undo, BITMAP_CHUNK (old)
 //!   resync        RESYNCING_START;  value  RESYNCING(window);  value  RESYNCING(none)
 //!   leaving       BITMAP_NEEDS_SYNC
 //! ```
@@ -41,6 +44,8 @@ pub(super) enum Step {
     Undo,
     Vacant,
     Show,
+    /// Nobody is let in until the errand is over.
+    Close,
     Tell(Words),
 }
 
@@ -53,6 +58,9 @@ pub(super) enum Words {
     Capacity,
     Bitmap,
     BitmapBack,
+    AskChunk,
+    Chunk,
+    ChunkBack,
     Start,
     Window,
     HandOver,
@@ -61,6 +69,8 @@ pub(super) enum Words {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Script {
     pub(super) steps: &'static [Step],
+    /// What fails before this step has changed nothing, and ends there.
+    pub(super) begins_at: usize,
     /// What fails before this step is undone.
     pub(super) decided_at: usize,
     pub(super) undo: &'static [Step],
@@ -73,6 +83,7 @@ macro_rules! script {
     ($steps:expr, $decided_at:expr, $undo:expr) => {{
         const SCRIPT: Script = Script {
             steps: $steps,
+            begins_at: 0,
             decided_at: $decided_at,
             undo: $undo,
         };
@@ -80,7 +91,21 @@ macro_rules! script {
     }};
 }
 
-use Step::{Apply, Recheck, Show, Tell, Undo, Vacant, Write};
+use Step::{Apply, Close, Recheck, Show, Tell, Undo, Vacant, Write};
+
+const RECHUNK: &Script = &Script {
+    steps: &[
+        Recheck,
+        Tell(Words::AskChunk),
+        Apply,
+        Close,
+        Tell(Words::Chunk),
+        Vacant,
+    ],
+    begins_at: 2,
+    decided_at: 5,
+    undo: &[Undo, Tell(Words::ChunkBack)],
+};
 
 impl Errand {
     pub(super) fn script(self) -> &'static Script {
@@ -147,6 +172,7 @@ impl Errand {
                 3,
                 &[Undo, Tell(Words::BitmapBack)]
             ),
+            Errand::Wish(_, Wish::Rechunk { .. }) => RECHUNK,
             Errand::Start => script!(&[Tell(Words::Start)]),
             Errand::Window(_) | Errand::End => script!(&[Show, Tell(Words::Window)]),
             Errand::HandOver => script!(&[Tell(Words::HandOver)]),
@@ -189,6 +215,7 @@ impl Errand {
             ) => Message::BitmapResize {
                 sync_sectors: old_sync_sectors,
             },
+            (words, Errand::Wish(_, wish @ Wish::Rechunk { .. })) => wish.chunk(words),
             (Words::Start, Errand::Start) => Message::ResyncingStart,
             (Words::Window, Errand::Window(window)) => Message::Resyncing {
                 window: Some(window),
@@ -197,6 +224,30 @@ impl Errand {
             (Words::Window, Errand::End) => Message::Resyncing { window: None, owes },
             (Words::HandOver, Errand::HandOver) => Message::BitmapNeedsSync,
             (words, errand) => panic!("{words:?} in the script of {errand:?}"),
+        }
+    }
+}
+
+impl Wish {
+    /// What is said of another length of regions.
+    fn chunk(self, words: Words) -> Message {
+        let Wish::Rechunk {
+            region_bytes,
+            old_region_bytes,
+            sync_sectors,
+        } = self
+        else {
+            panic!("{words:?} in the script of {self:?}");
+        };
+        let region_bytes = match words {
+            Words::AskChunk | Words::Chunk => region_bytes,
+            Words::ChunkBack => old_region_bytes,
+            other => panic!("{other:?} in the script of {self:?}"),
+        };
+        Message::BitmapChunk {
+            region_bytes,
+            sync_sectors,
+            asks: words == Words::AskChunk,
         }
     }
 }

@@ -205,7 +205,8 @@ impl Job {
     fn next(&mut self) {
         let failed = self.blames.len() > self.blames_before;
         let script = self.first().script();
-        let undo = failed && !self.undoing && self.step < script.decided_at;
+        let begun = self.step >= script.begins_at;
+        let undo = failed && begun && !self.undoing && self.step < script.decided_at;
         if undo {
             (self.undoing, self.step, self.at) = (true, 0, At::Begin);
         } else if failed && !self.undoing {
@@ -420,6 +421,13 @@ impl Node {
                 job.next();
                 return self.begin_step(now, job, out);
             }
+            Step::Close => {
+                // Who joins from here on sees it; who joined before is told what is told next.
+                self.closed = true;
+                self.show(out);
+                job.next();
+                return self.begin_step(now, job, out);
+            }
             Step::Tell(words) => return self.say(now, job, words, out),
         };
         job.at = At::Task;
@@ -568,6 +576,9 @@ impl Node {
             true => Ok(()),
             false => Err(failure.clone()),
         };
+        if std::mem::take(&mut self.closed) {
+            self.show(out);
+        }
         let release = ServiceCommand::Release(Right::Token, job.grant);
         out.push(Effect::Service(release));
         for errand in job.errands {

@@ -53,6 +53,7 @@ lives! {
     both_have_something_else_to_say
     both_resize_their_bitmaps
     one_cannot_follow
+    both_change_what_bits_stand_for_and_one_dies
     a_size_grows_and_a_node_dies
     a_size_grows_while_one_joins
     a_size_cannot_grow_while_one_joins

@@ -246,9 +246,19 @@ pub const SCENES: &[Scene] = &[
         name: "one cannot follow",
         make: |rules| {
             let mut world = World::running(2, rules);
-            world.hosts[0].wants = vec![Want::Add, Want::Grow, Want::Bitmap];
+            world.hosts[0].wants = vec![Want::Add, Want::Grow, Want::Bitmap, Want::Chunk];
             world.hosts[1].wants = vec![Want::Failure];
             world.hosts[1].unable = true;
+            world
+        },
+    },
+    Scene {
+        name: "both change what bits stand for, and one dies",
+        make: |rules| {
+            let mut world = World::running(2, rules);
+            world.hosts[0].wants = vec![Want::Chunk];
+            world.hosts[1].wants = vec![Want::Chunk];
+            world.faults.crashes = 1;
             world
         },
     },

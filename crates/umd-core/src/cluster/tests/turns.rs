@@ -250,6 +250,67 @@ fn who_cannot_have_another_size_is_named_before_anything_is_written() {
     assert_eq!(ends(&out), refused(&[1]));
 }
 
+const RECHUNK: Wish = Wish::Rechunk {
+    region_bytes: 8192,
+    old_region_bytes: 4096,
+    sync_sectors: 100,
+};
+
+fn chunk(region_bytes: u32, asks: bool) -> Option<Message> {
+    Some(Message::BitmapChunk {
+        region_bytes,
+        sync_sectors: 100,
+        asks,
+    })
+}
+
+#[test]
+fn another_chunk_is_asked_for_then_written_here_then_told() {
+    let (mut node, out) = begun(RECHUNK);
+    assert_eq!(tells(&out), chunk(8192, true));
+    let out = answers(&mut node, DONE, DONE);
+    assert_eq!(asks(&out), Some(Task::Apply(WishId(1))));
+    let out = feed(&mut node, 1, answer(Desk::Turn, Answer::Done));
+    // Nobody is let in whose bitmap would be written as that of nobody.
+    let closed = SlotValue {
+        shown_sectors: Some(u64::MAX),
+        ..SHOWN
+    };
+    assert_eq!(out[0], service(ServiceCommand::SetValue(closed)));
+    assert_eq!(tells(&out), chunk(8192, false));
+    let out = answers(&mut node, DONE, DONE);
+    let vacant = Task::Vacant {
+        id: WishId(1),
+        taken: [0, 1, 2].map(NodeSlot).into(),
+    };
+    assert_eq!(asks(&out), Some(vacant));
+    let out = feed(&mut node, 1, answer(Desk::Turn, Answer::Done));
+    assert_eq!(out[0], service(ServiceCommand::SetValue(SHOWN)));
+    assert_eq!(ends(&out), Some(Ok(())));
+}
+
+#[test]
+fn who_cannot_have_another_chunk_is_named_and_nobody_has_to_go_back() {
+    let (mut node, _) = begun(RECHUNK);
+    let out = answers(&mut node, NO, DONE);
+    assert_eq!((asks(&out), tells(&out)), (None, None));
+    assert_eq!(ends(&out), refused(&[1]));
+}
+
+#[test]
+fn who_fails_to_write_another_chunk_is_named_and_all_go_back() {
+    let (mut node, _) = begun(RECHUNK);
+    answers(&mut node, DONE, DONE);
+    feed(&mut node, 1, answer(Desk::Turn, Answer::Done));
+    let out = answers(&mut node, DONE, NO);
+    assert_eq!(asks(&out), Some(Task::Undo(WishId(1))));
+    let out = feed(&mut node, 1, answer(Desk::Turn, Answer::Done));
+    assert_eq!(tells(&out), chunk(4096, false));
+    let out = answers(&mut node, DONE, DONE);
+    assert_eq!(out[0], service(ServiceCommand::SetValue(SHOWN)));
+    assert_eq!(ends(&out), refused(&[2]));
+}
+
 #[test]
 fn a_size_that_another_node_tells_is_shown_from_then_on() {
     for (status, shown) in [

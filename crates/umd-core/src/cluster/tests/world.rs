@@ -57,6 +57,7 @@ pub enum Want {
     ReAdd,
     Grow,
     Bitmap,
+    Chunk,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -330,7 +331,7 @@ impl World {
             Task::Drain => host.writing == 0 && host.sync != Sync::Copying,
             // Under way as a flight.
             Task::Write(_) => false,
-            Task::Undo(id) => host.wishes[id].0 == Want::Bitmap,
+            Task::Undo(id) => matches!(host.wishes[id].0, Want::Bitmap | Want::Chunk),
             _ => true,
         }
     }
@@ -479,6 +480,7 @@ impl World {
                     | Task::Publish { .. }
                     | Task::FindDisk { .. }
                     | Task::ResizeBitmap { .. }
+                    | Task::Rechunk { .. }
                     | Task::Vacant { .. }
                     | Task::Suspend { window: None, .. }
             )
@@ -556,14 +558,14 @@ impl World {
                         Want::Failure => to.failures |= 1 << index,
                         Want::Add => to.disks += 1,
                         Want::Grow => to.size += 1,
-                        Want::ReAdd | Want::Remove | Want::Bitmap => {}
+                        Want::ReAdd | Want::Remove | Want::Bitmap | Want::Chunk => {}
                     }
                 }
                 let base = view.generation;
                 host.tasks.push((desk, task));
                 self.launch(index, Op::Super { base, to });
             }
-            Task::Undo(id) if host.wishes[id].0 != Want::Bitmap => {
+            Task::Undo(id) if !matches!(host.wishes[id].0, Want::Bitmap | Want::Chunk) => {
                 match host.wishes[id].0 {
                     Want::Grow if host.wishes[id].1 > 0 => to.size -= 1,
                     Want::Add if host.view.disks > 0 && !host.unable => {}
@@ -633,7 +635,7 @@ impl World {
                 Answer::Done
             }
             Task::FindDisk { .. } => self.can(index, Cannot::SeeDisk),
-            Task::ResizeBitmap { .. } => self.can(index, Cannot::Follow),
+            Task::ResizeBitmap { .. } | Task::Rechunk { .. } => self.can(index, Cannot::Follow),
             Task::Publish { .. } => {
                 host.published = host.view.size;
                 Answer::Done
@@ -869,6 +871,11 @@ impl World {
                 sync_sectors: 2,
                 old_sync_sectors: 1,
             },
+            Want::Chunk => Wish::Rechunk {
+                region_bytes: 8192,
+                old_region_bytes: 4096,
+                sync_sectors: 1,
+            },
         };
         self.handle(index, Event::Wish(id, wish));
     }
@@ -900,7 +907,7 @@ impl World {
                 }
             }
         }
-        let all = matches!(want, Want::Add | Want::Grow | Want::Bitmap);
+        let all = matches!(want, Want::Add | Want::Grow | Want::Bitmap | Want::Chunk);
         let members = self.engine.members.keys();
         if ok && all && !members.into_iter().all(|other| able(&self.hosts[*other])) {
             self.wrong = Some("done on all nodes, though one cannot");

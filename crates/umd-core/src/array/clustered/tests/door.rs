@@ -135,6 +135,8 @@ fn a_node_that_is_over_wants_nothing() {
         let array = world.hosts[host].array.as_ref().expect("it lives");
         array.next_deadline()
     };
+    // By then it has looked whether all bitmaps are alike.
+    world.pass(12);
     assert_eq!(deadline(&world), world.hosts[host].lease);
     world.input(host, Input::Stop);
     world.settle();

@@ -22,6 +22,7 @@ enum Also {
     Nothing,
     Grows,
     Replaces,
+    Rechunks,
 }
 
 /// What became of a run.
@@ -39,6 +40,11 @@ fn run(seed: u64, also: Also) -> Came {
     let legs = 2 + (seed % 2) as u16;
     let world = match also {
         Also::Grows => World::with_room(Level::Raid1, 0, (legs, 0), 0, 512),
+        // Some of it is too large for the bits.
+        Also::Rechunks if seed.is_multiple_of(8) => {
+            World::with_room(Level::Raid1, 0, (legs, 0), 0, 64 * 31_000)
+        }
+        Also::Rechunks => World::with_room(Level::Raid1, 0, (legs, 0), 0, 512),
         Also::Nothing | Also::Replaces => World::new(legs),
     };
     let mut world = world.running(2 + draw.below(2));
@@ -88,6 +94,8 @@ fn run(seed: u64, also: Also) -> Came {
         }
         match also {
             Also::Grows if sizes.below(120) == 0 => grow(&mut world, &mut sizes),
+            Also::Rechunks if sizes.below(100) == 0 => rechunk(&mut world, &mut sizes),
+            Also::Rechunks if sizes.below(300) == 0 => grow(&mut world, &mut sizes),
             Also::Replaces if sizes.below(60) == 0 => replace(&mut world, &mut sizes),
             _ => {}
         }
@@ -111,6 +119,15 @@ fn replace(world: &mut World, draw: &mut Lcg) {
     }
     let member = MemberId(draw.below(world.disks.len()) as u32);
     world.control(host, Control::Replace { member, with: None });
+}
+
+/// An administrator has bits stand for another length.
+fn rechunk(world: &mut World, draw: &mut Lcg) {
+    let host = draw.below(world.hosts.len());
+    if world.serves(host) {
+        let bytes = 4096 << draw.below(7);
+        world.control(host, Control::Rechunk(bytes));
+    }
 }
 
 /// An administrator has the array use more of its disks.
@@ -259,6 +276,7 @@ fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> Came {
         Also::Nothing => 0,
         Also::Grows => u64::from(world.blocks() > before),
         Also::Replaces => replaced(&world),
+        Also::Rechunks => rechunked(&world),
     };
     Came { done, restarted }
 }
@@ -279,6 +297,19 @@ fn restart_who_cannot_follow(world: &mut World) -> u64 {
         world.pass(100);
     }
     blind.len() as u64
+}
+
+/// Whether bits stand for something else than in the beginning; all of them for the same.
+fn rechunked(world: &World) -> u64 {
+    let serving = (0..world.hosts.len()).filter(|host| world.serves(*host));
+    let of = |host: usize| {
+        let regions = world.array(host).bitmap.regions();
+        regions.expect("a cluster has bitmaps").region_sectors()
+    };
+    let found: Vec<u64> = serving.map(of).collect();
+    let first = found.first().copied().unwrap_or(64);
+    assert!(found.iter().all(|one| *one == first), "{found:?}");
+    u64::from(first != 64)
 }
 
 /// How many members have been replaced, as hosts tell.
@@ -317,7 +348,7 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn drawn_lives_end_with_equal_mirrors() {
     let (first, seeds) = (number("CLUSTER_FIRST", 0), number("CLUSTER_SEEDS", 150));
-    let (mut grown, mut replaced, mut restarted) = (0, 0, 0);
+    let (mut grown, mut replaced, mut restarted, mut rechunked) = (0, 0, 0, 0);
     for seed in first..first + seeds {
         let life = |also| {
             let life = || run(seed, also);
@@ -326,15 +357,21 @@ fn drawn_lives_end_with_equal_mirrors() {
                 std::panic::resume_unwind(why);
             })
         };
-        let all = [Also::Nothing, Also::Grows, Also::Replaces].map(life);
+        let kinds = [Also::Nothing, Also::Grows, Also::Replaces, Also::Rechunks];
+        let all = kinds.map(life);
         grown += all[1].done;
         replaced += all[2].done;
+        rechunked += all[3].done;
         restarted += all.iter().map(|came| came.restarted).sum::<u64>();
     }
     assert!(grown >= seeds / 2, "of {seeds} lives {grown} got larger");
     assert!(
         replaced >= seeds / 4,
         "in {seeds} lives {replaced} were replaced"
+    );
+    assert!(
+        rechunked >= seeds / 3,
+        "in {seeds} lives {rechunked} have other bits"
     );
     assert!(
         restarted <= 1 + seeds / 200,

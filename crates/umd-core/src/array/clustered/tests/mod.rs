@@ -6,6 +6,7 @@ mod drawn;
 mod follow;
 mod members;
 mod readd;
+mod rechunk;
 mod replaced;
 mod resize;
 mod scenes;

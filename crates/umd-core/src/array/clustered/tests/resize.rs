@@ -212,20 +212,6 @@ fn who_has_too_small_a_member_is_named_and_nothing_is_changed() {
     assert_eq!(shown(&world), [ROOM - 2; 3], "as much as all have");
 }
 
-#[test]
-fn bitmaps_that_would_have_to_move_are_said_to_be_too_small() {
-    let mut world = World::with_room(Level::Raid1, 0, (2, 0), 0, 64 * 31_000).running(1);
-    let disks = world.disks.clone();
-    grow(&mut world, 0);
-    world.settle();
-    let said = answers(&world, 0);
-    assert!(
-        said[0].contains("each of their bits stands for 32 KiB"),
-        "{said:?}"
-    );
-    assert!(world.disks == disks, "a byte was changed");
-}
-
 /// Its members cannot be read when all adopt the size: it is taken back.
 #[test]
 fn who_cannot_read_superblocks_is_named_and_the_old_size_stays() {

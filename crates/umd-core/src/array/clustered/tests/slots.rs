@@ -54,7 +54,7 @@ fn a_slot_that_is_none_is_read_from_another_member() {
         (0, b"rubbish!"),
         (UUID, &[3; 16]),
         (SYNC_SIZE, &[0, 0, 0, 1]),
-        (REGION, &[0, 0, 1, 0]),
+        (REGION, &[0, 0, 3, 0]),
         (NODE_COUNT, &[NODES as u8 - 1]),
         (NODE_COUNT, &[0]),
     ];

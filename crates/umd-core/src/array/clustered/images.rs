@@ -1,0 +1,64 @@
+//! The bitmap of another slot, as it was read, made to say what all say by now.
+//!
+//! ```text
+//!   read   | superblock: size, chunk | bits |
+//!   made   | of the own bitmap       | bits, and those that say the same by the own chunk |
+//! ```
+
+use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, Unverified, bit_position};
+
+use crate::array::Array;
+
+impl Array {
+    /// The bitmap of a slot as one for the size that is recorded: nothing is dirty in what was
+    /// added.
+    pub(super) fn image_of_size(&self, area: &[u8]) -> Option<Vec<u8>> {
+        let regions = self.bitmap.regions()?;
+        let own = self.bitmap.writer()?.superblock_fields();
+        if self.found_in(area)?.fields.region_raw != own.region_raw {
+            let mut image = self.either(area)?;
+            image[..SUPERBLOCK_BYTES].copy_from_slice(&self.like_own(area).encode());
+            return Some(image);
+        }
+        let before = self.geometry.sync_sectors(self.info.array_sectors);
+        let mut image = self.slot_image(area)?;
+        for region in before.div_ceil(regions.region_sectors())..regions.count() {
+            let (byte, mask) = bit_position(region);
+            image[byte as usize] &= !mask;
+        }
+        Some(image)
+    }
+
+    /// The bitmap of a slot, whose superblock says what the own one does of its size and its bits.
+    pub(super) fn slot_image(&self, area: &[u8]) -> Option<Vec<u8>> {
+        self.found_in(area)?;
+        let mut image = area.to_vec();
+        image[..SUPERBLOCK_BYTES].copy_from_slice(&self.like_own(area).encode());
+        Some(image)
+    }
+
+    /// The bitmap of a slot, as it was read, with all that is dirty in it by the own length, too.
+    pub(super) fn either(&self, area: &[u8]) -> Option<Vec<u8>> {
+        let mut image = area.to_vec();
+        for region in self.bits_of(area)? {
+            let (byte, mask) = bit_position(region);
+            image[byte as usize] |= mask;
+        }
+        Some(image)
+    }
+
+    /// The superblock of a bitmap that was looked at, for bits like the own ones.
+    pub(super) fn like_own(&self, area: &[u8]) -> BitmapSuperblock {
+        let own = self.bitmap.writer().expect("a cluster has bitmaps");
+        let own = own.superblock_fields();
+        let mut found = self.found_in(area).expect("it was looked at");
+        found.fields.region_raw = own.region_raw;
+        found.fields.sync_size_sectors = own.sync_size_sectors;
+        found
+    }
+
+    pub(super) fn found_in(&self, area: &[u8]) -> Option<BitmapSuperblock> {
+        let uuid = self.members.iter().next()?.superblock.bitmap_uuid();
+        Unverified::parse(area).ok()?.verify_node(uuid).ok()
+    }
+}

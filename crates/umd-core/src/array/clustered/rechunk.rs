@@ -1,0 +1,641 @@
+//! The bits of all bitmaps come to stand for another length, on all nodes or on none.
+//!
+//! ```text
+//!   asked --> (token) Recheck --> all: can it be? --> here --> all others --> Vacant --> answered
+//!                                    | no               | not all
+//!                                    v                  v
+//!                            nothing was changed <-- back, here and there
+//! ```
+//!
+//! Each bitmap says in its superblock what its bits stand for, and is read that way by everybody,
+//! whatever the own bits stand for: nothing depends on all being alike at any moment. How one is
+//! written anew, with what is dirty in it at every step, is in `bitmap/writer.rs`. The bitmap of a
+//! node keeps its one page, so none of them moves, and kernels find them where they were.
+//!
+//! Whoever joins while the bitmaps of nobody are written is not let in: one of them would be its.
+//!
+//! Who died in the middle leaves some of one length and some of another. So every node looks at
+//! all of them when it has served for a while, and after each change that others have told; where
+//! they are not alike it has all made alike: the coarser one is that of all.
+
+use std::collections::BTreeSet;
+
+use smallvec::SmallVec;
+use umd_format::bitmap::{self as format, REGION_BYTES_MIN, SUPERBLOCK_BYTES};
+
+use super::changes::not_begun;
+use super::shared::{ALIKE, BLANK};
+use crate::array::Array;
+use crate::cluster::{Answer, Cannot, Desk, Event, Failure, NodeSlot, Wish, WishId};
+use crate::member::{Effect, Io, Owner, State};
+use crate::value::{
+    ControlError, ControlId, ControlReply, Instant, IoDone, IoError, MemberId, Purpose, Span,
+};
+
+/// When all bitmaps are looked at, after it has begun to matter.
+const LOOK_AFTER: Span = Span::secs(10);
+
+/// Sectors of the bitmap of a node, when it can get another length.
+const ONE_PAGE: u64 = 8;
+
+/// What bits stand for, where it changes.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    job: Option<Job>,
+    /// Another node has told this length, and waits.
+    told: Option<u32>,
+    look: Look,
+}
+
+#[derive(Debug)]
+struct Job {
+    id: WishId,
+    /// Who waits for it; nobody, if they were found not to be alike.
+    control: Option<ControlId>,
+    region_bytes: u32,
+    old_region_bytes: u32,
+    /// So much of each member is to be used then.
+    then: Option<u64>,
+    at: At,
+}
+
+#[derive(Debug)]
+enum At {
+    Wished,
+    /// It is this node's turn.
+    Held,
+    /// The own bitmap is written, with this length.
+    Here(u32),
+    /// Nothing is under way here.
+    Done,
+    /// The slots of nobody.
+    Read {
+        taken: BTreeSet<NodeSlot>,
+        tried: SmallVec<[MemberId; 4]>,
+        under_way: bool,
+    },
+    /// They get what is dirty by either length; then these superblocks.
+    Either {
+        left: usize,
+        then: Vec<(NodeSlot, Vec<u8>)>,
+    },
+    Turn {
+        left: usize,
+    },
+}
+
+/// Whether all bitmaps are alike.
+#[derive(Debug, Default)]
+enum Look {
+    #[default]
+    Never,
+    Due(Instant),
+    /// One member after the other; what was the longest.
+    At {
+        members: Vec<MemberId>,
+        under_way: bool,
+        uneven: Option<u32>,
+    },
+}
+
+impl Chunks {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.look {
+            Look::Due(at) => Some(at),
+            _ => None,
+        }
+    }
+
+    /// Whether runs wait.
+    pub(super) fn is_changing(&self) -> bool {
+        let held = |job: &Job| !matches!(job.at, At::Wished);
+        self.told.is_some() || self.job.as_ref().is_some_and(held)
+    }
+
+    pub(super) fn is_wanted(&self) -> bool {
+        self.job.is_some()
+    }
+}
+
+impl Array {
+    fn chunks(&self) -> &Chunks {
+        &self.shared.as_ref().expect("in a cluster").chunks
+    }
+
+    fn chunks_mut(&mut self) -> &mut Chunks {
+        &mut self.shared_mut().chunks
+    }
+
+    /// Whether a wish is about what bits stand for.
+    pub(super) fn is_chunk(&self, id: WishId) -> bool {
+        let job = self.chunks().job.as_ref();
+        job.is_some_and(|job| job.id == id)
+    }
+
+    fn region_bytes(&self) -> u32 {
+        let writer = self.bitmap.writer().expect("a cluster has bitmaps");
+        writer.superblock_fields().region_raw
+    }
+
+    /// What bitmaps are for, with the size as it is recorded.
+    fn covered(&self) -> u64 {
+        let writer = self.bitmap.writer().expect("a cluster has bitmaps");
+        writer.superblock_fields().sync_size_sectors
+    }
+
+    /// Whether bits can stand for so many bytes, in bitmaps for so many sectors as well.
+    fn can_stand_for(&self, bytes: u32, sync_sectors: u64) -> Result<(), Cannot> {
+        if !bytes.is_power_of_two() || bytes < REGION_BYTES_MIN {
+            return Err(Cannot::Follow);
+        }
+        let place = self.shared.as_ref().expect("in a cluster").place;
+        let most = self.covered().max(sync_sectors);
+        let each = format::on_disk_sectors(format::regions(most, bytes));
+        match place.each_sectors == ONE_PAGE && each == ONE_PAGE {
+            true => Ok(()),
+            false => Err(Cannot::Small),
+        }
+    }
+
+    /// The shortest that bits can stand for in bitmaps for so many sectors, if that is longer than
+    /// what they stand for now.
+    pub(super) fn longer_for(&self, sync_sectors: u64) -> Option<u32> {
+        let place = self.shared.as_ref().expect("in a cluster").place;
+        let least = format::least_region_bytes(sync_sectors, ONE_PAGE)?;
+        (place.each_sectors == ONE_PAGE && least > self.region_bytes()).then_some(least)
+    }
+
+    fn runs_or_fills(&self) -> bool {
+        let partly = |m: &crate::member::Member| matches!(m.state, State::Recovering { .. });
+        self.sync.running().is_some() || self.members.iter().any(partly)
+    }
+
+    /// An administrator wants bits to stand for another length, on all nodes.
+    pub(super) fn rechunk_on_all(&mut self, control: ControlId, bytes: u32) {
+        match self.may_rechunk(bytes) {
+            Err(error) => self.answer(control, Err(error)),
+            Ok(()) if bytes == self.region_bytes() => self.answer(control, Ok(ControlReply::Done)),
+            Ok(()) => {
+                let sync_sectors = self.covered();
+                self.wish_chunk(Some(control), bytes, sync_sectors, None);
+            }
+        }
+    }
+
+    fn may_rechunk(&self, bytes: u32) -> Result<(), ControlError> {
+        let busy = |text: &str| Err(ControlError::Busy(text.into()));
+        self.writable()?;
+        if !bytes.is_power_of_two() || bytes < REGION_BYTES_MIN {
+            return Err(ControlError::Invalid(format!(
+                "a bit cannot stand for {bytes} bytes: it is a power of two from 4K to 2G"
+            )));
+        }
+        let shared = self.shared.as_ref().expect("in a cluster");
+        if !shared.ready {
+            return busy("this node is joining its cluster; try again when it serves");
+        }
+        if shared.chunks.is_wanted() || shared.sizes.is_wanted() {
+            return busy("the bitmaps or the size are being changed already");
+        }
+        if let Some(run) = self.sync.running() {
+            let word = run.action().word();
+            return busy(&format!(
+                "{word} is running: change the bitmaps when that is over"
+            ));
+        }
+        let partly = |m: &&crate::member::Member| matches!(m.state, State::Recovering { .. });
+        if let Some(member) = self.members.iter().find(partly) {
+            let name = &member.name;
+            return busy(&format!(
+                "{name} is being filled: change the bitmaps when that is over"
+            ));
+        }
+        let pages = shared.place.each_sectors / ONE_PAGE;
+        if pages > 1 {
+            return Err(ControlError::Invalid(format!(
+                "the bitmap of each node has {pages} pages of 4 KiB, and the bitmaps would have to \
+                 move: that is not done while a cluster runs the array"
+            )));
+        }
+        match self.can_stand_for(bytes, self.covered()) {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                let least = format::least_region_bytes(self.covered(), ONE_PAGE);
+                Err(ControlError::TooSmall(format!(
+                    "the bitmap of each node has one page of 4 KiB, and no room for bits that \
+                     stand for {} KiB each: {} KiB is the least",
+                    bytes / 1024,
+                    least.unwrap_or(0) / 1024
+                )))
+            }
+        }
+    }
+
+    /// Has all change it; after that so much of each member is to be used.
+    pub(super) fn wish_chunk(
+        &mut self,
+        control: Option<ControlId>,
+        region_bytes: u32,
+        sync_sectors: u64,
+        then: Option<u64>,
+    ) {
+        let old_region_bytes = self.region_bytes();
+        let shared = self.shared_mut();
+        let id = shared.update.next_wish();
+        let wish = Wish::Rechunk {
+            region_bytes,
+            old_region_bytes,
+            sync_sectors,
+        };
+        shared.chunks.job = Some(Job {
+            id,
+            control,
+            region_bytes,
+            old_region_bytes,
+            then,
+            at: At::Wished,
+        });
+        shared.say(Event::Wish(id, wish));
+    }
+
+    /// Whether it is still wanted, and can be had here; from then on no run begins.
+    pub(super) fn chunk_holds(&mut self) -> bool {
+        let job = self.chunks().job.as_ref().expect("it was looked for");
+        let (bytes, old) = (job.region_bytes, job.old_region_bytes);
+        let told = self.chunks().told.is_some();
+        let recorded = self.shared_mut().sizes.is_recorded();
+        let same = self.region_bytes() == old && !recorded && !told;
+        let fits = self.can_stand_for(bytes, self.covered()).is_ok();
+        if !same || !fits || self.runs_or_fills() || !self.may_write() {
+            return false;
+        }
+        self.chunk_at(At::Held);
+        true
+    }
+
+    fn chunk_at(&mut self, at: At) {
+        let job = self.chunks_mut().job.as_mut();
+        job.expect("bitmaps are being changed").at = at;
+    }
+
+    /// The own bitmap is written, as wished or as it was.
+    pub(super) fn begin_chunk(&mut self, back: bool) -> Option<Answer> {
+        let job = self.chunks().job.as_ref().expect("it is its turn");
+        let bytes = match back {
+            true => job.old_region_bytes,
+            false => job.region_bytes,
+        };
+        if let Some(answer) = self.begin_here(bytes) {
+            return Some(answer);
+        }
+        self.chunk_at(At::Here(bytes));
+        None
+    }
+
+    /// Bits of the own bitmap come to stand for so many bytes. An answer if nothing is to be done.
+    fn begin_here(&mut self, bytes: u32) -> Option<Answer> {
+        if !self.may_write() || self.io.is_cut_off() {
+            return Some(Answer::Cannot(Cannot::Work));
+        }
+        self.sync.interrupt();
+        match self.region_bytes() == bytes {
+            true => {
+                let active = self.members.iter().filter(|m| m.is_active());
+                let ids: Vec<MemberId> = active.map(|m| m.id).collect();
+                ids.into_iter().for_each(|id| self.bitmap.want_copy(id));
+            }
+            false => self.bitmap.want_region(bytes),
+        }
+        None
+    }
+
+    /// What another node asks, or tells.
+    pub(super) fn chunk_told(
+        &mut self,
+        bytes: u32,
+        sync_sectors: u64,
+        asks: bool,
+    ) -> Option<Answer> {
+        if let Err(why) = self.can_stand_for(bytes, sync_sectors) {
+            return Some(Answer::Cannot(why));
+        }
+        let longer = self.shared_mut().sizes.is_recorded();
+        if asks {
+            return Some(match self.runs_or_fills() || longer {
+                true => Answer::Cannot(Cannot::Busy),
+                // It is for the size that comes next.
+                false if !self.have_room_for(sync_sectors) => Answer::Cannot(Cannot::Small),
+                false => Answer::Done,
+            });
+        }
+        // Its bitmap says what it is, and whoever gets its slot makes it like the others.
+        if self.shared_mut().is_leaving() {
+            return Some(Answer::Done);
+        }
+        self.look_later();
+        if self.region_bytes() == bytes && self.bitmap.has_region(bytes) {
+            return Some(Answer::Done);
+        }
+        let answer = self.begin_here(bytes);
+        if answer.is_none() {
+            self.chunks_mut().told = Some(bytes);
+        }
+        answer
+    }
+
+    /// Carries on with bitmaps that change. Returns whether anything changed.
+    pub(super) fn maintain_chunk(&mut self) -> bool {
+        self.maintain_told() | self.go_on_with_chunk() | self.maintain_look()
+    }
+
+    fn maintain_told(&mut self) -> bool {
+        let Some(bytes) = self.chunks().told else {
+            return false;
+        };
+        let answer = match self.bitmap.has_region(bytes) {
+            true => Answer::Done,
+            false if self.may_write() && !self.io.is_cut_off() => return false,
+            false => Answer::Cannot(Cannot::Work),
+        };
+        let shared = self.shared_mut();
+        shared.chunks.told = None;
+        shared.answer(Desk::Inbox, answer);
+        self.go_on_with_runs();
+        true
+    }
+
+    /// A run that was ended for it begins again.
+    fn go_on_with_runs(&mut self) {
+        if self.bitmap.owes_resync() {
+            self.sync.owe_regions();
+        }
+    }
+
+    fn go_on_with_chunk(&mut self) -> bool {
+        let works = self.may_write() && !self.io.is_cut_off();
+        let Some(job) = &self.chunks().job else {
+            return false;
+        };
+        let answer = match &job.at {
+            At::Wished | At::Held | At::Done => return false,
+            At::Here(bytes) if self.bitmap.has_region(*bytes) => Answer::Done,
+            At::Read {
+                under_way: false, ..
+            } if works => return self.read_blank(),
+            At::Either { left: 0, .. } if works => return self.turn_blank(),
+            At::Turn { left: 0 } => Answer::Done,
+            _ if works => return false,
+            _ => Answer::Cannot(Cannot::Work),
+        };
+        self.chunk_at(At::Done);
+        self.shared_mut().answer(Desk::Turn, answer);
+        true
+    }
+
+    /// It is over.
+    pub(super) fn chunk_over(&mut self, failure: Option<&Failure>) {
+        let job = self.chunks_mut().job.take().expect("a wish of ours");
+        let here = self.region_bytes() == job.region_bytes;
+        self.go_on_with_runs();
+        if failure.is_some() {
+            self.look_later();
+        }
+        let Some(control) = job.control else { return };
+        match (failure, job.then) {
+            (None, Some(dev_sectors)) => self.resize_after_chunk(control, dev_sectors),
+            (None, None) => self.answer(control, Ok(ControlReply::Done)),
+            (Some(failure @ Failure::Nodes(_)), _) if here => {
+                let text = format!(
+                    "the bitmaps of the nodes that run it have the new chunk, and not all others: \
+                     {failure}"
+                );
+                self.answer(control, Err(ControlError::Io(text)));
+            }
+            (Some(failure @ Failure::Nodes(_)), _) => {
+                let text = format!("every node has to follow, and nothing was changed: {failure}");
+                self.answer(control, Err(ControlError::Busy(text)));
+            }
+            (Some(failure), _) => self.answer(control, Err(not_begun(failure))),
+        }
+    }
+
+    /// The cluster is left: who still waits is told.
+    pub(super) fn refuse_chunk(&mut self) {
+        let job = self.chunks_mut().job.take();
+        if let Some(control) = job.and_then(|job| job.control) {
+            self.answer(control, Err(not_begun(&Failure::Leaving)));
+        }
+    }
+
+    // The slots of nobody.
+
+    pub(super) fn begin_blank(&mut self, taken: BTreeSet<NodeSlot>) {
+        self.chunk_at(At::Read {
+            taken,
+            tried: SmallVec::new(),
+            under_way: false,
+        });
+    }
+
+    fn read_blank(&mut self) -> bool {
+        let place = self.shared_mut().place;
+        let job = self.chunks_mut().job.as_mut().expect("it is its turn");
+        let At::Read { taken, tried, .. } = &mut job.at else {
+            unreachable!("looked at just before");
+        };
+        let all = (0..place.nodes).all(|slot| taken.contains(&NodeSlot(slot)));
+        let (taken, mut tried) = (std::mem::take(taken), std::mem::take(tried));
+        let source = self.slot_source(&tried).filter(|_| !all);
+        let Some(source) = source else {
+            self.chunk_at(At::Turn { left: 0 });
+            return true;
+        };
+        tried.push(source);
+        self.read_all(source, BLANK);
+        self.chunk_at(At::Read {
+            taken,
+            tried,
+            under_way: true,
+        });
+        true
+    }
+
+    fn read_all(&mut self, source: MemberId, tag: u32) {
+        let nodes = u64::from(self.shared_mut().place.nodes);
+        let (start, each) = self.slot_sectors(source, NodeSlot(0));
+        let owner = Owner::Cluster { tag };
+        self.io
+            .read(source, start, each * nodes, Purpose::Bitmap, owner);
+    }
+
+    pub(super) fn blank_done(&mut self, member: MemberId, result: Result<IoDone, IoError>) {
+        let Some(job) = self.chunks_mut().job.as_mut() else {
+            return; // It was answered when the members were lost.
+        };
+        match &mut job.at {
+            At::Either { left, .. } | At::Turn { left } => {
+                *left -= 1;
+                if let Err(error) = result {
+                    let why = format!("bitmap write failed: {error}");
+                    self.io.effects.push(Effect::Fail(member, why));
+                }
+            }
+            At::Read {
+                taken, under_way, ..
+            } => {
+                *under_way = false;
+                let taken = taken.clone();
+                if let Ok(buf) = Io::read_result(result) {
+                    self.write_blank(&taken, buf.freeze().as_slice());
+                }
+            }
+            _ => {} // The members were lost meanwhile.
+        }
+    }
+
+    /// What is dirty by either length, in the slots of nobody, with their superblocks as they are.
+    fn write_blank(&mut self, taken: &BTreeSet<NodeSlot>, area: &[u8]) {
+        let (mut left, mut then) = (0, Vec::new());
+        let slots = (0..self.shared_mut().place.nodes).map(NodeSlot);
+        for slot in slots.filter(|slot| !taken.contains(slot)) {
+            let part = self.part_of(area, slot.0);
+            // Whoever gets a slot without a bitmap is told so.
+            let Some(either) = self.either(&part) else {
+                continue;
+            };
+            left += self.write_slot(slot, &either);
+            let mut head = either;
+            head[..SUPERBLOCK_BYTES].copy_from_slice(&self.like_own(&part).encode());
+            head.truncate(self.info.logical_block_bytes.max(512) as usize);
+            then.push((slot, head));
+        }
+        self.chunk_at(At::Either { left, then });
+    }
+
+    fn turn_blank(&mut self) -> bool {
+        let job = self.chunks_mut().job.as_mut().expect("it is its turn");
+        let At::Either { then, .. } = &mut job.at else {
+            unreachable!("looked at just before");
+        };
+        let then = std::mem::take(then);
+        let written = then.iter().map(|(slot, head)| self.write_slot(*slot, head));
+        let left = written.sum();
+        self.chunk_at(At::Turn { left });
+        true
+    }
+
+    /// Returns to how many members.
+    fn write_slot(&mut self, slot: NodeSlot, image: &[u8]) -> usize {
+        let image = self.io.pool.copy_of(image);
+        let active = self.members.iter().filter(|m| m.is_active());
+        let ids: SmallVec<[MemberId; 8]> = active.map(|m| m.id).collect();
+        for id in &ids {
+            let (sector, _) = self.slot_sectors(*id, slot);
+            let owner = Owner::Cluster { tag: BLANK };
+            self.io
+                .write_durable(*id, sector, image.clone(), Purpose::Bitmap, owner);
+        }
+        ids.len()
+    }
+
+    // Whether all are alike.
+
+    /// Looks at all bitmaps when this has passed.
+    pub(super) fn look_later(&mut self) {
+        let at = self.io.now().mono + LOOK_AFTER;
+        self.chunks_mut().look = Look::Due(at);
+    }
+
+    fn maintain_look(&mut self) -> bool {
+        let now = self.io.now().mono;
+        let works = self.may_write() && !self.io.is_cut_off();
+        let shared = self.shared_mut();
+        let may = works && shared.ready && !shared.is_leaving() && !shared.frozen;
+        let free = !shared.chunks.is_wanted() && !shared.sizes.is_wanted();
+        match &shared.chunks.look {
+            Look::Never => false,
+            Look::Due(at) if now < *at => false,
+            Look::Due(_) if !works || shared.is_leaving() => {
+                shared.chunks.look = Look::Never;
+                true
+            }
+            Look::Due(_) if !may || !free || shared.chunks.told.is_some() => {
+                self.look_later();
+                true
+            }
+            Look::Due(_) => {
+                let in_sync = self.members.iter().filter(|m| m.state == State::InSync);
+                let members = in_sync.map(|m| m.id).collect();
+                self.chunks_mut().look = Look::At {
+                    members,
+                    under_way: false,
+                    uneven: None,
+                };
+                true
+            }
+            Look::At {
+                under_way: true, ..
+            } => false,
+            Look::At { .. } => {
+                self.look_on();
+                true
+            }
+        }
+    }
+
+    /// At the next member; or all were seen.
+    fn look_on(&mut self) {
+        let Look::At {
+            mut members,
+            uneven,
+            ..
+        } = std::mem::take(&mut self.chunks_mut().look)
+        else {
+            unreachable!("looked at just before");
+        };
+        let Some(next) = members.pop() else {
+            if let Some(bytes) = uneven {
+                self.look_later();
+                let shared = self.shared_mut();
+                let free = !shared.chunks.is_wanted() && !shared.sizes.is_wanted();
+                if free && !shared.is_leaving() {
+                    let covered = self.covered();
+                    self.wish_chunk(None, bytes.max(self.region_bytes()), covered, None);
+                }
+            }
+            return;
+        };
+        let there = self
+            .members
+            .get(next)
+            .is_some_and(|m| m.state == State::InSync);
+        let under_way = there && !self.io.is_cut_off();
+        if under_way {
+            self.read_all(next, ALIKE);
+        }
+        self.chunks_mut().look = Look::At {
+            members,
+            under_way,
+            uneven,
+        };
+    }
+
+    pub(super) fn look_done(&mut self, result: Result<IoDone, IoError>) {
+        let read = Io::read_result(result).ok().map(|buf| buf.freeze());
+        let place = self.shared_mut().place;
+        let own = self.region_bytes();
+        let area = read.as_ref().map(|buf| buf.as_slice());
+        let parts = area.into_iter().flat_map(|area| {
+            (0..place.nodes).filter_map(|slot| self.found_in(&self.part_of(area, slot)))
+        });
+        let others = parts.map(|found| found.fields.region_raw);
+        let other = others.filter(|bytes| *bytes != own).max();
+        if let Look::At {
+            under_way, uneven, ..
+        } = &mut self.chunks_mut().look
+        {
+            *under_way = false;
+            *uneven = (*uneven).max(other);
+        }
+    }
+}
