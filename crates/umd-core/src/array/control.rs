@@ -1,7 +1,7 @@
 //! What administrators ask for.
 
 use umd_format::create::{CreateError, NewMember as NewDevice, spare_for};
-use umd_format::v1::{DeviceFlags, Features, Fields};
+use umd_format::v1::{DeviceFlags, Features, Fields, ROLES_MAX};
 use umd_format::{FaultyLayout, Format, Level, Role, SuperblockV1, Uuid, v090};
 
 use super::engine::Array;
@@ -57,6 +57,7 @@ impl Array {
                 return self.answer(id, result.map(|()| ControlReply::Done));
             }
             Control::Level(wish) => return self.control_level(id, wish),
+            Control::Legs(wish) => return self.control_legs(id, wish),
             // In a cluster it was taken above.
             Control::Size(_) => Err(ControlError::Invalid(
                 "only an array that a cluster runs gets another size in this version".into(),
@@ -337,6 +338,12 @@ impl Array {
         }
         let mut peer = self.peer().superblock.clone();
         let number = self.free_number();
+        if number as usize >= ROLES_MAX {
+            return Err(ControlError::Invalid(format!(
+                "{} has no place in the superblocks: they know {ROLES_MAX} devices",
+                new.name
+            )));
+        }
         for role in peer.fields.roles.iter_mut().skip(number as usize).take(1) {
             *role = Role::Spare;
         }
