@@ -146,6 +146,12 @@ impl Array {
         }
     }
 
+    /// Answers a request when all that is known now is recorded.
+    pub(super) fn wait_for_change(&mut self, id: ControlId) {
+        let until = Until::Change(self.metadata.note_change(false));
+        self.waiting.push(Waiting { id, until });
+    }
+
     fn until_faults(&self) -> Until {
         Until::Faults(self.metadata.faults())
     }
@@ -382,10 +388,12 @@ impl Array {
     pub(super) fn take_in(
         &mut self,
         new: &NewMember,
-        superblock: SuperblockV1,
+        mut superblock: SuperblockV1,
         state: State,
         slot: Option<Slot>,
     ) {
+        // It may have been prepared, or have left, when there were more slots or fewer.
+        superblock.fields.raid_disks = self.info.raid_disks.into();
         self.sync.unblock();
         let active = !matches!(state, State::Spare | State::Faulty);
         assert_eq!(active, slot.is_some(), "a slot, and data to put in it");

@@ -7,8 +7,8 @@
 //!
 //! What members hold is the same whatever their slots are, so nothing is moved. A slot that comes
 //! is empty, and spares are filled for it as for one that was lost. Who has a slot that goes gets
-//! the lowest one that is empty. All others keep theirs: kernels move everybody down whenever the
-//! number changes, and a crash between two superblocks leaves them without those that moved.
+//! the lowest one that is empty. All others keep theirs, so superblocks agree about them whatever a
+//! crash leaves. (Kernels move everybody down whenever the number changes.)
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::member::{Member, State};
 use crate::value::{ControlError, ControlId, ControlReply, LegsWish, MemberId, Slot};
 
 /// The most slots that kernels give an array with metadata 1.x.
-const LEGS_MAX: u16 = 1919;
+pub(super) const LEGS_MAX: u16 = 1919;
 
 fn busy<T>(why: impl Into<String>) -> Result<T, ControlError> {
     Err(ControlError::Busy(why.into()))

@@ -57,6 +57,8 @@ pub enum Act {
     Replace(usize, usize),
     /// An administrator lets the array use so much of each member.
     Grow(usize, u64),
+    /// An administrator wants the array to have so many slots.
+    Slots(usize, u16),
     /// An administrator has everything checked; or repaired.
     Check(usize, bool),
     /// The power of everything goes.

@@ -11,13 +11,14 @@
 //!
 //! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk),
 //! `spread.rs` (a spare gets a slot), `replaced.rs` (one gets that of another), `readd.rs` and
-//! `missed.rs` (one comes back, what it lacks), the size in `resize.rs`. The node says when, the
+//! `missed.rs` (one comes back, what it lacks), the size in `resize.rs`, the slots in `legs.rs`. The node says when, the
 //! array does. Between them are [`Task`]s and their answers only; neither calls the other while it
 //! is stepped. An array of one host has no `Shared` and is asked for it in the places named in
 //! `shared.rs`.
 
 mod changes;
 mod drain;
+mod legs;
 mod missed;
 mod newcomer;
 mod readd;
@@ -433,6 +434,7 @@ fn refusal(event: &Event) -> Option<Command> {
         | Control::Replace { .. }
         | Control::Sync(_)
         | Control::Limits(..)
+        | Control::Legs(_)
         | Control::Size(_) => return None,
         Control::Stop => "to stop it here this node has to leave the cluster first",
         _ => "this cannot be changed yet while the array is run by a cluster",

@@ -13,6 +13,7 @@ use umd_format::Role;
 
 use super::changes::{Asked, Changes};
 use super::drain::Drain;
+use super::legs::Legs;
 use super::missed::{BITS, Gather, HEADERS, Missed};
 use super::newcomer::Candidate;
 use super::reload::Reload;
@@ -122,6 +123,8 @@ pub(in crate::array) struct Shared {
     /// What administrators want changed.
     pub(super) changes: Changes,
     pub(super) sizes: Sizes,
+    /// Another number of slots that an administrator wants.
+    pub(super) legs: Option<Legs>,
     /// Writes in there have to end before the other node hears so.
     pub(super) suspending: Option<(u64, u64)>,
     pub(super) reload: Option<Reload>,
@@ -174,6 +177,7 @@ impl Shared {
             unwritten: None,
             changes: Changes::new(),
             sizes: Sizes::default(),
+            legs: None,
             suspending: None,
             reload: None,
             absent,
@@ -250,6 +254,10 @@ impl Array {
             }
             Control::Size(wish) if self.shared.is_some() => {
                 self.resize_on_all(id, wish);
+                None
+            }
+            Control::Legs(wish) if self.shared.is_some() => {
+                self.legs_on_all(id, wish);
                 None
             }
             Control::ReAdd(new) if self.shared.is_some() => {
@@ -404,6 +412,7 @@ impl Array {
         moved |= self.maintain_reload();
         moved |= self.maintain_asked();
         moved |= self.maintain_size();
+        moved |= self.maintain_legs();
         moved |= self.maintain_update();
         moved |= self.maintain_takeovers();
         moved |= self.maintain_gathers();
@@ -456,6 +465,7 @@ impl Array {
         self.refuse_waiting();
         self.refuse_changes();
         self.refuse_size();
+        self.refuse_legs();
         let members: Vec<MemberId> = self.members.iter().map(|m| m.id).collect();
         for member in members {
             self.io.out.push(Command::Release(member));

@@ -7,7 +7,7 @@ use super::world::{Lcg, World};
 use crate::array::clustered::Input;
 use crate::cluster::{Cannot, End, Freeze};
 use crate::member::State;
-use crate::value::{Control, MemberId, Notice, SizeWish};
+use crate::value::{Control, LegsWish, MemberId, Notice, SizeWish};
 
 struct Read {
     host: usize,
@@ -22,6 +22,7 @@ enum Also {
     Nothing,
     Grows,
     Replaces,
+    Counts,
 }
 
 /// What became of a run.
@@ -39,7 +40,7 @@ fn run(seed: u64, also: Also) -> Came {
     let legs = 2 + (seed % 2) as u16;
     let world = match also {
         Also::Grows => World::with_room(Level::Raid1, 0, (legs, 0), 0, 512),
-        Also::Nothing | Also::Replaces => World::new(legs),
+        Also::Nothing | Also::Replaces | Also::Counts => World::new(legs),
     };
     let mut world = world.running(2 + draw.below(2));
     let mut sizes = Lcg(seed ^ 0x517e);
@@ -89,12 +90,13 @@ fn run(seed: u64, also: Also) -> Came {
         match also {
             Also::Grows if sizes.below(120) == 0 => grow(&mut world, &mut sizes),
             Also::Replaces if sizes.below(60) == 0 => replace(&mut world, &mut sizes),
+            Also::Counts if sizes.below(60) == 0 => count(&mut world, &mut sizes),
             _ => {}
         }
         world.extend();
         judge(&world, &mut reads);
     }
-    end(world, &mut reads, also)
+    end(world, &mut reads, (also, legs))
 }
 
 /// An administrator has a member replaced, or brings a spare for that.
@@ -111,6 +113,25 @@ fn replace(world: &mut World, draw: &mut Lcg) {
     }
     let member = MemberId(draw.below(world.disks.len()) as u32);
     world.control(host, Control::Replace { member, with: None });
+}
+
+/// An administrator wants another number of slots, or brings a spare for one.
+fn count(world: &mut World, draw: &mut Lcg) {
+    let host = draw.below(world.hosts.len());
+    if !world.serves(host) {
+        return;
+    }
+    if world.disks.len() < 5 && draw.below(3) == 0 {
+        let new = world.new_disk(0xee);
+        return world.add(host, new);
+    }
+    let wish = LegsWish {
+        raid_disks: 1 + draw.below(4) as u16,
+        coming: 0,
+        force: true,
+        only_asked: false,
+    };
+    world.control(host, Control::Legs(wish));
 }
 
 /// An administrator has the array use more of its disks.
@@ -219,7 +240,7 @@ fn restart(world: &mut World, host: usize) {
 
 /// Everything comes to rest: nobody waits for ever, and mirrors are equal. Whether the array got
 /// larger.
-fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> Came {
+fn end(mut world: World, reads: &mut Vec<Read>, (also, legs): (Also, u16)) -> Came {
     let before = 1152 / super::world::BLOCK;
     notice(&mut world);
     world.settle();
@@ -250,7 +271,8 @@ fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> Came {
     }
     let disks = world.in_sync();
     world.check_data(&disks);
-    if disks.len() == world.disks.len() {
+    let degraded = disks.len() < usize::from(slots(&world));
+    if disks.len() == world.disks.len() && !degraded {
         for slot in 0..super::world::NODES {
             assert!(world.is_clean(slot), "bits of slot {slot} are left");
         }
@@ -259,6 +281,7 @@ fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> Came {
         Also::Nothing => 0,
         Also::Grows => u64::from(world.blocks() > before),
         Also::Replaces => replaced(&world),
+        Also::Counts => u64::from(slots(&world) != legs),
     };
     Came { done, restarted }
 }
@@ -291,6 +314,20 @@ fn replaced(world: &World) -> u64 {
     notices.filter(|notice| told(notice)).count() as u64
 }
 
+/// How many slots there are: for all nodes, and by the superblocks.
+fn slots(world: &World) -> u16 {
+    let newest = world
+        .in_sync()
+        .into_iter()
+        .map(|disk| world.superblock(disk));
+    let newest = newest.max_by_key(|one| one.fields.events).expect("disks");
+    let slots = newest.fields.raid_disks as u16;
+    for host in (0..world.hosts.len()).filter(|host| world.serves(*host)) {
+        assert_eq!(world.array(host).status().raid_disks, slots, "host {host}");
+    }
+    slots
+}
+
 /// All show the same, and superblocks say so.
 fn one_size(world: &mut World) {
     world.extend();
@@ -317,7 +354,7 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn drawn_lives_end_with_equal_mirrors() {
     let (first, seeds) = (number("CLUSTER_FIRST", 0), number("CLUSTER_SEEDS", 150));
-    let (mut grown, mut replaced, mut restarted) = (0, 0, 0);
+    let (mut grown, mut replaced, mut counted, mut restarted) = (0, 0, 0, 0);
     for seed in first..first + seeds {
         let life = |also| {
             let life = || run(seed, also);
@@ -326,15 +363,20 @@ fn drawn_lives_end_with_equal_mirrors() {
                 std::panic::resume_unwind(why);
             })
         };
-        let all = [Also::Nothing, Also::Grows, Also::Replaces].map(life);
+        let all = [Also::Nothing, Also::Grows, Also::Replaces, Also::Counts].map(life);
         grown += all[1].done;
         replaced += all[2].done;
+        counted += all[3].done;
         restarted += all.iter().map(|came| came.restarted).sum::<u64>();
     }
     assert!(grown >= seeds / 2, "of {seeds} lives {grown} got larger");
     assert!(
         replaced >= seeds / 4,
         "in {seeds} lives {replaced} were replaced"
+    );
+    assert!(
+        counted >= seeds / 4,
+        "in {seeds} lives {counted} came to another number of slots"
     );
     assert!(
         restarted <= 1 + seeds / 200,
