@@ -241,6 +241,27 @@ fn what_cannot_be_changes_nothing() {
     };
     let said = refused(&mut World::running(&old), legs(3));
     assert!(said.contains("metadata 0.90"), "{said}");
+    // As many as there can be: superblocks know one device more.
+    let (mut world, _) = filled(&Shape::mirror(2));
+    world.control(legs(1919)).expect("as many as kernels take");
+    world.add(2).expect("the last number there is");
+    world.pass(5);
+    assert_eq!(world.superblock(2).fields.dev_number, 1919);
+    let said = world.add(3).expect_err("no number is left").to_string();
+    assert!(said.contains("no place in the superblocks"), "{said}");
+    world.kill();
+    world.disks.remove(&MemberId(3));
+    world.begin();
+    assert_eq!(who(&mut world)[..4], [Some(0), Some(1), Some(2), None]);
+    world.control(Control::ReadAuto).expect("read-auto");
+    world
+        .control(Control::Legs(only_asked))
+        .expect("fewer can be had");
+    assert_eq!(world.array().status().raid_disks, 1919);
+    world
+        .control(legs(3))
+        .expect("the first change makes it read-write");
+    assert_eq!(world.array().status().degraded, 0);
     let (mut world, _) = filled(&Shape::mirror(2));
     world.control(Control::ReadOnly(true)).expect("read-only");
     assert!(matches!(

@@ -94,6 +94,9 @@ fn the_kernel_reads_what_a_mirror_has_become() {
     umd.output(&["wait", "a"]).unwrap();
     copy_in(&oracle, &content, &umd.daemon_uri("a")).unwrap();
     let events = |umd: &Umd| umd.detail("a").unwrap()["events"].clone();
+    // What was written before is marked clean after a while.
+    umd.until("a", |array| array["array_state"] == "clean")
+        .unwrap();
     let before = events(&umd);
     for (args, why) in [
         (&["-n0"][..], "invalid number of raid devices"),

@@ -62,7 +62,10 @@ impl Array {
     /// Whether the array can have so many slots now.
     pub(super) fn may_have_legs(&self, wish: &LegsWish) -> Result<(), ControlError> {
         self.can_count_legs(wish.raid_disks)?;
-        self.writable()?;
+        // Who asks only does not make it read-write, and who wants it changed does.
+        if !(wish.only_asked && self.read_auto && self.broken.is_none()) {
+            self.writable()?;
+        }
         if wish.raid_disks == self.info.raid_disks {
             return Ok(());
         }
