@@ -121,7 +121,8 @@ fn slots_come_are_filled_and_go() {
 #[test]
 fn the_power_may_go_at_any_moment() {
     // Before: who was taken out. Then: how many slots, and who has them.
-    let table: [(u16, &[u32], u16, &[Option<u32>]); 5] = [
+    type Case<'a> = (u16, &'a [u32], u16, &'a [Option<u32>]);
+    let table: [Case<'_>; 5] = [
         (2, &[], 3, &[Some(0), Some(1), None]),
         (3, &[0], 2, &[Some(2), Some(1)]),
         (3, &[2], 2, &[Some(0), Some(1)]),

@@ -161,7 +161,8 @@ fn size_request(args: &GrowArgs, size: &str) -> Result<SizeRequest, Failure> {
     let other = other || args.add;
     if other || about_bitmaps(args) {
         return Err(Failure::usage(
-            "--size, --raid-devices, --level, --layout and --bitmap are changed one after the other",
+            "--size, --raid-devices, --level, --layout and --bitmap are changed one after the \
+             other",
         ));
     }
     let sectors = values::size_sectors(size)?;
