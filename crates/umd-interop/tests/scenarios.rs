@@ -120,6 +120,64 @@ fn a_member_is_replaced_while_both_write() {
     }
 }
 
+/// What mdadm's 01r1_Grow_add is about: the slots come on one host, the device for
+/// them with the same command, and later the slot of one that has gone goes.
+#[test]
+fn a_mirror_grows_by_a_device_while_both_write() {
+    let what = "clustered arrays that get more devices";
+    let Some((oracle, alpha, beta, scratch, etcd)) = hall(what) else {
+        return;
+    };
+    let mut set = made(&alpha, &scratch, ARRAYS[0]);
+    let name = ARRAYS[0].0;
+    if !both_join(what, (&alpha, &beta), name, &etcd, &set) {
+        return;
+    }
+    beta.until(name, settled).unwrap();
+    let fresh = scratch.images("third", 2, 24 * MIB as u64).unwrap();
+    let (new, spare) = (text(&fresh[0]), text(&fresh[1]));
+    let few = refused(&alpha, &["grow", name, "-n3"]);
+    assert!(few.contains("1 device more would be needed"), "{few}");
+    let whole = |slots: u64| {
+        move |array: &Value| {
+            array["raid_disks"] == slots && array["degraded"] == 0 && settled(array)
+        }
+    };
+    under_load(&oracle, (&alpha, 0), name, || {
+        under_load(&oracle, (&beta, 1), name, || {
+            alpha.ok(&["grow", name, "-n3", "--add", new]).unwrap();
+            for umd in [&alpha, &beta] {
+                umd.until(name, whole(3)).unwrap();
+            }
+            // A spare steps in when there is a slot for it.
+            beta.ok(&["manage", name, "--add", spare]).unwrap();
+            beta.ok(&["grow", name, "-n4"]).unwrap();
+            for umd in [&alpha, &beta] {
+                umd.until(name, whole(4)).unwrap();
+            }
+            let many = refused(&beta, &["grow", name, "-n3"]);
+            assert!(many.contains("4 members work"), "{many}");
+            alpha.ok(&["manage", name, "--fail", spare]).unwrap();
+            alpha.ok(&["manage", name, "--remove", spare]).unwrap();
+            beta.ok(&["grow", name, "-n3"]).unwrap();
+            for umd in [&alpha, &beta] {
+                umd.until(name, whole(3)).unwrap();
+            }
+        });
+    });
+    set.push(fresh[0].clone());
+    for umd in [&alpha, &beta] {
+        umd.ok(&["stop", name]).unwrap();
+    }
+    assert_legs_alike(&set[..2]);
+    assert_legs_alike(&set[1..]);
+    for member in &set {
+        let said = alpha.superblock(member).unwrap();
+        assert_eq!(said["raid_disks"], 3, "{said}");
+    }
+    examined(&oracle, &alpha, &set);
+}
+
 /// How the host that is at work goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ends {

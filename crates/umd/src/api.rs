@@ -18,6 +18,7 @@
 //! | `POST /v1/arrays/NAME/bitmap`       | [`BitmapRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/layout`       | [`LayoutRequest`] -> [`DoneDoc`]                |
 //! | `POST /v1/arrays/NAME/level`        | [`LevelRequest`] -> [`DoneDoc`]                 |
+//! | `POST /v1/arrays/NAME/raid-devices` | [`LegsRequest`] -> [`DoneDoc`]                  |
 //! | `POST /v1/arrays/NAME/size`         | [`SizeRequest`] -> [`DoneDoc`]                  |
 //! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
 //! | `POST /v1/arrays/NAME/cluster/confirm-dead` | [`ConfirmDeadRequest`] -> [`DoneDoc`]   |
@@ -389,6 +390,19 @@ pub struct LevelRequest {
     #[serde(default)]
     pub devices: Vec<String>,
     /// Also if it has fewer devices then than it needs, and whatever is on those that are added.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// How many devices a running RAID1 is to have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LegsRequest {
+    /// So many slots.
+    pub raid_devices: u16,
+    /// Devices to be added, by absolute paths.
+    #[serde(default)]
+    pub devices: Vec<String>,
+    /// Also if some slots stay empty, and whatever is on those that are added.
     #[serde(default)]
     pub force: bool,
 }

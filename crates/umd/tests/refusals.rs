@@ -218,8 +218,18 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     ),
     (
         "-G md0 -n 4",
+        1,
+        "umd: md0 does not appear to be an active array\n",
+    ),
+    (
+        "-G md0 -n 4 --add",
         2,
-        "umd: grow --raid-devices (reshape) is not available in this version\n",
+        "umd: --add needs the devices that are to be added\n",
+    ),
+    (
+        "grow md0 -n 4 --bitmap=none",
+        2,
+        "umd: --raid-devices, --layout and --bitmap are changed one after the other\n",
     ),
     (
         "grow md0 --level=6",
@@ -235,7 +245,8 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "grow md0 --bitmap=none --add x.img",
         2,
-        "umd: devices are put in with umd manage --add, or for a new level with --level --add\n",
+        "umd: devices are put in with umd manage --add, or with --add for a new level or for \
+         --raid-devices\n",
     ),
     (
         "grow md0",
@@ -246,8 +257,8 @@ const REFUSALS: &[(&str, i32, &str)] = &[
     (
         "grow md0 x.img --bitmap=none",
         2,
-        "umd: x.img: devices are put in with umd manage --add, or for a new level with umd grow \
-         --level --add\n",
+        "umd: x.img: devices are put in with umd manage --add, or for a new level, or for \
+         --raid-devices, with umd grow --add\n",
     ),
     (
         "grow md0 --bitmap=foo",

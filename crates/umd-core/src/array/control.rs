@@ -1,7 +1,7 @@
 //! What administrators ask for.
 
 use umd_format::create::{CreateError, NewMember as NewDevice, spare_for};
-use umd_format::v1::{DeviceFlags, Features, Fields};
+use umd_format::v1::{DeviceFlags, Features, Fields, ROLES_MAX};
 use umd_format::{FaultyLayout, Format, Level, Role, SuperblockV1, Uuid, v090};
 
 use super::engine::Array;
@@ -57,6 +57,7 @@ impl Array {
                 return self.answer(id, result.map(|()| ControlReply::Done));
             }
             Control::Level(wish) => return self.control_level(id, wish),
+            Control::Legs(wish) => return self.control_legs(id, wish),
             // In a cluster it was taken above.
             Control::Size(_) => Err(ControlError::Invalid(
                 "only an array that a cluster runs gets another size in this version".into(),
@@ -149,6 +150,12 @@ impl Array {
         for waiting in self.waiting.extract_if(.., written).collect::<Vec<_>>() {
             self.answer(waiting.id, Err(error.clone()));
         }
+    }
+
+    /// Answers a request when all that is known now is recorded.
+    pub(super) fn wait_for_change(&mut self, id: ControlId) {
+        let until = Until::Change(self.metadata.note_change(false));
+        self.waiting.push(Waiting { id, until });
     }
 
     fn until_faults(&self) -> Until {
@@ -343,6 +350,12 @@ impl Array {
         }
         let mut peer = self.peer().superblock.clone();
         let number = self.free_number();
+        if number as usize >= ROLES_MAX {
+            return Err(ControlError::Invalid(format!(
+                "{} has no place in the superblocks: they know {ROLES_MAX} devices",
+                new.name
+            )));
+        }
         for role in peer.fields.roles.iter_mut().skip(number as usize).take(1) {
             *role = Role::Spare;
         }
@@ -381,10 +394,12 @@ impl Array {
     pub(super) fn take_in(
         &mut self,
         new: &NewMember,
-        superblock: SuperblockV1,
+        mut superblock: SuperblockV1,
         state: State,
         slot: Option<Slot>,
     ) {
+        // It may have been prepared, or have left, when there were more slots or fewer.
+        superblock.fields.raid_disks = self.info.raid_disks.into();
         self.sync.unblock();
         let active = !matches!(state, State::Spare | State::Faulty);
         assert_eq!(active, slot.is_some(), "a slot, and data to put in it");

@@ -5,6 +5,7 @@ mod control;
 mod engine;
 mod faults;
 mod flags;
+mod legs;
 mod map;
 mod rebit;
 mod regrade;
@@ -19,9 +20,9 @@ mod view;
 pub use crate::personality::faulty::{FaultyStatus, PretendedMode};
 pub use crate::value::{
     BitmapFile, BitmapWish, Command, Commands, Completion, Control, ControlError, ControlReply,
-    Event, Extent, FlagWish, IoDone, IoError, IoOp, LayoutWish, LevelWish, MemberIo, NewBitmap,
-    NewMember, Notice, Purpose, Reply, Request, RequestError, RequestOp, Settings, SizeWish,
-    SyncLimits, SyncRequest, Timer,
+    Event, Extent, FlagWish, IoDone, IoError, IoOp, LayoutWish, LegsWish, LevelWish, MemberIo,
+    NewBitmap, NewMember, Notice, Purpose, Reply, Request, RequestError, RequestOp, Settings,
+    SizeWish, SyncLimits, SyncRequest, Timer,
 };
 pub use clustered::{Clustered, Input, Output};
 pub use engine::Array;

@@ -7,6 +7,7 @@
 //!           Takeover   level, slots: the same bytes in the same places
 //!           Begin      superblocks say where everything is going to be; reshape.rs moves it
 //!           Finish     everything has been moved: the old places are forgotten
+//!           Legs       more slots of a RAID1, or fewer: see legs.rs
 //! ```
 //!
 //! Each step is one update of the superblocks, and none begins before the one before it is on all
@@ -24,8 +25,8 @@ use super::reshape::Reshape;
 use crate::geometry::{Conversion, Geometry, Raid0, Raid456, Shape, convert};
 use crate::member::{Member, State};
 use crate::value::{
-    Command, ControlError, ControlId, ControlReply, Exhibit, LayoutWish, LevelWish, MemberId,
-    Notice, Slot, SyncAction,
+    Command, ControlError, ControlId, ControlReply, Exhibit, LayoutWish, LegsWish, LevelWish,
+    MemberId, Notice, Slot, SyncAction,
 };
 
 /// The most that data is moved by: more makes fewer updates, and leaves less room for next time.
@@ -47,6 +48,7 @@ enum Step {
     Takeover(Shape),
     Begin { layout: u32, last: Option<Shape> },
     Finish,
+    Legs(LegsWish),
 }
 
 /// The steps to another level, one after the other.
@@ -68,6 +70,15 @@ impl Regrade {
         Regrade {
             id: Some(id),
             steps,
+            noted: None,
+        }
+    }
+
+    /// A RAID1 gets another number of slots.
+    pub(super) fn legs(id: ControlId, wish: LegsWish) -> Regrade {
+        Regrade {
+            id: Some(id),
+            steps: [Step::Legs(wish)].into(),
             noted: None,
         }
     }
@@ -379,6 +390,10 @@ impl Array {
             Step::Finish => {
                 self.finish_reshape();
                 Ok(())
+            }
+            Step::Legs(wish) => {
+                let may = self.may_have_legs(&wish);
+                may.map(|()| self.take_legs(wish.raid_disks))
             }
         };
         match done {

@@ -10,8 +10,8 @@
 //!                           a current member failed? --yes--> stale        no --> current
 //! ```
 
-use umd_format::Role;
 use umd_format::v1::{Features, Fields, Node};
+use umd_format::{Level, Role};
 
 use super::refusal::RefusalKind;
 use super::reshape::{self, is_one_step};
@@ -232,6 +232,10 @@ fn judge_older<'a>(
     let (new, old) = (&reference.superblock.fields, &candidate.superblock.fields);
     let next = reference.events() - candidate.events() == 1;
     let one_step = next && is_one_step(new, old);
+    let candidate = match one_step {
+        true => renamed(candidate, &reference),
+        false => candidate,
+    };
     if let Some(what) = difference(&reference, &candidate).filter(|_| !one_step) {
         let text = format!(
             "ignoring {name}: its {what} is not that of {}",
@@ -283,7 +287,27 @@ fn calls_failed(x: &Candidate<'_>, y: &Candidate<'_>, museum: Museum) -> bool {
         .contains(Features::RECOVERY_OFFSET);
     // U27: with metadata 0.90 whoever had not heard of the end of a rebuild was out of date.
     let is_spare = !museum.on(Exhibit::U27) && knows_as_spare(x, y);
-    disowns(x, y) && !joined_late && !is_spare
+    let role = x.superblock.fields.role_of(y.number());
+    let elsewhere = slots_differ(x, y) && matches!(role, Role::Active(_));
+    disowns(x, y) && !joined_late && !is_spare && !elsewhere
+}
+
+/// Whether the number of slots of a RAID1 was changed between the two: members may have moved to
+/// other slots, which hold the same.
+fn slots_differ(x: &Candidate<'_>, y: &Candidate<'_>) -> bool {
+    let (a, b) = (&x.superblock.fields, &y.superblock.fields);
+    a.level == Level::Raid1 && b.level == Level::Raid1 && a.raid_disks != b.raid_disks
+}
+
+/// A member that a change of the number of slots has not reached, as the reference knows it.
+fn renamed<'a>(candidate: Candidate<'a>, reference: &Candidate<'_>) -> Candidate<'a> {
+    let fields = &reference.superblock.fields;
+    let slot = match fields.role_of(candidate.number()) {
+        Role::Active(slot) if u32::from(slot) < fields.raid_disks => Some(slot),
+        _ => None,
+    };
+    let moved = slot.filter(|_| slots_differ(&candidate, reference));
+    Candidate { moved, ..candidate }
 }
 
 /// Whether `x` lists `y` among the spares. Version 0.90 does so with members that are being

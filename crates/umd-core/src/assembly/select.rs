@@ -13,11 +13,17 @@ use super::refusal::RefusalKind;
 pub(super) struct Candidate<'a> {
     pub facts: &'a MemberFacts,
     pub superblock: &'a SuperblockV1,
+    /// A slot that it does not know of yet: it got another one with the newest update.
+    pub moved: Option<u16>,
 }
 
 impl<'a> Candidate<'a> {
-    /// The slot it claims for itself, if that is a slot of the array it describes.
+    /// The slot it claims for itself, if that is a slot of the array it describes; or the one that
+    /// it was given since.
     pub fn slot(&self) -> Option<u16> {
+        if self.moved.is_some() {
+            return self.moved;
+        }
         let fields = &self.superblock.fields;
         match fields.own_role() {
             Role::Active(slot) if u32::from(slot) < fields.raid_disks => Some(slot),
@@ -77,7 +83,11 @@ pub(super) fn select<'a>(
     for facts in sorted {
         match &facts.superblock {
             Ok(superblock) => {
-                let candidate = Candidate { facts, superblock };
+                let candidate = Candidate {
+                    facts,
+                    superblock,
+                    moved: None,
+                };
                 if let Some(why) = without_log(&candidate) {
                     unusable(facts, &why, wish, ignored)?;
                     witnesses.push(candidate);

@@ -80,14 +80,15 @@ pub fn takeover(from: Shape, to: Level) -> Option<Shape> {
     made.is_possible().then_some(made)
 }
 
-/// Whether both are the same bytes in the same places.
+/// Whether both are the same bytes in the same places: so are mirrors, however many there are.
 pub fn same_bytes(a: Shape, b: Shape) -> bool {
     let equal = |x: Shape, y: Shape| {
         let layouts = x.level == Level::Raid0 || x.layout == y.layout;
         x.level == y.level && layouts && x.raid_disks == y.raid_disks
     };
+    let mirrors = a.level == Level::Raid1 && b.level == Level::Raid1 && a.layout == b.layout;
     let becomes = |x: Shape, y: Shape| takeover(x, y.level).is_some_and(|made| equal(made, y));
-    equal(a, b) || becomes(a, b) || becomes(b, a)
+    equal(a, b) || mirrors || becomes(a, b) || becomes(b, a)
 }
 
 impl Shape {

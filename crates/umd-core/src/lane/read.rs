@@ -41,6 +41,12 @@ impl Balance {
         }
     }
 
+    /// There are so many legs from here on. Reads of others may still be under way.
+    pub fn reach(&mut self, legs: u16) {
+        let most = self.legs.len().max(usize::from(legs));
+        self.legs.resize(most, Leg::default());
+    }
+
     /// The leg that goes on where it is, else the least busy one, else the lowest.
     fn choose(&self, legs: impl Iterator<Item = Copy>) -> Option<Copy> {
         legs.min_by_key(|copy| {

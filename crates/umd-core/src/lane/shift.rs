@@ -82,6 +82,18 @@ impl Lane {
         self.geometry = geometry;
     }
 
+    /// A RAID1 has another number of slots from here on, also for what is under way: those that
+    /// come or go have no member.
+    pub fn relegs(&mut self, geometry: Arc<Geometry>) {
+        let mirrored = |one: &Geometry| matches!(one, Geometry::Mirrored { .. });
+        assert!(
+            mirrored(&geometry) && mirrored(&self.geometry),
+            "of a RAID1"
+        );
+        self.balance.reach(geometry.raid_disks());
+        self.geometry = geometry;
+    }
+
     /// The array is longer from here on; what there was lies where it lay.
     pub fn extend(&mut self, geometry: Arc<Geometry>) {
         assert!(geometry.is_mirror(), "copies stay where they are");

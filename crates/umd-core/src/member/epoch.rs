@@ -84,9 +84,9 @@ impl Epoch {
         }
     }
 
-    /// The column of a slot.
+    /// The column of a slot; none also where the slot is no more, or not yet.
     pub fn column(&self, slot: u16) -> Option<&Column> {
-        self.columns[usize::from(slot)].as_ref()
+        self.columns.get(usize::from(slot))?.as_ref()
     }
 
     /// The order in which the legs of a mirror are asked where they may differ, the least first:

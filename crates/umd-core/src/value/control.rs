@@ -43,6 +43,9 @@ pub enum Control {
     /// Become an array of another level, or get another layout (mdadm `--grow --level`). Answered
     /// when that is recorded; what has to be moved is moved afterwards.
     Level(LevelWish),
+    /// Have more slots, or fewer, as a RAID1 (mdadm `--grow --raid-devices`). Answered when that is
+    /// recorded; spares are filled afterwards.
+    Legs(LegsWish),
     /// Use more of each member (mdadm `--grow --size`). Answered when all nodes have it.
     Size(SizeWish),
     /// Let each bit of the bitmaps of a cluster's nodes stand for so many bytes. Answered when all
@@ -82,6 +85,7 @@ impl Control {
             | Control::Size(_)
             | Control::Rechunk(_)
             | Control::Sync(_) => true,
+            Control::Legs(wish) => !wish.only_asked,
             Control::Limits(_, wish) => wish.is_some(),
             Control::Lost(..)
             | Control::Layout(_)
@@ -126,6 +130,19 @@ pub struct LevelWish {
     pub coming: u16,
     /// Also if it has fewer devices afterwards than it needs.
     pub force: bool,
+}
+
+/// How many slots a RAID1 is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LegsWish {
+    /// So many.
+    pub raid_disks: u16,
+    /// So many devices are about to be added.
+    pub coming: u16,
+    /// Also if some slots stay empty.
+    pub force: bool,
+    /// Nothing is changed: the answer says whether it would be.
+    pub only_asked: bool,
 }
 
 /// How an array goes about its work; what is not said stays as it is.

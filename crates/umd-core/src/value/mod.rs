@@ -19,8 +19,8 @@ mod time;
 pub use buf::{Buf, Pool, Slice, Slices, slices_len};
 pub use command::{Command, Commands, IoOp, MemberIo, Notice, Purpose};
 pub use control::{
-    BitmapFile, BitmapWish, Control, ControlError, ControlReply, FlagWish, LayoutWish, LevelWish,
-    NewBitmap, NewMember, RepairWay, Settings, SizeWish, SyncLimits, SyncRequest,
+    BitmapFile, BitmapWish, Control, ControlError, ControlReply, FlagWish, LayoutWish, LegsWish,
+    LevelWish, NewBitmap, NewMember, RepairWay, Settings, SizeWish, SyncLimits, SyncRequest,
 };
 pub use event::{
     Completion, Event, Extent, IoDone, IoError, Reply, Request, RequestError, RequestOp, Timer,

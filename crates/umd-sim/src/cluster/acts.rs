@@ -4,7 +4,7 @@
 use umd_core::array::Input;
 use umd_core::cluster::{End, FenceProof, NewDisk, NodeSlot, Peer, ProofKind};
 use umd_core::value::{
-    Control, ControlId, Event, FlagWish, Instant, NewMember, SizeWish, Span, SyncAction,
+    Control, ControlId, Event, FlagWish, Instant, LegsWish, NewMember, SizeWish, Span, SyncAction,
     SyncRequest, Timer,
 };
 
@@ -73,6 +73,15 @@ impl World {
             }
             Act::Rechunk(host, bytes) => {
                 return self.control(host, Control::Rechunk(bytes));
+            }
+            Act::Slots(host, raid_disks) => {
+                let wish = LegsWish {
+                    raid_disks,
+                    coming: 0,
+                    force: true,
+                    only_asked: false,
+                };
+                return self.control(host, Control::Legs(wish));
             }
             Act::Check(host, repairs) => {
                 let request = match repairs {

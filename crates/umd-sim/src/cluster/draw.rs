@@ -89,6 +89,7 @@ impl Plan {
         if themes.members {
             // Behind all others, which have their numbers in scenes.
             items.extend(plan.replaces(&times, &mut rng));
+            items.extend(plan.counts(&times, &mut rng));
         }
         if rng.permille(300) {
             // Behind those, for the same reason.
@@ -218,6 +219,27 @@ impl Plan {
             Item { at, act }
         };
         (0..most).map(item).collect()
+    }
+
+    /// A RAID1 gets other numbers of slots, and disks for them.
+    fn counts(&self, times: &[u64], rng: &mut Rng) -> Vec<Item> {
+        let mut items = Vec::new();
+        if self.level != 1 || !rng.permille(400) {
+            return items;
+        }
+        for _ in 0..rng.range(1, 4) {
+            let slots = rng.range(1, self.legs as u64 + 2) as u16;
+            let new = self.legs + self.spares + rng.index(self.drawer);
+            let acts = [
+                Act::Slots(rng.index(self.hosts), slots),
+                Act::Add(rng.index(self.hosts), new),
+            ];
+            for act in acts {
+                let at = moment(times, rng);
+                items.push(Item { at, act });
+            }
+        }
+        items
     }
 
     fn administrate(&self, themes: &Themes, times: &[u64], rng: &mut Rng, items: &mut Vec<Item>) {

@@ -59,6 +59,8 @@ pub enum Act {
     Grow(usize, u64),
     /// An administrator has bits stand for so many bytes.
     Rechunk(usize, u32),
+    /// An administrator wants the array to have so many slots.
+    Slots(usize, u16),
     /// An administrator has everything checked; or repaired.
     Check(usize, bool),
     /// The power of everything goes.

@@ -604,13 +604,14 @@ pub struct ManageArgs {
     override_usage = "umd grow NAME --bitmap=internal|none|/path/file [OPTIONS]\n       \
                             umd grow NAME --bitmap-chunk=SIZE [OPTIONS]\n       \
                             umd grow NAME --level=LEVEL [--layout=LAYOUT] [--add DEV...]\n       \
+                            umd grow NAME --raid-devices=COUNT [--add DEV...]\n       \
                             umd grow NAME --layout=LAYOUT|MODE [OPTIONS]"
 )]
 pub struct GrowArgs {
     /// The array, and with --add the devices that are put in
     #[arg(value_name = "NAME")]
     pub targets: Vec<String>,
-    /// Put the devices in that follow, for the new level
+    /// Put the devices in that follow, for the new level or the new number of devices
     #[arg(short, long)]
     pub add: bool,
     /// Write-intent bitmap: internal, none, or a file (a path with a '/'; it is named again with
@@ -630,11 +631,11 @@ pub struct GrowArgs {
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "256")]
     pub write_behind: Option<String>,
-    /// Write over a bitmap file that is there already; take a level with fewer devices than it
-    /// needs
+    /// Write over a bitmap file that is there already; take a level, or a number of devices, with
+    /// fewer than it needs
     #[arg(short, long)]
     pub force: bool,
-    /// With --level: how many devices it is to have, to be sure
+    /// How many devices a raid1 is to have, more or fewer. With --level: to be sure
     #[arg(short = 'n', long, visible_alias = "raid-disks", value_name = "COUNT")]
     pub raid_devices: Option<String>,
     /// The level it is to have: 0, 4, 5 or 6

@@ -1,5 +1,5 @@
 //! `umd grow`: what a running array is made with is changed: its level and layout, its bitmap, and
-//! how level faulty fails, and how much of its members it uses.
+//! how level faulty fails, how many devices a RAID1 has, and how much of them it uses.
 
 use umd_core::geometry::{Shape, convert};
 use umd_format::{FaultyLayout, Level};
@@ -8,7 +8,8 @@ use super::args::GrowArgs;
 use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::Reach;
 use super::values::{self, BitmapWord};
-use crate::api::{BitmapRequest, DoneDoc, LayoutRequest, LevelRequest, SizeRequest};
+use crate::api::{BitmapRequest, DoneDoc, LayoutRequest, LegsRequest, LevelRequest, SizeRequest};
+use crate::daemon::legs::no_change;
 use crate::daemon::level::wish;
 use crate::daemon::rebit::{devices, in_cluster};
 use crate::doc::ArrayDoc;
@@ -19,6 +20,7 @@ enum Change {
     Bitmap(BitmapRequest),
     Layout(FaultyLayout),
     Level(LevelRequest),
+    Legs(LegsRequest),
     Size(SizeRequest),
 }
 
@@ -35,8 +37,8 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
         [name, ..] if args.add => values::array_name(name)?,
         [_, other, ..] => {
             return Err(Failure::usage(format!(
-                "{other}: devices are put in with umd manage --add, or for a new level with umd \
-                 grow --level --add"
+                "{other}: devices are put in with umd manage --add, or for a new level, or for \
+                 --raid-devices, with umd grow --add"
             )));
         }
     };
@@ -58,6 +60,7 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
             reach.post(&name, "layout", &LayoutRequest { layout })?
         }
         Change::Level(request) => reach.post(&name, "level", request)?,
+        Change::Legs(request) => reach.post(&name, "raid-devices", request)?,
         Change::Size(request) => reach.post(&name, "size", request)?,
     };
     if !quiet {
@@ -118,7 +121,6 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
     let mode = args.layout.as_deref().map(FaultyLayout::from_word);
     let level = args.level.is_some() && !faulty;
     let later = [
-        ("--raid-devices", args.raid_devices.is_some() && !level),
         ("--chunk", args.chunk.is_some()),
         ("--consistency-policy", args.consistency_policy.is_some()),
     ];
@@ -133,9 +135,13 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
     if level || mode == Some(None) && !faulty {
         return level_request(args).map(Change::Level);
     }
+    if let Some(count) = &args.raid_devices {
+        return legs_request(args, count).map(Change::Legs);
+    }
     if args.add {
         return Err(Failure::usage(
-            "devices are put in with umd manage --add, or for a new level with --level --add",
+            "devices are put in with umd manage --add, or with --add for a new level or for \
+             --raid-devices",
         ));
     }
     match mode {
@@ -155,10 +161,12 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
 }
 
 fn size_request(args: &GrowArgs, size: &str) -> Result<SizeRequest, Failure> {
-    let other = args.level.is_some() || args.layout.is_some() || args.add;
+    let other = args.level.is_some() || args.layout.is_some() || args.raid_devices.is_some();
+    let other = other || args.add;
     if other || about_bitmaps(args) {
         return Err(Failure::usage(
-            "--size, --level, --layout and --bitmap are changed one after the other",
+            "--size, --raid-devices, --level, --layout and --bitmap are changed one after the \
+             other",
         ));
     }
     let sectors = values::size_sectors(size)?;
@@ -175,15 +183,44 @@ fn level_request(args: &GrowArgs) -> Result<LevelRequest, Failure> {
     if let Some(word) = &args.level {
         values::level(word)?;
     }
-    let devices = args.targets.iter().skip(1);
-    let devices = devices.map(|one| Ok(values::absolute(one)?.display().to_string()));
-    let devices: Result<Vec<String>, Failure> = devices.collect();
     let count = args.raid_devices.as_deref().map(values::raid_devices);
     Ok(LevelRequest {
         level: args.level.clone(),
         layout: args.layout.clone(),
         raid_devices: count.transpose()?,
-        devices: devices?,
+        devices: coming(args)?,
+        force: args.force,
+    })
+}
+
+/// Devices that are put in, by absolute paths.
+fn coming(args: &GrowArgs) -> Result<Vec<String>, Failure> {
+    let devices = args.targets.iter().skip(1);
+    let devices = devices.map(|one| Ok(values::absolute(one)?.display().to_string()));
+    devices.collect()
+}
+
+fn legs_request(args: &GrowArgs, count: &str) -> Result<LegsRequest, Failure> {
+    let bitmap = [&args.bitmap, &args.bitmap_chunk, &args.write_behind];
+    let other = args.level.is_some() || args.layout.is_some();
+    if other || bitmap.iter().any(|option| option.is_some()) {
+        return Err(Failure::usage(
+            "--raid-devices, --layout and --bitmap are changed one after the other",
+        ));
+    }
+    let raid_devices = values::raid_devices(count)?;
+    if raid_devices == 1 && !args.force {
+        return Err(super::create::unusual());
+    }
+    let devices = coming(args)?;
+    if args.add && devices.is_empty() {
+        return Err(Failure::usage(
+            "--add needs the devices that are to be added",
+        ));
+    }
+    Ok(LegsRequest {
+        raid_devices,
+        devices,
         force: args.force,
     })
 }
@@ -280,6 +317,7 @@ fn planned(array: &ArrayDoc, change: &Change) -> Result<Vec<String>, Failure> {
             array.level
         ))),
         Change::Level(request) => planned_level(array, request),
+        Change::Legs(request) => planned_legs(array, request),
         Change::Size(request) => planned_size(array, request),
     }
 }
@@ -300,6 +338,41 @@ fn planned_chunk(array: &ArrayDoc, request: &BitmapRequest) -> Result<Vec<String
         ),
         "would write the bitmaps of all nodes on all members".to_owned(),
     ])
+}
+
+fn planned_legs(array: &ArrayDoc, request: &LegsRequest) -> Result<Vec<String>, Failure> {
+    let (name, now, then) = (&array.name, array.raid_disks, request.raid_devices);
+    let no = |why: String| Failure::failed(format!("cannot set raid_disks for {name}: {why}"));
+    if array.level_number != 1 {
+        let level = &array.level;
+        return Err(no(format!("{level} keeps its number of devices")));
+    }
+    let with_slot = array.members.iter().filter(|m| m.slot.is_some());
+    let (working, spares) = (with_slot.count(), array.members.iter());
+    let spares = spares.filter(|m| m.state == "spare").count();
+    if working > usize::from(then) {
+        return Err(no(format!("{working} members work")));
+    }
+    let (there, more) = (spares + request.devices.len(), then.saturating_sub(now));
+    if there < usize::from(more) && !request.force {
+        let text = format!("{more} more needed to avoid a degraded array, and there are {there}");
+        return Err(no(text));
+    }
+    let adds = request.devices.iter();
+    let mut lines: Vec<String> = adds
+        .map(|device| format!("would add {device} to {name}"))
+        .collect();
+    if now == then {
+        lines.push(no_change(name));
+        return Ok(lines);
+    }
+    lines.push(format!("would set raid_disks for {name} to {then}"));
+    let working = array.members.iter().filter(|m| m.state != "faulty");
+    lines.extend(working.map(|member| {
+        let (version, path) = (&array.metadata, &member.path);
+        format!("would write the version {version} superblock of {path}")
+    }));
+    Ok(lines)
 }
 
 fn planned_size(array: &ArrayDoc, request: &SizeRequest) -> Result<Vec<String>, Failure> {

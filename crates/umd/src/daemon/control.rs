@@ -147,6 +147,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(bitmap))
         .routes(routes!(layout))
         .routes(routes!(level::level))
+        .routes(routes!(super::legs::legs))
         .routes(routes!(size::size))
         .routes(routes!(readonly))
         .routes(routes!(super::confirm::confirm_dead))

@@ -46,7 +46,7 @@ pub fn wish(request: &LevelRequest, current: i32) -> Result<LevelWish, String> {
     })
 }
 
-fn adding(device: &str, force: bool) -> ManageRequest {
+pub(super) fn adding(device: &str, force: bool) -> ManageRequest {
     ManageRequest {
         operation: "add".into(),
         device: device.into(),
@@ -101,7 +101,8 @@ impl Household {
                 target.level, target.raid_disks
             )));
         }
-        self.may_come(request, status, &handle).await?;
+        self.may_come(&request.devices, request.force, status, &handle)
+            .await?;
         let answer = handle.control(Control::Level(wish)).await;
         let what = format!("cannot change the level or layout of {name}");
         let answer = answer.map_err(stopped(name))?;
@@ -123,14 +124,15 @@ impl Household {
     }
 
     /// Whether all devices that are to be added can be, before anything is changed for them.
-    async fn may_come(
+    pub(super) async fn may_come(
         &self,
-        request: &LevelRequest,
+        devices: &[String],
+        force: bool,
         status: &Status,
         handle: &Handle,
     ) -> Answer<()> {
         let (needed, block_bytes) = (needed_sectors(status), status.logical_block_bytes);
-        let (devices, force) = (request.devices.clone(), request.force);
+        let devices = devices.to_vec();
         let (uuid, how) = (status.uuid, handle.how.clone());
         let opened = blocking(move || {
             // All of them at the same time: none is named twice.

@@ -48,6 +48,7 @@ pub mod incremental;
 pub mod join;
 pub mod listener;
 
+pub mod legs;
 pub mod level;
 pub mod lobby;
 pub mod memory;

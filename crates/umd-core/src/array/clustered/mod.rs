@@ -11,15 +11,15 @@
 //!
 //! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk),
 //! `spread.rs` (a spare gets a slot), `replaced.rs` (one gets that of another), `readd.rs` and
-//! `missed.rs` (one comes back, what it lacks), the size in `resize.rs`, what bits
-//! stand for in `rechunk.rs`. The node says when, the
-//! array does. Between them are [`Task`]s and their answers only; neither calls the other while it
-//! is stepped. An array of one host has no `Shared` and is asked for it in the places named in
-//! `shared.rs`.
+//! `missed.rs` (one comes back, what it lacks), the size in `resize.rs`, what bits stand for in
+//! `rechunk.rs`, the slots in `legs.rs`. The node says when, the array does. Between them are
+//! [`Task`]s and their answers only; neither calls the other while it is stepped. An array of one
+//! host has no `Shared` and is asked for it in the places named in `shared.rs`.
 
 mod changes;
 mod drain;
 mod images;
+mod legs;
 mod missed;
 mod newcomer;
 mod readd;
@@ -436,8 +436,9 @@ fn refusal(event: &Event) -> Option<Command> {
         | Control::Replace { .. }
         | Control::Sync(_)
         | Control::Limits(..)
-        | Control::Size(_)
-        | Control::Rechunk(_) => return None,
+        | Control::Legs(_)
+        | Control::Rechunk(_)
+        | Control::Size(_) => return None,
         Control::Stop => "to stop it here this node has to leave the cluster first",
         _ => "this cannot be changed yet while the array is run by a cluster",
     };

@@ -18,6 +18,7 @@ use umd_format::v1::Features;
 use umd_format::{Role, SuperblockV1};
 
 use super::drain::Drain;
+use super::legs::may_differ;
 use super::newcomer::Candidate;
 use super::shared::RELOAD;
 use crate::array::Array;
@@ -225,6 +226,7 @@ impl Array {
             return Err(Cannot::Follow);
         }
         self.judge_size(reference, reload.from.is_some())?;
+        self.judge_legs(reference)?;
         let candidate = reload.candidate.as_ref();
         let told = reload.from.is_some();
         if candidate.is_some_and(|one| told && one.is_another(reference)) {
@@ -314,12 +316,15 @@ impl Array {
         let found = std::mem::take(&mut reload.found);
         shared.spares_wait = !reload.use_spares;
         self.even_sizes(&found);
+        let more = self.adopt_legs(&reference, true);
         let handed_over: Vec<MemberId> = self.handed_over(&verdicts).collect();
         let changed = verdicts
             .iter()
             .filter(|(_, verdict)| *verdict != Verdict::Keep)
             .map(|(id, verdict)| self.apply_verdict(*id, *verdict, handed_over.contains(id)))
-            .fold(false, |changed, one| changed | one);
+            .fold(more, |changed, one| changed | one);
+        let changed = self.adopt_legs(&reference, false) | changed;
+        self.even_legs(&found);
         for member in self.members.iter_mut() {
             if let Some(one) = found.get(&member.id) {
                 member.superblock.fields.events = one.fields.events;
@@ -485,7 +490,7 @@ fn follows(known: &Member, found: &SuperblockV1) -> bool {
         && a.level == b.level
         && a.layout == b.layout
         && a.chunk_sectors == b.chunk_sectors
-        && a.raid_disks == b.raid_disks
+        && may_differ(&known.superblock, found)
         && a.bitmap_offset_raw == b.bitmap_offset_raw
         && b.features.contains(Features::CLUSTERED)
         && !alien.iter().any(|one| b.features.contains(*one))

@@ -13,6 +13,7 @@ use umd_format::Role;
 
 use super::changes::{Asked, Changes};
 use super::drain::Drain;
+use super::legs::Legs;
 use super::missed::{BITS, Gather, HEADERS, Missed};
 use super::newcomer::Candidate;
 use super::rechunk::Chunks;
@@ -124,6 +125,8 @@ pub(in crate::array) struct Shared {
     pub(super) changes: Changes,
     pub(super) sizes: Sizes,
     pub(super) chunks: Chunks,
+    /// Another number of slots that an administrator wants.
+    pub(super) legs: Option<Legs>,
     /// Writes in there have to end before the other node hears so.
     pub(super) suspending: Option<(u64, u64)>,
     pub(super) reload: Option<Reload>,
@@ -183,6 +186,7 @@ impl Shared {
             changes: Changes::new(),
             sizes: Sizes::default(),
             chunks: Chunks::default(),
+            legs: None,
             suspending: None,
             reload: None,
             absent,
@@ -264,6 +268,10 @@ impl Array {
             }
             Control::Rechunk(bytes) if self.shared.is_some() => {
                 self.rechunk_on_all(id, bytes);
+                None
+            }
+            Control::Legs(wish) if self.shared.is_some() => {
+                self.legs_on_all(id, wish);
                 None
             }
             Control::ReAdd(new) if self.shared.is_some() => {
@@ -434,6 +442,7 @@ impl Array {
         moved |= self.maintain_asked();
         moved |= self.maintain_size();
         moved |= self.maintain_chunk();
+        moved |= self.maintain_legs();
         moved |= self.maintain_update();
         moved |= self.maintain_takeovers();
         moved |= self.maintain_gathers();
@@ -487,6 +496,7 @@ impl Array {
         self.refuse_changes();
         self.refuse_size();
         self.refuse_chunk();
+        self.refuse_legs();
         let members: Vec<MemberId> = self.members.iter().map(|m| m.id).collect();
         for member in members {
             self.io.out.push(Command::Release(member));

@@ -144,6 +144,7 @@ impl Array {
             }
             if may_write {
                 self.hand_over_under_token();
+                self.legs_under_token();
             }
             let update = &mut self.shared_mut().update;
             update.write_wanted = false;

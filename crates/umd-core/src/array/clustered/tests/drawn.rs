@@ -7,7 +7,7 @@ use super::world::{Lcg, World};
 use crate::array::clustered::Input;
 use crate::cluster::{Cannot, End, Freeze};
 use crate::member::State;
-use crate::value::{Control, MemberId, Notice, SizeWish};
+use crate::value::{Control, LegsWish, MemberId, Notice, SizeWish};
 
 struct Read {
     host: usize,
@@ -23,6 +23,7 @@ enum Also {
     Grows,
     Replaces,
     Rechunks,
+    Counts,
 }
 
 /// What became of a run.
@@ -45,7 +46,7 @@ fn run(seed: u64, also: Also) -> Came {
             World::with_room(Level::Raid1, 0, (legs, 0), 0, 64 * 31_000)
         }
         Also::Rechunks => World::with_room(Level::Raid1, 0, (legs, 0), 0, 512),
-        Also::Nothing | Also::Replaces => World::new(legs),
+        Also::Nothing | Also::Replaces | Also::Counts => World::new(legs),
     };
     let mut world = world.running(2 + draw.below(2));
     let mut sizes = Lcg(seed ^ 0x517e);
@@ -97,12 +98,13 @@ fn run(seed: u64, also: Also) -> Came {
             Also::Rechunks if sizes.below(100) == 0 => rechunk(&mut world, &mut sizes),
             Also::Rechunks if sizes.below(300) == 0 => grow(&mut world, &mut sizes),
             Also::Replaces if sizes.below(60) == 0 => replace(&mut world, &mut sizes),
+            Also::Counts if sizes.below(60) == 0 => count(&mut world, &mut sizes),
             _ => {}
         }
         world.extend();
         judge(&world, &mut reads);
     }
-    end(world, &mut reads, also)
+    end(world, &mut reads, (also, legs))
 }
 
 /// An administrator has a member replaced, or brings a spare for that.
@@ -128,6 +130,25 @@ fn rechunk(world: &mut World, draw: &mut Lcg) {
         let bytes = 4096 << draw.below(7);
         world.control(host, Control::Rechunk(bytes));
     }
+}
+
+/// An administrator wants another number of slots, or brings a spare for one.
+fn count(world: &mut World, draw: &mut Lcg) {
+    let host = draw.below(world.hosts.len());
+    if !world.serves(host) {
+        return;
+    }
+    if world.disks.len() < 5 && draw.below(3) == 0 {
+        let new = world.new_disk(0xee);
+        return world.add(host, new);
+    }
+    let wish = LegsWish {
+        raid_disks: 1 + draw.below(4) as u16,
+        coming: 0,
+        force: true,
+        only_asked: false,
+    };
+    world.control(host, Control::Legs(wish));
 }
 
 /// An administrator has the array use more of its disks.
@@ -236,7 +257,7 @@ fn restart(world: &mut World, host: usize) {
 
 /// Everything comes to rest: nobody waits for ever, and mirrors are equal. Whether the array got
 /// larger.
-fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> Came {
+fn end(mut world: World, reads: &mut Vec<Read>, (also, legs): (Also, u16)) -> Came {
     let before = 1152 / super::world::BLOCK;
     notice(&mut world);
     world.settle();
@@ -267,7 +288,8 @@ fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> Came {
     }
     let disks = world.in_sync();
     world.check_data(&disks);
-    if disks.len() == world.disks.len() {
+    let degraded = disks.len() < usize::from(slots(&world));
+    if disks.len() == world.disks.len() && !degraded {
         for slot in 0..super::world::NODES {
             assert!(world.is_clean(slot), "bits of slot {slot} are left");
         }
@@ -277,6 +299,7 @@ fn end(mut world: World, reads: &mut Vec<Read>, also: Also) -> Came {
         Also::Grows => u64::from(world.blocks() > before),
         Also::Replaces => replaced(&world),
         Also::Rechunks => rechunked(&world),
+        Also::Counts => u64::from(slots(&world) != legs),
     };
     Came { done, restarted }
 }
@@ -322,6 +345,20 @@ fn replaced(world: &World) -> u64 {
     notices.filter(|notice| told(notice)).count() as u64
 }
 
+/// How many slots there are: for all nodes, and by the superblocks.
+fn slots(world: &World) -> u16 {
+    let newest = world
+        .in_sync()
+        .into_iter()
+        .map(|disk| world.superblock(disk));
+    let newest = newest.max_by_key(|one| one.fields.events).expect("disks");
+    let slots = newest.fields.raid_disks as u16;
+    for host in (0..world.hosts.len()).filter(|host| world.serves(*host)) {
+        assert_eq!(world.array(host).status().raid_disks, slots, "host {host}");
+    }
+    slots
+}
+
 /// All show the same, and superblocks say so.
 fn one_size(world: &mut World) {
     world.extend();
@@ -348,7 +385,7 @@ fn number(name: &str, default: u64) -> u64 {
 #[test]
 fn drawn_lives_end_with_equal_mirrors() {
     let (first, seeds) = (number("CLUSTER_FIRST", 0), number("CLUSTER_SEEDS", 150));
-    let (mut grown, mut replaced, mut restarted, mut rechunked) = (0, 0, 0, 0);
+    let (mut grown, mut replaced, mut rechunked, mut counted, mut restarted) = (0, 0, 0, 0, 0);
     for seed in first..first + seeds {
         let life = |also| {
             let life = || run(seed, also);
@@ -357,11 +394,18 @@ fn drawn_lives_end_with_equal_mirrors() {
                 std::panic::resume_unwind(why);
             })
         };
-        let kinds = [Also::Nothing, Also::Grows, Also::Replaces, Also::Rechunks];
+        let kinds = [
+            Also::Nothing,
+            Also::Grows,
+            Also::Replaces,
+            Also::Rechunks,
+            Also::Counts,
+        ];
         let all = kinds.map(life);
         grown += all[1].done;
         replaced += all[2].done;
         rechunked += all[3].done;
+        counted += all[4].done;
         restarted += all.iter().map(|came| came.restarted).sum::<u64>();
     }
     assert!(grown >= seeds / 2, "of {seeds} lives {grown} got larger");
@@ -372,6 +416,10 @@ fn drawn_lives_end_with_equal_mirrors() {
     assert!(
         rechunked >= seeds / 3,
         "in {seeds} lives {rechunked} have other bits"
+    );
+    assert!(
+        counted >= seeds / 4,
+        "in {seeds} lives {counted} came to another number of slots"
     );
     assert!(
         restarted <= 1 + seeds / 200,

@@ -75,7 +75,7 @@ fn an_array_that_has_become_another_one_is_not_followed() {
     };
     let both: [(&str, Change); 5] = [
         ("identity", |fields| fields.set_uuid = Uuid([8; 16])),
-        ("members", |fields| fields.raid_disks += 1),
+        ("members", |fields| fields.raid_disks = 1),
         ("size", |fields| fields.size_sectors -= 16),
         ("bitmap", |fields| fields.bitmap_offset_raw += 8),
         ("cluster", |fields| {

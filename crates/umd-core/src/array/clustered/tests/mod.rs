@@ -4,6 +4,7 @@ mod asked;
 mod door;
 mod drawn;
 mod follow;
+mod legs;
 mod members;
 mod readd;
 mod rechunk;
