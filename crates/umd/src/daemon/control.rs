@@ -150,6 +150,10 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(size::size))
         .routes(routes!(readonly))
         .routes(routes!(super::confirm::confirm_dead))
+        .routes(routes!(
+            super::demands::reservations,
+            super::demands::reserve
+        ))
         .routes(routes!(wait))
         .routes(routes!(events))
         .routes(routes!(mdstat_text))
