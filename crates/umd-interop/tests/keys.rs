@@ -169,8 +169,8 @@ fn a_host_that_was_stopped_past_its_lease_is_cut_off_by_the_server_of_its_member
         states(&array).contains(&"- free".to_owned()) && settled(&array)
     });
     for export in ["d0", "d1"] {
-        assert_eq!(storage.keys(export, "registered"), [own.clone()]);
-        assert_eq!(storage.keys(export, "preempted"), [dead.clone()]);
+        assert_eq!(storage.keys(export, "registered"), *betas);
+        assert_eq!(storage.keys(export, "preempted"), [dead.as_str()]);
         assert!(!storage.writes(export, Some(dead)), "it was cut off");
     }
     let counted = |export| storage.table(export)["writes_refused"].as_u64().unwrap();
@@ -209,7 +209,7 @@ fn a_host_that_was_stopped_past_its_lease_is_cut_off_by_the_server_of_its_member
     storage.serve();
     let table = storage.table("d0");
     assert_eq!(table["reserved"], true, "{table}");
-    assert_eq!(storage.keys("d0", "preempted"), [dead.clone()]);
+    assert_eq!(storage.keys("d0", "preempted"), [dead.as_str()]);
     assert!(!storage.writes("d0", Some(dead)) && !storage.writes("d0", None));
     assert!(storage.writes("d0", Some("77")));
     let back = refused(&storage.umd, &["cluster", "register", "d0", dead]);
@@ -243,7 +243,7 @@ fn what_makes_no_sense_changes_no_table() {
             (vec!["reserve", export, "b"], "is not registered"),
             (vec!["unregister", export, "b"], "is not registered"),
             (vec!["preempt", export, "b", "a"], "is not registered"),
-            (vec!["preempt", export, "a", "b"], "is not reserved"),
+            (vec!["preempt", export, "a", "a"], "does not preempt itself"),
         ] {
             let args: Vec<&str> = ["cluster"].into_iter().chain(args).collect();
             let said = refused(&storage.umd, &args);

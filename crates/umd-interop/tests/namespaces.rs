@@ -325,6 +325,6 @@ fn hosts_whose_members_are_served_come_and_go_and_a_mirror_loses_nothing() {
     }
     let hall = Hall::new(ip);
     if let Some(servers) = or_skip(WHAT, 3) {
-        rounds::rounds(&hall, ("pair", "-l1 -n2", 2), servers, (4, 3));
+        rounds::rounds(&hall, ("pair", "-l1 -n2", 2), servers, (5, 3));
     }
 }

@@ -34,6 +34,7 @@ mod server;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use umd_interop::pattern::Dice;
@@ -68,7 +69,7 @@ impl Place for Here {
 
     fn disks(&self, scratch: &Scratch, prefix: &str, count: usize) -> Result<Vec<Disk>> {
         let images = scratch.images(prefix, count, 24 * MIB)?.into_iter();
-        let disk = |file| {
+        let disk = |file: PathBuf| {
             let name = text(&file).to_owned();
             Disk { name, file }
         };

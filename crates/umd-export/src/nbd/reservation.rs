@@ -80,9 +80,6 @@ pub enum Refused {
     /// It was taken away, for good.
     #[error("key {0:#x} was preempted: it belongs to a node that was fenced")]
     Preempted(u64),
-    /// Nobody would be refused.
-    #[error("the export is not reserved, so whoever has no key could write")]
-    NotReserved,
     /// It would cut itself off.
     #[error("a key does not preempt itself")]
     Itself,
@@ -179,7 +176,8 @@ impl Reservations {
     }
 
     /// Takes a registration away, for good. When this returns, nothing of it is in flight, and
-    /// nothing ever will be.
+    /// nothing ever will be. Who has no key at all is kept out by a reservation only: who wants a
+    /// proof that a host writes no more reserves before.
     ///
     /// # Errors
     /// When the key may not ask for that; [`Refused::Writing`] when what was in flight has not
@@ -191,9 +189,6 @@ impl Reservations {
         }
         if victim == key {
             return Err(Refused::Itself);
-        }
-        if !table.state.reserved {
-            return Err(Refused::NotReserved);
         }
         let known = table.state.preempted.contains(&victim);
         if !known && table.state.preempted.len() == PREEMPTED_MAX {
@@ -344,8 +339,12 @@ mod tests {
     #[test]
     fn who_is_preempted_never_writes_again() {
         let table = table(&[1, 2]);
-        let early = table.preempt_abort(1, 2, SOON);
-        assert_eq!(early, Err(Refused::NotReserved));
+        table.register(9).unwrap();
+        table.preempt_abort(1, 9, SOON).unwrap();
+        assert!(
+            !writes(&table, Some(9)) && writes(&table, None),
+            "it is gone before"
+        );
         table.reserve(1, SOON).unwrap();
         assert_eq!(table.preempt_abort(1, 1, SOON), Err(Refused::Itself));
         let stranger = table.preempt_abort(3, 2, SOON);
@@ -361,7 +360,7 @@ mod tests {
         table.unregister(1).unwrap();
         assert!(!writes(&table, Some(2)) && writes(&table, None));
         let again = Reservations::restored(table.state());
-        assert_eq!((table.refused(), again.refused()), (2, 0));
+        assert_eq!((table.refused(), again.refused()), (3, 0));
         assert!(!writes(&again, Some(2)));
     }
 

@@ -95,8 +95,8 @@ pub enum ClusterCommand {
         #[arg(value_name = "VICTIM")]
         victim: String,
     },
-    /// Forget all keys of an array that is served here: whoever was cut off may write again. Do that
-    /// only when no host of a cluster uses it
+    /// Forget all keys of an array that is served here: whoever was cut off may write again. Do
+    /// that only when no host of a cluster uses it
     ClearReservations {
         /// The array
         #[arg(value_name = "ARRAY")]

@@ -69,7 +69,7 @@ impl Served {
 fn conflict(why: NotMet) -> Conflict {
     match why {
         NotMet::NotOffered => Conflict::Io(io::Error::other(
-            "its server offers no reservations for it (umd does, for an array that no cluster runs)",
+            "its server offers no reservations for it (umd does, unless a cluster runs it there)",
         )),
         NotMet::Refused(_) => Conflict::Refused,
         NotMet::Client(error) => Conflict::Io(io::Error::other(in_words(error))),
