@@ -102,6 +102,22 @@ fn pid_of(umd: &Umd, name: &str) -> Pid {
     Pid::from_raw(i32::try_from(pid).unwrap()).unwrap()
 }
 
+/// A process that does not run, until this is dropped: nobody waits for it after a failure.
+struct Paused(Pid);
+
+impl Paused {
+    fn new(pid: Pid) -> Paused {
+        kill_process(pid, Signal::STOP).unwrap();
+        Paused(pid)
+    }
+}
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::CONT);
+    }
+}
+
 /// A thread that writes until it is answered no more; how often it was.
 fn load(umd: &Umd, name: &str, offset: u64) -> thread::JoinHandle<u64> {
     let socket = umd.runtime_dir().join("nbd.sock");
@@ -161,8 +177,7 @@ fn a_host_that_was_stopped_past_its_lease_is_cut_off_by_the_server_of_its_member
     // It does not run while a write of it waits to be sent.
     let writing = load(&alpha, "pair", 0);
     thread::sleep(Duration::from_millis(LAG_MS / 2));
-    let pid = pid_of(&alpha, "pair");
-    kill_process(pid, Signal::STOP).unwrap();
+    let paused = Paused::new(pid_of(&alpha, "pair"));
     let mine = load(&beta, "pair", 1 << 20);
     until("beta takes over", || {
         let array = beta.detail("pair").unwrap();
@@ -180,7 +195,7 @@ fn a_host_that_was_stopped_past_its_lease_is_cut_off_by_the_server_of_its_member
     let mut client = Client::connect(&socket, "pair").unwrap();
     client.write(0, &after_takeover, false).unwrap();
 
-    kill_process(pid, Signal::CONT).unwrap();
+    drop(paused);
     let answered = writing.join().unwrap();
     until("its late write is refused", || {
         counted("d0") + counted("d1") > before

@@ -266,6 +266,25 @@ impl Place for Hall {
         }
     }
 
+    /// The keys of those that serve are registered, and of no life that has ended: a late write of
+    /// it could lie in a block that nobody looks at.
+    fn fenced(&self, set: &[Disk]) -> Result<()> {
+        for disk in set {
+            let export = disk.file.file_stem().and_then(|stem| stem.to_str());
+            let export = export.context("images have names")?;
+            let table = self
+                .server
+                .ok(&["cluster", "reservations", "--json", export])?;
+            let table: serde_json::Value = serde_json::from_str(&table)?;
+            let keys = table["registered"].as_array().map_or(0, Vec::len);
+            ensure!(
+                keys == HOSTS && table["reserved"] == true,
+                "{export}: {table}"
+            );
+        }
+        Ok(())
+    }
+
     fn cut(&self, host: usize, from: From, _: &[Gate], cut: bool) -> Result<()> {
         let state = if cut { "down" } else { "up" };
         let links: &[&str] = match from {

@@ -64,6 +64,11 @@ pub trait Place: Sync {
     fn draw(&self, round: u64, dice: &mut Dice) -> Event;
     /// Cuts a host off from something, or ends that.
     fn cut(&self, host: usize, from: From, gates: &[Gate], cut: bool) -> Result<()>;
+    /// Looks at what fences, when all hosts serve again.
+    fn fenced(&self, set: &[Disk]) -> Result<()> {
+        let _ = set;
+        Ok(())
+    }
 }
 
 /// From what a host can be cut off.
@@ -349,6 +354,8 @@ impl Cluster<'_> {
         }
         self.settles(None).with_context(told)?;
         self.verify().with_context(told)?;
+        let set = self.set.lock().unwrap().clone();
+        self.place.fenced(&set).with_context(told)?;
         // Later writes would hide it.
         self.alike().with_context(told)?;
         println!("{}: {} writes in all", told(), self.answered());
