@@ -116,7 +116,7 @@ impl Reserved {
                     )
                 })?
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => ReservationState::default(),
+            Err(error) if is_nowhere(&error) => ReservationState::default(),
             Err(error) => {
                 return Err(format!(
                     "{shown}, which says who may write to this array, cannot be read: {error}"
@@ -205,6 +205,14 @@ impl Reserved {
     }
 }
 
+/// There is no such file, nor can there be one: some users' home is no directory.
+fn is_nowhere(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
 /// Writes the file whole or not at all; on return it is on the disk.
 fn write(path: &Path, kept: &Kept) -> io::Result<()> {
     let dir = path.parent().expect("it is in a directory");
@@ -254,6 +262,7 @@ mod tests {
         let table = open(dir.path());
         // A file where the directory is to be.
         fs::write(dir.path().join("reservations"), "").unwrap();
+        assert_eq!(open(dir.path()).state(), ReservationState::default());
         for _ in 0..2 {
             let denied = table.meet(Demand::Register(1)).unwrap_err();
             assert!(denied.text().contains("cannot be written"), "{denied:?}");
