@@ -29,6 +29,8 @@ pub fn text(path: &Path) -> &str {
 pub struct Umd {
     bin: PathBuf,
     runtime: TempDir,
+    /// A command that runs it somewhere else.
+    within: Vec<String>,
 }
 
 impl Umd {
@@ -52,7 +54,15 @@ impl Umd {
         Some(Umd {
             bin,
             runtime: runtime.expect("the temporary folder can be written"),
+            within: Vec::new(),
         })
+    }
+
+    /// The same, but each command of it, and the daemon that it starts, is run by this one, which
+    /// gets the program and its arguments.
+    pub fn within(mut self, command: Vec<String>) -> Umd {
+        self.within = command;
+        self
     }
 
     /// The directory of the daemon's sockets.
@@ -62,7 +72,14 @@ impl Umd {
 
     /// A command of the binary, with no standard input. Messages are asked for in plain form.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.bin);
+        let mut command = match self.within.split_first() {
+            None => Command::new(&self.bin),
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(&self.bin);
+                command
+            }
+        };
         command
             .args(args)
             .arg("--runtime-dir")

@@ -22,6 +22,8 @@
 //! | `POST /v1/arrays/NAME/size`         | [`SizeRequest`] -> [`DoneDoc`]                  |
 //! | `POST /v1/arrays/NAME/readonly`     | [`ReadonlyRequest`] -> [`DoneDoc`]              |
 //! | `POST /v1/arrays/NAME/cluster/confirm-dead` | [`ConfirmDeadRequest`] -> [`DoneDoc`]   |
+//! | `GET  /v1/arrays/NAME/reservations` | [`ReservationsDoc`]                             |
+//! | `POST /v1/arrays/NAME/reservations` | [`ReservationsRequest`] -> [`DoneDoc`]          |
 //! | `POST /v1/arrays/NAME/settings`     | [`SettingsRequest`] -> [`DoneDoc`]              |
 //! | `GET  /v1/parameters`                | [`ParametersDoc`]                               |
 //! | `POST /v1/parameters`               | [`ParametersRequest`] -> [`ParametersDoc`]      |
@@ -211,7 +213,8 @@ pub struct ClusterRequest {
     /// A fence agent: an absolute path. An administrator can confirm in any case.
     #[serde(default)]
     pub fence_agent: Option<String>,
-    /// Members are reserved, and a dead node's key is taken away on all of them: SCSI disks.
+    /// Members are reserved, and a dead node's key is taken away on all of them: SCSI
+    /// disks, and exports of umd.
     #[serde(default)]
     pub reservations: bool,
     /// A watchdog that resets this host when its session is lost: an absolute path. It is one for
@@ -225,6 +228,34 @@ pub struct ClusterRequest {
 pub struct ConfirmDeadRequest {
     /// Its number.
     pub node: u16,
+}
+
+/// Who may write to an array that is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReservationsDoc {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Only who is registered may write.
+    pub reserved: bool,
+    /// Keys that are registered, hexadecimal.
+    pub registered: Vec<String>,
+    /// Keys that were taken away, and never write again.
+    pub preempted: Vec<String>,
+    /// How many writes were refused since the array was started.
+    pub writes_refused: u64,
+}
+
+/// What is to be done about who may write. Keys are one to sixteen hexadecimal digits, not zero.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReservationsRequest {
+    /// `register`, `unregister`, `reserve`, `preempt-abort`, or `clear`, which forgets everything.
+    pub operation: String,
+    /// Whose key it is; not for `clear`.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// The key that `preempt-abort` takes away.
+    #[serde(default)]
+    pub victim: Option<String>,
 }
 
 /// An array that was started.

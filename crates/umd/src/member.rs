@@ -4,16 +4,20 @@
 //!   /dev/sda, a.img            umd_disk
 //!   nbd://nas:10809/r5         umd_export::nbd::Remote, behind umd_disk's Medium
 //!     locked on this machine by a name of its network namespace (lock.rs)
+//!     written with the key of a node, where a cluster reserves its members (keys.rs, served.rs)
 //! ```
 //!
 //! An export is what its server says it is: no lock keeps other machines from it.
 
+mod keys;
 mod lock;
+mod served;
 
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -23,8 +27,12 @@ use umd_export::nbd::client::{ClientError, Tls};
 use umd_export::nbd::{Address, Remote, Trouble, Uri};
 
 use crate::daemon::tls::ClientFiles;
+pub use keys::Keys;
 use lock::Lock;
+pub use served::Served;
 
+/// What a server says to a write of who may not write (`EPERM`).
+const NOT_PERMITTED: u32 = 1;
 /// What it is called among engines.
 const NBD: &str = "nbd";
 
@@ -47,17 +55,18 @@ pub fn last_part(name: &str) -> &str {
 /// # Errors
 /// When it is in use, of the wrong kind, or the system or its server refuses.
 pub fn open(name: &Path, mode: Mode, engine: Engine) -> Result<MemberFile, OpenError> {
-    open_waiting(name, mode, engine, Duration::ZERO)
+    open_waiting(name, mode, (engine, None), Duration::ZERO)
 }
 
-/// The same, but waits for another holder to let go.
+/// The same, but waits for another holder to let go. With keys, an export is written with the one
+/// that they say, and not before they say one.
 ///
 /// # Errors
 /// As above.
 pub fn open_waiting(
     name: &Path,
     mode: Mode,
-    engine: Engine,
+    (engine, keys): (Engine, Option<&Keys>),
     wait: Duration,
 ) -> Result<MemberFile, OpenError> {
     match name.to_str().filter(|name| is_elsewhere(name)) {
@@ -65,7 +74,7 @@ pub fn open_waiting(
             let why = "the I/O engine memory keeps a copy of files only";
             Err(refused(uri, why))
         }
-        Some(uri) => remote(uri, mode, wait),
+        Some(uri) => remote(uri, mode, keys, wait),
         None => MemberFile::open_waiting(name, mode, engine, wait),
     }
 }
@@ -79,7 +88,12 @@ fn refused(uri: &str, why: impl fmt::Display) -> OpenError {
     }
 }
 
-fn remote(text: &str, mode: Mode, wait: Duration) -> Result<MemberFile, OpenError> {
+fn remote(
+    text: &str,
+    mode: Mode,
+    keys: Option<&Keys>,
+    wait: Duration,
+) -> Result<MemberFile, OpenError> {
     let uri: Uri = text.parse().map_err(|error| refused(text, error))?;
     let name = uri.to_string();
     let lock = match mode {
@@ -109,12 +123,16 @@ fn remote(text: &str, mode: Mode, wait: Duration) -> Result<MemberFile, OpenErro
         read_only: !writes,
         can_unmap: remote.can_zero(),
     };
-    let lock = Mutex::new(lock);
-    Ok(MemberFile::elsewhere(
-        &name,
-        Arc::new(Export { remote, lock }),
-        facts,
-    ))
+    let export = Arc::new(Export {
+        remote: RwLock::new(Arc::new(remote)),
+        lock: Mutex::new(lock),
+        way: (uri, tls),
+        without_key: AtomicBool::new(keys.is_some()),
+    });
+    if let Some(keys) = keys.filter(|_| writes) {
+        keys.watch(text, &export);
+    }
+    Ok(MemberFile::elsewhere(&name, export, facts))
 }
 
 /// Keys for a server that speaks TLS.
@@ -153,14 +171,60 @@ fn in_words(error: ClientError) -> String {
 
 /// An export as a medium.
 struct Export {
-    remote: Remote,
+    /// Another one takes its place when a key is known.
+    remote: RwLock<Arc<Remote>>,
     lock: Mutex<Option<Lock>>,
+    way: (Uri, Option<Tls>),
+    /// It is to be written with a key, and none is known.
+    without_key: AtomicBool,
+}
+
+impl Export {
+    fn remote(&self) -> Arc<Remote> {
+        let remote = self.remote.read().unwrap_or_else(PoisonError::into_inner);
+        remote.clone()
+    }
+
+    /// That through which writes go.
+    fn written(&self) -> Result<Arc<Remote>, IoError> {
+        match self.lacks_key() {
+            true => Err(IoError::Other(
+                "its server does not know the key of this node yet".into(),
+            )),
+            false => Ok(self.remote()),
+        }
+    }
+
+    fn lacks_key(&self) -> bool {
+        self.without_key.load(Ordering::SeqCst)
+    }
+
+    /// Connects once more, and writes with this key from here on. Nothing was written before, so
+    /// nothing is under way that the new connection could come before.
+    fn with_key(&self, key: u64) -> Result<(), String> {
+        let (uri, tls) = &self.way;
+        let name = format!("{}@key={key:x}", uri.export);
+        let remote = Remote::connect(&uri.address, &name, tls.as_ref()).map_err(in_words)?;
+        let mut old = self.remote.write().unwrap_or_else(PoisonError::into_inner);
+        if (old.size_bytes(), old.block_bytes()) != (remote.size_bytes(), remote.block_bytes()) {
+            return Err("it has got another size".into());
+        }
+        let old = std::mem::replace(&mut *old, Arc::new(remote));
+        old.close();
+        self.without_key.store(false, Ordering::SeqCst);
+        Ok(())
+    }
 }
 
 /// The core's word for it. A connection that is lost does not come back by itself.
 fn sorted(trouble: Trouble) -> IoError {
     match trouble {
         Trouble::Lost(_) => IoError::Gone,
+        Trouble::Refused(NOT_PERMITTED) => IoError::Other(
+            "its server lets only those write whose key is registered, and that of this host is \
+             not, or was taken away"
+                .into(),
+        ),
         Trouble::Refused(errno) => match i32::try_from(errno) {
             Ok(errno @ 1..4096) => umd_disk::io_error_of(errno),
             _ => IoError::Other(trouble.to_string()),
@@ -170,31 +234,31 @@ fn sorted(trouble: Trouble) -> IoError {
 
 impl Medium for Export {
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
-        self.remote.read(offset, buf).map_err(sorted)
+        self.remote().read(offset, buf).map_err(sorted)
     }
 
     fn write(&self, offset: u64, pieces: &[IoSlice<'_>], fua: bool) -> Result<(), IoError> {
-        self.remote.write(offset, pieces, fua).map_err(sorted)
+        self.written()?.write(offset, pieces, fua).map_err(sorted)
     }
 
     fn zero(&self, offset: u64, len: u64, may_unmap: bool, fua: bool) -> Result<(), IoError> {
-        let zeroed = self.remote.zero(offset, len, may_unmap, fua);
+        let zeroed = self.written()?.zero(offset, len, may_unmap, fua);
         zeroed.map_err(sorted)
     }
 
     fn flush(&self) -> Result<(), IoError> {
-        self.remote.flush().map_err(sorted)
+        self.remote().flush().map_err(sorted)
     }
 
     fn check(&self) -> Result<(), IoError> {
-        match self.remote.lost() {
+        match self.remote().lost() {
             Some(_) => Err(IoError::Gone),
             None => Ok(()),
         }
     }
 
     fn unlock(&self) {
-        self.remote.close();
+        self.remote().close();
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         *lock = None;
     }

@@ -226,6 +226,11 @@ impl fmt::Debug for Reservations {
 }
 
 impl Reservations {
+    /// The key of this node.
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
     /// Registers this node's key on all members, and reserves them. All nodes should be given them
     /// in the same order.
     ///

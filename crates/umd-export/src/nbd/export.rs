@@ -2,7 +2,9 @@
 
 use umd_core::value::SECTOR_BYTES;
 
+use super::demand::{Deciding, Demand, Denied};
 use super::proto::can;
+use super::reservation::State;
 use super::visitor::{Opened, Opening, Peer};
 
 /// The largest READ or WRITE, in bytes: what every client may assume without asking. Commands
@@ -88,6 +90,20 @@ pub trait Exports {
             Some(info) => Opening::Open(Box::new(Opened { info, pass: None })),
             None => Opening::Refused,
         }
+    }
+    /// Who may write to the one of this name; `None` where no table says so.
+    fn reservations(&self, name: &str) -> Option<State> {
+        let _ = name;
+        None
+    }
+    /// A client asks something of the table of the one of this name.
+    ///
+    /// # Errors
+    /// When there is none, or it is not asked for it now.
+    fn demand(&self, name: &str, demand: Demand, who: &Peer) -> Result<Box<dyn Deciding>, Denied> {
+        let _ = (name, demand, who);
+        let text = "this export has no reservations";
+        Err(Denied::NotOffered(text.into()))
     }
 }
 

@@ -37,6 +37,7 @@
 mod address;
 pub mod client;
 mod connection;
+mod demand;
 mod export;
 mod input;
 mod listener;
@@ -56,13 +57,14 @@ mod visitor;
 
 pub use address::{Address, AddressError};
 pub use connection::{Connection, ConnectionError, ReadState};
+pub use demand::{Deciding, Demand, Denied, NoDemand};
 pub use export::{ExportInfo, Exports, REQUEST_BYTES_MAX};
 pub use listener::{ListenError, Listener, listen, listen_here};
 pub use negotiation::{Negotiation, Progress, Transmission};
 pub use pending::{REQUESTS_MAX, connection_of};
 pub use reception::Reception;
 pub use remote::{Remote, Trouble};
-pub use reservation::{Refused, Reservations, State as ReservationState};
+pub use reservation::{Refused, Reservations, State as ReservationState, parse_key};
 pub use socket::Socket;
 pub use uri::{Uri, UriError};
 pub use visitor::{Opened, Opening, Pass, Peer, Waiting};

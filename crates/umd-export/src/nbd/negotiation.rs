@@ -17,6 +17,7 @@
 
 use std::io::{self, Read, Write};
 
+use super::demand::{self, Deciding, Denied};
 use super::export::{ExportInfo, Exports};
 use super::proto::{
     BASE_ALLOCATION, FLAG_FIXED_NEWSTYLE, FLAG_NO_ZEROES, Fields, NBD_MAGIC, OPTION_MAGIC,
@@ -34,6 +35,8 @@ const READ_BYTES: usize = 16 << 10;
 const UNSENT_BYTES_MAX: usize = 64 << 10;
 /// The identity of `base:allocation`, once selected.
 const ALLOCATION_ID: u32 = 1;
+/// That of a demand that was met: it tells nothing of blocks.
+const DEMAND_ID: u32 = 2;
 
 /// What was agreed. Handed to [`Connection::new`](super::Connection::new).
 #[derive(Debug)]
@@ -100,7 +103,7 @@ pub struct Negotiation {
     who: Peer,
     /// The key that came with the name of the export being opened.
     key: Option<u64>,
-    /// An open that has no answer yet: no further option is looked at before.
+    /// What has no answer yet: no further option is looked at before.
     asked: Option<Asked>,
 }
 
@@ -112,11 +115,18 @@ enum Way {
     Go(String, Vec<u16>),
 }
 
-/// An open that waits for its answer.
+/// What waits for its answer.
 #[derive(Debug)]
-struct Asked {
-    way: Way,
-    waiting: Box<dyn Waiting>,
+enum Asked {
+    Open {
+        way: Way,
+        waiting: Box<dyn Waiting>,
+    },
+    /// Something of a table, in these words.
+    Demand {
+        query: String,
+        deciding: Box<dyn Deciding>,
+    },
 }
 
 impl Default for Negotiation {
@@ -154,21 +164,28 @@ impl Negotiation {
         self
     }
 
-    /// Whether the answer to an open is outstanding: [`Negotiation::look_again`] finds it out.
+    /// Whether an answer is outstanding: [`Negotiation::look_again`] finds it out.
     pub fn is_waiting(&self) -> bool {
         self.asked.is_some()
     }
 
-    /// Looks whether an open that had to wait has its answer, and goes on then.
+    /// Looks whether what had to wait has its answer, and goes on then.
     pub fn look_again(&mut self, exports: &dyn Exports) -> Progress {
-        let Some(mut asked) = self.asked.take() else {
-            return Progress::Continue;
+        let progress = match self.asked.take() {
+            None => return Progress::Continue,
+            Some(Asked::Open { way, mut waiting }) => match waiting.look() {
+                Some(answer) => self.opened(way, answer),
+                None => {
+                    self.asked = Some(Asked::Open { way, waiting });
+                    return Progress::Continue;
+                }
+            },
+            Some(Asked::Demand { query, deciding }) => {
+                self.decide(query, deciding);
+                Progress::Continue
+            }
         };
-        let Some(answer) = asked.waiting.look() else {
-            self.asked = Some(asked);
-            return Progress::Continue;
-        };
-        match self.opened(asked.way, answer) {
+        match progress {
             Progress::Continue => self.receive(&[], exports),
             over => self.over(over, Vec::new()),
         }
@@ -403,7 +420,7 @@ impl Negotiation {
             Opening::Open(opened) => self.opened(way, Some(*opened)),
             Opening::Refused => self.opened(way, None),
             Opening::Waits(waiting) => {
-                self.asked = Some(Asked { way, waiting });
+                self.asked = Some(Asked::Open { way, waiting });
                 Progress::Continue
             }
         }
@@ -498,6 +515,12 @@ impl Negotiation {
         let Some(export) = canonical(exports, name) else {
             return self.refuse(option, rep::ERR_UNKNOWN, "no export has this name");
         };
+        match demand::query(&queries) {
+            None => {}
+            Some(Ok(query)) if set => return self.demand(&export, query, exports),
+            Some(Ok(_)) => return self.tell_reservations(&export, exports),
+            Some(Err(text)) => return self.refuse(option, rep::ERR_INVALID, text),
+        }
         let named = queries.contains(&BASE_ALLOCATION);
         if set && named {
             self.allocation_of = Some(export);
@@ -508,6 +531,38 @@ impl Negotiation {
             self.reply(option, rep::META_CONTEXT, &data);
         }
         self.acknowledge(option);
+    }
+
+    fn tell_reservations(&mut self, export: &str, exports: &dyn Exports) {
+        let state = exports.reservations(export);
+        for context in state.iter().flat_map(demand::contexts) {
+            let data: [&[u8]; 2] = [&0u32.to_be_bytes(), context.as_bytes()];
+            self.reply(opt::LIST_META_CONTEXT, rep::META_CONTEXT, &data);
+        }
+        self.acknowledge(opt::LIST_META_CONTEXT);
+    }
+
+    fn demand(&mut self, export: &str, query: &str, exports: &dyn Exports) {
+        let demanded = query.parse();
+        let demanded = demanded.map_err(|why: demand::NoDemand| Denied::Failed(why.to_string()));
+        match demanded.and_then(|demand| exports.demand(export, demand, &self.who)) {
+            Ok(deciding) => self.decide(query.to_owned(), deciding),
+            Err(denied) => self.refuse(opt::SET_META_CONTEXT, denied.reply(), denied.text()),
+        }
+    }
+
+    /// Answers a demand, or waits on.
+    fn decide(&mut self, query: String, mut deciding: Box<dyn Deciding>) {
+        match deciding.look() {
+            None => self.asked = Some(Asked::Demand { query, deciding }),
+            Some(Err(denied)) => self.refuse(opt::SET_META_CONTEXT, denied.reply(), denied.text()),
+            Some(Ok(())) => {
+                let context = format!("{}{query}", demand::NAMESPACE);
+                let data: [&[u8]; 2] = [&DEMAND_ID.to_be_bytes(), context.as_bytes()];
+                self.reply(opt::SET_META_CONTEXT, rep::META_CONTEXT, &data);
+                self.acknowledge(opt::SET_META_CONTEXT);
+            }
+        }
     }
 
     fn ready(&mut self, opened: Opened) -> Progress {

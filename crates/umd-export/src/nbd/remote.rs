@@ -71,7 +71,7 @@ pub struct Remote {
 /// What a server said that cannot be.
 const NONSENSE: ClientError = ClientError::Protocol("sizes that no export has");
 
-fn connect(address: &Address, deadline: Instant) -> io::Result<Socket> {
+pub(super) fn connect(address: &Address, deadline: Instant) -> io::Result<Socket> {
     let (host, port) = match address {
         Address::Unix(path) => return Ok(UnixStream::connect(path)?.into()),
         Address::Tcp { host, port } => (host.as_str(), *port),

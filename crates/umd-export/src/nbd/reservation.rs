@@ -26,6 +26,13 @@ use std::time::{Duration, Instant};
 
 use umd_core::value::RequestId;
 
+use super::demand::Demand;
+
+/// So many keys are registered at once: a cluster has 64 nodes at the most.
+const REGISTERED_MAX: usize = 1024;
+/// So many are remembered as preempted, each a life of a node that was fenced.
+const PREEMPTED_MAX: usize = 1 << 16;
+
 /// What has to outlive a server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
@@ -42,6 +49,8 @@ struct Table {
     state: State,
     /// Writes that the engine has not ended, and whose they are.
     writing: BTreeMap<RequestId, Option<u64>>,
+    /// Writes that were not let in.
+    refused: u64,
 }
 
 impl Table {
@@ -71,12 +80,15 @@ pub enum Refused {
     /// It was taken away, for good.
     #[error("key {0:#x} was preempted: it belongs to a node that was fenced")]
     Preempted(u64),
-    /// Nobody would be refused.
-    #[error("the export is not reserved, so whoever has no key could write")]
-    NotReserved,
     /// It would cut itself off.
     #[error("a key does not preempt itself")]
     Itself,
+    /// There is no room for another one.
+    #[error(
+        "the export has no room for another key: end registrations that nobody uses any more, or \
+         clear them when no host has it open"
+    )]
+    Full,
     /// Nothing more of it is let in, but what was let in before is not over.
     #[error("{0} writes that were under way have not ended; ask again")]
     Writing(usize),
@@ -91,8 +103,10 @@ pub struct Reservations {
 impl Reservations {
     /// One that goes on where another ended.
     pub fn restored(state: State) -> Reservations {
-        let writing = BTreeMap::new();
-        let table = Table { state, writing };
+        let table = Table {
+            state,
+            ..Table::default()
+        };
         Reservations {
             shared: Arc::new((Mutex::new(table), Condvar::new())),
         }
@@ -108,6 +122,11 @@ impl Reservations {
         self.lock().state.clone()
     }
 
+    /// How many writes were refused since the server has this table.
+    pub fn refused(&self) -> u64 {
+        self.lock().refused
+    }
+
     /// Registers a key. Registering it again changes nothing.
     ///
     /// # Errors
@@ -119,6 +138,10 @@ impl Reservations {
         }
         if table.state.preempted.contains(&key) {
             return Err(Refused::Preempted(key));
+        }
+        let known = table.state.registered.contains(&key);
+        if !known && table.state.registered.len() == REGISTERED_MAX {
+            return Err(Refused::Full);
         }
         table.state.registered.insert(key);
         Ok(())
@@ -153,7 +176,8 @@ impl Reservations {
     }
 
     /// Takes a registration away, for good. When this returns, nothing of it is in flight, and
-    /// nothing ever will be.
+    /// nothing ever will be. Who has no key at all is kept out by a reservation only: who wants a
+    /// proof that a host writes no more reserves before.
     ///
     /// # Errors
     /// When the key may not ask for that; [`Refused::Writing`] when what was in flight has not
@@ -166,12 +190,31 @@ impl Reservations {
         if victim == key {
             return Err(Refused::Itself);
         }
-        if !table.state.reserved {
-            return Err(Refused::NotReserved);
+        let known = table.state.preempted.contains(&victim);
+        if !known && table.state.preempted.len() == PREEMPTED_MAX {
+            return Err(Refused::Full);
         }
         table.state.registered.remove(&victim);
         table.state.preempted.insert(victim);
         self.quiet(table, patience, |_, writer| writer == Some(victim))
+    }
+
+    /// Whatever is asked for.
+    ///
+    /// # Errors
+    /// As the calls above.
+    pub fn meet(&self, demand: Demand, patience: Duration) -> Result<(), Refused> {
+        match demand {
+            Demand::Register(key) => self.register(key),
+            Demand::Unregister(key) => self.unregister(key),
+            Demand::Reserve(key) => self.reserve(key, patience),
+            Demand::PreemptAbort { key, victim } => self.preempt_abort(key, victim, patience),
+        }
+    }
+
+    /// Forgets everything: whoever comes may write, those who were preempted as well.
+    pub fn clear(&self) {
+        self.lock().state = State::default();
     }
 
     /// Waits until nothing of these writers is in flight.
@@ -203,6 +246,8 @@ impl Reservations {
         if may {
             let before = table.writing.insert(id, key);
             assert!(before.is_none(), "a request is begun once");
+        } else {
+            table.refused += 1;
         }
         may
     }
@@ -222,11 +267,17 @@ pub(super) fn split_key(name: &str) -> (&str, Option<u64>) {
     let Some((export, digits)) = name.rsplit_once("@key=") else {
         return (name, None);
     };
-    let hex = (1..=16).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    match u64::from_str_radix(digits, 16) {
-        Ok(key) if hex && key != 0 => (export, Some(key)),
-        _ => (name, None),
+    match parse_key(digits) {
+        Some(key) => (export, Some(key)),
+        None => (name, None),
     }
+}
+
+/// A key as it is written: one to sixteen hexadecimal digits, not zero.
+pub fn parse_key(digits: &str) -> Option<u64> {
+    let hex = (1..=16).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    let key = hex.then(|| u64::from_str_radix(digits, 16).ok()).flatten();
+    key.filter(|key| *key != 0)
 }
 
 #[cfg(test)]
@@ -288,8 +339,12 @@ mod tests {
     #[test]
     fn who_is_preempted_never_writes_again() {
         let table = table(&[1, 2]);
-        let early = table.preempt_abort(1, 2, SOON);
-        assert_eq!(early, Err(Refused::NotReserved));
+        table.register(9).unwrap();
+        table.preempt_abort(1, 9, SOON).unwrap();
+        assert!(
+            !writes(&table, Some(9)) && writes(&table, None),
+            "it is gone before"
+        );
         table.reserve(1, SOON).unwrap();
         assert_eq!(table.preempt_abort(1, 1, SOON), Err(Refused::Itself));
         let stranger = table.preempt_abort(3, 2, SOON);
@@ -305,6 +360,7 @@ mod tests {
         table.unregister(1).unwrap();
         assert!(!writes(&table, Some(2)) && writes(&table, None));
         let again = Reservations::restored(table.state());
+        assert_eq!((table.refused(), again.refused()), (3, 0));
         assert!(!writes(&again, Some(2)));
     }
 
@@ -327,6 +383,26 @@ mod tests {
         table.ended(b);
         assert_eq!(fence.join().unwrap(), Ok(()));
         table.ended(b); // It was over.
+    }
+
+    #[test]
+    fn a_table_has_an_end_and_can_be_cleared() {
+        let table = Reservations::default();
+        for key in 1..=REGISTERED_MAX as u64 {
+            table.register(key).unwrap();
+        }
+        assert_eq!(table.register(1 << 40), Err(Refused::Full));
+        table.register(1).unwrap();
+        table.meet(Demand::Unregister(7), SOON).unwrap();
+        table.meet(Demand::Register(1 << 40), SOON).unwrap();
+        table.meet(Demand::Reserve(1), SOON).unwrap();
+        let (key, victim) = (1, 2);
+        let demand = Demand::PreemptAbort { key, victim };
+        table.meet(demand, SOON).unwrap();
+        assert!(!writes(&table, None) && !writes(&table, Some(2)));
+        table.clear();
+        assert_eq!(table.state(), State::default());
+        assert!(writes(&table, None) && writes(&table, Some(2)));
     }
 
     #[test]

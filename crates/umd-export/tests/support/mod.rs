@@ -15,14 +15,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use umd_core::array::{Extent, Reply, Request, RequestError, RequestOp};
 use umd_core::value::{Pool, RequestId};
 use umd_export::nbd::{
-    Address, Connection, ExportInfo, Exports, Reception, Reservations, Socket, connection_of,
-    listen,
+    Address, Connection, Deciding, Demand, Denied, ExportInfo, Exports, Peer, Reception, Refused,
+    ReservationState, Reservations, Socket, connection_of, listen,
 };
 
 const SECTOR: usize = 512;
@@ -171,7 +171,7 @@ impl Memory {
 }
 
 /// Shows every export of a server; each number is an index into the memories.
-pub struct Shown(pub Vec<ExportInfo>);
+pub struct Shown(pub Vec<ExportInfo>, pub Option<Reservations>);
 
 impl Exports for Shown {
     fn list(&self) -> Vec<ExportInfo> {
@@ -180,6 +180,29 @@ impl Exports for Shown {
 
     fn find(&self, name: &str) -> Option<ExportInfo> {
         self.0.iter().find(|export| export.name == name).cloned()
+    }
+
+    fn reservations(&self, _: &str) -> Option<ReservationState> {
+        Some(self.1.as_ref()?.state())
+    }
+
+    fn demand(&self, _: &str, demand: Demand, _: &Peer) -> Result<Box<dyn Deciding>, Denied> {
+        let table = self.1.clone();
+        let table = table.ok_or_else(|| Denied::NotOffered("there is no table".into()))?;
+        Ok(Box::new(Asked(table, demand)))
+    }
+}
+
+/// A demand that is looked at until nothing is under way any more.
+#[derive(Debug)]
+struct Asked(Reservations, Demand);
+
+impl Deciding for Asked {
+    fn look(&mut self) -> Option<Result<(), Denied>> {
+        match self.0.meet(self.1, Duration::ZERO) {
+            Err(Refused::Writing(_)) => None,
+            met => Some(met.map_err(Denied::from)),
+        }
     }
 }
 
@@ -253,16 +276,17 @@ impl Server {
         let pool = Pool::new();
         let bytes = shown.iter().map(ExportInfo::size_bytes).max().unwrap_or(0);
         let memory = Memory::new(bytes as usize, pool.clone());
+        let reservations = Reservations::default();
         Ok(Server {
             reception,
-            shown: Shown(shown),
+            shown: Shown(shown, Some(reservations.clone())),
             epoll,
             guests: BTreeMap::new(),
             numbers: 0,
             pool,
             memory: Arc::new(Mutex::new(memory)),
             knobs: Arc::default(),
-            reservations: Reservations::default(),
+            reservations,
             held: Vec::new(),
             requests: Vec::new(),
         })
@@ -293,10 +317,8 @@ impl Server {
                     number => self.turn(number as u32, event.flags)?,
                 }
             }
-            let due = self.reception.deadline();
-            if due.is_some_and(|at| at <= Instant::now()) {
-                self.receive_guests()?;
-            }
+            // Someone may wait there for what was under way.
+            self.receive_guests()?;
             if !self.held.is_empty() && !self.knobs.hold.load(Ordering::Relaxed) {
                 self.release()?;
             }

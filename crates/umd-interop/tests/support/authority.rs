@@ -14,6 +14,8 @@ pub struct Authority {
     pem: String,
     /// Its clients get no common name: etcd with users lets nobody else in.
     pub nameless: bool,
+    /// Further addresses of its servers.
+    pub addresses: Vec<String>,
 }
 
 impl Authority {
@@ -28,6 +30,7 @@ impl Authority {
             issuer,
             pem,
             nameless: false,
+            addresses: Vec::new(),
         }
     }
 
@@ -35,7 +38,8 @@ impl Authority {
     pub fn furnish(&self, dir: &Path, role: &str) {
         fs::create_dir_all(dir).unwrap();
         let key = KeyPair::generate().unwrap();
-        let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        names.extend(self.addresses.iter().cloned());
         let mut params = CertificateParams::new(names).unwrap();
         if role != "server" && self.nameless {
             params.distinguished_name = DistinguishedName::new();

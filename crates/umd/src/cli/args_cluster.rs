@@ -26,7 +26,7 @@ pub struct ClusterArgs {
     /// A fence agent, which is asked to switch off the host of a node that died
     #[arg(long, value_name = "PROGRAM", requires = "cluster_engine")]
     pub cluster_fence: Option<String>,
-    /// Fence by persistent reservations of every member (SCSI disks)
+    /// Fence by persistent reservations of every member (SCSI disks, and exports of umd)
     #[arg(long, requires = "cluster_engine")]
     pub cluster_reservations: bool,
     /// Let a watchdog reset this host when its session is lost [default: /dev/watchdog]
@@ -46,7 +46,18 @@ pub struct ClusterCommandArgs {
     pub what: ClusterCommand,
 }
 
-/// What can be told a clustered array.
+/// A key, and where it is to be.
+#[derive(Debug, Clone, Args)]
+pub struct KeyArgs {
+    /// An array that is served here, or nbd://HOST/EXPORT of another umd
+    #[arg(value_name = "EXPORT")]
+    pub export: String,
+    /// The key: one to sixteen hexadecimal digits, not zero
+    #[arg(value_name = "KEY")]
+    pub key: String,
+}
+
+/// What can be told a clustered array, or what its members are served by.
 #[derive(Debug, Clone, Subcommand)]
 pub enum ClusterCommand {
     /// Say that a node is dead for certain: others take its bitmap over and write again. A wrong
@@ -58,5 +69,37 @@ pub enum ClusterCommand {
         /// The number of the node, as `umd detail` shows it
         #[arg(value_name = "NODE")]
         node: u16,
+    },
+    /// Show which keys may write to an array that is served here, or to an export of another umd
+    Reservations {
+        /// The array, or nbd://HOST/EXPORT
+        #[arg(value_name = "EXPORT")]
+        export: String,
+        /// Print a JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Register a key there
+    Register(KeyArgs),
+    /// End the registration of a key there; with the last one everybody may write
+    Unregister(KeyArgs),
+    /// Let only those write who are registered, until nobody is
+    Reserve(KeyArgs),
+    /// Take the registration of a host that is dead away, for good. When this returns nothing that
+    /// it wrote is under way any more, and nothing ever will be
+    Preempt {
+        /// Whose, and where
+        #[command(flatten)]
+        by: KeyArgs,
+        /// The key that is taken away
+        #[arg(value_name = "VICTIM")]
+        victim: String,
+    },
+    /// Forget all keys of an array that is served here: whoever was cut off may write again. Do
+    /// that only when no host of a cluster uses it
+    ClearReservations {
+        /// The array
+        #[arg(value_name = "ARRAY")]
+        array: String,
     },
 }

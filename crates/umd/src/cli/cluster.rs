@@ -1,10 +1,17 @@
 //! `umd cluster`, and what `umd assemble` is told of a cluster.
 
-use super::args_cluster::{ClusterArgs, ClusterCommand, ClusterCommandArgs};
-use super::outcome::{Failure, Outcome, say};
+use umd_export::nbd::NoDemand;
+
+use super::args_cluster::{ClusterArgs, ClusterCommand, ClusterCommandArgs, KeyArgs};
+use super::outcome::{Failure, Outcome, print, print_json, say};
 use super::reach::Reach;
 use super::values;
-use crate::api::{ClusterRequest, ConfirmDeadRequest, DoneDoc};
+use crate::api::{
+    ClusterRequest, ConfirmDeadRequest, DoneDoc, ReservationsDoc, ReservationsRequest, SCHEMA,
+};
+use crate::client::quote;
+use crate::daemon::reserved::words;
+use crate::member::{self, Served};
 use crate::text::Context;
 
 /// Runs `umd cluster`.
@@ -12,12 +19,92 @@ use crate::text::Context;
 /// # Errors
 /// With the exit code and sentence for the user.
 pub fn run(args: &ClusterCommandArgs, reach: &Reach, quiet: bool) -> Outcome {
-    let ClusterCommand::ConfirmDead { array, node } = &args.what;
-    let request = ConfirmDeadRequest { node: *node };
-    let done: DoneDoc = reach.post(array, "cluster/confirm-dead", &request)?;
-    if !quiet {
-        done.messages.iter().for_each(|line| say(line));
+    match &args.what {
+        ClusterCommand::ConfirmDead { array, node } => {
+            let request = ConfirmDeadRequest { node: *node };
+            let done: DoneDoc = reach.post(array, "cluster/confirm-dead", &request)?;
+            if !quiet {
+                done.messages.iter().for_each(|line| say(line));
+            }
+            Ok(0)
+        }
+        ClusterCommand::Reservations { export, json } => show_reservations(export, *json, reach),
+        ClusterCommand::Register(by) => demand("register", by, None, reach),
+        ClusterCommand::Unregister(by) => demand("unregister", by, None, reach),
+        ClusterCommand::Reserve(by) => demand("reserve", by, None, reach),
+        ClusterCommand::Preempt { by, victim } => demand("preempt-abort", by, Some(victim), reach),
+        ClusterCommand::ClearReservations { array } => {
+            let request = ReservationsRequest {
+                operation: "clear".into(),
+                key: None,
+                victim: None,
+            };
+            reach
+                .post(array, "reservations", &request)
+                .map(|_: DoneDoc| 0)
+        }
     }
+}
+
+fn show_reservations(export: &str, json: bool, reach: &Reach) -> Outcome {
+    let found = match member::is_elsewhere(export) {
+        true => {
+            let state = Served::open(export).and_then(|served| served.state());
+            let state = state.map_err(Failure::failed)?;
+            ReservationsDoc {
+                schema: SCHEMA,
+                reserved: state.reserved,
+                registered: words(&state.registered),
+                preempted: Vec::new(),
+                writes_refused: 0,
+            }
+        }
+        false => {
+            let path = format!("/v1/arrays/{}/reservations", quote(export));
+            reach.require(export)?.get(&path)?
+        }
+    };
+    if json {
+        print_json(&found)?;
+        return Ok(0);
+    }
+    let reserved = if found.reserved { "yes" } else { "no" };
+    let list = |keys: &[String]| match keys.is_empty() {
+        true => "none".to_owned(),
+        false => keys.join(" "),
+    };
+    let (registered, preempted) = (list(&found.registered), list(&found.preempted));
+    print(&format!(
+        "  Reserved : {reserved}\nRegistered : {registered}\n"
+    ))?;
+    if !found.preempted.is_empty() {
+        print(&format!(" Preempted : {preempted}\n"))?;
+    }
+    if found.writes_refused > 0 {
+        print(&format!("   Refused : {} writes\n", found.writes_refused))?;
+    }
+    Ok(0)
+}
+
+/// Asks something of a table, here or at another host.
+fn demand(operation: &str, by: &KeyArgs, victim: Option<&String>, reach: &Reach) -> Outcome {
+    if !member::is_elsewhere(&by.export) {
+        let request = ReservationsRequest {
+            operation: operation.into(),
+            key: Some(by.key.clone()),
+            victim: victim.cloned(),
+        };
+        let done: Result<DoneDoc, Failure> = reach.post(&by.export, "reservations", &request);
+        return done.map(|_| 0);
+    }
+    let victim = victim.map_or(String::new(), |victim| format!(",{victim}"));
+    let text = format!("{operation}={}{victim}", by.key);
+    let demand = text
+        .parse()
+        .map_err(|why: NoDemand| Failure::usage(format!("{} makes no sense: {why}", by.key)))?;
+    let served = Served::open(&by.export).map_err(Failure::failed)?;
+    let met = served.demand(demand);
+    met.map_err(|why| Failure::failed(format!("{}: {why}", by.export)))?;
     Ok(0)
 }
 

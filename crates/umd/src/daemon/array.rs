@@ -23,6 +23,7 @@ use umd_format::SuperblockV1;
 
 use super::meter::Counted;
 use super::open::How;
+use super::reserved::Reserved;
 use super::sync;
 use crate::api::{EventDoc, OpenerDoc};
 use crate::doc::{ArrayDoc, ClusterDoc, Surroundings};
@@ -107,6 +108,7 @@ pub struct Handle {
     pub events: broadcast::Sender<EventDoc>,
     /// How its members were opened, and new ones will be.
     pub how: Arc<How>,
+    reserved: Option<Arc<Reserved>>,
 }
 
 /// The array's thread is gone.
@@ -139,8 +141,20 @@ impl Handle {
             export,
             events,
             how: Arc::new(how),
+            reserved: None,
         };
         Ok((handle, inbox))
+    }
+
+    /// The same where a table says who may write. To be said before there are clients.
+    pub fn under(mut self, reserved: Option<Arc<Reserved>>) -> Handle {
+        self.reserved = reserved;
+        self
+    }
+
+    /// Who may write, if a table says so.
+    pub fn reserved(&self) -> Option<&Arc<Reserved>> {
+        self.reserved.as_ref()
     }
 
     /// The export as new clients are shown it.

@@ -26,7 +26,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::household::{Answer, Household};
-use super::{level, metrics, page, parameters, size, web};
+use super::{demands, level, metrics, page, parameters, size, web};
 use crate::api::{
     API, ActionRequest, ArraysDoc, AssembleRequest, BitmapRequest, CreateRequest, DoneDoc,
     ErrorDoc, EventDoc, GoneRequest, IncrementalDoc, IncrementalRequest, LayoutRequest,
@@ -151,6 +151,7 @@ fn routes() -> OpenApiRouter<Shared> {
         .routes(routes!(size::size))
         .routes(routes!(readonly))
         .routes(routes!(super::confirm::confirm_dead))
+        .routes(routes!(demands::reservations, demands::reserve))
         .routes(routes!(wait))
         .routes(routes!(events))
         .routes(routes!(mdstat_text))

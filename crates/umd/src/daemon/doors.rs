@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::event::epoll;
 use umd_core::array::{Reply, Request, RequestError};
 use umd_core::value::{Pool, RequestId};
-use umd_export::nbd::{Connection, ReadState, Socket, Transmission, connection_of};
+use umd_export::nbd::{Connection, ReadState, Reservations, Socket, Transmission, connection_of};
 
 /// Marks below this are the loop's own; a connection's mark is its number.
 pub const FIRST_NUMBER: u32 = 16;
@@ -29,6 +29,8 @@ pub struct Doors {
     doors: BTreeMap<u32, Door>,
     next: u32,
     pool: Pool,
+    /// Who may write, if a table says so.
+    reservations: Option<Reservations>,
 }
 
 impl Doors {
@@ -38,7 +40,15 @@ impl Doors {
             doors: BTreeMap::new(),
             next: FIRST_NUMBER,
             pool,
+            reservations: None,
         }
+    }
+
+    /// The same where a table says who may write. To be said before the first client.
+    pub fn under(mut self, reservations: Option<Reservations>) -> Doors {
+        assert!(self.doors.is_empty(), "nobody was let in before");
+        self.reservations = reservations;
+        self
     }
 
     /// How many there are.
@@ -68,7 +78,10 @@ impl Doors {
             .next
             .checked_add(1)
             .expect("2^32 connections to one array");
-        let connection = Connection::new(transmission, number, self.pool.clone());
+        let mut connection = Connection::new(transmission, number, self.pool.clone());
+        if let Some(table) = &self.reservations {
+            connection = connection.under(table.clone());
+        }
         let interest = interest_of(&connection);
         epoll::add(
             epoll,
@@ -137,6 +150,8 @@ impl Doors {
             door.connection.complete(id, result);
             door.answered = true;
             door.touched = true;
+        } else if let Some(table) = &self.reservations {
+            table.ended(id);
         }
     }
 

@@ -12,6 +12,8 @@
 //! | `rebit`     | bitmaps that come and go while an array runs                     |
 //! | `beneath`   | what the filesystem of a path lies on                            |
 //! | `room`      | sparse members and filesystems too small for them                |
+//! | `reserved`  | who may write to what is served, kept beyond the daemon          |
+//! | `demands`   | what NBD clients and the control API ask of that                 |
 //! | `doors`     | its NBD connections                                              |
 //! | `memory`    | what runs, for the next daemon                                   |
 //! | `meter`     | how long requests and member I/O take                             |
@@ -39,6 +41,7 @@ pub mod cluster;
 pub mod confirm;
 pub mod control;
 pub mod create;
+pub mod demands;
 pub mod doors;
 pub mod engine;
 mod fdstore;
@@ -64,6 +67,7 @@ pub mod process;
 pub mod rebit;
 pub mod registry;
 pub mod remote;
+pub mod reserved;
 pub mod room;
 pub mod run;
 pub mod scrubs;

@@ -81,7 +81,9 @@ pub fn open(name: &str, how: &How) -> Result<Opened, String> {
         false => Mode::ReadWrite,
     };
     let path = Path::new(name);
-    let file = member::open_waiting(path, mode, how.engine, LOCK_WAIT).map_err(open_text)?;
+    let keys = how.storage.as_ref().map(|storage| storage.keys());
+    let file = member::open_waiting(path, mode, (how.engine, keys), LOCK_WAIT);
+    let file = file.map_err(open_text)?;
     let file = match &how.overlay {
         Some(dir) => file.with_overlay(dir).map_err(open_text)?,
         None => file,
@@ -93,14 +95,16 @@ pub fn open(name: &str, how: &How) -> Result<Opened, String> {
     })
 }
 
-/// Puts the faults for this member in front of it: each is `PATH-END:RULE[,RULE...]`.
+/// Puts the faults for this member in front of it: each is `PATH-END:RULE[,RULE...]`, or begins
+/// with the last part of an export's name.
 fn inject(file: MemberFile, name: &str, faults: &[String]) -> Result<MemberFile, String> {
     let mut file = file;
     for fault in faults {
-        let (member, rules) = fault
+        let (which, rules) = fault
             .split_once(':')
             .ok_or_else(|| format!("the fault '{fault}' is not MEMBER:RULE"))?;
-        if member == "*" || Path::new(name).ends_with(member) {
+        let export = member::is_elsewhere(name) && member::last_part(name) == which;
+        if which == "*" || export || Path::new(name).ends_with(which) {
             let spec = rules
                 .parse::<umd_disk::fault::FaultSpec>()
                 .map_err(|error| format!("the fault '{fault}' makes no sense: {error}"))?;

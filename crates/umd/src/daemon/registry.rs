@@ -20,11 +20,14 @@ use tokio::sync::{Notify, broadcast};
 use umd_core::registry::{
     Answered, Effect, Names, ObjectId, Onto, Phase, Refusal, Started, Stop, Ticket, Word,
 };
-use umd_export::nbd::{ExportInfo, Exports, Opening, Peer};
+use umd_export::nbd::{
+    Deciding, Demand, Denied, ExportInfo, Exports, Opening, Peer, ReservationState,
+};
 use umd_format::Uuid;
 
 use super::admission::Visit;
 use super::array::{Handle, Message};
+use super::demands;
 use super::lobby::Lobby;
 use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::api::{EventDoc, OpenerDoc, SCHEMA};
@@ -212,10 +215,7 @@ impl Registry {
             }
         }
         self.0.changed.notify_all();
-        for door in &inner.doors {
-            // A counter at its limit wakes as well.
-            let _ = rustix::io::write(&**door, &1u64.to_ne_bytes());
-        }
+        inner.ring_doors();
         result
     }
 
@@ -440,6 +440,11 @@ impl Registry {
         self.lock().doors.push(door);
     }
 
+    /// Somebody who waits at a door may have an answer.
+    pub(super) fn ring_doors(&self) {
+        self.lock().ring_doors();
+    }
+
     /// A door closes.
     pub fn forget(&self, door: &Arc<OwnedFd>) {
         self.lock().doors.retain(|other| !Arc::ptr_eq(other, door));
@@ -502,6 +507,13 @@ fn nothing_to_show(name: &str) -> ExportInfo {
 }
 
 impl Inner {
+    fn ring_doors(&self) {
+        for door in &self.doors {
+            // A counter at its limit wakes as well.
+            let _ = rustix::io::write(&**door, &1u64.to_ne_bytes());
+        }
+    }
+
     fn taken(&self, name: &str, why: Refusal) -> Taken {
         let name = name.to_owned();
         let phase = self.names.find(&name).map(|(_, phase)| phase);
@@ -684,6 +696,14 @@ impl Exports for Registry {
         inner.openers.insert(ticket, *who);
         drop(inner);
         Visit::new(self.clone(), ticket).opening()
+    }
+
+    fn reservations(&self, name: &str) -> Option<ReservationState> {
+        Some(self.get(name)?.reserved()?.state())
+    }
+
+    fn demand(&self, name: &str, demand: Demand, _: &Peer) -> Result<Box<dyn Deciding>, Denied> {
+        demands::begin(self, name, demand)
     }
 }
 

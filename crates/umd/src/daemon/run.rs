@@ -153,6 +153,7 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         let mark = epoll::EventData::new_u64(MARK_MEMBERS);
         epoll::add(&epoll, backend.event_fd(), mark, flags)?;
         let now = std::time::Instant::now();
+        let table = handle.reserved().map(|one| one.table());
         let next_member = members.keys().map(|id| id.0 + 1).max().unwrap_or(0);
         Ok(Loop {
             name: name.to_owned(),
@@ -161,7 +162,7 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             backend,
             inbox,
             epoll,
-            doors: Doors::new(pool.clone()),
+            doors: Doors::new(pool.clone()).under(table),
             pool,
             timers: BTreeMap::new(),
             members,

@@ -29,7 +29,8 @@ pub struct Scrubs {
     known: Mutex<BTreeMap<String, Vec<ScrubDoc>>>,
 }
 
-fn state_dir() -> Option<PathBuf> {
+/// Where things are kept for this user.
+pub(super) fn state_dir() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let absolute = |dir: &PathBuf| dir.is_absolute();
     if let Some(dir) = set("XDG_STATE_HOME").filter(absolute) {

@@ -27,6 +27,7 @@ use super::household::Answer;
 use super::join;
 use super::open::{self, How, Opened};
 use super::registry::{Registry, Reservation, Taken};
+use super::reserved;
 use super::room;
 use super::run::{Attached, Loop};
 use super::sync::{mpsc, thread};
@@ -454,6 +455,7 @@ pub fn start(
     let looks = looks(&opened, wishes)?;
     let (bitmap, bitmap_area) = bitmap(&opened, &mut plan, &facts, wishes)?;
     let (uuid, drives) = (plan.uuid, plan.drives());
+    let stored = plan.format.is_stored().then_some(uuid);
     let export = export_of(&name, &plan, wishes.how.readonly);
     let used = used_members(&plan);
     let pool = Pool::new();
@@ -472,6 +474,7 @@ pub fn start(
     let system = |error: std::io::Error| refused(format!("cannot start {name}: {error}"));
     let (handle, inbox) =
         Handle::new(export, around.events.clone(), wishes.how.clone()).map_err(system)?;
+    let handle = handle.under(reserved::of(&name, stored, &wishes.how).map_err(refused)?);
     let members = kept(opened, &used).chain(bitmap).collect();
     let joining = Joining {
         name: &name,

@@ -8,7 +8,7 @@ mod ports;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -247,7 +247,12 @@ pub struct Gate {
 
 impl Gate {
     pub fn open(server: SocketAddr) -> Gate {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Gate::open_on([127, 0, 0, 1].into(), server)
+    }
+
+    /// The same on another address: of a network that nobody else is on.
+    pub fn open_on(address: IpAddr, server: SocketAddr) -> Gate {
+        let listener = TcpListener::bind((address, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (cut, closed) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let gate = Gate {

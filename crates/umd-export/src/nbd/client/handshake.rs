@@ -46,7 +46,7 @@ pub(in super::super) struct Agreed {
 const REPLY_BYTES_MAX: u32 = 1 << 20;
 const SHORT: ClientError = ClientError::Protocol("an option reply is too short");
 
-fn greet(stream: &mut Stream, no_zeroes: bool) -> Result<(), ClientError> {
+pub(in super::super) fn greet(stream: &mut Stream, no_zeroes: bool) -> Result<(), ClientError> {
     let greeting = stream.take::<18>()?;
     let mut fields = Fields(&greeting);
     if (fields.u64(), fields.u64()) != (Some(NBD_MAGIC), Some(OPTION_MAGIC)) {
@@ -72,7 +72,7 @@ fn ask(stream: &mut Stream, option: u32, data: &[u8]) {
 }
 
 /// Asks, and hands every reply before the final acknowledgement to `each`.
-fn haggle(
+pub(in super::super) fn haggle(
     stream: &mut Stream,
     option: u32,
     data: &[u8],
@@ -107,7 +107,7 @@ fn haggle(
     }
 }
 
-fn string(text: &str) -> Vec<u8> {
+pub(in super::super) fn string(text: &str) -> Vec<u8> {
     let mut bytes = (text.len() as u32).to_be_bytes().to_vec();
     bytes.extend_from_slice(text.as_bytes());
     bytes

@@ -8,6 +8,7 @@
 //! It waits at most [`PATIENCE`] for the server, so a test that goes wrong ends.
 
 pub(super) mod handshake;
+mod keys;
 pub(super) mod wire;
 
 use std::io;
@@ -24,6 +25,7 @@ use super::proto::{RequestHeader, cmd};
 use super::socket::Socket;
 
 pub use handshake::{Options, list};
+pub use keys::{Asking, NotMet};
 use wire::{Stream, Waiting};
 
 /// How long the server may keep silent.

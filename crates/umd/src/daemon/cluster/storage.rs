@@ -26,7 +26,7 @@ use umd_core::cluster::{FenceProof, Peer};
 
 use crate::cli::outcome::say;
 use crate::daemon::open::os_text;
-use crate::member;
+use crate::member::{self, Keys, Served};
 
 /// How long members may take to refuse somebody, before other ways are tried.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,14 +41,13 @@ pub type Opener = fn(&str) -> Result<Box<dyn Persistent>, String>;
 pub struct Storage {
     opener: Opener,
     taken: Mutex<Option<Arc<Reservations>>>,
+    keys: Keys,
 }
 
-/// A disk of this host.
+/// A disk of this host, or an export of another umd.
 fn device(path: &str) -> Result<Box<dyn Persistent>, String> {
     if member::is_elsewhere(path) {
-        return Err(format!(
-            "{path} is an export of another server, which has no reservations that could be used"
-        ));
+        return Ok(Box::new(Served::open(path)?));
     }
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let nvme = real.file_name().and_then(|name| name.to_str());
@@ -75,7 +74,13 @@ impl Storage {
         Storage {
             opener,
             taken: Mutex::default(),
+            keys: Keys::default(),
         }
+    }
+
+    /// With which exports are written.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Reservations>>> {
@@ -90,6 +95,12 @@ impl Storage {
         let devices = members.iter().map(|name| (self.opener)(name));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
         let taken = Reservations::take(devices, me).map_err(|why| why.0)?;
+        let mut names = members.iter();
+        let said = names.try_for_each(|name| self.keys.say(name, taken.key()));
+        if said.is_err() {
+            taken.release();
+        }
+        said?;
         *self.lock() = Some(Arc::new(taken));
         Ok(())
     }
@@ -103,7 +114,8 @@ impl Storage {
         let Some(taken) = self.lock().clone() else {
             return Ok(());
         };
-        taken.add((self.opener)(member)?).map_err(|why| why.0)
+        taken.add((self.opener)(member)?).map_err(|why| why.0)?;
+        self.keys.say(member, taken.key())
     }
 
     /// Reserves a disk that is about to become a member: nothing of value is on it.
@@ -321,6 +333,7 @@ mod tests {
 
     #[test]
     fn what_has_no_reservations_is_named() {
+        let dir = tempfile::tempdir().unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap().to_owned();
         let storage = Storage::default();
@@ -328,10 +341,14 @@ mod tests {
             .take(peer(0), std::slice::from_ref(&path))
             .unwrap_err();
         assert_eq!(why, format!("{path} has no persistent reservations"));
-        let why = storage
-            .take(peer(0), &names(&["nbd://nas/d0"]))
-            .unwrap_err();
-        assert!(why.contains("nbd://nas/d0 is an export"), "{why}");
+        let nobody = dir.path().join("s").display().to_string();
+        let nobody = format!("nbd+unix:///d0?socket={nobody}");
+        let why = storage.take(peer(0), &names(&[&nobody])).unwrap_err();
+        let said = format!("{nobody} cannot be asked: ");
+        assert!(why.starts_with(&said), "{why}");
+        let with_key = "nbd://127.0.0.1:1/d0@key=1";
+        let why = storage.take(peer(0), &names(&[with_key])).unwrap_err();
+        assert!(why.contains("names a key"), "{why}");
     }
 
     /// A disk that does not answer before it is let go, and how often it was asked.
