@@ -8,8 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -25,6 +24,7 @@ use utoipa::{IntoParams, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::activity::Activity;
 use super::household::{Answer, Household};
 use super::{demands, level, metrics, page, parameters, size, web};
 use crate::api::{
@@ -42,40 +42,6 @@ const WAIT_MAX: Duration = Duration::from_secs(300);
 
 /// The longest text of a refusal.
 const REFUSAL_BYTES_MAX: usize = 64 << 10;
-
-/// When somebody last wanted something.
-#[derive(Debug)]
-pub struct Activity {
-    start: Instant,
-    last_ms: AtomicUsize,
-    in_flight: AtomicUsize,
-}
-
-impl Default for Activity {
-    fn default() -> Activity {
-        Activity {
-            start: Instant::now(),
-            last_ms: AtomicUsize::new(0),
-            in_flight: AtomicUsize::new(0),
-        }
-    }
-}
-
-impl Activity {
-    /// For how long nobody has wanted anything; `None` while somebody does.
-    pub fn quiet_for(&self) -> Option<Duration> {
-        if self.in_flight.load(Ordering::SeqCst) > 0 {
-            return None;
-        }
-        let last = Duration::from_millis(self.last_ms.load(Ordering::SeqCst) as u64);
-        Some(self.start.elapsed().saturating_sub(last))
-    }
-
-    fn touch(&self) {
-        let now = usize::try_from(self.start.elapsed().as_millis()).unwrap_or(usize::MAX);
-        self.last_ms.store(now, Ordering::SeqCst);
-    }
-}
 
 /// What every route can reach.
 #[derive(Clone)]
@@ -189,15 +155,7 @@ pub fn router(household: Arc<Household>, activity: Arc<Activity>) -> Router {
 
 /// Counts requests in flight, and remembers when the last one was, and what runs after it.
 async fn count(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    struct InFlight(Arc<Activity>);
-    impl Drop for InFlight {
-        fn drop(&mut self) {
-            self.0.touch();
-            self.0.in_flight.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-    shared.activity.in_flight.fetch_add(1, Ordering::SeqCst);
-    let guard = InFlight(shared.activity.clone());
+    let guard = shared.activity.begin();
     let changes = request.method() == Method::POST;
     let response = next.run(request).await;
     if changes {
@@ -814,17 +772,5 @@ mod tests {
         std::fs::write(&path, "precious").expect("writes");
         assert!(ControlSocket::bind(&path).is_err());
         assert_eq!(std::fs::read(&path).expect("reads"), b"precious");
-    }
-
-    #[test]
-    fn activity_counts_from_the_last_request() {
-        let activity = Activity::default();
-        activity.in_flight.store(1, Ordering::SeqCst);
-        assert_eq!(activity.quiet_for(), None);
-        activity.in_flight.store(0, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(5));
-        assert!(activity.quiet_for() >= Some(Duration::from_millis(4)));
-        activity.touch();
-        assert!(activity.quiet_for() < Some(Duration::from_millis(4)));
     }
 }

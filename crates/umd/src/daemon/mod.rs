@@ -33,6 +33,7 @@
 //! | `web`       | its door: on this machine only, with a token                     |
 //! | `notices`   | the engine's notices as events and log lines                     |
 
+pub mod activity;
 pub mod admission;
 pub mod array;
 pub mod beneath;
@@ -63,6 +64,7 @@ pub mod opening;
 pub mod page;
 mod parameters;
 pub mod passed;
+mod polling;
 pub mod process;
 pub mod rebit;
 pub mod registry;

@@ -29,7 +29,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use umd_export::nbd::{Address, Listener};
 
-use super::control::{self, Activity, ControlSocket};
+use super::activity::Activity;
+use super::control::{self, ControlSocket};
 use super::household::Household;
 use super::listener::Listening;
 use super::memory::Memory;

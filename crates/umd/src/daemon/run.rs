@@ -19,6 +19,7 @@ use super::engine::{Contained, Engine, Newcomer};
 use super::meter::Meter;
 use super::notices;
 use super::open::Opened;
+use super::polling::Polling;
 use super::sync;
 use crate::words;
 
@@ -102,6 +103,7 @@ pub struct Loop<E: ?Sized, B> {
     backend: B,
     inbox: Inbox,
     epoll: OwnedFd,
+    polling: Polling,
     doors: Doors,
     pool: Pool,
     timers: BTreeMap<Timer, Instant>,
@@ -162,6 +164,7 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             backend,
             inbox,
             epoll,
+            polling: Polling::here(),
             doors: Doors::new(pool.clone()).under(table),
             pool,
             timers: BTreeMap::new(),
@@ -395,16 +398,14 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         } else {
             Duration::ZERO
         };
-        let timeout = Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
         let empty = epoll::Event {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(MARK_WAKE),
         };
         let mut events = [empty; EVENTS_PER_TURN];
-        let count = sync::sleep(&self.epoll, &mut events, &timeout)?;
+        let epoll = &self.epoll;
+        let look = |most| sync::sleep(epoll, &mut events, most);
+        let count = self.polling.wait(timeout, look)?;
         let mut completions_wait = false;
         self.doors.read_more(&mut self.requests);
         for event in &events[..count] {

@@ -11,6 +11,7 @@
 //! order.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
 
@@ -44,12 +45,16 @@ pub fn ring(counter: &OwnedFd) {
 pub fn sleep(
     poller: &OwnedFd,
     events: &mut [epoll::Event],
-    timeout: &Timespec,
+    timeout: Duration,
 ) -> std::io::Result<usize> {
+    let timeout = Timespec {
+        tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
     #[cfg(feature = "shuttle")]
-    let result = virtually::sleep(poller, events, timeout);
+    let result = virtually::sleep(poller, events, &timeout);
     #[cfg(not(feature = "shuttle"))]
-    let result = epoll::wait(poller, events, Some(timeout));
+    let result = epoll::wait(poller, events, Some(&timeout));
     match result {
         Err(rustix::io::Errno::INTR) => Ok(0),
         result => Ok(result?),

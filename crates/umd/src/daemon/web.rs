@@ -20,7 +20,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
 use tokio::net::TcpListener;
 
-use super::control::{Activity, router};
+use super::activity::Activity;
+use super::control::router;
 use super::household::{Answer, Household};
 use crate::api::{ErrorDoc, SCHEMA, WebDoc};
 use crate::cli::outcome::say;
