@@ -26,7 +26,7 @@ use crate::workspace;
 const RECIPE: u32 = 6;
 
 /// Packages without which the tests cannot run.
-const NEEDED: [&str; 17] = [
+const NEEDED: [&str; 18] = [
     "user-mode-linux",
     "mdadm",
     "busybox-static",
@@ -39,6 +39,8 @@ const NEEDED: [&str; 17] = [
     "fuse2fs",
     "prometheus-node-exporter",
     "etcd-server",
+    // Links between network namespaces.
+    "iproute2",
     // For `cargo xtask counts`. It needs no library but libc.
     "valgrind",
     // For this machine's python3, if it has one.
@@ -58,7 +60,7 @@ const WHERE_THEY_EXIST: [&str; 4] = [
 ];
 
 /// The programs that must find all their libraries, searched in the folders of [`PROGRAM_DIRS`].
-const PROGRAMS: [&str; 19] = [
+const PROGRAMS: [&str; 20] = [
     "mdadm",
     "grub-fstest",
     "fio",
@@ -74,6 +76,7 @@ const PROGRAMS: [&str; 19] = [
     "debugfs",
     "dumpe2fs",
     "fuse2fs",
+    "ip",
     "prometheus-node-exporter",
     "nbdkit-file-plugin.so",
     "nbdkit-memory-plugin.so",

@@ -104,7 +104,11 @@ struct Hall {
 fn ip(oracle: &Oracle) -> Option<PathBuf> {
     let places = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
     let own = places.iter().map(PathBuf::from).find(|path| path.is_file());
-    own.or_else(|| oracle.find("ip"))
+    let starts = |path: &PathBuf| {
+        let output = Command::new(path).arg("-V").output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    own.or_else(|| oracle.find("ip").filter(starts))
 }
 
 /// Runs words of which the first is a program.
