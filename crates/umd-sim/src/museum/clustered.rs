@@ -47,16 +47,16 @@ pub(super) fn scene(exhibit: Exhibit) -> Option<(Plan, &'static str)> {
             "a host writes, a member fails the write, and the host leaves",
         ),
         M74 => (
-            drawn(8, &[0, 8, 25]),
-            "a host dies while it writes, and joins again",
+            drawn(11, &[0, 1, 2, 3, 4, 70, 89]),
+            "two hosts write, and one of them dies with a write under way",
         ),
         U66 => (
             checks_beside_a_write(),
             "one host repairs while a write of another one hangs on a member",
         ),
         U67 => (
-            Plan::draw(146),
-            "a drawn run in which two hosts write while one of them resyncs",
+            drawn(188, &[1, 2, 8, 10, 12, 15]),
+            "two hosts write, and one of them fails a member",
         ),
         U68 => (
             drawn(119, &[0, 1, 23]),
