@@ -38,9 +38,27 @@ impl Array {
     }
 
     /// The bitmap of a slot, as it was read, with all that is dirty in it by the own length, too.
+    /// What stands behind the last of its bits is none.
     pub(super) fn either(&self, area: &[u8]) -> Option<Vec<u8>> {
-        let mut image = area.to_vec();
-        for region in self.bits_of(area)? {
+        let found = self.found_in(area)?;
+        let regions = self.bitmap.regions()?;
+        let covered = regions.count() * regions.region_sectors();
+        let mut image = self.carried(area)?;
+        let room = (area.len() - SUPERBLOCK_BYTES) as u64 * 8;
+        for region in 0..found.regions(covered).min(room) {
+            let (byte, mask) = bit_position(region);
+            image[byte as usize] |= area[byte as usize] & mask;
+        }
+        image[..SUPERBLOCK_BYTES].copy_from_slice(&area[..SUPERBLOCK_BYTES]);
+        Some(image)
+    }
+
+    /// The bitmap of a slot with what is dirty in it by the own length, and nothing else.
+    pub(super) fn carried(&self, area: &[u8]) -> Option<Vec<u8>> {
+        let set = self.bits_of(area)?;
+        let mut image = vec![0; area.len()];
+        image[..SUPERBLOCK_BYTES].copy_from_slice(&self.like_own(area).encode());
+        for region in set {
             let (byte, mask) = bit_position(region);
             image[byte as usize] |= mask;
         }

@@ -18,7 +18,7 @@
 //! all of them when it has served for a while, and after each change that others have told; where
 //! they are not alike it has all made alike: the coarser one is that of all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use smallvec::SmallVec;
 use umd_format::bitmap::{self as format, REGION_BYTES_MIN, SUPERBLOCK_BYTES};
@@ -59,9 +59,14 @@ struct Job {
     at: At,
 }
 
+/// The beginning of the bitmap of a slot.
+type Write = (NodeSlot, Vec<u8>);
+
 #[derive(Debug)]
 enum At {
     Wished,
+    /// It is this node's turn; bitmaps that were not alike are looked at again.
+    Again,
     /// It is this node's turn.
     Held,
     /// The own bitmap is written, with this length.
@@ -74,13 +79,10 @@ enum At {
         tried: SmallVec<[MemberId; 4]>,
         under_way: bool,
     },
-    /// They get what is dirty by either length; then these superblocks.
-    Either {
+    /// They are written, one step after the other.
+    Blank {
         left: usize,
-        then: Vec<(NodeSlot, Vec<u8>)>,
-    },
-    Turn {
-        left: usize,
+        then: VecDeque<Vec<Write>>,
     },
 }
 
@@ -108,7 +110,7 @@ impl Chunks {
 
     /// Whether runs wait.
     pub(super) fn is_changing(&self) -> bool {
-        let held = |job: &Job| !matches!(job.at, At::Wished);
+        let held = |job: &Job| !matches!(job.at, At::Wished | At::Again);
         self.told.is_some() || self.job.as_ref().is_some_and(held)
     }
 
@@ -321,6 +323,9 @@ impl Array {
         }
         let longer = self.shared_mut().sizes.is_recorded();
         if asks {
+            if !self.may_write() || self.io.is_cut_off() {
+                return Some(Answer::Cannot(Cannot::Work));
+            }
             return Some(match self.runs_or_fills() || longer {
                 true => Answer::Cannot(Cannot::Busy),
                 // It is for the size that comes next.
@@ -377,13 +382,13 @@ impl Array {
             return false;
         };
         let answer = match &job.at {
-            At::Wished | At::Held | At::Done => return false,
+            At::Wished | At::Again | At::Held | At::Done => return false,
             At::Here(bytes) if self.bitmap.has_region(*bytes) => Answer::Done,
             At::Read {
                 under_way: false, ..
             } if works => return self.read_blank(),
-            At::Either { left: 0, .. } if works => return self.turn_blank(),
-            At::Turn { left: 0 } => Answer::Done,
+            At::Blank { left: 0, then } if works && !then.is_empty() => return self.next_blank(),
+            At::Blank { left: 0, then } if then.is_empty() => Answer::Done,
             _ if works => return false,
             _ => Answer::Cannot(Cannot::Work),
         };
@@ -447,7 +452,7 @@ impl Array {
         let (taken, mut tried) = (std::mem::take(taken), std::mem::take(tried));
         let source = self.slot_source(&tried).filter(|_| !all);
         let Some(source) = source else {
-            self.chunk_at(At::Turn { left: 0 });
+            self.blank_at(0, VecDeque::new());
             return true;
         };
         tried.push(source);
@@ -473,7 +478,7 @@ impl Array {
             return; // It was answered when the members were lost.
         };
         match &mut job.at {
-            At::Either { left, .. } | At::Turn { left } => {
+            At::Blank { left, .. } => {
                 *left -= 1;
                 if let Err(error) = result {
                     let why = format!("bitmap write failed: {error}");
@@ -493,34 +498,43 @@ impl Array {
         }
     }
 
-    /// What is dirty by either length, in the slots of nobody, with their superblocks as they are.
+    /// The slots of nobody are to be written as the own one is: what is dirty by either length, with
+    /// their superblocks as they are; then these; then what is dirty by the new one.
     fn write_blank(&mut self, taken: &BTreeSet<NodeSlot>, area: &[u8]) {
-        let (mut left, mut then) = (0, Vec::new());
+        let block_bytes = self.info.logical_block_bytes.max(512) as usize;
+        let mut steps = [Vec::new(), Vec::new(), Vec::new()];
         let slots = (0..self.shared_mut().place.nodes).map(NodeSlot);
         for slot in slots.filter(|slot| !taken.contains(slot)) {
             let part = self.part_of(area, slot.0);
             // Whoever gets a slot without a bitmap is told so.
-            let Some(either) = self.either(&part) else {
+            let Some((either, new)) = self.either(&part).zip(self.carried(&part)) else {
                 continue;
             };
-            left += self.write_slot(slot, &either);
-            let mut head = either;
-            head[..SUPERBLOCK_BYTES].copy_from_slice(&self.like_own(&part).encode());
-            head.truncate(self.info.logical_block_bytes.max(512) as usize);
-            then.push((slot, head));
+            let mut head = either[..block_bytes].to_vec();
+            head[..SUPERBLOCK_BYTES].copy_from_slice(&new[..SUPERBLOCK_BYTES]);
+            for (step, image) in steps.iter_mut().zip([either, head, new]) {
+                step.push((slot, image));
+            }
         }
-        self.chunk_at(At::Either { left, then });
+        self.blank_at(0, steps.into());
     }
 
-    fn turn_blank(&mut self) -> bool {
+    fn blank_at(&mut self, left: usize, then: VecDeque<Vec<Write>>) {
+        self.chunk_at(At::Blank { left, then });
+    }
+
+    fn next_blank(&mut self) -> bool {
         let job = self.chunks_mut().job.as_mut().expect("it is its turn");
-        let At::Either { then, .. } = &mut job.at else {
+        let At::Blank { then, .. } = &mut job.at else {
             unreachable!("looked at just before");
         };
-        let then = std::mem::take(then);
-        let written = then.iter().map(|(slot, head)| self.write_slot(*slot, head));
+        let mut then = std::mem::take(then);
+        let step = then.pop_front().expect("looked at just before");
+        let written = step
+            .iter()
+            .map(|(slot, image)| self.write_slot(*slot, image));
         let left = written.sum();
-        self.chunk_at(At::Turn { left });
+        self.blank_at(left, then);
         true
     }
 
@@ -564,13 +578,7 @@ impl Array {
                 true
             }
             Look::Due(_) => {
-                let in_sync = self.members.iter().filter(|m| m.state == State::InSync);
-                let members = in_sync.map(|m| m.id).collect();
-                self.chunks_mut().look = Look::At {
-                    members,
-                    under_way: false,
-                    uneven: None,
-                };
+                self.begin_look();
                 true
             }
             Look::At {
@@ -594,16 +602,7 @@ impl Array {
             unreachable!("looked at just before");
         };
         let Some(next) = members.pop() else {
-            if let Some(bytes) = uneven {
-                self.look_later();
-                let shared = self.shared_mut();
-                let free = !shared.chunks.is_wanted() && !shared.sizes.is_wanted();
-                if free && !shared.is_leaving() {
-                    let covered = self.covered();
-                    self.wish_chunk(None, bytes.max(self.region_bytes()), covered, None);
-                }
-            }
-            return;
+            return self.looked(uneven);
         };
         let there = self
             .members
@@ -617,6 +616,50 @@ impl Array {
             members,
             under_way,
             uneven,
+        };
+    }
+
+    /// All members were looked at: the longest that bits stand for, if not all are like the own.
+    fn looked(&mut self, uneven: Option<u32>) {
+        let wanted = uneven.map(|bytes| bytes.max(self.region_bytes()));
+        let job = self.chunks().job.as_ref();
+        if let Some(job) = job.filter(|job| matches!(job.at, At::Again)) {
+            let (id, same) = (job.id, wanted == Some(job.region_bytes));
+            let holds = same && self.chunk_holds();
+            let held = holds.then_some(id).into_iter().collect();
+            return self.shared_mut().answer(Desk::Turn, Answer::Holds(held));
+        }
+        let Some(bytes) = wanted else {
+            return;
+        };
+        self.look_later();
+        let shared = self.shared_mut();
+        let free = !shared.chunks.is_wanted() && !shared.sizes.is_wanted();
+        if free && !shared.is_leaving() {
+            let covered = self.covered();
+            self.wish_chunk(None, bytes, covered, None);
+        }
+    }
+
+    /// Whether it is the turn of bitmaps that were not alike: while others had theirs they may have
+    /// become so. All are looked at again, and the answer follows.
+    pub(super) fn looks_again(&mut self, ids: &[WishId]) -> bool {
+        let job = self.chunks_mut().job.as_mut();
+        let Some(job) = job.filter(|job| job.control.is_none() && *ids == [job.id]) else {
+            return false;
+        };
+        job.at = At::Again;
+        self.begin_look();
+        true
+    }
+
+    fn begin_look(&mut self) {
+        let in_sync = self.members.iter().filter(|m| m.state == State::InSync);
+        let members = in_sync.map(|m| m.id).collect();
+        self.chunks_mut().look = Look::At {
+            members,
+            under_way: false,
+            uneven: None,
         };
     }
 

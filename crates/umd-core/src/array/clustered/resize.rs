@@ -585,7 +585,7 @@ impl Array {
                 "it has the new size here, but not every node shows it yet: {failure}"
             ))),
             Some(failure @ Failure::Nodes(_)) => Err(ControlError::Busy(format!(
-                "every node has to follow, and nothing was changed: {failure}"
+                "every node has to follow, and the size was not changed: {failure}"
             ))),
             Some(failure) => Err(not_begun(failure)),
         };

@@ -58,10 +58,15 @@ pub(super) fn place_of(setup: &Setup, slot: NodeSlot, capacity: u16) -> Result<P
         return Err(Cannot::Follow);
     }
     let regions = superblock.regions(setup.plan.sync_sectors());
+    let each_sectors = superblock.area_sectors(regions);
+    if each_sectors != setup.plan.bitmap.area_sectors() {
+        // It was not made for the size that is recorded: that of the next node lies in its way.
+        return Err(Cannot::Follow);
+    }
     Ok(Place {
         slot,
         nodes,
-        each_sectors: superblock.area_sectors(regions),
+        each_sectors,
     })
 }
 
@@ -345,6 +350,7 @@ impl Array {
     fn task(&mut self, desk: Desk, task: Task) {
         let answer = match task {
             Task::Load { .. } => unreachable!("it is loaded"),
+            Task::Recheck(ids) if self.looks_again(&ids) => None,
             Task::Recheck(ids) => Some(self.recheck(ids)),
             Task::Write(ids) if self.is_size(ids[0]) => self.begin_size(),
             Task::Write(_) => {

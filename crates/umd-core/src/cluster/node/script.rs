@@ -239,9 +239,10 @@ impl Wish {
         else {
             panic!("{words:?} in the script of {self:?}");
         };
-        let region_bytes = match words {
-            Words::AskChunk | Words::Chunk => region_bytes,
-            Words::ChunkBack => old_region_bytes,
+        let (region_bytes, sync_sectors) = match words {
+            Words::AskChunk | Words::Chunk => (region_bytes, sync_sectors),
+            // Room for the size that was to come is what the old ones lack.
+            Words::ChunkBack => (old_region_bytes, 0),
             other => panic!("{other:?} in the script of {self:?}"),
         };
         Message::BitmapChunk {

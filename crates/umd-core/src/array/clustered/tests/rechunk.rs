@@ -289,3 +289,44 @@ fn a_size_that_somebody_cannot_have_changes_no_bitmap() {
     assert!(said[0].contains("nothing was changed"), "{said:?}");
     assert!(world.disks == disks, "a byte was changed");
 }
+
+/// Bitmaps are looked at ten seconds after a change was told. While it is under way they differ, and
+/// who saw that does not take it back when it has its turn.
+#[test]
+fn what_was_answered_is_not_taken_back_by_who_looked_too_early() {
+    let mut world = World::new(2).running(3);
+    world.held.insert((2, Purpose::Bitmap));
+    change(&mut world, 0, BEFORE / 4);
+    world.settle();
+    world.pass(15);
+    assert!(answers(&world, 0).is_empty(), "one host writes still");
+    world.held.clear();
+    world.settle();
+    world.pass(1);
+    assert_eq!(answers(&world, 0), [DONE]);
+    assert_eq!(check(&mut world), BEFORE / 4);
+}
+
+/// What stands behind the last bit of a bitmap is none, by shorter pieces either.
+#[test]
+fn nothing_becomes_dirty_out_of_nothing() {
+    let mut world = World::new(2).running(1);
+    let regions = world.array(0).bitmap.regions().expect("a bitmap").count();
+    let superblock = world.superblock(0);
+    let start = superblock.fields.bitmap_sector().expect("bitmaps") as usize * 512;
+    let bits = start + 2 * 4096 + 256;
+    let bits = bits..bits + 4096 - 256;
+    for disk in &mut world.disks {
+        for region in regions..8 * bits.len() as u64 {
+            disk[bits.start + (region / 8) as usize] |= 1 << (region % 8);
+        }
+    }
+    change(&mut world, 0, BEFORE / 4);
+    world.settle();
+    assert_eq!(answers(&world, 0), [DONE]);
+    for disk in &world.disks {
+        let dirty = disk[bits.clone()].iter().filter(|byte| **byte != 0);
+        assert_eq!(dirty.count(), 0, "bytes with dirty regions");
+    }
+    assert_eq!(check(&mut world), BEFORE / 4);
+}

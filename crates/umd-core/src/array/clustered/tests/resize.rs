@@ -147,7 +147,7 @@ fn what_was_marked_for_a_size_that_is_taken_back_is_resynced() {
     world.hosts[1].blind.clear();
     world.log.clear();
     world.settle();
-    assert!(answers(&world, 0)[1].contains("nothing was changed"));
+    assert!(answers(&world, 0)[1].contains("the size was not changed"));
     let read = world.log.contains(&(0, Purpose::Resync));
     assert!(read, "no time has passed, and it is resynced");
     world.pass(60);
