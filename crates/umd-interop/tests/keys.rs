@@ -208,6 +208,22 @@ fn a_host_that_was_stopped_past_its_lease_is_cut_off_by_the_server_of_its_member
     client.disconnect().unwrap();
     assert!(!mine.is_finished(), "beta writes on");
 
+    // A member is none twice. Who is none any more is let go, and taken in again with a key.
+    let member = text(&set[1]);
+    let twice = refused(&beta, &["manage", "pair", "--add", member]);
+    assert!(twice.contains("is a member already"), "{twice}");
+    for what in ["--fail", "--remove"] {
+        beta.ok(&["manage", "pair", what, member]).unwrap();
+    }
+    until("its key is taken back", || {
+        storage.keys("d1", "registered").is_empty()
+    });
+    assert_eq!(storage.keys("d0", "registered"), *betas);
+    beta.ok(&["manage", "pair", "--re-add", member]).unwrap();
+    beta.until("pair", settled).unwrap();
+    assert_eq!(storage.keys("d1", "registered"), *betas);
+    assert!(!storage.writes("d1", None) && !mine.is_finished());
+
     beta.ok(&["stop", "pair", "--force"]).unwrap();
     mine.join().unwrap();
     assert_legs_alike(&storage.files);

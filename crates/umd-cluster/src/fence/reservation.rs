@@ -277,6 +277,12 @@ impl Reservations {
         Ok(())
     }
 
+    /// Whether a device was added, and not let go.
+    pub fn has(&self, name: &str) -> bool {
+        let members = lock(&self.members);
+        members.iter().any(|one| one.device.name() == name)
+    }
+
     /// From here on only who is registered writes to a device that was added.
     ///
     /// # Errors

@@ -30,6 +30,8 @@ use super::visitor::{Opened, Opening, Pass, Peer, Waiting};
 const OPTION_BYTES_MAX: usize = 64 << 10;
 const OPTION_HEADER_BYTES: usize = 16;
 const OPTIONS_MAX: u32 = 256;
+/// To be told a table counts as so many options: it may be long, and comes at the price of a line.
+const TABLE_OPTIONS: u32 = 32;
 const READ_BYTES: usize = 16 << 10;
 /// No more input is taken while this much output is unsent.
 const UNSENT_BYTES_MAX: usize = 64 << 10;
@@ -534,6 +536,7 @@ impl Negotiation {
     }
 
     fn tell_reservations(&mut self, export: &str, exports: &dyn Exports) {
+        self.options += TABLE_OPTIONS;
         let state = exports.reservations(export);
         for context in state.iter().flat_map(demand::contexts) {
             let data: [&[u8]; 2] = [&0u32.to_be_bytes(), context.as_bytes()];

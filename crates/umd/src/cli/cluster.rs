@@ -101,7 +101,7 @@ fn demand(operation: &str, by: &KeyArgs, victim: Option<&String>, reach: &Reach)
     let text = format!("{operation}={}{victim}", by.key);
     let demand = text
         .parse()
-        .map_err(|why: NoDemand| Failure::usage(format!("{} makes no sense: {why}", by.key)))?;
+        .map_err(|why: NoDemand| Failure::usage(format!("{text} makes no sense: {why}")))?;
     let served = Served::open(&by.export).map_err(Failure::failed)?;
     let met = served.demand(demand);
     met.map_err(|why| Failure::failed(format!("{}: {why}", by.export)))?;

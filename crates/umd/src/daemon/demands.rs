@@ -50,16 +50,17 @@ pub(super) fn begin(
 ) -> Result<Box<dyn Deciding>, Denied> {
     let handle = registry.get(name);
     let handle = handle.ok_or_else(|| Denied::Failed(format!("{name} is not an active array")))?;
-    let Some(reserved) = handle.reserved().cloned() else {
+    let Some(reserved) = handle.reserved() else {
         return Err(Denied::NotOffered(not_offered(name)));
     };
+    let place = reserved.place()?;
     let (asked, registry) = (Asked::default(), registry.clone());
     let slot = asked.0.clone();
     let thread = std::thread::Builder::new()
         .name("nbd-demand".into())
         .stack_size(STACK_BYTES);
     let spawned = thread.spawn(move || {
-        let met = reserved.meet(demand);
+        let met = place.meet(demand);
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(met);
         registry.ring_doors();
     });

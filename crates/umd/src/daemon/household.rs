@@ -720,8 +720,17 @@ fn former(request: &ManageRequest, how: &How) -> Answer<Offer> {
     })
 }
 
-/// Opens a device for `add`, and makes sure that nothing of value is on it.
-pub(super) fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Offer> {
+/// Opens a device for `add`, makes sure that nothing of value is on it, and keeps others from it.
+fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Offer> {
+    let offer = open_candidate(request, array, how)?;
+    if let Some(storage) = &how.storage {
+        storage.take_in(&request.device).map_err(ErrorDoc::new)?;
+    }
+    Ok(offer)
+}
+
+/// Opens a device that may be added, and makes sure that nothing of value is on it.
+pub(super) fn open_candidate(request: &ManageRequest, array: [u8; 16], how: &How) -> Answer<Offer> {
     let opened = open::open(&request.device, how).map_err(ErrorDoc::new)?;
     let unreadable = |error: umd_core::value::IoError| {
         ErrorDoc::new(format!("cannot read {}: {error}", request.device))
@@ -745,11 +754,6 @@ pub(super) fn open_offer(request: &ManageRequest, array: [u8; 16], how: &How) ->
                 request.device, one.kind
             )));
         }
-    }
-    if let Some(storage) = &how.storage {
-        let reserved = storage.also(&request.device);
-        let reserved = reserved.and_then(|()| storage.hold(&request.device));
-        reserved.map_err(ErrorDoc::new)?;
     }
     Ok(Offer {
         name: request.device.clone(),

@@ -23,10 +23,10 @@ impl Household {
         let handle = self.handle(name)?;
         let (before, _) = self.look(name, &handle).await?;
         let status = &before.status;
-        self.may_come(&request.devices, request.force, status, &handle)
-            .await?;
         let coming = u16::try_from(request.devices.len()).unwrap_or(u16::MAX);
         self.slots(name, (request, coming), true, &handle).await?;
+        self.may_come(&request.devices, request.force, status, &handle)
+            .await?;
         let mut messages = Vec::new();
         // As spares they have no part in anything yet: whatever goes wrong with one of them, the
         // array is as it was. Where a slot is empty already, they would be filled first.

@@ -8,7 +8,7 @@ use umd_format::Level;
 
 use super::array::Handle;
 use super::control::{Body, Refusals, Shared, asked, understood};
-use super::household::{Answer, Household, blocking, nonsense, open_offer, refused, stopped};
+use super::household::{Answer, Household, blocking, nonsense, open_candidate, refused, stopped};
 use crate::api::{DoneDoc, ErrorDoc, LevelRequest, ManageRequest};
 use crate::doc::level_word;
 use crate::words;
@@ -138,7 +138,7 @@ impl Household {
             // All of them at the same time: none is named twice.
             let mut offers = Vec::new();
             for device in &devices {
-                let offer = open_offer(&adding(device, force), uuid, &how)?;
+                let offer = open_candidate(&adding(device, force), uuid, &how)?;
                 if offer.file.size_sectors() < needed {
                     let text = format!("{device} not large enough to join array");
                     return Err(ErrorDoc::new(text));

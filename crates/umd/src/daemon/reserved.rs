@@ -13,6 +13,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,11 +25,12 @@ use umd_format::Uuid;
 
 use super::open::How;
 use super::scrubs;
-use crate::api::SCHEMA;
 
 /// How long writes that are under way are waited for: less than a client waits in its handshake.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// So many wait at a time.
+/// The form of the file.
+const FORM: u32 = 1;
+/// So many ask over NBD at a time.
 const WAITING_MAX: usize = 64;
 
 /// The whole file.
@@ -53,7 +55,7 @@ fn keys(words: &[String]) -> Option<BTreeSet<u64>> {
 impl Kept {
     fn of(state: &ReservationState) -> Kept {
         Kept {
-            schema: SCHEMA,
+            schema: FORM,
             reserved: state.reserved,
             registered: words(&state.registered),
             preempted: words(&state.preempted),
@@ -61,7 +63,7 @@ impl Kept {
     }
 
     fn state(&self) -> Option<ReservationState> {
-        (self.schema == SCHEMA).then_some(())?;
+        (self.schema == FORM).then_some(())?;
         Some(ReservationState {
             registered: keys(&self.registered)?,
             preempted: keys(&self.preempted)?,
@@ -116,7 +118,7 @@ impl Reserved {
                     )
                 })?
             }
-            Err(error) if is_nowhere(&error) => ReservationState::default(),
+            Err(error) if is_nowhere(&path, &error) => ReservationState::default(),
             Err(error) => {
                 return Err(format!(
                     "{shown}, which says who may write to this array, cannot be read: {error}"
@@ -160,6 +162,22 @@ impl Reserved {
         }
     }
 
+    /// A place among those who ask, until what is returned is dropped: for who comes over NBD, and
+    /// may come as often as it likes.
+    ///
+    /// # Errors
+    /// When there is none left.
+    pub fn place(self: &Arc<Self>) -> Result<Place, Denied> {
+        let before = self.waiting.fetch_add(1, Ordering::SeqCst);
+        let place = Place(self.clone());
+        match before < WAITING_MAX {
+            true => Ok(place),
+            false => Err(Denied::Failed(
+                "too many ask at the same time; ask again".into(),
+            )),
+        }
+    }
+
     /// Forgets everything, whoever may be left that wants to write.
     ///
     /// # Errors
@@ -186,18 +204,6 @@ impl Reserved {
 
     /// It is kept; what is under way has to end.
     fn wait(&self, demand: Demand) -> Result<(), Denied> {
-        struct Waiting<'a>(&'a AtomicUsize);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::SeqCst);
-            }
-        }
-        let before = self.waiting.fetch_add(1, Ordering::SeqCst);
-        let _waiting = Waiting(&self.waiting);
-        if before >= WAITING_MAX {
-            let text = "too many wait for writes to end; ask again";
-            return Err(Denied::Failed(text.into()));
-        }
         let waited = self.table.meet(demand, PATIENCE);
         // It asked for the same once more, of a table that others may have changed meanwhile.
         self.change(|_| ())?;
@@ -205,12 +211,38 @@ impl Reserved {
     }
 }
 
-/// There is no such file, nor can there be one: some users' home is no directory.
-fn is_nowhere(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+/// Somebody asks a table.
+#[derive(Debug)]
+pub struct Place(Arc<Reserved>);
+
+impl Place {
+    /// [`Reserved::meet`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn meet(&self, demand: Demand) -> Result<(), Denied> {
+        self.0.meet(demand)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Whether there is no such file, nor can there be one: some users' home is no directory, or that
+/// of somebody else.
+fn is_nowhere(path: &Path, error: &io::Error) -> bool {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => true,
+        io::ErrorKind::PermissionDenied => {
+            let dir = path.parent().expect("it is in a directory");
+            let seen = fs::metadata(dir).map(drop);
+            seen.is_err_and(|why| why.kind() == io::ErrorKind::PermissionDenied)
+        }
+        _ => false,
+    }
 }
 
 /// Writes the file whole or not at all; on return it is on the disk.
@@ -218,11 +250,20 @@ fn write(path: &Path, kept: &Kept) -> io::Result<()> {
     let dir = path.parent().expect("it is in a directory");
     fs::create_dir_all(dir)?;
     let new = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = File::create(&new)?;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&new)?;
     file.write_all(serde_json::to_string_pretty(kept)?.as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
+    File::open(dir)?.sync_all()?;
+    // It may have been made just now, and what it is in: a power cut must not take it away.
+    for above in dir.ancestors().skip(1).take(2) {
+        if let Ok(above) = File::open(above) {
+            above.sync_all()?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -254,6 +295,38 @@ mod tests {
         assert_eq!(other.state(), ReservationState::default());
         next.clear().unwrap();
         assert_eq!(open(dir.path()).state(), ReservationState::default());
+    }
+
+    #[test]
+    fn so_many_ask_at_a_time_and_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let table = Arc::new(open(dir.path()));
+        let mut places: Vec<Place> = (0..WAITING_MAX).map(|_| table.place().unwrap()).collect();
+        for _ in 0..2 {
+            assert!(table.place().unwrap_err().text().contains("too many"));
+        }
+        places.pop();
+        table.place().unwrap().meet(Demand::Register(1)).unwrap();
+        table.place().unwrap();
+    }
+
+    /// The home of somebody else: arrays start, and nothing is promised.
+    #[test]
+    fn a_place_that_cannot_be_entered_is_an_empty_table() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("home");
+        fs::create_dir_all(home.join("reservations")).unwrap();
+        let path = home.join("reservations/one.json");
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(!is_nowhere(&path, &denied), "the file is somebody else's");
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o000)).unwrap();
+        // Root enters everywhere.
+        if fs::metadata(home.join("reservations")).is_err() {
+            assert!(is_nowhere(&path, &denied));
+            assert_eq!(open(&home).state(), ReservationState::default());
+        }
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
     }
 
     #[test]

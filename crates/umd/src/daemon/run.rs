@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
@@ -49,14 +50,24 @@ pub struct Attached {
     gone: bool,
 }
 
-/// A block device by its number, or a file by its filesystem and inode.
-type Identity = (u64, u64);
+/// Which device a member is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Identity {
+    /// A block device by its number, or a file by its filesystem and inode.
+    Here(u64, u64),
+    /// An export by its address.
+    Elsewhere(PathBuf),
+}
 
 fn identity(file: &MemberFile) -> Option<Identity> {
-    let stat = rustix::fs::stat(file.path()).ok()?;
+    let path = file.path();
+    if path.to_str().is_some_and(crate::member::is_elsewhere) {
+        return Some(Identity::Elsewhere(path.to_owned()));
+    }
+    let stat = rustix::fs::stat(path).ok()?;
     Some(match file.is_block() {
-        true => (stat.st_rdev, 0),
-        false => (stat.st_dev, stat.st_ino),
+        true => Identity::Here(stat.st_rdev, 0),
+        false => Identity::Here(stat.st_dev, stat.st_ino),
     })
 }
 
@@ -360,15 +371,19 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             return;
         };
         // What was opened twice is a member still.
+        let same = |one: &Attached| one.identity.is_some() && one.identity == gone.identity;
         let mut others = self.members.values();
-        let again = others.any(|one| one.name == gone.name || one.identity == gone.identity);
+        let again = others.any(|one| one.name == gone.name || same(one));
         if !again {
             self.engine.let_go(&gone.name);
         }
-        let closing = gone.identity.map(|file| (member, file));
-        self.closing.extend(closing);
-        self.left
-            .extend(gone.identity.map(|file| (gone.name, file)));
+        if let Some(file) = gone.identity {
+            self.closing.insert(member, file.clone());
+            // What an export holds may be another one's by now, under the same name.
+            if matches!(file, Identity::Here(..)) {
+                self.left.insert(gone.name, file);
+            }
+        }
         if !self.backend.is_closed(member) {
             self.backend.close(member);
         }
@@ -574,7 +589,7 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             return Some("was a member, and I/O of that time has not ended yet");
         }
         let mut members = self.members.values();
-        let member = members.any(|member| member.identity == Some(file));
+        let member = members.any(|member| member.identity.as_ref() == Some(&file));
         member.then_some("is a member already")
     }
 

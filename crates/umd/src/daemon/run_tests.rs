@@ -8,7 +8,7 @@ use umd_core::array::{
     ArrayState, Command, Commands, Completion, Control, ControlError, ControlReply, Event, IoDone,
     IoOp, MemberIo, Purpose, Reply, Request, RequestError, RequestOp, Status, Timer,
 };
-use umd_core::value::{IoId, MemberId, Now, Pool, RequestId, Rungs, Span};
+use umd_core::value::{IoError, IoId, MemberId, Now, Pool, RequestId, Rungs, Span};
 use umd_disk::{Backend, MemberFile, Mux};
 use umd_export::nbd::client::Client;
 use umd_export::nbd::{Address, ExportInfo};
@@ -278,4 +278,43 @@ fn many_clients_share_a_loop() {
         .expect("alive")
         .expect("stops");
     rig.thread.join().expect("ends");
+}
+
+/// An export is known by its address, and what cannot be looked at is nobody's twin.
+#[test]
+fn members_elsewhere_are_told_apart() {
+    struct Far;
+    impl umd_disk::Medium for Far {
+        fn read(&self, _: u64, _: &mut [u8]) -> Result<(), IoError> {
+            Err(IoError::Gone)
+        }
+        fn write(&self, _: u64, _: &[std::io::IoSlice<'_>], _: bool) -> Result<(), IoError> {
+            Err(IoError::Gone)
+        }
+        fn zero(&self, _: u64, _: u64, _: bool, _: bool) -> Result<(), IoError> {
+            Err(IoError::Gone)
+        }
+        fn flush(&self) -> Result<(), IoError> {
+            Err(IoError::Gone)
+        }
+        fn check(&self) -> Result<(), IoError> {
+            Err(IoError::Gone)
+        }
+        fn unlock(&self) {}
+    }
+    let far = |name| {
+        let facts = umd_disk::Elsewhere {
+            engine_name: "nbd",
+            size_sectors: SECTORS,
+            logical_block_bytes: 512,
+            read_only: false,
+            can_unmap: false,
+        };
+        let file = MemberFile::elsewhere(name, std::sync::Arc::new(Far), facts);
+        super::identity(&file)
+    };
+    let [one, other] = ["nbd://nas/d0", "nbd://nas/d1"].map(far);
+    assert!(one.is_some() && one == far("nbd://nas/d0"));
+    assert_ne!(one, other);
+    assert_eq!(far("/nowhere/at/all"), None);
 }

@@ -384,6 +384,23 @@ fn nobody_haggles_for_ever() {
     assert!(matches!(progress, Progress::Closed));
 }
 
+/// What is long costs more.
+#[test]
+fn nobody_is_told_a_table_for_ever() {
+    let mut negotiation = begun(3, &two());
+    ask(&mut negotiation, opt::STRUCTURED_REPLY, &[]);
+    let told = option(
+        opt::LIST_META_CONTEXT,
+        &contexts("r5", &[demand::NAMESPACE]),
+    );
+    let mut times = 0;
+    while !matches!(negotiation.receive(&told, &two()), Progress::Closed) {
+        times += 1;
+        assert!(times < 100, "for ever");
+    }
+    assert_eq!(times, (OPTIONS_MAX / TABLE_OPTIONS) as usize);
+}
+
 #[test]
 fn long_texts_are_clipped_between_characters() {
     let text = "\u{20ac}".repeat(2000);

@@ -13,10 +13,10 @@
 //! asked by a thread of its own, which is waited for as long as a device may take; until it has
 //! ended nobody asks again for the same node, and other ways are tried.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use umd_cluster::fence::{
@@ -42,6 +42,43 @@ pub struct Storage {
     opener: Opener,
     taken: Mutex<Option<Arc<Reservations>>>,
     keys: Keys,
+    going: Arc<Going>,
+}
+
+/// Disks whose keys are being taken back: one that is wanted again meanwhile would lose its new one.
+#[derive(Debug, Default)]
+struct Going {
+    names: Mutex<BTreeSet<String>>,
+    fewer: Condvar,
+}
+
+impl Going {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, name: &str) {
+        self.lock().insert(name.to_owned());
+    }
+
+    fn over(&self, name: &str) {
+        self.lock().remove(name);
+        self.fewer.notify_all();
+    }
+
+    /// Until the key of this disk is back.
+    fn wait(&self, name: &str) -> Result<(), String> {
+        let goes = |names: &mut BTreeSet<String>| names.contains(name);
+        let waited = self.fewer.wait_timeout_while(self.lock(), PATIENCE, goes);
+        let (names, late) = waited.unwrap_or_else(PoisonError::into_inner);
+        drop(names);
+        match late.timed_out() {
+            true => Err(format!(
+                "{name}: the key that this node had there is still being taken back; try again"
+            )),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A disk of this host, or an export of another umd.
@@ -75,6 +112,7 @@ impl Storage {
             opener,
             taken: Mutex::default(),
             keys: Keys::default(),
+            going: Arc::default(),
         }
     }
 
@@ -114,15 +152,30 @@ impl Storage {
         let Some(taken) = self.lock().clone() else {
             return Ok(());
         };
+        self.going.wait(member)?;
         taken.add((self.opener)(member)?).map_err(|why| why.0)?;
         self.keys.say(member, taken.key())
+    }
+
+    /// Registers on a disk that is about to become a member, and reserves it. Where that fails, what
+    /// was not there before is taken back.
+    ///
+    /// # Errors
+    /// When it does not take it.
+    pub fn take_in(&self, member: &str) -> Result<(), String> {
+        let known = self.lock().as_ref().is_some_and(|taken| taken.has(member));
+        let taken = self.also(member).and_then(|()| self.hold(member));
+        if taken.is_err() && !known {
+            self.let_go(member);
+        }
+        taken
     }
 
     /// Reserves a disk that is about to become a member: nothing of value is on it.
     ///
     /// # Errors
     /// When it does not do that.
-    pub fn hold(&self, member: &str) -> Result<(), String> {
+    fn hold(&self, member: &str) -> Result<(), String> {
         match self.lock().clone() {
             Some(taken) => taken.hold(member).map_err(|why| why.0),
             None => Ok(()),
@@ -134,14 +187,17 @@ impl Storage {
         let Some(taken) = self.lock().clone() else {
             return;
         };
-        let name = member.to_owned();
+        let (name, going) = (member.to_owned(), self.going.clone());
+        going.begin(member);
         let thread = std::thread::Builder::new().name("md-let-go".into());
         let work = move || {
             if let Err(why) = taken.let_go(&name) {
                 say(&format!("the key of this node stays: {why}"));
             }
+            going.over(&name);
         };
         if let Err(error) = thread.spawn(work) {
+            self.going.over(member);
             say(&format!("the key of this node stays on {member}: {error}"));
         }
     }
@@ -318,6 +374,12 @@ mod tests {
         assert!(me.hold("v").unwrap_err().contains("is not registered"));
         me.let_go("t");
         let own = || DISKS.lock().unwrap()["t"].contains(&key(peer(0)));
+        // It is wanted again at once: its new key is not the one that is taken back.
+        for _ in 0..50 {
+            me.take_in("t").unwrap();
+            assert!(own());
+            me.let_go("t");
+        }
         while own() {
             std::thread::sleep(Duration::from_millis(1));
         }
