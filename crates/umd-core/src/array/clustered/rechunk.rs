@@ -498,7 +498,7 @@ impl Array {
         }
     }
 
-    /// The slots of nobody are to be written as the own one is: what is dirty by either length, with
+    /// The slots of nobody are to be written as the own one is: what is dirty by either, with
     /// their superblocks as they are; then these; then what is dirty by the new one.
     fn write_blank(&mut self, taken: &BTreeSet<NodeSlot>, area: &[u8]) {
         let block_bytes = self.info.logical_block_bytes.max(512) as usize;

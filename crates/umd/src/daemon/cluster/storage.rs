@@ -45,7 +45,7 @@ pub struct Storage {
     going: Arc<Going>,
 }
 
-/// Disks whose keys are being taken back: one that is wanted again meanwhile would lose its new one.
+/// Disks whose keys are being taken back: one that is wanted again now would lose its new one.
 #[derive(Debug, Default)]
 struct Going {
     names: Mutex<BTreeSet<String>>,
@@ -157,7 +157,7 @@ impl Storage {
         self.keys.say(member, taken.key())
     }
 
-    /// Registers on a disk that is about to become a member, and reserves it. Where that fails, what
+    /// Registers on a disk that is about to become a member, and reserves it. If that fails, what
     /// was not there before is taken back.
     ///
     /// # Errors

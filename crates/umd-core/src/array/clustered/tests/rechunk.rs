@@ -290,7 +290,7 @@ fn a_size_that_somebody_cannot_have_changes_no_bitmap() {
     assert!(world.disks == disks, "a byte was changed");
 }
 
-/// Bitmaps are looked at ten seconds after a change was told. While it is under way they differ, and
+/// Bitmaps are looked at ten seconds after a change was told. While it is under way they differ;
 /// who saw that does not take it back when it has its turn.
 #[test]
 fn what_was_answered_is_not_taken_back_by_who_looked_too_early() {
