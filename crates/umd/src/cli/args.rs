@@ -121,7 +121,7 @@ pub enum Command {
     Query(QueryArgs),
     /// Fail, remove and add members of a running array
     Manage(ManageArgs),
-    /// Change what a running array is made with: its bitmap, or how level faulty fails
+    /// Change what a running array is made with: bitmap, level, layout, number of devices, size
     Grow(GrowArgs),
     /// Start or stop a check, repair, resync or recovery
     Action(ActionArgs),
