@@ -1,7 +1,6 @@
 //! Bits come to stand for another length, on all nodes or on none, whoever fails or dies meanwhile.
 
 use umd_format::Level;
-use umd_format::bitmap::Unverified;
 
 use super::world::{Lcg, NODES, World};
 use crate::array::clustered::Input;
@@ -22,15 +21,8 @@ fn answers(world: &World, host: usize) -> Vec<&str> {
 
 /// What the bits of all nodes stand for.
 fn chunks(world: &World, disk: usize) -> Vec<u32> {
-    let superblock = world.superblock(disk);
-    let start = superblock.fields.bitmap_sector().expect("bitmaps") as usize * 512;
-    let slots = (0..usize::from(NODES)).map(|slot| start + slot * 4096);
-    let read = |at: usize| {
-        let found = Unverified::parse(&world.disks[disk][at..at + 256]).expect("a bitmap");
-        let found = found.verify_node(superblock.bitmap_uuid());
-        found.expect("of this array").fields.region_raw
-    };
-    slots.map(read).collect()
+    let all = world.bitmaps(disk).into_iter();
+    all.map(|one| one.fields.region_raw).collect()
 }
 
 /// All are of one mind after a while, and mirrors are equal. What bits stand for.

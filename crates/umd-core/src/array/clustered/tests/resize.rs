@@ -1,7 +1,6 @@
 //! The array gets larger, on all nodes or on none, whoever fails or dies meanwhile.
 
 use umd_format::Level;
-use umd_format::bitmap::Unverified;
 
 use super::world::{Lcg, NODES, World};
 use crate::array::clustered::Input;
@@ -39,15 +38,8 @@ fn recorded(world: &World, disk: usize) -> (u64, u64) {
 
 /// What the bitmaps of all nodes say that they are for.
 fn reach(world: &World, disk: usize) -> Vec<u64> {
-    let superblock = world.superblock(disk);
-    let start = superblock.fields.bitmap_sector().expect("bitmaps") as usize * 512;
-    let slots = (0..usize::from(NODES)).map(|slot| start + slot * 4096);
-    let read = |at: usize| {
-        let found = Unverified::parse(&world.disks[disk][at..at + 256]).expect("a bitmap");
-        let found = found.verify_node(superblock.bitmap_uuid());
-        found.expect("of this array").fields.sync_size_sectors
-    };
-    slots.map(read).collect()
+    let all = world.bitmaps(disk).into_iter();
+    all.map(|one| one.fields.sync_size_sectors).collect()
 }
 
 fn shown(world: &World) -> Vec<u64> {

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use umd_format::bitmap::{SUPERBLOCK_BYTES, Slots, Unverified, initial_slots};
+use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, Slots, Unverified, initial_slots};
 use umd_format::create::{NewArray, NewMember as NewDevice, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::{DeviceFlags, Features, Fields};
@@ -558,6 +558,19 @@ impl World {
 
     pub fn superblock(&self, disk: usize) -> SuperblockV1 {
         self.super_place(disk)
+    }
+
+    /// The superblocks of the bitmaps of all nodes.
+    pub fn bitmaps(&self, disk: usize) -> Vec<BitmapSuperblock> {
+        let superblock = self.superblock(disk);
+        let start = superblock.fields.bitmap_sector().expect("bitmaps") as usize * 512;
+        let slots = (0..usize::from(NODES)).map(|slot| start + slot * 4096);
+        let read = |at: usize| {
+            let found = Unverified::parse(&self.disks[disk][at..at + 256]).expect("a bitmap");
+            let found = found.verify_node(superblock.bitmap_uuid());
+            found.expect("of this array")
+        };
+        slots.map(read).collect()
     }
 
     fn slots(&self, disk: usize) -> (usize, Slots) {
