@@ -1,17 +1,17 @@
-//! Three hosts in network namespaces of their own, three members of an etcd, one array whose
+//! Three hosts and three members of an etcd, in network namespaces of their own, one array whose
 //! members another umd serves over NBD, and which fences by that: the whole chain without hardware.
 //!
 //! ```text
-//!   host 0 -- load      host 1 -- load      host 2 -- load         a namespace each
-//!     |  |                |  |                |  |
-//!     |  '--- lan0        |  '--- lan1        |  '--- lan2 --- bridge lan --- etcd 0 1 2
-//!     '------ san0        '------ san1        '------ san2 --- bridge san --- storage: umd, TLS
+//!   host 0, 1, 2: load           etcd 0, 1, 2           storage: umd, TLS       a namespace each
+//!     |     |                      |     |                 |
+//!     |     '---------- bridge lan-'     '--- bridge quo   |
+//!     '---------------- bridge san ------------------------'
 //! ```
 //!
 //! Nobody kills a host that is to be fenced: it is only its key that is taken away. A host is
 //! killed, stopped for a while, cut off from etcd, from its members, or from both (its links go
-//! down), or leaves; members of etcd die, and members of the array are replaced. What has to hold
-//! after each round is said in `rounds.rs`.
+//! down), or leaves; members of etcd die, or do not reach the others while hosts still reach them,
+//! and members of the array are replaced. What has to hold after each round is in `rounds.rs`.
 //!
 //! All of it is inside a user namespace, where the system allows that: nobody has to be root, no
 //! address is seen from outside, and nothing of it is left when the test has ended.
@@ -34,6 +34,7 @@ mod rounds;
 mod server;
 
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -47,12 +48,17 @@ use umd_interop::umd::{Umd, text};
 
 use authority::Authority;
 use rounds::{Disk, Event, From, HOSTS, MIB, Place};
-use server::{Gate, Servers, or_skip};
+use server::{Seat, Servers, or_skip_at};
 
 const WHAT: &str = "hosts in network namespaces";
 /// Set where the test runs inside its namespaces.
 const INSIDE: &str = "UMD_INSIDE_NAMESPACES";
-const ETCD: [u8; 4] = [10, 77, 0, 1];
+/// Bridges, and the network of each.
+const LAN: (&str, u8) = ("lan", 77);
+const SAN: (&str, u8) = ("san", 78);
+/// Only members of etcd are on it.
+const QUO: (&str, u8) = ("quo", 79);
+const ETCD: usize = 3;
 const STORAGE: &str = "10.78.0.2";
 const PORT: u16 = 10809;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -90,14 +96,32 @@ impl Drop for Space {
     }
 }
 
+/// What has this number in a network.
+fn address((_, net): (&str, u8), number: usize) -> IpAddr {
+    IpAddr::from([10, net, 0, number as u8])
+}
+
+/// The bridge's end of the link of a host.
+fn host_link((bridge, _): (&str, u8), host: usize) -> String {
+    format!("{bridge}{host}")
+}
+
+/// The bridge's end of the link of a member of etcd to the others.
+fn peer_link(server: usize) -> String {
+    format!("peer{server}")
+}
+
 /// The hosts, what is between them, and who serves the members.
 struct Hall {
     ip: PathBuf,
     hosts: Vec<Space>,
+    etcd: Vec<Space>,
     storage: Space,
     server: Umd,
     daemon: Child,
     keys: Scratch,
+    /// What happens in the first round.
+    first: u64,
 }
 
 /// The program that makes networks: one that was fetched, or this machine's.
@@ -120,8 +144,9 @@ fn run(words: &[String]) -> Result<()> {
 }
 
 impl Hall {
-    fn new(ip: PathBuf) -> Hall {
-        let hosts = (0..HOSTS).map(|_| Space::new()).collect();
+    fn new(ip: PathBuf, first: u64) -> Hall {
+        let spaces = |count: usize| (0..count).map(|_| Space::new()).collect();
+        let (hosts, etcd) = (spaces(HOSTS), spaces(ETCD));
         let (storage, keys) = (Space::new(), Scratch::new().unwrap());
         let server = Umd::or_skip(WHAT).unwrap().within(storage.prefix());
         let mut authority = Authority::new();
@@ -132,10 +157,12 @@ impl Hall {
         let mut hall = Hall {
             ip,
             hosts,
+            etcd,
             storage,
             server,
             daemon,
             keys,
+            first,
         };
         hall.wire();
         hall.serve();
@@ -153,23 +180,25 @@ impl Hall {
     fn wire(&self) {
         let here = |args: &str| self.ip(None, args).unwrap();
         here("link set lo up");
-        for bridge in ["lan", "san"] {
+        for (bridge, _) in [LAN, SAN, QUO] {
             here(&format!("link add {bridge} type bridge"));
             here(&format!("link set {bridge} up"));
         }
-        let [a, b, c, d] = ETCD;
-        here(&format!("addr add {a}.{b}.{c}.{d}/24 dev lan"));
-        for (at, host) in self.hosts.iter().enumerate() {
-            for (bridge, net) in [("lan", 77), ("san", 78)] {
-                let address = format!("10.{net}.0.{}", 10 + at);
-                self.link(host, bridge, &format!("{bridge}{at}"), &address);
-            }
+        // From where members of etcd are asked whether they are well.
+        here(&format!("addr add {}/24 dev {}", address(LAN, 1), LAN.0));
+        for (at, space) in self.hosts.iter().enumerate() {
+            self.link(space, LAN, &host_link(LAN, at), 10 + at);
+            self.link(space, SAN, &host_link(SAN, at), 10 + at);
         }
-        self.link(&self.storage, "san", "sans", STORAGE);
+        for (at, space) in self.etcd.iter().enumerate() {
+            self.link(space, LAN, &format!("etcd{at}"), 20 + at);
+            self.link(space, QUO, &peer_link(at), 20 + at);
+        }
+        self.link(&self.storage, SAN, "storage", 2);
     }
 
-    fn link(&self, space: &Space, bridge: &str, name: &str, address: &str) {
-        let pid = space.0.id();
+    fn link(&self, space: &Space, net: (&str, u8), name: &str, number: usize) {
+        let (pid, (bridge, address)) = (space.0.id(), (net.0, address(net, number)));
         let here = |args: &str| self.ip(None, args).unwrap();
         let there = |args: &str| self.ip(Some(space), args).unwrap();
         here(&format!(
@@ -180,6 +209,28 @@ impl Hall {
         there("link set lo up");
         there(&format!("addr add {address}/24 dev {bridge}"));
         there(&format!("link set {bridge} up"));
+    }
+
+    /// Sets links of the bridges up, or down.
+    fn set<'a>(&self, links: impl IntoIterator<Item = &'a String>, down: bool) -> Result<()> {
+        let state = if down { "down" } else { "up" };
+        links
+            .into_iter()
+            .try_for_each(|link| self.ip(None, &format!("link set {link} {state}")))
+            .context("a link")
+    }
+
+    /// Where the members of etcd are to run.
+    fn seats(&self) -> Vec<Seat> {
+        let at = |net, number, port| SocketAddr::new(address(net, number), port);
+        let spaces = self.etcd.iter().zip(20..);
+        spaces
+            .map(|(space, number)| Seat {
+                within: space.prefix(),
+                client: at(LAN, number, 2379),
+                peer: at(QUO, number, 2380),
+            })
+            .collect()
     }
 
     /// The daemon that serves the members.
@@ -223,12 +274,8 @@ impl Place for Hall {
             .collect()
     }
 
-    /// Over the bridge; nothing else is cut there.
-    fn gates(&self, servers: &Servers) -> Vec<Gate> {
-        let servers = servers.addresses().into_iter();
-        servers
-            .map(|server| Gate::open_on(ETCD.into(), server))
-            .collect()
+    fn ways(&self, _: usize, servers: &Servers) -> Vec<SocketAddr> {
+        servers.addresses()
     }
 
     fn disks(&self, scratch: &Scratch, prefix: &str, count: usize) -> Result<Vec<Disk>> {
@@ -256,7 +303,7 @@ impl Place for Hall {
         // Below a session, about one, and beyond it.
         let time = [1500, 4000, 7300, 9500, 13000][dice.below(5) as usize];
         let server = dice.below(6) as usize;
-        match round % 8 {
+        match (self.first + round) % 9 {
             0 => Event::Kill,
             1 => Event::CutOff(From::All, time.max(9500)),
             2 => Event::Pause(time.max(9500)),
@@ -265,7 +312,8 @@ impl Place for Hall {
             4 => Event::Replace(server),
             5 => Event::CutOff(From::Etcd, time),
             6 => Event::Leave,
-            _ if server < 3 => Event::Server(server),
+            7 => Event::Split(server % ETCD, time),
+            _ if server < ETCD => Event::Server(server),
             _ => Event::Pause(time),
         }
     }
@@ -289,17 +337,18 @@ impl Place for Hall {
         Ok(())
     }
 
-    fn cut(&self, host: usize, from: From, _: &[Gate], cut: bool) -> Result<()> {
-        let state = if cut { "down" } else { "up" };
-        let links: &[&str] = match from {
-            From::Etcd => &["lan"],
-            From::Members => &["san"],
-            From::All => &["lan", "san"],
+    fn cut(&self, host: usize, from: From, cut: bool) -> Result<()> {
+        let nets: &[(&str, u8)] = match from {
+            From::Etcd => &[LAN],
+            From::Members => &[SAN],
+            From::All => &[LAN, SAN],
         };
-        links
-            .iter()
-            .try_for_each(|link| self.ip(None, &format!("link set {link}{host} {state}")))
-            .context("a link of a host")
+        let links: Vec<String> = nets.iter().map(|net| host_link(*net, host)).collect();
+        self.set(&links, cut)
+    }
+
+    fn split(&self, server: usize, cut: bool) -> Result<()> {
+        self.set([&peer_link(server)], cut)
     }
 }
 
@@ -330,8 +379,8 @@ fn inside(test: &str) {
     assert!(status.success(), "inside namespaces: {status}");
 }
 
-#[test]
-fn hosts_whose_members_are_served_come_and_go_and_a_mirror_loses_nothing() {
+/// Rounds of an array, from one kind of event on.
+fn run_rounds(test: &str, array: (&'static str, &str, usize), (first, count): (u64, u64)) {
     if Umd::or_skip(WHAT).is_none() {
         return;
     }
@@ -344,10 +393,22 @@ fn hosts_whose_members_are_served_come_and_go_and_a_mirror_loses_nothing() {
         ));
     };
     if std::env::var_os(INSIDE).is_none() {
-        return inside("hosts_whose_members_are_served_come_and_go_and_a_mirror_loses_nothing");
+        return inside(test);
     }
-    let hall = Hall::new(ip);
-    if let Some(servers) = or_skip(WHAT, 3) {
-        rounds::rounds(&hall, ("pair", "-l1 -n2", 2), servers, (5, 3));
+    let hall = Hall::new(ip, first);
+    if let Some(servers) = or_skip_at(WHAT, hall.seats()) {
+        rounds::rounds(&hall, array, servers, (count, 3));
     }
+}
+
+#[test]
+fn hosts_whose_members_are_served_come_and_go_and_a_mirror_loses_nothing() {
+    let test = "hosts_whose_members_are_served_come_and_go_and_a_mirror_loses_nothing";
+    run_rounds(test, ("pair", "-l1 -n2", 2), (0, 4));
+}
+
+#[test]
+fn hosts_whose_members_are_served_come_and_go_and_striped_mirrors_lose_nothing() {
+    let test = "hosts_whose_members_are_served_come_and_go_and_striped_mirrors_lose_nothing";
+    run_rounds(test, ("ten", "-l10 -n4 -c64", 4), (4, 5));
 }

@@ -32,9 +32,12 @@ mod rounds;
 )]
 mod server;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use umd_interop::pattern::Dice;
@@ -53,7 +56,11 @@ while [ -e "/proc/$pid" ] && ! grep -q '^State:.Z' "/proc/$pid/status"; do sleep
 "#;
 
 /// All of it on this machine, with members that everybody reaches.
-struct Here;
+#[derive(Default)]
+struct Here {
+    /// Between each host and the members of etcd.
+    gates: Mutex<BTreeMap<usize, Vec<Gate>>>,
+}
 
 const WHAT: &str = "hosts that come and go";
 
@@ -63,8 +70,11 @@ impl Place for Here {
         hosts.collect()
     }
 
-    fn gates(&self, servers: &Servers) -> Vec<Gate> {
-        servers.addresses().into_iter().map(Gate::open).collect()
+    fn ways(&self, host: usize, servers: &Servers) -> Vec<SocketAddr> {
+        let gates: Vec<Gate> = servers.addresses().into_iter().map(Gate::open).collect();
+        let ways = gates.iter().map(|gate| gate.address).collect();
+        self.gates.lock().unwrap().insert(host, gates);
+        ways
     }
 
     fn disks(&self, scratch: &Scratch, prefix: &str, count: usize) -> Result<Vec<Disk>> {
@@ -102,11 +112,12 @@ impl Place for Here {
         }
     }
 
-    fn cut(&self, _: usize, from: From, gates: &[Gate], cut: bool) -> Result<()> {
+    fn cut(&self, host: usize, from: From, cut: bool) -> Result<()> {
         if from != From::Etcd {
             bail!("nothing is between a host and its members here");
         }
-        gates.iter().for_each(|gate| gate.cut(cut));
+        let gates = self.gates.lock().unwrap();
+        gates[&host].iter().for_each(|gate| gate.cut(cut));
         Ok(())
     }
 }
@@ -115,7 +126,7 @@ fn run(array: (&'static str, &str, usize), seed: u64) {
     if Umd::or_skip(WHAT).is_some()
         && let Some(servers) = or_skip(WHAT, 3)
     {
-        rounds::rounds(&Here, array, servers, (6, seed));
+        rounds::rounds(&Here::default(), array, servers, (6, seed));
     }
 }
 

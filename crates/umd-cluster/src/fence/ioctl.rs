@@ -1,15 +1,18 @@
 //! The kernel's calls behind reservations and watchdogs, from its public headers
-//! (`linux/pr.h`, `linux/watchdog.h`, `asm-generic/ioctl.h`).
+//! (`linux/pr.h`, `linux/nvme_ioctl.h`, `linux/watchdog.h`, `asm-generic/ioctl.h`).
 //!
 //! ```text
 //!   IOC_PR_REGISTER       0x401870c8   old key u64, new key u64, flags u32, 0 u32
 //!   IOC_PR_RESERVE        0x401070c9   key u64, type u32, flags u32
 //!   IOC_PR_PREEMPT_ABORT  0x401870cc   old key u64, new key u64, type u32, flags u32
+//!   NVME_IOCTL_ID         0x00004e40   nothing; the result is the number of the namespace
+//!   NVME_IOCTL_IO_CMD     0xc0484e43   a command, and where its data are (72 bytes)
 //!   WDIOC_SETTIMEOUT      0xc0045706   seconds i32, in and out
 //! ```
 //!
 //! All the `unsafe` of this crate is here. It is sound because each argument is a plain value of
-//! the size that its call's number says, and the kernel reads and writes no more than that.
+//! the size that its call's number says, and the kernel reads and writes no more than that, and
+//! the data that a command says it has, which stay where they are until the call returns.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -50,9 +53,40 @@ pub(super) struct Preemption {
     pub(super) flags: u32,
 }
 
+/// A command of NVMe.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct NvmeCommand {
+    pub(super) opcode: u8,
+    pub(super) cdw10: u32,
+    pub(super) cdw11: u32,
+}
+
+/// The same as the kernel wants it (`struct nvme_passthru_cmd`).
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Passthrough {
+    opcode: u8,
+    flags: u8,
+    pad: u16,
+    namespace: u32,
+    cdw2: u32,
+    cdw3: u32,
+    metadata: u64,
+    data: u64,
+    metadata_bytes: u32,
+    data_bytes: u32,
+    cdw10: u32,
+    cdw11: u32,
+    cdw12_to_15: [u32; 4],
+    timeout_ms: u32,
+    result: u32,
+}
+
 const REGISTER: Opcode = opcode::write::<Registration>(b'p', 200);
 const RESERVE: Opcode = opcode::write::<Reservation>(b'p', 201);
 const PREEMPT_ABORT: Opcode = opcode::write::<Preemption>(b'p', 204);
+const NVME_NAMESPACE: Opcode = opcode::none(b'N', 0x40);
+const NVME_SUBMIT: Opcode = opcode::read_write::<Passthrough>(b'N', 0x43);
 const SET_TIMEOUT: Opcode = opcode::read_write::<i32>(b'W', 6);
 
 /// A call that reads its argument, and whose result is more than whether it failed: the status that
@@ -108,6 +142,56 @@ pub(super) fn preempt_abort(device: impl AsFd, argument: Preemption) -> io::Resu
     call(device, PREEMPT_ABORT, argument)
 }
 
+/// Passes a command with its data through to the namespace that a device is; its status. `data` is
+/// what goes there, or where it comes to.
+pub(super) fn nvme_submit(
+    device: impl AsFd,
+    command: NvmeCommand,
+    data: &mut [u8],
+) -> io::Result<i32> {
+    let namespace = call(&device, NVME_NAMESPACE, ())?;
+    let mut command = Passthrough {
+        opcode: command.opcode,
+        namespace: namespace.cast_unsigned(),
+        data: data.as_mut_ptr().expose_provenance() as u64,
+        data_bytes: u32::try_from(data.len()).expect("a page or less"),
+        cdw10: command.cdw10,
+        cdw11: command.cdw11,
+        ..Passthrough::default()
+    };
+    let call = Answered(&mut command);
+    // SAFETY: the call reads and writes one `Passthrough`, and so many bytes of `data` as that
+    // says; both are borrowed here for as long as it takes.
+    let status = unsafe { rustix::ioctl::ioctl(device, call) }?;
+    Ok(status)
+}
+
+/// A call that also writes to its argument.
+struct Answered<'a>(&'a mut Passthrough);
+
+// SAFETY: as for `Call`; the kernel writes the result of the command into it, which is borrowed as
+// one that changes.
+unsafe impl Ioctl for Answered<'_> {
+    type Output = IoctlOutput;
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        NVME_SUBMIT
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        (&raw mut *self.0).cast()
+    }
+
+    unsafe fn output_from_ptr(
+        output: IoctlOutput,
+        _: *mut c_void,
+    ) -> rustix::io::Result<IoctlOutput> {
+        Ok(output)
+    }
+}
+
 /// Sets a watchdog's time in seconds; what it is then.
 pub(super) fn watchdog_set_timeout(device: impl AsFd, seconds: i32) -> io::Result<i32> {
     let mut time = seconds;
@@ -135,10 +219,18 @@ mod tests {
         assert_eq!(offset_of!(Reservation, flags), 12);
         assert_eq!(offset_of!(Preemption, kind), 16);
         assert_eq!(offset_of!(Preemption, flags), 20);
+        assert_eq!(size_of::<Passthrough>(), 72);
+        assert_eq!(offset_of!(Passthrough, namespace), 4);
+        assert_eq!(offset_of!(Passthrough, data), 24);
+        assert_eq!(offset_of!(Passthrough, data_bytes), 36);
+        assert_eq!(offset_of!(Passthrough, cdw10), 40);
+        assert_eq!(offset_of!(Passthrough, result), 68);
         if cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
             assert_eq!(REGISTER, 0x4018_70c8);
             assert_eq!(RESERVE, 0x4010_70c9);
             assert_eq!(PREEMPT_ABORT, 0x4018_70cc);
+            assert_eq!(NVME_NAMESPACE, 0x4e40);
+            assert_eq!(NVME_SUBMIT, 0xc048_4e43);
             assert_eq!(SET_TIMEOUT, 0xc004_5706);
         }
     }

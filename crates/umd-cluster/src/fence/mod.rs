@@ -16,6 +16,7 @@
 mod command;
 mod confirm;
 mod ioctl;
+mod nvme;
 mod reservation;
 mod watchdog;
 
@@ -26,6 +27,7 @@ use crate::About;
 
 pub use command::Command;
 pub use confirm::Confirmation;
+pub use nvme::{Namespace, is_nvme};
 pub use reservation::{BlockDevice, Conflict, Persistent, Reservations, key};
 pub use watchdog::{Device, Fed, Feeder, HardwareWatchdog, Watchdog};
 

@@ -34,11 +34,11 @@ use super::ioctl::{self, IGNORE_KEY, Preemption, Registration, Reservation};
 use super::{Fencer, NotFenced, Target, Wanted};
 
 /// Writes by registered hosts only, for as long as there are any (`PR_WRITE_EXCLUSIVE_ALL_REGS`).
-const WRITE_EXCLUSIVE_ALL_REGISTRANTS: u32 = 5;
+pub(super) const WRITE_EXCLUSIVE_ALL_REGISTRANTS: u32 = 5;
 
-/// The status of SCSI (and what the kernel makes of NVMe's) for a key that is not, or not any more,
-/// what was said.
-const RESERVATION_CONFLICT: i32 = 0x18;
+/// The status of SCSI (and what kernels since 6.4 make of NVMe's) for a key that is not, or not any
+/// more, what was said.
+pub(super) const RESERVATION_CONFLICT: i32 = 0x18;
 
 /// The key of one life of a node: never zero, and no other life's of the array.
 pub fn key(peer: Peer) -> u64 {
@@ -93,7 +93,7 @@ pub trait Persistent: Send + Sync {
     fn preempt_abort(&self, key: u64, victim: u64) -> Result<(), Conflict>;
 }
 
-/// A disk, or a path to one. SCSI and NVMe have the same calls.
+/// A SCSI disk, or a path to one. For NVMe: [`super::Namespace`].
 #[derive(Debug)]
 pub struct BlockDevice {
     file: File,
@@ -113,7 +113,7 @@ impl BlockDevice {
 }
 
 /// What a call's result means.
-fn judge(result: io::Result<i32>) -> Result<(), Conflict> {
+pub(super) fn judge(result: io::Result<i32>) -> Result<(), Conflict> {
     const NOT_A_DEVICE_FOR_IT: [rustix::io::Errno; 3] = [
         rustix::io::Errno::NOTTY,
         rustix::io::Errno::OPNOTSUPP,

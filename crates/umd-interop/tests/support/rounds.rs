@@ -8,13 +8,14 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use umd_format::{Format, SuperblockV1};
@@ -25,7 +26,7 @@ use umd_interop::pattern::Dice;
 use umd_interop::scratch::Scratch;
 use umd_interop::umd::Umd;
 
-use super::server::{Gate, Servers};
+use super::server::Servers;
 
 pub const MIB: u64 = 1 << 20;
 pub const HOSTS: usize = 3;
@@ -54,8 +55,8 @@ pub struct Disk {
 pub trait Place: Sync {
     /// Hosts that run nothing yet.
     fn hosts(&self) -> Vec<Umd>;
-    /// Ways of a host to the members of etcd.
-    fn gates(&self, servers: &Servers) -> Vec<Gate>;
+    /// Where a host finds the members of etcd.
+    fn ways(&self, host: usize, servers: &Servers) -> Vec<SocketAddr>;
     /// New disks, empty.
     fn disks(&self, scratch: &Scratch, prefix: &str, count: usize) -> Result<Vec<Disk>>;
     /// How a host is fenced, as it is told when it joins.
@@ -63,7 +64,11 @@ pub trait Place: Sync {
     /// What happens in a round.
     fn draw(&self, round: u64, dice: &mut Dice) -> Event;
     /// Cuts a host off from something, or ends that.
-    fn cut(&self, host: usize, from: From, gates: &[Gate], cut: bool) -> Result<()>;
+    fn cut(&self, host: usize, from: From, cut: bool) -> Result<()>;
+    /// Cuts a member of etcd off from the other ones, or ends that. Hosts still reach it.
+    fn split(&self, server: usize, cut: bool) -> Result<()> {
+        bail!("nothing is between the members of etcd here: {server}, {cut}")
+    }
     /// Looks at what fences, when all hosts serve again.
     fn fenced(&self, set: &[Disk]) -> Result<()> {
         let _ = set;
@@ -82,7 +87,8 @@ pub enum From {
 struct Host {
     name: String,
     umd: Umd,
-    gates: Vec<Gate>,
+    /// Where it finds the members of etcd.
+    ways: Vec<SocketAddr>,
     /// Of each client.
     ledgers: [Mutex<Vec<Ledger>>; CLIENTS],
     /// Writes that were answered.
@@ -101,6 +107,8 @@ pub enum Event {
     Leave,
     /// A member of etcd dies, and comes back.
     Server(usize),
+    /// It does not reach the others for so many milliseconds, while hosts still reach it.
+    Split(usize, u64),
     /// A member is set faulty on one host, removed on the next, and the third adds another one.
     Replace(usize),
 }
@@ -133,7 +141,7 @@ impl Cluster<'_> {
         let hosts = umds.into_iter().enumerate().map(|(at, umd)| Host {
             name: format!("host{at}"),
             umd,
-            gates: place.gates(&servers),
+            ways: place.ways(at, &servers),
             ledgers: std::array::from_fn(|client| Mutex::new(ledgers(at, client))),
             answered: AtomicU64::new(0),
         });
@@ -167,9 +175,9 @@ impl Cluster<'_> {
         let node = format!("--cluster-node={}", host.name);
         let mut args = vec!["assemble", self.name, "--cluster-engine=etcd", &fencing];
         args.extend(["--home-cluster=hall", &node]);
-        let urls = host.gates.iter();
+        let urls = host.ways.iter();
         let urls: Vec<String> = urls
-            .map(|gate| format!("--cluster-server=http://{}", gate.address))
+            .map(|address| format!("--cluster-server=http://{address}"))
             .collect();
         args.extend(urls.iter().map(String::as_str));
         // Written at once, two mirrors would hardly ever differ when a host dies.
@@ -263,10 +271,9 @@ impl Cluster<'_> {
                 let _ = signal(Signal::CONT); // It may have been fenced.
             }
             Event::CutOff(from, time) => {
-                let gates = &self.hosts[at].gates;
-                self.place.cut(at, from, gates, true)?;
+                self.place.cut(at, from, true)?;
                 thread::sleep(Duration::from_millis(time));
-                self.place.cut(at, from, gates, false)?;
+                self.place.cut(at, from, false)?;
             }
             Event::Replace(number) => {
                 self.replace(number, at)?;
@@ -281,6 +288,13 @@ impl Cluster<'_> {
                 thread::sleep(Duration::from_secs(3));
                 servers.start(server);
                 servers.wait_until_well();
+                return Ok(None);
+            }
+            Event::Split(server, time) => {
+                self.place.split(server, true)?;
+                thread::sleep(Duration::from_millis(time));
+                self.place.split(server, false)?;
+                self.servers.lock().unwrap().wait_until_well();
                 return Ok(None);
             }
         }

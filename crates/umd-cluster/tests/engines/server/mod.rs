@@ -1,4 +1,5 @@
-//! etcd for tests: one member or three, on loopback, as whoever runs the test.
+//! etcd for tests: one member or three, on loopback or wherever they are put, as whoever runs the
+//! test.
 //!
 //! ```text
 //!   node --> Gate (a relay that can be cut) --> etcd
@@ -6,6 +7,7 @@
 
 mod ports;
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -32,9 +34,28 @@ pub struct Servers {
 }
 
 struct Member {
-    client: SocketAddr,
-    peer: SocketAddr,
+    seat: Seat,
     child: Option<Child>,
+}
+
+/// Where a member runs.
+pub struct Seat {
+    /// What runs a program there; nothing: here.
+    pub within: Vec<String>,
+    /// Where clients find it.
+    pub client: SocketAddr,
+    /// Where the other members find it.
+    pub peer: SocketAddr,
+}
+
+impl Seat {
+    fn here() -> Seat {
+        Seat {
+            within: Vec::new(),
+            client: free_address(),
+            peer: free_address(),
+        }
+    }
 }
 
 /// Where etcd is, if it is anywhere.
@@ -54,6 +75,11 @@ fn program() -> Option<PathBuf> {
 
 /// Starts an etcd of so many members, or says that `test` is skipped.
 pub fn or_skip(test: &str, members: usize) -> Option<Servers> {
+    or_skip_at(test, (0..members).map(|_| Seat::here()).collect())
+}
+
+/// The same, with its members in these places.
+pub fn or_skip_at(test: &str, seats: Vec<Seat>) -> Option<Servers> {
     let Some(program) = program() else {
         let why = "there is no etcd (cargo xtask oracle fetches it)";
         assert!(
@@ -64,7 +90,7 @@ pub fn or_skip(test: &str, members: usize) -> Option<Servers> {
         let _ = writeln!(std::io::stderr(), "\n*** SKIPPED {test}: {why}\n");
         return None;
     };
-    Some(Servers::new(program, members))
+    Some(Servers::new(program, seats))
 }
 
 impl Servers {
@@ -80,7 +106,7 @@ impl Servers {
         self.scheme = "https";
         self.start(0);
         let begin = Instant::now();
-        while TcpStream::connect(self.members[0].client).is_err() {
+        while TcpStream::connect(self.members[0].seat.client).is_err() {
             assert!(
                 begin.elapsed() < Duration::from_secs(60),
                 "it does not start"
@@ -92,7 +118,7 @@ impl Servers {
 
     /// Lets nobody in but users, of whom there is one: root.
     pub fn with_password(&self, password: &str) {
-        let at = self.members[0].client;
+        let at = self.members[0].seat.client;
         let steps = [
             ("auth/role/add", json!({"name": "root"})),
             (
@@ -108,12 +134,8 @@ impl Servers {
         }
     }
 
-    fn new(program: PathBuf, members: usize) -> Servers {
-        let members = (0..members).map(|_| Member {
-            client: free_address(),
-            peer: free_address(),
-            child: None,
-        });
+    fn new(program: PathBuf, seats: Vec<Seat>) -> Servers {
+        let members = seats.into_iter().map(|seat| Member { seat, child: None });
         let mut servers = Servers {
             program,
             dir: tempfile::tempdir().unwrap(),
@@ -129,23 +151,34 @@ impl Servers {
     }
 
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.members.iter().map(|member| member.client).collect()
+        self.members
+            .iter()
+            .map(|member| member.seat.client)
+            .collect()
     }
 
     /// Starts a member that does not run.
     pub fn start(&mut self, member: usize) {
         let cluster = self.members.iter().enumerate();
         let cluster: Vec<String> = cluster
-            .map(|(at, member)| format!("m{at}=http://{}", member.peer))
+            .map(|(at, member)| format!("m{at}=http://{}", member.seat.peer))
             .collect();
         let path = self.dir.path().join(format!("log{member}"));
         let log = File::options().create(true).append(true).open(path);
         let log = log.unwrap();
         let at = &mut self.members[member];
         assert!(at.child.is_none(), "it runs");
-        let client = format!("{}://{}", self.scheme, at.client);
-        let peer = format!("http://{}", at.peer);
-        let child = Command::new(&self.program)
+        let client = format!("{}://{}", self.scheme, at.seat.client);
+        let peer = format!("http://{}", at.seat.peer);
+        let mut words = at
+            .seat
+            .within
+            .iter()
+            .map(OsString::from)
+            .collect::<Vec<_>>();
+        words.push(self.program.clone().into());
+        let child = Command::new(&words[0])
+            .args(&words[1..])
             .args(["--name", &format!("m{member}")])
             .arg("--data-dir")
             .arg(self.dir.path().join(format!("data{member}")))
@@ -181,7 +214,7 @@ impl Servers {
     pub fn wait_until_well(&self) {
         let begin = Instant::now();
         for member in self.members.iter().filter(|member| member.child.is_some()) {
-            while !is_well(member.client) {
+            while !is_well(member.seat.client) {
                 let log = fs::read_to_string(self.dir.path().join("log0")).unwrap_or_default();
                 let late = begin.elapsed() > Duration::from_secs(60);
                 assert!(!late, "etcd does not get well: {log}");
@@ -192,7 +225,7 @@ impl Servers {
 
     /// Lets go of all history.
     pub fn compact(&self) {
-        let at = self.members[0].client;
+        let at = self.members[0].seat.client;
         let now = post(at, "kv/range", &json!({"key": "AA=="})).unwrap();
         let revision = &now["header"]["revision"];
         assert!(revision.is_string(), "{now}");

@@ -20,7 +20,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use umd_cluster::fence::{
-    BlockDevice, Fencer, NotFenced, Persistent, Reservations, Target, Wanted,
+    BlockDevice, Fencer, Namespace, NotFenced, Persistent, Reservations, Target, Wanted, is_nvme,
 };
 use umd_core::cluster::{FenceProof, Peer};
 
@@ -86,17 +86,12 @@ fn device(path: &str) -> Result<Box<dyn Persistent>, String> {
     if member::is_elsewhere(path) {
         return Ok(Box::new(Served::open(path)?));
     }
-    let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
-    let nvme = real.file_name().and_then(|name| name.to_str());
-    if nvme.is_some_and(|name| name.starts_with("nvme")) {
-        // Its key cannot be taken back: the next start would be refused.
-        return Err(format!(
-            "{path} is an NVMe device: reservations are offered for SCSI disks only"
-        ));
-    }
-    let device = BlockDevice::open(Path::new(path));
-    let device = device.map_err(|error| format!("{path}: {}", os_text(&error)))?;
-    Ok(Box::new(device))
+    let told = |error: std::io::Error| format!("{path}: {}", os_text(&error));
+    let device = Path::new(path);
+    Ok(match is_nvme(device) {
+        true => Box::new(Namespace::open(device).map_err(told)?),
+        false => Box::new(BlockDevice::open(device).map_err(told)?),
+    })
 }
 
 impl Default for Storage {
