@@ -11,7 +11,8 @@
 //! cargo xtask sim ...           the simulator; arguments go through
 //! cargo xtask sim --museum ...  known mistakes: scenes, random search, docs/museum.md
 //! cargo xtask bench [--quick]   figures for docs/performance.md; --ram: of the engine alone;
-//!                               --parity: of the parity kernels, beside ISA-L
+//!                               --parity: of the parity kernels, beside ISA-L;
+//!                               --kernel: of kernel md over disks in memory
 //! cargo xtask counts [--record] instructions for each request, against those recorded
 //! cargo xtask fuzz [...]        the fuzz targets, 60 seconds each: --seconds N, TARGET, --replay
 //! cargo xtask mutants ...       changes of umd-core that nothing notices: --sample N, --file GLOB
@@ -37,7 +38,7 @@ use anyhow::{Result, bail};
 
 const USAGE: &str = "usage: cargo xtask test | oracle [--newer | --browser] [--fresh] | \
     interop [--full] | kills [--full] | sim [ARGS...] | \
-    bench [--ram|--parity] [--quick] | counts [--record] | \
+    bench [--ram|--parity|--kernel] [--quick] | counts [--record] | \
     fuzz [--seconds N] [TARGET] | fuzz --replay TARGET FILE | \
     mutants [--sample N] [--file GLOB] | tidy";
 
@@ -72,6 +73,8 @@ fn run() -> Result<()> {
         ["bench", "--ram"] => stages::ram_plane(false),
         ["bench", "--ram", "--quick"] => stages::ram_plane(true),
         ["bench", "--parity"] => stages::parity_kernels(),
+        ["bench", "--kernel"] => stages::kernel_md(false),
+        ["bench", "--kernel", "--quick"] => stages::kernel_md(true),
         ["counts", ref rest @ ..] => stages::counts(counts::wish(rest)?),
         ["fuzz", ref rest @ ..] => probes::fuzz(rest),
         ["mutants", ref rest @ ..] => mutants::run(rest),

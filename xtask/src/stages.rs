@@ -138,6 +138,7 @@ fn count(record: bool) -> Result<()> {
 pub fn bench(quick: bool) -> Result<()> {
     ram_plane(quick)?;
     parity_kernels()?;
+    kernel_md(quick)?;
     succeed(cargo(&[
         "build",
         "--release",
@@ -178,6 +179,17 @@ pub fn parity_kernels() -> Result<()> {
     let mut command = cargo(&args);
     command.env("UMD_ORACLE_DIR", workspace::oracle());
     onto_page("parity", &oracle::text(&mut command)?)
+}
+
+/// Kernel md over disks in memory: its part of the page. `cargo xtask bench --kernel` is this only.
+pub fn kernel_md(quick: bool) -> Result<()> {
+    oracle::ensure(false)?;
+    let mut args = vec!["run", "--quiet", "--release", "--package", "umd-interop"];
+    args.extend(["--bin", "umd-kernel-bench"]);
+    args.extend(quick.then_some(["--", "--quick"]).into_iter().flatten());
+    let mut command = cargo(&args);
+    command.env("UMD_ORACLE_DIR", workspace::oracle());
+    onto_page("kernel", &oracle::text(&mut command)?)
 }
 
 /// Prints a text, and puts it on the page of performance between the marks of this part.

@@ -10,6 +10,7 @@ pub mod cpio;
 pub mod door_plane;
 pub mod fuse;
 pub mod halfway;
+pub mod kernel_plane;
 pub mod ledger;
 pub mod matrix;
 pub mod mount;
