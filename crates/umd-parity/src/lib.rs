@@ -21,6 +21,7 @@
 mod dispatch;
 mod finish;
 pub mod gf;
+mod past;
 mod recover;
 mod vector;
 mod walk;
@@ -28,6 +29,7 @@ mod walk;
 mod x86;
 
 pub use dispatch::{Kernel, KernelError, force, kernel};
+pub use past::copy_past_cache;
 pub use recover::{Loss, Lost, recover};
 
 use dispatch::run;

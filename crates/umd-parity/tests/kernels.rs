@@ -4,8 +4,8 @@ mod common;
 
 use common::{Slot, columns, each_kernel, gf_mul, gf_pow, noise, reference_pq};
 use umd_parity::{
-    Kernel, KernelError, force, gf, kernel, mul, mul_xor, p_only, pq, pq_delta, q_only, xor_into,
-    xor_many,
+    Kernel, KernelError, copy_past_cache, force, gf, kernel, mul, mul_xor, p_only, pq, pq_delta,
+    q_only, xor_into, xor_many,
 };
 
 /// Every remainder of every block and vector, then whole pages and chunks.
@@ -49,6 +49,26 @@ fn check_sums(kernel: Kernel, row: &[Option<&[u8]>], len: usize, skew: usize) {
     let mut sum = Slot::scratch(len, skew + 5);
     xor_many(sum.get_mut(), &present);
     sum.expect(&p_expected, &format!("xor_many, {what}"));
+}
+
+#[test]
+fn copies_past_the_cache_are_whole_and_touch_nothing_else() {
+    each_kernel(|kernel| {
+        for len in lengths() {
+            for skew in [0, 1, 63, 64] {
+                let from = noise((len + skew) as u64, len);
+                let mut to = Slot::scratch(len, skew);
+                copy_past_cache(to.get_mut(), &from);
+                to.expect(&from, &format!("{kernel}, {len} bytes, {skew} off"));
+            }
+        }
+    });
+}
+
+#[test]
+#[should_panic(expected = "3 bytes to copy, room for 4")]
+fn a_copy_of_another_length_is_refused() {
+    copy_past_cache(&mut [0; 4], &[0; 3]);
 }
 
 #[test]

@@ -53,6 +53,15 @@ impl Bare {
         }
     }
 
+    /// Raw: copies of `block` bytes into the first member, past the caches.
+    pub fn raw_writes_past_cache(&mut self, block: usize, requests: u64) {
+        for _ in 0..requests {
+            let at = self.place(block, false);
+            let to = &mut self.members[0][at..at + block];
+            umd_parity::copy_past_cache(to, &self.source[..block]);
+        }
+    }
+
     /// Raw: copies of `block` bytes out of the first member.
     pub fn raw_reads(&mut self, block: usize, random: bool, requests: u64) {
         for _ in 0..requests {
@@ -127,11 +136,12 @@ impl Bare {
                 columns.extend(all.map(|member| &mut member[at..at + CHUNK]));
                 let (to, parity) = columns.split_at_mut(data_disks);
                 for (to, from) in to.iter_mut().zip(&data) {
-                    to.copy_from_slice(from);
+                    umd_parity::copy_past_cache(to, from);
                 }
                 match (self.level, parity) {
                     (Level::Raid1, others) => {
-                        others.iter_mut().for_each(|to| to.copy_from_slice(data[0]));
+                        let others = others.iter_mut();
+                        others.for_each(|to| umd_parity::copy_past_cache(to, data[0]));
                     }
                     (Level::Raid5, [p]) => umd_parity::xor_many(p, &data),
                     (Level::Raid6, [p, q]) => {

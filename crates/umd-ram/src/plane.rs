@@ -67,6 +67,9 @@ impl Shape {
     }
 }
 
+/// Writes to memory of at least so many bytes go past the caches: nobody reads them soon.
+const PAST_CACHE_BYTES: usize = 32 << 10;
+
 /// Where a member's bytes are.
 enum Memory {
     /// They are kept.
@@ -311,7 +314,11 @@ impl Plane {
                 for part in &data {
                     self.traffic += part.len() as u64;
                     if let Memory::Kept(bytes) = memory {
-                        bytes[at..at + part.len()].copy_from_slice(part.as_slice());
+                        let to = &mut bytes[at..at + part.len()];
+                        match part.len() >= PAST_CACHE_BYTES {
+                            true => umd_parity::copy_past_cache(to, part.as_slice()),
+                            false => to.copy_from_slice(part.as_slice()),
+                        }
                     }
                     at += part.len();
                 }
