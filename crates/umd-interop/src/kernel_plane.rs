@@ -1,5 +1,5 @@
-//! Kernel md over disks in its memory, under User Mode Linux on one processor: what the engine's own
-//! figures are beside.
+//! Kernel md over disks in its memory, under User Mode Linux on one processor: what the engine's
+//! own figures are beside.
 //!
 //! ```text
 //!   fio, in the kernel --+--> /dev/ram6                          raw
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! fio is told to take the same load to both in turns. It needs about four microseconds for each
-//! request by itself, which is in both figures and flatters the ratio of small requests; what md adds
-//! to each does not have it.
+//! request by itself, which is in both figures and flatters the ratio of small requests; what md
+//! adds to each does not have it.
 
 use std::time::Duration;
 
@@ -111,8 +111,8 @@ filled() {
 }
 "#;
 
-/// One boot for one array: its loads in turns with raw, so often, each for so many milliseconds; and how
-/// fast it syncs.
+/// One boot for one array: its loads in turns with raw, so often, each for so many milliseconds;
+/// and how fast it syncs.
 ///
 /// # Errors
 /// When the kernel or fio fail, or say what is not understood.
@@ -189,7 +189,8 @@ fn syncs(shape: &Shape, rounds: usize) -> String {
         .collect();
     for _ in 0..rounds {
         script.push_str(&format!(
-            "gone\narray {} -n{} missing {}\nmdadm --zero-superblock /dev/ram5 2>/dev/null || true\n\
+            "gone\narray {} -n{} missing {}\n\
+            mdadm --zero-superblock /dev/ram5 2>/dev/null || true\n\
             filled\n",
             shape.options,
             shape.disks,
@@ -288,7 +289,8 @@ mod tests {
         };
         let said = |device: &str, iops: u32| {
             format!(
-                "@@ write_1M {device}\nnote\n{{\"jobs\":[{{\"write\":{{\"iops\":{iops}}}}}]}}\n@@ end\n"
+                "@@ write_1M {device}\nnote\n\
+                {{\"jobs\":[{{\"write\":{{\"iops\":{iops}}}}}]}}\n@@ end\n"
             )
         };
         let text = format!("{}{}{}", said("ram6", 7), said("md0", 3), said("ram6", 9));

@@ -127,8 +127,8 @@ impl Kernel {
         self
     }
 
-    /// Keeps the kernel on one processor, for measuring: it has several processes, of which one runs
-    /// at a time, and is three times as fast where none of them moves.
+    /// Keeps the kernel on one processor, for measuring: it has several processes, of which one
+    /// runs at a time, and is three times as fast where none of them moves.
     pub fn pinned(mut self) -> Kernel {
         self.pinned = true;
         self

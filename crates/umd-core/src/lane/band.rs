@@ -23,7 +23,7 @@ use super::request::Gate;
 use super::split::{BandRange, fine_middle};
 use super::{Job, Lane, Rig, Step, bytes, eio};
 use crate::geometry::{Raid456, Row};
-use crate::member::{Access, Effect, Gather, Round};
+use crate::member::{Access, Effect, Gather, Round, blank};
 use crate::metadata::FaultRecorded;
 use crate::personality::parity::{self, WriteKind, plan_write};
 use crate::value::{Exhibit, Instant, IoDone, IoError, MemberId, Purpose};
@@ -88,7 +88,8 @@ impl Boxed for Band {
         (*lock, *since) = (None, Instant::default());
         (*kind, *stage) = (WriteKind::default(), Stage::default());
         requests.clear();
-        new.clear();
+        let columns = new.len();
+        blank(new, columns);
         access.clear();
         sent.clear();
         old.clear();
@@ -106,11 +107,10 @@ impl Band {
         parts: impl Iterator<Item = (u16, Slice)>,
     ) {
         assert!(
-            self.lock.is_none() && self.new.is_empty(),
+            self.lock.is_none() && self.requests.is_empty(),
             "a place that is empty"
         );
-        let columns = usize::from(map.data_disks());
-        self.new.resize_with(columns, || None);
+        blank(&mut self.new, usize::from(map.data_disks()));
         for (index, part) in parts {
             assert_eq!(part.len(), bytes(range.len_sectors), "all of the band");
             let before = self.new[usize::from(index)].replace(part);
@@ -190,7 +190,6 @@ impl Band {
 
     /// Plans by the members as they are now, and starts the reads that the plan needs.
     pub fn locked(mut self: Box<Self>, lane: &mut Lane, rig: &mut Rig<'_>, index: u32) -> Step {
-        let end = self.start + self.len;
         assert_eq!(self.left, 0, "planned before it is written");
         assert!(rig.epoch.number >= self.epoch, "epochs only rise");
         let now = rig.io.now().mono;
@@ -205,19 +204,12 @@ impl Band {
         // M30 (9c4bdf697c39): with two members missing, one of them being rebuilt, what it held was
         // used before it was right.
         let unfilled = rig.io.museum.on(Exhibit::M30) && rig.epoch.degraded() == 2;
-        self.access.clear();
-        for slot in 0..lane.geometry.raid_disks() {
-            let column = rig.epoch.column(slot);
-            let access = match rig.cover.locked_access(column, self.start, end) {
-                Access::Usable if self.old.unreadable().contains(&slot) => Access::WriteOnly,
-                _ if unfilled && column.is_some() => Access::Usable,
-                access => access,
-            };
-            self.access.push(access);
-        }
-        let touched: SmallVec<[bool; 16]> = self.new.iter().map(Option::is_some).collect();
-        let trusted = rig.cover.agrees(rig.bitmap.regions(), self.start, end);
-        let Some(plan) = plan_write(&self.row, &self.access, &touched, trusted) else {
+        self.look_at_columns(lane, rig, unfilled);
+        let trusted = rig
+            .cover
+            .agrees(rig.bitmap.regions(), self.start, self.start + self.len);
+        let touched = |index: usize| self.new[index].is_some();
+        let Some(plan) = plan_write(&self.row, &self.access, touched, trusted) else {
             return self.without_plan(lane, rig);
         };
         // U29: parity that was wrong said what the whole piece of a member held of which a sector
@@ -244,6 +236,29 @@ impl Band {
         } else {
             Step::Stay(Job::Band(self))
         }
+    }
+
+    /// What each slot is good for.
+    fn look_at_columns(&mut self, lane: &Lane, rig: &Rig<'_>, unfilled: bool) {
+        let (start, end) = (self.start, self.start + self.len);
+        let slots = lane.geometry.raid_disks();
+        let unreadable = self.old.unreadable();
+        self.access.clear();
+        if rig.epoch.whole && rig.epoch.columns.len() == usize::from(slots) {
+            self.access.resize(usize::from(slots), Access::Usable);
+            for slot in unreadable {
+                self.access[usize::from(*slot)] = Access::WriteOnly;
+            }
+            return;
+        }
+        self.access.extend((0..slots).map(|slot| {
+            let column = rig.epoch.column(slot);
+            match rig.cover.locked_access(column, start, end) {
+                Access::Usable if unreadable.contains(&slot) => Access::WriteOnly,
+                _ if unfilled && column.is_some() => Access::Usable,
+                access => access,
+            }
+        }));
     }
 
     /// Old data is in. Goes on to the writes when nothing stands against it.

@@ -7,8 +7,13 @@
 //!
 //! Whoever changes redundant data, or computes one column from others, holds the range it looks at.
 //! Waiters are served in order where they overlap, so nobody starves; nobody waits while holding.
+//!
+//! Nearly all ranges are short, and every write has one: they lie in buckets by where they begin,
+//! of as many sectors as a short one has at most, so that one reaches into the next bucket at most.
 
 use std::collections::{BTreeMap, VecDeque};
+
+use smallvec::SmallVec;
 
 use crate::value::UnitId;
 
@@ -45,15 +50,68 @@ impl Wanted {
 /// For exhibits that forget to lock: they lock what lies this far behind.
 pub const NOWHERE: u64 = 1 << 50;
 
-/// Ranges up to this length are found by their start.
+/// Ranges up to this length lie in buckets.
 const SHORT_SECTORS: u64 = 2048;
+const BUCKETS: u64 = 64;
+
+/// Short ranges: which, and where they end.
+#[derive(Debug)]
+struct Short {
+    buckets: Vec<SmallVec<[(LockId, u64); 2]>>,
+    count: usize,
+}
+
+impl Default for Short {
+    fn default() -> Short {
+        let buckets = (0..BUCKETS).map(|_| SmallVec::new()).collect();
+        Short { buckets, count: 0 }
+    }
+}
+
+impl Short {
+    fn bucket(start: u64) -> usize {
+        (start / SHORT_SECTORS % BUCKETS) as usize
+    }
+
+    fn insert(&mut self, id: LockId, end: u64) {
+        assert!(end - id.start <= SHORT_SECTORS, "others would not find it");
+        self.buckets[Short::bucket(id.start)].push((id, end));
+        self.count += 1;
+    }
+
+    fn remove(&mut self, id: LockId) -> bool {
+        let bucket = &mut self.buckets[Short::bucket(id.start)];
+        let found = bucket.iter().position(|(one, _)| *one == id);
+        if let Some(index) = found {
+            bucket.swap_remove(index);
+            self.count -= 1;
+        }
+        found.is_some()
+    }
+
+    fn overlaps(&self, start: u64, end: u64) -> bool {
+        let first = start.saturating_sub(SHORT_SECTORS) / SHORT_SECTORS;
+        let numbers = first..=(end - 1) / SHORT_SECTORS;
+        let hit = |(id, until): &(LockId, u64)| id.start < end && start < *until;
+        match numbers.end() - first < BUCKETS {
+            true => numbers
+                .map(|number| &self.buckets[(number % BUCKETS) as usize])
+                .any(|bucket| bucket.iter().any(hit)),
+            false => self.iter().any(hit),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(LockId, u64)> {
+        self.buckets.iter().flatten()
+    }
+}
 
 /// The locks of one lane.
 #[derive(Debug, Default)]
 pub struct RangeLocks {
     sequence: u64,
+    held: Short,
     /// Where each of them ends.
-    held: BTreeMap<LockId, u64>,
     held_long: BTreeMap<LockId, u64>,
     waiting: VecDeque<Wanted>,
 }
@@ -83,7 +141,7 @@ impl RangeLocks {
 
     /// Gives a held range back, or withdraws a waiting one. Returns who holds theirs now.
     pub fn release(&mut self, id: LockId) -> Vec<Holder> {
-        let short = self.held.remove(&id).is_some();
+        let short = self.held.remove(id);
         let long = !self.held_long.is_empty() && self.held_long.remove(&id).is_some();
         assert!(!(short && long), "a held range stands in one table");
         if !short && !long {
@@ -115,26 +173,23 @@ impl RangeLocks {
     }
 
     fn hold(&mut self, wanted: &Wanted) {
-        let before = match wanted.end - wanted.start > SHORT_SECTORS {
-            true => self.held_long.insert(wanted.id, wanted.end),
-            false => self.held.insert(wanted.id, wanted.end),
-        };
+        if wanted.end - wanted.start <= SHORT_SECTORS {
+            return self.held.insert(wanted.id, wanted.end);
+        }
+        let before = self.held_long.insert(wanted.id, wanted.end);
         assert!(before.is_none(), "a range is granted once");
     }
 
     /// Whether somebody holds a part of a range.
     pub fn is_held(&self, start: u64, end: u64) -> bool {
-        let first = |start| LockId { start, number: 0 };
-        let from = first(start.saturating_sub(SHORT_SECTORS));
-        let mut near = self.held.range(from..first(end));
         let mut long = self.held_long.iter();
-        near.any(|(_, held_end)| *held_end > start)
+        self.held.overlaps(start, end)
             || long.any(|(id, held_end)| id.start < end && start < *held_end)
     }
 
     /// Ranges held.
     pub fn held(&self) -> usize {
-        self.held.len() + self.held_long.len()
+        self.held.count + self.held_long.len()
     }
 
     /// Ranges waited for.
@@ -151,20 +206,16 @@ impl RangeLocks {
     /// What must hold at any moment: nobody shares a sector, and whoever waits has somebody to
     /// wait for.
     pub fn check(&self) {
-        let range = |(id, end): (&LockId, &u64)| {
-            assert!(id.start < *end, "a lock has its range");
-            (id.start, *end)
+        let range = |(id, end): (&LockId, u64)| {
+            assert!(id.start < end, "a lock has its range");
+            (id.start, end)
         };
-        let short = self.held.iter().map(range);
-        let apart = match self.held_long.is_empty() {
-            true => RangeLocks::are_apart(short),
-            false => {
-                let long = self.held_long.iter().map(range);
-                let mut held: Vec<(u64, u64)> = short.chain(long).collect();
-                held.sort_unstable();
-                RangeLocks::are_apart(held.into_iter())
-            }
-        };
+        let short = self.held.iter().map(|(id, end)| range((id, *end)));
+        let long = self.held_long.iter().map(|(id, end)| range((id, *end)));
+        let mut held: Vec<(u64, u64)> = short.chain(long).collect();
+        assert_eq!(held.len(), self.held(), "each is counted");
+        held.sort_unstable();
+        let apart = RangeLocks::are_apart(held.into_iter());
         assert!(apart, "two hold the same sector");
         for (index, wanted) in self.waiting.iter().enumerate() {
             let mut before = self.waiting.iter().take(index);
@@ -203,6 +254,58 @@ mod tests {
         assert!(!locks.acquire(Holder::Job(2), 1 << 20, (1 << 20) + 8).1);
         assert_eq!(locks.release(long), [Holder::Job(2)]);
         assert!(!locks.acquire(Holder::Job(3), 0, 1 << 30).1);
+    }
+
+    #[test]
+    fn a_short_range_is_found_from_the_bucket_behind_it_and_from_far_away() {
+        let mut locks = RangeLocks::default();
+        let sectors = SHORT_SECTORS;
+        let end = |start: u64| (start, start + sectors);
+        let (start, until) = end(sectors - 1);
+        assert!(locks.acquire(Holder::Job(1), start, until).1);
+        assert!(locks.is_held(until - 1, until));
+        assert!(locks.is_held(0, start + 1) && !locks.is_held(0, start));
+        assert!(
+            locks.is_held(0, sectors * BUCKETS * 3),
+            "all buckets, and more"
+        );
+        // In the same bucket, and somewhere else.
+        let far = start + sectors * BUCKETS;
+        assert!(!locks.is_held(far, far + 8));
+        assert!(locks.acquire(Holder::Job(2), far, far + 8).1);
+        assert!(!locks.acquire(Holder::Job(3), until - 1, until + 1).1);
+        assert!(locks.acquire(Holder::Job(4), until + 1, until + 2).1);
+        locks.check();
+    }
+
+    /// Against a plain list: the same ranges are granted at the same time.
+    #[test]
+    fn buckets_say_what_a_list_would() {
+        let mut seed = 1_u64;
+        let mut draw = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        let (mut short, mut list) = (Short::default(), Vec::<(LockId, u64)>::new());
+        for number in 0..20_000 {
+            let start = draw(400_000);
+            let end = start + 1 + draw(SHORT_SECTORS);
+            let wide = start + 1 + draw(300_000);
+            for until in [end, wide] {
+                let hit = |(id, held): &(LockId, u64)| id.start < until && start < *held;
+                assert_eq!(short.overlaps(start, until), list.iter().any(hit));
+            }
+            if !short.overlaps(start, end) {
+                let id = LockId { start, number };
+                short.insert(id, end);
+                list.push((id, end));
+            }
+            if list.len() > 40 {
+                let (id, _) = list.swap_remove(draw(40) as usize);
+                assert!(short.remove(id) && !short.remove(id));
+            }
+            assert_eq!(short.count, list.len());
+        }
     }
 
     #[test]

@@ -34,8 +34,16 @@ pub struct Epoch {
     pub number: u64,
     /// By slot; `None` where nothing usable is.
     pub columns: Vec<Option<Column>>,
+    /// Each slot has a member in sync.
+    pub whole: bool,
     /// During a reshape: the same, where data starts that has been moved.
     pub moved: Option<Box<Epoch>>,
+}
+
+pub(super) fn are_in_sync(columns: &[Option<Column>]) -> bool {
+    columns
+        .iter()
+        .all(|column| column.is_some_and(|c| c.in_sync))
 }
 
 impl Epoch {
@@ -63,14 +71,17 @@ impl Epoch {
                 column.data_offset_sectors = moved.expect("assembly has looked at it");
                 Some(column)
             });
+            let columns: Vec<Option<Column>> = columns.collect();
             Box::new(Epoch {
                 number,
-                columns: columns.collect(),
+                whole: are_in_sync(&columns),
+                columns,
                 moved: None,
             })
         });
         Arc::new(Epoch {
             number,
+            whole: are_in_sync(&columns),
             columns,
             moved,
         })
@@ -147,6 +158,7 @@ mod tests {
     fn epoch(columns: &[Option<Column>]) -> Epoch {
         Epoch {
             number: 1,
+            whole: are_in_sync(columns),
             columns: columns.to_vec(),
             moved: None,
         }

@@ -27,6 +27,17 @@ pub struct Gather {
     failed: bool,
 }
 
+/// Makes a list as long, of nothing. One that is as long already, and of nothing for the most part,
+/// is looked through and not made anew: that is every small write of a wide array.
+pub fn blank<A: smallvec::Array<Item = Option<T>>, T>(list: &mut SmallVec<A>, len: usize) {
+    for one in list.iter_mut().filter(|one| one.is_some()) {
+        *one = None;
+    }
+    if list.len() != len {
+        list.resize_with(len, || None);
+    }
+}
+
 /// What a round reads.
 pub struct Round<'a> {
     /// Who holds what.
@@ -54,7 +65,7 @@ impl Gather {
     /// While a round is under way.
     pub fn clear(&mut self) {
         assert_eq!(self.left, 0, "not all is read yet");
-        self.columns.clear();
+        self.drop_columns();
         self.unreadable.clear();
         self.failed = false;
     }
@@ -89,9 +100,7 @@ impl Gather {
         owner: impl Fn(u32) -> Owner,
     ) {
         assert_eq!(self.left, 0, "one round at a time");
-        self.columns.clear();
-        let slots = round.epoch.columns.len();
-        self.columns.resize_with(slots, || None);
+        blank(&mut self.columns, round.epoch.columns.len());
         self.failed = false;
         for place in places {
             let slot = place.slot;
@@ -168,7 +177,8 @@ impl Gather {
     /// What was read has been used. What could not be read stays known.
     pub fn drop_columns(&mut self) {
         assert_eq!(self.left, 0, "not all is read yet");
-        self.columns.clear();
+        let columns = self.columns.len();
+        blank(&mut self.columns, columns);
     }
 
     /// What was read, by slot, to keep.

@@ -154,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::geometry::{Raid10, Raid456};
+    use crate::member::epoch::are_in_sync;
 
     const DATA: u64 = 2048;
 
@@ -195,7 +196,7 @@ mod tests {
             write_mostly: false,
         };
         let columns = (0..slots).map(|slot| (slot != lost).then(|| column(slot)));
-        let columns = columns.collect();
+        let columns: Vec<Option<Column>> = columns.collect();
         let mut bad = BadBlocks::default();
         for slot in 0..slots {
             bad.take_in(member(slot), &superblock(), None, (8192, 512));
@@ -207,6 +208,7 @@ mod tests {
         (
             Epoch {
                 number: 1,
+                whole: are_in_sync(&columns),
                 columns,
                 moved,
             },

@@ -144,7 +144,7 @@ pub struct Io {
     pairs: Slab<Pair>,
     /// By member: who replaces it.
     twins: BTreeMap<MemberId, Twin>,
-    /// When each member last answered.
+    /// When each member last answered, by member.
     answered: SmallVec<[(MemberId, Instant); 8]>,
     ready: VecDeque<(Owner, MemberId, Result<IoDone, IoError>)>,
     /// Nothing is submitted any more: others may write the members by now, or fence this node.
@@ -381,16 +381,16 @@ impl Io {
 
     fn note_answer(&mut self, member: MemberId) {
         let now = self.now.mono;
-        match self.answered.iter_mut().find(|(id, _)| *id == member) {
-            Some((_, last)) => *last = now,
-            None => self.answered.push((member, now)),
+        match self.answered.binary_search_by_key(&member, |(id, _)| *id) {
+            Ok(at) => self.answered[at].1 = now,
+            Err(at) => self.answered.insert(at, (member, now)),
         }
     }
 
     /// When a member last answered.
     fn last_answer(&self, member: MemberId) -> Option<Instant> {
-        let mut all = self.answered.iter();
-        all.find(|(id, _)| *id == member).map(|(_, last)| *last)
+        let found = self.answered.binary_search_by_key(&member, |(id, _)| *id);
+        found.ok().map(|at| self.answered[at].1)
     }
 
     /// A flight is over: its owner hears of it, of a pair when both are.

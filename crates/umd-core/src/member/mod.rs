@@ -12,7 +12,7 @@ mod table;
 pub use bad_blocks::{BadBlocks, LogWrite};
 pub use cover::{Access, Cover};
 pub use epoch::{Column, Epoch};
-pub use gather::{Columns, Gather, Round};
+pub use gather::{Columns, Gather, Round, blank};
 pub use held::{Held, companions};
 pub use io::{Effect, Io, Owner, Twin, Weight};
 pub use read_errors::ReadErrors;

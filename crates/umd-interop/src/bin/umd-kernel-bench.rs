@@ -1,4 +1,4 @@
-//! The part of `cargo xtask bench` that kernel md has: see [`umd_interop::kernel_plane`]. The tables
+//! The part of `cargo xtask bench` that kernel md has: see [`umd_interop::kernel_plane`]. Tables
 //! are in Markdown, on standard output. `--quick` measures once, and less of it.
 #![forbid(unsafe_code)]
 
@@ -58,8 +58,8 @@ fn main() -> Result<()> {
     };
     let oracle = Oracle::open()?;
     println!(
-        "Kernel md under User Mode Linux, on one processor; disks of {MEMBER_MIB} MiB in its memory (`brd`), no \
-        bitmap;\nfio inside (libaio, depth 32 and 4); medians of {rounds} rounds of {time_ms} ms, \
+        "Kernel md under User Mode Linux, on one processor; disks of {MEMBER_MIB} MiB in its memory \
+        (`brd`), no bitmap;\nfio inside (libaio, depth 32 and 4); medians of {rounds} rounds of {time_ms} ms, \
         in turns with one such disk.\n"
     );
     let head = LOADS.map(|load| load.name).join(" | ");

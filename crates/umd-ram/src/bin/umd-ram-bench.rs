@@ -150,7 +150,8 @@ fn small(rounds: Rounds) {
 
 fn large(rounds: Rounds) {
     println!(
-        "\n| write 1M, past the caches | raw GB/s | raw, through them | ceiling | core | core GB/s |"
+        "\n| write 1M, past the caches | raw GB/s | raw, through them | ceiling | core | \
+        core GB/s |"
     );
     println!("| --- | ---: | ---: | ---: | ---: | ---: |");
     for (level, disks) in [

@@ -73,15 +73,15 @@ fn parities(row: &Row) -> impl Iterator<Item = u16> {
 /// Chooses the cheapest way to write a band, or `None` if more columns are lost than parity can
 /// make up for.
 ///
-/// `access` is by slot, `touched` by data index. `trusted` says that parity is known to agree with
-/// the data here (no resync pending): otherwise a difference would only carry an error on.
+/// `access` is by slot; `touched` is asked by data index. `trusted` says that parity is known to
+/// agree with the data here (no resync pending): otherwise a difference would only carry an error
+/// on.
 pub fn plan_write(
     row: &Row,
     access: &[Access],
-    touched: &[bool],
+    touched: impl Fn(usize) -> bool,
     trusted: bool,
 ) -> Option<WritePlan> {
-    assert_eq!(touched.len(), row.data.len(), "one flag per data index");
     let plan = cheapest(row, access, touched, trusted);
     if let Some(plan) = &plan {
         let sound = plan.reads.iter().all(|slot| usable(access, *slot));
@@ -92,19 +92,20 @@ pub fn plan_write(
     plan
 }
 
-fn cheapest(row: &Row, access: &[Access], touched: &[bool], trusted: bool) -> Option<WritePlan> {
+fn cheapest(
+    row: &Row,
+    access: &[Access],
+    touched: impl Fn(usize) -> bool,
+    trusted: bool,
+) -> Option<WritePlan> {
     let keep: SmallVec<[u16; 2]> = parities(row).filter(|s| present(access, *s)).collect();
     let by_touch = |wanted: bool| {
-        let chosen = row
-            .data
-            .iter()
-            .zip(touched)
-            .filter(move |(_, t)| **t == wanted);
-        chosen
-            .map(|(slot, _)| *slot)
-            .collect::<SmallVec<[u16; 16]>>()
+        let chosen = row.data.iter().enumerate();
+        let chosen = chosen.filter(|(index, _)| touched(*index) == wanted);
+        let slots: SmallVec<[u16; 16]> = chosen.map(|(_, slot)| *slot).collect();
+        slots
     };
-    let (old, rest) = (by_touch(true), by_touch(false));
+    let old = by_touch(true);
     if keep.is_empty() {
         let writable = old.iter().all(|s| present(access, *s));
         let plan = WritePlan {
@@ -114,8 +115,14 @@ fn cheapest(row: &Row, access: &[Access], touched: &[bool], trusted: bool) -> Op
         return writable.then_some(plan);
     }
     let modify = trusted && old.iter().chain(&keep).all(|s| usable(access, *s));
+    let fewer = row.data.len() - old.len() <= old.len() + keep.len();
+    let rest = if modify && !fewer {
+        SmallVec::new() // Of many columns one is written: the others are not looked at.
+    } else {
+        by_touch(false)
+    };
     let reconstruct = rest.iter().all(|s| usable(access, *s));
-    if reconstruct && (!modify || rest.len() <= old.len() + keep.len()) {
+    if reconstruct && (!modify || fewer) {
         let kind = if rest.is_empty() {
             WriteKind::Full
         } else {

@@ -66,7 +66,7 @@ fn write(
     trusted: bool,
 ) -> Vec<Vec<u8>> {
     let pool = Pool::new();
-    let plan = plan_write(row, access, touched, trusted).expect("within redundancy");
+    let plan = plan_write(row, access, |index| touched[index], trusted).expect("within redundancy");
     let mut after = slots.to_vec();
     let new: Vec<Option<Slice>> = touched
         .iter()
@@ -215,7 +215,7 @@ fn too_many_losses_have_no_plan() {
     let mut access = vec![Access::Usable; 4];
     access[0] = Access::Lost;
     access[1] = Access::Lost;
-    assert_eq!(plan_write(&row, &access, &[true, false, false], true), None);
+    assert_eq!(plan_write(&row, &access, |index| index == 0, true), None);
     assert_eq!(plan_reconstruct(&row, &access, 0), None);
 }
 
@@ -224,8 +224,9 @@ fn the_cheaper_way_is_taken() {
     let map = Raid456::new(Level::Raid5, 5, 6, 8, 800).expect("map");
     let row = map.row(0);
     let access = vec![Access::Usable; 6];
-    let plan =
-        |touched: [bool; 5], trusted| plan_write(&row, &access, &touched, trusted).expect("plan");
+    let plan = |touched: [bool; 5], trusted| {
+        plan_write(&row, &access, |index| touched[index], trusted).expect("plan")
+    };
     assert_eq!(
         plan([true, false, false, false, false], true).kind,
         WriteKind::ReadModify
