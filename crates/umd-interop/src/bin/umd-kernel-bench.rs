@@ -58,9 +58,9 @@ fn main() -> Result<()> {
     };
     let oracle = Oracle::open()?;
     println!(
-        "Kernel md under User Mode Linux, on one processor; disks of {MEMBER_MIB} MiB in its memory \
-        (`brd`), no bitmap;\nfio inside (libaio, depth 32 and 4); medians of {rounds} rounds of {time_ms} ms, \
-        in turns with one such disk.\n"
+        "Kernel md under User Mode Linux, on one processor; disks of {MEMBER_MIB} MiB in its \
+        memory (`brd`), no bitmap;\nfio inside (libaio, depth 32 and 4); medians of {rounds} \
+        rounds of {time_ms} ms, in turns with one such disk.\n"
     );
     let head = LOADS.map(|load| load.name).join(" | ");
     println!("| fraction of one disk | {head} | added us, random write 4K |");
