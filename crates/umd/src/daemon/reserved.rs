@@ -77,10 +77,18 @@ impl Kept {
 pub struct Reserved {
     table: Reservations,
     path: PathBuf,
-    /// What stands in the file. Held while something is changed, so that changes are kept in the
-    /// order in which they were made.
-    saved: Mutex<ReservationState>,
+    /// Held while something is changed, so that changes are kept in the order in which they were
+    /// made.
+    saved: Mutex<Saved>,
     waiting: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Saved {
+    /// What stands in the file.
+    state: ReservationState,
+    /// The array has stopped: whoever starts it next reads the file, and has it alone.
+    over: bool,
 }
 
 /// The table of an array that is about to be served, under its UUID or under its name. An array
@@ -128,7 +136,7 @@ impl Reserved {
         Ok(Reserved {
             table: Reservations::restored(state.clone()),
             path,
-            saved: Mutex::new(state),
+            saved: Mutex::new(Saved { state, over: false }),
             waiting: AtomicUsize::new(0),
         })
     }
@@ -186,18 +194,28 @@ impl Reserved {
         self.change(Reservations::clear)
     }
 
+    /// The array has stopped. Who asks still, or waits for what was under way, changes nothing any
+    /// more: the file is that of whoever starts it next.
+    pub fn close(&self) {
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        saved.over = true;
+    }
+
     /// Changes the table, and keeps what comes of it.
     fn change<T>(&self, change: impl FnOnce(&Reservations) -> T) -> Result<T, Denied> {
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        if saved.over {
+            return Err(Denied::Failed("the array has stopped".into()));
+        }
         let changed = change(&self.table);
         let state = self.table.state();
         // Also what could not be kept when it was changed.
-        if *saved != state {
+        if saved.state != state {
             write(&self.path, &Kept::of(&state)).map_err(|error| {
                 let path = self.path.display();
                 Denied::Failed(format!("{path} cannot be written: {error}"))
             })?;
-            *saved = state;
+            saved.state = state;
         }
         Ok(changed)
     }
@@ -295,6 +313,20 @@ mod tests {
         assert_eq!(other.state(), ReservationState::default());
         next.clear().unwrap();
         assert_eq!(open(dir.path()).state(), ReservationState::default());
+    }
+
+    #[test]
+    fn who_asks_for_an_array_that_has_stopped_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path());
+        first.meet(Demand::Register(1)).unwrap();
+        first.close();
+        let next = open(dir.path());
+        next.meet(Demand::Register(2)).unwrap();
+        let late = first.meet(Demand::Register(3)).unwrap_err();
+        assert!(late.text().contains("has stopped"), "{late:?}");
+        assert!(first.clear().is_err());
+        assert_eq!(open(dir.path()).state().registered, [1, 2].into());
     }
 
     #[test]
