@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rustix::event::epoll;
-use umd_core::array::{Array, ArrayState, MemberRole};
-use umd_core::value::{ControlId, MemberId, Rungs};
+use umd_core::array::{Array, ArrayState, Control, MemberRole, Status, SyncLimits};
+use umd_core::value::{ControlId, MAX_SECTOR, MemberId, Rungs, Settings, Span};
 use umd_disk::{Backend, Mux};
 
 use super::{Attached, LAST_IO_PATIENCE, Loop, MARK_MEMBERS, Message};
@@ -62,6 +62,27 @@ pub struct UnderWay {
     files: Option<Vec<Opened>>,
     /// Why it goes back to the engine it had.
     back: Option<String>,
+    /// What no superblock says, for the next engine.
+    told: [Control; 2],
+}
+
+/// What an administrator has told the engine that no superblock says. Where a cluster runs an array,
+/// the second is refused as from anybody.
+fn told(status: &Status) -> [Control; 2] {
+    let limits = &status.sync_limits;
+    let limits = SyncLimits {
+        from_sectors: Some(limits.from_sectors),
+        to_sectors: Some(limits.to_sectors.unwrap_or(MAX_SECTOR)),
+        speed_min_kib_s: Some(limits.speed_min_kib_s),
+        speed_max_kib_s: Some(limits.speed_max_kib_s),
+    };
+    let settings = Settings {
+        safe_mode_delay: Some(Span::millis(status.safe_mode_delay_ms)),
+        max_read_errors: Some(status.max_read_errors),
+        fail_last_dev: Some(status.fail_last_dev),
+        ..Settings::default()
+    };
+    [Control::Limits(limits, None), Control::Settings(settings)]
 }
 
 impl UnderWay {
@@ -105,6 +126,7 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             released: BTreeMap::new(),
             files: None,
             back: None,
+            told: told(&self.engine.status()),
         });
     }
 
@@ -194,6 +216,10 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             self.release(member);
         }
         self.doors.hold(false);
+        if matches!(under_way.stage, Stage::Begun | Stage::Joining(_)) {
+            let told = under_way.told.into_iter();
+            told.for_each(|control| self.control(control, None));
+        }
         match error {
             None => under_way.turn.done(),
             Some(why) => under_way.turn.refuse(why),

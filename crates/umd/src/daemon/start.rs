@@ -318,6 +318,9 @@ pub fn plan(opened: &[Opened], wishes: &Wishes) -> Answer<Planned> {
         false => read_facts(opened, wishes.only),
     };
     let facts: Vec<MemberFacts> = wishes.facts.clone().unwrap_or_else(read);
+    if let Some(text) = needs_cluster(&facts, wishes).filter(|_| is_between(&facts, &wishes.wish)) {
+        return Err(refused(text));
+    }
     let plan = assembly::assemble(&facts, &wishes.wish).map_err(|refusal| {
         match needs_cluster(&facts, wishes) {
             Some(text) => refused(text),
@@ -362,6 +365,21 @@ fn needs_cluster(facts: &[MemberFacts], wishes: &Wishes) -> Option<String> {
          members are left as they are",
         fact.name
     ))
+}
+
+/// Whether some members are of a clustered array, and others as new as those are of a plain one: who
+/// made it the one or the other was cut short. Of one that left long ago nobody asks that.
+fn is_between(facts: &[MemberFacts], wish: &Wish) -> bool {
+    let found = facts.iter().flat_map(|fact| &fact.superblock);
+    let found = found.filter(|one| wish.uuid.is_none_or(|uuid| uuid == one.fields.set_uuid));
+    let found: Vec<&SuperblockV1> = found.collect();
+    found.iter().any(|one| {
+        let same = found.iter().map(|other| &other.fields);
+        let same = same.filter(|other| other.set_uuid == one.fields.set_uuid);
+        let newest = same.map(|other| other.events).max();
+        let shared = one.fields.features.contains(Features::CLUSTERED);
+        shared && newest.is_some_and(|newest| one.fields.events + 1 >= newest)
+    })
 }
 
 /// What every node can see before it has joined: the bitmap of the first.

@@ -12,6 +12,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use umd_core::array::{ArrayState, BitmapWish, Control, ControlError, MemberRole, Status};
@@ -34,8 +35,11 @@ use crate::api::{AssembleRequest, BitmapRequest, ClusterRequest, DoneDoc, ErrorD
 use crate::member;
 
 /// How long what is left of a cluster's bitmap is waited for to go.
-const BITMAP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
-const BITMAP_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+const BITMAP_PATIENCE: Duration = Duration::from_secs(5);
+const BITMAP_PAUSE: Duration = Duration::from_millis(50);
+/// How long somebody else may have a member that has to be opened another way.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+const OPEN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Which engine goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +156,19 @@ impl Conversion {
         Ok(())
     }
 
+    /// Opens the members again. Whoever has one for a moment, as a host that is refused by the
+    /// cluster has, is waited for.
+    fn open(&self, how: &How) -> Result<Vec<Opened>, String> {
+        let begin = Instant::now();
+        loop {
+            let opened = self.members.iter().map(|name| open::open(name, how));
+            match opened.collect::<Result<_, _>>() {
+                Err(_) if begin.elapsed() < OPEN_PATIENCE => std::thread::sleep(OPEN_PAUSE),
+                opened => return opened,
+            }
+        }
+    }
+
     /// Whether members that are open for one side can be used for the other as they are.
     fn alike(&self) -> bool {
         let apart = |how: &How| how.is_shared() || how.storage.is_some();
@@ -178,8 +195,7 @@ impl Work for Conversion {
             cluster: None, // For this process alone.
             ..self.new.how.clone()
         };
-        let opened = self.members.iter().map(|name| open::open(name, &how));
-        let opened: Vec<Opened> = opened.collect::<Result<_, _>>()?;
+        let opened = self.open(&how)?;
         let back = Into::Plain(cluster);
         self.write(&back, &opened, &|| true).map_err(text)
     }
@@ -247,7 +263,7 @@ fn unfit(status: &Status, how: &How) -> Option<String> {
     } else if let Some(action) = scrub(status) {
         busy(&format!("{} is running", action.word()))
     } else if status.sync_frozen {
-        "its sync action is frozen: let it go with umd action NAME idle".to_owned()
+        "its sync action is frozen: let that go first (umd action)".to_owned()
     } else if status.suspended_sectors.0 < status.suspended_sectors.1 {
         "writes to a part of it are suspended".to_owned()
     } else if status.bitmap.as_ref().is_some_and(|one| one.file.is_some()) {
@@ -324,10 +340,15 @@ impl Household {
         .await?;
         let messages = self.turn(&handle, conversion, cut_short).await;
         let mut messages = messages.map_err(refused)?;
+        let others = match cluster.engine.as_str() {
+            cluster::MEMORY => String::new(),
+            engine => format!(
+                ": start it on its other hosts (umd assemble {name} --cluster-engine={engine})"
+            ),
+        };
         messages.push(format!(
-            "{name} is an array of cluster '{}' now: start it on its other hosts (umd assemble \
-             {name} --cluster-engine={})",
-            cluster.name, cluster.engine
+            "{name} is an array of cluster '{}' now{others}",
+            cluster.name
         ));
         Ok(DoneDoc {
             messages,
@@ -444,7 +465,7 @@ impl Household {
 
     /// The bitmap that was node 0's goes: nothing is dirty, or nearly.
     async fn without_bitmap(&self, name: &str, handle: &Handle) -> Answer<String> {
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
         loop {
             let wish = Control::Bitmap(BitmapWish::None);
             match handle.control(wish).await.map_err(stopped(name))? {
