@@ -471,7 +471,7 @@ fn is_clustered(umd: &Umd, name: &str) -> bool {
 }
 
 /// A host that joins at any moment of it is let in, and then the array stays one of the cluster; or
-/// it is refused. Never both.
+/// the array leaves, and the host is refused. Both may be refused; never is none.
 #[test]
 fn nobody_comes_in_while_members_are_rewritten() {
     let what = "hosts that join while an array leaves its cluster";
@@ -510,13 +510,14 @@ fn nobody_comes_in_while_members_are_rewritten() {
         thread::sleep(Duration::from_millis(moment * 60));
         let came = join(&beta, "beta", name, &etcd, &set).is_ok();
         let left = leaving.wait().unwrap().success();
-        assert!(came != left, "moment {moment}: came {came}, left {left}");
+        assert!(!came || !left, "moment {moment}: came in and left alone");
         refusals[usize::from(left)] += 1;
         let is = !alpha.detail(name).unwrap()["cluster"].is_null();
-        assert_eq!(is, came, "moment {moment}");
+        assert_eq!(is, !left, "moment {moment}");
         if came {
             beta.ok(&["stop", name]).unwrap();
-        } else {
+        }
+        if left {
             alpha.ok(&back).unwrap();
         }
     }

@@ -414,7 +414,10 @@ pub fn go_on(mut rested: Loop<dyn Engine, Mux>) -> std::io::Result<Option<Rested
         _ => {}
     }
     let gave_up = second && matches!(under_way.stage, Stage::NotJoined(_));
-    while !gave_up {
+    if gave_up {
+        return rested.freeze_for_good(under_way);
+    }
+    loop {
         let side = match under_way.back {
             None => Side::New,
             Some(_) => Side::Old,
@@ -427,13 +430,11 @@ pub fn go_on(mut rested: Loop<dyn Engine, Mux>) -> std::io::Result<Option<Rested
                 undo(&mut under_way, false);
             }
             Err(why) => {
-                let text = format!("{}: {why}", rested.name);
-                say(&text);
-                break;
+                say(&format!("{}: {why}", rested.name));
+                return rested.freeze_for_good(under_way);
             }
         }
     }
-    rested.freeze_for_good(under_way)
 }
 
 /// Members become what they were, as far as that is possible.
