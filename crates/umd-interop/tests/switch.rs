@@ -441,7 +441,7 @@ fn a_daemon_that_is_killed_in_between_starts_again() {
         });
         ledger.killed();
         if umd.detail(name).is_err() {
-            // Some members say the one and some the other: nobody but a person knows of other hosts.
+            // Some members say the one and some the other: only a person knows of other hosts.
             halfway(&umd, name, &faults, &set);
             seen[0] += 1;
         }

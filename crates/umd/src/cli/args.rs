@@ -602,7 +602,7 @@ pub struct ManageArgs {
 #[derive(Debug, Clone, Args)]
 #[command(
     override_usage = "umd grow NAME --bitmap=internal|none|/path/file [OPTIONS]\n       \
-                            umd grow NAME --bitmap=clustered --cluster-engine=ENGINE [OPTIONS]\n       \
+                            umd grow NAME --bitmap=clustered --cluster-engine=ENGINE ...\n       \
                             umd grow NAME --bitmap-chunk=SIZE [OPTIONS]\n       \
                             umd grow NAME --level=LEVEL [--layout=LAYOUT] [--add DEV...]\n       \
                             umd grow NAME --raid-devices=COUNT [--add DEV...]\n       \

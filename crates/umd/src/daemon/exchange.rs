@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rustix::event::epoll;
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use umd_core::array::{Array, ArrayState, Control, MemberRole, Status, SyncLimits};
 use umd_core::value::{ControlId, MAX_SECTOR, MemberId, Rungs, Settings, Span};
 use umd_disk::{Backend, Mux};
@@ -66,8 +66,8 @@ pub struct UnderWay {
     told: [Control; 2],
 }
 
-/// What an administrator has told the engine that no superblock says. Where a cluster runs an array,
-/// the second is refused as from anybody.
+/// What an administrator has told the engine that no superblock says. Where a cluster runs an
+/// array, the second is refused as from anybody.
 fn told(status: &Status) -> [Control; 2] {
     let limits = &status.sync_limits;
     let limits = SyncLimits {
@@ -330,6 +330,30 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             self.backend.reap(&mut Vec::new());
             if !self.backend.kick() {
                 std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Members stay locked until their last I/O has ended. One that hangs is not waited for for
+    /// ever: the kernel holds its lock for as long as it must.
+    pub(super) fn wait_for_last_io(&mut self, members: &[MemberId]) {
+        let start = std::time::Instant::now();
+        while start.elapsed() < LAST_IO_PATIENCE {
+            // Nobody is there to hear of them.
+            self.backend.reap(&mut Vec::new());
+            if members.iter().all(|id| self.backend.is_closed(*id)) {
+                return;
+            }
+            if !self.backend.kick() {
+                let mut watched = [PollFd::from_borrowed_fd(
+                    self.backend.event_fd(),
+                    PollFlags::IN,
+                )];
+                let pause = Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 50_000_000,
+                };
+                let _ = poll(&mut watched, Some(&pause)); // Only shortens the pause.
             }
         }
     }

@@ -19,8 +19,8 @@ use crate::api::{BitmapRequest, DoneDoc, ErrorDoc};
 use crate::doc::{ArrayDoc, NodeDoc};
 
 impl Household {
-    /// Takes the bitmap of a running array away, or makes one; makes it one of a cluster, or a plain
-    /// one again; or gives the bitmaps of a cluster's nodes another chunk.
+    /// Takes the bitmap of a running array away, or makes one; makes the array one of a cluster, or
+    /// a plain one again; or gives the bitmaps of a cluster's nodes another chunk.
     ///
     /// # Errors
     /// When the array refuses it, or its file cannot be made.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::event::epoll;
 use tokio::sync::oneshot;
 use umd_core::array::{
     BitmapFile, BitmapWish, Command, Commands, Control, ControlError, Event, NewMember, Notice,
@@ -773,30 +773,6 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         for (_, sender) in std::mem::take(&mut self.controls) {
             if let Some(sender) = sender {
                 let _ = sender.send(Ok(umd_core::array::ControlReply::Done));
-            }
-        }
-    }
-
-    /// Members stay locked until their last I/O has ended. One that hangs is not waited for for
-    /// ever: the kernel holds its lock for as long as it must.
-    fn wait_for_last_io(&mut self, members: &[MemberId]) {
-        let start = std::time::Instant::now();
-        while start.elapsed() < LAST_IO_PATIENCE {
-            // Nobody is there to hear of them.
-            self.backend.reap(&mut Vec::new());
-            if members.iter().all(|id| self.backend.is_closed(*id)) {
-                return;
-            }
-            if !self.backend.kick() {
-                let mut watched = [PollFd::from_borrowed_fd(
-                    self.backend.event_fd(),
-                    PollFlags::IN,
-                )];
-                let pause = Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 50_000_000,
-                };
-                let _ = poll(&mut watched, Some(&pause)); // Only shortens the pause.
             }
         }
     }

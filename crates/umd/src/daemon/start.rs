@@ -367,8 +367,8 @@ fn needs_cluster(facts: &[MemberFacts], wishes: &Wishes) -> Option<String> {
     ))
 }
 
-/// Whether some members are of a clustered array, and others as new as those are of a plain one: who
-/// made it the one or the other was cut short. Of one that left long ago nobody asks that.
+/// Whether some members are of a clustered array, and others, as new, of a plain one: who made it
+/// the one or the other was cut short. Of one that left long ago nobody asks that.
 fn is_between(facts: &[MemberFacts], wish: &Wish) -> bool {
     let found = facts.iter().flat_map(|fact| &fact.superblock);
     let found = found.filter(|one| wish.uuid.is_none_or(|uuid| uuid == one.fields.set_uuid));

@@ -310,9 +310,7 @@ impl Household {
         }
         let cannot = format!("{name} cannot join cluster '{}'", cluster.name);
         let refused = |why: String| ErrorDoc::new(format!("{cannot}: {why}"));
-        if let Some(why) = unfit(&snapshot.status, &handle.how()) {
-            return Err(refused(why));
-        }
+        unfit(&snapshot.status, &handle.how()).map_or(Ok(()), |why| Err(refused(why)))?;
         let now = memory::request(name, &handle, &snapshot);
         let now = now.ok_or_else(|| refused("it could not be started again".into()))?;
         let cut_short = AssembleRequest {
