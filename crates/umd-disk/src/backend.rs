@@ -53,6 +53,10 @@ pub trait Backend {
     /// completion. I/O in flight is not cancelled; its completions are delivered.
     fn close(&mut self, member: MemberId);
 
+    /// Gives the member back, open and locked as it is. `None` while I/O to it is in flight, and
+    /// when it is not held open.
+    fn give_back(&mut self, member: MemberId) -> Option<MemberFile>;
+
     /// Whether the member is not (or no longer) held open.
     fn is_closed(&self, member: MemberId) -> bool;
 

@@ -80,15 +80,19 @@ impl Mux {
         Some(self.ring.as_mut()?.attach(member, raw))
     }
 
-    fn finish_close(&mut self, member: MemberId) {
+    fn detach(&mut self, member: MemberId) -> MemberFile {
         let place = &mut self.members[member.0 as usize];
         let entry = place.take().expect("only an open member is closed");
         assert_eq!(entry.in_flight, 0, "a member is closed once its I/O ended");
         if let (Some(seat), Some(ring)) = (entry.seat, &mut self.ring) {
             ring.detach(seat);
         }
+        entry.file
+    }
+
+    fn finish_close(&mut self, member: MemberId) {
         // Explicitly: the ring's file table may hold the file a little longer.
-        entry.file.medium.unlock();
+        self.detach(member).medium.unlock();
     }
 }
 
@@ -296,6 +300,12 @@ impl Backend for Mux {
         if entry.in_flight == 0 {
             self.finish_close(member);
         }
+    }
+
+    fn give_back(&mut self, member: MemberId) -> Option<MemberFile> {
+        let entry = self.entry(member)?;
+        let rests = entry.in_flight == 0 && !entry.closing;
+        rests.then(|| self.detach(member))
     }
 
     fn is_closed(&self, member: MemberId) -> bool {

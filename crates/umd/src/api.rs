@@ -377,9 +377,17 @@ pub enum Limit {
 pub struct BitmapRequest {
     /// A bitmap on the members; otherwise in `file`, or none.
     pub internal: bool,
-    /// The bitmaps of the nodes of a cluster, which have another chunk from then on.
+    /// The bitmaps of the nodes of a cluster. With `cluster`: it becomes an array of that; without:
+    /// they have another chunk from then on.
     #[serde(default)]
     pub clustered: bool,
+    /// How this host runs it as a node from then on. Without, and with `clustered` false, an array
+    /// that a cluster runs becomes a plain one, if no other node is in it.
+    #[serde(default)]
+    pub cluster: Option<ClusterRequest>,
+    /// With `cluster`: how many nodes can run it; 4 when nothing is said.
+    #[serde(default)]
+    pub nodes: Option<u32>,
     /// A bitmap in this file.
     #[serde(default)]
     pub file: Option<String>,

@@ -41,6 +41,14 @@ impl Histogram {
         self.sum = Span(self.sum.0.saturating_add(took.0));
     }
 
+    /// Counts what another one has counted, too.
+    pub fn take_in(&mut self, other: &Histogram) {
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
+        self.sum = Span(self.sum.0.saturating_add(other.sum.0));
+    }
+
     /// How many there were.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
@@ -92,6 +100,13 @@ impl Rungs {
     /// A write left this rung, on which it had stood since then.
     pub fn left(&mut self, rung: Rung, since: Instant, now: Instant) {
         self.times[rung as usize].add(now - since);
+    }
+
+    /// Counts what another engine has counted, too.
+    pub fn take_in(&mut self, other: &Rungs) {
+        for (time, more) in self.times.iter_mut().zip(&other.times) {
+            time.take_in(more);
+        }
     }
 
     /// The times on one of them.

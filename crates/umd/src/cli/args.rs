@@ -602,6 +602,7 @@ pub struct ManageArgs {
 #[derive(Debug, Clone, Args)]
 #[command(
     override_usage = "umd grow NAME --bitmap=internal|none|/path/file [OPTIONS]\n       \
+                            umd grow NAME --bitmap=clustered --cluster-engine=ENGINE ...\n       \
                             umd grow NAME --bitmap-chunk=SIZE [OPTIONS]\n       \
                             umd grow NAME --level=LEVEL [--layout=LAYOUT] [--add DEV...]\n       \
                             umd grow NAME --raid-devices=COUNT [--add DEV...]\n       \
@@ -615,18 +616,19 @@ pub struct GrowArgs {
     #[arg(short, long)]
     pub add: bool,
     /// Write-intent bitmap: internal, none, or a file (a path with a '/'; it is named again with
-    /// each assemble)
+    /// each assemble). clustered: it becomes an array of a cluster; one that is becomes a plain one
+    /// with internal or none
     #[arg(short, long)]
     pub bitmap: Option<String>,
     /// Size of what one bit of the bitmap covers
     #[arg(long, value_name = "SIZE")]
     pub bitmap_chunk: Option<String>,
-    /// With --bitmap=clustered, which says what to type instead
-    #[arg(long, value_name = "N", hide = true)]
+    /// How many hosts can run it at the same time (with --bitmap=clustered) [default: 4]
+    #[arg(long, value_name = "N")]
     pub nodes: Option<String>,
-    /// The same
-    #[arg(long, value_name = "NAME", hide = true)]
-    pub home_cluster: Option<String>,
+    /// With --bitmap=clustered: how this host runs it as a node.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// Let up to N writes lag on write-mostly devices of a RAID1 (with the new bitmap)
     #[arg(long, value_name = "N", num_args = 0..=1, require_equals = true,
           default_missing_value = "256")]

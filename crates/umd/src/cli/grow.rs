@@ -2,6 +2,7 @@
 //! how level faulty fails, how many devices a RAID1 has, and how much of them it uses.
 
 use umd_core::geometry::{Shape, convert};
+use umd_format::update::join::NODES_DEFAULT;
 use umd_format::{FaultyLayout, Level};
 
 use super::args::GrowArgs;
@@ -11,7 +12,7 @@ use super::values::{self, BitmapWord};
 use crate::api::{BitmapRequest, DoneDoc, LayoutRequest, LegsRequest, LevelRequest, SizeRequest};
 use crate::daemon::legs::no_change;
 use crate::daemon::level::wish;
-use crate::daemon::rebit::{devices, in_cluster};
+use crate::daemon::rebit::company;
 use crate::doc::ArrayDoc;
 use crate::words;
 
@@ -42,9 +43,6 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
             )));
         }
     };
-    if let Some(refused) = joining(args, &name, reach)? {
-        return Err(refused);
-    }
     let change = change(args)?;
     if args.dry_run {
         let array = reach.detail(&name)?;
@@ -70,46 +68,6 @@ pub fn run(args: &GrowArgs, reach: &Reach, quiet: bool) -> Outcome {
         print_json(&reach.detail(&name)?)?;
     }
     Ok(0)
-}
-
-/// Why an array that runs does not join a cluster, if it is to: whoever uses it would lose it.
-fn joining(args: &GrowArgs, name: &str, reach: &Reach) -> Result<Option<Failure>, Failure> {
-    let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
-    if word != Some(BitmapWord::Clustered) {
-        let given = [
-            ("--nodes", args.nodes.is_some()),
-            ("--home-cluster", args.home_cluster.is_some()),
-        ];
-        return match given.iter().find(|(_, given)| *given) {
-            Some((option, _)) => Err(Failure::usage(format!("{option} needs --bitmap=clustered"))),
-            None => Ok(None),
-        };
-    }
-    let chunk_only = args.bitmap_chunk.is_some() && args.nodes.is_none();
-    if chunk_only && reach.detail(name)?.cluster.is_some() {
-        return Ok(None);
-    }
-    let nodes = args.nodes.as_deref().map(values::nodes).transpose()?;
-    let cluster = match &args.home_cluster {
-        Some(cluster) => cluster.clone(),
-        None => super::scan::config(None)?.homecluster.ok_or_else(|| {
-            Failure::usage(
-                "--bitmap=clustered needs the name of the cluster: --home-cluster=NAME, or \
-                 HOMECLUSTER in mdadm.conf",
-            )
-        })?,
-    };
-    let array = reach.detail(name)?;
-    if let Some(already) = &array.cluster {
-        let text = format!("{name} is an array of cluster '{}' already", already.name);
-        return Ok(Some(Failure::failed(text)));
-    }
-    let nodes = nodes.map_or(String::new(), |nodes| format!(" --nodes={nodes}"));
-    Ok(Some(Failure::failed(format!(
-        "{name} does not join a cluster while it runs: umd stop {name}; then umd assemble {name} \
-         --update=cluster={cluster}{nodes} {}",
-        devices(&array)
-    ))))
 }
 
 fn change(args: &GrowArgs) -> Result<Change, Failure> {
@@ -231,6 +189,48 @@ fn about_bitmaps(args: &GrowArgs) -> bool {
     args.force || given.iter().any(|option| option.is_some())
 }
 
+/// What is said of a cluster is for an array that joins one.
+fn about_clusters(args: &GrowArgs, clustered: bool) -> Result<(), Failure> {
+    let given = [
+        ("--nodes", args.nodes.is_some()),
+        ("--home-cluster", args.cluster.home_cluster.is_some()),
+        ("--cluster-engine", args.cluster.cluster_engine.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given && !clustered) {
+        Some((option, _)) => Err(Failure::usage(format!("{option} needs --bitmap=clustered"))),
+        None => Ok(()),
+    }
+}
+
+/// A plain array becomes one of a cluster.
+fn joining(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
+    let nodes = args.nodes.as_deref().map(values::nodes).transpose()?;
+    let cluster = super::cluster::request(&args.cluster, None, None)?;
+    let cluster = cluster.ok_or_else(|| {
+        Failure::usage(
+            "an array that runs is a node of its cluster at once: say how, with \
+             --cluster-engine=etcd --cluster-server=URL, or --cluster-engine=memory where no other \
+             host runs it",
+        )
+    })?;
+    let other = [
+        ("--bitmap-chunk", args.bitmap_chunk.is_some()),
+        ("--write-behind", args.write_behind.is_some()),
+        ("--force", args.force),
+    ];
+    if let Some((option, _)) = other.iter().find(|(_, given)| *given) {
+        return Err(Failure::usage(format!(
+            "{option} does not go with --bitmap=clustered and --cluster-engine"
+        )));
+    }
+    Ok(BitmapRequest {
+        clustered: true,
+        cluster: Some(cluster),
+        nodes,
+        ..BitmapRequest::default()
+    })
+}
+
 /// Another chunk for the bitmaps of a cluster's nodes.
 fn chunk(args: &GrowArgs, chunk: &str) -> Result<BitmapRequest, Failure> {
     let other = [
@@ -251,7 +251,11 @@ fn chunk(args: &GrowArgs, chunk: &str) -> Result<BitmapRequest, Failure> {
 
 fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
     let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
-    if let (None | Some(BitmapWord::Clustered), Some(size)) = (&word, &args.bitmap_chunk) {
+    about_clusters(args, word == Some(BitmapWord::Clustered))?;
+    let joins = args.nodes.is_some() || args.cluster.cluster_engine.is_some();
+    if let (None | Some(BitmapWord::Clustered), Some(size), false) =
+        (&word, &args.bitmap_chunk, joins)
+    {
         return chunk(args, size);
     }
     let Some(word) = word else {
@@ -263,7 +267,7 @@ fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
         BitmapWord::Internal => (true, None),
         BitmapWord::None => (false, None),
         BitmapWord::File(path) => (false, Some(path)),
-        BitmapWord::Clustered => unreachable!("refused before"),
+        BitmapWord::Clustered => return joining(args),
         BitmapWord::Lockless => {
             return Err(Failure::usage(
                 "a running array gets no lockless bitmap: it tells from the first day what was \
@@ -291,23 +295,21 @@ fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
     }
     Ok(BitmapRequest {
         internal,
-        clustered: false,
         file,
         force: args.force,
         write_behind: behind.map_or(Ok(0), values::write_behind)?,
         chunk_bytes: chunk.map(values::bitmap_chunk_bytes).transpose()?,
-        offset_sectors: None,
+        ..BitmapRequest::default()
     })
 }
 
 fn planned(array: &ArrayDoc, change: &Change) -> Result<Vec<String>, Failure> {
     let name = &array.name;
     match change {
+        Change::Bitmap(request) if request.cluster.is_some() => planned_join(array, request),
         Change::Bitmap(request) if request.clustered => planned_chunk(array, request),
-        Change::Bitmap(request) => match in_cluster(array) {
-            Some(why) => Err(Failure::failed(why)),
-            None => Ok(planned_bitmap(array, request)),
-        },
+        Change::Bitmap(request) if array.cluster.is_some() => planned_leave(array, request),
+        Change::Bitmap(request) => Ok(planned_bitmap(array, request)),
         Change::Layout(layout) if array.faulty.is_some() => Ok(vec![format!(
             "would set the layout of {name} to {layout}, and write nothing: its superblock keeps \
              the one it was made with"
@@ -320,6 +322,48 @@ fn planned(array: &ArrayDoc, change: &Change) -> Result<Vec<String>, Failure> {
         Change::Legs(request) => planned_legs(array, request),
         Change::Size(request) => planned_size(array, request),
     }
+}
+
+fn planned_join(array: &ArrayDoc, request: &BitmapRequest) -> Result<Vec<String>, Failure> {
+    let (name, wanted) = (&array.name, request.cluster.as_ref());
+    let cluster = wanted.map_or("", |one| one.name.as_str());
+    if let Some(already) = &array.cluster {
+        let text = format!("{name} is an array of cluster '{}' already", already.name);
+        return Err(Failure::failed(text));
+    }
+    let nodes = request.nodes.unwrap_or(NODES_DEFAULT);
+    let mut lines = vec![format!(
+        "would make {name} an array of cluster '{cluster}', which {nodes} nodes can run"
+    )];
+    lines.extend(rewritten(array, "bitmaps of all nodes"));
+    Ok(lines)
+}
+
+fn planned_leave(array: &ArrayDoc, request: &BitmapRequest) -> Result<Vec<String>, Failure> {
+    let name = &array.name;
+    let of = array.cluster.as_ref().map_or("", |one| one.name.as_str());
+    if let Some(why) = company(array) {
+        let text = format!("{name} cannot leave cluster '{of}': {why}");
+        return Err(Failure::failed(text));
+    }
+    let mut lines = vec![format!("would make {name} a plain array of this host")];
+    lines.extend(rewritten(array, "bits of all nodes into one bitmap"));
+    if !request.internal {
+        lines.push(format!("would remove the bitmap of {name}"));
+    }
+    Ok(lines)
+}
+
+/// What is written to each member that works.
+fn rewritten(array: &ArrayDoc, bitmaps: &str) -> Vec<String> {
+    let working = array.members.iter().filter(|m| m.state != "faulty");
+    let lines = working.map(|member| {
+        format!(
+            "would write the {bitmaps}, and the version {} superblock, of {}",
+            array.metadata, member.path
+        )
+    });
+    lines.collect()
 }
 
 fn planned_chunk(array: &ArrayDoc, request: &BitmapRequest) -> Result<Vec<String>, Failure> {

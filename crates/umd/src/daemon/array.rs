@@ -12,7 +12,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::{PoisonError, RwLock, mpsc};
 
 use tokio::sync::{broadcast, oneshot};
 use umd_core::array::{Control, ControlError, ControlReply, FlagWish, Map, NewBitmap, Status};
@@ -25,7 +25,8 @@ use super::meter::Counted;
 use super::open::How;
 use super::reserved::Reserved;
 use super::sync;
-use crate::api::{EventDoc, OpenerDoc};
+use super::turn::Turn;
+use crate::api::{AssembleRequest, EventDoc, OpenerDoc};
 use crate::doc::{ArrayDoc, ClusterDoc, Surroundings};
 
 /// The answer to a control request.
@@ -75,6 +76,8 @@ pub enum Message {
     ConfirmDead(u16, oneshot::Sender<Result<(), String>>),
     /// Where dirty regions, in so many parts, and bad blocks lie?
     Map(u16, oneshot::Sender<Map>),
+    /// Members are rewritten, and another engine goes on with them.
+    Turn(Box<Turn>),
 }
 
 /// What can be seen of an array.
@@ -106,9 +109,15 @@ pub struct Handle {
     size_sectors: Arc<AtomicU64>,
     /// What happens to it.
     pub events: broadcast::Sender<EventDoc>,
-    /// How its members were opened, and new ones will be.
-    pub how: Arc<How>,
+    now: Arc<RwLock<Current>>,
     reserved: Option<Arc<Reserved>>,
+}
+
+/// What of an array is exchanged while it runs.
+struct Current {
+    how: Arc<How>,
+    /// While that is going on: how it is started if it is cut short.
+    cut_short: Option<Box<AssembleRequest>>,
 }
 
 /// The array's thread is gone.
@@ -140,7 +149,10 @@ impl Handle {
             size_sectors: Arc::new(AtomicU64::new(export.size_sectors)),
             export,
             events,
-            how: Arc::new(how),
+            now: Arc::new(RwLock::new(Current {
+                how: Arc::new(how),
+                cut_short: None,
+            })),
             reserved: None,
         };
         Ok((handle, inbox))
@@ -150,6 +162,31 @@ impl Handle {
     pub fn under(mut self, reserved: Option<Arc<Reserved>>) -> Handle {
         self.reserved = reserved;
         self
+    }
+
+    /// How its members were opened, and new ones will be.
+    pub fn how(&self) -> Arc<How> {
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        now.how.clone()
+    }
+
+    /// From here on members are opened like this.
+    pub fn run_as(&self, how: How) {
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        now.how = Arc::new(how);
+    }
+
+    /// How it is started if it is cut short while its engine is exchanged.
+    pub fn cut_short(&self) -> Option<AssembleRequest> {
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        now.cut_short.as_deref().cloned()
+    }
+
+    /// Its engine is about to be exchanged, and started like this if that is cut short; or that is
+    /// over.
+    pub fn exchange(&self, cut_short: Option<AssembleRequest>) {
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        now.cut_short = cut_short.map(Box::new);
     }
 
     /// Who may write, if a table says so.

@@ -19,6 +19,7 @@ mod access;
 mod connect;
 mod fencing;
 mod kennel;
+mod parting;
 mod search;
 mod storage;
 
@@ -31,16 +32,16 @@ use umd_core::array::{
     Options, Output, Request, RequestError, Setup, Status,
 };
 use umd_core::assembly::{self, BitmapPlan, MemberFacts, Wish};
-use umd_core::cluster::{Cannot, End, Freeze, NodeSlot, ServiceEvent, WaitFor};
+use umd_core::cluster::{Cannot, End, Freeze, NodeSlot, ServiceCommand, ServiceEvent, WaitFor};
 use umd_core::value::{
     ControlId, Instant, MemberId, NewMember, Notice, Now, Pool, Rungs, SECTOR_BYTES,
 };
 use umd_format::bitmap::{SUPERBLOCK_BYTES, Unverified};
 use umd_format::v1::Features;
 
-pub use connect::{MEMORY, Wanted, check};
+pub use connect::{MEMORY, Wanted, check, reachable};
 
-use super::engine::{Engine, Newcomer};
+use super::engine::{Ending, Engine, Newcomer, Permit};
 use super::open::{self, How, Opened};
 use super::sync::mpsc::SyncSender;
 use crate::api::ClusterRequest;
@@ -48,6 +49,7 @@ use crate::cli::outcome::say;
 use crate::doc::{ClusterDoc, NodeDoc};
 pub(super) use fencing::Fencing;
 pub use kennel::{DEVICE as WATCHDOG, Lease};
+use parting::Parting;
 pub(super) use search::Search;
 pub use storage::Storage;
 
@@ -90,6 +92,7 @@ pub struct ClusterNode {
     stopping: Vec<ControlId>,
     /// It was told to leave.
     leaving: bool,
+    parting: Parting,
     /// Why the members could not be read.
     unread: Option<String>,
     reported: bool,
@@ -148,6 +151,7 @@ impl ClusterNode {
             inputs: VecDeque::new(),
             stopping: Vec::new(),
             leaving: false,
+            parting: Parting::default(),
             unread: None,
             reported: false,
             parts,
@@ -190,7 +194,13 @@ impl ClusterNode {
                 out.push(Command::Answer { id, result });
             }
             Output::Array(command) => out.push(command),
-            Output::Service(command) => self.service.submit(command),
+            Output::Service(ServiceCommand::Leave(how)) if self.parting.is_draining() => {
+                self.close(how, now.mono);
+            }
+            Output::Service(command) => {
+                self.parting.note(&command);
+                self.service.submit(command);
+            }
             Output::Load(slot) => {
                 let loaded = self.load(slot);
                 self.inputs.push_back(Input::Loaded(loaded));
@@ -248,6 +258,7 @@ impl ClusterNode {
     }
 
     fn over(&mut self, end: End, out: &mut Commands) {
+        self.parting.end = Some(end);
         if end != End::Lost {
             // A disk may keep whoever lets it go waiting for longer than a watchdog does.
             if let Some(lease) = self.parts.lease.take() {
@@ -414,13 +425,17 @@ impl Engine for ClusterNode {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.array.next_deadline()
+        let deadlines = [self.array.next_deadline(), self.parting.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     fn tend(&mut self, now: Now, out: &mut Commands) {
         while let Some(event) = self.service.try_event() {
-            self.hear(now, event, out);
+            if !self.hear_parting(&event) {
+                self.hear(now, event, out);
+            }
         }
+        self.tend_parting(now.mono);
         for (peer, answer) in self.fencing.answers() {
             let input = match answer {
                 Ok(proof) => Input::Fenced(proof),
@@ -471,5 +486,25 @@ impl Engine for ClusterNode {
         let proof = self.fencing.confirm(NodeSlot(node))?;
         self.step(now, Input::Fenced(proof), out);
         Ok(())
+    }
+
+    fn rest(&mut self, id: ControlId, now: Now, out: &mut Commands) {
+        self.begin_parting(id, now, out);
+    }
+
+    fn rests(&self) -> bool {
+        self.is_alone()
+    }
+
+    fn permit(&self) -> Permit {
+        self.permit_of_session()
+    }
+
+    fn turned(&mut self, rewritten: bool, _: Now, _: &mut Commands) {
+        self.part(rewritten);
+    }
+
+    fn ending(&self) -> Ending {
+        ClusterNode::ending(self)
     }
 }

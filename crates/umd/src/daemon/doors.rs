@@ -31,6 +31,8 @@ pub struct Doors {
     pool: Pool,
     /// Who may write, if a table says so.
     reservations: Option<Reservations>,
+    /// Nothing is read from anybody.
+    held: bool,
 }
 
 impl Doors {
@@ -41,6 +43,18 @@ impl Doors {
             next: FIRST_NUMBER,
             pool,
             reservations: None,
+            held: false,
+        }
+    }
+
+    /// From here on nothing is read from anybody, and clients wait; or it is again. What was read
+    /// before may still come out as requests.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+        for door in self.doors.values_mut() {
+            door.touched = true;
+            // What came meanwhile may lie where the poller does not see it.
+            door.more |= !held && door.connection.wants_read();
         }
     }
 
@@ -82,7 +96,7 @@ impl Doors {
         if let Some(table) = &self.reservations {
             connection = connection.under(table.clone());
         }
-        let interest = interest_of(&connection);
+        let interest = interest_of(&connection, self.held);
         epoll::add(
             epoll,
             &socket,
@@ -97,7 +111,10 @@ impl Doors {
             answered: true,
             touched: true,
         };
-        door.read(requests);
+        match self.held {
+            true => door.more = true,
+            false => door.read(requests),
+        }
         self.doors.insert(number, door);
         Ok(number)
     }
@@ -126,13 +143,16 @@ impl Doors {
         door.answered |= flags.contains(epoll::EventFlags::OUT);
         if flags.intersects(epoll::EventFlags::ERR | epoll::EventFlags::HUP) {
             door.connection.hang_up();
-        } else if flags.contains(epoll::EventFlags::IN) {
+        } else if flags.contains(epoll::EventFlags::IN) && !self.held {
             door.read(requests);
         }
     }
 
     /// Reads on from connections that had more than one turn's worth.
     pub fn read_more(&mut self, requests: &mut Vec<Request>) {
+        if self.held {
+            return;
+        }
         for door in self.doors.values_mut().filter(|door| door.more) {
             door.touched = true;
             door.read(requests);
@@ -141,7 +161,7 @@ impl Doors {
 
     /// Whether `read_more` has something to do: the loop must not sleep.
     pub fn has_more(&self) -> bool {
-        self.doors.values().any(|door| door.more)
+        !self.held && self.doors.values().any(|door| door.more)
     }
 
     /// Passes the engine's answer on. Nobody is there any more when the client left.
@@ -177,7 +197,7 @@ impl Doors {
         let mut finished = Vec::new();
         for (number, door) in self.doors.iter_mut().filter(|(_, door)| door.touched) {
             door.touched = false;
-            let interest = interest_of(&door.connection);
+            let interest = interest_of(&door.connection, self.held);
             let watched = interest == door.interest || {
                 let mark = epoll::EventData::new_u64((*number).into());
                 door.interest = interest;
@@ -232,9 +252,9 @@ impl Door {
     }
 }
 
-fn interest_of(connection: &Connection) -> epoll::EventFlags {
+fn interest_of(connection: &Connection, held: bool) -> epoll::EventFlags {
     let mut flags = epoll::EventFlags::empty();
-    flags.set(epoll::EventFlags::IN, connection.wants_read());
+    flags.set(epoll::EventFlags::IN, connection.wants_read() && !held);
     flags.set(epoll::EventFlags::OUT, connection.wants_write());
     flags
 }

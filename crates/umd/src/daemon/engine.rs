@@ -10,8 +10,8 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use umd_core::array::{ArrayState, Commands, Event, Map, Status};
-use umd_core::value::{Instant, NewMember, Now, Rungs};
+use umd_core::array::{ArrayState, Commands, Control, Event, Map, Status};
+use umd_core::value::{ControlId, Instant, NewMember, Now, Rungs};
 use umd_format::SuperblockV1;
 
 use super::open::Opened;
@@ -59,7 +59,41 @@ pub trait Engine: Send {
     fn confirm_dead(&mut self, _node: u16, _now: Now, _out: &mut Commands) -> Result<(), String> {
         Err("it is not run by a cluster".into())
     }
+    /// To come to rest, so that members can be rewritten and another engine goes on with them.
+    /// Answered like a control request when it is refused, and then nothing has changed.
+    fn rest(&mut self, id: ControlId, now: Now, out: &mut Commands) {
+        self.handle(now, Event::Control(id, Control::Stop), out);
+    }
+    /// It has come to rest, and waits for [`turned`](Engine::turned): nobody else has the members.
+    /// One that does not wait has stopped then.
+    fn rests(&self) -> bool {
+        false
+    }
+    /// Says, at any time while it rests, whether members may still be written.
+    fn permit(&self) -> Permit {
+        Box::new(|| true)
+    }
+    /// Members were rewritten, or were not: it stops now.
+    fn turned(&mut self, _rewritten: bool, _now: Now, _out: &mut Commands) {}
+    /// How it has ended, now that it has stopped without having waited for `turned`.
+    fn ending(&self) -> Ending {
+        Ending::Complete
+    }
 }
+
+/// How an engine has ended that was to come to rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// All that it had to write is on the members, and nobody else has them.
+    Complete,
+    /// In order, but others may have the members: why.
+    Left(String),
+    /// It was cut off from them.
+    Lost,
+}
+
+/// Says whether members may still be written.
+pub type Permit = Box<dyn Fn() -> bool>;
 
 /// A disk that another node adds.
 pub struct Newcomer {
@@ -159,6 +193,34 @@ impl<E: Engine + ?Sized> Contained<E> {
             answer = engine.confirm_dead(node, now, out);
         });
         works.then_some(answer)
+    }
+
+    /// Has it come to rest. Otherwise as `handle`.
+    #[must_use]
+    pub fn rest(&mut self, now: Now, id: ControlId, out: &mut Commands) -> bool {
+        self.guard(out, |engine, out| engine.rest(id, now, out))
+    }
+
+    /// Whether it rests. A frozen one never does.
+    pub fn rests(&self) -> bool {
+        self.running().is_some_and(E::rests)
+    }
+
+    /// Says whether members may still be written.
+    pub fn permit(&self) -> Permit {
+        self.running()
+            .map_or_else(|| Box::new(|| false) as Permit, E::permit)
+    }
+
+    /// Passes on that members were rewritten, or were not. Otherwise as `handle`.
+    #[must_use]
+    pub fn turned(&mut self, now: Now, rewritten: bool, out: &mut Commands) -> bool {
+        self.guard(out, |engine, out| engine.turned(rewritten, now, out))
+    }
+
+    /// How it has ended.
+    pub fn ending(&self) -> Ending {
+        self.running().map_or(Ending::Lost, E::ending)
     }
 
     /// Passes on that a member is none any more.

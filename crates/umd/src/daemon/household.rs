@@ -117,7 +117,7 @@ impl Household {
     pub(super) async fn look(&self, name: &str, handle: &Handle) -> Answer<(Snapshot, ArrayDoc)> {
         let snapshot = handle.look().await.map_err(stopped(name))?;
         let openers = self.registry.openers(name);
-        let mut doc = snapshot.doc(name, &self.addresses(), openers, &handle.how);
+        let mut doc = snapshot.doc(name, &self.addresses(), openers, &handle.how());
         doc.scrubs = self.scrubs.of(&doc.uuid_canonical);
         Ok((snapshot, doc))
     }
@@ -433,7 +433,7 @@ impl Household {
         let (device, re_add) = (request.device.clone(), request.operation == "re-add");
         let copy = request.clone();
         let uuid = snapshot.status.uuid;
-        let how = handle.how.clone();
+        let how = handle.how();
         // Nothing on such a device says whose it was: the array remembers who left.
         let by_name = re_add && !snapshot.status.format.is_stored();
         let offer = match blocking(move || match by_name {
@@ -455,7 +455,7 @@ impl Household {
         let (answer, verb) = match answer {
             Err(_) if came_back && !re_add => {
                 let copy = request.clone();
-                let how = handle.how.clone();
+                let how = handle.how();
                 let mut offer = blocking(move || open_offer(&copy, uuid, &how)).await?;
                 offer.re_add = false;
                 (handle.add(offer).await.map_err(stopped(name))?, "added")
@@ -540,7 +540,7 @@ impl Household {
     /// When the array refuses.
     pub async fn readonly(&self, name: &str, readonly: bool) -> Answer<DoneDoc> {
         let handle = self.handle(name)?;
-        if !readonly && handle.how.readonly {
+        if !readonly && handle.how().readonly {
             return Err(ErrorDoc::new(format!(
                 "failed to set writable for {name}: it was started read-only, and its members are \
                  open for reading; stop it and assemble it again"

@@ -65,16 +65,38 @@ pub fn prepare(request: &AssembleRequest, dry_run: bool) -> Answer<Joining> {
         false => open::open(device, &how),
     });
     let opened: Vec<Opened> = opened.collect::<Result<_, _>>().map_err(ErrorDoc::new)?;
+    let (prepared, messages) = of(
+        &opened,
+        &wishes.wish,
+        (request.name.as_deref(), name, request.nodes),
+    )?;
+    Ok(Joining {
+        opened,
+        prepared,
+        messages,
+    })
+}
+
+/// What makes these members, all of one array that does not run, those of a cluster, and what there
+/// is to say of it: `array` is what the array is called, `cluster` the cluster of so many `nodes`.
+///
+/// # Errors
+/// When the array cannot be one of that cluster, or could not start as one.
+pub fn of(
+    opened: &[Opened],
+    wish: &Wish,
+    (array, cluster, nodes): (Option<&str>, &str, Option<u32>),
+) -> Answer<(Prepared, Vec<String>)> {
     let wish = Wish {
         clustered: true,
-        ..wishes.wish
+        ..wish.clone()
     };
-    let mut facts = facts_of(&opened, &wish)?;
+    let mut facts = facts_of(opened, &wish)?;
     let joined = {
         let found: Vec<&SuperblockV1> = superblocks(&facts).collect();
         let members = opened.iter().zip(found);
         let members: Vec<Member<'_>> = members.map(|(one, found)| member(one, found)).collect();
-        join(&members, name, request.nodes).map_err(|why| refused(&why, &opened))?
+        join(&members, cluster, nodes).map_err(|why| refused(&why, opened))?
     };
     for (fact, change) in facts.iter_mut().zip(&joined.changes) {
         fact.superblock = Ok(change.superblock.clone());
@@ -82,15 +104,12 @@ pub fn prepare(request: &AssembleRequest, dry_run: bool) -> Answer<Joining> {
     }
     let planned = assembly::assemble(&facts, &wish);
     planned.map_err(|refusal| {
-        let mut error = refusal_doc(&refusal, request.name.as_deref());
+        let mut error = refusal_doc(&refusal, array);
         error.error.push_str(" - nothing was changed");
         error
     })?;
-    Ok(Joining {
-        messages: messages(&joined),
-        prepared: prepared(joined, facts),
-        opened,
-    })
+    let messages = messages(&joined);
+    Ok((prepared(joined, facts), messages))
 }
 
 fn check(request: &AssembleRequest) -> Answer<()> {

@@ -133,7 +133,7 @@ impl Household {
     ) -> Answer<()> {
         let (needed, block_bytes) = (needed_sectors(status), status.logical_block_bytes);
         let devices = devices.to_vec();
-        let (uuid, how) = (status.uuid, handle.how.clone());
+        let (uuid, how) = (status.uuid, handle.how());
         let opened = blocking(move || {
             // All of them at the same time: none is named twice.
             let mut offers = Vec::new();

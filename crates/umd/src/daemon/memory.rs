@@ -21,9 +21,9 @@ use umd_core::array::{ArrayState, MemberRole};
 use umd_disk::Engine;
 
 use super::array::{Handle, Snapshot};
-use super::household::Household;
+use super::household::{Answer, Household};
 use super::opening::DoorOptions;
-use crate::api::{AssembleRequest, SCHEMA};
+use crate::api::{AssembleRequest, ErrorDoc, SCHEMA, StartedDoc};
 use crate::cli::outcome::say;
 
 /// How often an array is tried again before it is left to a person.
@@ -51,6 +51,22 @@ struct KeptArray {
     tries: u32,
     /// It was stopped with a daemon that keeps: only another one that does starts it again.
     rests: bool,
+    /// It was becoming one of a cluster, or a plain one again: how it is started if it is that by
+    /// now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cut_short: Option<AssembleRequest>,
+}
+
+impl KeptArray {
+    /// How to start it, and how to start it otherwise. As a node first: who joins a cluster finds
+    /// out whether others are in it.
+    fn ways(&self) -> Vec<AssembleRequest> {
+        let other = self.cut_short.clone();
+        let mut ways: Vec<AssembleRequest> = other.into_iter().collect();
+        ways.push(self.request.clone());
+        ways.sort_by_key(|way| way.cluster.is_none());
+        ways
+    }
 }
 
 /// Where it is written, and what was written last.
@@ -132,19 +148,20 @@ impl Memory {
         }
     }
 
-    fn write(&self, running: Vec<AssembleRequest>) {
+    fn write(&self, running: Vec<(AssembleRequest, Option<AssembleRequest>)>) {
         let mut state = self.lock();
         if state.sealed {
             return;
         }
-        let again = |one: &KeptArray| !running.iter().any(|run| run.uuid == one.request.uuid);
+        let again = |one: &KeptArray| !running.iter().any(|(run, _)| run.uuid == one.request.uuid);
         state.failed.retain(again);
         let running = running.into_iter();
         let mut arrays: Vec<KeptArray> = running
-            .map(|request| KeptArray {
+            .map(|(request, cut_short)| KeptArray {
                 request,
                 tries: 0,
                 rests: false,
+                cut_short,
             })
             .collect();
         arrays.extend(state.failed.iter().cloned());
@@ -202,8 +219,8 @@ fn boot() -> String {
 }
 
 /// How to start a running array again; nothing for one that cannot be.
-fn request(name: &str, handle: &Handle, snapshot: &Snapshot) -> Option<AssembleRequest> {
-    let (status, how) = (&snapshot.status, &handle.how);
+pub fn request(name: &str, handle: &Handle, snapshot: &Snapshot) -> Option<AssembleRequest> {
+    let (status, how) = (&snapshot.status, handle.how());
     // Without superblocks nothing says in which order; in memory nothing is left.
     if !status.format.is_stored() || how.engine == Engine::Memory {
         return None;
@@ -233,7 +250,8 @@ impl Household {
         let mut running = Vec::new();
         for (name, handle) in self.registry.all() {
             if let Ok(snapshot) = handle.look().await {
-                running.extend(request(&name, &handle, &snapshot));
+                let request = request(&name, &handle, &snapshot);
+                running.extend(request.map(|request| (request, handle.cut_short())));
             }
         }
         memory.write(running);
@@ -249,6 +267,21 @@ impl Household {
                 Err(RecvError::Closed) => return,
             }
         }
+    }
+
+    /// Starts an array in the first of these ways that can be; otherwise says why not in the last.
+    async fn assemble_either(
+        self: &std::sync::Arc<Self>,
+        ways: Vec<AssembleRequest>,
+    ) -> Answer<StartedDoc> {
+        let mut outcome = Err(ErrorDoc::new("nobody knows how"));
+        for way in ways {
+            outcome = self.assemble(way).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
     }
 
     /// Starts again what ran when the last daemon was killed; with `keep`, also what rests since
@@ -277,7 +310,7 @@ impl Household {
         memory.write(Vec::new());
         for one in kept {
             let name = one.request.name.clone().unwrap_or_default();
-            match self.assemble(one.request.clone()).await {
+            match self.assemble_either(one.ways()).await {
                 Ok(done) => said.extend(done.messages),
                 Err(error) => {
                     said.extend(error.messages);
@@ -319,7 +352,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("arrays.json");
         let memory = Memory::at(&path);
-        memory.write(vec![request("a"), request("b")]);
+        memory.write(vec![(request("a"), None), (request("b"), None)]);
         let kept = Memory::at(&path).read().arrays;
         assert_eq!(kept.len(), 2);
         assert_eq!(kept[1].request, request("b"));
@@ -338,7 +371,7 @@ mod tests {
             ..DoorOptions::default()
         };
         memory.keep_doors(doors.clone());
-        memory.write(vec![request("a")]);
+        memory.write(vec![(request("a"), None)]);
         assert_eq!(Memory::at(&path).doors(), doors);
         memory.seal();
         assert_eq!(Memory::at(&path).doors(), DoorOptions::default());
@@ -349,7 +382,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("arrays.json");
         let memory = Memory::at(&path);
-        memory.write(vec![request("a")]);
+        memory.write(vec![(request("a"), None)]);
         assert!(memory.orphans());
         memory.seal();
         memory.write(Vec::new());
@@ -363,7 +396,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("arrays.json");
         let memory = Memory::at(&path);
-        memory.write(vec![request("a")]);
+        memory.write(vec![(request("a"), None)]);
         let text = fs::read_to_string(&path).expect("reads");
         fs::write(&path, text.replace(&boot(), "another")).expect("writes");
         assert_eq!(memory.read(), Kept::default());
@@ -380,11 +413,12 @@ mod tests {
             request: request("a"),
             tries: 1,
             rests: false,
+            cut_short: None,
         }];
-        memory.write(vec![request("b")]);
+        memory.write(vec![(request("b"), None)]);
         let tries: Vec<u32> = memory.read().arrays.iter().map(|one| one.tries).collect();
         assert_eq!(tries, [0, 1]);
-        memory.write(vec![request("a"), request("b")]);
+        memory.write(vec![(request("a"), None), (request("b"), None)]);
         assert!(memory.read().arrays.iter().all(|one| one.tries == 0));
     }
 }

@@ -114,6 +114,16 @@ impl Meter {
         ids
     }
 
+    /// Whether the engine works on no request.
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// Another engine goes on: what the last one still had under way is nobody's any more.
+    pub fn turn(&mut self) {
+        self.member_io.clear();
+    }
+
     /// A member I/O goes to its member.
     pub fn begin_io(&mut self, now: Duration, io: &MemberIo) {
         let index = PURPOSES.iter().position(|(one, _)| *one == io.purpose);

@@ -50,6 +50,7 @@ pub mod gathering;
 pub mod household;
 pub mod incremental;
 pub mod join;
+mod launch;
 pub mod listener;
 
 pub mod legs;
@@ -79,5 +80,6 @@ pub mod start;
 pub mod state;
 mod sync;
 pub mod tls;
+pub mod turn;
 pub mod update;
 pub mod web;

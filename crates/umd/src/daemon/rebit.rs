@@ -19,23 +19,27 @@ use crate::api::{BitmapRequest, DoneDoc, ErrorDoc};
 use crate::doc::{ArrayDoc, NodeDoc};
 
 impl Household {
-    /// Takes the bitmap of a running array away, or makes one; or gives those of a cluster's nodes
-    /// another chunk.
+    /// Takes the bitmap of a running array away, or makes one; makes the array one of a cluster, or
+    /// a plain one again; or gives the bitmaps of a cluster's nodes another chunk.
     ///
     /// # Errors
     /// When the array refuses it, or its file cannot be made.
     pub async fn bitmap(&self, name: &str, request: &BitmapRequest) -> Answer<DoneDoc> {
-        match request.clustered {
-            true => self.bitmap_chunk(name, request).await,
-            false => self.bitmap_of_one(name, request).await,
+        if let Some(cluster) = &request.cluster {
+            return self.turn_clustered(name, cluster, request).await;
+        }
+        if request.clustered {
+            return self.bitmap_chunk(name, request).await;
+        }
+        let handle = self.handle(name)?;
+        match self.look(name, &handle).await?.1.cluster {
+            Some(cluster) => self.turn_plain(name, &cluster.name, request).await,
+            None => self.bitmap_of_one(name, request).await,
         }
     }
 
     async fn bitmap_of_one(&self, name: &str, request: &BitmapRequest) -> Answer<DoneDoc> {
         let handle = self.handle(name)?;
-        if let Some(why) = in_cluster(&self.look(name, &handle).await?.1) {
-            return Err(ErrorDoc::new(why));
-        }
         let new = NewBitmap {
             region_bytes: request.chunk_bytes,
             write_behind: request.write_behind,
@@ -142,7 +146,7 @@ impl Household {
         (new, over): (NewBitmap, bool),
     ) -> Answer<()> {
         let cannot = |text: &str| ErrorDoc::new(format!("{}: {text}", cannot_add(name)));
-        if handle.how.overlay.is_some() {
+        if handle.how().overlay.is_some() {
             return Err(cannot(&format!(
                 "it runs with --overlay, which leaves members alone, and would not leave {path} \
                  alone"
@@ -161,7 +165,7 @@ impl Household {
                  it would wait for itself; take a path on another disk"
             )));
         }
-        let (to, how) = (path.to_owned(), handle.how.clone());
+        let (to, how) = (path.to_owned(), handle.how());
         let laid =
             blocking(move || bitmap_file::lay_out(&to, sectors * SECTOR_BYTES, over, &how)).await;
         let (made, opened) = match laid {
@@ -188,8 +192,8 @@ pub fn chunk_kib(array: &ArrayDoc) -> u64 {
         .map_or(0, |bitmap| bitmap.chunk_bytes / 1024)
 }
 
-/// Why the bitmap of an array that a cluster runs stays as it is, and what to type instead.
-pub fn in_cluster(array: &ArrayDoc) -> Option<String> {
+/// Why an array does not leave its cluster: who else is in it, or may be.
+pub fn company(array: &ArrayDoc) -> Option<String> {
     let cluster = array.cluster.as_ref()?;
     let named = |node: &NodeDoc| match &node.host {
         Some(host) => format!("node {} ({host})", node.node),
@@ -197,33 +201,32 @@ pub fn in_cluster(array: &ArrayDoc) -> Option<String> {
     };
     let of = |state: &str| {
         let nodes = cluster.nodes.iter().filter(|node| node.state == state);
-        nodes.map(named).collect::<Vec<String>>().join(", ")
+        nodes.map(named).collect::<Vec<String>>()
     };
     let (others, dead) = (of("member"), of("dead"));
-    let (name, of) = (&array.name, &cluster.name);
-    let mut text = format!(
-        "the bitmap of {name} is not changed while cluster '{of}' runs it: umd stop {name}"
-    );
+    let name = &array.name;
+    let mut why = Vec::new();
     if !others.is_empty() {
-        text.push_str(&format!(", here and on {others}"));
-    }
-    if !dead.is_empty() {
-        text.push_str(&format!(
-            "; see that {dead} has ended, which is not known yet"
+        let (verb, others) = (verb(&others, "runs", "run"), others.join(", "));
+        why.push(format!(
+            "{others} {verb} it as well: umd stop {name} there first"
         ));
     }
-    text.push_str(&format!(
-        "; then umd assemble {name} --update=no-cluster={of} {} makes it a plain one",
-        devices(array)
-    ));
-    Some(text)
+    if !dead.is_empty() {
+        let (verb, dead) = (verb(&dead, "is", "are"), dead.join(", "));
+        why.push(format!("{dead} {verb} not known to have ended"));
+    }
+    if cluster.frozen.is_some() && why.is_empty() {
+        why.extend(cluster.frozen.clone());
+    }
+    (!why.is_empty()).then(|| why.join("; "))
 }
 
-/// Its devices, as they are named to start it again.
-pub fn devices(array: &ArrayDoc) -> String {
-    let working = array.members.iter().filter(|m| m.state != "faulty");
-    let paths: Vec<&str> = working.map(|member| member.path.as_str()).collect();
-    paths.join(" ")
+fn verb<'a>(nodes: &[String], one: &'a str, several: &'a str) -> &'a str {
+    match nodes {
+        [_] => one,
+        _ => several,
+    }
 }
 
 fn cannot_add(name: &str) -> String {

@@ -5,13 +5,13 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::event::epoll;
 use tokio::sync::oneshot;
 use umd_core::array::{
     BitmapFile, BitmapWish, Command, Commands, Control, ControlError, Event, NewMember, Notice,
     Request, RequestError, Timer,
 };
-use umd_core::value::{ControlId, FlagWish, Instant, MemberId, Now, Pool};
+use umd_core::value::{ControlId, FlagWish, Instant, MemberId, Now, Pool, Rungs};
 use umd_disk::{Backend, MemberFile};
 
 use super::array::{BitmapOffer, ControlAnswer, Handle, Inbox, Message, Offer, Snapshot};
@@ -23,6 +23,10 @@ use super::open::Opened;
 use super::polling::Polling;
 use super::sync;
 use crate::words;
+use exchange::UnderWay;
+
+#[path = "exchange.rs"]
+pub mod exchange;
 
 const MARK_WAKE: u64 = 0;
 const MARK_MEMBERS: u64 = 1;
@@ -139,6 +143,12 @@ pub struct Loop<E: ?Sized, B> {
     trimmed: bool,
     broken: Option<String>,
     stopped: bool,
+    /// Another engine is to go on.
+    under_way: Option<UnderWay>,
+    /// What was said meanwhile.
+    deferred: Vec<Message>,
+    /// What earlier engines have counted.
+    rungs: Rungs,
 }
 
 impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
@@ -195,6 +205,9 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             trimmed: true,
             broken: None,
             stopped: false,
+            under_way: None,
+            deferred: Vec::new(),
+            rungs: Rungs::default(),
         })
     }
 
@@ -207,26 +220,31 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         }
     }
 
-    /// Runs until the array has stopped.
+    /// Runs until the array has stopped, or rests for another engine to go on.
     ///
     /// # Errors
     /// When the poller fails, which no array survives.
-    pub fn run(mut self) -> std::io::Result<()> {
+    pub fn run(mut self) -> std::io::Result<Option<Box<Loop<dyn Engine, B>>>> {
         let now = self.now();
-        if !self.engine.begin(now, &mut self.commands) {
+        let frozen = self.engine.frozen().is_some();
+        if !frozen && !self.engine.begin(now, &mut self.commands) {
             self.freeze();
         }
         self.carry_out();
         while !self.stopped {
             let quiet = self.work_until_quiet();
             self.doors.tend(&self.epoll);
+            let moved = self.turn_on();
             if self.stopped {
                 break;
             }
-            self.wait(quiet)?;
+            self.wait(quiet && !moved)?;
+        }
+        if let Some(rested) = self.rested() {
+            return Ok(Some(Box::new(self.resting(rested))));
         }
         self.farewell();
-        Ok(())
+        Ok(None)
     }
 
     /// Requests, commands and completions, until nothing is left to do without waiting. Returns
@@ -240,7 +258,8 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
                 self.reap();
             }
             self.doors.send(&mut self.requests);
-            if !ready && self.requests.is_empty() && self.commands.is_empty() {
+            let served = self.requests.is_empty() || self.is_held();
+            if !ready && served && self.commands.is_empty() {
                 return true;
             }
         }
@@ -248,7 +267,7 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
     }
 
     fn serve_requests(&mut self) {
-        if self.requests.is_empty() {
+        if self.requests.is_empty() || self.is_held() {
             return;
         }
         self.last_request = std::time::Instant::now();
@@ -311,7 +330,8 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         for (_, member) in std::mem::take(&mut self.offers) {
             self.release(member);
         }
-        self.notify(Notice::Frozen(reason));
+        self.notify(Notice::Frozen(reason.clone()));
+        self.turn_frozen(&reason);
     }
 
     fn frozen_error(&self) -> ControlError {
@@ -361,6 +381,9 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         {
             self.release(member);
         }
+        if self.turn_answered(id, &result) {
+            return;
+        }
         if let Some(Some(sender)) = self.controls.remove(&id) {
             let _ = sender.send(result); // Whoever asked may have gone away.
         }
@@ -369,6 +392,11 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
     fn release(&mut self, member: MemberId) {
         let Some(gone) = self.members.remove(&member) else {
             return;
+        };
+        let gone = match &mut self.under_way {
+            // It is not let go: another engine goes on with it.
+            Some(under_way) => return under_way.released(member, gone),
+            None => gone,
         };
         // What was opened twice is a member still.
         let same = |one: &Attached| one.identity.is_some() && one.identity == gone.identity;
@@ -440,7 +468,8 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
     }
 
     fn sleep_time(&self) -> Duration {
-        if self.doors.has_more() || !self.requests.is_empty() || !self.commands.is_empty() {
+        let unserved = !self.requests.is_empty() && !self.is_held();
+        if self.doors.has_more() || unserved || !self.commands.is_empty() {
             return Duration::ZERO;
         }
         let now = self.now().mono;
@@ -487,37 +516,45 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         let mut count = [0; 8];
         let _ = rustix::io::read(&*self.inbox.wake, &mut count); // Somebody read it already.
         while let Ok(message) = self.inbox.receiver.try_recv() {
-            match message {
-                Message::Connection(socket, transmission) => {
-                    let admitted =
-                        self.doors
-                            .admit(&self.epoll, socket, *transmission, &mut self.requests);
-                    if let Err(error) = admitted {
-                        let text = format!("{}: a client was turned away: {error}", self.name);
-                        crate::cli::outcome::say(&text);
-                    }
-                }
-                Message::Control(control, sender) => self.control(control, Some(sender)),
-                Message::Add(offer, sender) => self.offer(*offer, sender),
-                Message::Bitmap(offer, sender) => self.offer_bitmap(*offer, sender),
-                Message::Evict => self.doors.stop(),
-                Message::Look(sender) => {
-                    let _ = sender.send(self.snapshot());
-                }
-                Message::ConfirmDead(node, sender) => {
-                    let told = (node, self.now());
-                    match self.engine.confirm_dead(told, &mut self.commands) {
-                        // Nobody may be waiting for the answer any more.
-                        Some(answer) => drop(sender.send(answer)),
-                        None => self.freeze(),
-                    }
-                }
-                Message::Map(cells, sender) => {
-                    let _ = sender.send(self.engine.map(cells));
-                }
+            match self.under_way.is_some() && exchange::waits(&message) {
+                true => self.deferred.push(message),
+                false => self.message(message),
             }
         }
         self.carry_out();
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Connection(socket, transmission) => {
+                let admitted =
+                    self.doors
+                        .admit(&self.epoll, socket, *transmission, &mut self.requests);
+                if let Err(error) = admitted {
+                    let text = format!("{}: a client was turned away: {error}", self.name);
+                    crate::cli::outcome::say(&text);
+                }
+            }
+            Message::Control(control, sender) => self.control(control, Some(sender)),
+            Message::Add(offer, sender) => self.offer(*offer, sender),
+            Message::Bitmap(offer, sender) => self.offer_bitmap(*offer, sender),
+            Message::Evict => self.doors.stop(),
+            Message::Look(sender) => {
+                let _ = sender.send(self.snapshot());
+            }
+            Message::ConfirmDead(node, sender) => {
+                let told = (node, self.now());
+                match self.engine.confirm_dead(told, &mut self.commands) {
+                    // Nobody may be waiting for the answer any more.
+                    Some(answer) => drop(sender.send(answer)),
+                    None => self.freeze(),
+                }
+            }
+            Message::Map(cells, sender) => {
+                let _ = sender.send(self.engine.map(cells));
+            }
+            Message::Turn(turn) => self.begin_turn(*turn),
+        }
     }
 
     fn control(&mut self, control: Control, sender: Option<oneshot::Sender<ControlAnswer>>) {
@@ -679,7 +716,7 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
                 .iter()
                 .filter_map(|(id, member)| Some((id.0, member.device?)))
                 .collect(),
-            counted: Box::new(self.meter.counted(self.engine.rungs())),
+            counted: Box::new(self.meter.counted(self.all_rungs())),
             clients: self.doors.len(),
             cluster: self.engine.cluster(),
         }
@@ -696,7 +733,7 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             self.pool.trim();
             self.trimmed = true;
         }
-        if self.engine.frozen().is_some() {
+        if self.engine.frozen().is_some() || self.under_way.is_some() {
             return;
         }
         let lost: Vec<MemberId> = self
@@ -736,30 +773,6 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
         for (_, sender) in std::mem::take(&mut self.controls) {
             if let Some(sender) = sender {
                 let _ = sender.send(Ok(umd_core::array::ControlReply::Done));
-            }
-        }
-    }
-
-    /// Members stay locked until their last I/O has ended. One that hangs is not waited for for
-    /// ever: the kernel holds its lock for as long as it must.
-    fn wait_for_last_io(&mut self, members: &[MemberId]) {
-        let start = std::time::Instant::now();
-        while start.elapsed() < LAST_IO_PATIENCE {
-            // Nobody is there to hear of them.
-            self.backend.reap(&mut Vec::new());
-            if members.iter().all(|id| self.backend.is_closed(*id)) {
-                return;
-            }
-            if !self.backend.kick() {
-                let mut watched = [PollFd::from_borrowed_fd(
-                    self.backend.event_fd(),
-                    PollFlags::IN,
-                )];
-                let pause = Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 50_000_000,
-                };
-                let _ = poll(&mut watched, Some(&pause)); // Only shortens the pause.
             }
         }
     }

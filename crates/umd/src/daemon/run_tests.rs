@@ -15,9 +15,13 @@ use umd_export::nbd::{Address, ExportInfo};
 use umd_format::Uuid;
 
 use super::super::array::Handle;
+use super::super::array::Message;
 use super::super::listener::{Listening, open_door};
+use super::super::open::Opened;
 use super::super::registry::Registry;
-use super::{Attached, Engine, Loop};
+use super::super::start::Revived;
+use super::super::turn::{Side, Turn, Work};
+use super::{Attached, Engine, Loop, exchange};
 
 const SECTORS: u64 = 2048;
 /// A write to this sector breaks the engine.
@@ -159,7 +163,10 @@ fn start(name: &'static str, registry: &Registry) -> Rig {
         let attached = BTreeMap::from([(MemberId(0), Attached::of(&file, "memory"))]);
         backend.attach(MemberId(0), file);
         let run = Loop::new(name, Box::new(engine), backend, attached, pool, ends).expect("a loop");
-        run.run().expect("runs");
+        let mut rested = run.run().expect("runs");
+        while let Some(array) = rested {
+            rested = exchange::go_on(*array).expect("runs");
+        }
     });
     Rig {
         handle,
@@ -317,4 +324,183 @@ fn members_elsewhere_are_told_apart() {
     assert!(one.is_some() && one == far("nbd://nas/d0"));
     assert_ne!(one, other);
     assert_eq!(far("/nowhere/at/all"), None);
+}
+
+/// Another copycat goes on, on the same member or on one of zeros.
+struct Swap {
+    /// Told with the members in hand; goes on when it is told to, with that outcome.
+    at_rest: mpsc::Sender<()>,
+    outcome: mpsc::Receiver<Result<(), String>>,
+    /// No engine can be had for that side.
+    dead: Vec<Side>,
+    revived: mpsc::Sender<Side>,
+    undone: mpsc::Sender<()>,
+}
+
+impl Work for Swap {
+    fn rewrite(&mut self, members: &[Opened], may: &dyn Fn() -> bool) -> Result<(), String> {
+        assert_eq!(members.len(), 1);
+        assert!(may());
+        self.at_rest.send(()).expect("somebody waits");
+        self.outcome.recv().expect("somebody says")
+    }
+
+    fn undo(&mut self) -> Result<(), String> {
+        self.undone.send(()).map_err(|_| "nobody waits".to_owned())
+    }
+
+    fn revive(
+        &mut self,
+        side: Side,
+        members: Option<Vec<Opened>>,
+        pool: &Pool,
+    ) -> Result<Revived, String> {
+        self.revived.send(side).expect("somebody looks");
+        if self.dead.contains(&side) {
+            return Err("it makes no array".into());
+        }
+        let file = members.map_or_else(
+            || MemberFile::in_memory(SECTORS, 512),
+            |mut members| members.remove(0).file,
+        );
+        let name = "memory".to_owned();
+        let engine = Copycat {
+            pool: pool.clone(),
+            pending: BTreeMap::new(),
+            next: 0,
+            ticks: mpsc::channel().0,
+        };
+        Ok(Revived {
+            driven: super::super::launch::Driven::Node(Box::new(engine)),
+            members: vec![(MemberId(0), Opened { name, file })],
+            joined: None,
+        })
+    }
+
+    fn advice(&self) -> String {
+        "look at it".into()
+    }
+
+    fn messages(&mut self) -> Vec<String> {
+        vec!["turned".into()]
+    }
+}
+
+/// A turn under way, and the ends of it that a test holds.
+struct Turned {
+    at_rest: mpsc::Receiver<()>,
+    outcome: mpsc::Sender<Result<(), String>>,
+    revived: mpsc::Receiver<Side>,
+    undone: mpsc::Receiver<()>,
+    answer: tokio::sync::oneshot::Receiver<Result<Vec<String>, String>>,
+}
+
+fn turn(handle: &Handle, dead: &[Side]) -> Turned {
+    let (at_rest, rests) = mpsc::channel();
+    let (says, outcome) = mpsc::channel();
+    let (revived, sides) = mpsc::channel();
+    let (undone, undoes) = mpsc::channel();
+    let (sender, answer) = tokio::sync::oneshot::channel();
+    let work = Box::new(Swap {
+        at_rest,
+        outcome,
+        dead: dead.to_vec(),
+        revived,
+        undone,
+    });
+    let turn = Turn { work, sender };
+    let sent = handle.send(Message::Turn(Box::new(turn)));
+    sent.expect("alive");
+    Turned {
+        at_rest: rests,
+        outcome: says,
+        revived: sides,
+        undone: undoes,
+        answer,
+    }
+}
+
+/// Nobody is told anything while members are rewritten, nothing is lost, and the connection is the
+/// same one. Who wants it stopped meanwhile waits.
+#[test]
+fn another_engine_goes_on_and_clients_only_wait() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let registry = Registry::default();
+    let rig = start("turns", &registry);
+    let (_door, address) = door(dir.path(), &registry);
+    let mut client = Client::connect(&address, "turns").expect("connects");
+    client.pwrite(0, &[1; 512]).expect("writes");
+    let turned = turn(&rig.handle, &[]);
+    turned.at_rest.recv().expect("it rests");
+    let (sender, answered) = mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        client.pwrite(512, &[2; 512]).expect("writes");
+        sender.send(()).expect("somebody looks");
+        let late = Client::connect(&address, "turns");
+        late.expect("connects")
+            .pwrite(1024, &[3; 512])
+            .expect("writes");
+        client
+    });
+    let handle = rig.handle.clone();
+    let failed = std::thread::spawn(move || wait(handle.control(Control::Fail(MemberId(0)))));
+    let early = answered.recv_timeout(std::time::Duration::from_millis(300));
+    assert!(early.is_err(), "a request was answered in between");
+    assert!(!failed.is_finished(), "a control request was, too");
+    turned.outcome.send(Ok(())).expect("it waits");
+    let said = wait(turned.answer).expect("answered").expect("turned");
+    assert_eq!(said, ["turned"]);
+    assert_eq!(turned.revived.recv(), Ok(Side::New));
+    let mut client = writer.join().expect("works");
+    let answer = failed.join().expect("works").expect("alive");
+    assert_eq!(answer, Err(ControlError::Busy("not now".into())));
+    for (sector, byte) in [(0, 1), (1, 2), (2, 3)] {
+        let read = client.pread(sector * 512, 512).expect("reads");
+        assert_eq!(read, [byte; 512], "the same member");
+    }
+    wait(rig.handle.control(Control::Stop))
+        .expect("alive")
+        .expect("stops");
+    rig.thread.join().expect("ends");
+}
+
+/// Whatever fails, clients are served as before; and when nothing goes any more, they are told.
+#[test]
+fn a_turn_that_fails_goes_back_or_freezes() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let registry = Registry::default();
+    let rig = start("back", &registry);
+    let (_door, address) = door(dir.path(), &registry);
+    let mut client = Client::connect(&address, "back").expect("connects");
+    client.pwrite(0, &[1; 512]).expect("writes");
+    let turned = turn(&rig.handle, &[]);
+    turned
+        .outcome
+        .send(Err("a member is full".into()))
+        .expect("it waits");
+    let why = wait(turned.answer).expect("answered").unwrap_err();
+    assert_eq!(why, "a member is full");
+    assert_eq!(turned.revived.recv(), Ok(Side::Old));
+    assert!(turned.undone.try_recv().is_err(), "nothing to undo");
+    assert_eq!(client.pread(0, 512).expect("reads"), [1; 512]);
+    let turned = turn(&rig.handle, &[Side::New]);
+    turned.outcome.send(Ok(())).expect("it waits");
+    let why = wait(turned.answer).expect("answered").unwrap_err();
+    assert_eq!(why, "it makes no array");
+    let sides: Vec<Side> = turned.revived.iter().collect();
+    assert_eq!(sides, [Side::New, Side::Old]);
+    assert_eq!(turned.undone.recv(), Ok(()));
+    client.pwrite(0, &[4; 512]).expect("writes");
+    let turned = turn(&rig.handle, &[Side::New, Side::Old]);
+    turned.outcome.send(Ok(())).expect("it waits");
+    let why = wait(turned.answer).expect("answered").unwrap_err();
+    assert_eq!(why, "it makes no array; look at it");
+    client.pread(0, 512).expect_err("frozen");
+    let snapshot = wait(rig.handle.look()).expect("alive");
+    assert_eq!(snapshot.status.state, ArrayState::Frozen);
+    assert_eq!(snapshot.reason, Some(why));
+    wait(rig.handle.control(Control::Stop))
+        .expect("alive")
+        .expect("stops");
+    rig.thread.join().expect("ends");
 }

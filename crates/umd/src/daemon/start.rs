@@ -1,8 +1,6 @@
 //! From members to a running array: open, read, plan, start the thread. Blocking; never on an
 //! array's thread.
 
-use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
@@ -11,35 +9,30 @@ use umd_core::assembly::{
     self, BitmapPlan, MemberFacts, Plan, Refusal, RefusalKind, SlotPlan, Wish,
 };
 use umd_core::cluster::NodeSlot;
-use umd_core::registry::ObjectId;
 use umd_core::value::{MemberId, Now, Pool, Rungs, SECTOR_BYTES};
-use umd_disk::{Backend, Mode, Mux};
+use umd_disk::Mode;
 use umd_export::nbd::ExportInfo;
 use umd_format::update::Update;
 use umd_format::v1::Features;
 use umd_format::{Format, SuperblockV1};
 
-use super::array::{Handle, Inbox};
+use super::array::Handle;
 use super::bitmap_file;
 use super::cluster::{self, ClusterNode, Wanted};
-use super::engine::{Engine, empty_status, panic_text};
+use super::engine::{Engine, empty_status};
 use super::household::Answer;
 use super::join;
+use super::launch::{Driven, Joined, LoopParts, launch};
 use super::open::{self, How, Opened};
 use super::registry::{Registry, Reservation, Taken};
 use super::reserved;
 use super::room;
-use super::run::{Attached, Loop};
-use super::sync::{mpsc, thread};
+use super::sync::mpsc;
 use super::update::{self, Prepared};
 use crate::api::{AssembleRequest, ErrorDoc, EventDoc};
-use crate::cli::outcome::say;
 use crate::cli::values;
 use crate::member;
 use crate::text::short_name;
-
-/// Stack of an array's thread: buffers are on the heap.
-const STACK_BYTES: usize = 1 << 20;
 
 impl Engine for Array {
     fn begin(&mut self, now: Now, out: &mut Commands) {
@@ -325,6 +318,9 @@ pub fn plan(opened: &[Opened], wishes: &Wishes) -> Answer<Planned> {
         false => read_facts(opened, wishes.only),
     };
     let facts: Vec<MemberFacts> = wishes.facts.clone().unwrap_or_else(read);
+    if let Some(text) = needs_cluster(&facts, wishes).filter(|_| is_between(&facts, &wishes.wish)) {
+        return Err(refused(text));
+    }
     let plan = assembly::assemble(&facts, &wishes.wish).map_err(|refusal| {
         match needs_cluster(&facts, wishes) {
             Some(text) => refused(text),
@@ -371,6 +367,21 @@ fn needs_cluster(facts: &[MemberFacts], wishes: &Wishes) -> Option<String> {
     ))
 }
 
+/// Whether some members are of a clustered array, and others, as new, of a plain one: who made it
+/// the one or the other was cut short. Of one that left long ago nobody asks that.
+fn is_between(facts: &[MemberFacts], wish: &Wish) -> bool {
+    let found = facts.iter().flat_map(|fact| &fact.superblock);
+    let found = found.filter(|one| wish.uuid.is_none_or(|uuid| uuid == one.fields.set_uuid));
+    let found: Vec<&SuperblockV1> = found.collect();
+    found.iter().any(|one| {
+        let same = found.iter().map(|other| &other.fields);
+        let same = same.filter(|other| other.set_uuid == one.fields.set_uuid);
+        let newest = same.map(|other| other.events).max();
+        let shared = one.fields.features.contains(Features::CLUSTERED);
+        shared && newest.is_some_and(|newest| one.fields.events + 1 >= newest)
+    })
+}
+
 /// What every node can see before it has joined: the bitmap of the first.
 fn cluster_facts(opened: &[Opened]) -> Vec<MemberFacts> {
     let id = |index: usize| MemberId(u32::try_from(index).expect("fewer than 2^32 devices"));
@@ -379,7 +390,7 @@ fn cluster_facts(opened: &[Opened]) -> Vec<MemberFacts> {
     facts.collect()
 }
 
-fn read_facts(opened: &[Opened], only: Option<Format>) -> Vec<MemberFacts> {
+pub(super) fn read_facts(opened: &[Opened], only: Option<Format>) -> Vec<MemberFacts> {
     let id = |index: usize| MemberId(u32::try_from(index).expect("fewer than 2^32 devices"));
     let numbered = opened.iter().enumerate();
     let facts = numbered.map(|(index, one)| open::facts(id(index), one, only));
@@ -438,7 +449,7 @@ pub fn start(
     wishes: &Wishes,
 ) -> Answer<Started> {
     let Planned {
-        mut plan,
+        plan,
         facts,
         name,
         mut messages,
@@ -451,42 +462,26 @@ pub fn start(
         None => around.reserve(&name)?,
     };
     let name = reservation.name().to_owned();
-    let wanted = wanted(&opened, &plan, &facts, wishes)?;
-    let looks = looks(&opened, wishes)?;
-    let (bitmap, bitmap_area) = bitmap(&opened, &mut plan, &facts, wishes)?;
     let (uuid, drives) = (plan.uuid, plan.drives());
     let stored = plan.format.is_stored().then_some(uuid);
     let export = export_of(&name, &plan, wishes.how.readonly);
-    let used = used_members(&plan);
-    let pool = Pool::new();
-    let setup = Setup {
-        plan,
-        facts,
-        bitmap_area,
-        pool: pool.clone(),
-        options: Options {
-            read_only: wishes.how.readonly,
-            read_auto: wishes.read_auto,
-            bitmap_file: bitmap.as_ref().map(|(id, file)| (*id, file.name.clone())),
-            ..Options::default()
-        },
-    };
+    let ready = made_ready(opened, (plan, facts), wishes, Pool::new())?;
+    let pool = ready.setup.pool.clone();
     let system = |error: std::io::Error| refused(format!("cannot start {name}: {error}"));
     let (handle, inbox) =
         Handle::new(export, around.events.clone(), wishes.how.clone()).map_err(system)?;
     let handle = handle.under(reserved::of(&name, stored, &wishes.how).map_err(refused)?);
-    let members = kept(opened, &used).chain(bitmap).collect();
     let joining = Joining {
         name: &name,
-        wanted,
-        looks,
+        wanted: ready.wanted,
+        looks: ready.looks,
         wish: around.granting(wishes.clone()).wish,
     };
-    let (driven, joined) = joining.driven(setup, &handle)?;
+    let (driven, joined) = joining.driven(ready.setup, &handle)?;
     let parts = LoopParts {
         name: name.clone(),
         driven,
-        members,
+        members: ready.members,
         pool,
         ends: (handle.clone(), inbox),
     };
@@ -498,6 +493,85 @@ pub fn start(
         name,
         drives,
         messages,
+    })
+}
+
+/// What an array's engine is made of.
+struct Ready {
+    wanted: Option<Wanted>,
+    looks: Vec<Opened>,
+    setup: Setup,
+    members: Vec<(MemberId, Opened)>,
+}
+
+/// All that a plan needs of its members.
+fn made_ready(
+    opened: Vec<Opened>,
+    (mut plan, facts): (Plan, Vec<MemberFacts>),
+    wishes: &Wishes,
+    pool: Pool,
+) -> Answer<Ready> {
+    let wanted = wanted(&opened, &plan, &facts, wishes)?;
+    let looks = looks(&opened, wishes)?;
+    let (bitmap, bitmap_area) = bitmap(&opened, &mut plan, &facts, wishes)?;
+    let used = used_members(&plan);
+    let setup = Setup {
+        plan,
+        facts,
+        bitmap_area,
+        pool,
+        options: Options {
+            read_only: wishes.how.readonly,
+            read_auto: wishes.read_auto,
+            bitmap_file: bitmap.as_ref().map(|(id, file)| (*id, file.name.clone())),
+            ..Options::default()
+        },
+    };
+    Ok(Ready {
+        wanted,
+        looks,
+        setup,
+        members: kept(opened, &used).chain(bitmap).collect(),
+    })
+}
+
+/// What an array goes on with that is served already.
+pub struct Revived {
+    /// Its engine.
+    pub driven: Driven,
+    /// Its members.
+    pub members: Vec<(MemberId, Opened)>,
+    /// Told when it serves, if that is not at once.
+    pub joined: Joined,
+}
+
+/// Plans an array that is served already, and whose members have been rewritten: its handle and its
+/// buffers stay.
+///
+/// # Errors
+/// When it is refused. Nothing has been written then.
+pub fn revive(
+    around: &Surroundings,
+    (name, handle): (&str, &Handle),
+    opened: Vec<Opened>,
+    wishes: &Wishes,
+    pool: &Pool,
+) -> Answer<Revived> {
+    let granted = around.granting(wishes.clone());
+    let Planned { plan, facts, .. } = plan(&opened, &granted)?;
+    let ready = made_ready(opened, (plan, facts), wishes, pool.clone())?;
+    handle.run_as(wishes.how.clone());
+    let joining = Joining {
+        name,
+        wanted: ready.wanted,
+        looks: ready.looks,
+        wish: granted.wish,
+    };
+    let (driven, joined) = joining.driven(ready.setup, handle)?;
+    Ok(Revived {
+        driven,
+        members: ready.members,
+        joined,
     })
 }
 
@@ -540,9 +614,6 @@ struct Joining<'a> {
     wish: Wish,
 }
 
-/// Told when a node serves, or why it does not.
-type Joined = Option<mpsc::Receiver<Result<(), String>>>;
-
 impl Joining<'_> {
     fn driven(self, setup: Setup, handle: &Handle) -> Answer<(Driven, Joined)> {
         let Some(wanted) = self.wanted else {
@@ -557,7 +628,7 @@ impl Joining<'_> {
             request: wanted.request,
             capacity: wanted.capacity,
             looks: self.looks,
-            how: handle.how.clone(),
+            how: handle.how(),
             wish: self.wish,
             pool: setup.pool,
             report,
@@ -566,23 +637,6 @@ impl Joining<'_> {
         let node = ClusterNode::new(parts, service, handle.waker());
         Ok((Driven::Node(Box::new(node)), Some(joined)))
     }
-}
-
-/// Starts the thread of what has its name already, and waits until it serves. After an error of its
-/// cluster the name is free again.
-fn launch(around: &Surroundings, id: ObjectId, parts: LoopParts, joined: Joined) -> Answer<()> {
-    let name = parts.name.clone();
-    spawn(around, id, parts).map_err(|error| refused(format!("cannot start {name}: {error}")))?;
-    if let Some(joined) = joined {
-        let outcome = joined.recv();
-        if let Ok(Err(_)) = outcome {
-            around.registry.wait_until_gone(id); // It is leaving its cluster, and ends.
-        }
-        let outcome = outcome.unwrap_or_else(|_| Err("an invariant of it broke".into()));
-        outcome.map_err(|why| refused(format!("{name} cannot join its cluster: {why}")))?;
-    }
-    tell(around, &name, "NewArray");
-    Ok(())
 }
 
 /// The members once more, without a lock: a node reads them after it has joined.
@@ -673,116 +727,6 @@ fn export_of(name: &str, plan: &Plan, read_only: bool) -> ExportInfo {
         preferred_bytes: chunk_bytes.max(4096),
         read_only,
     }
-}
-
-/// What the loop drives.
-enum Driven {
-    /// An array of this host.
-    Array(Box<Setup>),
-    /// One that others run as well.
-    Node(Box<dyn Engine>),
-}
-
-/// What an array's thread builds its loop from. The backend is made by the thread itself: a ring
-/// belongs to one thread.
-struct LoopParts {
-    name: String,
-    driven: Driven,
-    members: Vec<(MemberId, Opened)>,
-    pool: Pool,
-    ends: (Handle, Inbox),
-}
-
-impl LoopParts {
-    /// Runs until the array has stopped; `ready` is told when all is there that it needs.
-    fn run(self, ready: &mpsc::SyncSender<std::io::Result<()>>) -> std::io::Result<()> {
-        match self.driven {
-            Driven::Array(_) => self.drive(ready, |driven| match driven {
-                Driven::Array(setup) => Box::new(Array::start(*setup)),
-                Driven::Node(_) => unreachable!("just looked at"),
-            }),
-            Driven::Node(_) => self.drive(ready, |driven| match driven {
-                Driven::Node(node) => node,
-                Driven::Array(_) => unreachable!("just looked at"),
-            }),
-        }
-    }
-
-    fn drive<E: Engine + ?Sized>(
-        self,
-        ready: &mpsc::SyncSender<std::io::Result<()>>,
-        engine: impl FnOnce(Driven) -> Box<E>,
-    ) -> std::io::Result<()> {
-        match self.build(engine) {
-            Ok(run) => {
-                let _ = ready.send(Ok(()));
-                run.run()
-            }
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                Ok(())
-            }
-        }
-    }
-
-    fn build<E: Engine + ?Sized>(
-        self,
-        engine: impl FnOnce(Driven) -> Box<E>,
-    ) -> std::io::Result<Loop<E, Mux>> {
-        let mut backend = Mux::new()?;
-        let mut attached = BTreeMap::new();
-        for (id, one) in self.members {
-            attached.insert(id, Attached::of(&one.file, &one.name));
-            backend.attach(id, one.file);
-        }
-        let engine = engine(self.driven);
-        Loop::new(&self.name, engine, backend, attached, self.pool, self.ends)
-    }
-}
-
-/// An array has come or gone.
-fn tell(around: &Surroundings, name: &str, event: &str) {
-    let event = EventDoc {
-        schema: crate::api::SCHEMA,
-        array: name.to_owned(),
-        event: event.to_owned(),
-        member: None,
-        text: String::new(),
-    };
-    let _ = around.events.send(event); // Nobody may be listening.
-}
-
-/// Starts the thread, and waits until it has all it needs.
-fn spawn(around: &Surroundings, id: ObjectId, parts: LoopParts) -> std::io::Result<()> {
-    let registry = around.registry.clone();
-    let (around, name) = (around.clone(), parts.name.clone());
-    let (report, ready) = mpsc::sync_channel(1);
-    let thread = thread::Builder::new()
-        .name(format!("md:{name}"))
-        .stack_size(STACK_BYTES);
-    let spawned = thread.spawn(move || {
-        // Everything the array had is dropped inside: its members are free when it is taken out.
-        let work = || parts.run(&report);
-        match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => say(&format!("{name}: its loop failed: {error}")),
-            Err(payload) => {
-                let text = panic_text(payload.as_ref());
-                say(&format!("{name}: an invariant of its loop broke: {text}"));
-            }
-        }
-        around.registry.ended(id);
-        tell(&around, &name, "DeviceDisappeared");
-    });
-    if let Err(error) = spawned {
-        registry.ended(id);
-        return Err(error);
-    }
-    ready.recv().unwrap_or_else(|_| {
-        Err(std::io::Error::other(
-            "an invariant did not hold while it was started",
-        ))
-    })
 }
 
 #[cfg(all(test, feature = "shuttle"))]

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use umd_cluster::fence::{Fencer, NotFenced, Target, Wanted as Waited};
 use umd_core::array::{Command, Control};
 use umd_core::cluster::{FenceProof, ProofKind};
-use umd_core::registry::Refusal as NameRefusal;
+use umd_core::registry::{ObjectId, Refusal as NameRefusal};
 use umd_core::value::Instant;
 use umd_disk::MemberFile;
 use umd_format::create::{Cluster, NewArray, NewMember, new_clustered};

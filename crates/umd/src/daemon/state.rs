@@ -168,7 +168,7 @@ impl Household {
             }
         };
         let handle = self.handle(name)?;
-        if handle.how.readonly {
+        if handle.how().readonly {
             return self.readonly(name, false).await; // Says why not.
         }
         let answer = handle.control(control).await.map_err(stopped(name))?;
@@ -189,7 +189,7 @@ impl Household {
             () if array.metadata == "none" => "it has no superblocks",
             () if file => "its bitmap lies in a file, which would have to be named again",
             () if array.overlay.is_some() => "its members are under an overlay",
-            () if handle.how.readonly => "its members are open for reading only",
+            () if handle.how().readonly => "its members are open for reading only",
             () => "",
         };
         if !why.is_empty() {

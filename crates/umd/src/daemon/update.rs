@@ -11,7 +11,7 @@
 use std::time::SystemTime;
 
 use umd_core::assembly::{self, MemberFacts, NoSuperblock, Wish};
-use umd_core::value::SECTOR_BYTES;
+use umd_core::value::{IoError, SECTOR_BYTES};
 use umd_format::bitmap::{self, BitmapSuperblock};
 use umd_format::update::cluster::{self, Nodes};
 use umd_format::update::{Update, UpdateError, apply};
@@ -370,10 +370,22 @@ impl Prepared {
     /// # Errors
     /// When a member does not take it: the sentence says which were written.
     pub fn write(&self, opened: &[Opened]) -> Answer<String> {
+        self.write_while(opened, &|| true)
+    }
+
+    /// The same, as long as that is allowed: asked before each write.
+    ///
+    /// # Errors
+    /// As above, and when it is not allowed any more.
+    pub fn write_while(&self, opened: &[Opened], may: &dyn Fn() -> bool) -> Answer<String> {
         let name = |change: &Planned| opened[change.device].name.as_str();
         for (done, change) in self.changes.iter().enumerate() {
             let file = &opened[change.device].file;
             let written = change.writes.iter().try_for_each(|(sector, bytes)| {
+                if !may() {
+                    let why = "the session with the lock service has ended";
+                    return Err(IoError::Other(why.into()));
+                }
                 file.write_at(sector * SECTOR_BYTES, bytes)?;
                 file.sync()
             });

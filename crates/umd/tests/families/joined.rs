@@ -95,53 +95,140 @@ fn kill(pid: u32) {
     common::eventually("the daemon is gone", gone);
 }
 
-/// What `umd grow` says to type instead is typed.
+/// `umd grow` while it runs: clients keep their connection, and what they wrote.
 #[test]
-fn an_array_that_runs_is_told_what_to_do_first() {
-    let rig = Rig::create(2, "-l1 -n2 --size 16M -b internal");
-    let told = |line: &str| {
-        let dry = rig.home.umd(&format!("{line} --dry-run")).fails(1);
-        let said = rig.home.umd(line).fails(1);
-        assert_eq!(dry, said);
-        said
-    };
-    let typed = |said: &str, from: &str| {
-        let (_, command) = said.trim_end().split_once(from).expect("what to type");
-        let command = command.trim_end_matches(" makes it a plain one");
-        rig.umd("stop r");
-        rig.umd(&format!("assemble r {command}"));
-    };
-    let said = told("grow r --bitmap=clustered --nodes=3 --home-cluster=hall");
-    assert!(said.contains("umd stop r; then"), "{said}");
-    typed(&said, "umd assemble r ");
-    let names = rig.names();
-    rig.umd(&format!("assemble r {ALONE} --home-cluster=hall {names}"));
-    let said = told("grow r --bitmap=clustered --home-cluster=hall");
-    assert!(
-        said.contains("an array of cluster 'hall' already"),
-        "{said}"
-    );
-    for word in ["none", "internal"] {
-        let said = told(&format!("grow r --bitmap={word}"));
+fn a_running_array_joins_a_cluster_and_leaves_it() {
+    for (count, options) in [(2, "-l1 -n2"), (4, "-l10 -n4 -c64")] {
+        let mut rig = Rig::create(count, &format!("{options} --size 16M -b internal"));
+        let join = format!("grow r --bitmap=clustered --nodes=3 {ALONE} --home-cluster=hall");
+        let planned = rig.umd(&format!("{join} --dry-run")).out;
         assert!(
-            said.contains("while cluster 'hall' runs it: umd stop r; then"),
-            "{said}"
+            planned.contains("cluster 'hall', which 3 nodes"),
+            "{planned}"
         );
+        assert!(
+            !bitmap(&rig, "m0").contains("Clustername"),
+            "nothing was written"
+        );
+        let mut client = rig.home.nbd("r");
+        let said = rig.umd(&join).err;
+        assert!(said.contains("an array of cluster 'hall' now"), "{said}");
+        let piece = pattern(9, 4096);
+        client
+            .pwrite(4096, &piece)
+            .expect("the connection is as it was");
+        rig.data[4096..8192].copy_from_slice(&piece);
+        let detail = rig.home.detail("r");
+        assert_eq!(detail["cluster"]["nodes"].as_array().map(Vec::len), Some(3));
+        assert_eq!(detail["cluster"]["node"], 0);
+        let shown = bitmap(&rig, "m0");
+        assert!(shown.contains("Clustername:hall"), "{shown}");
+        let again = rig.home.umd(&join).fails(1);
+        assert!(again.contains("of cluster 'hall' already"), "{again}");
+        // The next daemon finds it as what it is by now.
+        kill(rig.home.daemon_pid().expect("it runs"));
+        assert_eq!(rig.home.detail("r")["cluster"]["name"], "hall");
+        rig.verify("in the cluster");
+        let mut client = rig.home.nbd("r");
+        let planned = rig.umd("grow r --bitmap=internal --dry-run").out;
+        assert!(planned.contains("would make r a plain array"), "{planned}");
+        let said = rig.umd("grow r --bitmap=internal").err;
+        assert!(said.contains("a plain array now"), "{said}");
+        let read = client
+            .pread(4096, 4096)
+            .expect("the connection is as it was");
+        assert!(read == piece, "what was written in the cluster");
+        let detail = rig.home.detail("r");
+        assert!(
+            detail["cluster"].is_null() && detail["bitmap"].is_object(),
+            "{detail}"
+        );
+        kill(rig.home.daemon_pid().expect("it runs"));
+        assert!(rig.home.detail("r")["cluster"].is_null());
+        rig.umd(&join);
+        rig.write(1 << 20, 3, 1 << 16);
+        rig.umd("grow r --bitmap=none");
+        assert!(rig.home.detail("r")["bitmap"].is_null());
+        rig.umd(&join);
+        rig.umd("grow r --bitmap=none");
+        rig.verify("plain again");
+        rig.agrees("plain again");
+        rig.stop();
     }
-    typed(&told("grow r --bitmap=none"), "umd assemble r ");
-    rig.verify("plain again");
-    rig.umd("grow r --bitmap=none");
-    rig.stop();
-    for (line, sentence) in [
-        ("grow r --bitmap=clustered", "needs the name of the cluster"),
+}
+
+#[test]
+fn what_cannot_join_while_it_runs_goes_on_as_it_is() {
+    let mut rig = Rig::create(2, "-l1 -n2 --size 16M -b internal");
+    let join = format!("grow r --bitmap=clustered {ALONE} --home-cluster=hall");
+    for (line, code, sentence) in [
         (
-            "grow r --bitmap=none --nodes=3",
+            "grow r --bitmap=clustered".to_owned(),
+            2,
+            "--cluster-engine=memory",
+        ),
+        (
+            format!("grow r --bitmap=clustered {ALONE}"),
+            2,
+            "needs the name of the cluster",
+        ),
+        (
+            "grow r --bitmap=none --nodes=3".into(),
+            2,
             "--nodes needs --bitmap=clustered",
         ),
+        (
+            format!("grow r --bitmap=none {ALONE}"),
+            2,
+            "--cluster-engine needs --bitmap=clustered",
+        ),
+        (
+            format!("{join} --bitmap-chunk=64M"),
+            2,
+            "does not go with --bitmap=clustered",
+        ),
+        (format!("{join} --nodes=1"), 2, "invalid number of nodes: 1"),
+        (
+            "grow r --bitmap=clustered --cluster-engine=dlm --home-cluster=hall".into(),
+            2,
+            "'dlm' is no lock service",
+        ),
     ] {
-        let said = rig.home.umd(line).fails(2);
-        assert!(said.contains(sentence), "{said}");
+        let said = rig.home.umd(&line).fails(code);
+        assert!(said.contains(sentence), "{line}: {said}");
     }
+    rig.umd("manage r --readonly");
+    let said = rig.home.umd(&join).fails(1);
+    assert!(said.contains("it is read-only"), "{said}");
+    rig.umd("manage r --readwrite");
+    rig.umd("grow r --bitmap=none");
+    let file = rig.home.path("bits");
+    rig.umd(&format!("grow r --bitmap={}", file.display()));
+    let said = rig.home.umd(&join).fails(1);
+    assert!(said.contains("its bitmap is in a file"), "{said}");
+    rig.umd("grow r --bitmap=none");
+    rig.write(0, 4, 4096);
+    rig.verify("as before");
+    rig.umd(&join);
+    let said = rig
+        .home
+        .umd("grow r --bitmap=internal --bitmap-chunk=4M")
+        .fails(2);
+    assert!(said.contains("change it afterwards"), "{said}");
+    rig.stop();
+    rig.umd(&format!(
+        "assemble r --update=no-cluster=hall {}",
+        rig.names()
+    ));
+    rig.umd("stop r");
+    std::fs::create_dir(rig.home.path("over")).expect("a directory");
+    rig.umd(&format!("assemble r --overlay over {}", rig.names()));
+    let said = rig.home.umd(&join).fails(1);
+    assert!(said.contains("it runs with --overlay"), "{said}");
+    let other = Rig::create(3, "-l5 -n3 --size 16M");
+    let said = other.home.umd(&join).fails(2);
+    assert!(said.contains("not raid5"), "{said}");
+    other.verify("as before");
 }
 
 #[test]

@@ -102,6 +102,34 @@ fn encryption(cluster: &ClusterRequest) -> Result<(), String> {
     }
 }
 
+/// Whether the lock service can be had, as far as that is known before anybody joins.
+///
+/// # Errors
+/// When it cannot.
+pub fn reachable(request: &ClusterRequest) -> Result<(), ErrorDoc> {
+    match request.engine.as_str() {
+        MEMORY => Ok(()),
+        _ => asked(request),
+    }
+}
+
+#[cfg(feature = "etcd")]
+fn asked(request: &ClusterRequest) -> Result<(), ErrorDoc> {
+    use umd_cluster::Ledger;
+    use umd_cluster::etcd::Etcd;
+    let servers = super::access::servers(request)?;
+    let etcd = Etcd::new(&servers, [0; 16], std::time::Duration::from_secs(10));
+    let told = |error: umd_cluster::Trouble| ErrorDoc::new(error.to_string());
+    let etcd = etcd.map_err(told)?;
+    etcd.lets_in().map_err(told)?;
+    etcd.marks().map(drop).map_err(told)
+}
+
+#[cfg(not(feature = "etcd"))]
+fn asked(_: &ClusterRequest) -> Result<(), ErrorDoc> {
+    Err(ErrorDoc::new("this umd was built without etcd"))
+}
+
 /// What an array of a cluster is started with.
 pub struct Wanted {
     /// How.
