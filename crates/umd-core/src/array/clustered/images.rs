@@ -72,11 +72,15 @@ impl Array {
         let mut found = self.found_in(area).expect("it was looked at");
         found.fields.region_raw = own.region_raw;
         found.fields.sync_size_sectors = own.sync_size_sectors;
+        // All bits of one that is not to be believed are set, or were copied.
+        found.set_moving(false);
         found
     }
 
+    /// The superblock of a bitmap, if it can be used.
     pub(super) fn found_in(&self, area: &[u8]) -> Option<BitmapSuperblock> {
         let uuid = self.members.iter().next()?.superblock.bitmap_uuid();
-        Unverified::parse(area).ok()?.verify_node(uuid).ok()
+        let found = Unverified::parse(area).ok()?.verify_node(uuid).ok()?;
+        (!found.is_moving()).then_some(found)
     }
 }
