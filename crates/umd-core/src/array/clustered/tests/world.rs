@@ -139,6 +139,9 @@ pub struct World {
     pub window: u64,
     bitmap_sector: u64,
     data_sector: u64,
+    inputs: u64,
+    /// Of so many inputs one is followed by a look at all invariants.
+    check_each: u64,
     copied: bool,
     /// Lives that have loaded the array.
     loaded: BTreeSet<Incarnation>,
@@ -201,7 +204,9 @@ impl World {
         let (used, more) = (PAGED_SECTORS, 8192);
         let bytes = (256 + used + more) as usize * 512;
         let how = (Some(used), 256, region_bytes);
-        World::built(Level::Raid1, 0, (2, 0), 0, bytes, how)
+        let mut world = World::built(Level::Raid1, 0, (2, 0), 0, bytes, how);
+        (world.window, world.check_each) = (8192, 1000);
+        world
     }
 
     /// A mirror of two large disks, and windows of so many sectors.
@@ -300,6 +305,8 @@ impl World {
             bitmap_sector: first.fields.bitmap_sector().expect("bitmap"),
             data_sector,
             window: WINDOW,
+            inputs: 0,
+            check_each: 1,
             copied: level == Level::Raid10,
             loaded: BTreeSet::new(),
             engine: Engine::default(),
@@ -411,7 +418,10 @@ impl World {
             return;
         };
         array.handle(now, input, &mut out);
-        if let Some(array) = array.array() {
+        self.inputs += 1;
+        if let Some(array) = array.array()
+            && self.inputs.is_multiple_of(self.check_each)
+        {
             array.check_invariants();
         }
         for output in out {
@@ -835,7 +845,7 @@ impl World {
     }
 
     pub fn settle(&mut self) {
-        for _ in 0..100_000 {
+        for _ in 0..400_000 {
             if !self.step() {
                 return;
             }
