@@ -214,7 +214,9 @@ impl Bitmap {
 
     /// Whether it is held, and nothing of it is under way.
     pub fn is_still(&self) -> bool {
-        self.kept.as_ref().is_some_and(|kept| kept.writer.is_still())
+        self.kept
+            .as_ref()
+            .is_some_and(|kept| kept.writer.is_still())
     }
 
     /// It is held, and others have written it: from here on its bits stand for so many bytes, and it

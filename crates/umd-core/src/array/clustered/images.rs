@@ -5,20 +5,19 @@
 //!   made   | of the own bitmap       | bits, and those that say the same by the own chunk |
 //! ```
 
-use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, Unverified, bit_position};
+use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, State, Unverified, bit_position};
 
 use crate::array::Array;
 
 impl Array {
     /// The bitmap of a slot as one for the size that is recorded: nothing is dirty in what was
-    /// added.
+    /// added. Nothing where its bits stand for something else than the own ones.
     pub(super) fn image_of_size(&self, area: &[u8]) -> Option<Vec<u8>> {
         let regions = self.bitmap.regions()?;
         let own = self.bitmap.writer()?.superblock_fields();
-        if self.found_in(area)?.fields.region_raw != own.region_raw {
-            let mut image = self.either(area)?;
-            image[..SUPERBLOCK_BYTES].copy_from_slice(&self.like_own(area).encode());
-            return Some(image);
+        let found = self.found_in(area)?;
+        if found.fields.region_raw != own.region_raw || found.fields.state.contains(State::STALE) {
+            return None;
         }
         let before = self.geometry.sync_sectors(self.info.array_sectors);
         let mut image = self.slot_image(area)?;
@@ -27,6 +26,17 @@ impl Array {
             image[byte as usize] &= !mask;
         }
         Some(image)
+    }
+
+    /// What is written one after the other so that the bits of a slot stand for what the own ones
+    /// do: what is dirty by either length, with its superblock as it is; then the new one; then
+    /// what is dirty by that.
+    pub(super) fn images_of_chunk(&self, area: &[u8]) -> Option<[Vec<u8>; 3]> {
+        let block_bytes = self.info.logical_block_bytes.max(512) as usize;
+        let (either, new) = self.either(area).zip(self.carried(area))?;
+        let mut head = either[..block_bytes].to_vec();
+        head[..SUPERBLOCK_BYTES].copy_from_slice(&new[..SUPERBLOCK_BYTES]);
+        Some([either, head, new])
     }
 
     /// The bitmap of a slot, whose superblock says what the own one does of its size and its bits.

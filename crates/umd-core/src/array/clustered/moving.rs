@@ -317,11 +317,12 @@ impl Array {
     fn maintain_hold_look(&mut self) -> bool {
         let frozen = self.shared_mut().frozen;
         let works = self.may_write() && !self.io.is_cut_off();
+        let now = self.io.now().mono;
         let Some(hold) = &mut self.moves_mut().hold else {
             return false;
         };
         if hold.guards && !frozen && hold.still && hold.look.is_none() {
-            hold.guards = false;
+            (hold.guards, hold.again) = (false, now);
             hold.look = Some(Look::default());
         }
         let Some(look) = hold.look.as_ref().filter(|look| !look.under_way) else {
@@ -336,7 +337,6 @@ impl Array {
             self.read_head(source, HELD);
             self.moves_mut().looks += 1;
         }
-        let now = self.io.now().mono;
         let hold = self.moves_mut().hold.as_mut().expect("just there");
         match source {
             Some(source) => {
@@ -345,7 +345,7 @@ impl Array {
                 look.under_way = true;
             }
             // Somebody has to bring it to its end.
-            None => (hold.look, hold.again) = (None, now),
+            None => hold.look = None,
         }
         true
     }
@@ -356,7 +356,6 @@ impl Array {
         let read = Io::read_result(result).ok().map(|buf| buf.freeze());
         let found = read.and_then(|buf| self.head_in(buf.as_slice()));
         let own = self.region_bytes();
-        let now = self.io.now().mono;
         let Some(hold) = &mut self.moves_mut().hold else {
             return;
         };
@@ -364,9 +363,7 @@ impl Array {
         look.under_way = false;
         match found.map(|found| found.fields.region_raw) {
             Some(bytes) if bytes == own => self.release_hold(),
-            Some(bytes) => {
-                (hold.look, hold.again, hold.region_bytes) = (None, now, bytes);
-            }
+            Some(bytes) => (hold.look, hold.region_bytes) = (None, bytes),
             None => {}
         }
     }
@@ -557,8 +554,9 @@ impl Array {
         let own = self.bitmap.writer()?.superblock_fields();
         let fields = &found.fields;
         let each = format::on_disk_sectors(format::regions(self.covered(), fields.region_raw));
+        // It may be for another size, where that was being changed: pages are then the same.
         let ours = fields.nodes == own.nodes && each <= self.room_of_each();
-        (ours && fields.sync_size_sectors == self.covered()).then_some(found)
+        ours.then_some(found)
     }
 
     fn head_read(&mut self, member: MemberId, block: Option<&[u8]>) {
@@ -649,7 +647,11 @@ impl Array {
 
     /// Whether this is the first superblock while they are on their way.
     pub(super) fn says_moving(&self, block: &[u8]) -> bool {
-        let uuid = self.members.iter().next().map(|m| m.superblock.bitmap_uuid());
+        let uuid = self
+            .members
+            .iter()
+            .next()
+            .map(|m| m.superblock.bitmap_uuid());
         let found = format::Unverified::parse(block).ok();
         let found = found.zip(uuid).map(|(one, uuid)| one.verify_node(uuid));
         found.is_some_and(|one| one.is_ok_and(|one| one.is_moving()))
@@ -661,12 +663,7 @@ impl Array {
 
     /// The bitmap of a slot by another length, as it was at its old place. One that cannot be used
     /// is all dirty; and, where nothing is known, that of whoever there is.
-    fn moved_image(
-        &self,
-        (bytes, each): (u32, u64),
-        part: Option<&[u8]>,
-        taken: bool,
-    ) -> Vec<u8> {
+    fn moved_image(&self, (bytes, each): (u32, u64), part: Option<&[u8]>, taken: bool) -> Vec<u8> {
         let covered = self.covered();
         let count = format::regions(covered, bytes);
         let found = part.and_then(|part| self.found_in(part));

@@ -9,8 +9,12 @@
 //!
 //! Each bitmap says in its superblock what its bits stand for, and is read that way by everybody,
 //! whatever the own bits stand for: nothing depends on all being alike at any moment. How one is
-//! written anew, with what is dirty in it at every step, is in `bitmap/writer.rs`. The bitmap of a
-//! node keeps its one page, so none of them moves, and kernels find them where they were.
+//! written anew, with what is dirty in it at every step, is in `bitmap/writer.rs`. Here the bitmap
+//! of a node keeps its number of pages, so none of them moves, and kernels find them where they
+//! were. Where it gets another number they move, and all wait for that: `moving.rs`.
+//!
+//! For a larger array bits get so long first that the pages do not change when the size does; if
+//! there are several, they get as short again afterwards as there is room for.
 //!
 //! Whoever joins while the bitmaps of nobody are written is not let in: one of them would be its.
 //!
@@ -21,7 +25,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use smallvec::SmallVec;
-use umd_format::bitmap::{self as format, REGION_BYTES_MIN, SUPERBLOCK_BYTES};
+use umd_format::bitmap as format;
 
 use super::changes::not_begun;
 use super::shared::{ALIKE, BLANK};
@@ -29,7 +33,8 @@ use crate::array::Array;
 use crate::cluster::{Answer, Cannot, Desk, Event, Failure, NodeSlot, Wish, WishId};
 use crate::member::{Effect, Io, Owner, State};
 use crate::value::{
-    ControlError, ControlId, ControlReply, Instant, IoDone, IoError, MemberId, Notice, Purpose, Span,
+    ControlError, ControlId, ControlReply, Instant, IoDone, IoError, MemberId, Notice, Purpose,
+    Span,
 };
 
 /// When all bitmaps are looked at, after it has begun to matter.
@@ -39,7 +44,11 @@ const LOOK_AFTER: Span = Span::secs(10);
 const ONE_PAGE: u64 = 8;
 
 /// The least that a bit may stand for. (Tests have small disks.)
-const LEAST_BYTES: u32 = if cfg!(test) { 512 } else { REGION_BYTES_MIN };
+const LEAST_BYTES: u32 = if cfg!(test) {
+    512
+} else {
+    format::REGION_BYTES_MIN
+};
 
 /// What bits stand for, where it changes.
 #[derive(Debug, Default)]
@@ -67,7 +76,7 @@ struct Job {
 }
 
 /// The beginning of the bitmap of a slot.
-type Write = (NodeSlot, Vec<u8>);
+pub(super) type Write = (NodeSlot, Vec<u8>);
 
 #[derive(Debug)]
 enum At {
@@ -208,6 +217,11 @@ impl Array {
         let longer = std::iter::successors(now.checked_mul(2), |bytes| bytes.checked_mul(2));
         let mut longer = longer.into_iter();
         longer.find(|bytes| self.can_stand_for(*bytes, sync_sectors).is_ok())
+    }
+
+    /// Whether bitmaps with such bits have several pages each.
+    pub(super) fn had_pages(&self, bytes: u32) -> bool {
+        self.each_for(bytes) > ONE_PAGE
     }
 
     /// The shortest, from so many bytes on, with which bitmaps for so many sectors have room.
@@ -509,13 +523,16 @@ impl Array {
         let Some(control) = job.control else { return };
         if job.after_size {
             if let Some(failure) = failure {
-                let text = format!("bits of the bitmaps stand for more than they have to: {failure}");
+                let text =
+                    format!("bits of the bitmaps stand for more than they have to: {failure}");
                 self.notify(Notice::Message(text));
             }
             return self.answer(control, Ok(ControlReply::Done));
         }
         match (failure, job.then) {
-            (None, Some(dev_sectors)) => self.resize_after_chunk(control, dev_sectors),
+            (None, Some(dev_sectors)) => {
+                self.resize_after_chunk(control, dev_sectors, job.old_region_bytes);
+            }
             (None, None) => self.answer(control, Ok(ControlReply::Done)),
             (Some(failure @ Failure::Nodes(_)), _) if here => {
                 let text = format!(
@@ -599,7 +616,11 @@ impl Array {
                 *under_way = false;
                 let taken = taken.clone();
                 if let Ok(buf) = Io::read_result(result) {
-                    self.write_blank(&taken, buf.freeze().as_slice());
+                    let area = buf.freeze();
+                    // Another one knows that nothing is being moved.
+                    if !self.says_moving(area.as_slice()) {
+                        self.write_blank(&taken, area.as_slice());
+                    }
                 }
             }
             _ => {} // The members were lost meanwhile.
@@ -609,18 +630,15 @@ impl Array {
     /// The slots of nobody are to be written as the own one is: what is dirty by either, with
     /// their superblocks as they are; then these; then what is dirty by the new one.
     fn write_blank(&mut self, taken: &BTreeSet<NodeSlot>, area: &[u8]) {
-        let block_bytes = self.info.logical_block_bytes.max(512) as usize;
         let mut steps = [Vec::new(), Vec::new(), Vec::new()];
         let slots = (0..self.shared_mut().place.nodes).map(NodeSlot);
         for slot in slots.filter(|slot| !taken.contains(slot)) {
             let part = self.part_of(area, slot.0);
             // Whoever gets a slot without a bitmap is told so.
-            let Some((either, new)) = self.either(&part).zip(self.carried(&part)) else {
-                continue;
-            };
-            let mut head = either[..block_bytes].to_vec();
-            head[..SUPERBLOCK_BYTES].copy_from_slice(&new[..SUPERBLOCK_BYTES]);
-            for (step, image) in steps.iter_mut().zip([either, head, new]) {
+            for (step, image) in steps
+                .iter_mut()
+                .zip(self.images_of_chunk(&part).into_iter().flatten())
+            {
                 step.push((slot, image));
             }
         }
@@ -640,20 +658,20 @@ impl Array {
         let step = then.pop_front().expect("looked at just before");
         let written = step
             .iter()
-            .map(|(slot, image)| self.write_slot(*slot, image));
+            .map(|(slot, image)| self.write_slot(*slot, image, BLANK));
         let left = written.sum();
         self.blank_at(left, then);
         true
     }
 
     /// Returns to how many members.
-    fn write_slot(&mut self, slot: NodeSlot, image: &[u8]) -> usize {
+    pub(super) fn write_slot(&mut self, slot: NodeSlot, image: &[u8], tag: u32) -> usize {
         let image = self.io.pool.copy_of(image);
         let active = self.members.iter().filter(|m| m.is_active());
         let ids: SmallVec<[MemberId; 8]> = active.map(|m| m.id).collect();
         for id in &ids {
             let (sector, _) = self.slot_sectors(*id, slot);
-            let owner = Owner::Cluster { tag: BLANK };
+            let owner = Owner::Cluster { tag };
             self.io
                 .write_durable(*id, sector, image.clone(), Purpose::Bitmap, owner);
         }
@@ -783,7 +801,9 @@ impl Array {
         });
         let other = parts.filter(|bytes| *bytes != own).max();
         // Somebody has moved them, or was about to, and a member does not know that it is over.
-        let moving = area.is_some_and(|area| self.says_moving(area)).then_some(own);
+        let moving = area
+            .is_some_and(|area| self.says_moving(area))
+            .then_some(own);
         let other = other.max(moving);
         if let Look::At {
             under_way, uneven, ..

@@ -681,8 +681,16 @@ impl World {
                     assert!(token || !member, "bitmaps are moved out of turn");
                     return self.assert_others_hold(host);
                 }
-                let each = self.array(host).shared.as_ref().expect("shared").each_sectors();
-                assert!(each == slots.each_sectors() || !member, "host {host}: another place");
+                let each = self
+                    .array(host)
+                    .shared
+                    .as_ref()
+                    .expect("shared")
+                    .each_sectors();
+                assert!(
+                    each == slots.each_sectors() || !member,
+                    "host {host}: another place"
+                );
                 let slot = (*offset_sectors - at as u64 / 512) / each;
                 let slot = NodeSlot(slot as u16);
                 let takes = self.engine.takes(host, slot) || !member;
@@ -725,7 +733,12 @@ impl World {
 
     /// While a host moves the bitmaps of all, nobody else writes one.
     fn assert_others_hold(&self, mover: usize) {
-        for (host, one) in self.hosts.iter().enumerate().filter(|(host, _)| *host != mover) {
+        for (host, one) in self
+            .hosts
+            .iter()
+            .enumerate()
+            .filter(|(host, _)| *host != mover)
+        {
             let member = self.engine.members.contains_key(&host);
             let array = one.array.as_ref().and_then(Clustered::array);
             let Some(array) = array.filter(|_| member && !one.paused) else {
@@ -733,7 +746,10 @@ impl World {
             };
             let shared = array.shared.as_ref().expect("shared");
             let rests = array.bitmaps_are_still() || shared.is_drained();
-            assert!(rests, "host {host} may write a bitmap while {mover} moves them");
+            assert!(
+                rests,
+                "host {host} may write a bitmap while {mover} moves them"
+            );
             let writes = |io: &&MemberIo| io.purpose == Purpose::Bitmap && is_write(&io.op);
             let met = one.flights.iter().find(writes);
             assert!(met.is_none(), "host {host} writes one: {met:?}");
@@ -925,7 +941,10 @@ impl World {
                 found.and_then(|found| found.verify_node(superblock.bitmap_uuid()))
             };
             let first = read(at);
-            let each = first.as_ref().ok().map(|one| on_disk_sectors(one.regions(slots.first.sync_size_sectors)));
+            let each = first
+                .as_ref()
+                .ok()
+                .map(|one| on_disk_sectors(one.regions(slots.first.sync_size_sectors)));
             let each = each.unwrap_or(slots.each_sectors()) as usize * 512;
             let bitmap = match first {
                 Ok(first) if first.is_moving() => Ok(first),
