@@ -5,9 +5,13 @@
 //!   made   | of the own bitmap       | bits, and those that say the same by the own chunk |
 //! ```
 
+use std::collections::{BTreeSet, VecDeque};
+
 use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, State, Unverified, bit_position};
 
+use super::rechunk::Write;
 use crate::array::Array;
+use crate::cluster::NodeSlot;
 
 impl Array {
     /// The bitmap of a slot as one for the size that is recorded: nothing is dirty in what was
@@ -26,6 +30,29 @@ impl Array {
             image[byte as usize] &= !mask;
         }
         Some(image)
+    }
+
+    /// Bitmaps of another chunk than that of all are written as where it changes: what is dirty by
+    /// either, then their superblocks, then what is dirty by the new one.
+    pub(super) fn vacant_steps(
+        &self,
+        taken: &BTreeSet<NodeSlot>,
+        area: &[u8],
+    ) -> VecDeque<Vec<Write>> {
+        let mut steps = [Vec::new(), Vec::new(), Vec::new()];
+        let place = self.shared.as_ref().expect("in a cluster").place;
+        let slots = (0..place.nodes).map(NodeSlot);
+        for slot in slots.filter(|slot| !taken.contains(slot)) {
+            let part = self.part_of(area, slot.0);
+            if let Some(image) = self.image_of_size(&part) {
+                steps[0].push((slot, image));
+            } else if let Some(images) = self.images_of_chunk(&part) {
+                for (step, image) in steps.iter_mut().zip(images) {
+                    step.push((slot, image));
+                }
+            } // Else whoever gets this slot is told that there is no bitmap.
+        }
+        steps.into_iter().filter(|step| !step.is_empty()).collect()
     }
 
     /// What is written one after the other so that the bits of a slot stand for what the own ones

@@ -16,6 +16,7 @@
 //! [`Task`]s and their answers only; neither calls the other while it is stepped. An array of one
 //! host has no `Shared` and is asked for it in the places named in `shared.rs`.
 
+mod alike;
 mod changes;
 mod drain;
 mod images;

@@ -27,18 +27,15 @@ use std::collections::{BTreeSet, VecDeque};
 use smallvec::SmallVec;
 use umd_format::bitmap as format;
 
+use super::alike::Look;
 use super::changes::not_begun;
-use super::shared::{ALIKE, BLANK};
+use super::shared::BLANK;
 use crate::array::Array;
 use crate::cluster::{Answer, Cannot, Desk, Event, Failure, NodeSlot, Wish, WishId};
 use crate::member::{Effect, Io, Owner, State};
 use crate::value::{
     ControlError, ControlId, ControlReply, Instant, IoDone, IoError, MemberId, Notice, Purpose,
-    Span,
 };
-
-/// When all bitmaps are looked at, after it has begun to matter.
-const LOOK_AFTER: Span = Span::secs(10);
 
 /// Sectors of a page.
 const ONE_PAGE: u64 = 8;
@@ -55,8 +52,8 @@ const LEAST_BYTES: u32 = if cfg!(test) {
 pub(super) struct Chunks {
     job: Option<Job>,
     /// Another node has told this length, and waits.
-    told: Option<u32>,
-    look: Look,
+    pub(super) told: Option<u32>,
+    pub(super) look: Look,
 }
 
 #[derive(Debug)]
@@ -102,20 +99,6 @@ enum At {
     },
 }
 
-/// Whether all bitmaps are alike.
-#[derive(Debug, Default)]
-enum Look {
-    #[default]
-    Never,
-    Due(Instant),
-    /// One member after the other; what was the longest.
-    At {
-        members: Vec<MemberId>,
-        under_way: bool,
-        uneven: Option<u32>,
-    },
-}
-
 impl Chunks {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.look {
@@ -141,11 +124,11 @@ impl Chunks {
 }
 
 impl Array {
-    fn chunks(&self) -> &Chunks {
+    pub(super) fn chunks(&self) -> &Chunks {
         &self.shared.as_ref().expect("in a cluster").chunks
     }
 
-    fn chunks_mut(&mut self) -> &mut Chunks {
+    pub(super) fn chunks_mut(&mut self) -> &mut Chunks {
         &mut self.shared_mut().chunks
     }
 
@@ -199,7 +182,7 @@ impl Array {
     }
 
     /// The same, where they lie now.
-    fn can_stand_here_for(&self, bytes: u32, sync_sectors: u64) -> Result<(), Cannot> {
+    pub(super) fn can_stand_here_for(&self, bytes: u32, sync_sectors: u64) -> Result<(), Cannot> {
         self.can_stand_for(bytes, sync_sectors)?;
         match self.each_for(bytes) == self.each_sectors() {
             true => Ok(()),
@@ -590,7 +573,7 @@ impl Array {
         true
     }
 
-    fn read_all(&mut self, source: MemberId, tag: u32) {
+    pub(super) fn read_all(&mut self, source: MemberId, tag: u32) {
         let nodes = u64::from(self.shared_mut().place.nodes);
         let (start, each) = self.slot_sectors(source, NodeSlot(0));
         let owner = Owner::Cluster { tag };
@@ -678,76 +661,10 @@ impl Array {
         ids.len()
     }
 
-    // Whether all are alike.
-
-    /// Looks at all bitmaps when this has passed.
-    pub(super) fn look_later(&mut self) {
-        let at = self.io.now().mono + LOOK_AFTER;
-        self.chunks_mut().look = Look::Due(at);
-    }
-
-    fn maintain_look(&mut self) -> bool {
-        let now = self.io.now().mono;
-        let works = self.may_write() && !self.io.is_cut_off();
-        let shared = self.shared_mut();
-        let may = works && shared.ready && !shared.is_leaving() && !shared.frozen;
-        let free = !shared.chunks.is_wanted() && !shared.sizes.is_wanted();
-        let free = free && !shared.moves.holds();
-        match &shared.chunks.look {
-            Look::Never => false,
-            Look::Due(at) if now < *at => false,
-            Look::Due(_) if !works || shared.is_leaving() => {
-                shared.chunks.look = Look::Never;
-                true
-            }
-            Look::Due(_) if !may || !free || shared.chunks.told.is_some() => {
-                self.look_later();
-                true
-            }
-            Look::Due(_) => {
-                self.begin_look();
-                true
-            }
-            Look::At {
-                under_way: true, ..
-            } => false,
-            Look::At { .. } => {
-                self.look_on();
-                true
-            }
-        }
-    }
-
-    /// At the next member; or all were seen.
-    fn look_on(&mut self) {
-        let Look::At {
-            mut members,
-            uneven,
-            ..
-        } = std::mem::take(&mut self.chunks_mut().look)
-        else {
-            unreachable!("looked at just before");
-        };
-        let Some(next) = members.pop() else {
-            return self.looked(uneven);
-        };
-        let there = self
-            .members
-            .get(next)
-            .is_some_and(|m| m.state == State::InSync);
-        let under_way = there && !self.io.is_cut_off();
-        if under_way {
-            self.read_all(next, ALIKE);
-        }
-        self.chunks_mut().look = Look::At {
-            members,
-            under_way,
-            uneven,
-        };
-    }
+    // Whether all are alike: `alike.rs`.
 
     /// All members were looked at: the longest that bits stand for, if not all are like the own.
-    fn looked(&mut self, uneven: Option<u32>) {
+    pub(super) fn looked(&mut self, uneven: Option<u32>) {
         let wanted = uneven.map(|bytes| bytes.max(self.region_bytes()));
         let job = self.chunks().job.as_ref();
         if let Some(job) = job.filter(|job| matches!(job.at, At::Again)) {
@@ -779,43 +696,5 @@ impl Array {
         job.at = At::Again;
         self.begin_look();
         true
-    }
-
-    fn begin_look(&mut self) {
-        let in_sync = self.members.iter().filter(|m| m.state == State::InSync);
-        let members = in_sync.map(|m| m.id).collect();
-        self.chunks_mut().look = Look::At {
-            members,
-            under_way: false,
-            uneven: None,
-        };
-    }
-
-    pub(super) fn look_done(&mut self, result: Result<IoDone, IoError>) {
-        let read = Io::read_result(result).ok().map(|buf| buf.freeze());
-        let place = self.shared_mut().place;
-        let own = self.region_bytes();
-        let area = read.as_ref().map(|buf| buf.as_slice());
-        let parts = area.into_iter().flat_map(|area| {
-            (0..place.nodes).filter_map(|slot| self.length_in(&self.part_of(area, slot)))
-        });
-        let other = parts.filter(|bytes| *bytes != own).max();
-        // Somebody has moved them, or was about to, and a member does not know that it is over.
-        let moving = area
-            .is_some_and(|area| self.says_moving(area))
-            .then_some(own);
-        let other = other.max(moving);
-        if let Look::At {
-            under_way, uneven, ..
-        } = &mut self.chunks_mut().look
-        {
-            *under_way = false;
-            *uneven = (*uneven).max(other);
-        }
-    }
-    /// What the bits of a slot stand for, if they can stand for that where it lies.
-    fn length_in(&self, part: &[u8]) -> Option<u32> {
-        let bytes = self.found_in(part)?.fields.region_raw;
-        self.can_stand_here_for(bytes, 0).ok().map(|()| bytes)
     }
 }

@@ -775,25 +775,6 @@ impl Array {
         }
     }
 
-    /// Bitmaps of another chunk than that of all are written as where it changes: what is dirty by
-    /// either, then their superblocks, then what is dirty by the new one.
-    fn vacant_steps(&self, taken: &BTreeSet<NodeSlot>, area: &[u8]) -> VecDeque<Vec<Write>> {
-        let mut steps = [Vec::new(), Vec::new(), Vec::new()];
-        let place = self.shared.as_ref().expect("in a cluster").place;
-        let slots = (0..place.nodes).map(NodeSlot);
-        for slot in slots.filter(|slot| !taken.contains(slot)) {
-            let part = self.part_of(area, slot.0);
-            if let Some(image) = self.image_of_size(&part) {
-                steps[0].push((slot, image));
-            } else if let Some(images) = self.images_of_chunk(&part) {
-                for (step, image) in steps.iter_mut().zip(images) {
-                    step.push((slot, image));
-                }
-            } // Else whoever gets this slot is told that there is no bitmap.
-        }
-        steps.into_iter().filter(|step| !step.is_empty()).collect()
-    }
-
     fn write_vacant(&mut self, then: VecDeque<Vec<Write>>) {
         self.size_at(At::Writing { left: 0, then });
     }
