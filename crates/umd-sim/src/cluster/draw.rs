@@ -81,12 +81,12 @@ impl Plan {
             plain: false,
             items: Vec::new(),
         };
-        // Few have bitmaps of several pages: their disks are large.
+        // Few can have bitmaps of several pages: with 4096, and large disks.
         let paged = seed % 25 == 7;
         if paged {
-            (plan.region_bytes, plan.used_sectors) = (4096, 31_360 * 8);
+            (plan.region_bytes, plan.used_sectors) = (16384, 31_360 * 8);
             (plan.window_sectors, plan.assume_clean) = (1 << 16, true);
-            plan.capacity = plan.capacity.min(10);
+            plan.capacity = plan.capacity.min(6);
         }
         let mut items = plan.starts(&mut rng);
         let times = plan.load(&mut rng, &mut items);
@@ -101,6 +101,9 @@ impl Plan {
         if rng.permille(300) || paged {
             // Behind those, for the same reason.
             items.extend(plan.rechunks(&times, &mut rng));
+        }
+        if paged {
+            items.extend(plan.moves(&times, &mut rng));
         }
         plan.items = items;
         plan
@@ -226,6 +229,16 @@ impl Plan {
             Item { at, act }
         };
         (0..most).map(item).collect()
+    }
+
+    /// Bitmaps get two pages, and one again.
+    fn moves(&self, times: &[u64], rng: &mut Rng) -> Vec<Item> {
+        let item = |bytes| {
+            let act = Act::Rechunk(rng.index(self.hosts), bytes);
+            let at = moment(times, rng);
+            Item { at, act }
+        };
+        [4096, 16384, 4096].map(item).into()
     }
 
     /// A RAID1 gets other numbers of slots, and disks for them.
