@@ -110,8 +110,10 @@ struct Step {
 
 impl Moves {
     pub(super) fn deadline(&self) -> Option<Instant> {
+        // What is looked at ends by itself.
         let hold = self.hold.as_ref();
-        hold.filter(|hold| !hold.guards).map(|hold| hold.again)
+        let waits = hold.filter(|hold| !hold.guards && hold.look.is_none());
+        waits.map(|hold| hold.again)
     }
 
     /// Whether nothing of any bitmap is read or written here.
