@@ -24,6 +24,11 @@ use crate::{SECTOR_BYTES, Uuid};
 pub const MAGIC: u32 = 0x6d74_6962;
 /// Bytes of the superblock; the bits follow.
 pub const SUPERBLOCK_BYTES: usize = 256;
+/// Behind the fields of the first bitmap of a cluster, while those of all nodes are on their way to
+/// other places (ours: kernels keep these bytes, and do not look at them).
+const MOVING: [u8; 8] = *b"umd-move";
+/// Where that is.
+const MOVING_AT: usize = 248;
 /// Bits in the byte order of the machine that wrote them.
 pub const VERSION_HOST_ENDIAN: u32 = 3;
 /// The ordinary bitmap.
@@ -353,6 +358,29 @@ impl BitmapSuperblock {
     /// whatever superblocks say, and its events are not those of the array.
     pub fn is_clustered(&self) -> bool {
         self.fields.version == VERSION_CLUSTERED
+    }
+
+    /// Whether the bitmaps of all nodes are being moved, or were when everybody stopped: nothing
+    /// behind this superblock is to be believed, and everything counts as dirty. Said by the first
+    /// of them.
+    pub fn is_moving(&self) -> bool {
+        let said = self.raw[MOVING_AT..] == MOVING;
+        said && self.is_clustered() && self.fields.state.contains(State::STALE)
+    }
+
+    /// Says that they are being moved; or that they are not, and that the bits can be believed.
+    ///
+    /// # Panics
+    /// When it is none of a cluster.
+    pub fn set_moving(&mut self, moving: bool) {
+        assert!(self.is_clustered(), "the bitmap of a node");
+        let state = self.fields.state;
+        let (said, state) = match moving {
+            true => (MOVING, state.with(State::STALE)),
+            false => ([0; 8], state.without(State::STALE)),
+        };
+        self.raw[MOVING_AT..].copy_from_slice(&said);
+        self.fields.state = state;
     }
 
     /// Whether each region has a byte of state instead of a bit.

@@ -206,6 +206,30 @@ impl Bitmap {
             .is_some_and(|kept| kept.writer.has_region(bytes))
     }
 
+    /// Begins nothing any more, or goes on. What is under way ends.
+    pub fn hold(&mut self, held: bool) {
+        let kept = self.kept.as_mut().expect("a bitmap that is to wait");
+        kept.writer.hold(held);
+    }
+
+    /// Whether it is held, and nothing of it is under way.
+    pub fn is_still(&self) -> bool {
+        self.kept
+            .as_ref()
+            .is_some_and(|kept| kept.writer.is_still())
+    }
+
+    /// It is held, and others have written it: from here on its bits stand for so many bytes, and it
+    /// lies this far from superblocks. It goes on, and is written once as it is here.
+    ///
+    /// # Panics
+    /// When something of it is under way.
+    pub fn adopt(&mut self, region_bytes: u32, offset_sectors: i32, members: &Members) {
+        let kept = self.kept.as_mut().expect("a bitmap that is to change");
+        let to = (region_bytes, offset_sectors);
+        kept.writer.adopt(members, &mut kept.regions, to);
+    }
+
     /// Asks for all of its new file to be written.
     pub fn want_file(&mut self) {
         if let Some(kept) = &mut self.kept {

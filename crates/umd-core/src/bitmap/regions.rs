@@ -381,7 +381,8 @@ impl Regions {
                 self.demanded |= *seq == self.open_batch;
             }
             self.watch.touch(region);
-            self.writers[region as usize] += 1;
+            let writers = &mut self.writers[region as usize];
+            *writers = writers.saturating_add(1);
             self.flags[region as usize] &= !(IDLE | RIPE);
         }
         Ticket {
@@ -449,10 +450,20 @@ impl Regions {
         }
         assert!(last < self.count, "a span of this bitmap");
         for region in first..=last {
-            let writers = &mut self.writers[region as usize];
-            assert!(*writers > 0, "a region was retired more often than joined");
-            *writers -= 1;
+            self.leave_region(region, 1);
             self.watch.touch(region);
+        }
+    }
+
+    /// So many less write in a region. Where they cannot be counted any more they never end.
+    fn leave_region(&mut self, region: u64, count: u32) {
+        let writers = &mut self.writers[region as usize];
+        assert!(
+            *writers >= count,
+            "a region was retired more often than joined"
+        );
+        if *writers < u32::MAX {
+            *writers -= count;
         }
     }
 

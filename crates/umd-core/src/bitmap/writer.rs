@@ -7,6 +7,8 @@
 //!          +--> ClearFlush -> ClearHeader -> Clearing --+
 //! ```
 //!
+//! While bitmaps of a cluster move nothing is begun, until it is known where this one lies then.
+//!
 //! One at a time, because two writes of one page in flight together could land in either order.
 
 use std::collections::BTreeSet;
@@ -64,6 +66,8 @@ pub struct Writer {
     wanted_region: Option<u32>,
     /// Its superblock is written before any of its pages.
     front: bool,
+    /// Nothing is begun.
+    held: bool,
 }
 
 impl Writer {
@@ -107,6 +111,7 @@ impl Writer {
             // Who died while lengths changed has left bits that count by either, and superblocks
             // that may differ.
             front: is_clustered && regions.dirty() > 0,
+            held: false,
         }
     }
 
@@ -139,6 +144,11 @@ impl Writer {
         Events(self.superblock.fields.events_cleared)
     }
 
+    /// Its superblock.
+    pub fn superblock(&self) -> &BitmapSuperblock {
+        &self.superblock
+    }
+
     /// What its superblock says.
     pub fn superblock_fields(&self) -> &umd_format::bitmap::Fields {
         &self.superblock.fields
@@ -155,9 +165,34 @@ impl Writer {
         self.wanted_region = Some(bytes);
     }
 
+    /// See `Bitmap::hold`.
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// See `Bitmap::is_still`.
+    pub(super) fn is_still(&self) -> bool {
+        self.held && self.is_idle() && self.left == 0
+    }
+
+    /// See `Bitmap::adopt`.
+    pub(super) fn adopt(&mut self, members: &Members, regions: &mut Regions, to: (u32, i32)) {
+        assert!(self.is_still(), "nobody writes where another one did");
+        assert!(matches!(self.place, Place::Members(_)), "one of a cluster");
+        (self.held, self.wanted_region) = (false, None);
+        // Whoever wrote it there has set all bits of one that was not to be believed.
+        self.no_longer_stale();
+        self.superblock.fields.region_raw = to.0;
+        self.place = Place::Members(to.1);
+        let sectors = self.superblock.fields.sync_size_sectors;
+        drop(regions.rechunk(&self.superblock, sectors));
+        self.copies.extend(Self::bearers(members).map(|m| m.id));
+    }
+
     /// See `Bitmap::has_region`.
     pub(super) fn has_region(&self, bytes: u32) -> bool {
         let turning = matches!(self.stage, Stage::Either(_) | Stage::Turn | Stage::Copy);
+        let turning = turning || self.held;
         let wanted = self.wanted_region.is_some() || !self.copies.is_empty();
         self.superblock.fields.region_raw == bytes && !wanted && !turning
     }
@@ -306,7 +341,7 @@ impl Writer {
         regions: &mut Regions,
         leave: Leave,
     ) -> bool {
-        if !leave.may_write {
+        if !leave.may_write || self.held {
             return false;
         }
         assert_eq!(self.left, 0, "one thing at a time");

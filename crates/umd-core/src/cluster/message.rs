@@ -177,6 +177,38 @@ pub enum Message {
         /// It is a question only.
         asks: bool,
     },
+    /// The bitmaps get other places, as their bits come to stand for another length and they get
+    /// another number of pages (ours, too).
+    BitmapMove {
+        /// Bytes that a bit stands for then.
+        region_bytes: u32,
+        /// The members have to have room for so many sectors.
+        sync_sectors: u64,
+        /// How far it is.
+        stage: MoveStage,
+    },
+}
+
+/// What is told of bitmaps that move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MoveStage {
+    /// Can it be?
+    Ask,
+    /// Nobody writes a bitmap any more, until one of the two that follow.
+    Hold,
+    /// They lie at their new places.
+    Moved,
+    /// It is given up.
+    Back,
+}
+
+impl MoveStage {
+    const ALL: [MoveStage; 4] = [
+        MoveStage::Ask,
+        MoveStage::Hold,
+        MoveStage::Moved,
+        MoveStage::Back,
+    ];
 }
 
 /// Bytes that are no message.
@@ -207,6 +239,7 @@ impl Message {
             Message::BitmapResize { .. } => 7,
             Message::ResyncingStart => 8,
             Message::BitmapChunk { .. } => 9,
+            Message::BitmapMove { .. } => 10,
         }
     }
 
@@ -236,6 +269,15 @@ impl Message {
                 asks,
             } => {
                 bytes.push(u8::from(asks));
+                bytes.extend(region_bytes.to_le_bytes());
+                bytes.extend(sync_sectors.to_le_bytes());
+            }
+            Message::BitmapMove {
+                region_bytes,
+                sync_sectors,
+                stage,
+            } => {
+                bytes.push(stage as u8);
                 bytes.extend(region_bytes.to_le_bytes());
                 bytes.extend(sync_sectors.to_le_bytes());
             }
@@ -300,6 +342,16 @@ impl Message {
                     asks: *asks == 1,
                 })
             }
+            10 => {
+                let (stage, chunk) = fields.split_first().ok_or(nonsense)?;
+                let stage = MoveStage::ALL.get(usize::from(*stage)).ok_or(nonsense)?;
+                let (bytes, size) = chunk.split_first_chunk().ok_or(nonsense)?;
+                Ok(Message::BitmapMove {
+                    region_bytes: u32::from_le_bytes(*bytes),
+                    sync_sectors: sectors(size)?,
+                    stage: *stage,
+                })
+            }
             _ => Err(Malformed::Kind(*kind)),
         }
     }
@@ -319,6 +371,7 @@ impl fmt::Display for Message {
             Message::BitmapResize { .. } => "BITMAP_RESIZE",
             Message::ResyncingStart => "RESYNCING_START",
             Message::BitmapChunk { .. } => "BITMAP_CHUNK",
+            Message::BitmapMove { .. } => "BITMAP_MOVE",
         })
     }
 }
@@ -379,6 +432,14 @@ mod tests {
                 },
                 vec![1, 9, 1, 0, 0, 0, 4, 0, 0, 1, 0, 0, 0, 0, 0],
             ),
+            (
+                Message::BitmapMove {
+                    region_bytes: 1 << 26,
+                    sync_sectors: 0x1_0000,
+                    stage: MoveStage::Back,
+                },
+                vec![1, 10, 3, 0, 0, 0, 4, 0, 0, 1, 0, 0, 0, 0, 0],
+            ),
         ]
     }
 
@@ -389,7 +450,7 @@ mod tests {
             assert_eq!(Message::decode(&bytes), Ok(message));
         }
         let kinds: Vec<u8> = all().iter().map(|(message, _)| message.kind()).collect();
-        assert_eq!(kinds, [0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(kinds, [0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
     }
 
     #[test]
@@ -406,7 +467,7 @@ mod tests {
             let foreign = [&[2], &bytes[1..]].concat();
             assert_eq!(Message::decode(&foreign), Err(Malformed::Version(2)));
         }
-        assert_eq!(Message::decode(&[1, 10]), Err(Malformed::Kind(10)));
+        assert_eq!(Message::decode(&[1, 11]), Err(Malformed::Kind(11)));
         let empty = [[1, 1, 0].as_slice(), &[0; 16]].concat();
         assert_eq!(Message::decode(&empty), Err(Malformed::Bytes(19)));
     }

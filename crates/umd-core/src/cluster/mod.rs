@@ -31,7 +31,9 @@ pub(crate) mod tests;
 mod wait;
 mod work;
 
-pub use message::{DeviceNumber, DiskPath, Malformed, Message, NewDisk, VERSION, Window};
+pub use message::{
+    DeviceNumber, DiskPath, Malformed, Message, MoveStage, NewDisk, VERSION, Window,
+};
 pub use node::{End, Node, Setup};
 pub use rules::{Rule, Rules};
 pub use service::{

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::message::{DeviceNumber, Message, NewDisk, Window};
+use super::message::{DeviceNumber, Message, MoveStage, NewDisk, Window};
 use super::node::End;
 use super::service::{
     Cannot, FenceProof, JoinRefusal, NodeSlot, Peer, ServiceCommand, ServiceEvent,
@@ -56,6 +56,13 @@ pub enum Wish {
         /// What it stands for now, for the way back.
         old_region_bytes: u32,
         /// The bitmaps have to have room for so many sectors.
+        sync_sectors: u64,
+    },
+    /// The same, where they get another number of pages and so other places.
+    Move {
+        /// Bytes that a bit is to stand for.
+        region_bytes: u32,
+        /// The members have to have room for so many sectors.
         sync_sectors: u64,
     },
 }
@@ -125,7 +132,7 @@ pub enum Task {
     /// [`Answer::Done`].
     Undo(WishId),
     /// Write what the wish wants into the bitmaps of nobody, which are all but these; nobody takes
-    /// one of them meanwhile. ([`Answer::Done`].)
+    /// one of them meanwhile. Those that get other places are all written. ([`Answer::Done`].)
     Vacant {
         /// The wish.
         id: WishId,
@@ -181,6 +188,15 @@ pub enum Task {
         /// It is a question only.
         asks: bool,
     },
+    /// What another node does with the bitmaps of all. ([`Answer::Done`].)
+    Move {
+        /// Bytes that a bit stands for then.
+        region_bytes: u32,
+        /// The members have to have room for so many sectors.
+        sync_sectors: u64,
+        /// How far it is.
+        stage: MoveStage,
+    },
     /// Set the bits of a slot in the own bitmap, on all members, and flush. They stay set until a
     /// resync that begins after this. ([`Answer::Copied`].)
     CopyBits(NodeSlot),
@@ -208,6 +224,12 @@ impl Task {
             Task::ResizeBitmap { .. } => "to look whether it can have another size",
             Task::Rechunk { asks: true, .. } => "to look whether its bitmap can be another one",
             Task::Rechunk { .. } => "to write its bitmap with another chunk",
+            Task::Move { stage, .. } => match stage {
+                MoveStage::Ask => "to look whether the bitmaps can get other places",
+                MoveStage::Hold => "to write no bitmap for a while",
+                MoveStage::Moved => "to write its bitmap at another place",
+                MoveStage::Back => "to go on with the bitmaps as they were",
+            },
             Task::CopyBits(_) => "to copy a dead node's bitmap",
             Task::ClearBits(_) => "to clear a dead node's bitmap",
             Task::Drain => "to end its writes",

@@ -29,6 +29,8 @@ pub struct Others {
     pub leaving: bool,
     /// Failures that are not recorded yet will not be: writes that wait for that get an error.
     pub unrecordable: bool,
+    /// No bit reaches the members until another node says so.
+    pub bits_held: bool,
 }
 
 impl Others {

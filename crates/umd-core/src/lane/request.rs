@@ -351,6 +351,10 @@ impl Lane {
                 Err(ticket) => request.ticket = Some(ticket),
             }
         }
+        let never = |others: &super::Others| others.leaving && others.bits_held;
+        if request.ticket.is_some() && self.others.as_deref().is_some_and(never) {
+            return Gate::Refuse(RequestError::Stopping);
+        }
         // Who fails in this very event is not noted as failed yet.
         let recorded = rig.metadata.fault_recorded();
         let recorded = recorded.filter(|_| rig.io.effects.is_empty());

@@ -81,6 +81,13 @@ impl Plan {
             plain: false,
             items: Vec::new(),
         };
+        // Few can have bitmaps of several pages: with 4096, and large disks.
+        let paged = seed % 200 == 7;
+        if paged {
+            (plan.region_bytes, plan.used_sectors) = (16384, 31_360 * 8);
+            (plan.window_sectors, plan.assume_clean) = (1 << 16, true);
+            plan.capacity = plan.capacity.min(6);
+        }
         let mut items = plan.starts(&mut rng);
         let times = plan.load(&mut rng, &mut items);
         plan.befall(&themes, &times, &mut rng, &mut items);
@@ -91,9 +98,14 @@ impl Plan {
             items.extend(plan.replaces(&times, &mut rng));
             items.extend(plan.counts(&times, &mut rng));
         }
-        if rng.permille(300) {
+        if rng.permille(300) || paged {
             // Behind those, for the same reason.
             items.extend(plan.rechunks(&times, &mut rng));
+        }
+        if paged {
+            items.extend(plan.moves(&times, &mut rng));
+            // All of such disks takes long to be read.
+            items.retain(|item| !matches!(item.act, Act::Check(..)));
         }
         plan.items = items;
         plan
@@ -219,6 +231,16 @@ impl Plan {
             Item { at, act }
         };
         (0..most).map(item).collect()
+    }
+
+    /// Bitmaps get two pages, and one again.
+    fn moves(&self, times: &[u64], rng: &mut Rng) -> Vec<Item> {
+        let item = |bytes| {
+            let act = Act::Rechunk(rng.index(self.hosts), bytes);
+            let at = moment(times, rng);
+            Item { at, act }
+        };
+        [4096, 16384, 4096].map(item).into()
     }
 
     /// A RAID1 gets other numbers of slots, and disks for them.

@@ -14,7 +14,7 @@ use umd_core::array::{MemberIo, MemberRole, Purpose, Status};
 use umd_core::cluster::{Leave, NodeSlot, Peer, ServiceCommand};
 
 use super::host::disk_of;
-use super::media::{bitmaps, superblock};
+use super::media::{bitmaps, first_bitmap, superblock};
 use super::plan::CHUNK_SECTORS;
 use super::world::{World, range_of, writes};
 use crate::layout::{Geometry, Known, Place};
@@ -146,7 +146,10 @@ impl World {
         let found = members.clone().find(|member| member.id == io.member);
         let new = found.is_none_or(|member| member.role != MemberRole::InSync);
         let token = running.token && (new || self.is_vacant(slot));
-        if slot == me.slot || takes || lost || token {
+        // Who moves the bitmaps of all says so in the first one, before and after.
+        let mut firsts = self.disks.iter().filter_map(first_bitmap);
+        let moves = running.token && (slot.0 == 0 || firsts.any(|first| first.is_moving()));
+        if slot == me.slot || takes || lost || token || moves {
             return Ok(());
         }
         broken(

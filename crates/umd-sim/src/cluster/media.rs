@@ -4,7 +4,7 @@ use umd_core::array::{Options, Setup};
 use umd_core::assembly::{BitmapPlan, MemberFacts, Wish, assemble};
 use umd_core::cluster::{Cannot, NodeSlot};
 use umd_core::value::{Instant, MemberId, Museum, Pool};
-use umd_format::bitmap::Unverified;
+use umd_format::bitmap::{BitmapSuperblock, Unverified};
 use umd_format::create::{Cluster, NewArray, NewMember, new_clustered};
 use umd_format::space::RegionWish;
 use umd_format::v1::DeviceFlags;
@@ -81,7 +81,8 @@ pub fn make_disks(plan: &Plan) -> Vec<SimDisk> {
     let mut area = made.bitmap_image().expect("a cluster has bitmaps");
     if plan.assume_clean {
         // Nothing was ever written, and every disk holds zeros.
-        area[256..4096].fill(0);
+        let each = area.len() / usize::from(plan.capacity);
+        area[256..each].fill(0);
     }
     let superblocks = made.slots.iter().flatten().chain(&made.spares);
     for (disk, one) in disks.iter_mut().zip(superblocks) {
@@ -111,16 +112,25 @@ pub fn superblock(disk: &SimDisk) -> Option<SuperblockV1> {
 /// Sectors of the bitmap of one node, by the first that can be read; where it begins.
 pub fn bitmaps(disk: &SimDisk) -> Option<(u64, u64)> {
     let at = superblock(disk)?.fields.bitmap_sector()?;
-    let first = Unverified::parse(&read_sectors(disk, at, 1)).ok()?;
-    let first = first.verify_node(Uuid([7; 16])).ok()?;
+    let first = first_bitmap(disk)?;
     let regions = first.regions(first.fields.sync_size_sectors);
     Some((at, first.area_sectors(regions)))
+}
+
+/// The superblock of the first bitmap.
+pub fn first_bitmap(disk: &SimDisk) -> Option<BitmapSuperblock> {
+    let at = superblock(disk)?.fields.bitmap_sector()?;
+    let first = Unverified::parse(&read_sectors(disk, at, 1)).ok()?;
+    first.verify_node(Uuid([7; 16])).ok()
 }
 
 fn facts_of(disk: &SimDisk, id: MemberId, slot: NodeSlot) -> MemberFacts {
     let superblock = superblock_on(disk, MINOR);
     let bitmap = superblock.as_ref().ok().and_then(|found| {
         let (at, each) = bitmaps(disk)?;
+        if let Some(first) = first_bitmap(disk).filter(BitmapSuperblock::is_moving) {
+            return Some(Ok(first));
+        }
         let sector = read_sectors(disk, at + each * u64::from(slot.0), 1);
         let parsed = Unverified::parse(&sector);
         Some(parsed.and_then(|one| one.verify_node(found.bitmap_uuid())))

@@ -121,6 +121,10 @@ pub fn facts(id: MemberId, opened: &Opened, slot: NodeSlot) -> MemberFacts {
         let Ok(first) = first else {
             return Some(first);
         };
+        if first.is_moving() {
+            // Nothing lies behind it that could be believed.
+            return Some(Ok(first));
+        }
         let each = first.area_sectors(first.regions(first.fields.sync_size_sectors));
         bitmap(start.checked_add(each.checked_mul(u64::from(slot.0))?)?)
     });

@@ -48,7 +48,10 @@ impl Array {
                 Drain::Bits
             }
             Drain::Bits => {
+                // Whoever moves the bitmaps may be dead: nobody waits for that.
+                let holds = self.bitmaps_hold();
                 let waits = match self.may_write() {
+                    true if holds => !self.bitmap.rests(),
                     true if quiet => !self.bitmap.is_quiet(),
                     true => !self.bitmap.is_settled(),
                     false => !self.bitmap.rests(),
@@ -67,7 +70,8 @@ impl Array {
                     return false;
                 }
                 let dirty = self.bitmap.regions().is_some_and(|one| one.dirty() > 0);
-                let dirty = dirty || !quiet || !self.may_write();
+                let holds = self.bitmaps_hold();
+                let dirty = dirty || !quiet || !self.may_write() || holds;
                 let answer = Answer::Drained { dirty };
                 self.shared_mut().answer(Desk::Door, answer);
                 Drain::Over

@@ -102,6 +102,7 @@ impl Array {
 
     pub(super) fn maintain_gathers(&mut self) -> bool {
         let (cut_off, may_write) = (self.io.is_cut_off(), self.may_write());
+        let still = self.shared_mut().moves.is_still();
         let tags: Vec<u32> = self.shared_mut().gathers.keys().copied().collect();
         let mut moved = false;
         for tag in tags {
@@ -113,6 +114,7 @@ impl Array {
                 At::Over(_) => {}
                 At::Due | At::Reading if cut_off => gather.at = At::Over(None),
                 At::Reading => {}
+                At::Due if still => {}
                 At::Due => {
                     let source = self.slot_source(&gather.tried).filter(|_| may_write);
                     gather.at = match source {

@@ -12,15 +12,17 @@
 //! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk),
 //! `spread.rs` (a spare gets a slot), `replaced.rs` (one gets that of another), `readd.rs` and
 //! `missed.rs` (one comes back, what it lacks), the size in `resize.rs`, what bits stand for in
-//! `rechunk.rs`, the slots in `legs.rs`. The node says when, the array does. Between them are
+//! `rechunk.rs`, where they lie in `moving.rs`, the slots in `legs.rs`. The node says when, the array does. Between them are
 //! [`Task`]s and their answers only; neither calls the other while it is stepped. An array of one
 //! host has no `Shared` and is asked for it in the places named in `shared.rs`.
 
+mod alike;
 mod changes;
 mod drain;
 mod images;
 mod legs;
 mod missed;
+mod moving;
 mod newcomer;
 mod readd;
 mod rechunk;
@@ -356,12 +358,14 @@ impl Clustered {
 
     fn loaded(&mut self, now: Now, read: Result<Box<Setup>, Cannot>, out: &mut Vec<Output>) {
         let loading = self.loading.take().expect("an answer to a load");
+        let moving = read.as_ref().is_ok_and(|setup| shared::says_moving(setup));
         let array = read.and_then(|setup| self.start(*setup, &loading));
         let answer = match array {
             Ok(mut array) => {
                 // What was said before there was an array still holds.
                 array.freeze_writes(self.node.frozen());
                 array.read_first(self.node.reads_first());
+                array.hold_at_start(moving);
                 let dirty = array.bitmap.regions().is_some_and(|one| one.dirty() > 0);
                 let sectors = array.info.array_sectors;
                 let mut commands = Commands::new();
@@ -392,6 +396,11 @@ impl Clustered {
         if !absent.is_empty() && self.node.peers().next().is_some() {
             return Err(Cannot::SeeDisk);
         }
+        // Whoever is there finishes that, and knows better than that all is dirty.
+        if shared::says_moving(&setup) && self.node.peers().next().is_some() {
+            return Err(Cannot::Busy);
+        }
+        shared::forget_moving(&mut setup);
         let uneven = resize::is_uneven(&setup);
         setup.options.node = Some(slot.0);
         let mut array = Array::start(setup);

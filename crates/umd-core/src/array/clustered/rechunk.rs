@@ -9,8 +9,12 @@
 //!
 //! Each bitmap says in its superblock what its bits stand for, and is read that way by everybody,
 //! whatever the own bits stand for: nothing depends on all being alike at any moment. How one is
-//! written anew, with what is dirty in it at every step, is in `bitmap/writer.rs`. The bitmap of a
-//! node keeps its one page, so none of them moves, and kernels find them where they were.
+//! written anew, with what is dirty in it at every step, is in `bitmap/writer.rs`. Here the bitmap
+//! of a node keeps its number of pages, so none of them moves, and kernels find them where they
+//! were. Where it gets another number they move, and all wait for that: `moving.rs`.
+//!
+//! For a larger array bits get so long first that the pages do not change when the size does; if
+//! there are several, they get as short again afterwards as there is room for.
 //!
 //! Whoever joins while the bitmaps of nobody are written is not let in: one of them would be its.
 //!
@@ -21,30 +25,35 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use smallvec::SmallVec;
-use umd_format::bitmap::{self as format, REGION_BYTES_MIN, SUPERBLOCK_BYTES};
+use umd_format::bitmap as format;
 
+use super::alike::Look;
 use super::changes::not_begun;
-use super::shared::{ALIKE, BLANK};
+use super::shared::BLANK;
 use crate::array::Array;
 use crate::cluster::{Answer, Cannot, Desk, Event, Failure, NodeSlot, Wish, WishId};
 use crate::member::{Effect, Io, Owner, State};
 use crate::value::{
-    ControlError, ControlId, ControlReply, Instant, IoDone, IoError, MemberId, Purpose, Span,
+    ControlError, ControlId, ControlReply, Instant, IoDone, IoError, MemberId, Notice, Purpose,
 };
 
-/// When all bitmaps are looked at, after it has begun to matter.
-const LOOK_AFTER: Span = Span::secs(10);
-
-/// Sectors of the bitmap of a node, when it can get another length.
+/// Sectors of a page.
 const ONE_PAGE: u64 = 8;
+
+/// The least that a bit may stand for. (Tests have small disks.)
+const LEAST_BYTES: u32 = if cfg!(test) {
+    512
+} else {
+    format::REGION_BYTES_MIN
+};
 
 /// What bits stand for, where it changes.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     job: Option<Job>,
     /// Another node has told this length, and waits.
-    told: Option<u32>,
-    look: Look,
+    pub(super) told: Option<u32>,
+    pub(super) look: Look,
 }
 
 #[derive(Debug)]
@@ -56,11 +65,15 @@ struct Job {
     old_region_bytes: u32,
     /// So much of each member is to be used then.
     then: Option<u64>,
+    /// The array has just got larger, and that is answered however this ends.
+    after_size: bool,
+    /// They get other places.
+    moves: bool,
     at: At,
 }
 
 /// The beginning of the bitmap of a slot.
-type Write = (NodeSlot, Vec<u8>);
+pub(super) type Write = (NodeSlot, Vec<u8>);
 
 #[derive(Debug)]
 enum At {
@@ -86,20 +99,6 @@ enum At {
     },
 }
 
-/// Whether all bitmaps are alike.
-#[derive(Debug, Default)]
-enum Look {
-    #[default]
-    Never,
-    Due(Instant),
-    /// One member after the other; what was the longest.
-    At {
-        members: Vec<MemberId>,
-        under_way: bool,
-        uneven: Option<u32>,
-    },
-}
-
 impl Chunks {
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.look {
@@ -110,8 +109,13 @@ impl Chunks {
 
     /// Whether runs wait.
     pub(super) fn is_changing(&self) -> bool {
-        let held = |job: &Job| !matches!(job.at, At::Wished | At::Again);
+        let held = |job: &Job| job.after_size || !matches!(job.at, At::Wished | At::Again);
         self.told.is_some() || self.job.as_ref().is_some_and(held)
+    }
+
+    /// Whether all bitmaps are being read.
+    pub(super) fn is_looking(&self) -> bool {
+        matches!(self.look, Look::At { .. })
     }
 
     pub(super) fn is_wanted(&self) -> bool {
@@ -120,11 +124,11 @@ impl Chunks {
 }
 
 impl Array {
-    fn chunks(&self) -> &Chunks {
+    pub(super) fn chunks(&self) -> &Chunks {
         &self.shared.as_ref().expect("in a cluster").chunks
     }
 
-    fn chunks_mut(&mut self) -> &mut Chunks {
+    pub(super) fn chunks_mut(&mut self) -> &mut Chunks {
         &mut self.shared_mut().chunks
     }
 
@@ -134,40 +138,82 @@ impl Array {
         job.is_some_and(|job| job.id == id)
     }
 
-    fn region_bytes(&self) -> u32 {
+    /// Whether a wish is about bitmaps that get other places.
+    pub(super) fn is_move(&self, id: WishId) -> bool {
+        let job = self.chunks().job.as_ref();
+        job.is_some_and(|job| job.id == id && job.moves)
+    }
+
+    /// What bits are to stand for by a wish of this node.
+    pub(super) fn wished_chunk(&self, id: WishId) -> u32 {
+        let job = self.chunks().job.as_ref().filter(|job| job.id == id);
+        job.expect("a wish of this node").region_bytes
+    }
+
+    pub(super) fn region_bytes(&self) -> u32 {
         let writer = self.bitmap.writer().expect("a cluster has bitmaps");
         writer.superblock_fields().region_raw
     }
 
     /// What bitmaps are for, with the size as it is recorded.
-    fn covered(&self) -> u64 {
+    pub(super) fn covered(&self) -> u64 {
         let writer = self.bitmap.writer().expect("a cluster has bitmaps");
         writer.superblock_fields().sync_size_sectors
     }
 
-    /// Whether bits can stand for so many bytes, in bitmaps for so many sectors as well.
-    fn can_stand_for(&self, bytes: u32, sync_sectors: u64) -> Result<(), Cannot> {
-        if !bytes.is_power_of_two() || bytes < REGION_BYTES_MIN {
+    fn each_sectors(&self) -> u64 {
+        let shared = self.shared.as_ref().expect("in a cluster");
+        shared.place.each_sectors
+    }
+
+    /// Whether bits can stand for so many bytes, and the bitmaps lie where they lie then, in those
+    /// for so many sectors as well.
+    pub(super) fn can_stand_for(&self, bytes: u32, sync_sectors: u64) -> Result<(), Cannot> {
+        if !bytes.is_power_of_two() || bytes < LEAST_BYTES {
             return Err(Cannot::Follow);
         }
-        let place = self.shared.as_ref().expect("in a cluster").place;
+        let each = self.each_for(bytes);
         let most = self.covered().max(sync_sectors);
-        let each = format::on_disk_sectors(format::regions(most, bytes));
-        match place.each_sectors == ONE_PAGE && each == ONE_PAGE {
+        let same = format::on_disk_sectors(format::regions(most, bytes)) == each;
+        match same && each <= self.room_of_each() {
             true => Ok(()),
             false => Err(Cannot::Small),
         }
     }
 
-    /// The shortest that bits can stand for in bitmaps for so many sectors, if that is longer than
-    /// what they stand for now.
-    pub(super) fn longer_for(&self, sync_sectors: u64) -> Option<u32> {
-        let place = self.shared.as_ref().expect("in a cluster").place;
-        let least = format::least_region_bytes(sync_sectors, ONE_PAGE)?;
-        (place.each_sectors == ONE_PAGE && least > self.region_bytes()).then_some(least)
+    /// The same, where they lie now.
+    pub(super) fn can_stand_here_for(&self, bytes: u32, sync_sectors: u64) -> Result<(), Cannot> {
+        self.can_stand_for(bytes, sync_sectors)?;
+        match self.each_for(bytes) == self.each_sectors() {
+            true => Ok(()),
+            false => Err(Cannot::Small),
+        }
     }
 
-    fn runs_or_fills(&self) -> bool {
+    /// The shortest that bits can stand for so that bitmaps for so many sectors lie where they lie
+    /// before that, if that is longer than what they stand for now.
+    pub(super) fn longer_for(&self, sync_sectors: u64) -> Option<u32> {
+        let now = self.region_bytes();
+        if self.can_stand_here_for(now, sync_sectors).is_ok() {
+            return None;
+        }
+        let longer = std::iter::successors(now.checked_mul(2), |bytes| bytes.checked_mul(2));
+        let mut longer = longer.into_iter();
+        longer.find(|bytes| self.can_stand_for(*bytes, sync_sectors).is_ok())
+    }
+
+    /// Whether bitmaps with such bits have several pages each.
+    pub(super) fn had_pages(&self, bytes: u32) -> bool {
+        self.each_for(bytes) > ONE_PAGE
+    }
+
+    /// The shortest, from so many bytes on, with which bitmaps for so many sectors have room.
+    pub(super) fn shortest_for(&self, bytes: u32, sync_sectors: u64) -> Option<u32> {
+        let least = format::least_region_bytes(sync_sectors, self.room_of_each())?;
+        Some(least.max(bytes))
+    }
+
+    pub(super) fn runs_or_fills(&self) -> bool {
         let partly = |m: &crate::member::Member| matches!(m.state, State::Recovering { .. });
         self.sync.running().is_some() || self.members.iter().any(partly)
     }
@@ -187,7 +233,7 @@ impl Array {
     fn may_rechunk(&self, bytes: u32) -> Result<(), ControlError> {
         let busy = |text: &str| Err(ControlError::Busy(text.into()));
         self.writable()?;
-        if !bytes.is_power_of_two() || bytes < REGION_BYTES_MIN {
+        if !bytes.is_power_of_two() || bytes < LEAST_BYTES {
             return Err(ControlError::Invalid(format!(
                 "a bit cannot stand for {bytes} bytes: it is a power of two from 4K to 2G"
             )));
@@ -196,7 +242,7 @@ impl Array {
         if !shared.ready {
             return busy("this node is joining its cluster; try again when it serves");
         }
-        if shared.chunks.is_wanted() || shared.sizes.is_wanted() {
+        if shared.chunks.is_wanted() || shared.sizes.is_wanted() || shared.moves.holds() {
             return busy("the bitmaps or the size are being changed already");
         }
         if let Some(run) = self.sync.running() {
@@ -212,22 +258,20 @@ impl Array {
                 "{name} is being filled: change the bitmaps when that is over"
             ));
         }
-        let pages = shared.place.each_sectors / ONE_PAGE;
-        if pages > 1 {
-            return Err(ControlError::Invalid(format!(
-                "the bitmap of each node has {pages} pages of 4 KiB, and the bitmaps would have to \
-                 move: that is not done while a cluster runs the array"
-            )));
-        }
         match self.can_stand_for(bytes, self.covered()) {
             Ok(()) => Ok(()),
             Err(_) => {
-                let least = format::least_region_bytes(self.covered(), ONE_PAGE);
+                let room = self.room_of_each();
+                let least = format::least_region_bytes(self.covered(), room);
+                let least = least.map_or("nothing fits".into(), |least| {
+                    format!("{} KiB is the least", least / 1024)
+                });
                 Err(ControlError::TooSmall(format!(
-                    "the bitmap of each node has one page of 4 KiB, and no room for bits that \
-                     stand for {} KiB each: {} KiB is the least",
+                    "there is room before the data for {} pages of 4 KiB for the bitmap of each \
+                     node, and bits that stand for {} KiB each take {}: {least}",
+                    room / ONE_PAGE,
                     bytes / 1024,
-                    least.unwrap_or(0) / 1024
+                    self.each_for(bytes) / ONE_PAGE
                 )))
             }
         }
@@ -242,32 +286,83 @@ impl Array {
         then: Option<u64>,
     ) {
         let old_region_bytes = self.region_bytes();
-        let shared = self.shared_mut();
-        let id = shared.update.next_wish();
+        if self.each_for(region_bytes) != self.each_sectors() {
+            return self.wish_move(control, region_bytes, sync_sectors, then);
+        }
         let wish = Wish::Rechunk {
             region_bytes,
             old_region_bytes,
             sync_sectors,
         };
+        self.wish_bits(control, (region_bytes, then), wish);
+    }
+
+    /// The same, where they get other places; or where somebody has not finished that.
+    pub(super) fn wish_move(
+        &mut self,
+        control: Option<ControlId>,
+        region_bytes: u32,
+        sync_sectors: u64,
+        then: Option<u64>,
+    ) {
+        let wish = Wish::Move {
+            region_bytes,
+            sync_sectors,
+        };
+        self.wish_bits(control, (region_bytes, then), wish);
+    }
+
+    fn wish_bits(
+        &mut self,
+        control: Option<ControlId>,
+        (region_bytes, then): (u32, Option<u64>),
+        wish: Wish,
+    ) {
+        let old_region_bytes = self.region_bytes();
+        let shared = self.shared_mut();
+        let id = shared.update.next_wish();
         shared.chunks.job = Some(Job {
             id,
             control,
             region_bytes,
             old_region_bytes,
             then,
+            after_size: false,
+            moves: matches!(wish, Wish::Move { .. }),
             at: At::Wished,
         });
         shared.say(Event::Wish(id, wish));
+    }
+
+    /// The array has just got larger, with bits that stand for more than they have to: they get
+    /// shorter again, before anything is resynced. Its answer follows.
+    pub(super) fn shorten_after_size(&mut self, control: ControlId, bytes: u32) {
+        let covered = self.covered();
+        self.wish_chunk(Some(control), bytes, covered, None);
+        let job = self.chunks_mut().job.as_mut();
+        job.expect("just wished").after_size = true;
     }
 
     /// Whether it is still wanted, and can be had here; from then on no run begins.
     pub(super) fn chunk_holds(&mut self) -> bool {
         let job = self.chunks().job.as_ref().expect("it was looked for");
         let (bytes, old) = (job.region_bytes, job.old_region_bytes);
-        let told = self.chunks().told.is_some();
+        let (moves, finishes) = (job.moves, job.control.is_none());
+        if moves && finishes {
+            // Somebody else may have finished it.
+            let holds = self.bitmaps_hold() && self.may_write();
+            if holds {
+                self.chunk_at(At::Held);
+            }
+            return holds;
+        }
+        let told = self.chunks().told.is_some() || self.bitmaps_hold();
         let recorded = self.shared_mut().sizes.is_recorded();
         let same = self.region_bytes() == old && !recorded && !told;
-        let fits = self.can_stand_for(bytes, self.covered()).is_ok();
+        let fits = match moves {
+            true => self.can_stand_for(bytes, self.covered()).is_ok(),
+            false => self.can_stand_here_for(bytes, self.covered()).is_ok(),
+        };
         if !same || !fits || self.runs_or_fills() || !self.may_write() {
             return false;
         }
@@ -318,8 +413,11 @@ impl Array {
         sync_sectors: u64,
         asks: bool,
     ) -> Option<Answer> {
-        if let Err(why) = self.can_stand_for(bytes, sync_sectors) {
+        if let Err(why) = self.can_stand_here_for(bytes, sync_sectors) {
             return Some(Answer::Cannot(why));
+        }
+        if self.bitmaps_hold() && !self.shared_mut().is_leaving() {
+            return Some(Answer::Cannot(Cannot::Busy));
         }
         let longer = self.shared_mut().sizes.is_recorded();
         if asks {
@@ -370,7 +468,7 @@ impl Array {
     }
 
     /// A run that was ended for it begins again.
-    fn go_on_with_runs(&mut self) {
+    pub(super) fn go_on_with_runs(&mut self) {
         if self.bitmap.owes_resync() {
             self.sync.owe_regions();
         }
@@ -406,8 +504,18 @@ impl Array {
             self.look_later();
         }
         let Some(control) = job.control else { return };
+        if job.after_size {
+            if let Some(failure) = failure {
+                let text =
+                    format!("bits of the bitmaps stand for more than they have to: {failure}");
+                self.notify(Notice::Message(text));
+            }
+            return self.answer(control, Ok(ControlReply::Done));
+        }
         match (failure, job.then) {
-            (None, Some(dev_sectors)) => self.resize_after_chunk(control, dev_sectors),
+            (None, Some(dev_sectors)) => {
+                self.resize_after_chunk(control, dev_sectors, job.old_region_bytes);
+            }
             (None, None) => self.answer(control, Ok(ControlReply::Done)),
             (Some(failure @ Failure::Nodes(_)), _) if here => {
                 let text = format!(
@@ -465,7 +573,7 @@ impl Array {
         true
     }
 
-    fn read_all(&mut self, source: MemberId, tag: u32) {
+    pub(super) fn read_all(&mut self, source: MemberId, tag: u32) {
         let nodes = u64::from(self.shared_mut().place.nodes);
         let (start, each) = self.slot_sectors(source, NodeSlot(0));
         let owner = Owner::Cluster { tag };
@@ -491,7 +599,11 @@ impl Array {
                 *under_way = false;
                 let taken = taken.clone();
                 if let Ok(buf) = Io::read_result(result) {
-                    self.write_blank(&taken, buf.freeze().as_slice());
+                    let area = buf.freeze();
+                    // Another one knows that nothing is being moved.
+                    if !self.says_moving(area.as_slice()) {
+                        self.write_blank(&taken, area.as_slice());
+                    }
                 }
             }
             _ => {} // The members were lost meanwhile.
@@ -501,18 +613,15 @@ impl Array {
     /// The slots of nobody are to be written as the own one is: what is dirty by either, with
     /// their superblocks as they are; then these; then what is dirty by the new one.
     fn write_blank(&mut self, taken: &BTreeSet<NodeSlot>, area: &[u8]) {
-        let block_bytes = self.info.logical_block_bytes.max(512) as usize;
         let mut steps = [Vec::new(), Vec::new(), Vec::new()];
         let slots = (0..self.shared_mut().place.nodes).map(NodeSlot);
         for slot in slots.filter(|slot| !taken.contains(slot)) {
             let part = self.part_of(area, slot.0);
             // Whoever gets a slot without a bitmap is told so.
-            let Some((either, new)) = self.either(&part).zip(self.carried(&part)) else {
-                continue;
-            };
-            let mut head = either[..block_bytes].to_vec();
-            head[..SUPERBLOCK_BYTES].copy_from_slice(&new[..SUPERBLOCK_BYTES]);
-            for (step, image) in steps.iter_mut().zip([either, head, new]) {
+            for (step, image) in steps
+                .iter_mut()
+                .zip(self.images_of_chunk(&part).into_iter().flatten())
+            {
                 step.push((slot, image));
             }
         }
@@ -532,95 +641,30 @@ impl Array {
         let step = then.pop_front().expect("looked at just before");
         let written = step
             .iter()
-            .map(|(slot, image)| self.write_slot(*slot, image));
+            .map(|(slot, image)| self.write_slot(*slot, image, BLANK));
         let left = written.sum();
         self.blank_at(left, then);
         true
     }
 
     /// Returns to how many members.
-    fn write_slot(&mut self, slot: NodeSlot, image: &[u8]) -> usize {
+    pub(super) fn write_slot(&mut self, slot: NodeSlot, image: &[u8], tag: u32) -> usize {
         let image = self.io.pool.copy_of(image);
         let active = self.members.iter().filter(|m| m.is_active());
         let ids: SmallVec<[MemberId; 8]> = active.map(|m| m.id).collect();
         for id in &ids {
             let (sector, _) = self.slot_sectors(*id, slot);
-            let owner = Owner::Cluster { tag: BLANK };
+            let owner = Owner::Cluster { tag };
             self.io
                 .write_durable(*id, sector, image.clone(), Purpose::Bitmap, owner);
         }
         ids.len()
     }
 
-    // Whether all are alike.
-
-    /// Looks at all bitmaps when this has passed.
-    pub(super) fn look_later(&mut self) {
-        let at = self.io.now().mono + LOOK_AFTER;
-        self.chunks_mut().look = Look::Due(at);
-    }
-
-    fn maintain_look(&mut self) -> bool {
-        let now = self.io.now().mono;
-        let works = self.may_write() && !self.io.is_cut_off();
-        let shared = self.shared_mut();
-        let may = works && shared.ready && !shared.is_leaving() && !shared.frozen;
-        let free = !shared.chunks.is_wanted() && !shared.sizes.is_wanted();
-        match &shared.chunks.look {
-            Look::Never => false,
-            Look::Due(at) if now < *at => false,
-            Look::Due(_) if !works || shared.is_leaving() => {
-                shared.chunks.look = Look::Never;
-                true
-            }
-            Look::Due(_) if !may || !free || shared.chunks.told.is_some() => {
-                self.look_later();
-                true
-            }
-            Look::Due(_) => {
-                self.begin_look();
-                true
-            }
-            Look::At {
-                under_way: true, ..
-            } => false,
-            Look::At { .. } => {
-                self.look_on();
-                true
-            }
-        }
-    }
-
-    /// At the next member; or all were seen.
-    fn look_on(&mut self) {
-        let Look::At {
-            mut members,
-            uneven,
-            ..
-        } = std::mem::take(&mut self.chunks_mut().look)
-        else {
-            unreachable!("looked at just before");
-        };
-        let Some(next) = members.pop() else {
-            return self.looked(uneven);
-        };
-        let there = self
-            .members
-            .get(next)
-            .is_some_and(|m| m.state == State::InSync);
-        let under_way = there && !self.io.is_cut_off();
-        if under_way {
-            self.read_all(next, ALIKE);
-        }
-        self.chunks_mut().look = Look::At {
-            members,
-            under_way,
-            uneven,
-        };
-    }
+    // Whether all are alike: `alike.rs`.
 
     /// All members were looked at: the longest that bits stand for, if not all are like the own.
-    fn looked(&mut self, uneven: Option<u32>) {
+    pub(super) fn looked(&mut self, uneven: Option<u32>) {
         let wanted = uneven.map(|bytes| bytes.max(self.region_bytes()));
         let job = self.chunks().job.as_ref();
         if let Some(job) = job.filter(|job| matches!(job.at, At::Again)) {
@@ -635,7 +679,7 @@ impl Array {
         self.look_later();
         let shared = self.shared_mut();
         let free = !shared.chunks.is_wanted() && !shared.sizes.is_wanted();
-        if free && !shared.is_leaving() {
+        if free && !shared.is_leaving() && !shared.moves.holds() {
             let covered = self.covered();
             self.wish_chunk(None, bytes, covered, None);
         }
@@ -645,40 +689,12 @@ impl Array {
     /// become so. All are looked at again, and the answer follows.
     pub(super) fn looks_again(&mut self, ids: &[WishId]) -> bool {
         let job = self.chunks_mut().job.as_mut();
-        let Some(job) = job.filter(|job| job.control.is_none() && *ids == [job.id]) else {
+        let alike = |job: &&mut Job| job.control.is_none() && !job.moves;
+        let Some(job) = job.filter(|job| alike(job) && *ids == [job.id]) else {
             return false;
         };
         job.at = At::Again;
         self.begin_look();
         true
-    }
-
-    fn begin_look(&mut self) {
-        let in_sync = self.members.iter().filter(|m| m.state == State::InSync);
-        let members = in_sync.map(|m| m.id).collect();
-        self.chunks_mut().look = Look::At {
-            members,
-            under_way: false,
-            uneven: None,
-        };
-    }
-
-    pub(super) fn look_done(&mut self, result: Result<IoDone, IoError>) {
-        let read = Io::read_result(result).ok().map(|buf| buf.freeze());
-        let place = self.shared_mut().place;
-        let own = self.region_bytes();
-        let area = read.as_ref().map(|buf| buf.as_slice());
-        let parts = area.into_iter().flat_map(|area| {
-            (0..place.nodes).filter_map(|slot| self.found_in(&self.part_of(area, slot)))
-        });
-        let others = parts.map(|found| found.fields.region_raw);
-        let other = others.filter(|bytes| *bytes != own).max();
-        if let Look::At {
-            under_way, uneven, ..
-        } = &mut self.chunks_mut().look
-        {
-            *under_way = false;
-            *uneven = (*uneven).max(other);
-        }
     }
 }

@@ -14,13 +14,14 @@
 //! is recorded is adopted by who reads it: bitmaps and superblocks are for it from then on, and
 //! hosts see it when all have it. If the node that grew dies in between, another one finishes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 use umd_format::SuperblockV1;
 
 use super::changes::not_begun;
+use super::rechunk::Write;
 use super::shared::VACANT;
 use crate::array::{Array, Setup};
 use crate::assembly::SlotPlan;
@@ -55,6 +56,8 @@ struct Job {
     /// Who waits for it; nobody, if another node has begun it.
     control: Option<ControlId>,
     dev_sectors: u64,
+    /// Bits that were made longer for it are to stand for so many bytes after that.
+    shorter: Option<u32>,
     at: At,
 }
 
@@ -75,6 +78,7 @@ enum At {
     },
     Writing {
         left: usize,
+        then: VecDeque<Vec<Write>>,
     },
     Shown,
     /// The old size is being recorded again.
@@ -241,15 +245,21 @@ impl Array {
                 let (sync_sectors, then) = (sized.sync_sectors, Some(dev_sectors));
                 self.wish_chunk(Some(control), bytes, sync_sectors, then);
             }
-            None => self.wish_size(Some(control), dev_sectors),
+            None => self.wish_size(Some(control), dev_sectors, None),
         }
     }
 
-    /// The bitmaps have room for it now.
-    pub(super) fn resize_after_chunk(&mut self, control: ControlId, dev_sectors: u64) {
+    /// The bitmaps have room for it now. Before, their bits stood for so many bytes: if they had
+    /// several pages each, they get as many again as they need, and have room for.
+    pub(super) fn resize_after_chunk(&mut self, control: ControlId, dev_sectors: u64, bytes: u32) {
         let free = !self.sizes().is_wanted();
+        let sync_sectors = self
+            .sized(dev_sectors)
+            .map_or(0, |sized| sized.sync_sectors);
+        let shorter = self.shortest_for(bytes, sync_sectors);
+        let shorter = shorter.filter(|one| *one < self.region_bytes() && self.had_pages(bytes));
         match self.can_have(dev_sectors).is_ok() && free && dev_sectors > self.info.dev_sectors {
-            true => self.wish_size(Some(control), dev_sectors),
+            true => self.wish_size(Some(control), dev_sectors, shorter),
             false => {
                 let text = "the bitmaps have room for it now, but the array was changed meanwhile";
                 self.answer(control, Err(ControlError::Busy(text.into())));
@@ -257,7 +267,7 @@ impl Array {
         }
     }
 
-    fn wish_size(&mut self, control: Option<ControlId>, dev_sectors: u64) {
+    fn wish_size(&mut self, control: Option<ControlId>, dev_sectors: u64, shorter: Option<u32>) {
         let sized = self.sized(dev_sectors).expect("looked at before");
         let shared = self.shared_mut();
         let id = shared.update.next_wish();
@@ -265,6 +275,7 @@ impl Array {
             id,
             control,
             dev_sectors,
+            shorter,
             at: At::Wished,
         });
         let wish = Wish::Resize {
@@ -328,10 +339,10 @@ impl Array {
             Ok(()) => Ok(wanted),
             Err(_) if longer.is_some() => Ok(wanted),
             Err(_) => Err(ControlError::TooSmall(format!(
-                "the bitmaps of the nodes have no room for {} KiB of each member: each of their \
-                 bits stands for {} KiB, and larger ones are needed",
+                "the bitmaps of the nodes have no room for {} KiB of each member: before the data \
+                 are {} pages of 4 KiB for each, and the longest bits do not fit there",
                 wanted / 2,
-                self.bitmap.regions().map_or(0, |one| one.region_sectors()) / 2
+                self.room_of_each() / 8
             ))),
         }
     }
@@ -437,7 +448,10 @@ impl Array {
         let answer = match &job.at {
             At::Marking(_) if !may_record => Answer::Cannot(Cannot::Work),
             At::Reading { .. } if !may_write => Answer::Cannot(Cannot::Work),
-            At::Writing { left } if *left > 0 && !self.io.is_cut_off() => return false,
+            At::Writing { left, .. } if *left > 0 && !self.io.is_cut_off() => return false,
+            At::Writing { then, .. } if may_write && !then.is_empty() => {
+                return self.next_vacant();
+            }
             At::Writing { .. } => Answer::Done,
             At::Reading {
                 under_way: false, ..
@@ -473,7 +487,7 @@ impl Array {
         sizes.again = Some(now + FINISH_AFTER);
         let never_said = sizes.told.is_none();
         match (sizes.recorded, &sizes.job) {
-            (Some(recorded), None) if ready => self.wish_size(None, recorded),
+            (Some(recorded), None) if ready => self.wish_size(None, recorded, None),
             (None, _) => sizes.again = None,
             _ => {}
         }
@@ -567,6 +581,11 @@ impl Array {
         self.answer_for(&job);
         if failure.is_none() {
             self.metadata.confirm();
+            if let Some((control, bytes)) = job.control.zip(job.shorter) {
+                // Before a resync of what was added begins.
+                self.shorten_after_size(control, bytes);
+                return self.forget_reach();
+            }
         }
         self.forget_reach();
         let shown = job.dev_sectors == self.info.dev_sectors;
@@ -714,7 +733,7 @@ impl Array {
         let source = self.slot_source(&tried).filter(|_| !all);
         let Some(source) = source else {
             // A member that does not give them fails when others are written to it.
-            self.size_at(At::Writing { left: 0 });
+            self.write_vacant(VecDeque::new());
             return true;
         };
         tried.push(source);
@@ -735,7 +754,7 @@ impl Array {
             return; // It was answered when the members were lost.
         };
         match &mut job.at {
-            At::Writing { left } => {
+            At::Writing { left, .. } => {
                 *left -= 1;
                 if let Err(error) = result {
                     let why = format!("bitmap write failed: {error}");
@@ -748,35 +767,30 @@ impl Array {
                 *under_way = false;
                 let taken = taken.clone();
                 if let Ok(buf) = Io::read_result(result) {
-                    let left = self.write_vacant(&taken, buf.freeze().as_slice());
-                    self.size_at(At::Writing { left });
+                    let steps = self.vacant_steps(&taken, buf.freeze().as_slice());
+                    self.write_vacant(steps);
                 }
             }
             _ => {} // The members were lost meanwhile.
         }
     }
 
-    fn write_vacant(&mut self, taken: &BTreeSet<NodeSlot>, area: &[u8]) -> usize {
-        let place = self.shared_mut().place;
-        let bytes = (place.each_sectors * 512) as usize;
-        let active = self.members.iter().filter(|m| m.is_active());
-        let ids: SmallVec<[MemberId; 8]> = active.map(|m| m.id).collect();
-        let mut left = 0;
-        let slots = (0..place.nodes).map(NodeSlot);
-        for slot in slots.filter(|slot| !taken.contains(slot)) {
-            let from = usize::from(slot.0) * bytes;
-            let Some(image) = self.image_of_size(&area[from..from + bytes]) else {
-                continue; // Whoever gets this slot is told that there is no bitmap.
-            };
-            let image = self.io.pool.copy_of(&image);
-            for id in &ids {
-                let (sector, _) = self.slot_sectors(*id, slot);
-                let owner = Owner::Cluster { tag: VACANT };
-                self.io
-                    .write_durable(*id, sector, image.clone(), Purpose::Bitmap, owner);
-                left += 1;
-            }
-        }
-        left
+    fn write_vacant(&mut self, then: VecDeque<Vec<Write>>) {
+        self.size_at(At::Writing { left: 0, then });
+    }
+
+    fn next_vacant(&mut self) -> bool {
+        let job = self.sizes_mut().job.as_mut().expect("it is its turn");
+        let At::Writing { then, .. } = &mut job.at else {
+            unreachable!("looked at just before");
+        };
+        let mut then = std::mem::take(then);
+        let step = then.pop_front().expect("looked at just before");
+        let written = step
+            .iter()
+            .map(|(slot, image)| self.write_slot(*slot, image, VACANT));
+        let left = written.sum();
+        self.size_at(At::Writing { left, then });
+        true
     }
 }

@@ -15,6 +15,7 @@ use super::changes::{Asked, Changes};
 use super::drain::Drain;
 use super::legs::Legs;
 use super::missed::{BITS, Gather, HEADERS, Missed};
+use super::moving::Moves;
 use super::newcomer::Candidate;
 use super::rechunk::Chunks;
 use super::reload::Reload;
@@ -68,6 +69,25 @@ pub(super) fn place_of(setup: &Setup, slot: NodeSlot, capacity: u16) -> Result<P
         nodes,
         each_sectors,
     })
+}
+
+/// Whether the bitmaps of all nodes were on their way to other places when everybody stopped.
+pub(super) fn says_moving(setup: &Setup) -> bool {
+    match &setup.plan.bitmap {
+        BitmapPlan::Usable { superblock, .. } | BitmapPlan::Stale { superblock, .. } => {
+            superblock.is_moving()
+        }
+        BitmapPlan::None => false,
+    }
+}
+
+/// What the first bitmap says of all is nothing that the own one should say.
+pub(super) fn forget_moving(setup: &mut Setup) {
+    if let BitmapPlan::Stale { superblock, .. } = &mut setup.plan.bitmap
+        && superblock.is_moving()
+    {
+        superblock.set_moving(false);
+    }
 }
 
 /// Devices that superblocks call active and that are not there, or not up to date.
@@ -130,6 +150,7 @@ pub(in crate::array) struct Shared {
     pub(super) changes: Changes,
     pub(super) sizes: Sizes,
     pub(super) chunks: Chunks,
+    pub(super) moves: Moves,
     /// Another number of slots that an administrator wants.
     pub(super) legs: Option<Legs>,
     /// Writes in there have to end before the other node hears so.
@@ -162,6 +183,12 @@ pub(super) const BLANK: u32 = u32::MAX - 4;
 /// All bitmaps, to see whether they are alike.
 pub(super) const ALIKE: u32 = u32::MAX - 5;
 
+/// Bitmaps on their way to other places.
+pub(super) const MOVE: u32 = u32::MAX - 6;
+
+/// Whether they are.
+pub(super) const HELD: u32 = u32::MAX - 7;
+
 /// The same for the slot of a dead node.
 pub(super) fn tag_of(slot: NodeSlot) -> u32 {
     u32::from(slot.0) + 1
@@ -191,6 +218,7 @@ impl Shared {
             changes: Changes::new(),
             sizes: Sizes::default(),
             chunks: Chunks::default(),
+            moves: Moves::default(),
             legs: None,
             suspending: None,
             reload: None,
@@ -219,9 +247,16 @@ impl Shared {
         let (update, turn) = (self.update.deadline(), self.turn.deadline());
         let fill = self.fill_again.values().copied();
         let size = self.sizes.deadline();
-        let chunk = self.chunks.deadline();
+        let chunk = self.chunks.deadline().into_iter();
+        let chunk = chunk.chain(self.moves.deadline());
         let all = update.into_iter().chain(turn).chain(fill);
         all.chain(size).chain(chunk).min()
+    }
+
+    /// Sectors of the bitmap of each node.
+    #[cfg(test)]
+    pub(super) fn each_sectors(&self) -> u64 {
+        self.place.each_sectors
     }
 
     /// Whether it is on its way out, or out.
@@ -358,11 +393,15 @@ impl Array {
                 None
             }
             Task::Vacant { id, taken } => {
-                match self.is_chunk(id) {
-                    true => self.begin_blank(taken),
-                    false => self.begin_vacant(taken),
+                if self.is_move(id) {
+                    self.begin_move(id, taken)
+                } else {
+                    match self.is_chunk(id) {
+                        true => self.begin_blank(taken),
+                        false => self.begin_vacant(taken),
+                    }
+                    None
                 }
-                None
             }
             Task::Reload { from, use_spares } => {
                 let candidate = self.shared_mut().candidate.take();
@@ -399,6 +438,12 @@ impl Array {
                 sync_sectors,
                 asks,
             } => self.chunk_told(region_bytes, sync_sectors, asks),
+            Task::Move {
+                region_bytes,
+                sync_sectors,
+                stage,
+            } => self.move_told((region_bytes, sync_sectors), stage),
+            Task::Undo(id) if self.is_move(id) => Some(self.undo_move()),
             Task::Apply(id) if self.is_chunk(id) => self.begin_chunk(false),
             Task::Undo(id) if self.is_chunk(id) => self.begin_chunk(true),
             Task::Apply(id) if self.is_size(id) => Some(self.apply_size()),
@@ -431,6 +476,8 @@ impl Array {
             VACANT => self.vacant_done(member, result),
             BLANK => self.blank_done(member, result),
             ALIKE => self.look_done(result),
+            MOVE => self.move_done(member, result),
+            HELD => self.hold_looked(result),
             tag => {
                 let slot = NodeSlot(u16::try_from(tag - 1).expect("a slot of the cluster"));
                 self.takeover_done(slot, member, result);
@@ -448,6 +495,7 @@ impl Array {
         moved |= self.maintain_asked();
         moved |= self.maintain_size();
         moved |= self.maintain_chunk();
+        moved |= self.maintain_moves();
         moved |= self.maintain_legs();
         moved |= self.maintain_update();
         moved |= self.maintain_takeovers();

@@ -108,7 +108,7 @@ impl Array {
         let now = self.io.now().mono;
         let shared = self.shared_mut();
         shared.fill_again.retain(|_, again| now < *again);
-        if !shared.changes.is_empty() {
+        if !shared.changes.is_empty() || shared.moves.holds() {
             return false;
         }
         let serves = shared.ready && !shared.is_leaving() && self.may_write();

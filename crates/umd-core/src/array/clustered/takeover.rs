@@ -36,6 +36,13 @@ enum At {
     Over(Answer),
 }
 
+impl Takeover {
+    /// Whether nothing of it is under way.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.at, At::Read | At::Over(_))
+    }
+}
+
 impl Array {
     pub(super) fn begin_takeover(&mut self, slot: NodeSlot, clears: bool) {
         let shared = self.shared_mut();
@@ -75,6 +82,7 @@ impl Array {
 
     fn go_on_with_slot(&mut self, slot: NodeSlot) -> bool {
         let may_write = self.may_write();
+        let (holds, leaving) = (self.bitmaps_hold(), self.shared_mut().is_leaving());
         let mut takeover = self.shared_mut().takeovers.remove(&slot);
         let one = takeover.as_mut().expect("just listed");
         let (answer, moved) = match &one.at {
@@ -86,6 +94,9 @@ impl Array {
             At::Clearing { left } if *left > 0 => (None, false),
             _ if !may_write => (Some(Answer::Cannot(Cannot::Work)), true),
             At::Clearing { .. } => (Some(Answer::Done), true),
+            // It is known where it lies when others have moved it.
+            At::Read if holds && leaving => (Some(Answer::Cannot(Cannot::Work)), true),
+            At::Read if holds => (None, false),
             At::Read => {
                 one.at = match self.slot_source(&one.tried) {
                     Some(member) => {

@@ -64,6 +64,11 @@ impl Array {
         if !self.may_write() {
             return Answer::Holds(Vec::new());
         }
+        // What is written depends on bitmaps, and they wait for another node.
+        let moves = |id: &WishId| self.is_move(*id);
+        if self.bitmaps_hold() && !ids.iter().any(moves) {
+            return Answer::Holds(Vec::new());
+        }
         if let [id] = ids[..]
             && self.is_size(id)
         {
@@ -116,7 +121,7 @@ impl Array {
         // What a change has done here is written in its own turn.
         let shared = self.shared_mut();
         let carried = shared.changes.values().any(Change::is_applied) || shared.sizes.is_applied();
-        let owes = self.may_write() && self.metadata.owes() && !carried;
+        let owes = self.may_write() && self.metadata.owes() && !carried && !self.bitmaps_hold();
         let update = &mut self.shared_mut().update;
         // Also where nothing can be written any more: a deadline that has passed is none.
         if matches!(update.at, At::Resting(until) if now >= until) {

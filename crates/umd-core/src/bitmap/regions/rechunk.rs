@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Whoever writes keeps what it has: its regions are counted in those that they have become, step
-//! by step for each change since, so that what was counted is what is given back.
+//! by step for each change since, so that what was counted is what is given back. Each change to
+//! longer regions and back multiplies that. What cannot be counted any more stays so: such a region
+//! stays dirty until the array is started again.
 
 use umd_format::bitmap::{self, BitmapSuperblock, RegionState};
 
@@ -42,7 +44,8 @@ fn recount(first: u64, counts: &[u32], from: u64, to: Era) -> (u64, Vec<u32>) {
     let counted = (low..=high).map(|region| {
         let (start, end) = (region * new / from, ((region + 1) * new - 1) / from);
         let parts = start.max(first)..=end.min(last);
-        parts.map(|part| counts[(part - first) as usize]).sum()
+        let counts = parts.map(|part| counts[(part - first) as usize]);
+        counts.fold(0, u32::saturating_add)
     });
     (low, counted.collect())
 }
@@ -104,12 +107,7 @@ impl Regions {
             counted = recount(counted.0, &counted.1, pair[0].region_sectors, pair[1]);
         }
         for (region, count) in (counted.0..).zip(counted.1) {
-            let writers = &mut self.writers[region as usize];
-            assert!(
-                *writers >= count,
-                "a region was retired more often than joined"
-            );
-            *writers -= count;
+            self.leave_region(region, count);
             self.watch.touch(region);
         }
     }
@@ -219,5 +217,27 @@ mod tests {
         let intent = regions.redeem(ticket).expect("it is written");
         regions.retire(intent);
         assert_eq!(dirty(&regions), [1]);
+    }
+    /// A count that grows with each change and does not fit any more keeps its regions dirty.
+    #[test]
+    fn what_cannot_be_counted_stays_dirty() {
+        let mut regions = made(4096, &[]);
+        let ticket = regions.join(0, 4096 * 8);
+        write(&mut regions);
+        for _ in 0..4 {
+            for bytes in [4096 << 10, 4096] {
+                change(&mut regions, bytes, 4096 * 8);
+                write(&mut regions);
+            }
+        }
+        let intent = regions.redeem(ticket).expect("it was written before");
+        regions.retire(intent);
+        regions.check();
+        assert_eq!(regions.dirty(), 4096);
+        assert!(regions.writers.iter().all(|count| *count == u32::MAX));
+        let ticket = regions.join(0, 8);
+        let intent = regions.redeem(ticket).expect("it is marked");
+        regions.retire(intent);
+        regions.check();
     }
 }

@@ -161,6 +161,15 @@ impl Node {
                 sync_sectors,
                 asks,
             },
+            Message::BitmapMove {
+                region_bytes,
+                sync_sectors,
+                stage,
+            } => Task::Move {
+                region_bytes,
+                sync_sectors,
+                stage,
+            },
             Message::BitmapNeedsSync => {
                 // Its slot is taken when it has gone, which is when it is free to be taken.
                 return out.push(ack(AckStatus::Done));

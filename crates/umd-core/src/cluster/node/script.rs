@@ -16,6 +16,9 @@
 //!   Rechunk       recheck  BITMAP_CHUNK (asks)  apply*  value (closed)  BITMAP_CHUNK*
 //!                 vacant  value
 //!                                         * undo, BITMAP_CHUNK (old)
+//!   Move          recheck  BITMAP_MOVE (asks)  value (closed)  BITMAP_MOVE (hold)  vacant*
+//!                 BITMAP_MOVE (moved)  value
+//!                                         * undo, BITMAP_MOVE (back)
 //!   resync        RESYNCING_START;  value  RESYNCING(window);  value  RESYNCING(none)
 //!   leaving       BITMAP_NEEDS_SYNC
 //! ```
@@ -24,7 +27,7 @@
 //! lock (`no-new-dev`) are the answers themselves here. After a vote that was lost,
 //! METADATA_UPDATED makes everybody drop the candidate.
 
-use super::super::message::{DeviceNumber, Message, Window};
+use super::super::message::{DeviceNumber, Message, MoveStage, Window};
 use super::super::work::{Wish, WishId};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -61,6 +64,7 @@ pub(super) enum Words {
     AskChunk,
     Chunk,
     ChunkBack,
+    Move(MoveStage),
     Start,
     Window,
     HandOver,
@@ -105,6 +109,20 @@ const RECHUNK: &Script = &Script {
     begins_at: 2,
     decided_at: 5,
     undo: &[Undo, Tell(Words::ChunkBack)],
+};
+
+const MOVE: &Script = &Script {
+    steps: &[
+        Recheck,
+        Tell(Words::Move(MoveStage::Ask)),
+        Close,
+        Tell(Words::Move(MoveStage::Hold)),
+        Vacant,
+        Tell(Words::Move(MoveStage::Moved)),
+    ],
+    begins_at: 2,
+    decided_at: 5,
+    undo: &[Undo, Tell(Words::Move(MoveStage::Back))],
 };
 
 impl Errand {
@@ -173,6 +191,7 @@ impl Errand {
                 &[Undo, Tell(Words::BitmapBack)]
             ),
             Errand::Wish(_, Wish::Rechunk { .. }) => RECHUNK,
+            Errand::Wish(_, Wish::Move { .. }) => MOVE,
             Errand::Start => script!(&[Tell(Words::Start)]),
             Errand::Window(_) | Errand::End => script!(&[Show, Tell(Words::Window)]),
             Errand::HandOver => script!(&[Tell(Words::HandOver)]),
@@ -216,6 +235,20 @@ impl Errand {
                 sync_sectors: old_sync_sectors,
             },
             (words, Errand::Wish(_, wish @ Wish::Rechunk { .. })) => wish.chunk(words),
+            (
+                Words::Move(stage),
+                Errand::Wish(
+                    _,
+                    Wish::Move {
+                        region_bytes,
+                        sync_sectors,
+                    },
+                ),
+            ) => Message::BitmapMove {
+                region_bytes,
+                sync_sectors,
+                stage,
+            },
             (Words::Start, Errand::Start) => Message::ResyncingStart,
             (Words::Window, Errand::Window(window)) => Message::Resyncing {
                 window: Some(window),

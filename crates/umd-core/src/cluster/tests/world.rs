@@ -635,7 +635,9 @@ impl World {
                 Answer::Done
             }
             Task::FindDisk { .. } => self.can(index, Cannot::SeeDisk),
-            Task::ResizeBitmap { .. } | Task::Rechunk { .. } => self.can(index, Cannot::Follow),
+            Task::ResizeBitmap { .. } | Task::Rechunk { .. } | Task::Move { .. } => {
+                self.can(index, Cannot::Follow)
+            }
             Task::Publish { .. } => {
                 host.published = host.view.size;
                 Answer::Done

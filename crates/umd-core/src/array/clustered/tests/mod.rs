@@ -6,6 +6,7 @@ mod drawn;
 mod follow;
 mod legs;
 mod members;
+mod moving;
 mod readd;
 mod rechunk;
 mod replaced;

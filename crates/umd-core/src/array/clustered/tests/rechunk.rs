@@ -92,8 +92,9 @@ fn what_cannot_be_is_refused_with_the_reason_and_nothing_is_written() {
     let disks = world.disks.clone();
     for (bytes, why) in [
         (3 << 12, "a power of two from 4K to 2G"),
-        (2048, "a power of two from 4K to 2G"),
-        (4096, "4 KiB each: 8 KiB is the least"),
+        (256, "a power of two from 4K to 2G"),
+        (1024, "2 pages of 4 KiB for the bitmap of each node"),
+        (1024, "1 KiB each take 4: 4 KiB is the least"),
     ] {
         change(&mut world, 0, bytes);
         world.settle();
@@ -255,9 +256,9 @@ fn a_size_for_which_bits_are_too_short_makes_them_longer() {
     world.extend();
     assert_eq!(world.array(1).status().array_sectors, 1152 + 64 * 31_000);
     assert_eq!(check(&mut world), 65536);
-    change(&mut world, 1, BEFORE);
+    change(&mut world, 1, BEFORE / 4);
     world.settle();
-    assert!(answers(&world, 1)[0].contains("64 KiB is the least"));
+    assert!(answers(&world, 1)[0].contains("16 KiB is the least"));
 }
 
 /// The size cannot be had by all: no bitmap is changed for it.

@@ -11,7 +11,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use umd_format::bitmap::{BitmapSuperblock, SUPERBLOCK_BYTES, Slots, Unverified, initial_slots};
+use umd_format::bitmap::{
+    BitmapSuperblock, SUPERBLOCK_BYTES, Slots, Unverified, initial_slots, on_disk_sectors,
+};
 use umd_format::create::{NewArray, NewMember as NewDevice, new_array};
 use umd_format::space::RegionWish;
 use umd_format::v1::{DeviceFlags, Features, Fields};
@@ -35,6 +37,8 @@ use crate::value::{
 pub const NODES: u16 = 6;
 pub const BLOCK: u64 = 8;
 const DISK_BYTES: usize = 640 << 10;
+/// What arrays with bitmaps of several pages use of each member.
+pub const PAGED_SECTORS: u64 = 64_000;
 const WINDOW: u64 = 256;
 
 /// A small deterministic generator.
@@ -134,6 +138,10 @@ pub struct World {
     /// Sectors of the first window.
     pub window: u64,
     bitmap_sector: u64,
+    data_sector: u64,
+    inputs: u64,
+    /// Of so many inputs one is followed by a look at all invariants.
+    check_each: u64,
     copied: bool,
     /// Lives that have loaded the array.
     loaded: BTreeSet<Incarnation>,
@@ -186,8 +194,19 @@ impl World {
             (legs, spares),
             chunk_sectors,
             disk_bytes,
-            None,
+            (None, 128, 32768),
         )
+    }
+
+    /// A mirror of two disks with room for bitmaps of several pages: bits stand for so many bytes
+    /// of 64,000 sectors (512: three pages, 1024: two, 2048: one).
+    pub fn paged(region_bytes: u32) -> World {
+        let (used, more) = (PAGED_SECTORS, 8192);
+        let bytes = (256 + used + more) as usize * 512;
+        let how = (Some(used), 256, region_bytes);
+        let mut world = World::built(Level::Raid1, 0, (2, 0), 0, bytes, how);
+        (world.window, world.check_each) = (8192, 1000);
+        world
     }
 
     /// A mirror of two large disks, and windows of so many sectors.
@@ -209,7 +228,8 @@ impl World {
         let used = DISK_BYTES / 512 - 128;
         let bytes = DISK_BYTES + more_sectors * 512;
         let all = (legs, spares);
-        let mut world = World::built(level, layout, all, chunk_sectors, bytes, Some(used as u64));
+        let how = (Some(used as u64), 128, 32768);
+        let mut world = World::built(level, layout, all, chunk_sectors, bytes, how);
         for (disk, byte) in world.disks.iter_mut().zip(0xa0..) {
             disk[DISK_BYTES..].fill(byte);
         }
@@ -222,7 +242,7 @@ impl World {
         (legs, spares): (u16, u16),
         chunk_sectors: u32,
         disk_bytes: usize,
-        size_sectors: Option<u64>,
+        (size_sectors, data_sector, region_bytes): (Option<u64>, u64, u32),
     ) -> World {
         let device = |n: u16| NewDevice {
             device_sectors: (disk_bytes / 512) as u64,
@@ -239,7 +259,7 @@ impl World {
             layout,
             chunk_sectors,
             size_sectors,
-            data_offset_sectors: Some(128),
+            data_offset_sectors: Some(data_sector),
             bitmap: Some(RegionWish::Bytes(32768)),
             bad_block_log: false,
             assume_clean: true,
@@ -248,10 +268,13 @@ impl World {
         };
         let made = new_array(&new).expect("created");
         let plain = made.bitmap.clone().expect("a bitmap");
+        let sync_sectors = plain.fields.sync_size_sectors;
+        let plain = BitmapSuperblock::new(plain.fields.uuid, sync_sectors, region_bytes);
         let mut name = [0; 64];
         name[..4].copy_from_slice(b"hall");
         let mut area = initial_slots(&plain, u32::from(NODES), name);
-        area[SUPERBLOCK_BYTES..4096].fill(0);
+        let each = area.len() / usize::from(NODES);
+        area[SUPERBLOCK_BYTES..each].fill(0);
         let disk = |mut one: SuperblockV1| {
             one.fields.features = one.fields.features.with(Features::CLUSTERED);
             let mut bytes = vec![0; disk_bytes];
@@ -280,7 +303,10 @@ impl World {
             hosts: Vec::new(),
             disks: all.map(disk).collect(),
             bitmap_sector: first.fields.bitmap_sector().expect("bitmap"),
+            data_sector,
             window: WINDOW,
+            inputs: 0,
+            check_each: 1,
             copied: level == Level::Raid10,
             loaded: BTreeSet::new(),
             engine: Engine::default(),
@@ -318,7 +344,7 @@ impl World {
             fields.features = fields.features.with(Features::RECOVERY_OFFSET);
             fields.recovery_offset_raw = 0;
         });
-        let data = &mut self.disks[disk][128 * 512..];
+        let data = &mut self.disks[disk][self.data_sector as usize * 512..];
         data.fill(0xee);
         self
     }
@@ -392,7 +418,10 @@ impl World {
             return;
         };
         array.handle(now, input, &mut out);
-        if let Some(array) = array.array() {
+        self.inputs += 1;
+        if let Some(array) = array.array()
+            && self.inputs.is_multiple_of(self.check_each)
+        {
             array.check_invariants();
         }
         for output in out {
@@ -564,13 +593,22 @@ impl World {
     pub fn bitmaps(&self, disk: usize) -> Vec<BitmapSuperblock> {
         let superblock = self.superblock(disk);
         let start = superblock.fields.bitmap_sector().expect("bitmaps") as usize * 512;
-        let slots = (0..usize::from(NODES)).map(|slot| start + slot * 4096);
+        let each = self.slots(disk).1.each_sectors() as usize * 512;
+        let slots = (0..usize::from(NODES)).map(|slot| start + slot * each);
         let read = |at: usize| {
             let found = Unverified::parse(&self.disks[disk][at..at + 256]).expect("a bitmap");
             let found = found.verify_node(superblock.bitmap_uuid());
             found.expect("of this array")
         };
         slots.map(read).collect()
+    }
+
+    /// Whether a disk says that bitmaps are on their way to other places.
+    pub fn says_moving(&self, disk: usize) -> bool {
+        let at = self.bitmap_sector as usize * 512;
+        let found = Unverified::parse(&self.disks[disk][at..at + 256]).expect("a bitmap");
+        let found = found.verify_node(Uuid([7; 16]));
+        found.is_ok_and(|found| found.is_moving())
     }
 
     fn slots(&self, disk: usize) -> (usize, Slots) {
@@ -638,12 +676,26 @@ impl World {
                 assert!(holds || !member, "superblocks out of turn");
             }
             (IoOp::Write { offset_sectors, .. }, Purpose::Bitmap) => {
-                let slot = (*offset_sectors - at as u64 / 512) / slots.each_sectors();
+                let token = self.engine.holds(host, Right::Token);
+                if self.array(host).moves_bitmaps() {
+                    assert!(token || !member, "bitmaps are moved out of turn");
+                    return self.assert_others_hold(host);
+                }
+                let each = self
+                    .array(host)
+                    .shared
+                    .as_ref()
+                    .expect("shared")
+                    .each_sectors();
+                assert!(
+                    each == slots.each_sectors() || !member,
+                    "host {host}: another place"
+                );
+                let slot = (*offset_sectors - at as u64 / 512) / each;
                 let slot = NodeSlot(slot as u16);
                 let takes = self.engine.takes(host, slot) || !member;
                 // Who gets a slot gets all bitmaps, before superblocks say so.
                 let new = !self.in_sync().contains(&(io.member.0 as usize));
-                let token = self.engine.holds(host, Right::Token);
                 let takes = takes || token && (new || self.is_vacant(slot));
                 assert!(slot == me.slot || takes, "the bitmap of another node");
             }
@@ -676,6 +728,31 @@ impl World {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// While a host moves the bitmaps of all, nobody else writes one.
+    fn assert_others_hold(&self, mover: usize) {
+        for (host, one) in self
+            .hosts
+            .iter()
+            .enumerate()
+            .filter(|(host, _)| *host != mover)
+        {
+            let member = self.engine.members.contains_key(&host);
+            let array = one.array.as_ref().and_then(Clustered::array);
+            let Some(array) = array.filter(|_| member && !one.paused) else {
+                continue;
+            };
+            let shared = array.shared.as_ref().expect("shared");
+            let rests = array.bitmaps_are_still() || shared.is_drained();
+            assert!(
+                rests,
+                "host {host} may write a bitmap while {mover} moves them"
+            );
+            let writes = |io: &&MemberIo| io.purpose == Purpose::Bitmap && is_write(&io.op);
+            let met = one.flights.iter().find(writes);
+            assert!(met.is_none(), "host {host} writes one: {met:?}");
         }
     }
 
@@ -784,7 +861,7 @@ impl World {
     }
 
     pub fn settle(&mut self) {
-        for _ in 0..100_000 {
+        for _ in 0..400_000 {
             if !self.step() {
                 return;
             }
@@ -859,9 +936,20 @@ impl World {
             let superblock = self.super_place(disk);
             // A spare has no bitmaps yet.
             let (at, slots) = self.slots(0);
-            let at = at + usize::from(slot.0) * slots.each_sectors() as usize * 512;
-            let found = Unverified::parse(&self.disks[disk][at..at + 256]);
-            let bitmap = found.and_then(|found| found.verify_node(superblock.bitmap_uuid()));
+            let read = |at: usize| {
+                let found = Unverified::parse(&self.disks[disk][at..at + 256]);
+                found.and_then(|found| found.verify_node(superblock.bitmap_uuid()))
+            };
+            let first = read(at);
+            let each = first
+                .as_ref()
+                .ok()
+                .map(|one| on_disk_sectors(one.regions(slots.first.sync_size_sectors)));
+            let each = each.unwrap_or(slots.each_sectors()) as usize * 512;
+            let bitmap = match first {
+                Ok(first) if first.is_moving() => Ok(first),
+                _ => read(at + usize::from(slot.0) * each),
+            };
             MemberFacts {
                 id: MemberId(disk as u32),
                 name: format!("d{disk}"),
@@ -883,7 +971,8 @@ impl World {
             ..Wish::default()
         };
         let plan = assemble(&facts, &wish).expect("a plan");
-        let BitmapPlan::Usable { source, .. } = &plan.bitmap else {
+        let (BitmapPlan::Usable { source, .. } | BitmapPlan::Stale { source, .. }) = &plan.bitmap
+        else {
             panic!("no bitmap: {:?}", plan.bitmap);
         };
         let disk = source.0 as usize;
@@ -1224,9 +1313,9 @@ impl World {
             );
             let mut bytes: Vec<u8> = Vec::new();
             for disk in disks {
-                let at = (128 + index * BLOCK as usize) * 512;
+                let at = (self.data_sector + index as u64 * BLOCK) as usize * 512;
                 let data = &self.disks[*disk][at..at + (BLOCK * 512) as usize];
-                assert!(data.iter().all(|byte| *byte == data[0]), "torn {index}");
+                assert!(data[1..] == data[..data.len() - 1], "torn {index}");
                 bytes.push(data[0]);
             }
             assert!(
@@ -1301,7 +1390,7 @@ impl World {
 
     /// Legs of this block, as they are.
     pub fn legs(&self, block: u64) -> Vec<u8> {
-        let at = (128 + block * BLOCK) as usize * 512;
+        let at = (self.data_sector + block * BLOCK) as usize * 512;
         self.disks.iter().map(|disk| disk[at]).collect()
     }
 }
