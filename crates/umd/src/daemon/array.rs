@@ -189,9 +189,17 @@ impl Handle {
         now.cut_short = cut_short.map(Box::new);
     }
 
-    /// Who may write, if a table says so.
+    /// Who may write, if a table says so: none does while a cluster runs the array.
     pub fn reserved(&self) -> Option<&Arc<Reserved>> {
-        self.reserved.as_ref()
+        let table = self.reserved.as_ref();
+        table.filter(|_| self.how().cluster.is_none())
+    }
+
+    /// It has stopped: nobody changes who may write any more.
+    pub fn over(&self) {
+        if let Some(table) = &self.reserved {
+            table.close();
+        }
     }
 
     /// The export as new clients are shown it.

@@ -151,6 +151,11 @@ impl Reserved {
         self.table.state()
     }
 
+    /// Whether it says anything.
+    pub fn is_used(&self) -> bool {
+        self.state() != ReservationState::default()
+    }
+
     /// How many writes were refused since the array was started.
     pub fn refused(&self) -> u64 {
         self.table.refused()

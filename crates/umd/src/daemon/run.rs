@@ -244,6 +244,7 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             return Ok(Some(Box::new(self.resting(rested))));
         }
         self.farewell();
+        self.handle.over();
         Ok(None)
     }
 

@@ -311,6 +311,13 @@ impl Household {
         let cannot = format!("{name} cannot join cluster '{}'", cluster.name);
         let refused = |why: String| ErrorDoc::new(format!("{cannot}: {why}"));
         unfit(&snapshot.status, &handle.how()).map_or(Ok(()), |why| Err(refused(why)))?;
+        if handle.reserved().is_some_and(|table| table.is_used()) {
+            let text = format!(
+                "keys are registered with it, which would keep out clients of this host only: umd \
+                 cluster clear-reservations {name}"
+            );
+            return Err(refused(text));
+        }
         let now = memory::request(name, &handle, &snapshot);
         let now = now.ok_or_else(|| refused("it could not be started again".into()))?;
         let cut_short = AssembleRequest {
