@@ -13,13 +13,18 @@ use std::ops::Range;
 use umd_core::array::{MemberIo, MemberRole, Purpose, Status};
 use umd_core::cluster::{Leave, NodeSlot, Peer, ServiceCommand};
 
-use super::host::disk_of;
+use umd_core::value::{Instant, Span};
+
+use super::host::{Host, disk_of};
 use super::media::{bitmaps, superblock};
 use super::plan::CHUNK_SECTORS;
 use super::world::{World, range_of, writes};
 use crate::layout::{Geometry, Known, Place};
 use crate::metaview::BitmapView;
 use crate::monitor::{Rule, Verdict, Violation};
+
+/// So long after it stood still, or was cut off, nobody has to be in time.
+const LONG: Span = Span::secs(60);
 
 fn broken(rule: Rule, text: String) -> Verdict {
     Err(Violation::new(rule, text))
@@ -96,11 +101,20 @@ impl World {
         pieces
     }
 
+    /// Whether a life is one of the cluster still.
+    fn is_member(&self, peer: Peer) -> bool {
+        self.service.peers().any(|one| one == peer)
+    }
+
     pub(super) fn judge_io(&self, host: usize, io: &MemberIo, walk: &[Range<u64>]) -> Verdict {
         let running = self.hosts[host].array.as_ref().expect("it runs");
         let who = |what: &str| format!("h{host} {what}: {:?} of {:?}", io.purpose, io.member);
         if !running.opened.values().any(|open| *open == io.member) {
             return broken(Rule::Lifetime, who("has let it go"));
+        }
+        let lives = running.me.is_some_and(|me| self.is_member(me));
+        if self.removed.contains(&disk_of(io.member)) && lives {
+            return broken(Rule::Lifetime, who("uses what was removed"));
         }
         if !writes(&io.op) {
             return match io.purpose {
@@ -406,6 +420,31 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// L1: who has nothing to wait for but itself answers in time. A node that waits for another
+    /// one before it answers is expelled sooner or later, which ends the wait, and hides it.
+    pub(super) fn judge_expelling(&self, host: usize, command: &ServiceCommand) -> Verdict {
+        let ServiceCommand::Expel(peer) = command else {
+            return Ok(());
+        };
+        let running = |one: &Host| one.array.as_ref().is_some_and(|one| one.me == Some(*peer));
+        let Some(other) = self.hosts.iter().position(running) else {
+            return Ok(()); // It has died.
+        };
+        let slow = self.now < self.slow_until;
+        let apart = [host, other].into_iter().any(|host| {
+            let one = &self.hosts[host];
+            let last = one.paused_until.max(one.isolated_until);
+            last > Instant(0) && self.now < last + LONG
+        });
+        let found = self.hosts[other].array.as_ref().expect("it runs");
+        let lives = self.service.peers().any(|one| one == *peer);
+        if slow || apart || !lives || !found.ready || found.lost {
+            return Ok(());
+        }
+        let text = format!("h{host} expels h{other}, which was there all the time: {found:?}");
+        broken(Rule::Liveness, text)
     }
 
     /// Who is over has answered everybody.

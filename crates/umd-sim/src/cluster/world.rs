@@ -130,6 +130,12 @@ pub struct World {
     pub(super) net: Rng,
     /// Nothing goes wrong any more.
     pub(super) healed: bool,
+    /// Disks may be slow until then.
+    pub(super) slow_until: Instant,
+    /// Disks that are to be none of the array any more, by who was asked.
+    pub(super) removing: BTreeMap<u64, usize>,
+    /// Disks that an administrator was told are none of it.
+    pub(super) removed: BTreeSet<usize>,
 }
 
 impl World {
@@ -162,6 +168,9 @@ impl World {
             trace,
             counts: Counts::default(),
             healed: false,
+            slow_until: Instant(0),
+            removing: BTreeMap::new(),
+            removed: BTreeSet::new(),
         }
     }
 
@@ -441,6 +450,8 @@ impl World {
             }
             Command::Answer { id, result } => {
                 running.controls.remove(&id.0);
+                let removed = self.removing.remove(&id.0);
+                self.removed.extend(removed.filter(|_| result.is_ok()));
                 self.counts.changes += u64::from(result.is_ok());
             }
             Command::Notify(umd_core::value::Notice::SyncEnded { .. }) => self.counts.syncs += 1,
@@ -459,6 +470,7 @@ impl World {
 
     fn service_command(&mut self, host: usize, command: &ServiceCommand) -> Verdict {
         self.judge_leaving(host, command)?;
+        self.judge_expelling(host, command)?;
         let now = self.now;
         let running = self.hosts[host].array.as_mut().expect("it runs");
         match command {

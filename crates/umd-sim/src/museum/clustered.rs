@@ -20,6 +20,16 @@ pub fn make(exhibit: Exhibit) -> Option<Make> {
     let rule = match exhibit {
         M65 => Rule::D1,
         M66 => Rule::D5,
+        M67 => Rule::D3,
+        M69 => Rule::LoadFirst,
+        M72 => Rule::Follow,
+        M73 => Rule::D6,
+        M68 | M70 | M71 => {
+            return Some(Make {
+                rules: Rules::ALL,
+                museum: Museum::showing(exhibit),
+            });
+        }
         M74 => Rule::CopyFirst,
         U66 => Rule::Quiesce,
         U67 => Rule::ZeroIsNotNone,

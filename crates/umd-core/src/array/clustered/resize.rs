@@ -28,7 +28,7 @@ use crate::cluster::{Answer, Cannot, Desk, DeviceNumber, Event, Failure, NodeSlo
 use crate::geometry::{Geometry, Raid10};
 use crate::member::{Effect, Io, Member, Owner, State};
 use crate::value::{
-    ControlError, ControlId, ControlReply, Events, Instant, IoDone, IoError, MemberId, Notice,
+    ControlError, ControlId, ControlReply, Events, Exhibit, Instant, IoDone, IoError, MemberId, Notice,
     Purpose, SizeWish, Span,
 };
 
@@ -342,7 +342,9 @@ impl Array {
             return Answer::Cannot(Cannot::Follow);
         };
         let partly = |m: &Member| matches!(m.state, State::Recovering { .. });
+        // M68 (a8da01f79c89): the array was grown while another node resynced it.
         let busy = self.sync.running().is_some() || self.members.iter().any(partly);
+        let busy = busy && !self.io.museum.on(Exhibit::M68);
         match self.can_have(dev_sectors) {
             Err(why) => Answer::Cannot(why),
             Ok(()) if dev_sectors > self.recorded_sectors() && busy => Answer::Cannot(Cannot::Busy),
