@@ -13,11 +13,12 @@ use std::ops::Range;
 use umd_core::array::{MemberIo, MemberRole, Purpose, Status};
 use umd_core::cluster::{Leave, NodeSlot, Peer, ServiceCommand};
 
-use umd_core::value::{Instant, Span};
+use umd_core::value::{Instant, IoOp, MemberId, Span, slices_len};
+use umd_format::Role;
 
 use super::host::{Host, disk_of};
 use super::media::{bitmaps, superblock};
-use super::plan::CHUNK_SECTORS;
+use super::plan::{Act, CHUNK_SECTORS, Item};
 use super::world::{World, range_of, writes};
 use crate::layout::{Geometry, Known, Place};
 use crate::metaview::BitmapView;
@@ -101,9 +102,15 @@ impl World {
         pieces
     }
 
-    /// Whether a life is one of the cluster still.
-    fn is_member(&self, peer: Peer) -> bool {
-        self.service.peers().any(|one| one == peer)
+    /// Whether a member has a slot for a host that is one of the cluster. (A spare that was removed
+    /// may be one again for who joins.)
+    fn works_with(&self, host: usize, member: MemberId) -> bool {
+        let running = self.hosts[host].array.as_ref().expect("it runs");
+        let me = running.me;
+        let lives = me.is_some_and(|me| self.service.peers().any(|one| one == me));
+        let members = running.status.iter().flat_map(|status| &status.members);
+        let mut same = members.filter(|one| one.id == member);
+        lives && same.any(|one| !matches!(one.role, MemberRole::Faulty | MemberRole::Spare))
     }
 
     pub(super) fn judge_io(&self, host: usize, io: &MemberIo, walk: &[Range<u64>]) -> Verdict {
@@ -112,8 +119,7 @@ impl World {
         if !running.opened.values().any(|open| *open == io.member) {
             return broken(Rule::Lifetime, who("has let it go"));
         }
-        let lives = running.me.is_some_and(|me| self.is_member(me));
-        if self.removed.contains(&disk_of(io.member)) && lives {
+        if self.removed.contains(&disk_of(io.member)) && self.works_with(host, io.member) {
             return broken(Rule::Lifetime, who("uses what was removed"));
         }
         if !writes(&io.op) {
@@ -160,13 +166,77 @@ impl World {
         let found = members.clone().find(|member| member.id == io.member);
         let new = found.is_none_or(|member| member.role != MemberRole::InSync);
         let token = running.token && (new || self.is_vacant(slot));
-        if slot == me.slot || takes || lost || token {
+        if slot == me.slot && !lost {
+            return self.judge_since(host, io, at + each * u64::from(slot.0));
+        }
+        if takes || lost || token {
             return Ok(());
         }
         broken(
             Rule::Turn,
             format!("h{host}, {}, writes the bitmap of {slot}", me.slot),
         )
+    }
+
+    /// Before the first bit of a bitmap goes it says since when: by that one who has left, and may
+    /// lack what it told of, is known not to come back by bits. `start`: where it begins.
+    fn judge_since(&self, host: usize, io: &MemberIo, start: u64) -> Verdict {
+        let running = self.hosts[host].array.as_ref().expect("it runs");
+        let status = running.status.as_ref();
+        // Bits that come to stand for something else go, and are there all the same.
+        let turns = |item: &Item| matches!(item.act, Act::Rechunk(..) | Act::Grow(..));
+        let turned = self.plan.items.iter().any(turns);
+        let Some(status) = status.filter(|_| !turned && self.drops_bits(host, io, start)) else {
+            return Ok(());
+        };
+        let header = self.disks[disk_of(io.member)].durable().sector(start);
+        let since = u64::from_le_bytes(header[32..40].try_into().expect("eight bytes"));
+        for (number, one) in self.disks.iter().enumerate() {
+            let known = status.members.iter().any(|one| disk_of(one.id) == number);
+            let Some(found) = superblock(one).filter(|_| !known) else {
+                continue;
+            };
+            let had = matches!(found.fields.own_role(), Role::Active(_));
+            let events = found.fields.events;
+            if had && events >= since {
+                let text = format!(
+                    "h{host} clears bits that d{number} lacks, which left at event {events}; its \
+                     bitmap says that they are all there since {since}"
+                );
+                return broken(Rule::Clear, text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a write of a bitmap takes bits away that all members in sync have. (Where one was
+    /// filled there may be old ones.)
+    fn drops_bits(&self, host: usize, io: &MemberIo, start: u64) -> bool {
+        let IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } = &io.op
+        else {
+            return false;
+        };
+        let running = self.hosts[host].array.as_ref().expect("it runs");
+        let members = running.status.iter().flat_map(|status| &status.members);
+        let in_sync = members.filter(|member| member.role == MemberRole::InSync);
+        let disks: Vec<usize> = in_sync.map(|member| disk_of(member.id)).collect();
+        let new = data.iter().flat_map(|piece| piece.as_slice());
+        let mut sectors = (*offset_sectors..).zip(0..slices_len(data) / 512);
+        let mut new = new.copied();
+        sectors.any(|(sector, _)| {
+            let olds = disks
+                .iter()
+                .map(|disk| self.disks[*disk].durable().sector(sector));
+            let olds: Vec<&[u8]> = olds.collect();
+            let first = if sector == start { 256 } else { 0 };
+            let bytes: Vec<u8> = new.by_ref().take(512).collect();
+            let all = |at: usize| olds.iter().fold(0xff, |all, old| all & old[at]);
+            !olds.is_empty() && (first..512).any(|at| all(at) & !bytes[at] != 0)
+        })
     }
 
     /// Whether nobody who has loaded the array has this slot, or died with it.

@@ -32,7 +32,10 @@ pub(super) const CLUSTERS: &[Entry] = &[
     ),
     entry(
         M67,
-        ("bca5b0658020", "md/cluster: fix deadlock when node is doing resync job"),
+        (
+            "bca5b0658020",
+            "md/cluster: fix deadlock when node is doing resync job",
+        ),
         "A node that resyncs wanted the right to send, and its own superblock update waited behind \
          that with a lock that answering a message needs: who had the right waited for its answer.",
         "liveness",
@@ -40,7 +43,10 @@ pub(super) const CLUSTERS: &[Entry] = &[
     ),
     entry(
         M68,
-        ("a8da01f79c89", "md/cluster: block reshape with remote resync job"),
+        (
+            "a8da01f79c89",
+            "md/cluster: block reshape with remote resync job",
+        ),
         "An array was grown on one node while another one resynced it.",
         "G14",
         Rule::Size,
@@ -51,10 +57,10 @@ pub(super) const CLUSTERS: &[Entry] = &[
             "51e453aecb26",
             "md-cluster: gather resync infos and enable recv_thread after bitmap is ready",
         ),
-        "A node that joined received messages before it had an array: a window was acknowledged, \
-         and forgotten.",
+        "A node that joined received messages before it had an array: a window, or its end, was \
+         acknowledged and forgotten.",
         "G14",
-        Rule::Window,
+        Rule::Liveness,
     ),
     entry(
         M70,

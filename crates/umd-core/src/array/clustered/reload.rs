@@ -281,9 +281,11 @@ impl Array {
         Ok(match verdict {
             // M70 (db5e653d7c9f): a node that read of a disk's new slot activated it by itself, as
             // one that nothing has to be copied to.
-            Verdict::Filled { slot, .. }
-                if member.state == State::Spare && self.io.museum.on(Exhibit::M70) =>
-            {
+            Verdict::Filled {
+                slot,
+                replaces: false,
+                ..
+            } if member.state == State::Spare && self.io.museum.on(Exhibit::M70) => {
                 Verdict::InSync(slot)
             }
             verdict => verdict,

@@ -242,6 +242,7 @@ impl Node {
             AckStatus::Cannot(why) => Some(why),
         };
         let again = now + self.setup.retry_after;
-        self.inbox.again = self.blind.map(|_| again);
+        let later = self.inbox.again.filter(|_| !self.keep(Rule::Follow));
+        self.inbox.again = self.blind.map(|_| again).or(later);
     }
 }
