@@ -160,8 +160,10 @@ impl World {
         let one = &mut self.hosts[host];
         let running = one.array.take().expect("it runs");
         one.end = Some(end);
-        if let (Some(me), true) = (running.me, end != End::Lost) {
-            self.end_writes(me);
+        match running.me {
+            Some(me) if end != End::Lost => self.end_writes(me),
+            // If it had left before it stood still, nobody will ever fence it.
+            me => self.crashed.extend(me),
         }
         Ok(())
     }

@@ -11,7 +11,7 @@
 use std::ops::Range;
 
 use umd_core::array::{MemberIo, MemberRole, Purpose, Status};
-use umd_core::cluster::{Leave, NodeSlot, Peer, ServiceCommand};
+use umd_core::cluster::{AckStatus, Leave, NodeSlot, Peer, ServiceCommand};
 
 use umd_core::value::{Instant, IoOp, MemberId, Span, slices_len};
 use umd_format::Role;
@@ -515,6 +515,29 @@ impl World {
         }
         let text = format!("h{host} expels h{other}, which was there all the time: {found:?}");
         broken(Rule::Liveness, text)
+    }
+
+    /// S6: who acknowledges that superblocks were written has read them: the sender answers hosts,
+    /// and removes disks, as if it had. Who is leaving uses none of them any more.
+    pub(super) fn judge_reading(&self, host: usize, command: &ServiceCommand) -> Verdict {
+        let ServiceCommand::Ack(id, AckStatus::Done) = command else {
+            return Ok(());
+        };
+        let running = self.hosts[host].array.as_ref().expect("it runs");
+        let (Some(good), Some(status)) = (running.told.get(id), &running.status) else {
+            return Ok(());
+        };
+        let found = self.disks.iter().filter_map(superblock);
+        let mut named = found.filter(|one| one.fields.dev_number == good.0);
+        let written = named.next().map_or(0, |one| one.fields.events);
+        if running.stopping || named.next().is_some() || status.events.0 >= written {
+            return Ok(());
+        }
+        let text = format!(
+            "h{host} says that it has read superblocks with {written} events, and is at {}",
+            status.events.0
+        );
+        broken(Rule::Size, text)
     }
 
     /// Who is over has answered everybody.

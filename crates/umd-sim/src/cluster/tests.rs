@@ -344,3 +344,20 @@ fn bits_that_go_unsaid_are_noticed() {
     let io = write(&world, 0, (0, start), Purpose::Bitmap);
     assert_eq!(judged(&world, 0, &io), Some(Rule::Clear));
 }
+
+#[test]
+fn who_says_too_early_that_it_has_read_is_noticed() {
+    use umd_core::cluster::{AckStatus, DeliveryId, DeviceNumber};
+    let mut world = serving();
+    let says = |world: &World| {
+        let ack = ServiceCommand::Ack(DeliveryId(9), AckStatus::Done);
+        rule_of(world.judge_reading(1, &ack))
+    };
+    running(&mut world, 1)
+        .told
+        .insert(DeliveryId(9), DeviceNumber(0));
+    assert_eq!(says(&world), None);
+    let status = running(&mut world, 1).status.as_mut().expect("it serves");
+    status.events.0 -= 1;
+    assert_eq!(says(&world), Some(Rule::Size));
+}

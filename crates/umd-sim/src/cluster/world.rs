@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use umd_core::array::{Clustered, Input, Output};
 use umd_core::cluster::{
-    Freeze, Peer, Right, Rules, ServiceCommand, ServiceEvent, Setup as NodeSetup,
+    Freeze, Message, Peer, Right, Rules, ServiceCommand, ServiceEvent, Setup as NodeSetup,
 };
 use umd_core::value::{
     Command, Completion, Event, Instant, IoDone, IoError, IoOp, MemberIo, Museum, Pool, Purpose,
@@ -471,11 +471,13 @@ impl World {
     fn service_command(&mut self, host: usize, command: &ServiceCommand) -> Verdict {
         self.judge_leaving(host, command)?;
         self.judge_expelling(host, command)?;
+        self.judge_reading(host, command)?;
         let now = self.now;
         let running = self.hosts[host].array.as_mut().expect("it runs");
         match command {
             ServiceCommand::Release(Right::Token, _) => running.token = false,
             ServiceCommand::Release(Right::Resync, _) => running.resync = false,
+            ServiceCommand::Ack(id, _) => drop(running.told.remove(id)),
             _ => {}
         }
         let mut events = Vec::new();
@@ -499,6 +501,9 @@ impl World {
                     self.counts.deaths += 1;
                 }
                 ServiceEvent::RecoveryGranted(_) => self.counts.takeovers += 1,
+                ServiceEvent::Deliver(id, _, Message::MetadataUpdated { good }) => {
+                    running.told.insert(*id, *good);
+                }
                 _ => {}
             }
             self.input(host, Input::Service(event))?;

@@ -94,7 +94,7 @@ pub(super) const CLUSTERS: &[Entry] = &[
         "A node acknowledged that a member had failed, and read of it later: the message that \
          removes it came first, and found it in use.",
         "G14",
-        Rule::Content,
+        Rule::Size,
     ),
     entry(
         M73,
