@@ -102,8 +102,8 @@ pub(super) const CLUSTERS: &[Entry] = &[
             "1bbe254e4336, 659b254fa739",
             "md-cluster: check for timeout while a new disk adding, and another",
         ),
-        "A node that could not do what it was asked, such as find a new disk, answered nothing, and \
-         the one that had asked waited.",
+        "A node that could not do what it was asked, such as find a new disk, answered nothing, \
+         and the one that had asked waited.",
         "liveness",
         Rule::Liveness,
     ),

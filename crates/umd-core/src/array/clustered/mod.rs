@@ -11,10 +11,11 @@
 //!
 //! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk),
 //! `spread.rs` (a spare gets a slot), `replaced.rs` (one gets that of another), `readd.rs` and
-//! `missed.rs` (one comes back, what it lacks), `sought.rs` (nobody said where it is), the size in `resize.rs`, what bits stand for in
-//! `rechunk.rs`, the slots in `legs.rs`. The node says when, the array does. Between them are
-//! [`Task`]s and their answers only; neither calls the other while it is stepped. An array of one
-//! host has no `Shared` and is asked for it in the places named in `shared.rs`.
+//! `missed.rs` (one comes back, what it lacks), `sought.rs` (nobody said where it is), the size in
+//! `resize.rs`, what bits stand for in `rechunk.rs`, the slots in `legs.rs`. The node says when,
+//! the array does. Between them are [`Task`]s and their answers only; neither calls the other while
+//! it is stepped. An array of one host has no `Shared` and is asked for it in the places named in
+//! `shared.rs`.
 
 mod changes;
 mod drain;

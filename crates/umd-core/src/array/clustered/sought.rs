@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   RE_ADD is told ... who joins here loads, and is not told ... superblocks name a member
-//!                              |                                        | that it does not have
+//!                              |                                        | that it lacks
 //!                              '--> what it saw then: uuid, path -------+--> Find --> candidate
 //!                                                                              next reload: adopted
 //! ```
