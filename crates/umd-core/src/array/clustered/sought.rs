@@ -4,7 +4,7 @@
 //!   RE_ADD is told ... who joins here loads, and is not told ... superblocks name a member
 //!                              |                                        | that it lacks
 //!                              '--> what it saw then: uuid, path -------+--> Find --> candidate
-//!                                                                              next reload: adopted
+//!                                                                             next reload: adopted
 //! ```
 //!
 //! Its bringer sees to such a node as long as it lives: it takes the member out again. If it has
