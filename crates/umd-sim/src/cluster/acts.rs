@@ -292,6 +292,8 @@ impl World {
     /// A host opens a disk.
     fn offer(&mut self, host: usize, disk: usize) -> NewMember {
         let id = self.hosts[host].open(disk);
+        // It may come back before the one who removed it is told so.
+        self.removing.retain(|_, removed| *removed != disk);
         self.removed.remove(&disk);
         if let Some(running) = self.hosts[host].array.as_mut() {
             running.opened.insert(disk, id);
