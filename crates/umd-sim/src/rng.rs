@@ -68,6 +68,8 @@ pub enum Stream {
     Cluster,
     /// What takes how long in a run of a cluster.
     Network,
+    /// What befalls a cluster in an order of its own.
+    Tales,
 }
 
 impl Stream {
@@ -102,6 +104,7 @@ impl Stream {
             Stream::Ends(boot) => (62, boot, 0),
             Stream::Cluster => (63, 0, 0),
             Stream::Network => (64, 0, 0),
+            Stream::Tales => (65, 0, 0),
         };
         (kind << 32) | (u64::from(a) << 16) | u64::from(b)
     }

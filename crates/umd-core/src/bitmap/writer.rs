@@ -506,9 +506,23 @@ impl Writer {
     }
 
     fn write_header(&mut self, io: &mut Io, members: &Members, regions: &mut Regions) {
+        // M71 (linux-raid, 2025-03-02): the end of a node's bitmap was counted from where that of
+        // the first node begins, so that no other node ever wrote the superblock of its own.
+        if io.museum.on(Exhibit::M71) && self.is_of_a_later_slot(members) {
+            return;
+        }
         regions.put_superblock(&self.superblock.encode());
         let len = self.block_bytes.min(self.page_len(regions, 0));
         self.write_part(io, members, regions, 0, len);
+    }
+
+    fn is_of_a_later_slot(&self, members: &Members) -> bool {
+        let first = |m: &Member| m.superblock.fields.bitmap_sector();
+        let begin = |(id, start): &(MemberId, u64)| {
+            let member = members.get(*id).expect("it carries the bitmap");
+            first(member).is_some_and(|first| first != *start)
+        };
+        self.areas(members).iter().any(begin)
     }
 
     fn write_pages(&mut self, io: &mut Io, members: &Members, regions: &Regions, pages: &[usize]) {

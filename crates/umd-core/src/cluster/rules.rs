@@ -44,6 +44,10 @@ pub enum Rule {
     AwaitFence,
     /// A window is shown to who joins before it is told to who is there.
     ValueFirst,
+    /// Messages are received when the array is loaded: there is something that can follow them.
+    LoadFirst,
+    /// Superblocks that were told of are read before that is acknowledged.
+    Follow,
     /// Who joins shows the array no larger than who is there.
     ShownSize,
 }

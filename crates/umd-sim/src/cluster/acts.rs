@@ -8,11 +8,11 @@ use umd_core::value::{
     SyncRequest, Timer,
 };
 
-use super::host::Host;
+use super::host::{Host, disk_of};
 use super::media::{self, superblock};
 use super::plan::{Act, Fencing};
 use super::world::World;
-use crate::disk::Cut;
+use crate::disk::{Armed, Cut};
 use crate::monitor::Verdict;
 
 /// No machine is up again sooner: by then the service knows that its last life is over.
@@ -56,7 +56,12 @@ impl World {
             Act::Write(..) | Act::Zero(..) | Act::Trim(..) | Act::Read(..) | Act::Flush(_) => {
                 return self.ask(act);
             }
-            Act::Arm(disk, fault) => self.disks[disk].arm(fault),
+            Act::Arm(disk, fault) => {
+                if matches!(fault, Armed::Hang(_)) {
+                    self.slow_until = Instant(u64::MAX);
+                }
+                self.disks[disk].arm(fault);
+            }
             Act::Damage(disk, at, len) => {
                 let data = superblock(&self.disks[disk]);
                 if let Some(found) = data {
@@ -155,8 +160,10 @@ impl World {
         let one = &mut self.hosts[host];
         let running = one.array.take().expect("it runs");
         one.end = Some(end);
-        if let (Some(me), true) = (running.me, end != End::Lost) {
-            self.end_writes(me);
+        match running.me {
+            Some(me) if end != End::Lost => self.end_writes(me),
+            // If it had left before it stood still, nobody will ever fence it.
+            me => self.crashed.extend(me),
         }
         Ok(())
     }
@@ -188,6 +195,9 @@ impl World {
         };
         let used = |id| status.members.iter().any(|member| member.id == id);
         running.opened.retain(|_, id| used(*id));
+        // A spare that was removed is one again for who is given it.
+        self.removed
+            .retain(|disk| !running.opened.contains_key(disk));
         self.loaded.extend(running.me);
         Ok(())
     }
@@ -227,6 +237,9 @@ impl World {
             return Ok(());
         }
         let id = self.number();
+        if let Control::Remove(member) = control {
+            self.removing.insert(id, disk_of(member));
+        }
         let running = self.hosts[host].array.as_mut().expect("it serves");
         running.controls.insert(id, format!("{control:?}"));
         self.input(host, Input::Array(Event::Control(ControlId(id), control)))
@@ -279,6 +292,9 @@ impl World {
     /// A host opens a disk.
     fn offer(&mut self, host: usize, disk: usize) -> NewMember {
         let id = self.hosts[host].open(disk);
+        // It may come back before the one who removed it is told so.
+        self.removing.retain(|_, removed| *removed != disk);
+        self.removed.remove(&disk);
         if let Some(running) = self.hosts[host].array.as_mut() {
             running.opened.insert(disk, id);
         }
@@ -320,6 +336,7 @@ impl World {
     /// Nothing goes wrong any more, and hosts that do not run start.
     pub(super) fn heal(&mut self) -> Verdict {
         self.healed = true;
+        self.slow_until = self.slow_until.min(self.now + Span::secs(60));
         for one in &mut self.hosts {
             one.cut_until.fill(Instant(0));
         }

@@ -6,20 +6,20 @@ use super::plan::{Act, CHUNK_SECTORS, Fencing, Item, Plan};
 use crate::disk::Armed;
 use crate::rng::{Rng, Stream};
 
-const MS: u64 = 1_000_000;
+pub(super) const MS: u64 = 1_000_000;
 /// How long hosts are at work.
 const LAST_MS: u64 = 90_000;
 
 /// What a seed has at all; most seeds leave most of it out.
-struct Themes {
+pub(super) struct Themes {
     deaths: bool,
     pauses: bool,
     isolations: bool,
     cuts: bool,
     faults: bool,
-    members: bool,
-    sizes: bool,
-    checks: bool,
+    pub(super) members: bool,
+    pub(super) sizes: bool,
+    pub(super) checks: bool,
     power: bool,
     leaves: bool,
 }
@@ -104,6 +104,10 @@ impl Plan {
         }
         if paged {
             items.extend(plan.moves(&times, &mut rng));
+        }
+        // Behind all others, and of chances of their own.
+        items.extend(plan.tales(&themes, &times));
+        if paged {
             // All of such disks takes long to be read.
             items.retain(|item| !matches!(item.act, Act::Check(..)));
         }
@@ -307,7 +311,7 @@ impl Plan {
 
 /// When something happens: mostly while hosts are at work, with something under way, or shortly
 /// after.
-fn moment(times: &[u64], rng: &mut Rng) -> Span {
+pub(super) fn moment(times: &[u64], rng: &mut Rng) -> Span {
     if rng.permille(250) {
         return Span((500 + rng.below(LAST_MS)) * MS);
     }

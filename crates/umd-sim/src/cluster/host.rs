@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use umd_core::array::{Clustered, Completion, Status};
-use umd_core::cluster::{End, NewDisk, NodeSlot, Peer};
+use umd_core::cluster::{DeliveryId, DeviceNumber, End, NewDisk, NodeSlot, Peer};
 use umd_core::value::{Instant, IoId, MemberId, Timer};
 
 use super::line::Line;
@@ -100,6 +100,8 @@ pub struct Running {
     pub requests: BTreeMap<u64, Asked>,
     /// What administrators asked.
     pub controls: BTreeMap<u64, String>,
+    /// Superblocks that it was told of, each by a good device, and has not said that it has read.
+    pub told: BTreeMap<DeliveryId, DeviceNumber>,
     /// Devices that it has open.
     pub opened: BTreeMap<usize, MemberId>,
 }
@@ -174,6 +176,7 @@ impl Running {
             ios: BTreeMap::new(),
             requests: BTreeMap::new(),
             controls: BTreeMap::new(),
+            told: BTreeMap::new(),
             opened: BTreeMap::new(),
         }
     }

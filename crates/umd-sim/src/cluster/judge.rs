@@ -11,15 +11,21 @@
 use std::ops::Range;
 
 use umd_core::array::{MemberIo, MemberRole, Purpose, Status};
-use umd_core::cluster::{Leave, NodeSlot, Peer, ServiceCommand};
+use umd_core::cluster::{AckStatus, Leave, NodeSlot, Peer, ServiceCommand};
 
-use super::host::disk_of;
+use umd_core::value::{Instant, IoOp, MemberId, Span, slices_len};
+use umd_format::Role;
+
+use super::host::{Host, disk_of};
 use super::media::{bitmaps, first_bitmap, superblock};
-use super::plan::CHUNK_SECTORS;
+use super::plan::{Act, CHUNK_SECTORS, Item};
 use super::world::{World, range_of, writes};
 use crate::layout::{Geometry, Known, Place};
 use crate::metaview::BitmapView;
 use crate::monitor::{Rule, Verdict, Violation};
+
+/// So long after it stood still, or was cut off, nobody has to be in time.
+const LONG: Span = Span::secs(60);
 
 fn broken(rule: Rule, text: String) -> Verdict {
     Err(Violation::new(rule, text))
@@ -96,11 +102,25 @@ impl World {
         pieces
     }
 
+    /// Whether a member has a slot for a host that is one of the cluster. (A spare that was removed
+    /// may be one again for who joins.)
+    fn works_with(&self, host: usize, member: MemberId) -> bool {
+        let running = self.hosts[host].array.as_ref().expect("it runs");
+        let me = running.me;
+        let lives = me.is_some_and(|me| self.service.peers().any(|one| one == me));
+        let members = running.status.iter().flat_map(|status| &status.members);
+        let mut same = members.filter(|one| one.id == member);
+        lives && same.any(|one| !matches!(one.role, MemberRole::Faulty | MemberRole::Spare))
+    }
+
     pub(super) fn judge_io(&self, host: usize, io: &MemberIo, walk: &[Range<u64>]) -> Verdict {
         let running = self.hosts[host].array.as_ref().expect("it runs");
         let who = |what: &str| format!("h{host} {what}: {:?} of {:?}", io.purpose, io.member);
         if !running.opened.values().any(|open| *open == io.member) {
             return broken(Rule::Lifetime, who("has let it go"));
+        }
+        if self.removed.contains(&disk_of(io.member)) && self.works_with(host, io.member) {
+            return broken(Rule::Lifetime, who("uses what was removed"));
         }
         if !writes(&io.op) {
             return match io.purpose {
@@ -149,6 +169,9 @@ impl World {
         // Who moves the bitmaps of all says so in the first one, before and after.
         let mut firsts = self.disks.iter().filter_map(first_bitmap);
         let moves = running.token && (slot.0 == 0 || firsts.any(|first| first.is_moving()));
+        if slot == me.slot && !lost && !moves {
+            return self.judge_since(host, io, at + each * u64::from(slot.0));
+        }
         if slot == me.slot || takes || lost || token || moves {
             return Ok(());
         }
@@ -156,6 +179,67 @@ impl World {
             Rule::Turn,
             format!("h{host}, {}, writes the bitmap of {slot}", me.slot),
         )
+    }
+
+    /// Before the first bit of a bitmap goes it says since when: by that one who has left, and may
+    /// lack what it told of, is known not to come back by bits. `start`: where it begins.
+    fn judge_since(&self, host: usize, io: &MemberIo, start: u64) -> Verdict {
+        let running = self.hosts[host].array.as_ref().expect("it runs");
+        let status = running.status.as_ref();
+        // Bits that come to stand for something else go, and are there all the same.
+        let turns = |item: &Item| matches!(item.act, Act::Rechunk(..) | Act::Grow(..));
+        let turned = self.plan.items.iter().any(turns);
+        let Some(status) = status.filter(|_| !turned && self.drops_bits(host, io, start)) else {
+            return Ok(());
+        };
+        let header = self.disks[disk_of(io.member)].durable().sector(start);
+        let since = u64::from_le_bytes(header[32..40].try_into().expect("eight bytes"));
+        for (number, one) in self.disks.iter().enumerate() {
+            let known = status.members.iter().any(|one| disk_of(one.id) == number);
+            let Some(found) = superblock(one).filter(|_| !known) else {
+                continue;
+            };
+            let had = matches!(found.fields.own_role(), Role::Active(_));
+            let events = found.fields.events;
+            if had && events >= since {
+                let text = format!(
+                    "h{host} clears bits that d{number} lacks, which left at event {events}; its \
+                     bitmap says that they are all there since {since}"
+                );
+                return broken(Rule::Clear, text);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a write of a bitmap takes bits away that all members in sync have. (Where one was
+    /// filled there may be old ones.)
+    fn drops_bits(&self, host: usize, io: &MemberIo, start: u64) -> bool {
+        let IoOp::Write {
+            offset_sectors,
+            data,
+            ..
+        } = &io.op
+        else {
+            return false;
+        };
+        let running = self.hosts[host].array.as_ref().expect("it runs");
+        let members = running.status.iter().flat_map(|status| &status.members);
+        let in_sync = members.filter(|member| member.role == MemberRole::InSync);
+        let disks: Vec<usize> = in_sync.map(|member| disk_of(member.id)).collect();
+        let new = data.iter().flat_map(|piece| piece.as_slice());
+        let mut sectors = (*offset_sectors..).zip(0..slices_len(data) / 512);
+        let mut new = new.copied();
+        sectors.any(|(sector, _)| {
+            let olds = disks
+                .iter()
+                .map(|disk| self.disks[*disk].durable().sector(sector));
+            let olds: Vec<&[u8]> = olds.collect();
+            let first = if sector == start { 256 } else { 0 };
+            let bytes: Vec<u8> = new.by_ref().take(512).collect();
+            let all = |at: usize| olds.iter().fold(0xff, |all, old| all & old[at]);
+            !olds.is_empty() && (first..512).any(|at| all(at) & !bytes[at] != 0)
+        })
     }
 
     /// Whether nobody who has loaded the array has this slot, or died with it.
@@ -409,6 +493,54 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// L1: who has nothing to wait for but itself answers in time. A node that waits for another
+    /// one before it answers is expelled sooner or later, which ends the wait, and hides it.
+    pub(super) fn judge_expelling(&self, host: usize, command: &ServiceCommand) -> Verdict {
+        let ServiceCommand::Expel(peer) = command else {
+            return Ok(());
+        };
+        let running = |one: &Host| one.array.as_ref().is_some_and(|one| one.me == Some(*peer));
+        let Some(other) = self.hosts.iter().position(running) else {
+            return Ok(()); // It has died.
+        };
+        let slow = self.now < self.slow_until;
+        let apart = [host, other].into_iter().any(|host| {
+            let one = &self.hosts[host];
+            let last = one.paused_until.max(one.isolated_until);
+            last > Instant(0) && self.now < last + LONG
+        });
+        let found = self.hosts[other].array.as_ref().expect("it runs");
+        let lives = self.service.peers().any(|one| one == *peer);
+        if slow || apart || !lives || !found.ready || found.lost {
+            return Ok(());
+        }
+        let text = format!("h{host} expels h{other}, which was there all the time: {found:?}");
+        broken(Rule::Liveness, text)
+    }
+
+    /// S6: who acknowledges that superblocks were written has read them: the sender answers hosts,
+    /// and removes disks, as if it had. Who is leaving uses none of them any more.
+    pub(super) fn judge_reading(&self, host: usize, command: &ServiceCommand) -> Verdict {
+        let ServiceCommand::Ack(id, AckStatus::Done) = command else {
+            return Ok(());
+        };
+        let running = self.hosts[host].array.as_ref().expect("it runs");
+        let (Some(good), Some(status)) = (running.told.get(id), &running.status) else {
+            return Ok(());
+        };
+        let found = self.disks.iter().filter_map(superblock);
+        let mut named = found.filter(|one| one.fields.dev_number == good.0);
+        let written = named.next().map_or(0, |one| one.fields.events);
+        if running.stopping || named.next().is_some() || status.events.0 >= written {
+            return Ok(());
+        }
+        let text = format!(
+            "h{host} says that it has read superblocks with {written} events, and is at {}",
+            status.events.0
+        );
+        broken(Rule::Size, text)
     }
 
     /// Who is over has answered everybody.

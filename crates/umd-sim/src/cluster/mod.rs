@@ -23,6 +23,7 @@ mod media;
 mod plan;
 mod service;
 mod shrink;
+mod tales;
 mod world;
 
 pub use command::{USAGE, command};

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use umd_core::array::{Clustered, Input, Output};
 use umd_core::cluster::{
-    Freeze, Peer, Right, Rules, ServiceCommand, ServiceEvent, Setup as NodeSetup,
+    Freeze, Message, Peer, Right, Rules, ServiceCommand, ServiceEvent, Setup as NodeSetup,
 };
 use umd_core::value::{
     Command, Completion, Event, Instant, IoDone, IoError, IoOp, MemberIo, Museum, Pool, Purpose,
@@ -130,6 +130,12 @@ pub struct World {
     pub(super) net: Rng,
     /// Nothing goes wrong any more.
     pub(super) healed: bool,
+    /// Disks may be slow until then.
+    pub(super) slow_until: Instant,
+    /// Disks that are to be none of the array any more, by who was asked.
+    pub(super) removing: BTreeMap<u64, usize>,
+    /// Disks that an administrator was told are none of it.
+    pub(super) removed: BTreeSet<usize>,
 }
 
 impl World {
@@ -162,6 +168,9 @@ impl World {
             trace,
             counts: Counts::default(),
             healed: false,
+            slow_until: Instant(0),
+            removing: BTreeMap::new(),
+            removed: BTreeSet::new(),
         }
     }
 
@@ -441,6 +450,8 @@ impl World {
             }
             Command::Answer { id, result } => {
                 running.controls.remove(&id.0);
+                let removed = self.removing.remove(&id.0);
+                self.removed.extend(removed.filter(|_| result.is_ok()));
                 self.counts.changes += u64::from(result.is_ok());
             }
             Command::Notify(umd_core::value::Notice::SyncEnded { .. }) => self.counts.syncs += 1,
@@ -459,11 +470,14 @@ impl World {
 
     fn service_command(&mut self, host: usize, command: &ServiceCommand) -> Verdict {
         self.judge_leaving(host, command)?;
+        self.judge_expelling(host, command)?;
+        self.judge_reading(host, command)?;
         let now = self.now;
         let running = self.hosts[host].array.as_mut().expect("it runs");
         match command {
             ServiceCommand::Release(Right::Token, _) => running.token = false,
             ServiceCommand::Release(Right::Resync, _) => running.resync = false,
+            ServiceCommand::Ack(id, _) => drop(running.told.remove(id)),
             _ => {}
         }
         let mut events = Vec::new();
@@ -487,6 +501,9 @@ impl World {
                     self.counts.deaths += 1;
                 }
                 ServiceEvent::RecoveryGranted(_) => self.counts.takeovers += 1,
+                ServiceEvent::Deliver(id, _, Message::MetadataUpdated { good }) => {
+                    running.told.insert(*id, *good);
+                }
                 _ => {}
             }
             self.input(host, Input::Service(event))?;

@@ -20,6 +20,16 @@ pub fn make(exhibit: Exhibit) -> Option<Make> {
     let rule = match exhibit {
         M65 => Rule::D1,
         M66 => Rule::D5,
+        M67 => Rule::D3,
+        M69 => Rule::LoadFirst,
+        M72 => Rule::Follow,
+        M73 => Rule::D6,
+        M68 | M70 | M71 => {
+            return Some(Make {
+                rules: Rules::ALL,
+                museum: Museum::showing(exhibit),
+            });
+        }
         M74 => Rule::CopyFirst,
         U66 => Rule::Quiesce,
         U67 => Rule::ZeroIsNotNone,
@@ -46,6 +56,36 @@ pub(super) fn scene(exhibit: Exhibit) -> Option<(Plan, &'static str)> {
             drawn(1, &[1, 6, 7]),
             "a host writes, a member fails the write, and the host leaves",
         ),
+        M67 => (
+            drawn(566, &[1, 4, 115, 116, 142, 156, 187]),
+            "three hosts; one dies, and while another one checks, a spare comes and a member fails",
+        ),
+        M68 => (
+            drawn(164, &[0, 1, 2, 3, 12, 74]),
+            "four hosts, of which one dies at once; another one grows the array while its bits are \
+             being resynced",
+        ),
+        M69 => (
+            drawn(578, &[0, 14, 35, 47]),
+            "one host resyncs, two join, and one of them writes",
+        ),
+        M70 => (
+            drawn(19, &[0, 23, 60, 62, 111]),
+            "two hosts; one adds a spare, the other one fails a member, and both read",
+        ),
+        M71 => (
+            drawn(14, &[121, 122, 159, 162, 185]),
+            "a host fails a member, a spare takes its place, and a second host, in another slot, \
+             writes",
+        ),
+        M72 => (
+            told_late(),
+            "one host fails a member, and removes it at once",
+        ),
+        M73 => (
+            drawn(24, &[1, 2, 4, 5, 22, 23, 24]),
+            "a member is removed and comes back through one host, and another one does not see it",
+        ),
         M74 => (
             drawn(11, &[0, 1, 2, 3, 4, 70, 89]),
             "two hosts write, and one of them dies with a write under way",
@@ -64,6 +104,16 @@ pub(super) fn scene(exhibit: Exhibit) -> Option<(Plan, &'static str)> {
         ),
         _ => return None,
     })
+}
+
+fn told_late() -> Plan {
+    let items = vec![
+        item(0, Act::Start(0)),
+        item(500, Act::Start(1)),
+        item(4_000, Act::Fail(0, 1)),
+        item(4_100, Act::Remove(0, 1)),
+    ];
+    Plan::plain(2, items)
 }
 
 fn checks_beside_a_write() -> Plan {

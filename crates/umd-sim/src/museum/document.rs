@@ -54,10 +54,6 @@ moment, and a unit that met a failure writes nothing |
 of 4096 bytes |
 | M64b | simulated arrays have no names; the core's names are explored event by event \
 (`umd_core::registry`), and their wiring under shuttle |
-| M67, M73 | rules of a node that random search has not missed within 1,500 seeds of clusters; \
-each is missed when every short life is explored (`umd_core::cluster`) |
-| M68 to M72 | not shown yet: a size that grows beside a resync, windows and new disks told to who \
-joins, the superblock of a node's bitmap, a removal that overtakes |
 | ack_unrecorded, sb_outruns (prototype) | the same decisions as M10 and M55 |
 ";
 

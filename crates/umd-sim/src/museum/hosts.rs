@@ -31,6 +31,83 @@ pub(super) const CLUSTERS: &[Entry] = &[
         Rule::Clear,
     ),
     entry(
+        M67,
+        (
+            "bca5b0658020",
+            "md/cluster: fix deadlock when node is doing resync job",
+        ),
+        "A node that resyncs wanted the right to send, and its own superblock update waited behind \
+         that with a lock that answering a message needs: who had the right waited for its answer.",
+        "liveness",
+        Rule::Liveness,
+    ),
+    entry(
+        M68,
+        (
+            "a8da01f79c89",
+            "md/cluster: block reshape with remote resync job",
+        ),
+        "An array was grown on one node while another one resynced it.",
+        "G14",
+        Rule::Size,
+    ),
+    entry(
+        M69,
+        (
+            "51e453aecb26",
+            "md-cluster: gather resync infos and enable recv_thread after bitmap is ready",
+        ),
+        "A node that joined received messages before it had an array: a window, or its end, was \
+         acknowledged and forgotten.",
+        "G14",
+        Rule::Liveness,
+    ),
+    entry(
+        M70,
+        (
+            "db5e653d7c9f, linux-raid 2024-06-12",
+            "md-cluster: fix no recovery job when adding/re-adding a disk",
+        ),
+        "A node that read of a disk's new slot activated it by itself, as one to which nothing has \
+         to be copied, and recorded that: nobody filled it.",
+        "G5, G8",
+        Rule::Content,
+    ),
+    entry(
+        M71,
+        (
+            "linux-raid 2025-03-02",
+            "md/md-bitmap: fix wrong bitmap_limit for clustermd when write sb",
+        ),
+        "The end of a node's bitmap was counted from where that of the first node begins: no other \
+         node ever wrote the superblock of its own, so that nothing says since when its bits are \
+         missing.",
+        "G1",
+        Rule::Clear,
+    ),
+    entry(
+        M72,
+        (
+            "a1fd37f97808, linux-raid 2025-07-28",
+            "md/md-cluster: handle REMOVE message earlier",
+        ),
+        "A node acknowledged that a member had failed, and read of it later: the message that \
+         removes it came first, and found it in use.",
+        "G14",
+        Rule::Size,
+    ),
+    entry(
+        M73,
+        (
+            "1bbe254e4336, 659b254fa739",
+            "md-cluster: check for timeout while a new disk adding, and another",
+        ),
+        "A node that could not do what it was asked, such as find a new disk, answered nothing, \
+         and the one that had asked waited.",
+        "liveness",
+        Rule::Liveness,
+    ),
+    entry(
         M74,
         (
             "DRBD cb1ce8a99 and others",

@@ -11,10 +11,11 @@
 //!
 //! Members are changed in `changes.rs` (asked here), `newcomer.rs` (another node adds a disk),
 //! `spread.rs` (a spare gets a slot), `replaced.rs` (one gets that of another), `readd.rs` and
-//! `missed.rs` (one comes back, what it lacks), the size in `resize.rs`, what bits stand for in
-//! `rechunk.rs`, where they lie in `moving.rs`, the slots in `legs.rs`. The node says when, the array does. Between them are
-//! [`Task`]s and their answers only; neither calls the other while it is stepped. An array of one
-//! host has no `Shared` and is asked for it in the places named in `shared.rs`.
+//! `missed.rs` (one comes back, what it lacks), `sought.rs` (nobody said where it is), the size in
+//! `resize.rs`, what bits stand for in `rechunk.rs`, where they lie in `moving.rs`, the slots in
+//! `legs.rs`. The node says when, the array does. Between them are [`Task`]s and their answers
+//! only; neither calls the other while it is stepped. An array of one host has no `Shared` and is
+//! asked for it in the places named in `shared.rs`.
 
 mod alike;
 mod changes;
@@ -30,6 +31,7 @@ mod reload;
 mod replaced;
 mod resize;
 mod shared;
+mod sought;
 mod spread;
 mod takeover;
 #[cfg(test)]
@@ -45,7 +47,7 @@ use crate::cluster::{
     Message, NewDisk, Node, NodeSlot, Peer, ServiceCommand, ServiceEvent, Setup as NodeSetup, Task,
     Window,
 };
-use crate::value::{Control, ControlError, Instant, NewMember, Now, RequestError};
+use crate::value::{Control, ControlError, Instant, NewMember, Now, RequestError, Span};
 
 /// What reaches a clustered array.
 #[derive(Debug)]
@@ -106,6 +108,17 @@ struct Loading {
     most_sectors: Option<u64>,
 }
 
+/// A disk that is looked for.
+#[derive(Debug, Clone, Copy)]
+struct Finding {
+    disk: NewDisk,
+    until: Instant,
+    /// It comes back.
+    returns: bool,
+    /// Another node waits for it; else this one missed the news.
+    told: bool,
+}
+
 /// A clustered array on one node.
 pub struct Clustered {
     node: Node,
@@ -113,8 +126,9 @@ pub struct Clustered {
     window_sectors: u64,
     array: Option<Box<Array>>,
     loading: Option<Loading>,
-    /// A disk that is looked for, how long, and whether it comes back.
-    finding: Option<(NewDisk, Instant, bool)>,
+    finding: Option<Finding>,
+    /// How long a disk is looked for that nobody waits for.
+    find_within: Span,
     /// How many have gone.
     departures: u64,
     /// Answers to what was asked of an array that could not be started.
@@ -132,6 +146,7 @@ impl Clustered {
             array: None,
             loading: None,
             finding: None,
+            find_within: setup.find_disk_within,
             departures: 0,
             answers: Vec::new(),
             over: false,
@@ -166,7 +181,7 @@ impl Clustered {
         }
         let shared = self.array.as_ref().and_then(|array| array.shared.as_ref());
         let again = shared.and_then(|shared| shared.deadline());
-        let find = self.finding.map(|(_, until, _)| until);
+        let find = self.finding.map(|one| one.until);
         let node = self.node.next_deadline();
         node.into_iter().chain(again).chain(find).min()
     }
@@ -183,7 +198,7 @@ impl Clustered {
         if self.node.next_deadline().is_some_and(|at| at <= now.mono) {
             self.tell(now, NodeEvent::Tick, out);
         }
-        if self.finding.is_some_and(|(_, until, _)| until <= now.mono) {
+        if self.finding.is_some_and(|one| one.until <= now.mono) {
             self.found(now, None, out);
         }
         match input {
@@ -193,7 +208,7 @@ impl Clustered {
             Input::Fenced(proof) => self.tell(now, NodeEvent::Fenced(proof), out),
             Input::NotFenced(peer) => self.tell(now, NodeEvent::NotFenced(peer), out),
             Input::Found(uuid, new) => match self.finding {
-                Some((disk, ..)) if disk.uuid == uuid => self.found(now, new, out),
+                Some(one) if one.disk.uuid == uuid => self.found(now, new, out),
                 _ => out.extend(new.map(|new| Output::Array(Command::Release(new.id)))),
             },
             Input::Loaded(read) => self.loaded(now, read, out),
@@ -267,7 +282,7 @@ impl Clustered {
             let mut words = shared.map(|shared| shared.take_words()).unwrap_or_default();
             words.append(&mut self.answers);
             if words.is_empty() || self.over {
-                return;
+                return self.seek(now, out);
             }
             for word in words {
                 let mut effects = Vec::new();
@@ -283,11 +298,40 @@ impl Clustered {
         }
     }
 
-    /// The search for another node's disk is over.
+    /// Looks for a disk that superblocks name, where this node has seen it.
+    fn seek(&mut self, now: Now, out: &mut Vec<Output>) {
+        let shared = self.array.as_mut().and_then(|array| array.shared.as_mut());
+        let sought = shared.and_then(|shared| shared.sought.take());
+        let free = self.finding.is_none() && !self.over;
+        let Some(disk) = sought.filter(|_| free) else {
+            return;
+        };
+        self.finding = Some(Finding {
+            disk,
+            until: now.mono + self.find_within,
+            returns: true,
+            told: false,
+        });
+        out.push(Output::Find(disk));
+    }
+
+    /// The search for a disk is over.
     fn found(&mut self, now: Now, new: Option<NewMember>, out: &mut Vec<Output>) {
-        let (disk, _, returns) = self.finding.take().expect("it is looked for");
+        let Finding {
+            disk,
+            returns,
+            told,
+            ..
+        } = self.finding.take().expect("it is looked for");
         let array = self.array.as_mut().expect("it was loaded by then");
         let mut commands = Commands::new();
+        if !told {
+            if let Some(new) = new {
+                array.sought(now, disk, new, &mut commands);
+                out.extend(commands.into_iter().map(Output::Array));
+            }
+            return;
+        }
         let answer = array.found(now, (disk, returns), new, &mut commands);
         out.extend(commands.into_iter().map(Output::Array));
         self.tell(now, NodeEvent::Answer(Desk::Inbox, answer), out);
@@ -327,7 +371,12 @@ impl Clustered {
                     let known = NodeEvent::Answer(Desk::Inbox, answer);
                     return self.answers.push(known);
                 }
-                self.finding = Some((disk, until, returns));
+                self.finding = Some(Finding {
+                    disk,
+                    until,
+                    returns,
+                    told: true,
+                });
                 out.push(Output::Find(disk));
             }
             Effect::Over(end) => {
@@ -403,11 +452,13 @@ impl Clustered {
         shared::forget_moving(&mut setup);
         let uneven = resize::is_uneven(&setup);
         setup.options.node = Some(slot.0);
+        let seen = sought::seen(&setup);
         let mut array = Array::start(setup);
         if !absent.is_empty() || uneven {
             array.metadata.note_fault();
         }
         array.share(Shared::new(place, self.window_sectors, absent));
+        array.shared_mut().seen = seen;
         array.heal_reach();
         for (owner, window) in &loading.windows {
             let window = (window.start_sectors(), window.end_sectors());

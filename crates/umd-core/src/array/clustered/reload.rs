@@ -24,7 +24,7 @@ use super::shared::RELOAD;
 use crate::array::Array;
 use crate::cluster::{Answer, Cannot, Desk, DeviceNumber};
 use crate::member::{Io, Member, Owner, State};
-use crate::value::{Command, Events, IoDone, IoError, MemberId, Notice, Purpose, Slot};
+use crate::value::{Command, Events, Exhibit, IoDone, IoError, MemberId, Notice, Purpose, Slot};
 
 /// Superblocks are looked for in so many sectors.
 pub(super) const SUPER_SECTORS: u64 = 8;
@@ -107,7 +107,10 @@ impl Array {
             At::Waiting => self.begin_reload(),
             At::Reading(0) => match self.judge() {
                 Ok(verdicts) => self.adopt(verdicts),
-                Err(why) => self.reload_over(Err(why)),
+                Err(why) => {
+                    self.seek_strangers();
+                    self.reload_over(Err(why));
+                }
             },
             At::Reading(_) => return false,
             At::Copying if copying => return false,
@@ -182,7 +185,7 @@ impl Array {
     }
 
     /// The superblock that tells of all.
-    fn reference(&self) -> Option<&SuperblockV1> {
+    pub(super) fn reference(&self) -> Option<&SuperblockV1> {
         let shared = self.shared.as_ref().expect("in a cluster");
         let reload = shared.reload.as_ref().expect("superblocks were read");
         match reload.from {
@@ -274,7 +277,19 @@ impl Array {
             m.id != member.id && m.state == State::InSync && role == Role::Active(slot.0)
         };
         let replaces = |slot: Slot| self.members.iter().any(|m| serves(m, slot));
-        verdict(member, reference, own, replaces)
+        let verdict = verdict(member, reference, own, replaces)?;
+        Ok(match verdict {
+            // M70 (db5e653d7c9f): a node that read of a disk's new slot activated it by itself, as
+            // one that nothing has to be copied to.
+            Verdict::Filled {
+                slot,
+                replaces: false,
+                ..
+            } if member.state == State::Spare && self.io.museum.on(Exhibit::M70) => {
+                Verdict::InSync(slot)
+            }
+            verdict => verdict,
+        })
     }
 
     /// A disk that another node added is one of the members, or is let go.

@@ -29,8 +29,8 @@ use crate::cluster::{Answer, Cannot, Desk, DeviceNumber, Event, Failure, NodeSlo
 use crate::geometry::{Geometry, Raid10};
 use crate::member::{Effect, Io, Member, Owner, State};
 use crate::value::{
-    ControlError, ControlId, ControlReply, Events, Instant, IoDone, IoError, MemberId, Notice,
-    Purpose, SizeWish, Span,
+    ControlError, ControlId, ControlReply, Events, Exhibit, Instant, IoDone, IoError, MemberId,
+    Notice, Purpose, SizeWish, Span,
 };
 
 /// What another node has begun is finished here after that time.
@@ -353,7 +353,9 @@ impl Array {
             return Answer::Cannot(Cannot::Follow);
         };
         let partly = |m: &Member| matches!(m.state, State::Recovering { .. });
+        // M68 (a8da01f79c89): the array was grown whether another node resynced it or not.
         let busy = self.sync.running().is_some() || self.members.iter().any(partly);
+        let busy = busy && !self.io.museum.on(Exhibit::M68);
         match self.can_have(dev_sectors) {
             Err(why) => Answer::Cannot(why),
             Ok(()) if dev_sectors > self.recorded_sectors() && busy => Answer::Cannot(Cannot::Busy),
@@ -675,6 +677,10 @@ impl Array {
         let dev_sectors = found.fields.size_sectors;
         // While this node writes one, what it reads is its own, or was there before.
         if dev_sectors == self.recorded_sectors() || self.sizes().is_applied() {
+            return;
+        }
+        // M68: and who resynced did not take the new size when it was told of it.
+        if self.sync.running().is_some() && self.io.museum.on(Exhibit::M68) {
             return;
         }
         if self.can_have(dev_sectors).is_err() {

@@ -27,7 +27,7 @@ use super::windows::Turn;
 use crate::array::{Array, Setup};
 use crate::assembly::{BitmapPlan, SlotPlan};
 use crate::cluster::{
-    Answer, Cannot, Desk, Effect, Event, Failure, Freeze, NodeSlot, Task, WishId,
+    Answer, Cannot, Desk, Effect, Event, Failure, Freeze, NewDisk, NodeSlot, Task, WishId,
 };
 use crate::member::State;
 use crate::value::{
@@ -124,6 +124,10 @@ pub(in crate::array) struct Shared {
     pub(super) update: Update,
     /// A disk that another node adds.
     pub(super) candidate: Option<Candidate>,
+    /// Disks with a superblock of the array, where they were when it was loaded.
+    pub(super) seen: Vec<NewDisk>,
+    /// One of those is a member by now, and nobody has told this node so.
+    pub(super) sought: Option<NewDisk>,
     /// Spares that not all nodes see are looked at again then.
     pub(super) fill_again: BTreeMap<MemberId, Instant>,
     /// Who is to be replaced, and by whom, at the next update.
@@ -204,6 +208,8 @@ impl Shared {
             frozen: false,
             update: Update::default(),
             candidate: None,
+            seen: Vec::new(),
+            sought: None,
             fill_again: BTreeMap::new(),
             handing_over: Vec::new(),
             spread: None,

@@ -16,7 +16,10 @@ use super::super::service::{AckStatus, Cannot, DeliveryId, NodeSlot, Peer, Servi
 use super::super::work::{Answer, Desk, Effect, Task};
 use super::door::Phase;
 use super::{Node, Out};
-use crate::value::Instant;
+use crate::value::{Instant, Span};
+
+/// Without [`Rule::Follow`]: when a thread finds the time to read what was told.
+const READ_LATER: Span = Span::secs(1);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Inbox {
@@ -73,7 +76,7 @@ impl Node {
 
     fn is_deaf(&self) -> bool {
         let stopping = self.is_stopping() && !self.keep(Rule::D2);
-        let loading = matches!(self.phase, Phase::Loading { .. });
+        let loading = matches!(self.phase, Phase::Loading { .. }) && self.keep(Rule::LoadFirst);
         loading || stopping || self.sender.is_deaf(|rule| self.keep(rule))
     }
 
@@ -129,6 +132,10 @@ impl Node {
             return out.push(ack(AckStatus::Cannot(Cannot::Understand)));
         }
         let task = match message {
+            Message::MetadataUpdated { .. } if !self.keep(Rule::Follow) => {
+                self.inbox.again = Some(now + READ_LATER);
+                return out.push(ack(AckStatus::Done));
+            }
             Message::MetadataUpdated { good } => Task::Reload {
                 from: Some(good),
                 use_spares: self.inbox.starts.is_none(),
@@ -244,6 +251,7 @@ impl Node {
             AckStatus::Cannot(why) => Some(why),
         };
         let again = now + self.setup.retry_after;
-        self.inbox.again = self.blind.map(|_| again);
+        let later = self.inbox.again.filter(|_| !self.keep(Rule::Follow));
+        self.inbox.again = self.blind.map(|_| again).or(later);
     }
 }

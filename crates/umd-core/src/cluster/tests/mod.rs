@@ -151,6 +151,8 @@ const NEEDED: &[(Rule, &str, &str)] = &[
         "a writer is paused",
         "an update was answered",
     ),
+    (Rule::LoadFirst, "a resync while others write", "S1"),
+    (Rule::Follow, "two update at once", "an update was answered"),
     (Rule::ShownSize, "a size grows while one joins", "S7"),
     (Rule::ValueFirst, "a resync while others write", "S1"),
 ];

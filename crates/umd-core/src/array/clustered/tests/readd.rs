@@ -4,7 +4,7 @@ use umd_format::{Level, Role};
 
 use super::world::{BLOCK, Lcg, NODES, World};
 use crate::array::clustered::Input;
-use crate::cluster::End;
+use crate::cluster::{AckStatus, Cannot, End, Freeze};
 use crate::member::State;
 use crate::value::{Control, MemberId, Purpose};
 
@@ -488,4 +488,77 @@ fn who_comes_back_without_bitmaps_is_filled_from_its_start() {
         places.last().expect("some") + 256 >= 128 + size,
         "{places:?}"
     );
+}
+
+/// A host that joins when it has been asked whether all see it is told of it by superblocks only;
+/// then its bringer dies, and those that have taken it in go on with it.
+#[test]
+fn who_joins_meanwhile_finds_it_where_it_was() {
+    let mut missed = 0;
+    for (before, after) in (0..14).flat_map(|before| (4..70).map(move |after| (before, after))) {
+        let mut world = World::new(2).running(2);
+        let late = world.add_host();
+        out(&mut world, 0, 1);
+        wrote(&mut world, 1, 40);
+        world.re_add(0, 1);
+        world.rng = Some(Lcg(before * 100 + after));
+        (0..before).for_each(|_| _ = world.step());
+        world.start(late);
+        (0..after).for_each(|_| _ = world.step());
+        world.crash(0);
+        world.expel(0);
+        world.settle();
+        world.pass(60);
+        let acks = &world.hosts[late].acks;
+        let blind = acks.contains(&AckStatus::Cannot(Cannot::Follow));
+        if !world.serves(late) {
+            continue; // It was not let in.
+        }
+        let at = format!("it comes after {before}, the other one dies {after} later");
+        for host in [1, late] {
+            assert_eq!(world.hosts[host].frozen, None, "host {host}: {at}");
+            assert_eq!(state(&world, host, 1), state(&world, 1, 1), "{at}");
+        }
+        missed += usize::from(blind && state(&world, 1, 1) == Some(State::InSync));
+        wrote(&mut world, late, 3);
+        wrote(&mut world, 1, 60);
+        world.check_data(&world.in_sync());
+    }
+    assert!(missed > 10, "{missed}: the steps lie elsewhere");
+}
+
+/// What lies there by then is another disk: it is let go, and this node follows nobody.
+#[test]
+fn who_joins_meanwhile_takes_no_other_disk_for_it() {
+    let mut missed = 0;
+    for draw in 0..400 {
+        let mut world = World::new(2).running(2);
+        let late = world.add_host();
+        out(&mut world, 0, 1);
+        let other = world.new_disk(7);
+        world.re_add(0, 1);
+        world.rng = Some(Lcg(draw));
+        (0..5).for_each(|_| _ = world.step());
+        world.start(late);
+        (0..4 + draw % 66).for_each(|_| _ = world.step());
+        world.hosts[late].mixed_up.insert(1, other);
+        world.crash(0);
+        world.expel(0);
+        world.settle();
+        if world.hosts[late].frozen != Some(Freeze::Blind(Cannot::Follow)) {
+            continue;
+        }
+        missed += 1;
+        world.pass(60);
+        let frozen = &world.hosts[late].frozen;
+        assert_eq!(frozen, &Some(Freeze::Blind(Cannot::Follow)));
+        assert_eq!(state(&world, late, 1), None);
+        assert_eq!(state(&world, late, other), None);
+        assert!(!world.hosts[late].opened.contains(&other), "it is kept");
+        world.hosts[late].mixed_up.clear();
+        world.pass(60);
+        assert_eq!(world.hosts[late].frozen, None);
+        assert_eq!(state(&world, late, 1), Some(State::InSync));
+    }
+    assert!(missed > 0, "the steps lie elsewhere");
 }
