@@ -554,14 +554,20 @@ fn the_bits_of_all_nodes_stand_for_more_while_both_hosts_write() {
         }
         assert_legs_alike(&set);
         examined(&oracle, &alpha, &set);
-        rechunked_for_mdadm(&oracle, &alpha, &set);
+        rechunked_for_mdadm(&oracle, &alpha, &set, ("2 MB", 2 << 20, 1));
     }
 }
 
-/// mdadm shows all bitmaps as umd does, and the kernel joins with them.
-fn rechunked_for_mdadm(oracle: &Oracle, umd: &Umd, set: &[PathBuf]) {
+/// mdadm shows all bitmaps as umd does, of so many pages each, and the kernel joins with them.
+fn rechunked_for_mdadm(
+    oracle: &Oracle,
+    umd: &Umd,
+    set: &[PathBuf],
+    (shown, chunk_bytes, pages): (&str, u32, usize),
+) {
+    let shown = format!("Chunksize : {shown}");
     let ours = umd.ok(&["-X", text(&set[1])]).unwrap();
-    assert!(ours.contains("Chunksize : 2 MB"), "{ours}");
+    assert!(ours.contains(&shown), "{ours}");
     // mdadm shows that of the first one, and takes it to be that of all.
     for member in set {
         let bytes = fs::read(member).unwrap();
@@ -569,9 +575,9 @@ fn rechunked_for_mdadm(oracle: &Oracle, umd: &Umd, set: &[PathBuf]) {
         let found = SuperblockV1::load(&bytes[4096..8192], Format::V1_2, sectors).unwrap();
         let start = found.fields.bitmap_sector().unwrap() as usize * 512;
         for node in 0..2 {
-            let at = start + node * 4096 + 52;
+            let at = start + node * pages * 4096 + 52;
             let chunk = u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-            assert_eq!(chunk, 2 << 20, "node {node}");
+            assert_eq!(chunk, chunk_bytes, "node {node}");
         }
     }
     let kernel = Kernel::new(oracle).members(set);
@@ -587,7 +593,7 @@ fn rechunked_for_mdadm(oracle: &Oracle, umd: &Umd, set: &[PathBuf]) {
     let run = kernel.cluster().script(&script).run_ok().unwrap();
     let clean = run.stdout.matches(" 0 dirty").count();
     assert_eq!(clean, 2, "{}", run.stdout);
-    assert!(run.stdout.contains("Chunksize : 2 MB"), "{}", run.stdout);
+    assert!(run.stdout.contains(&shown), "{}", run.stdout);
 }
 
 /// Where bits have no room for a size, they stand for more first.
@@ -631,14 +637,25 @@ fn a_size_for_which_bits_have_no_room_makes_them_longer() {
     let grown = beta.output(&["grow", name, "--size=150M"]).unwrap();
     let grown = String::from_utf8_lossy(&grown.stderr).into_owned();
     assert!(grown.contains("stands for 8 KiB, 4 KiB before"), "{grown}");
-    // There is room before the data for a second page of each: the bitmaps move.
-    alpha.ok(&["grow", name, "--bitmap-chunk=4K"]).unwrap();
+    alpha.until(name, settled).unwrap();
+    beta.until(name, settled).unwrap();
+    // There is room before the data for a second page of each: the bitmaps move, and back.
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| both_write(&oracle, (&alpha, &beta), name));
+        for (umd, chunk) in [(&alpha, "4K"), (&beta, "8K"), (&beta, "4K")] {
+            let chunk = format!("--bitmap-chunk={chunk}");
+            umd.ok(&["grow", name, &chunk]).unwrap();
+        }
+        writer.join().unwrap();
+    });
+    qemu_io(&oracle, &beta.daemon_uri(name), &reads(0, 0x11)).unwrap();
     for umd in [&alpha, &beta] {
         umd.until(name, settled).unwrap();
         umd.ok(&["stop", name]).unwrap();
     }
     assert_legs_alike(&set);
     examined(&oracle, &alpha, &set);
+    rechunked_for_mdadm(&oracle, &alpha, &set, ("4 KB", 4 << 10, 2));
 }
 
 /// Refused, and not a byte of it changed.

@@ -219,7 +219,7 @@ impl Bitmap {
             .is_some_and(|kept| kept.writer.is_still())
     }
 
-    /// It is held, and others have written it: from here on its bits stand for so many bytes, and it
+    /// It is held, and others have written it: from now on its bits stand for so many bytes, and it
     /// lies this far from superblocks. It goes on, and is written once as it is here.
     ///
     /// # Panics

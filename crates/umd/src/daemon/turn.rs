@@ -274,6 +274,17 @@ fn unfit(status: &Status, how: &How) -> Option<String> {
     Some(said)
 }
 
+/// Why it joins no cluster: its keys would keep out clients of this host only.
+fn has_keys(name: &str, handle: &Handle) -> Option<String> {
+    let used = handle.reserved().is_some_and(|table| table.is_used());
+    used.then(|| {
+        format!(
+            "keys are registered with it, which would keep out clients of this host only: umd \
+             cluster clear-reservations {name}"
+        )
+    })
+}
+
 /// A check or repair, which would not go on.
 fn scrub(status: &Status) -> Option<SyncAction> {
     let running = status.sync.as_ref().map(|sync| sync.action);
@@ -311,13 +322,7 @@ impl Household {
         let cannot = format!("{name} cannot join cluster '{}'", cluster.name);
         let refused = |why: String| ErrorDoc::new(format!("{cannot}: {why}"));
         unfit(&snapshot.status, &handle.how()).map_or(Ok(()), |why| Err(refused(why)))?;
-        if handle.reserved().is_some_and(|table| table.is_used()) {
-            let text = format!(
-                "keys are registered with it, which would keep out clients of this host only: umd \
-                 cluster clear-reservations {name}"
-            );
-            return Err(refused(text));
-        }
+        has_keys(name, &handle).map_or(Ok(()), |why| Err(refused(why)))?;
         let now = memory::request(name, &handle, &snapshot);
         let now = now.ok_or_else(|| refused("it could not be started again".into()))?;
         let cut_short = AssembleRequest {

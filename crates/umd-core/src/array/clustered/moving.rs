@@ -136,7 +136,7 @@ impl Array {
         &mut self.shared_mut().moves
     }
 
-    /// Whether the bitmaps of all nodes are at rest for another one, or for the one that moves them.
+    /// Whether the bitmaps of all nodes are at rest for another one, or for who moves them.
     pub(super) fn bitmaps_hold(&self) -> bool {
         self.moves().holds()
     }

@@ -304,10 +304,8 @@ impl Array {
         }
         let partly = |m: &&Member| matches!(m.state, State::Recovering { .. });
         if let Some(member) = self.members.iter().find(partly) {
-            let name = &member.name;
-            return busy(&format!(
-                "{name} is being filled: grow it when that is over"
-            ));
+            let why = format!("{} is being filled: grow it when that is over", member.name);
+            return busy(&why);
         }
         let working = || self.members.iter().filter(|m| m.state != State::Faulty);
         let least = working().min_by_key(|m| room_of(m));

@@ -27,7 +27,7 @@ use super::windows::Turn;
 use crate::array::{Array, Setup};
 use crate::assembly::{BitmapPlan, SlotPlan};
 use crate::cluster::{
-    Answer, Cannot, Desk, Effect, Event, Failure, Freeze, NewDisk, NodeSlot, Task, WishId,
+    Answer, Cannot, Desk, Effect, Event, Failure, Freeze, NewDisk, NodeSlot, Task, Window, WishId,
 };
 use crate::member::State;
 use crate::value::{
@@ -398,16 +398,14 @@ impl Array {
                 self.shared_mut().update.write_wanted = true;
                 None
             }
-            Task::Vacant { id, taken } => {
-                if self.is_move(id) {
-                    self.begin_move(id, taken)
-                } else {
-                    match self.is_chunk(id) {
-                        true => self.begin_blank(taken),
-                        false => self.begin_vacant(taken),
-                    }
-                    None
-                }
+            Task::Vacant { id, taken } if self.is_move(id) => self.begin_move(id, taken),
+            Task::Vacant { id, taken } if self.is_chunk(id) => {
+                self.begin_blank(taken);
+                None
+            }
+            Task::Vacant { taken, .. } => {
+                self.begin_vacant(taken);
+                None
             }
             Task::Reload { from, use_spares } => {
                 let candidate = self.shared_mut().candidate.take();
@@ -415,14 +413,7 @@ impl Array {
                 self.shared_mut().reload = Some(reload);
                 None
             }
-            Task::Suspend { owner, window } => {
-                let window = window.map(|one| (one.start_sectors(), one.end_sectors()));
-                self.lane.others_mut().suspend(owner.0, window);
-                let shared = self.shared_mut();
-                shared.spares_wait = false;
-                shared.suspending = window;
-                window.is_none().then_some(Answer::Done)
-            }
+            Task::Suspend { owner, window } => self.suspend_for(owner, window),
             Task::CopyBits(slot) => {
                 self.begin_takeover(slot, false);
                 None
@@ -466,6 +457,15 @@ impl Array {
         if let Some(answer) = answer {
             self.shared_mut().answer(desk, answer);
         }
+    }
+
+    fn suspend_for(&mut self, owner: NodeSlot, window: Option<Window>) -> Option<Answer> {
+        let window = window.map(|one| (one.start_sectors(), one.end_sectors()));
+        self.lane.others_mut().suspend(owner.0, window);
+        let shared = self.shared_mut();
+        shared.spares_wait = false;
+        shared.suspending = window;
+        window.is_none().then_some(Answer::Done)
     }
 
     /// A member I/O of this room ended.

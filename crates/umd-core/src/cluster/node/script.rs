@@ -97,6 +97,22 @@ macro_rules! script {
 
 use Step::{Apply, Close, Recheck, Show, Tell, Undo, Vacant, Write};
 
+const RESIZE: &Script = &Script {
+    steps: &[
+        Recheck,
+        Tell(Words::Bitmap),
+        Write,
+        Tell(Words::Metadata),
+        Vacant,
+        Show,
+        Tell(Words::Capacity),
+        Apply,
+    ],
+    begins_at: 0,
+    decided_at: 5,
+    undo: &[Undo, Tell(Words::Metadata)],
+};
+
 const RECHUNK: &Script = &Script {
     steps: &[
         Recheck,
@@ -171,20 +187,7 @@ impl Errand {
                 5,
                 &[Undo, Tell(Words::Metadata)]
             ),
-            Errand::Wish(_, Wish::Resize { .. }) => script!(
-                &[
-                    Recheck,
-                    Tell(Words::Bitmap),
-                    Write,
-                    Tell(Words::Metadata),
-                    Vacant,
-                    Show,
-                    Tell(Words::Capacity),
-                    Apply
-                ],
-                5,
-                &[Undo, Tell(Words::Metadata)]
-            ),
+            Errand::Wish(_, Wish::Resize { .. }) => RESIZE,
             Errand::Wish(_, Wish::BitmapResize { .. }) => script!(
                 &[Recheck, Apply, Tell(Words::Bitmap)],
                 3,
