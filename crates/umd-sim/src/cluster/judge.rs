@@ -364,7 +364,9 @@ impl World {
         if shown < before {
             return broken(Rule::Size, format!("h{host} shows {shown} after {before}"));
         }
-        if !running.line.is_over() {
+        // Who joins after all have died may find bitmaps of before: who takes one makes it anew, and
+        // says what it is for before it says anything else there.
+        if before > 0 && !running.line.is_over() {
             self.judge_bitmaps(host)?;
         }
         // One that stands still may have been fenced meanwhile, and not know it.

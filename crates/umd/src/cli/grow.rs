@@ -87,6 +87,8 @@ fn change(args: &GrowArgs) -> Result<Change, Failure> {
             "grow {option} (reshape) is not available in this version"
         )));
     }
+    let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
+    about_clusters(args, word == Some(BitmapWord::Clustered))?;
     if let Some(size) = &args.size {
         return size_request(args, size).map(Change::Size);
     }
@@ -195,6 +197,16 @@ fn about_clusters(args: &GrowArgs, clustered: bool) -> Result<(), Failure> {
         ("--nodes", args.nodes.is_some()),
         ("--home-cluster", args.cluster.home_cluster.is_some()),
         ("--cluster-engine", args.cluster.cluster_engine.is_some()),
+        ("--cluster-server", !args.cluster.cluster_server.is_empty()),
+        ("--cluster-node", args.cluster.cluster_node.is_some()),
+        ("--cluster-tls", args.cluster.cluster_tls.is_some()),
+        ("--cluster-login", args.cluster.cluster_login.is_some()),
+        ("--cluster-fence", args.cluster.cluster_fence.is_some()),
+        ("--cluster-reservations", args.cluster.cluster_reservations),
+        (
+            "--cluster-watchdog",
+            args.cluster.cluster_watchdog.is_some(),
+        ),
     ];
     match given.iter().find(|(_, given)| *given && !clustered) {
         Some((option, _)) => Err(Failure::usage(format!("{option} needs --bitmap=clustered"))),
@@ -251,7 +263,6 @@ fn chunk(args: &GrowArgs, chunk: &str) -> Result<BitmapRequest, Failure> {
 
 fn bitmap(args: &GrowArgs) -> Result<BitmapRequest, Failure> {
     let word = args.bitmap.as_deref().map(values::bitmap).transpose()?;
-    about_clusters(args, word == Some(BitmapWord::Clustered))?;
     let joins = args.nodes.is_some() || args.cluster.cluster_engine.is_some();
     if let (None | Some(BitmapWord::Clustered), Some(size), false) =
         (&word, &args.bitmap_chunk, joins)

@@ -182,11 +182,22 @@ impl Handle {
         now.cut_short.as_deref().cloned()
     }
 
-    /// Its engine is about to be exchanged, and started like this if that is cut short; or that is
-    /// over.
-    pub fn exchange(&self, cut_short: Option<AssembleRequest>) {
+    /// Its engine is about to be exchanged, and it is started like this if that is cut short.
+    /// `false`: it is being exchanged already.
+    #[must_use]
+    pub fn begin_exchange(&self, cut_short: AssembleRequest) -> bool {
         let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
-        now.cut_short = cut_short.map(Box::new);
+        let free = now.cut_short.is_none();
+        if free {
+            now.cut_short = Some(Box::new(cut_short));
+        }
+        free
+    }
+
+    /// That is over.
+    pub fn end_exchange(&self) {
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        now.cut_short = None;
     }
 
     /// Who may write, if a table says so: none does while a cluster runs the array.

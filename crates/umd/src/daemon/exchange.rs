@@ -293,7 +293,8 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
                 _ => Some("it left its cluster again".into()),
             },
             Stage::Begun => Some("it has ended again".into()),
-            Stage::Draining(_) | Stage::Resting(_) => None,
+            Stage::Draining(_) => return self.stopped_meanwhile(),
+            Stage::Resting(_) => None,
         };
         self.drain_members();
         if let Some(why) = why {
@@ -321,6 +322,14 @@ impl<E: Engine + ?Sized, B: Backend> Loop<E, B> {
             }
         }
         self.under_way.take()
+    }
+
+    /// Somebody had asked it to stop before, and that is what it did.
+    fn stopped_meanwhile(&mut self) -> Option<UnderWay> {
+        let under_way = self.under_way.take()?;
+        self.members.extend(under_way.released);
+        under_way.turn.refuse("it was stopped meanwhile".into());
+        None
     }
 
     fn drain_members(&mut self) {

@@ -58,14 +58,16 @@ struct KeptArray {
 }
 
 impl KeptArray {
-    /// How to start it, and how to start it otherwise. As a node first: who joins a cluster finds
-    /// out whether others are in it.
+    /// How to start it, and how to start it otherwise. As it ran first: what it was to become it
+    /// is only if its members say so, and then they refuse to be what they were.
     fn ways(&self) -> Vec<AssembleRequest> {
+        let mut first = self.request.clone();
+        // Between two engines nothing was known of its members.
+        if let Some(other) = self.cut_short.as_ref().filter(|_| first.devices.is_empty()) {
+            first.devices.clone_from(&other.devices);
+        }
         let other = self.cut_short.clone();
-        let mut ways: Vec<AssembleRequest> = other.into_iter().collect();
-        ways.push(self.request.clone());
-        ways.sort_by_key(|way| way.cluster.is_none());
-        ways
+        std::iter::once(first).chain(other).collect()
     }
 }
 
@@ -402,6 +404,25 @@ mod tests {
         assert_eq!(memory.read(), Kept::default());
         fs::write(&path, &text[..text.len() / 2]).expect("writes");
         assert_eq!(memory.read(), Kept::default());
+    }
+
+    #[test]
+    fn what_was_cut_short_is_started_as_it_ran_or_as_it_was_to_become() {
+        let other = AssembleRequest {
+            update: Some("cluster=hall".into()),
+            ..request("a")
+        };
+        let mut kept = KeptArray {
+            request: request("a"),
+            tries: 0,
+            rests: false,
+            cut_short: Some(other.clone()),
+        };
+        assert_eq!(kept.ways(), [request("a"), other.clone()]);
+        kept.request.devices.clear();
+        assert_eq!(kept.ways(), [request("a"), other]);
+        kept.cut_short = None;
+        assert!(kept.ways()[0].devices.is_empty() && kept.ways().len() == 1);
     }
 
     #[test]

@@ -321,6 +321,12 @@ pub fn plan(opened: &[Opened], wishes: &Wishes) -> Answer<Planned> {
     if let Some(text) = needs_cluster(&facts, wishes).filter(|_| is_between(&facts, &wishes.wish)) {
         return Err(refused(text));
     }
+    if wishes.wish.clustered && is_half(&facts, &wishes.wish) {
+        let text = "some of its members are of a clustered array, and others of a plain one: who \
+                    made it the one or the other was cut short; finish that (--update=cluster=NAME \
+                    or --update=no-cluster=NAME), when no other host runs it";
+        return Err(refused(text.to_owned()));
+    }
     let plan = assembly::assemble(&facts, &wishes.wish).map_err(|refusal| {
         match needs_cluster(&facts, wishes) {
             Some(text) => refused(text),
@@ -370,16 +376,37 @@ fn needs_cluster(facts: &[MemberFacts], wishes: &Wishes) -> Option<String> {
 /// Whether some members are of a clustered array, and others, as new, of a plain one: who made it
 /// the one or the other was cut short. Of one that left long ago nobody asks that.
 fn is_between(facts: &[MemberFacts], wish: &Wish) -> bool {
+    newest(facts, wish).iter().any(|one| is_clustered(one))
+}
+
+/// The same where they are to start as a clustered one.
+fn is_half(facts: &[MemberFacts], wish: &Wish) -> bool {
+    let newest = newest(facts, wish);
+    let of_one = |one: &&SuperblockV1| newest[0].fields.set_uuid == one.fields.set_uuid;
+    let shared = newest.iter().filter(|one| of_one(one) && is_clustered(one));
+    let (shared, all) = (
+        shared.count(),
+        newest.iter().filter(|one| of_one(one)).count(),
+    );
+    shared > 0 && shared < all
+}
+
+fn is_clustered(one: &SuperblockV1) -> bool {
+    one.fields.features.contains(Features::CLUSTERED)
+}
+
+/// Superblocks that are as new as the newest of their array, or were just before.
+fn newest<'a>(facts: &'a [MemberFacts], wish: &Wish) -> Vec<&'a SuperblockV1> {
     let found = facts.iter().flat_map(|fact| &fact.superblock);
     let found = found.filter(|one| wish.uuid.is_none_or(|uuid| uuid == one.fields.set_uuid));
     let found: Vec<&SuperblockV1> = found.collect();
-    found.iter().any(|one| {
+    let is_new = |one: &&SuperblockV1| {
         let same = found.iter().map(|other| &other.fields);
         let same = same.filter(|other| other.set_uuid == one.fields.set_uuid);
         let newest = same.map(|other| other.events).max();
-        let shared = one.fields.features.contains(Features::CLUSTERED);
-        shared && newest.is_some_and(|newest| one.fields.events + 1 >= newest)
-    })
+        newest.is_some_and(|newest| one.fields.events + 1 >= newest)
+    };
+    found.iter().copied().filter(is_new).collect()
 }
 
 /// What every node can see before it has joined: the bitmap of the first.

@@ -191,6 +191,10 @@ impl Work for Conversion {
         let Into::Cluster(cluster, _) = self.into.clone() else {
             return Ok(()); // A plain array is a plain one, and no node.
         };
+        if self.new.how.is_shared() {
+            // Its members were let go, and said that they are of a cluster.
+            return Err("another host may have joined the cluster with its members since".into());
+        }
         let how = How {
             cluster: None, // For this process alone.
             ..self.new.how.clone()
@@ -237,6 +241,15 @@ impl Work for Conversion {
 
     fn messages(&mut self) -> Vec<String> {
         std::mem::take(&mut self.messages)
+    }
+}
+
+/// An exchange that has begun; dropped, it is over.
+struct Exchanged(Handle);
+
+impl Drop for Exchanged {
+    fn drop(&mut self) {
+        self.0.end_exchange();
     }
 }
 
@@ -452,7 +465,11 @@ impl Household {
         conversion: Conversion,
         cut_short: AssembleRequest,
     ) -> Result<Vec<String>, String> {
-        handle.exchange(Some(cut_short));
+        if !handle.begin_exchange(cut_short) {
+            return Err("it is being changed already".into());
+        }
+        // Whoever asks may go away at any moment.
+        let over = Exchanged(handle.clone());
         self.remember().await;
         let (sender, receiver) = oneshot::channel();
         let turn = Turn {
@@ -466,7 +483,7 @@ impl Household {
                 Ok(()) => receiver.await.ok(),
                 Err(_) => None,
             };
-            handle.exchange(None);
+            drop(over);
             answer.unwrap_or_else(|| Err("it has stopped".into()))
         });
         let turned = turned.await;

@@ -80,6 +80,8 @@ struct Mover {
     tried: SmallVec<[MemberId; 4]>,
     /// Some member says that they are on their way.
     lost: bool,
+    /// Some member says that they are at their new places: the beginning of the first.
+    there: Option<Vec<u8>>,
     at: At,
     left: usize,
     failed: bool,
@@ -428,6 +430,7 @@ impl Array {
             taken,
             tried: SmallVec::new(),
             lost: false,
+            there: None,
             at: At::Still,
             left: 0,
             failed: false,
@@ -511,7 +514,16 @@ impl Array {
                 self.plan_move(None);
                 true
             }
-            None => self.end_move(Answer::Cannot(Cannot::Work)),
+            None => match self.moves_mut().mover.as_mut().and_then(|m| m.there.take()) {
+                Some(head) => {
+                    self.write_step(Step {
+                        writes: vec![(0, head)],
+                        else_: None,
+                    });
+                    true
+                }
+                None => self.end_move(Answer::Cannot(Cannot::Work)),
+            },
         }
     }
 
@@ -571,13 +583,17 @@ impl Array {
             return;
         };
         if head.fields.region_raw == mover.region_bytes {
-            // They are there. What some members say may be older.
-            mover.lost = false;
-            let step = Step {
-                writes: vec![(0, self.head_block(block, &head))],
-                else_: None,
-            };
-            return self.write_step(step);
+            // They are there; if no member says otherwise. One that does may have missed some of
+            // what was written before, and would be believed.
+            let head = self.head_block(block, &head);
+            let mover = self.moves_mut().mover.as_mut().expect("just there");
+            (mover.there, mover.at) = (Some(head), At::Still);
+            return;
+        }
+        if mover.there.is_some() {
+            // It knows nothing of a move that is over for others.
+            (mover.lost, mover.at) = (true, At::Still);
+            return;
         }
         let each = self.each_for(head.fields.region_raw);
         let nodes = u64::from(self.shared_mut().place.nodes);
