@@ -398,9 +398,12 @@ fn a_daemon_that_is_killed_in_between_starts_again() {
     args.extend(set.iter().map(|path| text(path)));
     umd.ok(&args).unwrap();
     let mut ledger = Ledger::new(0, BLOCKS);
-    let mut seen = [0_u32; 4];
+    // Either way, from the first moment on, and on a slow machine late enough.
+    let (mut seen, mut tries) = ([0_u32; 4], [0_u64; 2]);
     for moment in 0..24 {
         let was = is_clustered(&umd, name);
+        let pause = Duration::from_millis(tries[usize::from(was)].pow(2) * 10);
+        tries[usize::from(was)] += 1;
         let over = AtomicBool::new(false);
         let load = Load {
             umd: &umd,
@@ -431,7 +434,7 @@ fn a_daemon_that_is_killed_in_between_starts_again() {
             let pid = umd.detail(name).unwrap()["pid"].as_i64();
             let pid = Pid::from_raw(i32::try_from(pid.unwrap()).unwrap()).unwrap();
             let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
-            thread::sleep(Duration::from_millis(moment / 2 * 35));
+            thread::sleep(pause);
             kill_process(pid, Signal::KILL).unwrap();
             while test_kill_process(pid).is_ok() {
                 thread::sleep(Duration::from_millis(5));
@@ -443,15 +446,14 @@ fn a_daemon_that_is_killed_in_between_starts_again() {
         if umd.detail(name).is_err() {
             // Some members say the one and some the other: only a person knows of other hosts.
             halfway(&umd, name, &faults, &set);
-            seen[0] += 1;
         }
         let is = is_clustered(&umd, name);
         seen[usize::from(was) * 2 + usize::from(is)] += 1;
         verify(&umd, name, &ledger).unwrap();
         assert_eq!(mismatches(&umd, name), 0, "after kill {moment}");
     }
-    let [_, joined, left, stayed] = seen;
-    assert!(joined > 0 && left > 0 && stayed > 0, "{seen:?}");
+    // Plain before and after, joined, left, a node before and after.
+    assert!(seen.iter().all(|one| *one > 0), "{seen:?}");
 }
 
 /// What was cut short while it left its cluster: no plain array is started from it, and the command
