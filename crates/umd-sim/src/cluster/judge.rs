@@ -364,8 +364,8 @@ impl World {
         if shown < before {
             return broken(Rule::Size, format!("h{host} shows {shown} after {before}"));
         }
-        // Who joins after all have died may find bitmaps of before: who takes one makes it anew, and
-        // says what it is for before it says anything else there.
+        // Who joins after all have died may find bitmaps of before: who takes one says anew what
+        // it is for before anything else is written there.
         if before > 0 && !running.line.is_over() {
             self.judge_bitmaps(host)?;
         }
