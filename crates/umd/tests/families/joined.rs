@@ -147,9 +147,18 @@ fn a_running_array_joins_a_cluster_and_leaves_it() {
         assert!(rig.home.detail("r")["cluster"].is_null());
         rig.umd(&join);
         rig.write(1 << 20, 3, 1 << 16);
+        // What the kill left is resynced.
+        let rests = |rig: &Rig| {
+            common::eventually("nothing is to be resynced", || {
+                let detail = rig.home.detail("r");
+                detail["sync"].is_null() && detail["sync_pending"] == false
+            });
+        };
+        rests(&rig);
         rig.umd("grow r --bitmap=none");
         assert!(rig.home.detail("r")["bitmap"].is_null());
         rig.umd(&join);
+        rests(&rig);
         rig.umd("grow r --bitmap=none");
         rig.verify("plain again");
         rig.agrees("plain again");
